@@ -1,0 +1,26 @@
+// The exact scores that ranks are defined by, and the scans that find candidates for them.
+#pragma once
+
+#include <cstdint>
+
+namespace mabm {
+
+// Inner product and squared Euclidean distance of two float32 rows, summed in float64: 32 partial
+// sums over d = 0..31 modulo 32, each in ascending d, folded by halves (16, 8, 4, 2, 1). The order
+// is fixed, so equal rows have equal scores wherever they lie and score(a, b) = score(b, a), on
+// every device and for any number of threads. Products of two float32 are exact in float64.
+double inner_product(const float* a, const float* b, int64_t size);
+double squared_distance(const float* a, const float* b, int64_t size);
+
+// Ranks sort by descending score; by Euclidean distance the score is minus its square.
+inline double exact_score(const float* a, const float* b, int64_t size, bool euclidean) {
+  return euclidean ? -squared_distance(a, b, size) : inner_product(a, b, size);
+}
+
+// First column in [begin, end) whose score exceeds its threshold, else end: one threshold for all,
+// or one for the group of each column.
+int64_t first_above(const float* scores, int64_t begin, int64_t end, float threshold);
+int64_t first_above(const float* scores, const int32_t* groups, const float* group_thresholds,
+                    int64_t begin, int64_t end);
+
+}  // namespace mabm

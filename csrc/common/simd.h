@@ -1,0 +1,10 @@
+// One source, several instruction sets: a function marked MABM_CLONES is compiled for each of them
+// and the loader picks the best at run time, so that one wheel serves every x86-64 machine.
+#pragma once
+
+#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
+#define MABM_CLONES \
+  __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define MABM_CLONES
+#endif

@@ -1,0 +1,52 @@
+// Every op of the library: its schema and nothing else. The implementations are in ops/<backend>/,
+// the fake kernels in mabm/_registrations.py, both under the same names.
+//
+// Rows of unequal length are CSR: indptr (N + 1) int64, indices (nnz) int32. An encoding adds
+// weights (nnz) int32 in units of 2^-30, each row summing to 2^30 exactly (common/fixed_point.h).
+
+#include <Python.h>  // in its limited form, by -DPy_LIMITED_API
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(mabm, m) {
+  // Adds one tile of scores to each row's running candidates, list by list.
+  m.def(
+      "collect_candidates_(Tensor scores, Tensor row_groups, Tensor column_groups, "
+      "Tensor list_of_group, int first_column, Tensor(a!) candidate_scores, "
+      "Tensor(b!) candidates, Tensor(c!) counts, Tensor(d!) thresholds) -> ()");
+  // Rescores the candidates exactly; certified tells which rows are proven complete.
+  m.def(
+      "rank_candidates(Tensor features, Tensor rows, Tensor candidate_scores, Tensor candidates, "
+      "Tensor counts, Tensor thresholds, Tensor error_bounds, int[] widths, bool euclidean) "
+      "-> (Tensor ranks, Tensor scores, Tensor certified)");
+  // Ranks whole rows by exact scores alone.
+  m.def(
+      "rank_exactly(Tensor features, Tensor rows, Tensor groups, Tensor list_of_group, "
+      "int[] widths, bool euclidean) -> (Tensor ranks, Tensor scores)");
+  m.def("reciprocal_mask(Tensor ranks) -> Tensor");
+  m.def(
+      "expand_neighbors(Tensor ranks, Tensor mask, Tensor? half_ranks, Tensor? half_mask) "
+      "-> (Tensor indptr, Tensor indices)");
+  m.def(
+      "encode_neighbors(Tensor features, Tensor indptr, Tensor indices) "
+      "-> (Tensor indptr, Tensor indices, Tensor weights)");
+  m.def(
+      "average_encodings(Tensor indptr, Tensor indices, Tensor weights, Tensor neighbors, "
+      "Tensor neighbor_weights) -> (Tensor indptr, Tensor indices, Tensor weights)");
+  m.def(
+      "jaccard_distance(Tensor row_indptr, Tensor row_indices, Tensor row_weights, "
+      "Tensor column_indptr, Tensor column_indices, Tensor column_weights, int num_samples) "
+      "-> Tensor");
+  m.def(
+      "jaccard_graph(Tensor indptr, Tensor indices, Tensor weights, float max_distance) "
+      "-> (Tensor indptr, Tensor indices, Tensor distances)");
+  m.def(
+      "dbscan(Tensor indptr, Tensor indices, Tensor distances, float eps, int min_samples) "
+      "-> Tensor");
+}
+
+// Importing mabm._C loads this library, and loading it registers the ops; the module is empty.
+PyMODINIT_FUNC PyInit__C(void) {
+  static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr,
+                               nullptr,               nullptr, nullptr, nullptr};
+  return PyModule_Create(&module);
+}

@@ -1,0 +1,73 @@
+// DBSCAN on a graph of distances, label for label scikit-learn's.
+
+#include "common/row_blocks.h"
+
+namespace mabm {
+namespace {
+
+// Labels (N,): clusters numbered by first core sample, a border sample takes the smallest cluster
+// among its core neighbours, noise is -1. A sample counts itself where its row holds it.
+Tensor dbscan(const Tensor& indptr, const Tensor& indices, const Tensor& distances, double eps,
+              int64_t min_samples) {
+  const Rows rows = read_rows(indptr, indices);
+  check_tensor<float>(distances, "distances", 1);
+  check_size(distances, "distances", 0, indices.numel());
+  const float* distance = read<float>(distances);
+  const auto radius = static_cast<float>(eps);
+  Tensor labels = make_tensor<int64_t>({rows.count});
+  int64_t* label = write<int64_t>(labels);
+
+  const auto is_core = std::make_unique<bool[]>(rows.count);
+  for_each_row(rows.count, [&](int64_t row) {
+    int64_t near = 0;
+    for (int64_t at = rows.begin(row); at < rows.end(row); ++at) {
+      near += distance[at] <= radius;
+    }
+    is_core[row] = near >= min_samples;
+    label[row] = -1;
+  });
+
+  int64_t num_clusters = 0;
+  std::vector<int64_t> frontier;
+  for (int64_t first = 0; first < rows.count; ++first) {
+    if (!is_core[first] || label[first] >= 0) {
+      continue;
+    }
+    label[first] = num_clusters;
+    frontier.push_back(first);
+    while (!frontier.empty()) {
+      const int64_t row = frontier.back();
+      frontier.pop_back();
+      for (int64_t at = rows.begin(row); at < rows.end(row); ++at) {
+        const int64_t other = rows.indices[at];
+        if (distance[at] <= radius && is_core[other] && label[other] < 0) {
+          label[other] = num_clusters;
+          frontier.push_back(other);
+        }
+      }
+    }
+    ++num_clusters;
+  }
+
+  for_each_row(rows.count, [&](int64_t row) {
+    if (is_core[row]) {
+      return;
+    }
+    int64_t smallest = num_clusters;
+    for (int64_t at = rows.begin(row); at < rows.end(row); ++at) {
+      if (distance[at] <= radius && is_core[rows.indices[at]]) {
+        smallest = std::min(smallest, label[rows.indices[at]]);
+      }
+    }
+    label[row] = smallest < num_clusters ? smallest : -1;
+  });
+  return labels;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(mabm, CPU, m) {
+  m.impl("dbscan", TORCH_BOX(&dbscan));
+}
+
+}  // namespace mabm

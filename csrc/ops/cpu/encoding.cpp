@@ -1,0 +1,127 @@
+// Encoding and local query expansion: neighbour sets to weighted rows (method steps 4 and 5).
+
+#include "common/fixed_point.h"
+#include "common/row_blocks.h"
+#include "common/scores.h"
+
+namespace mabm {
+namespace {
+
+// A weight before its row is normalised, in units of 2^-32.
+constexpr double kFineUnit = 4294967296.0;
+
+// V_ij = softmax over j in E(i) of -(2 - 2 x_i . x_j); one-hot at i where E(i) is empty.
+std::tuple<Tensor, Tensor, Tensor> encode_neighbors(const Tensor& features, const Tensor& indptr,
+                                                    const Tensor& indices) {
+  check_tensor<float>(features, "features", 2);
+  const Rows neighbors = read_rows(indptr, indices);
+  check_size(features, "features", 0, neighbors.count);
+  const int64_t dim = features.size(1);
+  const float* x = read<float>(features);
+
+  auto rows = RaggedRows<int32_t>::build(
+      neighbors.count, [] { return std::vector<double>(); },
+      [&](int64_t row, std::vector<int32_t>& out_indices, std::vector<int32_t>& out_weights,
+          std::vector<double>& products) {
+        const int64_t begin = neighbors.begin(row);
+        const int64_t size = neighbors.end(row) - begin;
+        if (size == 0) {
+          out_indices.push_back(static_cast<int32_t>(row));
+          out_weights.push_back(static_cast<int32_t>(kOne));
+          return;
+        }
+        products.resize(size);
+        double greatest = -std::numeric_limits<double>::infinity();
+        for (int64_t slot = 0; slot < size; ++slot) {
+          const int64_t j = neighbors.indices[begin + slot];
+          products[slot] = inner_product(x + row * dim, x + j * dim, dim);
+          greatest = std::max(greatest, products[slot]);
+        }
+        uint64_t total = 0;
+        for (double& product : products) {
+          product = std::nearbyint(exp_nonpositive(2 * (product - greatest)) * kFineUnit);
+          total += static_cast<uint64_t>(product);
+        }
+        uint64_t running = 0;
+        int64_t reached = 0;
+        for (int64_t slot = 0; slot < size; ++slot) {
+          running += static_cast<uint64_t>(products[slot]);
+          const int64_t next = share(running, total);
+          out_indices.push_back(neighbors.indices[begin + slot]);
+          out_weights.push_back(static_cast<int32_t>(next - reached));
+          reached = next;
+        }
+      });
+  Tensor out_indices = make_tensor<int32_t>({rows.num_entries()});
+  Tensor out_weights = make_tensor<int32_t>({rows.num_entries()});
+  rows.pack(out_indices, &out_weights);
+  return {rows.indptr, out_indices, out_weights};
+}
+
+// V'_i = sum over m of neighbor_weights[i, m] * V[neighbors[i, m]].
+std::tuple<Tensor, Tensor, Tensor> average_encodings(const Tensor& indptr, const Tensor& indices,
+                                                     const Tensor& weights,
+                                                     const Tensor& neighbors,
+                                                     const Tensor& neighbor_weights) {
+  const Rows encoding = read_rows(indptr, indices, weights);
+  check_tensor<int64_t>(neighbors, "neighbors", 2);
+  check_tensor<double>(neighbor_weights, "neighbor_weights", 2);
+  check_size(neighbors, "neighbors", 0, encoding.count);
+  check_size(neighbor_weights, "neighbor_weights", 0, encoding.count);
+  check_size(neighbor_weights, "neighbor_weights", 1, neighbors.size(1));
+  const int64_t width = neighbors.size(1);
+  const int64_t* neighbor = read<int64_t>(neighbors);
+  const double* neighbor_weight = read<double>(neighbor_weights);
+
+  // sums[l] is zero for every column between rows.
+  const auto make_scratch = [&] { return std::vector<uint64_t>(encoding.count, 0); };
+  auto rows = RaggedRows<int32_t>::build(
+      encoding.count, make_scratch,
+      [&](int64_t row, std::vector<int32_t>& out_indices, std::vector<int32_t>& out_weights,
+          std::vector<uint64_t>& sums) {
+        const auto start = static_cast<int64_t>(out_indices.size());
+        uint64_t total = 0;
+        for (int64_t m = row * width; m < (row + 1) * width; ++m) {
+          if (neighbor[m] < 0) {
+            continue;
+          }
+          const auto factor =
+              static_cast<uint64_t>(std::nearbyint(neighbor_weight[m] * kFineUnit));
+          for (int64_t at = encoding.begin(neighbor[m]); at < encoding.end(neighbor[m]); ++at) {
+            const uint64_t part = factor * static_cast<uint64_t>(encoding.weights[at]);
+            if (part == 0) {
+              continue;
+            }
+            uint64_t& sum = sums[encoding.indices[at]];
+            if (sum == 0) {
+              out_indices.push_back(encoding.indices[at]);
+            }
+            sum += part;
+            total += part;
+          }
+        }
+        std::sort(out_indices.begin() + start, out_indices.end());
+        uint64_t running = 0;
+        int64_t reached = 0;
+        for (size_t slot = start; slot < out_indices.size(); ++slot) {
+          running += sums[out_indices[slot]];
+          sums[out_indices[slot]] = 0;
+          const int64_t next = share(running, total);
+          out_weights.push_back(static_cast<int32_t>(next - reached));
+          reached = next;
+        }
+      });
+  Tensor out_indices = make_tensor<int32_t>({rows.num_entries()});
+  Tensor out_weights = make_tensor<int32_t>({rows.num_entries()});
+  rows.pack(out_indices, &out_weights);
+  return {rows.indptr, out_indices, out_weights};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(mabm, CPU, m) {
+  m.impl("encode_neighbors", TORCH_BOX(&encode_neighbors));
+  m.impl("average_encodings", TORCH_BOX(&average_encodings));
+}
+
+}  // namespace mabm

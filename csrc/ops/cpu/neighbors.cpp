@@ -1,0 +1,113 @@
+// Reciprocity and expansion: from neighbour lists to neighbour sets (method steps 2 and 3).
+
+#include "common/row_blocks.h"
+
+namespace mabm {
+namespace {
+
+// mask[i, m]: ranks[i, m] = j is present and i stands in ranks[j]. R(i) = {j in N(i) : i in N(j)}.
+Tensor reciprocal_mask(const Tensor& ranks) {
+  check_tensor<int64_t>(ranks, "ranks", 2);
+  const int64_t num_rows = ranks.size(0);
+  const int64_t width = ranks.size(1);
+  Tensor mask = make_tensor<bool>({num_rows, width});
+  const int64_t* rank = read<int64_t>(ranks);
+  bool* out = write<bool>(mask);
+  for_each_row(num_rows, [&](int64_t row) {
+    for (int64_t column = row * width; column < (row + 1) * width; ++column) {
+      if (rank[column] < 0) {
+        out[column] = false;
+        continue;
+      }
+      const int64_t* theirs = rank + rank[column] * width;
+      out[column] = std::find(theirs, theirs + width, row) != theirs + width;
+    }
+  });
+  return mask;
+}
+
+// Neighbour lists with a mask over them: the members of a row are its masked entries.
+struct MaskedLists {
+  int64_t width;
+  const int64_t* ranks;
+  const bool* mask;
+
+  template <class Body>
+  void for_each_member(int64_t row, const Body& body) const {
+    for (int64_t column = row * width; column < (row + 1) * width; ++column) {
+      if (mask[column]) {
+        body(ranks[column]);
+      }
+    }
+  }
+};
+
+MaskedLists read_masked(const Tensor& ranks, const Tensor& mask, const char* name) {
+  check_tensor<int64_t>(ranks, name, 2);
+  check_tensor<bool>(mask, name, 2);
+  check_size(mask, name, 0, ranks.size(0));
+  check_size(mask, name, 1, ranks.size(1));
+  return {ranks.size(1), read<int64_t>(ranks), read<bool>(mask)};
+}
+
+// E(i): R(i), and R_half(q) for each q in R(i) with |R_half(q) & R(i)| > 2/3 |R_half(q)|.
+std::tuple<Tensor, Tensor> expand_neighbors(const Tensor& ranks, const Tensor& mask,
+                                            const std::optional<Tensor>& half_ranks,
+                                            const std::optional<Tensor>& half_mask) {
+  const MaskedLists lists = read_masked(ranks, mask, "ranks");
+  const int64_t num_rows = ranks.size(0);
+  const bool expands = half_ranks.has_value();
+  MaskedLists half{0, nullptr, nullptr};
+  if (expands) {
+    STD_TORCH_CHECK(half_mask.has_value(), "half_mask must come with half_ranks");
+    half = read_masked(*half_ranks, *half_mask, "half_ranks");
+    check_size(*half_ranks, "half_ranks", 0, num_rows);
+  }
+  // stamp[j] = 2 * row + 1 where j is in R(row), 2 * row + 2 where only the expansion adds it.
+  const auto make_scratch = [&] { return std::vector<int64_t>(num_rows, 0); };
+  auto rows = RaggedRows<int32_t>::build(
+      num_rows, make_scratch,
+      [&](int64_t row, std::vector<int32_t>& indices, std::vector<int32_t>&,
+          std::vector<int64_t>& stamp) {
+        const auto start = static_cast<int64_t>(indices.size());
+        const int64_t original = 2 * row + 1;
+        lists.for_each_member(row, [&](int64_t j) {
+          if (stamp[j] < original) {
+            stamp[j] = original;
+            indices.push_back(static_cast<int32_t>(j));
+          }
+        });
+        const auto num_reciprocal = static_cast<int64_t>(indices.size()) - start;
+        for (int64_t slot = start; expands && slot < start + num_reciprocal; ++slot) {
+          const int64_t q = indices[slot];
+          int64_t size = 0;
+          int64_t common = 0;
+          half.for_each_member(q, [&](int64_t j) {
+            ++size;
+            common += stamp[j] == original;
+          });
+          if (3 * common <= 2 * size) {
+            continue;
+          }
+          half.for_each_member(q, [&](int64_t j) {
+            if (stamp[j] < original) {
+              stamp[j] = original + 1;
+              indices.push_back(static_cast<int32_t>(j));
+            }
+          });
+        }
+        std::sort(indices.begin() + start, indices.end());
+      });
+  Tensor indices = make_tensor<int32_t>({rows.num_entries()});
+  rows.pack(indices, nullptr);
+  return {rows.indptr, indices};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(mabm, CPU, m) {
+  m.impl("reciprocal_mask", TORCH_BOX(&reciprocal_mask));
+  m.impl("expand_neighbors", TORCH_BOX(&expand_neighbors));
+}
+
+}  // namespace mabm

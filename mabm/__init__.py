@@ -1,0 +1,71 @@
+"""mabm: which unlabelled images show the same person across visible and infrared cameras.
+
+The pipeline runs one way, each arrow one public function: features -> ranks
+(:func:`rank_neighbors`) -> neighbours (:func:`k_reciprocal_neighbors`) -> encoding
+(:func:`encode_neighbors`, :func:`expand_queries`) -> distances (:func:`jaccard_distance`, or a
+graph by :func:`prune_distances`) -> labels (:meth:`NeighborGraph.dbscan`). :func:`pseudo_labels`,
+:func:`jaccard_graph` and :func:`modality_jaccard` run it whole.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from mabm import _extension
+
+_extension.load()
+
+from mabm import _registrations  # noqa: E402
+
+_registrations.register()
+
+from mabm.clustering import PseudoLabels, pseudo_labels  # noqa: E402
+from mabm.encoding import encode_neighbors, expand_queries  # noqa: E402
+from mabm.graph import NeighborGraph, SweepEntry  # noqa: E402
+from mabm.jaccard import (  # noqa: E402
+    encode_samples,
+    jaccard_distance,
+    jaccard_graph,
+    modality_jaccard,
+    prune_distances,
+)
+from mabm.neighbors import k_reciprocal_neighbors  # noqa: E402
+from mabm.presets import PRESETS, Preset  # noqa: E402
+from mabm.ranking import Ranking, rank_neighbors  # noqa: E402
+from mabm.rerank import rerank  # noqa: E402
+from mabm.rows import Encoding, NeighborSets  # noqa: E402
+
+if TYPE_CHECKING:
+    from mabm.estimator import ModalityDBSCAN
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "PRESETS",
+    "Encoding",
+    "ModalityDBSCAN",
+    "NeighborGraph",
+    "NeighborSets",
+    "Preset",
+    "PseudoLabels",
+    "Ranking",
+    "SweepEntry",
+    "encode_neighbors",
+    "encode_samples",
+    "expand_queries",
+    "jaccard_distance",
+    "jaccard_graph",
+    "k_reciprocal_neighbors",
+    "modality_jaccard",
+    "prune_distances",
+    "pseudo_labels",
+    "rank_neighbors",
+    "rerank",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Loads the scikit-learn estimator when it is first asked for: scikit-learn loads slowly."""
+    if name == "ModalityDBSCAN":
+        from mabm.estimator import ModalityDBSCAN  # noqa: PLC0415
+
+        return ModalityDBSCAN
+    raise AttributeError(f"module 'mabm' has no attribute {name!r}")

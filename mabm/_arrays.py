@@ -1,0 +1,118 @@
+"""Arguments in, results out: PyTorch tensors or NumPy arrays, checked once and early."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, TypeAlias, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mabm._extension import backends, has_backend
+
+Array: TypeAlias = Tensor | NDArray[Any]
+ArrayT = TypeVar("ArrayT", Tensor, NDArray[Any])
+
+# Rows looked at in one step where a whole pass over the features would double their memory.
+_ROWS_AT_ONCE = 4096
+
+
+def to_tensor(value: object, name: str) -> Tensor:
+    """Returns a tensor over the same memory where that is possible, else over a copy."""
+    if isinstance(value, Tensor):
+        return value.detach()
+    if not isinstance(value, np.ndarray):
+        raise TypeError(
+            f"{name} must be a torch.Tensor or a numpy.ndarray, got {type(value).__name__}"
+        )
+    if value.dtype.kind not in "fiub" or value.dtype.itemsize > 8:
+        if value.dtype.name != "bfloat16":  # from ml_dtypes; NumPy itself has none
+            raise TypeError(f"{name} must hold real numbers, got dtype {value.dtype}")
+        value = value.astype(np.float32)
+    # PyTorch takes neither negative strides, nor foreign byte orders, nor read-only memory.
+    if not value.dtype.isnative:
+        value = value.astype(value.dtype.newbyteorder("="))
+    if not value.flags.writeable or any(stride < 0 for stride in value.strides):
+        value = value.copy()
+    return torch.from_numpy(value)
+
+
+def like(result: Tensor, model: ArrayT) -> ArrayT:
+    """Returns ``result`` as the kind of array that ``model`` is."""
+    return result.numpy() if isinstance(model, np.ndarray) else result
+
+
+def row_norms(features: Tensor) -> Tensor:
+    """Euclidean norms (N,) in float64 of (N, D) float32 rows; not finite where a row is not."""
+    blocks = features.split(_ROWS_AT_ONCE)
+    return torch.cat([torch.linalg.vector_norm(b, dim=1, dtype=torch.float64) for b in blocks])
+
+
+def check_features(value: object, name: str = "features") -> Tensor:
+    """Returns features as a contiguous float32 (N, D) tensor without gradient.
+
+    Args:
+        value: (N, D) tensor or array of float16, bfloat16, float32 or float64; float64 is rounded
+            to float32, in which everything is defined.
+        name: What messages call the argument.
+
+    Raises:
+        TypeError: It is neither a tensor nor an array, or its numbers are not floating point.
+        ValueError: It is not of two dimensions, has no columns, lies on a device that this build
+            has no ops for, or a row is not finite in float32 (the message says which).
+    """
+    tensor = to_tensor(value, name)
+    if not tensor.is_floating_point():
+        raise TypeError(f"{name} must be floating point, got dtype {tensor.dtype}")
+    if tensor.dim() != 2:
+        raise ValueError(f"{name} must be (N, D), got shape {tuple(tensor.shape)}")
+    if tensor.shape[1] == 0:
+        raise ValueError(f"{name} must have at least one column, got {tuple(tensor.shape)}")
+    check_device(tensor, name)
+    tensor = tensor.to(torch.float32).contiguous()
+    bad = torch.nonzero(~torch.isfinite(row_norms(tensor))).flatten()
+    if len(bad):
+        more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+        raise ValueError(f"{name} must be finite in float32, got NaN or Inf in row {bad[0]}{more}")
+    return tensor
+
+
+def check_device(tensor: Tensor, name: str) -> None:
+    """Raises ValueError where this build has no ops for the tensor's device."""
+    if not has_backend(tensor.device.type):
+        raise ValueError(
+            f"{name} must be on a device that this build of mabm has ops for "
+            f"({', '.join(backends())}), got {tensor.device}; use {name}.cpu()"
+        )
+
+
+def check_modality(value: object, count: int, device: torch.device, name: str) -> Tensor:
+    """Returns the group of each sample as int64 (N,) on ``device``.
+
+    Raises:
+        TypeError: It is neither a tensor nor an array, or its numbers are no integers.
+        ValueError: It is not of shape (N,), or holds a negative number.
+    """
+    groups = to_tensor(value, name)
+    if groups.is_floating_point() or groups.is_complex() or groups.dtype == torch.bool:
+        raise TypeError(f"{name} must be integers, one group a row, got dtype {groups.dtype}")
+    if groups.shape != (count,):
+        raise ValueError(
+            f"{name} must be ({count},), one group a row, got shape {tuple(groups.shape)}"
+        )
+    groups = groups.to(device=device, dtype=torch.int64)
+    if count and (least := int(groups.min())) < 0:
+        raise ValueError(f"{name} must not be negative, got {least}")
+    return groups
+
+
+def check_real(name: str, value: object, low: float, high: float, *, below: bool = False) -> float:
+    """Returns a float in [low, high], or in [low, high) if ``below``."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.floating | np.integer):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}: {value!r}")
+    number = float(value)
+    if math.isnan(number) or number < low or number > high or (below and number == high):
+        raise ValueError(f"{name} must be in [{low:g}, {high:g}{')' if below else ']'}, got {value}")
+    return number

@@ -1,0 +1,148 @@
+"""What PyTorch must know of each op beside its kernels: output shapes, and that it has no gradient.
+
+One fake kernel per schema of ``csrc/library.cpp``, under the same name. Sizes that depend on the
+data (the entries of ragged rows) are unbacked symbols under ``torch.compile``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+_Rows = tuple[Tensor, Tensor]
+_ValuedRows = tuple[Tensor, Tensor, Tensor]
+
+
+def _ragged(indptr: Tensor, num_rows: int | torch.SymInt) -> _Rows:
+    entries = torch.library.get_ctx().new_dynamic_size()
+    return (
+        indptr.new_empty((num_rows + 1,), dtype=torch.int64),
+        indptr.new_empty((entries,), dtype=torch.int32),
+    )
+
+
+def _collect_candidates_(
+    scores: Tensor,
+    row_groups: Tensor,
+    column_groups: Tensor,
+    list_of_group: Tensor,
+    first_column: int,
+    candidate_scores: Tensor,
+    candidates: Tensor,
+    counts: Tensor,
+    thresholds: Tensor,
+) -> None:
+    return None
+
+
+def _rank_candidates(
+    features: Tensor,
+    rows: Tensor,
+    candidate_scores: Tensor,
+    candidates: Tensor,
+    counts: Tensor,
+    thresholds: Tensor,
+    error_bounds: Tensor,
+    widths: list[int],
+    euclidean: bool,
+) -> _ValuedRows:
+    ranks, scores = _rank_exactly(features, rows, rows, rows, widths, euclidean)
+    return ranks, scores, rows.new_empty(rows.shape, dtype=torch.bool)
+
+
+def _rank_exactly(
+    features: Tensor,
+    rows: Tensor,
+    groups: Tensor,
+    list_of_group: Tensor,
+    widths: list[int],
+    euclidean: bool,
+) -> _Rows:
+    shape = (rows.shape[0], sum(widths))
+    return rows.new_empty(shape, dtype=torch.int64), rows.new_empty(shape, dtype=torch.float64)
+
+
+def _reciprocal_mask(ranks: Tensor) -> Tensor:
+    return ranks.new_empty(ranks.shape, dtype=torch.bool)
+
+
+def _expand_neighbors(
+    ranks: Tensor, mask: Tensor, half_ranks: Tensor | None, half_mask: Tensor | None
+) -> _Rows:
+    return _ragged(ranks, ranks.shape[0])
+
+
+def _encode_neighbors(features: Tensor, indptr: Tensor, indices: Tensor) -> _ValuedRows:
+    starts, columns = _ragged(indptr, features.shape[0])
+    return starts, columns, torch.empty_like(columns)
+
+
+def _average_encodings(
+    indptr: Tensor,
+    indices: Tensor,
+    weights: Tensor,
+    neighbors: Tensor,
+    neighbor_weights: Tensor,
+) -> _ValuedRows:
+    starts, columns = _ragged(indptr, neighbors.shape[0])
+    return starts, columns, torch.empty_like(columns)
+
+
+def _jaccard_distance(
+    row_indptr: Tensor,
+    row_indices: Tensor,
+    row_weights: Tensor,
+    column_indptr: Tensor,
+    column_indices: Tensor,
+    column_weights: Tensor,
+    num_samples: int,
+) -> Tensor:
+    shape = (row_indptr.shape[0] - 1, column_indptr.shape[0] - 1)
+    return row_indptr.new_empty(shape, dtype=torch.float32)
+
+
+def _jaccard_graph(
+    indptr: Tensor, indices: Tensor, weights: Tensor, max_distance: float
+) -> _ValuedRows:
+    starts, columns = _ragged(indptr, indptr.shape[0] - 1)
+    return starts, columns, torch.empty_like(columns, dtype=torch.float32)
+
+
+def _dbscan(
+    indptr: Tensor, indices: Tensor, distances: Tensor, eps: float, min_samples: int
+) -> Tensor:
+    return indptr.new_empty((indptr.shape[0] - 1,), dtype=torch.int64)
+
+
+_FAKES = {
+    "collect_candidates_": _collect_candidates_,
+    "rank_candidates": _rank_candidates,
+    "rank_exactly": _rank_exactly,
+    "reciprocal_mask": _reciprocal_mask,
+    "expand_neighbors": _expand_neighbors,
+    "encode_neighbors": _encode_neighbors,
+    "average_encodings": _average_encodings,
+    "jaccard_distance": _jaccard_distance,
+    "jaccard_graph": _jaccard_graph,
+    "dbscan": _dbscan,
+}
+
+
+def _refuse_gradient(op: str) -> Any:
+    def backward(ctx: Any, *gradients: Tensor) -> NoReturn:
+        raise RuntimeError(
+            f"mabm::{op} has no gradient: neighbours, distances and labels are piecewise constant "
+            "in the features; call it under torch.no_grad() or on features.detach()"
+        )
+
+    return backward
+
+
+def register() -> None:
+    """Registers every fake kernel and, for ops that return tensors, the refusal of a gradient."""
+    for op, fake in _FAKES.items():
+        torch.library.register_fake(f"mabm::{op}", fake)
+        if not op.endswith("_"):  # PyTorch takes a formula for functional ops alone
+            torch.library.register_autograd(f"mabm::{op}", _refuse_gradient(op))

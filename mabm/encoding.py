@@ -1,0 +1,117 @@
+"""Encoding and local query expansion: sets to distributions (method steps 4 and 5)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mabm._arrays import Array, check_features, like, to_tensor
+from mabm.presets import DEFAULT_K2, check_k2
+from mabm.ranking import Ranking
+from mabm.rows import Encoding, NeighborSets
+
+
+def encode_neighbors(features: Array, neighbors: NeighborSets) -> Encoding:
+    """Weighs every sample's neighbours: ``V_ij = softmax over j in E(i) of -(2 - 2 x_i . x_j)``.
+
+    Args:
+        features: (N, D) floating point, compared as float32; never normalised here. The exponent
+            is minus the squared Euclidean distance of unit vectors.
+        neighbors: E(i) of N samples, from :func:`mabm.k_reciprocal_neighbors` or your own.
+
+    Returns:
+        The rows V, each summing to one exactly; one-hot at ``i`` where ``E(i)`` is empty. Products
+        and exponentials are float64 in a fixed order. Without gradient.
+
+    Raises:
+        TypeError: ``features`` of the wrong kind.
+        ValueError: ``features`` not finite, not (N, D), or not of as many rows as ``neighbors``.
+
+    Source:
+        Wang et al., AAAI 2026 (BMIL), section 3.2, after Zhong et al., CVPR 2017, equation 7.
+    """
+    x = check_features(features)
+    if len(x) != len(neighbors):
+        raise ValueError(
+            f"features must have {len(neighbors)} rows, one a neighbour set, got {len(x)}"
+        )
+    return _like(encode(x, neighbors), features)
+
+
+def encode(x: Tensor, neighbors: NeighborSets) -> Encoding:
+    """:func:`encode_neighbors` on checked arguments, in tensors."""
+    indptr, indices = to_tensor(neighbors.indptr, "indptr"), to_tensor(neighbors.indices, "indices")
+    return Encoding(*torch.ops.mabm.encode_neighbors(x, indptr, indices))
+
+
+def expand_queries(encoding: Encoding, ranking: Ranking, *, k2: int = DEFAULT_K2) -> Encoding:
+    """Averages every row of an encoding with rows around it (local query expansion).
+
+    With the ``bmil`` preset ``V'_i`` is the mean over groups of the mean of ``V`` over the first
+    ``k2`` of ``i``'s list in that group, so that both modalities weigh alike; see
+    :class:`mabm.Preset` for the other averages.
+
+    Args:
+        encoding: The rows V of N samples.
+        ranking: Their neighbour lists; its preset says which rows are averaged.
+        k2: Rows to take of each list (or of the merged one), 1 to skip the step. A list shorter
+            than ``k2`` gives all it has.
+
+    Returns:
+        The rows V', each summing to one exactly.
+
+    Raises:
+        TypeError: ``k2`` is no integer.
+        ValueError: ``k2`` is below 1 or above ``k1``, or the two arguments differ in N.
+
+    Source:
+        Wang et al., AAAI 2026 (BMIL), section 3.2; CA-Jaccard: Chen et al., CVPR 2024, section 3.3.
+    """
+    if len(encoding) != len(ranking.ranks):
+        raise ValueError(
+            f"encoding must have {len(ranking.ranks)} rows, one a ranked sample, "
+            f"got {len(encoding)}"
+        )
+    k2 = check_k2(ranking.preset, k2, ranking.k1)
+    if k2 == 1 and ranking.preset.query_expansion != "pooled":
+        return encoding
+    rows, weights = _averaged_rows(ranking, k2)
+    parts = (encoding.indptr, encoding.indices, encoding.weights)
+    averaged = torch.ops.mabm.average_encodings(
+        *(to_tensor(part, "encoding") for part in parts), rows.contiguous(), weights
+    )
+    return _like(Encoding(*averaged), encoding.indices)
+
+
+def _averaged_rows(ranking: Ranking, k2: int) -> tuple[Tensor, Tensor]:
+    """(N, M) rows to average for every sample and their (N, M) float64 weights; -1 weighs 0."""
+    preset = ranking.preset
+    if preset.query_expansion == "list_means":
+        parts = [to_tensor(part, "ranks") for part in ranking.lists(k2)]
+        means = [_mean_weights(part) for part in parts]
+        filled = torch.stack([(part >= 0).any(dim=1) for part in parts]).sum(dim=0)
+        return torch.cat(parts, dim=1), torch.cat(means, dim=1) / filled.clamp(min=1)[:, None]
+    if preset.query_expansion == "pooled":
+        intra, inter = (to_tensor(part, "ranks") for part in ranking.lists())
+        rows = torch.cat([intra[:, : preset.k2_intra], inter[:, : preset.k2_inter]], dim=1)
+        return rows, _mean_weights(rows)
+    rows = to_tensor(ranking.merged(), "ranks")[:, :k2]
+    if preset.query_expansion == "merged" or ranking.groups is None:
+        return rows, _mean_weights(rows)
+    present = (rows >= 0).to(torch.float64)
+    groups = torch.unique(to_tensor(ranking.groups, "groups"), return_inverse=True)[1]
+    group_of = groups[rows.clamp(min=0)]
+    sizes = present.new_zeros((len(rows), int(groups.max()) + 1 if len(groups) else 0))
+    sizes.scatter_add_(1, group_of, present)
+    num_groups = (sizes > 0).sum(dim=1, keepdim=True)
+    return rows, present / (sizes.gather(1, group_of) * num_groups).clamp(min=1)
+
+
+def _mean_weights(rows: Tensor) -> Tensor:
+    present = (rows >= 0).to(torch.float64)
+    return present / present.sum(dim=1, keepdim=True).clamp(min=1)
+
+
+def _like(encoding: Encoding, model: Array) -> Encoding:
+    parts = (encoding.indptr, encoding.indices, encoding.weights)
+    return Encoding(*(like(to_tensor(part, "encoding"), model) for part in parts))

@@ -1,0 +1,79 @@
+"""The clustering as a scikit-learn estimator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClusterMixin
+
+from mabm._arrays import Array, to_tensor
+from mabm.clustering import pseudo_labels
+from mabm.presets import DEFAULT_K1, DEFAULT_K2, Preset
+
+
+class ModalityDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # sklearn is untyped
+    """DBSCAN on the modality-aware Jaccard distance, for scikit-learn pipelines and searches.
+
+    ``fit`` takes ``modality`` beside ``X``. In a pipeline, route it as fit metadata:
+    ``ModalityDBSCAN().set_fit_request(modality=True)`` under
+    ``sklearn.set_config(enable_metadata_routing=True)``, or ``modalitydbscan__modality=...``
+    without routing.
+
+    Args:
+        eps: As :func:`mabm.pseudo_labels`.
+        min_samples: As :func:`mabm.pseudo_labels`.
+        k1: As :func:`mabm.pseudo_labels`.
+        k2: As :func:`mabm.pseudo_labels`.
+        preset: As :func:`mabm.pseudo_labels`.
+
+    Attributes:
+        labels_: (N,) int64 NumPy labels after ``fit``; noise is -1.
+        n_features_in_: Number of feature columns seen by ``fit``.
+
+    Example:
+        >>> import numpy as np, mabm
+        >>> features = np.eye(8, dtype=np.float32).repeat(10, axis=0)
+        >>> mabm.ModalityDBSCAN(k1=10, k2=2).fit_predict(features)[::10].tolist()
+        [0, 1, 2, 3, 4, 5, 6, 7]
+    """
+
+    def __init__(
+        self,
+        eps: float = 0.6,
+        *,
+        min_samples: int = 4,
+        k1: int = DEFAULT_K1,
+        k2: int = DEFAULT_K2,
+        preset: str | Preset | None = None,
+    ) -> None:
+        self.eps = eps
+        self.min_samples = min_samples
+        self.k1 = k1
+        self.k2 = k2
+        self.preset = preset
+
+    def fit(self, X: Array, y: object = None, modality: Array | None = None) -> ModalityDBSCAN:  # noqa: N803
+        """Clusters the rows of ``X`` (N, D); ``y`` is ignored, ``modality`` (N,) may be ``None``.
+
+        Raises:
+            TypeError: As :func:`mabm.pseudo_labels`.
+            ValueError: As :func:`mabm.pseudo_labels`.
+        """
+        found = pseudo_labels(
+            X,
+            modality,
+            eps=self.eps,
+            min_samples=self.min_samples,
+            k1=self.k1,
+            k2=self.k2,
+            preset=self.preset,
+        )
+        self.labels_: NDArray[np.int64] = to_tensor(found.labels, "labels").cpu().numpy()
+        self.n_features_in_ = X.shape[1]
+        return self
+
+    def fit_predict(self, X: Array, y: object = None, **metadata: Any) -> NDArray[np.int64]:  # noqa: N803
+        """Clusters the rows of ``X`` and returns ``labels_``; ``modality`` goes to ``fit``."""
+        return self.fit(X, y, **metadata).labels_

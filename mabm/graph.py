@@ -1,0 +1,131 @@
+"""The pruned graph of distances, and DBSCAN on it."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mabm._arrays import Array, check_real, like, to_tensor
+from mabm.rows import NeighborSets
+
+
+class SweepEntry(NamedTuple):
+    """What one ``eps`` makes of a graph: numbers of clusters and of noise, and the largest size."""
+
+    eps: float
+    num_clusters: int
+    num_noise: int
+    largest_cluster: int
+
+
+@dataclass(frozen=True, eq=False)
+class NeighborGraph(NeighborSets):
+    """Every pair of samples at a distance of at most ``max_distance``.
+
+    CSR rows over N samples, both triangles, columns ascending. The diagonal and zero distances are
+    stored: a sample counts itself, and duplicates are neighbours. Comparisons with a distance are
+    made in float32, as scikit-learn makes them on a float32 matrix.
+
+    Attributes:
+        indptr: (N + 1,) int64.
+        indices: (entries,) int32.
+        distances: (entries,) float32.
+        max_distance: The distance up to which the graph is complete.
+
+    Example:
+        >>> import torch, mabm
+        >>> features = torch.nn.functional.normalize(torch.randn(60, 8), dim=1)
+        >>> graph = mabm.jaccard_graph(features, max_distance=0.7)
+        >>> strict, loose = graph.dbscan(eps=0.3), graph.dbscan(eps=0.7)
+    """
+
+    distances: Array
+    max_distance: float
+
+    def __post_init__(self) -> None:
+        """Refuses distances that are not one float32 an index, or a bound outside [0, 1)."""
+        super().__post_init__()
+        distances = to_tensor(self.distances, "distances")
+        if distances.dtype != torch.float32 or len(distances) != len(self.indices):
+            raise ValueError(
+                f"distances must be ({len(self.indices)},) float32, got "
+                f"{tuple(distances.shape)} {distances.dtype}"
+            )
+        check_max_distance("max_distance", self.max_distance)
+
+    def __repr__(self) -> str:
+        return (
+            f"NeighborGraph({len(self)} samples, {len(self.indices)} pairs "
+            f"within {self.max_distance:g})"
+        )
+
+    def _values(self) -> Tensor:
+        return to_tensor(self.distances, "distances")
+
+    def dbscan(self, eps: float = 0.6, min_samples: int = 4) -> Array:
+        """Clusters the samples: DBSCAN, label for label scikit-learn's on the dense matrix.
+
+        Args:
+            eps: Greatest distance of neighbours, in [0, ``max_distance``].
+            min_samples: Neighbours, itself among them, that make a sample core.
+
+        Returns:
+            (N,) int64 labels: clusters 0..C-1 by their first core sample; a border sample takes
+            the smallest cluster number among its core neighbours; noise is -1.
+
+        Raises:
+            TypeError: An argument is no number, or ``min_samples`` no integer.
+            ValueError: ``eps`` lies outside [0, ``max_distance``] or ``min_samples`` below 1.
+        """
+        return like(self._labels(eps, min_samples), self.indices)
+
+    def sweep(self, eps_values: Iterable[float], min_samples: int = 4) -> list[SweepEntry]:
+        """Clusters once for each ``eps``, in the order given, and tells what came of it.
+
+        Raises:
+            TypeError: As :meth:`dbscan`.
+            ValueError: As :meth:`dbscan`, before anything is clustered.
+        """
+        eps_checked = [self._check_eps(eps) for eps in eps_values]
+        entries = []
+        for eps in eps_checked:
+            labels = self._labels(eps, min_samples)
+            sizes = torch.bincount(labels[labels >= 0])
+            largest = int(sizes.max()) if len(sizes) else 0
+            entries.append(SweepEntry(eps, len(sizes), int((labels < 0).sum()), largest))
+        return entries
+
+    def _check_eps(self, eps: object) -> float:
+        checked = check_real("eps", eps, 0.0, 1.0)
+        if np.float32(checked) > np.float32(self.max_distance):
+            raise ValueError(
+                f"eps must be in [0, max_distance = {self.max_distance:g}] of the graph, got {eps}"
+            )
+        return checked
+
+    def _labels(self, eps: object, min_samples: object) -> Tensor:
+        indptr, indices = self._tensors()
+        return torch.ops.mabm.dbscan(
+            indptr, indices, self._values(), self._check_eps(eps), check_min_samples(min_samples)
+        )
+
+
+def check_max_distance(name: str, value: object) -> float:
+    """Returns a distance in [0, 1); at 1 every pair is within it and the graph is the matrix."""
+    return check_real(name, value, 0.0, 1.0, below=True)
+
+
+def check_min_samples(value: object) -> int:
+    """Returns ``min_samples`` as an int of at least 1."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"min_samples must be an integer, got {type(value).__name__}: {value!r}")
+    number = operator.index(value)
+    if number < 1:
+        raise ValueError(f"min_samples must be at least 1, got {number}")
+    return number

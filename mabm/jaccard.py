@@ -1,0 +1,202 @@
+"""The distance itself, from features or from an encoding: dense, or pruned to a graph."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mabm._arrays import Array, ArrayT, check_features, check_modality, like, to_tensor
+from mabm._host_memory import check_fits
+from mabm.encoding import encode, expand_queries
+from mabm.graph import NeighborGraph, check_max_distance
+from mabm.neighbors import k_reciprocal_neighbors
+from mabm.presets import DEFAULT_K1, DEFAULT_K2, Preset, check_k1, check_k2, resolve_preset
+from mabm.ranking import rank
+from mabm.rows import Encoding
+
+
+def modality_jaccard(
+    features: ArrayT,
+    modality: Array | None = None,
+    *,
+    k1: int = DEFAULT_K1,
+    k2: int = DEFAULT_K2,
+    preset: str | Preset | None = None,
+) -> ArrayT:
+    """Computes the modality-aware Jaccard distance of every pair of samples, as a dense matrix.
+
+    For clustering use :func:`jaccard_graph` or :func:`pseudo_labels`, which need memory linear in
+    N; this matrix is for code that asks for it.
+
+    Args:
+        features: (N, D) tensor or array of float16, bfloat16, float32 or float64, compared as
+            float32. Never normalised here: training features are means of two unit vectors.
+        modality: (N,) integers >= 0, the group of each row: any number of groups in any order.
+            ``None`` for one group, ranked by Euclidean distance.
+        k1: Neighbours of a sample, shared evenly by the groups (30: 15 visible and 15 infrared).
+        k2: Neighbours of each group whose rows are averaged (local query expansion); 1 for none.
+        preset: ``"bmil"`` (default with a modality), ``"spcl"`` (default without),
+            ``"modal_invariant"``, ``"ca_jaccard"`` (the group is the camera; its four list lengths
+            are fields of the preset), or a :class:`Preset` of your own.
+
+    Returns:
+        (N, N) float32 of the same kind: symmetric, in [0, 1], zero on the diagonal. The same bits
+        for any number of threads. Without gradient.
+
+    Raises:
+        TypeError: An argument of the wrong kind.
+        ValueError: An argument out of its range; the message names it, the range and the value.
+        MemoryError: N x N does not fit; the message says how much is needed.
+
+    Source:
+        Wang et al., AAAI 2026 (BMIL), section 3.2.
+
+    Example:
+        >>> import torch, mabm
+        >>> features = torch.nn.functional.normalize(torch.randn(100, 16), dim=1)
+        >>> modality = torch.arange(100) % 2
+        >>> mabm.modality_jaccard(features, modality).shape
+        torch.Size([100, 100])
+    """
+    count = len(features) if isinstance(features, torch.Tensor) or hasattr(features, "shape") else 0
+    check_fits(
+        count * count * 4,
+        f"the dense ({count}, {count}) distance",
+        "use mabm.jaccard_graph, which needs memory linear in N",
+    )
+    encoding = encode_samples(features, modality, k1=k1, k2=k2, preset=preset)
+    return like(to_tensor(jaccard_distance(encoding), "distance"), features)
+
+
+def jaccard_graph(
+    features: Array,
+    modality: Array | None = None,
+    *,
+    max_distance: float = 0.6,
+    k1: int = DEFAULT_K1,
+    k2: int = DEFAULT_K2,
+    preset: str | Preset | None = None,
+) -> NeighborGraph:
+    """Finds every pair of samples within ``max_distance`` of each other.
+
+    The entries of :func:`modality_jaccard` up to ``max_distance``, without ever holding anything
+    of size N x N. One graph serves DBSCAN at any ``eps`` up to ``max_distance``.
+
+    Args:
+        features: As :func:`modality_jaccard`.
+        modality: As :func:`modality_jaccard`.
+        max_distance: Greatest distance kept, in [0, 1).
+        k1: As :func:`modality_jaccard`.
+        k2: As :func:`modality_jaccard`.
+        preset: As :func:`modality_jaccard`.
+
+    Returns:
+        The graph, of arrays of the same kind as ``features``. The same bits for any number of
+        threads. Without gradient.
+
+    Raises:
+        TypeError: An argument of the wrong kind.
+        ValueError: An argument out of its range; the message names it, the range and the value.
+
+    Example:
+        >>> import torch, mabm
+        >>> features = torch.nn.functional.normalize(torch.randn(100, 16), dim=1)
+        >>> modality = torch.arange(100) % 2
+        >>> graph = mabm.jaccard_graph(features, modality, max_distance=0.7)
+        >>> labels = graph.dbscan(eps=0.6, min_samples=4)
+    """
+    max_distance = check_max_distance("max_distance", max_distance)
+    encoding = encode_samples(features, modality, k1=k1, k2=k2, preset=preset)
+    return prune_distances(encoding, max_distance=max_distance)
+
+
+def encode_samples(
+    features: Array,
+    modality: Array | None = None,
+    *,
+    k1: int = DEFAULT_K1,
+    k2: int = DEFAULT_K2,
+    preset: str | Preset | None = None,
+) -> Encoding:
+    """Runs ranking, reciprocity, encoding and query expansion in one call (steps 1 to 5).
+
+    Arguments and errors are those of :func:`modality_jaccard`; the result, V' of all samples,
+    serves :func:`jaccard_distance` and :func:`prune_distances`.
+    """
+    x = check_features(features)
+    groups = None if modality is None else check_modality(modality, len(x), x.device, "modality")
+    chosen = resolve_preset(preset, has_modality=groups is not None)
+    k2 = check_k2(chosen, k2, check_k1(chosen, k1, 1))
+    ranking = rank(x, groups, chosen, k1)
+    encoding = expand_queries(encode(x, k_reciprocal_neighbors(ranking)), ranking, k2=k2)
+    parts = (encoding.indptr, encoding.indices, encoding.weights)
+    return Encoding(*(like(to_tensor(part, "encoding"), features) for part in parts))
+
+
+def jaccard_distance(
+    encoding: Encoding, rows: slice | None = None, columns: slice | None = None
+) -> Array:
+    """Computes the Jaccard distance between encoded rows, as a dense matrix (step 6).
+
+    ``s_ij = sum_l min(V_il, V_jl)`` and ``J_ij = 1 - s_ij / (2 - s_ij)``.
+
+    Args:
+        encoding: The rows V of N samples.
+        rows: Which samples to compute the rows of, a slice of step 1; all of them by default.
+        columns: Which samples to compute the columns of, likewise.
+
+    Returns:
+        (R, C) float32 in [0, 1], of the same kind as the encoding.
+
+    Raises:
+        ValueError: A slice has a step other than 1.
+
+    Source:
+        Wang et al., AAAI 2026 (BMIL), section 3.2, after Zhong et al., CVPR 2017, equation 10.
+    """
+    parts = _tensors(encoding)
+    distance = torch.ops.mabm.jaccard_distance(
+        *_slice_rows(parts, rows, "rows"), *_slice_rows(parts, columns, "columns"), len(encoding)
+    )
+    return like(distance, encoding.indices)
+
+
+def prune_distances(encoding: Encoding, *, max_distance: float = 0.6) -> NeighborGraph:
+    """Keeps the pairs of encoded rows within ``max_distance``, in memory linear in their number.
+
+    Args:
+        encoding: The rows V of N samples.
+        max_distance: Greatest Jaccard distance kept, in [0, 1).
+
+    Returns:
+        The graph, of arrays of the same kind as the encoding.
+
+    Raises:
+        TypeError: ``max_distance`` is no number.
+        ValueError: ``max_distance`` lies outside [0, 1).
+    """
+    bound = check_max_distance("max_distance", max_distance)
+    parts = torch.ops.mabm.jaccard_graph(*_tensors(encoding), bound)
+    return NeighborGraph(*(like(part, encoding.indices) for part in parts), bound)
+
+
+def _tensors(encoding: Encoding) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        to_tensor(encoding.indptr, "indptr"),
+        to_tensor(encoding.indices, "indices"),
+        to_tensor(encoding.weights, "weights"),
+    )
+
+
+def _slice_rows(
+    parts: tuple[Tensor, Tensor, Tensor], chosen: slice | None, name: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    if chosen is None:
+        return parts
+    indptr, indices, weights = parts
+    start, stop, step = chosen.indices(len(indptr) - 1)
+    if step != 1:
+        raise ValueError(f"{name} must be a slice of step 1, got {chosen}")
+    stop = max(start, stop)
+    first, last = int(indptr[start]), int(indptr[stop])
+    return indptr[start : stop + 1] - first, indices[first:last], weights[first:last]

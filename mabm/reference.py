@@ -1,0 +1,217 @@
+"""The distance and its clustering written down slowly: the oracle of every test.
+
+Plain NumPy in float64, one sample at a time, in the order and the words of the paper (Wang et al.,
+"Modality-Aware Bias Mitigation and Invariance Learning for Unsupervised Visible-Infrared Person
+Re-Identification", AAAI 2026, section 3.2). Nothing here is fast, nothing is shared with the
+compiled pipeline but the table of presets, and everything needs memory of order N * N.
+
+Throughout, ``features`` is (N, D), ``modality`` (N,) holds the group of each sample, a ranking is a
+list of index arrays per sample (one array per list), and a neighbour set is a Python ``set``.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mabm.presets import DEFAULT_K1, DEFAULT_K2, Preset, resolve_preset
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Lists = list[list[Integers]]
+"""``lists[i][l]``: list ``l`` of sample ``i``, nearest first."""
+Sets = list[set[int]]
+
+
+def similarity(features: ArrayLike, metric: str) -> Floats:
+    """What samples are ranked by, greatest first: inner product, or minus squared distance."""
+    x = np.asarray(features, dtype=np.float32).astype(np.float64)
+    if metric == "inner_product":
+        rows = [(x * row).sum(axis=1) for row in x]
+    else:
+        rows = [-((x - row) ** 2).sum(axis=1) for row in x]
+    return np.stack(rows) if rows else np.zeros((0, 0))
+
+
+def nearest(scores: Floats, candidates: Integers, count: int) -> Integers:
+    """The ``count`` candidates with the greatest score, nearest first, ties by lower index."""
+    return np.array(sorted(candidates, key=lambda j: (-scores[j], j))[:count], dtype=np.int64)
+
+
+def rank(features: ArrayLike, modality: Integers, preset: Preset, k1: int) -> Lists:
+    """Step 1, ranking: the neighbour lists of every sample (a sample is its own neighbour)."""
+    scores = similarity(features, preset.metric)
+    everyone = np.arange(len(scores))
+    lists: Lists = []
+    for i in everyone:
+        if preset.lists == "single":
+            lists.append([nearest(scores[i], everyone, k1)])
+        elif preset.lists == "per_group":
+            groups = np.unique(modality)
+            share = k1 // len(groups)
+            lists.append([nearest(scores[i], everyone[modality == g], share) for g in groups])
+        else:
+            own = modality == modality[i]
+            lists.append(
+                [
+                    nearest(scores[i], everyone[own], preset.k1_intra + 1),
+                    nearest(scores[i], everyone[~own], preset.k1_inter + 1),
+                ]
+            )
+    return lists
+
+
+def merge(features: ArrayLike, lists: Lists, metric: str) -> list[Integers]:
+    """All lists of each sample as one, nearest first: the paper's N(i)."""
+    scores = similarity(features, metric)
+    return [nearest(scores[i], np.concatenate(own), MANY) for i, own in enumerate(lists)]
+
+
+MANY = 1 << 30
+
+
+def reciprocal(lists: list[Integers]) -> Sets:
+    """Step 2, reciprocity: R(i) = {j in N(i) : i in N(j)}."""
+    members = [set(row.tolist()) for row in lists]
+    return [{j for j in members[i] if i in members[j]} for i in range(len(lists))]
+
+
+def expand(neighbors: Sets, half: Sets) -> Sets:
+    """Step 3, expansion: E(i) takes R_half(q) whole if over 2/3 of it lies in R(i) already."""
+    expanded = []
+    for own in neighbors:
+        grown = set(own)
+        for q in own:
+            if 3 * len(half[q] & own) > 2 * len(half[q]):
+                grown |= half[q]
+        expanded.append(grown)
+    return expanded
+
+
+def k_reciprocal_sets(features: ArrayLike, lists: Lists, preset: Preset, k1: int) -> Sets:
+    """Steps 2 and 3 together: E(i), from the lists of step 1."""
+    merged = merge(features, lists, preset.metric)
+    neighbors = reciprocal(merged)
+    if preset.half_list is None:
+        return neighbors
+    length = round(k1 / 2) + 1  # Python rounds half to even, as the definition asks
+    if preset.half_list == "merged":
+        half = [row[:length] for row in merged]
+    else:
+        half = [np.concatenate([row[: max(length // len(own), 1)] for row in own]) for own in lists]
+    return expand(neighbors, reciprocal(half))
+
+
+def encode(features: ArrayLike, neighbors: Sets) -> Floats:
+    """Step 4, encoding: V_ij = softmax over j in E(i) of -(2 - 2 x_i . x_j); one-hot if empty."""
+    products = similarity(features, "inner_product")
+    encoding = np.zeros_like(products)
+    for i, own in enumerate(neighbors):
+        columns = sorted(own) or [i]
+        exponents = -(2 - 2 * products[i, columns])
+        weights = np.exp(exponents - exponents.max())
+        encoding[i, columns] = weights / weights.sum()
+    return encoding
+
+
+def expand_queries(
+    features: ArrayLike,
+    encoding: Floats,
+    lists: Lists,
+    modality: Integers,
+    preset: Preset,
+    k2: int,
+) -> Floats:
+    """Step 5, local query expansion: each row becomes a mean of rows around it."""
+    if k2 == 1 and preset.query_expansion != "pooled":
+        return encoding
+    merged = merge(features, lists, preset.metric)
+    averaged = np.zeros_like(encoding)
+    for i, own in enumerate(lists):
+        first = merged[i][:k2]
+        if preset.query_expansion == "list_means":
+            parts = [row[:k2] for row in own]
+        elif preset.query_expansion == "merged":
+            parts = [first]
+        elif preset.query_expansion == "merged_group_means":
+            parts = [first[modality[first] == g] for g in np.unique(modality[first])]
+        else:
+            parts = [np.concatenate([own[0][: preset.k2_intra], own[1][: preset.k2_inter]])]
+        averaged[i] = np.mean([encoding[rows].mean(axis=0) for rows in parts if len(rows)], axis=0)
+    return averaged
+
+
+def jaccard(encoding: Floats) -> NDArray[np.float32]:
+    """Step 6, distance: s_ij = sum_l min(V_il, V_jl), J_ij = max(0, 1 - s_ij / (2 - s_ij))."""
+    overlap = np.stack([np.minimum(encoding, row).sum(axis=1) for row in encoding])
+    return np.maximum(0, 1 - overlap / (2 - overlap)).astype(np.float32)
+
+
+def modality_jaccard(
+    features: ArrayLike,
+    modality: ArrayLike | None = None,
+    *,
+    k1: int = DEFAULT_K1,
+    k2: int = DEFAULT_K2,
+    preset: str | Preset | None = None,
+) -> NDArray[np.float32]:
+    """All six steps: the (N, N) distance of :func:`mabm.modality_jaccard`, slowly."""
+    chosen = resolve_preset(preset, has_modality=modality is not None)
+    count = len(np.asarray(features))
+    if count == 0:
+        return np.zeros((0, 0), dtype=np.float32)
+    groups = np.zeros(count, np.int64) if modality is None else np.asarray(modality, np.int64)
+    lists = rank(features, groups, chosen, k1)
+    encoding = encode(features, k_reciprocal_sets(features, lists, chosen, k1))
+    return jaccard(expand_queries(features, encoding, lists, groups, chosen, k2))
+
+
+def rerank(
+    query: ArrayLike,
+    gallery: ArrayLike,
+    query_modality: ArrayLike | None = None,
+    gallery_modality: ArrayLike | None = None,
+    *,
+    k1: int = DEFAULT_K1,
+    k2: int = DEFAULT_K2,
+    lambda_value: float = 0.3,
+    preset: str | Preset | None = None,
+) -> NDArray[np.float32]:
+    """The (Q, G) distance of :func:`mabm.rerank`: (1 - lambda) * J + lambda * d."""
+    features = np.concatenate([np.asarray(query), np.asarray(gallery)])
+    modality = None
+    if query_modality is not None and gallery_modality is not None:
+        modality = np.concatenate([np.asarray(query_modality), np.asarray(gallery_modality)])
+    split = len(np.asarray(query))
+    distance = modality_jaccard(features, modality, k1=k1, k2=k2, preset=preset)
+    squared = -similarity(features, "euclidean")[:split]
+    furthest = squared.max(axis=1, keepdims=True, initial=0.0)
+    original = np.divide(squared, furthest, out=np.zeros_like(squared), where=furthest > 0)
+    mixed = (1 - lambda_value) * distance[:split] + lambda_value * original
+    return mixed[:, split:].astype(np.float32)
+
+
+def dbscan(distance: ArrayLike, *, eps: float, min_samples: int) -> Integers:
+    """DBSCAN on a dense distance: ``i`` is core if ``min_samples`` samples, itself among them, lie
+    within ``eps``; clusters are numbered by first core sample; a border sample takes the smallest
+    cluster among its core neighbours; noise is -1.
+    """  # noqa: D205
+    near = np.asarray(distance, dtype=np.float32) <= np.float32(eps)
+    core = near.sum(axis=1) >= min_samples
+    labels = np.full(len(near), -1, dtype=np.int64)
+    clusters = 0
+    for first in np.flatnonzero(core):
+        if labels[first] >= 0:
+            continue
+        frontier = [int(first)]
+        labels[first] = clusters
+        while frontier:
+            for j in np.flatnonzero(near[frontier.pop()] & core & (labels < 0)):
+                labels[j] = clusters
+                frontier.append(int(j))
+        clusters += 1
+    for i in np.flatnonzero(~core):
+        reachable = labels[near[i] & core]
+        labels[i] = reachable.min(initial=clusters)
+    labels[labels == clusters] = -1
+    return labels

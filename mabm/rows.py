@@ -1,0 +1,156 @@
+"""Rows of unequal length in compressed form: neighbour sets, encodings, graphs.
+
+All three are CSR over N samples: the entries of row ``i`` are ``indptr[i]:indptr[i + 1]`` of
+``indices``, ascending. ``indptr`` is int64, ``indices`` int32 (as SciPy keeps them; N < 2**31).
+They hold tensors or NumPy arrays, as the features they came from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from mabm._arrays import Array, like, to_tensor
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+_UNIT = 2.0**-30  # of an encoding's weights; csrc/common/fixed_point.h
+
+
+@dataclass(frozen=True, eq=False)
+class NeighborSets:
+    """A set of samples for each sample.
+
+    Attributes:
+        indptr: (N + 1,) int64.
+        indices: (entries,) int32, ascending within a row.
+    """
+
+    indptr: Array
+    indices: Array
+
+    def __post_init__(self) -> None:
+        """Refuses parts that are no CSR rows over N samples."""
+        indptr, indices = to_tensor(self.indptr, "indptr"), to_tensor(self.indices, "indices")
+        if indptr.dtype != torch.int64 or indptr.dim() != 1 or not len(indptr):
+            raise ValueError(
+                f"indptr must be (N + 1,) int64, got {tuple(indptr.shape)} {indptr.dtype}"
+            )
+        if indices.dtype != torch.int32 or indices.dim() != 1:
+            raise ValueError(
+                f"indices must be (entries,) int32, got {tuple(indices.shape)} {indices.dtype}"
+            )
+        if indptr[0] != 0 or indptr[-1] != len(indices) or bool((indptr.diff() < 0).any()):
+            raise ValueError(
+                f"indptr must ascend from 0 to {len(indices)}, the number of indices, got "
+                f"{int(indptr[0])} to {int(indptr[-1])}"
+            )
+        if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < len(self):
+            raise ValueError(
+                f"indices must be in [0, {len(self)}), got "
+                f"{int(indices.min())} to {int(indices.max())}"
+            )
+        if len(indices) > 1:
+            ascends = indices.diff() > 0
+            ascends[indptr[1:-1][(indptr[1:-1] > 0) & (indptr[1:-1] < len(indices))] - 1] = True
+            if not bool(ascends.all()):
+                raise ValueError("indices must ascend within each row, without repeats")
+
+    def __len__(self) -> int:
+        return len(self.indptr) - 1
+
+    def row(self, sample: int) -> Array:
+        """Members of one sample's set, ascending."""
+        return self.indices[int(self.indptr[sample]) : int(self.indptr[sample + 1])]
+
+    def _values(self) -> Tensor:
+        return torch.ones(len(self.indices), dtype=torch.float32)
+
+    def _tensors(self) -> tuple[Tensor, Tensor]:
+        return to_tensor(self.indptr, "indptr"), to_tensor(self.indices, "indices")
+
+    def to_scipy(self) -> csr_array:
+        """The rows as a SciPy CSR array (N, N) of float32; every entry is stored, zeros too."""
+        from scipy.sparse import csr_array  # noqa: PLC0415 (SciPy loads slowly)
+
+        indptr, indices = (part.cpu().numpy() for part in self._tensors())
+        shape = (len(self), len(self))
+        return csr_array((self._values().cpu().numpy(), indices, indptr), shape=shape)
+
+    def to_torch(self) -> Tensor:
+        """The rows as a sparse CSR tensor (N, N) of float32; every entry is stored, zeros too."""
+        indptr, indices = self._tensors()
+        shape = (len(self), len(self))
+        return torch.sparse_csr_tensor(indptr, indices.to(torch.int64), self._values(), shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Encoding(NeighborSets):
+    """A distribution over samples for each sample: the sparse rows V of the method.
+
+    Attributes:
+        weights: (entries,) int32 in units of 2**-30; every row sums to 2**30 exactly. Integer
+            overlaps do not depend on the order of summation, so distances are the same bits for
+            any number of threads.
+    """
+
+    weights: Array
+
+    def __post_init__(self) -> None:
+        """Refuses weights that are not one int32 an index."""
+        super().__post_init__()
+        weights = to_tensor(self.weights, "weights")
+        if weights.dtype != torch.int32 or len(weights) != len(self.indices):
+            raise ValueError(
+                f"weights must be ({len(self.indices)},) int32, got "
+                f"{tuple(weights.shape)} {weights.dtype}"
+            )
+
+    @property
+    def values(self) -> Array:
+        """(entries,) float32: the weights as fractions of one."""
+        return like(self._values(), self.indices)
+
+    def _values(self) -> Tensor:
+        return (to_tensor(self.weights, "weights").to(torch.float64) * _UNIT).to(torch.float32)
+
+    @classmethod
+    def from_values(cls, indptr: Array, indices: Array, values: Array) -> Encoding:
+        """Encodes rows of your own: non-negative values, each row scaled to sum to one.
+
+        Args:
+            indptr: (N + 1,) int64.
+            indices: (entries,) int32, ascending within a row.
+            values: (entries,) floating point, finite and not negative; a row needs one above 0.
+
+        Raises:
+            ValueError: A value is negative or not finite, or a row sums to zero.
+        """
+        sets = NeighborSets(indptr, indices)
+        fractions = to_tensor(values, "values").to(torch.float64)
+        if len(fractions) != len(sets.indices):
+            raise ValueError(f"values must be ({len(sets.indices)},), got {tuple(fractions.shape)}")
+        if not bool((torch.isfinite(fractions) & (fractions >= 0)).all()):
+            raise ValueError("values must be finite and not negative")
+        starts = sets._tensors()[0]
+        row_of = torch.repeat_interleave(torch.arange(len(sets)), starts.diff())
+        greatest = torch.zeros(len(sets), dtype=torch.float64)
+        greatest.scatter_reduce_(0, row_of, fractions, "amax")
+        if not bool((greatest > 0).all()):
+            empty = int(torch.nonzero(greatest <= 0)[0])
+            raise ValueError(f"values of each row must sum to more than 0, got 0 in row {empty}")
+        # Shares of a running total, so that rounding never breaks a row's sum.
+        fine = (fractions / greatest[row_of] * 2.0**32).round().to(torch.int64)
+        running = torch.cat([fine.new_zeros(1), fine.cumsum(0)])
+        before = running[starts[:-1]][row_of]
+        total = running[starts[1:]][row_of] - before
+
+        def share(reached: Tensor) -> Tensor:
+            return ((reached - before).to(torch.float64) / total / _UNIT).round().to(torch.int64)
+
+        weights = (share(running[1:]) - share(running[:-1])).to(torch.int32)
+        return cls(indptr, indices, like(weights, indices))
