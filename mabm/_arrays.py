@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, overload
 
 import numpy as np
 import torch
@@ -39,14 +39,22 @@ def to_tensor(value: object, name: str) -> Tensor:
     return torch.from_numpy(value)
 
 
-def like(result: Tensor, model: ArrayT) -> ArrayT:
+@overload
+def like(result: Tensor, model: Tensor) -> Tensor: ...
+
+
+@overload
+def like(result: Tensor, model: NDArray[Any]) -> NDArray[Any]: ...
+
+
+def like(result: Tensor, model: Array) -> Array:
     """Returns ``result`` as the kind of array that ``model`` is."""
     return result.numpy() if isinstance(model, np.ndarray) else result
 
 
 def row_norms(features: Tensor) -> Tensor:
     """Euclidean norms (N,) in float64 of (N, D) float32 rows; not finite where a row is not."""
-    blocks = features.split(_ROWS_AT_ONCE)
+    blocks = torch.split(features, _ROWS_AT_ONCE)
     return torch.cat([torch.linalg.vector_norm(b, dim=1, dtype=torch.float64) for b in blocks])
 
 
@@ -114,5 +122,7 @@ def check_real(name: str, value: object, low: float, high: float, *, below: bool
         raise TypeError(f"{name} must be a number, got {type(value).__name__}: {value!r}")
     number = float(value)
     if math.isnan(number) or number < low or number > high or (below and number == high):
-        raise ValueError(f"{name} must be in [{low:g}, {high:g}{')' if below else ']'}, got {value}")
+        raise ValueError(
+            f"{name} must be in [{low:g}, {high:g}{')' if below else ']'}, got {value}"
+        )
     return number

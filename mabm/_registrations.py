@@ -6,6 +6,7 @@ data (the entries of ragged rows) are unbacked symbols under ``torch.compile``.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import torch
@@ -116,7 +117,7 @@ def _dbscan(
     return indptr.new_empty((indptr.shape[0] - 1,), dtype=torch.int64)
 
 
-_FAKES = {
+_FAKES: dict[str, Callable[..., Any]] = {
     "collect_candidates_": _collect_candidates_,
     "rank_candidates": _rank_candidates,
     "rank_exactly": _rank_exactly,

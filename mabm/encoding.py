@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mabm._arrays import Array, check_features, like, to_tensor
+from mabm._arrays import Array, check_features, to_tensor
 from mabm.presets import DEFAULT_K2, check_k2
 from mabm.ranking import Ranking
 from mabm.rows import Encoding, NeighborSets
@@ -20,7 +20,7 @@ def encode_neighbors(features: Array, neighbors: NeighborSets) -> Encoding:
         neighbors: E(i) of N samples, from :func:`mabm.k_reciprocal_neighbors` or your own.
 
     Returns:
-        The rows V, each summing to one exactly; one-hot at ``i`` where ``E(i)`` is empty. Products
+        The rows V, each summing to one; one-hot at ``i`` where ``E(i)`` is empty. Products
         and exponentials are float64 in a fixed order. Without gradient.
 
     Raises:
@@ -35,13 +35,12 @@ def encode_neighbors(features: Array, neighbors: NeighborSets) -> Encoding:
         raise ValueError(
             f"features must have {len(neighbors)} rows, one a neighbour set, got {len(x)}"
         )
-    return _like(encode(x, neighbors), features)
+    return Encoding.of_op(features, *encode(x, neighbors).tensors())
 
 
 def encode(x: Tensor, neighbors: NeighborSets) -> Encoding:
     """:func:`encode_neighbors` on checked arguments, in tensors."""
-    indptr, indices = to_tensor(neighbors.indptr, "indptr"), to_tensor(neighbors.indices, "indices")
-    return Encoding(*torch.ops.mabm.encode_neighbors(x, indptr, indices))
+    return Encoding.of_op(x, *torch.ops.mabm.encode_neighbors(x, *neighbors.tensors()))
 
 
 def expand_queries(encoding: Encoding, ranking: Ranking, *, k2: int = DEFAULT_K2) -> Encoding:
@@ -58,7 +57,7 @@ def expand_queries(encoding: Encoding, ranking: Ranking, *, k2: int = DEFAULT_K2
             than ``k2`` gives all it has.
 
     Returns:
-        The rows V', each summing to one exactly.
+        The rows V', each summing to one. A row without a neighbour stays as it is.
 
     Raises:
         TypeError: ``k2`` is no integer.
@@ -76,11 +75,11 @@ def expand_queries(encoding: Encoding, ranking: Ranking, *, k2: int = DEFAULT_K2
     if k2 == 1 and ranking.preset.query_expansion != "pooled":
         return encoding
     rows, weights = _averaged_rows(ranking, k2)
-    parts = (encoding.indptr, encoding.indices, encoding.weights)
-    averaged = torch.ops.mabm.average_encodings(
-        *(to_tensor(part, "encoding") for part in parts), rows.contiguous(), weights
-    )
-    return _like(Encoding(*averaged), encoding.indices)
+    alone = (rows < 0).all(dim=1)  # without a neighbour a row stays as it is
+    rows[alone, :1] = torch.nonzero(alone).to(rows)
+    weights[alone, :1] = 1.0
+    averaged = torch.ops.mabm.average_encodings(*encoding.tensors(), rows, weights)
+    return Encoding.of_op(encoding.indices, *averaged)
 
 
 def _averaged_rows(ranking: Ranking, k2: int) -> tuple[Tensor, Tensor]:
@@ -88,14 +87,14 @@ def _averaged_rows(ranking: Ranking, k2: int) -> tuple[Tensor, Tensor]:
     preset = ranking.preset
     if preset.query_expansion == "list_means":
         parts = [to_tensor(part, "ranks") for part in ranking.lists(k2)]
-        means = [_mean_weights(part) for part in parts]
         filled = torch.stack([(part >= 0).any(dim=1) for part in parts]).sum(dim=0)
-        return torch.cat(parts, dim=1), torch.cat(means, dim=1) / filled.clamp(min=1)[:, None]
+        weights = torch.cat([_mean_weights(part) for part in parts], dim=1)
+        return torch.cat(parts, dim=1), weights / filled.clamp(min=1)[:, None]
     if preset.query_expansion == "pooled":
         intra, inter = (to_tensor(part, "ranks") for part in ranking.lists())
         rows = torch.cat([intra[:, : preset.k2_intra], inter[:, : preset.k2_inter]], dim=1)
         return rows, _mean_weights(rows)
-    rows = to_tensor(ranking.merged(), "ranks")[:, :k2]
+    rows = to_tensor(ranking.merged(), "ranks")[:, :k2].clone()
     if preset.query_expansion == "merged" or ranking.groups is None:
         return rows, _mean_weights(rows)
     present = (rows >= 0).to(torch.float64)
@@ -110,8 +109,3 @@ def _averaged_rows(ranking: Ranking, k2: int) -> tuple[Tensor, Tensor]:
 def _mean_weights(rows: Tensor) -> Tensor:
     present = (rows >= 0).to(torch.float64)
     return present / present.sum(dim=1, keepdim=True).clamp(min=1)
-
-
-def _like(encoding: Encoding, model: Array) -> Encoding:
-    parts = (encoding.indptr, encoding.indices, encoding.weights)
-    return Encoding(*(like(to_tensor(part, "encoding"), model) for part in parts))

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClusterMixin
+from torch import Tensor
 
 from mabm._arrays import Array, to_tensor
 from mabm.clustering import pseudo_labels
@@ -61,8 +62,9 @@ class ModalityDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # skle
             TypeError: As :func:`mabm.pseudo_labels`.
             ValueError: As :func:`mabm.pseudo_labels`.
         """
+        features = to_tensor(X if isinstance(X, Tensor) else np.asarray(X), "X")
         found = pseudo_labels(
-            X,
+            features,
             modality,
             eps=self.eps,
             min_samples=self.min_samples,
@@ -70,8 +72,8 @@ class ModalityDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # skle
             k2=self.k2,
             preset=self.preset,
         )
-        self.labels_: NDArray[np.int64] = to_tensor(found.labels, "labels").cpu().numpy()
-        self.n_features_in_ = X.shape[1]
+        self.labels_: NDArray[np.int64] = found.labels.cpu().numpy()
+        self.n_features_in_ = features.shape[1]
         return self
 
     def fit_predict(self, X: Array, y: object = None, **metadata: Any) -> NDArray[np.int64]:  # noqa: N803

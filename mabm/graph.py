@@ -110,15 +110,17 @@ class NeighborGraph(NeighborSets):
         return checked
 
     def _labels(self, eps: object, min_samples: object) -> Tensor:
-        indptr, indices = self._tensors()
-        return torch.ops.mabm.dbscan(
-            indptr, indices, self._values(), self._check_eps(eps), check_min_samples(min_samples)
-        )
+        eps, min_samples = self._check_eps(eps), check_min_samples(min_samples)
+        labels: Tensor = torch.ops.mabm.dbscan(*self.tensors(), eps, min_samples)
+        return labels
 
 
 def check_max_distance(name: str, value: object) -> float:
     """Returns a distance in [0, 1); at 1 every pair is within it and the graph is the matrix."""
-    return check_real(name, value, 0.0, 1.0, below=True)
+    distance = check_real(name, value, 0.0, 1.0, below=True)
+    if np.float32(distance) == 1:  # distances are compared in float32
+        raise ValueError(f"{name} must be in [0, 1) in float32, got {value}")
+    return distance
 
 
 def check_min_samples(value: object) -> int:

@@ -129,8 +129,7 @@ def encode_samples(
     k2 = check_k2(chosen, k2, check_k1(chosen, k1, 1))
     ranking = rank(x, groups, chosen, k1)
     encoding = expand_queries(encode(x, k_reciprocal_neighbors(ranking)), ranking, k2=k2)
-    parts = (encoding.indptr, encoding.indices, encoding.weights)
-    return Encoding(*(like(to_tensor(part, "encoding"), features) for part in parts))
+    return Encoding.of_op(features, *encoding.tensors())
 
 
 def jaccard_distance(
@@ -154,7 +153,7 @@ def jaccard_distance(
     Source:
         Wang et al., AAAI 2026 (BMIL), section 3.2, after Zhong et al., CVPR 2017, equation 10.
     """
-    parts = _tensors(encoding)
+    parts = encoding.tensors()
     distance = torch.ops.mabm.jaccard_distance(
         *_slice_rows(parts, rows, "rows"), *_slice_rows(parts, columns, "columns"), len(encoding)
     )
@@ -176,21 +175,11 @@ def prune_distances(encoding: Encoding, *, max_distance: float = 0.6) -> Neighbo
         ValueError: ``max_distance`` lies outside [0, 1).
     """
     bound = check_max_distance("max_distance", max_distance)
-    parts = torch.ops.mabm.jaccard_graph(*_tensors(encoding), bound)
-    return NeighborGraph(*(like(part, encoding.indices) for part in parts), bound)
+    parts = torch.ops.mabm.jaccard_graph(*encoding.tensors(), bound)
+    return NeighborGraph.of_op(encoding.indices, *parts, bound)
 
 
-def _tensors(encoding: Encoding) -> tuple[Tensor, Tensor, Tensor]:
-    return (
-        to_tensor(encoding.indptr, "indptr"),
-        to_tensor(encoding.indices, "indices"),
-        to_tensor(encoding.weights, "weights"),
-    )
-
-
-def _slice_rows(
-    parts: tuple[Tensor, Tensor, Tensor], chosen: slice | None, name: str
-) -> tuple[Tensor, Tensor, Tensor]:
+def _slice_rows(parts: tuple[Tensor, ...], chosen: slice | None, name: str) -> tuple[Tensor, ...]:
     if chosen is None:
         return parts
     indptr, indices, weights = parts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mabm._arrays import like, to_tensor
+from mabm._arrays import to_tensor
 from mabm.ranking import Ranking
 from mabm.rows import NeighborSets
 
@@ -42,7 +42,7 @@ def k_reciprocal_neighbors(ranking: Ranking) -> NeighborSets:
     half = _half_list(ranking)
     half_mask = None if half is None else torch.ops.mabm.reciprocal_mask(half)
     indptr, indices = torch.ops.mabm.expand_neighbors(ranks, mask, half, half_mask)
-    return NeighborSets(like(indptr, ranking.ranks), like(indices, ranking.ranks))
+    return NeighborSets.of_op(ranking.ranks, indptr, indices)
 
 
 def _half_list(ranking: Ranking) -> Tensor | None:

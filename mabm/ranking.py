@@ -12,6 +12,7 @@ import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -186,7 +187,10 @@ def _list_layout(count: int, groups: Tensor | None, preset: Preset, k1: int) -> 
     numbers = torch.arange(len(sizes), dtype=torch.int32)
     if preset.lists == "intra_inter":
         list_of_group = (numbers[:, None] != numbers).to(torch.int32)
-        widths = [min(preset.k1_intra + 1, max(sizes)), min(preset.k1_inter + 1, count - min(sizes))]
+        widths = [
+            min(preset.k1_intra + 1, max(sizes)),
+            min(preset.k1_inter + 1, count - min(sizes)),
+        ]
     else:
         list_of_group = numbers.expand(len(sizes), -1).contiguous()
         widths = [min(k1 // len(sizes), size) for size in sizes]
@@ -257,5 +261,6 @@ def _error_bounds(norms: Tensor, dim: int, euclidean: bool) -> Tensor:
 
 def _reduced_precision() -> bool:
     """Whether PyTorch may round the operands of a float32 product on the CPU."""
-    chosen = torch.backends.mkldnn.matmul.fp32_precision
+    mkldnn: Any = torch.backends.mkldnn  # PyTorch does not annotate it
+    chosen = mkldnn.matmul.fp32_precision
     return chosen not in ("none", "ieee") or "DNNL_DEFAULT_FPMATH_MODE" in os.environ

@@ -64,10 +64,8 @@ def rank(features: ArrayLike, modality: Integers, preset: Preset, k1: int) -> Li
 def merge(features: ArrayLike, lists: Lists, metric: str) -> list[Integers]:
     """All lists of each sample as one, nearest first: the paper's N(i)."""
     scores = similarity(features, metric)
-    return [nearest(scores[i], np.concatenate(own), MANY) for i, own in enumerate(lists)]
-
-
-MANY = 1 << 30
+    together = [np.concatenate(own) for own in lists]
+    return [nearest(scores[i], row, len(row)) for i, row in enumerate(together)]
 
 
 def reciprocal(lists: list[Integers]) -> Sets:
@@ -144,7 +142,8 @@ def expand_queries(
 def jaccard(encoding: Floats) -> NDArray[np.float32]:
     """Step 6, distance: s_ij = sum_l min(V_il, V_jl), J_ij = max(0, 1 - s_ij / (2 - s_ij))."""
     overlap = np.stack([np.minimum(encoding, row).sum(axis=1) for row in encoding])
-    return np.maximum(0, 1 - overlap / (2 - overlap)).astype(np.float32)
+    distance: Floats = np.maximum(0, 1 - overlap / (2 - overlap))
+    return distance.astype(np.float32)
 
 
 def modality_jaccard(
@@ -188,7 +187,8 @@ def rerank(
     furthest = squared.max(axis=1, keepdims=True, initial=0.0)
     original = np.divide(squared, furthest, out=np.zeros_like(squared), where=furthest > 0)
     mixed = (1 - lambda_value) * distance[:split] + lambda_value * original
-    return mixed[:, split:].astype(np.float32)
+    part: Floats = mixed[:, split:]
+    return part.astype(np.float32)
 
 
 def dbscan(distance: ArrayLike, *, eps: float, min_samples: int) -> Integers:

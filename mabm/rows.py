@@ -7,7 +7,7 @@ They hold tensors or NumPy arrays, as the features they came from.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,8 +17,9 @@ from mabm._arrays import Array, like, to_tensor
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
+    from typing_extensions import Self
 
-_UNIT = 2.0**-30  # of an encoding's weights; csrc/common/fixed_point.h
+_ONE = 2**30  # an encoding's weights are in units of its inverse; csrc/common/fixed_point.h
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +61,20 @@ class NeighborSets:
             if not bool(ascends.all()):
                 raise ValueError("indices must ascend within each row, without repeats")
 
+    @classmethod
+    def of_op(cls, model: Array, *parts: Tensor | float) -> Self:
+        """Wraps what an op returned as arrays of the kind of ``model``; an op needs no checks."""
+        rows = object.__new__(cls)
+        for field, part in zip(fields(cls), parts, strict=True):
+            value = like(part, model) if isinstance(part, Tensor) else part
+            object.__setattr__(rows, field.name, value)
+        return rows
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The array attributes as tensors, in their order."""
+        parts = ((field.name, getattr(self, field.name)) for field in fields(self))
+        return tuple(to_tensor(part, name) for name, part in parts if not isinstance(part, float))
+
     def __len__(self) -> int:
         return len(self.indptr) - 1
 
@@ -70,20 +85,17 @@ class NeighborSets:
     def _values(self) -> Tensor:
         return torch.ones(len(self.indices), dtype=torch.float32)
 
-    def _tensors(self) -> tuple[Tensor, Tensor]:
-        return to_tensor(self.indptr, "indptr"), to_tensor(self.indices, "indices")
-
     def to_scipy(self) -> csr_array:
         """The rows as a SciPy CSR array (N, N) of float32; every entry is stored, zeros too."""
         from scipy.sparse import csr_array  # noqa: PLC0415 (SciPy loads slowly)
 
-        indptr, indices = (part.cpu().numpy() for part in self._tensors())
+        indptr, indices = (part.cpu().numpy() for part in self.tensors()[:2])
         shape = (len(self), len(self))
         return csr_array((self._values().cpu().numpy(), indices, indptr), shape=shape)
 
     def to_torch(self) -> Tensor:
         """The rows as a sparse CSR tensor (N, N) of float32; every entry is stored, zeros too."""
-        indptr, indices = self._tensors()
+        indptr, indices = self.tensors()[:2]
         shape = (len(self), len(self))
         return torch.sparse_csr_tensor(indptr, indices.to(torch.int64), self._values(), shape)
 
@@ -93,21 +105,31 @@ class Encoding(NeighborSets):
     """A distribution over samples for each sample: the sparse rows V of the method.
 
     Attributes:
-        weights: (entries,) int32 in units of 2**-30; every row sums to 2**30 exactly. Integer
-            overlaps do not depend on the order of summation, so distances are the same bits for
-            any number of threads.
+        weights: (entries,) int32 > 0 in units of 2**-30; every row sums to 2**30 but for the
+            rounding of each weight. Integer overlaps do not depend on the order of summation, so
+            distances are the same bits for any number of threads.
     """
 
     weights: Array
 
     def __post_init__(self) -> None:
-        """Refuses weights that are not one int32 an index."""
+        """Refuses weights that are not one positive int32 an index, or rows not summing to one."""
         super().__post_init__()
-        weights = to_tensor(self.weights, "weights")
-        if weights.dtype != torch.int32 or len(weights) != len(self.indices):
+        indptr, indices, weights = self.tensors()
+        if weights.dtype != torch.int32 or weights.shape != indices.shape:
             raise ValueError(
-                f"weights must be ({len(self.indices)},) int32, got "
+                f"weights must be ({len(indices)},) int32, got "
                 f"{tuple(weights.shape)} {weights.dtype}"
+            )
+        if len(weights) and int(weights.min()) <= 0:
+            raise ValueError(f"weights must be positive, got {int(weights.min())}")
+        sums = torch.cat([weights.new_zeros(1), weights.cumsum(0)])[indptr].diff()
+        strays = (sums - _ONE).abs() > indptr.diff()
+        if bool(strays.any()):
+            wrong = int(torch.nonzero(strays)[0])
+            raise ValueError(
+                f"weights of each row must sum to {_ONE} within one each, got {int(sums[wrong])} "
+                f"in row {wrong}; Encoding.from_values scales rows"
             )
 
     @property
@@ -116,7 +138,7 @@ class Encoding(NeighborSets):
         return like(self._values(), self.indices)
 
     def _values(self) -> Tensor:
-        return (to_tensor(self.weights, "weights").to(torch.float64) * _UNIT).to(torch.float32)
+        return (self.tensors()[2].to(torch.float64) / _ONE).to(torch.float32)
 
     @classmethod
     def from_values(cls, indptr: Array, indices: Array, values: Array) -> Encoding:
@@ -136,21 +158,18 @@ class Encoding(NeighborSets):
             raise ValueError(f"values must be ({len(sets.indices)},), got {tuple(fractions.shape)}")
         if not bool((torch.isfinite(fractions) & (fractions >= 0)).all()):
             raise ValueError("values must be finite and not negative")
-        starts = sets._tensors()[0]
+        starts, columns = sets.tensors()
         row_of = torch.repeat_interleave(torch.arange(len(sets)), starts.diff())
         greatest = torch.zeros(len(sets), dtype=torch.float64)
         greatest.scatter_reduce_(0, row_of, fractions, "amax")
         if not bool((greatest > 0).all()):
             empty = int(torch.nonzero(greatest <= 0)[0])
             raise ValueError(f"values of each row must sum to more than 0, got 0 in row {empty}")
-        # Shares of a running total, so that rounding never breaks a row's sum.
-        fine = (fractions / greatest[row_of] * 2.0**32).round().to(torch.int64)
-        running = torch.cat([fine.new_zeros(1), fine.cumsum(0)])
-        before = running[starts[:-1]][row_of]
-        total = running[starts[1:]][row_of] - before
-
-        def share(reached: Tensor) -> Tensor:
-            return ((reached - before).to(torch.float64) / total / _UNIT).round().to(torch.int64)
-
-        weights = (share(running[1:]) - share(running[:-1])).to(torch.int32)
-        return cls(indptr, indices, like(weights, indices))
+        scaled = fractions / greatest[row_of]  # so that no sum overflows
+        totals = torch.zeros_like(greatest).scatter_add_(0, row_of, scaled)
+        weights = (scaled / totals[row_of] * _ONE).round().to(torch.int32)
+        kept = weights > 0
+        sizes = torch.bincount(row_of[kept], minlength=len(sets))
+        return cls.of_op(
+            indices, torch.cat([starts[:1], sizes.cumsum(0)]), columns[kept], weights[kept]
+        )

@@ -1,10 +1,12 @@
-// Encodings in fixed point: weights are int32 in units of 2^-30 and every row sums to one exactly.
+// Encodings in fixed point: weights are positive int32 in units of 2^-30, so that a row sums to one
+// but for the rounding of each weight.
 //
 // Integer sums do not depend on their order, so the overlap of two rows is the same bits for any
-// number of threads, on any device, over any sharding; J(i, i) is exactly zero and J never leaves
-// [0, 1]. A unit is 9.3e-10, a hundredth of what float32 resolves in a distance near 1.
+// number of threads, on any device, over any sharding and in any order of the samples. A unit is
+// 9.3e-10, a hundredth of what float32 resolves in a distance near 1.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -38,32 +40,29 @@ inline double exp_nonpositive(double x) {
   return sum * scale;
 }
 
-// Share of a row that its entries up to a running total hold, rounded to fixed point. A row whose
-// weights are differences of neighbouring shares sums to kOne exactly, each within one unit.
-inline int64_t share(uint64_t running, uint64_t total) {
-  return std::llrint(static_cast<double>(running) / static_cast<double>(total) *
-                     static_cast<double>(kOne));
+// One of the parts of a row as its weight: parts and their total are integers, exact in any order.
+inline int32_t weight_of(uint64_t part, uint64_t total) {
+  return static_cast<int32_t>(std::llrint(static_cast<double>(part) / static_cast<double>(total) *
+                                          static_cast<double>(kOne)));
 }
 
-// Eq. of method step 6: J = 1 - s / (2 - s), for an overlap s in fixed point.
-inline float distance_of_overlap(int64_t overlap) {
-  const double s = static_cast<double>(overlap);
-  return static_cast<float>(1.0 - s / (static_cast<double>(2 * kOne) - s));
+// J = 1 - sum of minima / sum of maxima, for an overlap (the sum of minima) and the sum of both
+// rows' weights. With rows that sum to one this is method step 6, J = 1 - s / (2 - s); with the
+// sums as they are it is zero for equal rows, and in [0, 1], exactly. 1 if both rows are empty.
+inline float distance_of_overlap(int64_t overlap, int64_t both_sums) {
+  const int64_t maxima = both_sums - overlap;
+  return maxima > 0 ? static_cast<float>(1.0 - static_cast<double>(overlap) /
+                                                   static_cast<double>(maxima))
+                    : 1.0f;
 }
 
-// The least overlap whose distance is at most max_distance, or kOne + 1 if none has.
-inline int64_t least_overlap(float max_distance) {
-  int64_t low = 0;
-  int64_t high = kOne + 1;
-  while (low < high) {
-    const int64_t middle = (low + high) / 2;
-    if (distance_of_overlap(middle) <= max_distance) {
-      high = middle;
-    } else {
-      low = middle + 1;
-    }
-  }
-  return low;
+// An overlap that every pair of rows within max_distance reaches, if their weights sum to at least
+// both_sums together.
+inline int64_t least_overlap(float max_distance, int64_t both_sums) {
+  // Distances are compared as float32, so one just above the bound may round down to it.
+  const double bound = std::nextafter(max_distance, 2.0f);
+  const double fraction = (1.0 - bound) / (2.0 - bound) * (1.0 - 1e-12);
+  return std::max<int64_t>(1, static_cast<int64_t>(fraction * static_cast<double>(both_sums)));
 }
 
 }  // namespace mabm

@@ -42,14 +42,12 @@ std::tuple<Tensor, Tensor, Tensor> encode_neighbors(const Tensor& features, cons
           product = std::nearbyint(exp_nonpositive(2 * (product - greatest)) * kFineUnit);
           total += static_cast<uint64_t>(product);
         }
-        uint64_t running = 0;
-        int64_t reached = 0;
         for (int64_t slot = 0; slot < size; ++slot) {
-          running += static_cast<uint64_t>(products[slot]);
-          const int64_t next = share(running, total);
-          out_indices.push_back(neighbors.indices[begin + slot]);
-          out_weights.push_back(static_cast<int32_t>(next - reached));
-          reached = next;
+          const int32_t weight = weight_of(static_cast<uint64_t>(products[slot]), total);
+          if (weight > 0) {
+            out_indices.push_back(neighbors.indices[begin + slot]);
+            out_weights.push_back(weight);
+          }
         }
       });
   Tensor out_indices = make_tensor<int32_t>({rows.num_entries()});
@@ -73,13 +71,15 @@ std::tuple<Tensor, Tensor, Tensor> average_encodings(const Tensor& indptr, const
   const int64_t* neighbor = read<int64_t>(neighbors);
   const double* neighbor_weight = read<double>(neighbor_weights);
 
-  // sums[l] is zero for every column between rows.
-  const auto make_scratch = [&] { return std::vector<uint64_t>(encoding.count, 0); };
+  struct Scratch {
+    std::vector<uint64_t> sums;  // all zero between rows
+    std::vector<int32_t> touched;
+  };
+  const auto make_scratch = [&] { return Scratch{std::vector<uint64_t>(encoding.count, 0), {}}; };
   auto rows = RaggedRows<int32_t>::build(
       encoding.count, make_scratch,
       [&](int64_t row, std::vector<int32_t>& out_indices, std::vector<int32_t>& out_weights,
-          std::vector<uint64_t>& sums) {
-        const auto start = static_cast<int64_t>(out_indices.size());
+          Scratch& scratch) {
         uint64_t total = 0;
         for (int64_t m = row * width; m < (row + 1) * width; ++m) {
           if (neighbor[m] < 0) {
@@ -88,28 +88,25 @@ std::tuple<Tensor, Tensor, Tensor> average_encodings(const Tensor& indptr, const
           const auto factor =
               static_cast<uint64_t>(std::nearbyint(neighbor_weight[m] * kFineUnit));
           for (int64_t at = encoding.begin(neighbor[m]); at < encoding.end(neighbor[m]); ++at) {
-            const uint64_t part = factor * static_cast<uint64_t>(encoding.weights[at]);
-            if (part == 0) {
-              continue;
-            }
-            uint64_t& sum = sums[encoding.indices[at]];
+            uint64_t& sum = scratch.sums[encoding.indices[at]];
             if (sum == 0) {
-              out_indices.push_back(encoding.indices[at]);
+              scratch.touched.push_back(encoding.indices[at]);
             }
+            const uint64_t part = factor * static_cast<uint64_t>(encoding.weights[at]);
             sum += part;
             total += part;
           }
         }
-        std::sort(out_indices.begin() + start, out_indices.end());
-        uint64_t running = 0;
-        int64_t reached = 0;
-        for (size_t slot = start; slot < out_indices.size(); ++slot) {
-          running += sums[out_indices[slot]];
-          sums[out_indices[slot]] = 0;
-          const int64_t next = share(running, total);
-          out_weights.push_back(static_cast<int32_t>(next - reached));
-          reached = next;
+        std::sort(scratch.touched.begin(), scratch.touched.end());
+        for (const int32_t index : scratch.touched) {
+          const int32_t weight = weight_of(scratch.sums[index], total);
+          scratch.sums[index] = 0;
+          if (weight > 0) {
+            out_indices.push_back(index);
+            out_weights.push_back(weight);
+          }
         }
+        scratch.touched.clear();
       });
   Tensor out_indices = make_tensor<int32_t>({rows.num_entries()});
   Tensor out_weights = make_tensor<int32_t>({rows.num_entries()});

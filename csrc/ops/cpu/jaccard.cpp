@@ -1,5 +1,7 @@
 // The distance between encoded rows, dense or pruned (method step 6).
 
+#include <numeric>
+
 #include "common/fixed_point.h"
 #include "common/row_blocks.h"
 
@@ -11,10 +13,12 @@ struct Entry {
   int32_t weight;
 };
 
-// The encoded rows by column: for each sample l, the rows that hold l, ascending.
+// The encoded rows by column: for each sample l, the rows that hold l, ascending. What is entry
+// `at` in the rows is entries[positions[at]] here.
 struct Inverted {
   std::vector<int64_t> starts;
   std::vector<Entry> entries;
+  std::vector<int64_t> positions;
 
   Inverted(const Rows& rows, int64_t num_columns) : starts(num_columns + 1, 0) {
     const int64_t num_entries = rows.indptr[rows.count];
@@ -25,10 +29,12 @@ struct Inverted {
       starts[column + 1] += starts[column];
     }
     entries.resize(num_entries);
+    positions.resize(num_entries);
     std::vector<int64_t> next(starts.begin(), starts.end() - 1);
     for (int64_t row = 0; row < rows.count; ++row) {
       for (int64_t at = rows.begin(row); at < rows.end(row); ++at) {
-        entries[next[rows.indices[at]]++] = {static_cast<int32_t>(row), rows.weights[at]};
+        positions[at] = next[rows.indices[at]]++;
+        entries[positions[at]] = {static_cast<int32_t>(row), rows.weights[at]};
       }
     }
   }
@@ -36,6 +42,16 @@ struct Inverted {
   const Entry* begin(int64_t column) const { return entries.data() + starts[column]; }
   const Entry* end(int64_t column) const { return entries.data() + starts[column + 1]; }
 };
+
+// Sum of the weights of each row.
+std::vector<int64_t> row_sums(const Rows& rows) {
+  std::vector<int64_t> sums(rows.count);
+  for_each_row(rows.count, [&](int64_t row) {
+    sums[row] = std::accumulate(rows.weights + rows.begin(row), rows.weights + rows.end(row),
+                                int64_t{0});
+  });
+  return sums;
+}
 
 // J between every row of one encoding and every row of another: (R, C), for N samples in all.
 Tensor jaccard_distance(const Tensor& row_indptr, const Tensor& row_indices,
@@ -45,6 +61,8 @@ Tensor jaccard_distance(const Tensor& row_indptr, const Tensor& row_indices,
   const Rows rows = read_rows(row_indptr, row_indices, row_weights);
   const Rows columns = read_rows(column_indptr, column_indices, column_weights);
   const Inverted inverted(columns, num_samples);
+  const std::vector<int64_t> sums = row_sums(rows);
+  const std::vector<int64_t> column_sums = row_sums(columns);
   Tensor distance = make_tensor<float>({rows.count, columns.count});
   float* out = write<float>(distance);
   const auto make_scratch = [&] { return std::vector<int32_t>(columns.count); };
@@ -61,12 +79,118 @@ Tensor jaccard_distance(const Tensor& row_indptr, const Tensor& row_indices,
                          }
                          float* out_row = out + row * columns.count;
                          for (int64_t column = 0; column < columns.count; ++column) {
-                           out_row[column] = distance_of_overlap(overlaps[column]);
+                           out_row[column] = distance_of_overlap(
+                               overlaps[column], sums[row] + column_sums[column]);
                          }
                        }
                      });
   return distance;
 }
+
+// What of a row may be left out of the search for its near rows, as a part of the least overlap.
+// More of it spares more of the long columns and leaves more candidates to finish; the answer is
+// the same for any value in [0, 1).
+constexpr double kLeftOut = 0.75;
+
+// Finds the rows j >= i within max_distance of row i.
+//
+// Samples that are near to everything make columns so long that most of the work would be theirs.
+// So the longest columns of row i, of total weight w, are left out at first: a row whose overlap in
+// the other columns is below the least one that is near, minus w, cannot be near any more, and only
+// for the few that can is the overlap in the left-out columns added.
+class NearRows {
+ public:
+  NearRows(const Rows& rows, const Inverted& inverted, const std::vector<int64_t>& sums,
+           float max_distance)
+      : rows_(rows),
+        inverted_(inverted),
+        sums_(sums),
+        least_sum_(*std::min_element(sums.begin(), sums.end())),
+        max_distance_(max_distance),
+        overlaps_(rows.count, 0),
+        left_out_(rows.count, 0),
+        touched_(rows.count + 1) {}
+
+  // Appends the near rows, ascending, and their distances.
+  void append(int64_t row, std::vector<int32_t>& near, std::vector<float>& distances) {
+    const int64_t least = least_overlap(max_distance_, sums_[row] + least_sum_);
+    const int64_t left_out_weight = search(row, static_cast<int64_t>(least * kLeftOut));
+    const auto start = static_cast<int64_t>(near.size());
+    for (int64_t slot = 0; slot < num_touched_; ++slot) {
+      const int32_t other = touched_[slot];
+      int32_t& overlap = overlaps_[other];
+      if (overlap + left_out_weight >= least) {
+        for (int64_t at = rows_.begin(other); left_out_weight > 0 && at < rows_.end(other); ++at) {
+          overlap += std::min(left_out_[rows_.indices[at]], rows_.weights[at]);
+        }
+        if (distance_of_overlap(overlap, sums_[row] + sums_[other]) <= max_distance_) {
+          near.push_back(other);
+          continue;
+        }
+      }
+      overlap = 0;
+    }
+    std::sort(near.begin() + start, near.end());
+    for (size_t slot = start; slot < near.size(); ++slot) {
+      const int32_t other = near[slot];
+      distances.push_back(distance_of_overlap(overlaps_[other], sums_[row] + sums_[other]));
+      overlaps_[other] = 0;
+    }
+    for (const Column& column : columns_) {
+      left_out_[column.index] = 0;
+    }
+    num_touched_ = 0;
+    columns_.clear();
+  }
+
+ private:
+  struct Column {
+    const Entry* begin;
+    const Entry* end;
+    int32_t index;
+    int32_t weight;
+  };
+
+  // Adds up the overlaps in all columns but the longest, of which as many are left out as weigh no
+  // more than `budget`; returns their weight.
+  int64_t search(int64_t row, int64_t budget) {
+    for (int64_t at = rows_.begin(row); at < rows_.end(row); ++at) {
+      const int32_t index = rows_.indices[at];
+      columns_.push_back({inverted_.entries.data() + inverted_.positions[at],
+                          inverted_.end(index), index, rows_.weights[at]});
+    }
+    std::sort(columns_.begin(), columns_.end(), [](const Column& a, const Column& b) {
+      return a.end - a.begin > b.end - b.begin;
+    });
+    int64_t mass = 0;
+    for (const Column& column : columns_) {
+      if (mass + column.weight <= budget) {
+        mass += column.weight;
+        left_out_[column.index] = column.weight;
+        continue;
+      }
+      for (const Entry* e = column.begin; e != column.end; ++e) {
+        // Half of the rows met are new, in no order that a branch could learn; so every row is
+        // written down, and the next one over it unless it was new.
+        touched_[num_touched_] = e->row;
+        num_touched_ += overlaps_[e->row] == 0;
+        overlaps_[e->row] += std::min(column.weight, e->weight);
+      }
+    }
+    return mass;
+  }
+
+  const Rows& rows_;
+  const Inverted& inverted_;
+  const std::vector<int64_t>& sums_;
+  const int64_t least_sum_;
+  const float max_distance_;
+  std::vector<int32_t> overlaps_;  // all zero between rows, as left_out_
+  std::vector<int32_t> left_out_;
+  std::vector<int32_t> touched_;   // the rows with an overlap, each once
+  int64_t num_touched_ = 0;
+  std::vector<Column> columns_;
+};
 
 // Every pair with J <= max_distance: each row's columns ascending, both triangles, the diagonal and
 // zeros among them. Only j >= i is computed; J is symmetric to the bit.
@@ -74,52 +198,11 @@ std::tuple<Tensor, Tensor, Tensor> jaccard_graph(const Tensor& indptr, const Ten
                                                  const Tensor& weights, double max_distance) {
   const Rows rows = read_rows(indptr, indices, weights);
   const Inverted inverted(rows, rows.count);
-  const auto least = static_cast<int32_t>(
-      std::min(least_overlap(static_cast<float>(max_distance)), kOne));
-
-  struct Scratch {
-    std::vector<int32_t> overlaps;  // all zero between rows
-    std::vector<int32_t> touched;
-  };
-  const auto make_scratch = [&] { return Scratch{std::vector<int32_t>(rows.count, 0), {}}; };
+  const std::vector<int64_t> sums = row_sums(rows);
   auto upper = RaggedRows<float>::build(
-      rows.count, make_scratch,
-      [&](int64_t row, std::vector<int32_t>& out_indices, std::vector<float>& out_distances,
-          Scratch& scratch) {
-        int32_t* overlaps = scratch.overlaps.data();
-        for (int64_t at = rows.begin(row); at < rows.end(row); ++at) {
-          const int64_t column = rows.indices[at];
-          const int32_t weight = rows.weights[at];
-          const Entry* end = inverted.end(column);
-          const Entry* e = std::lower_bound(
-              inverted.begin(column), end, row,
-              [](const Entry& entry, int64_t own) { return entry.row < own; });
-          for (; e != end; ++e) {
-            const int32_t part = std::min(weight, e->weight);
-            if (part > 0) {
-              if (overlaps[e->row] == 0) {
-                scratch.touched.push_back(e->row);
-              }
-              overlaps[e->row] += part;
-            }
-          }
-        }
-        const auto start = static_cast<int64_t>(out_indices.size());
-        for (const int32_t other : scratch.touched) {
-          if (overlaps[other] >= least) {
-            out_indices.push_back(other);
-          } else {
-            overlaps[other] = 0;
-          }
-        }
-        scratch.touched.clear();
-        std::sort(out_indices.begin() + start, out_indices.end());
-        for (size_t slot = start; slot < out_indices.size(); ++slot) {
-          int32_t& overlap = overlaps[out_indices[slot]];
-          out_distances.push_back(distance_of_overlap(overlap));
-          overlap = 0;
-        }
-      });
+      rows.count, [&] { return NearRows(rows, inverted, sums, static_cast<float>(max_distance)); },
+      [](int64_t row, std::vector<int32_t>& near, std::vector<float>& distances,
+         NearRows& search) { search.append(row, near, distances); });
 
   // Mirror: row j takes, before its own upper part, every i < j that holds j, in ascending order.
   std::vector<int64_t> lower(rows.count, 0);
