@@ -30,7 +30,7 @@ from mabm.jaccard import (  # noqa: E402
 from mabm.neighbors import k_reciprocal_neighbors  # noqa: E402
 from mabm.presets import PRESETS, Preset  # noqa: E402
 from mabm.ranking import Ranking, rank_neighbors  # noqa: E402
-from mabm.rerank import rerank  # noqa: E402
+from mabm.reranking import rerank  # noqa: E402
 from mabm.rows import Encoding, NeighborSets  # noqa: E402
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mabm._extension import backends, has_backend
+from mabm._extension import backends
 
 Array: TypeAlias = Tensor | NDArray[Any]
 ArrayT = TypeVar("ArrayT", Tensor, NDArray[Any])
@@ -89,7 +89,7 @@ def check_features(value: object, name: str = "features") -> Tensor:
 
 def check_device(tensor: Tensor, name: str) -> None:
     """Raises ValueError where this build has no ops for the tensor's device."""
-    if not has_backend(tensor.device.type):
+    if tensor.device.type not in backends():
         raise ValueError(
             f"{name} must be on a device that this build of mabm has ops for "
             f"({', '.join(backends())}), got {tensor.device}; use {name}.cpu()"

@@ -22,13 +22,9 @@ def load() -> None:
         ) from error
 
 
-def has_backend(device_type: str) -> bool:
-    """Whether this build holds the ops for a device type such as ``"cpu"`` or ``"cuda"``."""
-    return torch._C._dispatch_has_kernel_for_dispatch_key(
-        "mabm::jaccard_graph", device_type.upper()
-    )
-
-
 def backends() -> tuple[str, ...]:
     """The device types that this build holds the ops for."""
-    return tuple(name for name in ("cpu", "cuda") if has_backend(name))
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+    return tuple(
+        name for name in ("cpu", "cuda") if has_kernel("mabm::jaccard_graph", name.upper())
+    )

@@ -11,7 +11,7 @@ from mabm.encoding import encode, expand_queries
 from mabm.graph import NeighborGraph, check_max_distance
 from mabm.neighbors import k_reciprocal_neighbors
 from mabm.presets import DEFAULT_K1, DEFAULT_K2, Preset, check_k1, check_k2, resolve_preset
-from mabm.ranking import rank
+from mabm.ranking import count_groups, rank
 from mabm.rows import Encoding
 
 
@@ -126,7 +126,8 @@ def encode_samples(
     x = check_features(features)
     groups = None if modality is None else check_modality(modality, len(x), x.device, "modality")
     chosen = resolve_preset(preset, has_modality=groups is not None)
-    k2 = check_k2(chosen, k2, check_k1(chosen, k1, 1))
+    k1 = check_k1(chosen, k1, count_groups(groups))
+    k2 = check_k2(chosen, k2, k1)
     ranking = rank(x, groups, chosen, k1)
     encoding = expand_queries(encode(x, k_reciprocal_neighbors(ranking)), ranking, k2=k2)
     return Encoding.of_op(features, *encoding.tensors())

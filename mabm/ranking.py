@@ -70,6 +70,8 @@ class Ranking:
             raise ValueError(
                 f"ranks must be in [-1, {len(ranks)}), got {int(ranks.min())} to {int(ranks.max())}"
             )
+        if self.groups is not None:
+            check_modality(self.groups, len(ranks), ranks.device, "groups")
 
     def lists(self, count: int | None = None) -> list[Array]:
         """The first ``count`` columns of each list (all of them by default)."""
@@ -127,12 +129,17 @@ def rank_neighbors(
     x = check_features(features)
     groups = None if modality is None else check_modality(modality, len(x), x.device, "modality")
     chosen = resolve_preset(preset, has_modality=groups is not None)
-    ranking = rank(x, groups, chosen, k1)
+    ranking = rank(x, groups, chosen, check_k1(chosen, k1, count_groups(groups)))
     return replace(
         ranking,
         ranks=like(to_tensor(ranking.ranks, "ranks"), features),
         scores=like(to_tensor(ranking.scores, "scores"), features),
     )
+
+
+def count_groups(groups: Tensor | None) -> int:
+    """Number of groups that share ``k1``: 1 without a modality or without a sample."""
+    return 1 if groups is None else max(len(torch.unique(groups)), 1)
 
 
 def rank(x: Tensor, groups: Tensor | None, preset: Preset, k1: int) -> Ranking:
@@ -183,7 +190,6 @@ def _list_layout(count: int, groups: Tensor | None, preset: Preset, k1: int) -> 
         _, inverse, counts = torch.unique(groups, return_inverse=True, return_counts=True)
         numbered = inverse.to(torch.int32)
         sizes = counts.tolist() or [0]
-    k1 = check_k1(preset, k1, len(sizes))
     numbers = torch.arange(len(sizes), dtype=torch.int32)
     if preset.lists == "intra_inter":
         list_of_group = (numbers[:, None] != numbers).to(torch.int32)

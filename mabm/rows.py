@@ -97,7 +97,10 @@ class NeighborSets:
         """The rows as a sparse CSR tensor (N, N) of float32; every entry is stored, zeros too."""
         indptr, indices = self.tensors()[:2]
         shape = (len(self), len(self))
-        return torch.sparse_csr_tensor(indptr, indices.to(torch.int64), self._values(), shape)
+        values = self._values()
+        return torch.sparse_csr_tensor(
+            indptr, indices.to(torch.int64), values, shape, check_invariants=False
+        )
 
 
 @dataclass(frozen=True, eq=False)

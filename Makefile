@@ -1,0 +1,53 @@
+# Two commands on a fresh clone: `make demo` and `make test`. Both prepare .venv first, once.
+#
+#   PYTHON  the interpreter that .venv is made with (>= 3.10, with its headers)
+#   TORCH   the PyTorch to build against and run with; any torch >= 2.10 serves
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV ?= .venv
+BIN := $(VENV)/bin
+SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
+
+.PHONY: demo test lint format wheel bench clean
+
+demo: $(VENV)/installed
+	$(BIN)/python -m mabm demo
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest
+
+# Format, lint and types, changing nothing.
+lint: $(VENV)/linters
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	git ls-files 'csrc/*' | xargs $(BIN)/clang-format --dry-run --Werror
+	$(BIN)/mypy
+
+format: $(VENV)/linters
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	git ls-files 'csrc/*' | xargs $(BIN)/clang-format -i
+
+# Builds the wheel, installs it into an empty environment and runs its main job there.
+wheel: $(VENV)/installed
+	VENV=$(VENV) PYTHON=$(PYTHON) TORCH='$(TORCH)' .ci/wheel
+
+bench: $(VENV)/installed
+	$(BIN)/python benchmarks/pseudo_labels.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info mabm/_C*.so demo_output
+
+$(VENV)/torch:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet '$(TORCH)' numpy 'setuptools>=77' wheel ninja pybind11
+	touch $@
+
+$(VENV)/installed: $(VENV)/torch $(SOURCES)
+	$(BIN)/pip install --quiet --no-build-isolation --editable '.[demo,test]'
+	touch $@
+
+$(VENV)/linters: $(VENV)/installed
+	$(BIN)/pip install --quiet --no-build-isolation --editable '.[lint]'
+	touch $@

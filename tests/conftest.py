@@ -1,0 +1,13 @@
+"""Settings that every test shares."""
+
+from hypothesis import HealthCheck, settings
+
+# Examples are drawn the same way in every run, so that a failure is a failure for everyone.
+settings.register_profile(
+    "mabm",
+    deadline=None,
+    derandomize=True,
+    max_examples=40,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("mabm")

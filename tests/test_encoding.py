@@ -1,0 +1,90 @@
+"""Encoding and query expansion against the reference, row by row."""
+
+import numpy as np
+import pytest
+import torch
+from cases import Case, cases
+from golden_files import GOLDEN
+from hypothesis import given
+
+import mabm
+from mabm import reference
+
+
+@given(cases())
+def test_rows_are_the_reference_rows(case: Case) -> None:
+    ranking = mabm.rank_neighbors(case.features, case.modality, k1=case.k1, preset=case.preset)
+    encoding = mabm.encode_neighbors(case.features, mabm.k_reciprocal_neighbors(ranking))
+    lists = reference.rank(case.features, case.modality, case.preset, case.k1)
+    sets = reference.k_reciprocal_sets(case.features, lists, case.preset, case.k1)
+    expected = reference.encode(case.features, sets)
+    np.testing.assert_allclose(encoding.to_scipy().toarray(), expected, rtol=0, atol=1e-7)
+
+
+@given(cases())
+def test_expanded_rows_are_the_reference_rows(case: Case) -> None:
+    ranking = mabm.rank_neighbors(case.features, case.modality, k1=case.k1, preset=case.preset)
+    encoding = mabm.encode_neighbors(case.features, mabm.k_reciprocal_neighbors(ranking))
+    expanded = mabm.expand_queries(encoding, ranking, k2=case.k2)
+    lists = reference.rank(case.features, case.modality, case.preset, case.k1)
+    expected = reference.expand_queries(
+        case.features,
+        encoding.to_scipy().toarray().astype(float),
+        lists,
+        case.modality,
+        case.preset,
+        case.k2,
+    )
+    np.testing.assert_allclose(expanded.to_scipy().toarray(), expected, rtol=0, atol=1e-7)
+
+
+def test_the_exponential_is_accurate_over_its_whole_range() -> None:
+    # Row 0 has neighbours at every inner product from 1 down to -11.
+    features = np.concatenate([[[1.0]], np.linspace(1, -11, 400)[:, None]]).astype(np.float32)
+    indptr = np.concatenate([[0, 400], np.arange(401, 801)]).astype(np.int64)
+    indices = np.concatenate([np.arange(1, 401), np.arange(1, 401)]).astype(np.int32)
+    encoding = mabm.encode_neighbors(features, mabm.NeighborSets(indptr, indices))
+    weights = np.exp(2 * (features[1:, 0].astype(float) - 1))
+    expected = np.round(weights / weights.sum() * 2**30)
+    found = encoding.weights[: encoding.indptr[1]]
+    assert 300 < len(found) < 400  # it ends where the fixed point does
+    expected[: len(found)] -= found
+    assert np.abs(expected).max() <= 1
+
+
+def test_a_sample_without_reciprocal_neighbours_is_encoded_by_itself() -> None:
+    sets = mabm.NeighborSets(torch.tensor([0, 0, 1]), torch.tensor([0], dtype=torch.int32))
+    encoding = mabm.encode_neighbors(torch.randn(2, 3), sets)
+    assert encoding.to_torch().to_dense().tolist() == [[1, 0], [1, 0]]
+
+
+def test_a_row_without_neighbours_to_average_stays_as_it_is() -> None:
+    encoding = mabm.encode_samples(torch.eye(3), k1=1, k2=1)
+    ranks = torch.tensor([[1], [-1], [0]])
+    scores = torch.zeros(3, 1, dtype=torch.float64)
+    ranking = mabm.Ranking(ranks, scores, (1,), mabm.PRESETS["spcl"], k1=4)
+    expanded = mabm.expand_queries(encoding, ranking, k2=3)
+    assert expanded.to_torch().to_dense().tolist() == [[0, 1, 0], [0, 1, 0], [1, 0, 0]]
+
+
+def test_stages_one_by_one_are_the_whole() -> None:
+    golden = GOLDEN[0]
+    ranking = mabm.rank_neighbors(golden.features, golden.modality)
+    encoding = mabm.encode_neighbors(golden.features, mabm.k_reciprocal_neighbors(ranking))
+    encoding = mabm.expand_queries(encoding, ranking)
+    whole = mabm.encode_samples(golden.features, golden.modality)
+    np.testing.assert_array_equal(encoding.weights, whole.weights)
+    np.testing.assert_array_equal(
+        mabm.jaccard_distance(encoding), mabm.modality_jaccard(golden.features, golden.modality)
+    )
+
+
+def test_rows_that_do_not_belong_together_are_refused() -> None:
+    features = torch.randn(5, 3)
+    ranking = mabm.rank_neighbors(features)
+    sets = mabm.k_reciprocal_neighbors(ranking)
+    with pytest.raises(ValueError, match="features must have 5 rows, one a neighbour set, got 4"):
+        mabm.encode_neighbors(features[:4], sets)
+    encoding = mabm.encode_neighbors(features, sets)
+    with pytest.raises(ValueError, match="encoding must have 4 rows, one a ranked sample, got 5"):
+        mabm.expand_queries(encoding, mabm.rank_neighbors(features[:4]))

@@ -1,0 +1,101 @@
+"""DBSCAN on the graph, label for label scikit-learn's on the dense matrix."""
+
+import numpy as np
+import pytest
+import torch
+from cases import Case, cases
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.cluster import DBSCAN
+
+import mabm
+from mabm import reference
+
+EPS = (0.0, 0.2, 0.3, 0.6, 0.9)
+
+
+@given(cases(), st.sampled_from(EPS), st.integers(1, 8))
+def test_labels_are_those_of_scikit_learn(case: Case, eps: float, min_samples: int) -> None:
+    dense = mabm.modality_jaccard(case.features, case.modality, **case.options)
+    graph = mabm.jaccard_graph(case.features, case.modality, max_distance=0.9, **case.options)
+    labels = graph.dbscan(eps, min_samples)
+    assert labels.dtype == np.int64
+    np.testing.assert_array_equal(
+        labels, reference.dbscan(dense, eps=eps, min_samples=min_samples)
+    )
+    if eps > 0:  # scikit-learn asks for more than 0
+        sklearn = DBSCAN(eps=eps, min_samples=min_samples, metric="precomputed")
+        np.testing.assert_array_equal(labels, sklearn.fit_predict(dense))
+        np.testing.assert_array_equal(labels, sklearn.fit_predict(graph.to_scipy()))
+
+
+@given(cases(), st.sampled_from(EPS))
+def test_labels_are_those_of_a_graph_pruned_at_eps(case: Case, eps: float) -> None:
+    wide = mabm.jaccard_graph(case.features, case.modality, max_distance=0.9, **case.options)
+    narrow = mabm.jaccard_graph(case.features, case.modality, max_distance=eps, **case.options)
+    np.testing.assert_array_equal(wide.dbscan(eps), narrow.dbscan(eps))
+
+
+def test_a_border_sample_takes_the_smallest_cluster() -> None:
+    # On a line: two clusters of four, a sample between them that is near to one core of each but
+    # no core itself, and one near to nobody.
+    position = np.array([0.50, 0.14, 0.13, 0.12, 0.11, 0.86, 0.87, 0.88, 0.89, 5.0])
+    distance = np.abs(position[:, None] - position).astype(np.float32)
+    near = distance <= 0.365
+    indptr = np.concatenate([[0], near.sum(axis=1).cumsum()])
+    indices = np.nonzero(near)[1].astype(np.int32)
+    graph = mabm.NeighborGraph(indptr, indices, distance[near], 0.5)
+    assert graph.dbscan(0.365, min_samples=4).tolist() == [0, 0, 0, 0, 0, 1, 1, 1, 1, -1]
+
+
+def test_sweep_counts_what_dbscan_labels() -> None:
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(12, 8)).repeat(10, axis=0) + 0.4 * rng.normal(size=(120, 8))
+    graph = mabm.jaccard_graph(features.astype(np.float32), max_distance=0.8, k1=12, k2=3)
+    entries = graph.sweep([0.7, 0.1, 0.4], min_samples=3)
+    assert [entry.eps for entry in entries] == [0.7, 0.1, 0.4]
+    assert len({entry.num_clusters for entry in entries}) > 1
+    for entry in entries:
+        labels = graph.dbscan(entry.eps, 3)
+        sizes = np.bincount(labels[labels >= 0])
+        assert entry.num_clusters == len(sizes)
+        assert entry.num_noise == (labels < 0).sum()
+        assert entry.largest_cluster == sizes.max(initial=0)
+
+
+def test_sweep_refuses_before_it_clusters() -> None:
+    graph = mabm.jaccard_graph(torch.eye(4), max_distance=0.5)
+    with pytest.raises(ValueError, match=r"eps must be in \[0, max_distance = 0.5\].*got 0.6"):
+        graph.sweep([0.3, 0.6])
+    assert graph.sweep([]) == []
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        ({"eps": 0.51}, ValueError, r"eps must be in \[0, max_distance = 0.5\] of the graph, got 0.51"),
+        ({"eps": -0.1}, ValueError, r"eps must be in \[0, 1\], got -0.1"),
+        ({"eps": float("nan")}, ValueError, "eps must be in .* got nan"),
+        ({"eps": "0.3"}, TypeError, "eps must be a number, got str"),
+        ({"eps": 0.3, "min_samples": 0}, ValueError, "min_samples must be at least 1, got 0"),
+        ({"eps": 0.3, "min_samples": 2.0}, TypeError, "min_samples must be an integer, got float"),
+    ],
+)
+def test_bad_arguments(call: dict[str, object], error: type[Exception], message: str) -> None:
+    graph = mabm.jaccard_graph(torch.eye(4), max_distance=0.5)
+    with pytest.raises(error, match=message):
+        graph.dbscan(**call)
+
+
+def test_a_graph_tells_its_size() -> None:
+    assert repr(mabm.jaccard_graph(torch.eye(4), k1=1, k2=1)) == (
+        "NeighborGraph(4 samples, 4 pairs within 0.6)"
+    )
+
+
+def test_a_graph_of_your_own_is_checked() -> None:
+    indptr, indices = np.array([0, 1]), np.array([0], dtype=np.int32)
+    with pytest.raises(ValueError, match=r"distances must be \(1,\) float32, got \(1,\)"):
+        mabm.NeighborGraph(indptr, indices, np.zeros(1), 0.5)
+    with pytest.raises(ValueError, match=r"max_distance must be in \[0, 1\), got 1"):
+        mabm.NeighborGraph(indptr, indices, np.zeros(1, dtype=np.float32), 1.0)

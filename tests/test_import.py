@@ -1,0 +1,62 @@
+"""What importing the package does and does not do, each in a fresh interpreter."""
+
+import subprocess
+import sys
+
+import pytest
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+
+
+def test_import_loads_neither_scikit_learn_nor_what_lies_downstream() -> None:
+    result = run(
+        "import sys, mabm\n"
+        "late = ('sklearn', 'scipy', 'matplotlib', 'PIL', 'mabm.data', 'mabm.models',\n"
+        "        'mabm.demo', 'mabm.estimator', 'mabm.reference')\n"
+        "print([name for name in late if name in sys.modules])"
+    )
+    assert result.stdout.strip() == "[]", result.stderr
+
+
+def test_import_and_use_touch_nothing_global() -> None:
+    result = run(
+        "import random, warnings, numpy as np, torch\n"
+        "def state():\n"
+        "    return (random.getstate(), torch.get_num_threads(), torch.get_default_dtype(),\n"
+        "            torch.random.get_rng_state().tolist(), str(np.random.get_state()),\n"
+        "            torch.is_grad_enabled(), len(warnings.filters))\n"
+        "before = state()\n"
+        "import mabm\n"
+        "mabm.pseudo_labels(torch.ones(20, 3), torch.arange(20) % 2)\n"
+        "print(state() == before)"
+    )
+    assert result.stdout.strip() == "True", result.stderr
+    assert result.stderr == ""
+
+
+def test_every_public_name_is_there_and_has_a_docstring() -> None:
+    import mabm
+
+    for name in mabm.__all__:
+        assert getattr(mabm, name).__doc__ if name != "PRESETS" else mabm.PRESETS
+    with pytest.raises(AttributeError, match="module 'mabm' has no attribute 'nothing'"):
+        mabm.nothing  # noqa: B018
+
+
+def test_missing_ops_tell_what_to_type() -> None:
+    result = run("import sys; sys.modules['mabm._C'] = None; import mabm")
+    assert result.returncode == 1
+    assert "pip install --no-build-isolation ." in result.stderr
+    assert "torch >= 2.10" in result.stderr
+
+
+def test_version_is_that_of_the_distribution() -> None:
+    from importlib.metadata import version
+
+    import mabm
+
+    assert mabm.__version__ == version("mabm")

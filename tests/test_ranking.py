@@ -1,0 +1,164 @@
+"""Ranking: exact whatever the matrix product rounds, ties by lower index, any tiling."""
+
+import logging
+import math
+
+import numpy as np
+import pytest
+import torch
+from cases import KINDS, Case, cases, make_features
+from hypothesis import given
+
+import mabm
+from mabm import ranking as ranking_module
+from mabm import reference
+
+
+def expected_lists(case: Case) -> list[np.ndarray]:
+    """The reference's lists as padded arrays, list by list."""
+    lists = reference.rank(case.features, case.modality, case.preset, case.k1)
+    padded = []
+    for column in zip(*lists, strict=True):
+        width = max(len(row) for row in column)
+        padded.append(
+            np.stack([np.pad(row, (0, width - len(row)), constant_values=-1) for row in column])
+        )
+    return padded
+
+
+@given(cases())
+def test_lists_are_the_reference_lists(case: Case) -> None:
+    ranking = mabm.rank_neighbors(
+        case.features, case.modality, k1=case.k1, preset=case.preset
+    )
+    expected = expected_lists(case)
+    assert len(ranking.lists()) == len(expected)
+    for found, wanted in zip(ranking.lists(), expected, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
+@given(cases())
+def test_merged_list_is_the_reference_merge(case: Case) -> None:
+    ranking = mabm.rank_neighbors(
+        case.features, case.modality, k1=case.k1, preset=case.preset
+    )
+    lists = reference.rank(case.features, case.modality, case.preset, case.k1)
+    merged = reference.merge(case.features, lists, case.preset.metric)
+    for found, wanted in zip(ranking.merged(), merged, strict=True):
+        np.testing.assert_array_equal(found[: len(wanted)], wanted)
+        assert (found[len(wanted) :] == -1).all()
+
+
+@pytest.mark.parametrize("metric_preset", ["bmil", "spcl"])
+def test_scores_are_exactly_rounded_to_within_float64(metric_preset: str) -> None:
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(40, 300)).astype(np.float32)
+    modality = np.zeros(40, dtype=np.int64)
+    ranking = mabm.rank_neighbors(features, modality, k1=5, preset=metric_preset)
+    x = features.astype(float)
+    for i in range(40):
+        for j, score in zip(ranking.ranks[i], ranking.scores[i], strict=True):
+            terms = x[i] * x[j] if metric_preset == "bmil" else -((x[i] - x[j]) ** 2)
+            assert math.isclose(score, math.fsum(terms), rel_tol=1e-13, abs_tol=1e-13)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("preset", ["bmil", "spcl", "ca_jaccard"])
+def test_tiles_change_nothing(
+    kind: str, preset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modality = np.random.default_rng(1).integers(0, 3, size=500)
+    modality[150:350] = 1  # a long run of one group, and the rest mixed
+    features = make_features(kind, modality, seed=2)
+    k1 = 30 if preset == "ca_jaccard" else 6
+    whole = mabm.rank_neighbors(features, modality, k1=k1, preset=preset)
+    monkeypatch.setattr(ranking_module, "_TILE_ROWS", 70)
+    monkeypatch.setattr(ranking_module, "_TILE_COLUMNS", 90)
+    tiled = mabm.rank_neighbors(features, modality, k1=k1, preset=preset)
+    np.testing.assert_array_equal(tiled.ranks, whole.ranks)
+    np.testing.assert_array_equal(tiled.scores, whole.scores)
+
+
+def redone_rows(caplog: pytest.LogCaptureFixture) -> int:
+    return sum(record.args[0] for record in caplog.records if isinstance(record.args, tuple))
+
+
+@pytest.mark.parametrize("preset", ["bmil", "spcl"])
+def test_ordinary_features_are_proven_by_the_product(
+    preset: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    modality = np.arange(600) % 2
+    features = make_features("clustered", modality, seed=3)
+    with caplog.at_level(logging.INFO, logger="mabm"):
+        mabm.rank_neighbors(features, modality, k1=10, preset=preset)
+    assert redone_rows(caplog) == 0
+
+
+@pytest.mark.parametrize("preset", ["bmil", "spcl"])
+@pytest.mark.parametrize("scale", [1.0, 1e18, 1e30, 1e-30, 1e-42])
+def test_what_the_product_cannot_prove_is_ranked_exactly(
+    preset: str, scale: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    rng = np.random.default_rng(4)
+    features = ((1 + 1e-6 * rng.normal(size=(300, 16))) * scale).astype(np.float32)
+    modality = np.arange(300) % 2
+    with caplog.at_level(logging.INFO, logger="mabm"):
+        ranking = mabm.rank_neighbors(features, modality, k1=6, preset=preset)
+    assert redone_rows(caplog) > 250
+    case = Case(features, modality, 6, 2, mabm.PRESETS[preset])
+    for found, wanted in zip(ranking.lists(), expected_lists(case), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
+def test_a_product_of_reduced_precision_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    # What a machine with bfloat16 units makes of the product when PyTorch is told that it may.
+    modality = np.arange(400) % 2
+    features = make_features("gaussian", modality, seed=5)
+    expected = mabm.rank_neighbors(features, modality, k1=6)
+
+    def in_bfloat16(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        return out.copy_(a.bfloat16().float() @ b.bfloat16().float())
+
+    monkeypatch.setattr(torch, "mm", in_bfloat16)
+    torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+    try:
+        found = mabm.rank_neighbors(features, modality, k1=6)
+    finally:
+        torch.backends.mkldnn.matmul.fp32_precision = "none"
+    np.testing.assert_array_equal(found.ranks, expected.ranks)
+
+
+def test_ties_go_to_the_lower_index_across_groups() -> None:
+    features = np.ones((6, 3), dtype=np.float32)
+    ranking = mabm.rank_neighbors(features, np.array([1, 0, 1, 0, 1, 0]), k1=4)
+    assert ranking.lists()[0].tolist() == [[1, 3]] * 6
+    assert ranking.lists()[1].tolist() == [[0, 2]] * 6
+    assert ranking.merged().tolist() == [[0, 1, 2, 3]] * 6
+
+
+def test_nothing_is_normalised() -> None:
+    features = np.array([[1.0, 0.0], [0.9, 0.1], [5.0, 5.0]], dtype=np.float32)
+    ranking = mabm.rank_neighbors(features, np.zeros(3, dtype=np.int64), k1=1)
+    assert ranking.ranks.tolist() == [[2], [2], [2]]  # the longest vector wins, even over itself
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ranks": np.zeros((3, 2), dtype=np.int32)}, r"ranks must be \(N, K\) int64"),
+        ({"ranks": np.full((3, 2), 3)}, r"ranks must be in \[-1, 3\), got 3 to 3"),
+        ({"scores": np.zeros((3, 1))}, r"scores must be \(3, 2\) float64, got \(3, 1\)"),
+        ({"widths": (1,)}, r"widths must sum to 2, got \(1,\)"),
+        ({"groups": np.zeros(2, dtype=np.int64)}, r"groups must be \(3,\)"),
+    ],
+)
+def test_a_ranking_of_your_own_is_checked(change: dict[str, object], message: str) -> None:
+    parts: dict[str, object] = {
+        "ranks": np.zeros((3, 2), dtype=np.int64),
+        "scores": np.zeros((3, 2)),
+        "widths": (2,),
+        "preset": mabm.PRESETS["spcl"],
+        "k1": 2,
+    }
+    with pytest.raises((TypeError, ValueError), match=message):
+        mabm.Ranking(**{**parts, **change})
