@@ -45,7 +45,7 @@ $(VENV)/torch:
 	touch $@
 
 $(VENV)/installed: $(VENV)/torch $(SOURCES)
-	$(BIN)/pip install --quiet --no-build-isolation --editable '.[demo,test]'
+	$(BIN)/pip install --quiet --no-build-isolation --editable '.[test]'
 	touch $@
 
 $(VENV)/linters: $(VENV)/installed

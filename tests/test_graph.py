@@ -20,9 +20,7 @@ def test_labels_are_those_of_scikit_learn(case: Case, eps: float, min_samples: i
     graph = mabm.jaccard_graph(case.features, case.modality, max_distance=0.9, **case.options)
     labels = graph.dbscan(eps, min_samples)
     assert labels.dtype == np.int64
-    np.testing.assert_array_equal(
-        labels, reference.dbscan(dense, eps=eps, min_samples=min_samples)
-    )
+    np.testing.assert_array_equal(labels, reference.dbscan(dense, eps=eps, min_samples=min_samples))
     if eps > 0:  # scikit-learn asks for more than 0
         sklearn = DBSCAN(eps=eps, min_samples=min_samples, metric="precomputed")
         np.testing.assert_array_equal(labels, sklearn.fit_predict(dense))
@@ -73,7 +71,11 @@ def test_sweep_refuses_before_it_clusters() -> None:
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        ({"eps": 0.51}, ValueError, r"eps must be in \[0, max_distance = 0.5\] of the graph, got 0.51"),
+        (
+            {"eps": 0.51},
+            ValueError,
+            r"eps must be in \[0, max_distance = 0.5\] of the graph, got 0.51",
+        ),
         ({"eps": -0.1}, ValueError, r"eps must be in \[0, 1\], got -0.1"),
         ({"eps": float("nan")}, ValueError, "eps must be in .* got nan"),
         ({"eps": "0.3"}, TypeError, "eps must be a number, got str"),

@@ -1,4 +1,4 @@
-"""The distance, dense and pruned: golden files, the reference, and what must hold of any distance."""
+"""The distance, dense and pruned: golden files, the reference, what holds of any distance."""
 
 import numpy as np
 import pytest

@@ -29,7 +29,9 @@ def test_takes_a_ranking_from_elsewhere() -> None:
 
 def test_expansion_needs_strictly_more_than_two_thirds() -> None:
     # R_half(1) = {1, 3, 4}: exactly two of the three are in R(0) = {0, 1, 3}, and in R(4) = {1, 4}.
-    ranks = torch.tensor([[0, 1, 3, -1], [1, 3, 4, 0], [2, -1, -1, -1], [3, 1, 0, -1], [4, 1, -1, -1]])
+    ranks = torch.tensor(
+        [[0, 1, 3, -1], [1, 3, 4, 0], [2, -1, -1, -1], [3, 1, 0, -1], [4, 1, -1, -1]]
+    )
     scores = torch.where(ranks >= 0, -torch.arange(4.0, dtype=torch.float64), -torch.inf)
     ranking = mabm.Ranking(ranks, scores, (4,), mabm.PRESETS["spcl"], k1=4)  # half list: 3
     sets = mabm.k_reciprocal_neighbors(ranking)
@@ -39,6 +41,10 @@ def test_expansion_needs_strictly_more_than_two_thirds() -> None:
 
 def test_the_kind_of_array_is_kept() -> None:
     features = np.eye(4, dtype=np.float32)
-    assert isinstance(mabm.k_reciprocal_neighbors(mabm.rank_neighbors(features)).indices, np.ndarray)
+    assert isinstance(
+        mabm.k_reciprocal_neighbors(mabm.rank_neighbors(features)).indices, np.ndarray
+    )
     tensor = torch.eye(4)
-    assert isinstance(mabm.k_reciprocal_neighbors(mabm.rank_neighbors(tensor)).indices, torch.Tensor)
+    assert isinstance(
+        mabm.k_reciprocal_neighbors(mabm.rank_neighbors(tensor)).indices, torch.Tensor
+    )

@@ -28,9 +28,7 @@ def expected_lists(case: Case) -> list[np.ndarray]:
 
 @given(cases())
 def test_lists_are_the_reference_lists(case: Case) -> None:
-    ranking = mabm.rank_neighbors(
-        case.features, case.modality, k1=case.k1, preset=case.preset
-    )
+    ranking = mabm.rank_neighbors(case.features, case.modality, k1=case.k1, preset=case.preset)
     expected = expected_lists(case)
     assert len(ranking.lists()) == len(expected)
     for found, wanted in zip(ranking.lists(), expected, strict=True):
@@ -39,9 +37,7 @@ def test_lists_are_the_reference_lists(case: Case) -> None:
 
 @given(cases())
 def test_merged_list_is_the_reference_merge(case: Case) -> None:
-    ranking = mabm.rank_neighbors(
-        case.features, case.modality, k1=case.k1, preset=case.preset
-    )
+    ranking = mabm.rank_neighbors(case.features, case.modality, k1=case.k1, preset=case.preset)
     lists = reference.rank(case.features, case.modality, case.preset, case.k1)
     merged = reference.merge(case.features, lists, case.preset.metric)
     for found, wanted in zip(ranking.merged(), merged, strict=True):
@@ -64,9 +60,7 @@ def test_scores_are_exactly_rounded_to_within_float64(metric_preset: str) -> Non
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("preset", ["bmil", "spcl", "ca_jaccard"])
-def test_tiles_change_nothing(
-    kind: str, preset: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tiles_change_nothing(kind: str, preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
     modality = np.random.default_rng(1).integers(0, 3, size=500)
     modality[150:350] = 1  # a long run of one group, and the rest mixed
     features = make_features(kind, modality, seed=2)

@@ -79,7 +79,7 @@ def test_opcheck_without_expansion() -> None:
 def test_compiles_whole(name: str) -> None:
     call = op(name)
     torch.compiler.reset()
-    compiled = torch.compile(lambda *args: call(*args), fullgraph=True)
+    compiled = torch.compile(call, fullgraph=True)
 
     def run(function: Callable[..., Any]) -> list[Any]:
         args = [a.clone() if isinstance(a, torch.Tensor) else a for a in SAMPLES[name]]
@@ -118,7 +118,12 @@ def test_public_functions_give_no_gradient_and_take_features_that_have_one() -> 
         ("encode_neighbors", 0, torch.zeros(24, 5, dtype=torch.float64), "features must be Float"),
         ("encode_neighbors", 0, torch.zeros(23, 5), "features must have size 24 on axis 0, got 23"),
         ("encode_neighbors", 0, torch.zeros(5, 24).T, "features must be contiguous"),
-        ("encode_neighbors", 1, torch.zeros(0, dtype=torch.int64), "indptr must have one entry more"),
+        (
+            "encode_neighbors",
+            1,
+            torch.zeros(0, dtype=torch.int64),
+            "indptr must have one entry more",
+        ),
         ("encode_neighbors", 1, torch.tensor([0, 9999]), "indptr must run from 0 to"),
         ("dbscan", 2, torch.zeros(3), "distances must have size"),
         ("reciprocal_mask", 0, torch.zeros(4, dtype=torch.int64), "ranks must have 2 dimensions"),

@@ -38,9 +38,13 @@ def test_a_row_may_begin_below_the_end_of_the_one_before() -> None:
 
 
 def test_other_dtypes_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"indices must be \(entries,\) int32, got \(1,\) torch.int64"):
+    with pytest.raises(
+        ValueError, match=r"indices must be \(entries,\) int32, got \(1,\) torch.int64"
+    ):
         mabm.NeighborSets(torch.tensor([0, 1]), torch.tensor([0]))
-    with pytest.raises(TypeError, match=r"indptr must be a torch.Tensor or a numpy.ndarray, got list"):
+    with pytest.raises(
+        TypeError, match=r"indptr must be a torch.Tensor or a numpy.ndarray, got list"
+    ):
         mabm.NeighborSets([0, 1], np.zeros(1, dtype=np.int32))
 
 
@@ -60,7 +64,9 @@ def test_exports_keep_explicit_zeros() -> None:
 @given(st.integers(0, 2**32 - 1))
 def test_an_encoding_of_your_own_is_scaled(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    dense = rng.random((20, 20)) * (rng.random((20, 20)) < 0.3) * 10.0 ** rng.uniform(-9, 9, (20, 1))
+    dense = (
+        rng.random((20, 20)) * (rng.random((20, 20)) < 0.3) * 10.0 ** rng.uniform(-9, 9, (20, 1))
+    )
     dense[np.arange(20), np.arange(20)] += dense.max(axis=1) + 1e-3
     rows, columns = np.nonzero(dense)
     indptr = np.concatenate([[0], np.bincount(rows, minlength=20).cumsum()])

@@ -42,8 +42,7 @@ constexpr ScalarType scalar_type_of<bool>() {
 template <class T>
 void check_tensor(const Tensor& tensor, const char* name, int64_t dim) {
   STD_TORCH_CHECK(tensor.is_cpu(), name, " must be on the CPU");
-  STD_TORCH_CHECK(tensor.dim() == dim, name, " must have ", dim, " dimensions, got ",
-                  tensor.dim());
+  STD_TORCH_CHECK(tensor.dim() == dim, name, " must have ", dim, " dimensions, got ", tensor.dim());
   STD_TORCH_CHECK(tensor.scalar_type() == scalar_type_of<T>(), name, " must be ",
                   torch::headeronly::toString(scalar_type_of<T>()), ", got ",
                   torch::headeronly::toString(tensor.scalar_type()));

@@ -51,9 +51,9 @@ inline int32_t weight_of(uint64_t part, uint64_t total) {
 // sums as they are it is zero for equal rows, and in [0, 1], exactly. 1 if both rows are empty.
 inline float distance_of_overlap(int64_t overlap, int64_t both_sums) {
   const int64_t maxima = both_sums - overlap;
-  return maxima > 0 ? static_cast<float>(1.0 - static_cast<double>(overlap) /
-                                                   static_cast<double>(maxima))
-                    : 1.0f;
+  return maxima > 0
+             ? static_cast<float>(1.0 - static_cast<double>(overlap) / static_cast<double>(maxima))
+             : 1.0f;
 }
 
 // An overlap that every pair of rows within max_distance reaches, if their weights sum to at least

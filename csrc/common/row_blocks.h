@@ -18,8 +18,7 @@ constexpr int64_t kRowBlock = 64;
 template <class MakeScratch, class Body>
 void for_each_row_block(int64_t num_rows, const MakeScratch& make_scratch, const Body& body) {
   const int64_t num_blocks = (num_rows + kRowBlock - 1) / kRowBlock;
-  const int64_t workers =
-      std::min<int64_t>(torch::stable::get_num_threads(), num_blocks);
+  const int64_t workers = std::min<int64_t>(torch::stable::get_num_threads(), num_blocks);
   std::atomic<int64_t> next{0};
   torch::stable::parallel_for(0, workers, 1, [&](int64_t, int64_t) {
     auto scratch = make_scratch();

@@ -66,8 +66,6 @@ Tensor dbscan(const Tensor& indptr, const Tensor& indices, const Tensor& distanc
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(mabm, CPU, m) {
-  m.impl("dbscan", TORCH_BOX(&dbscan));
-}
+STABLE_TORCH_LIBRARY_IMPL(mabm, CPU, m) { m.impl("dbscan", TORCH_BOX(&dbscan)); }
 
 }  // namespace mabm

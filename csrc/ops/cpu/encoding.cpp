@@ -58,8 +58,7 @@ std::tuple<Tensor, Tensor, Tensor> encode_neighbors(const Tensor& features, cons
 
 // V'_i = sum over m of neighbor_weights[i, m] * V[neighbors[i, m]].
 std::tuple<Tensor, Tensor, Tensor> average_encodings(const Tensor& indptr, const Tensor& indices,
-                                                     const Tensor& weights,
-                                                     const Tensor& neighbors,
+                                                     const Tensor& weights, const Tensor& neighbors,
                                                      const Tensor& neighbor_weights) {
   const Rows encoding = read_rows(indptr, indices, weights);
   check_tensor<int64_t>(neighbors, "neighbors", 2);
@@ -85,8 +84,7 @@ std::tuple<Tensor, Tensor, Tensor> average_encodings(const Tensor& indptr, const
           if (neighbor[m] < 0) {
             continue;
           }
-          const auto factor =
-              static_cast<uint64_t>(std::nearbyint(neighbor_weight[m] * kFineUnit));
+          const auto factor = static_cast<uint64_t>(std::nearbyint(neighbor_weight[m] * kFineUnit));
           for (int64_t at = encoding.begin(neighbor[m]); at < encoding.end(neighbor[m]); ++at) {
             uint64_t& sum = scratch.sums[encoding.indices[at]];
             if (sum == 0) {

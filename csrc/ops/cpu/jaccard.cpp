@@ -47,8 +47,8 @@ struct Inverted {
 std::vector<int64_t> row_sums(const Rows& rows) {
   std::vector<int64_t> sums(rows.count);
   for_each_row(rows.count, [&](int64_t row) {
-    sums[row] = std::accumulate(rows.weights + rows.begin(row), rows.weights + rows.end(row),
-                                int64_t{0});
+    sums[row] =
+        std::accumulate(rows.weights + rows.begin(row), rows.weights + rows.end(row), int64_t{0});
   });
   return sums;
 }
@@ -79,8 +79,8 @@ Tensor jaccard_distance(const Tensor& row_indptr, const Tensor& row_indices,
                          }
                          float* out_row = out + row * columns.count;
                          for (int64_t column = 0; column < columns.count; ++column) {
-                           out_row[column] = distance_of_overlap(
-                               overlaps[column], sums[row] + column_sums[column]);
+                           out_row[column] = distance_of_overlap(overlaps[column],
+                                                                 sums[row] + column_sums[column]);
                          }
                        }
                      });
@@ -156,12 +156,11 @@ class NearRows {
   int64_t search(int64_t row, int64_t budget) {
     for (int64_t at = rows_.begin(row); at < rows_.end(row); ++at) {
       const int32_t index = rows_.indices[at];
-      columns_.push_back({inverted_.entries.data() + inverted_.positions[at],
-                          inverted_.end(index), index, rows_.weights[at]});
+      columns_.push_back({inverted_.entries.data() + inverted_.positions[at], inverted_.end(index),
+                          index, rows_.weights[at]});
     }
-    std::sort(columns_.begin(), columns_.end(), [](const Column& a, const Column& b) {
-      return a.end - a.begin > b.end - b.begin;
-    });
+    std::sort(columns_.begin(), columns_.end(),
+              [](const Column& a, const Column& b) { return a.end - a.begin > b.end - b.begin; });
     int64_t mass = 0;
     for (const Column& column : columns_) {
       if (mass + column.weight <= budget) {
@@ -187,7 +186,7 @@ class NearRows {
   const float max_distance_;
   std::vector<int32_t> overlaps_;  // all zero between rows, as left_out_
   std::vector<int32_t> left_out_;
-  std::vector<int32_t> touched_;   // the rows with an overlap, each once
+  std::vector<int32_t> touched_;  // the rows with an overlap, each once
   int64_t num_touched_ = 0;
   std::vector<Column> columns_;
 };
@@ -201,8 +200,9 @@ std::tuple<Tensor, Tensor, Tensor> jaccard_graph(const Tensor& indptr, const Ten
   const std::vector<int64_t> sums = row_sums(rows);
   auto upper = RaggedRows<float>::build(
       rows.count, [&] { return NearRows(rows, inverted, sums, static_cast<float>(max_distance)); },
-      [](int64_t row, std::vector<int32_t>& near, std::vector<float>& distances,
-         NearRows& search) { search.append(row, near, distances); });
+      [](int64_t row, std::vector<int32_t>& near, std::vector<float>& distances, NearRows& search) {
+        search.append(row, near, distances);
+      });
 
   // Mirror: row j takes, before its own upper part, every i < j that holds j, in ascending order.
   std::vector<int64_t> lower(rows.count, 0);

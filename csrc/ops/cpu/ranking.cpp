@@ -1,10 +1,11 @@
 // Ranking: candidates from a fast product, proven complete and rescored exactly.
 //
-// A float32 matrix product (PyTorch's) gives approximate scores, each within the row's error bound B
-// of the exact one. Per list, the C best approximate scores are kept; let t be the k-th best of them
-// and d the best that was dropped. Every sample whose exact score belongs to the first k has an
-// approximate score of at least t - 2B; if d < t - 2B, all of them were kept, and rescoring those
-// exactly gives the exact list. Otherwise the row is not certified and is ranked by exact scores.
+// A float32 matrix product (PyTorch's) gives approximate scores, each within the row's error bound
+// B of the exact one. Per list, the C best approximate scores are kept; let t be the k-th best of
+// them and d the best that was dropped. Every sample whose exact score belongs to the first k has
+// an approximate score of at least t - 2B; if d < t - 2B, all of them were kept, and rescoring
+// those exactly gives the exact list. Otherwise the row is not certified and is ranked by exact
+// scores.
 
 #include <limits>
 #include <utility>
@@ -93,8 +94,7 @@ struct CandidateList {
 void collect_candidates_(const Tensor& scores, const Tensor& row_groups,
                          const Tensor& column_groups, const Tensor& list_of_group,
                          int64_t first_column, const Tensor& candidate_scores,
-                         const Tensor& candidates, const Tensor& counts,
-                         const Tensor& thresholds) {
+                         const Tensor& candidates, const Tensor& counts, const Tensor& thresholds) {
   check_tensor<float>(scores, "scores", 2);
   check_tensor<int32_t>(row_groups, "row_groups", 1);
   check_tensor<int32_t>(column_groups, "column_groups", 1);
@@ -128,39 +128,38 @@ void collect_candidates_(const Tensor& scores, const Tensor& row_groups,
     std::vector<Candidate> candidates;
     std::vector<float> group_thresholds;
   };
-  const auto make_scratch = [&] {
-    return Scratch{{}, std::vector<float>(num_groups)};
-  };
-  for_each_row_block(num_rows, make_scratch, [&](int64_t, int64_t first, int64_t last,
-                                                 Scratch& scratch) {
-    for (int64_t row = first; row < last; ++row) {
-      const float* row_scores = score + row * num_columns;
-      const int32_t* list_of = list_table + row_group[row] * num_groups;
-      float* group_thresholds = scratch.group_thresholds.data();
-      for (int64_t group = 0; group < num_groups; ++group) {
-        group_thresholds[group] = threshold[row * num_lists + list_of[group]];
-      }
-      const auto take = [&](int64_t column) {
-        const int64_t list = row * num_lists + list_of[column_group[column]];
-        CandidateList{kept_scores + list * capacity, kept + list * capacity, capacity,
-                      count[list], threshold[list]}
-            .add(row_scores[column], first_column + column, scratch.candidates);
-        for (int64_t group = 0; group < num_groups; ++group) {
-          group_thresholds[group] = threshold[row * num_lists + list_of[group]];
-        }
-      };
-      for (const Run& run : runs) {
-        for (int64_t column = run.begin; column < run.end; ++column) {
-          column = run.group >= 0
-                       ? first_above(row_scores, column, run.end, group_thresholds[run.group])
-                       : first_above(row_scores, column_group, group_thresholds, column, run.end);
-          if (column < run.end) {
-            take(column);
+  const auto make_scratch = [&] { return Scratch{{}, std::vector<float>(num_groups)}; };
+  for_each_row_block(
+      num_rows, make_scratch, [&](int64_t, int64_t first, int64_t last, Scratch& scratch) {
+        for (int64_t row = first; row < last; ++row) {
+          const float* row_scores = score + row * num_columns;
+          const int32_t* list_of = list_table + row_group[row] * num_groups;
+          float* group_thresholds = scratch.group_thresholds.data();
+          for (int64_t group = 0; group < num_groups; ++group) {
+            group_thresholds[group] = threshold[row * num_lists + list_of[group]];
+          }
+          const auto take = [&](int64_t column) {
+            const int64_t list = row * num_lists + list_of[column_group[column]];
+            CandidateList{kept_scores + list * capacity, kept + list * capacity, capacity,
+                          count[list], threshold[list]}
+                .add(row_scores[column], first_column + column, scratch.candidates);
+            for (int64_t group = 0; group < num_groups; ++group) {
+              group_thresholds[group] = threshold[row * num_lists + list_of[group]];
+            }
+          };
+          for (const Run& run : runs) {
+            for (int64_t column = run.begin; column < run.end; ++column) {
+              column =
+                  run.group >= 0
+                      ? first_above(row_scores, column, run.end, group_thresholds[run.group])
+                      : first_above(row_scores, column_group, group_thresholds, column, run.end);
+              if (column < run.end) {
+                take(column);
+              }
+            }
           }
         }
-      }
-    }
-  });
+      });
 }
 
 // Where the lists of a row lie in its K columns of ranks.

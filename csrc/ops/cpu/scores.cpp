@@ -50,8 +50,7 @@ MABM_CLONES double squared_distance(const float* a, const float* b, int64_t size
   return fold(partial);
 }
 
-MABM_CLONES int64_t first_above(const float* scores, int64_t begin, int64_t end,
-                                float threshold) {
+MABM_CLONES int64_t first_above(const float* scores, int64_t begin, int64_t end, float threshold) {
   int64_t column = begin;
   for (; column + kChunk <= end; column += kChunk) {
     int any = 0;

@@ -1,0 +1,151 @@
+"""From features to labels on the CPU: equality first, then time beside the plain matrix product.
+
+    python benchmarks/pseudo_labels.py [--samples 23200] [--dim 2048] [--threads 2] [--rounds 5]
+
+In every round, one after the other: the plain product (``x @ x.T`` in row blocks with top-k, and
+nothing else: the floor for code that ranks), the ranking, what comes after it, and the whole of
+``mabm.pseudo_labels``. The figures to look at are the ratios: rounds on a shared machine differ.
+Peak memory is measured in a process of its own, beyond what it held with the features in place.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from features import make_features
+from sklearn.cluster import DBSCAN
+from tqdm import tqdm
+
+import mabm
+from mabm import reference
+
+BLOCK_ROWS = 1024
+
+
+def plain_product(features: torch.Tensor, k: int = 30) -> torch.Tensor:
+    """Indices (N, k) of the greatest inner products, by PyTorch's product and top-k."""
+    blocks = features.split(BLOCK_ROWS)
+    return torch.cat([(block @ features.T).topk(k, dim=1).indices for block in blocks])
+
+
+def label_ranking(features: torch.Tensor, ranking: mabm.Ranking) -> torch.Tensor:
+    """Everything after the ranking."""
+    encoding = mabm.encode_neighbors(features, mabm.k_reciprocal_neighbors(ranking))
+    encoding = mabm.expand_queries(encoding, ranking)
+    return mabm.prune_distances(encoding).dbscan()
+
+
+def timed(function: Callable[..., Any], *args: Any) -> tuple[float, Any]:
+    """Seconds that a call takes, and what it returns."""
+    start = time.perf_counter()
+    result = function(*args)
+    return time.perf_counter() - start, result
+
+
+def check_equality(features: torch.Tensor, modality: torch.Tensor) -> None:
+    """Holds the library against the definition (small) and against itself (full size)."""
+    few, groups = make_features(600, 256)
+    expected = reference.modality_jaccard(few, groups)
+    np.testing.assert_allclose(mabm.modality_jaccard(few, groups), expected, rtol=0, atol=1e-6)
+    labels = mabm.pseudo_labels(few, groups).labels
+    np.testing.assert_array_equal(labels, reference.dbscan(expected, eps=0.6, min_samples=4))
+
+    graph = mabm.jaccard_graph(features, modality)
+    dbscan = DBSCAN(eps=0.6, min_samples=4, metric="precomputed")
+    np.testing.assert_array_equal(graph.dbscan(), dbscan.fit_predict(graph.to_scipy()))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    alone = mabm.jaccard_graph(features, modality)
+    torch.set_num_threads(threads)
+    assert torch.equal(alone.indices, graph.indices)
+    assert torch.equal(alone.distances, graph.distances)
+    # The plain product finds the same nearest samples, but for its rounding.
+    ranks = mabm.rank_neighbors(features, torch.zeros_like(modality), preset="bmil").ranks
+    same = ranks.sort(dim=1).values == plain_product(features).sort(dim=1).values
+    assert same.float().mean() > 0.999
+
+
+def measure(features: torch.Tensor, modality: torch.Tensor, rounds: int) -> dict[str, list[float]]:
+    """Seconds of each part in each round."""
+    seconds: dict[str, list[float]] = {
+        name: [] for name in ("plain product", "ranking", "after the ranking", "pseudo_labels")
+    }
+    for _ in tqdm(range(rounds), desc="rounds"):
+        seconds["plain product"].append(timed(plain_product, features)[0])
+        taken, ranking = timed(mabm.rank_neighbors, features, modality)
+        seconds["ranking"].append(taken)
+        taken, labels = timed(label_ranking, features, ranking)
+        seconds["after the ranking"].append(taken)
+        taken, found = timed(mabm.pseudo_labels, features, modality)
+        seconds["pseudo_labels"].append(taken)
+        assert torch.equal(found.labels, labels)
+    return seconds
+
+
+def peak_memory(samples: int, dim: int) -> int:
+    """Bytes that pseudo_labels takes at most, beyond the features; for a fresh process."""
+    features, modality = make_features(samples, dim)
+    mabm.pseudo_labels(features[:64], modality[:64])  # libraries loaded, threads started
+    Path("/proc/self/clear_refs").write_text("5")  # restarts the peak from the present size
+    status = Path("/proc/self/status")
+
+    def size(name: str) -> int:
+        line = next(line for line in status.read_text().splitlines() if line.startswith(name))
+        return int(line.split()[1]) * 1024
+
+    before = size("VmRSS")
+    mabm.pseudo_labels(features, modality)
+    return size("VmHWM") - before
+
+
+def main() -> None:
+    """Runs the benchmark and prints a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--samples", type=int, default=23_200)
+    parser.add_argument("--dim", type=int, default=2048)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="also write every figure to this file")
+    parser.add_argument("--peak-memory-only", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.peak_memory_only:
+        print(peak_memory(options.samples, options.dim))
+        return
+
+    shape = ["--samples", str(options.samples), "--dim", str(options.dim)]
+    command = [sys.executable, __file__, *shape, "--threads", str(options.threads)]
+    peak = int(subprocess.check_output([*command, "--peak-memory-only"], text=True))
+    features, modality = make_features(options.samples, options.dim)
+    check_equality(features, modality)
+    seconds = measure(features, modality, options.rounds)
+
+    print(f"N = {options.samples:,}, D = {options.dim}, {options.threads} threads")
+    print(f"mabm {mabm.__version__}, torch {torch.__version__}, {platform.machine()}")
+    print(f"{'seconds':<20}{'median':>9}{'least':>9}{'most':>9}")
+    for name, values in seconds.items():
+        print(f"{name:<20}{statistics.median(values):9.2f}{min(values):9.2f}{max(values):9.2f}")
+    ratios = {
+        "after the ranking / ranking": ("after the ranking", "ranking"),
+        "pseudo_labels / plain product": ("pseudo_labels", "plain product"),
+    }
+    for name, (part, whole) in ratios.items():
+        each = [a / b for a, b in zip(seconds[part], seconds[whole], strict=True)]
+        print(f"{name}: {statistics.median(each):.3f} ({min(each):.3f} to {max(each):.3f})")
+    print(f"peak memory of pseudo_labels beyond the features: {peak / 1e9:.2f} GB")
+    if options.json:
+        figures = {"options": vars(options) | {"json": None}, "seconds": seconds, "peak": peak}
+        options.json.write_text(json.dumps(figures, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,25 @@
+"""Data that ships with the library: Emoji-XM, open artwork in two modalities."""
+
+from mabm.data.emoji_xm import (
+    INFRARED,
+    VISIBLE,
+    Drawings,
+    Frames,
+    IdentitySplits,
+    identity_splits,
+    load_drawings,
+    render_drawings,
+    render_identities,
+)
+
+__all__ = [
+    "INFRARED",
+    "VISIBLE",
+    "Drawings",
+    "Frames",
+    "IdentitySplits",
+    "identity_splits",
+    "load_drawings",
+    "render_drawings",
+    "render_identities",
+]

@@ -1,0 +1,242 @@
+"""The demo: its measures against brute force, its pictures, and the claim it shows."""
+
+import builtins
+import itertools
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+
+from mabm import demo
+from mabm.__main__ import main
+from mabm.data import identity_splits
+from mabm.demo.metrics import (
+    adjusted_rand_index,
+    cross_modality_pairs,
+    normalised_mutual_information,
+)
+from mabm.demo.pictures import chosen_clusters, draw_clusters, draw_distances, pair_histogram
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> demo.DemoResult:
+    return demo.run(
+        tmp_path_factory.mktemp("demo") / "new" / "folder",
+        identities=identity_splits().unlabelled[:60],
+        progress=False,
+    )
+
+
+def random_case(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    count = int(rng.integers(2, 60))
+    return (
+        rng.integers(-1, 6, count),
+        rng.integers(0, 5, count),
+        rng.integers(0, 1 + seed % 3, count),
+    )
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_pairs_equal_brute_force(seed: int) -> None:
+    labels, identity, modality = random_case(seed)
+    true = found = right = 0
+    for i, j in itertools.combinations(range(len(labels)), 2):
+        if modality[i] != modality[j]:
+            same = identity[i] == identity[j]
+            together = labels[i] == labels[j] >= 0
+            true += same
+            found += together
+            right += same and together
+    quality = cross_modality_pairs(labels, identity, modality)
+    assert (quality.num_true, quality.num_found, quality.num_right) == (true, found, right)
+    if found:
+        assert quality.precision == right / found
+    else:
+        assert math.isnan(quality.precision)
+    if true:
+        assert quality.recall == right / true
+    else:
+        assert math.isnan(quality.recall)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_agreement_equals_scikit_learn(seed: int) -> None:
+    labels, identity, _ = random_case(seed)
+    singletons = np.where(labels < 0, 100 + np.arange(len(labels)), labels)
+    assert adjusted_rand_index(labels, identity) == pytest.approx(
+        adjusted_rand_score(identity, singletons), abs=1e-12
+    )
+    assert normalised_mutual_information(labels, identity) == pytest.approx(
+        normalized_mutual_info_score(identity, singletons), abs=1e-12
+    )
+
+
+def test_agreement_at_its_ends() -> None:
+    identity = np.array([0, 0, 1, 1])
+    assert adjusted_rand_index(identity + 3, identity) == 1
+    assert normalised_mutual_information(identity + 3, identity) == pytest.approx(1)
+    alone = np.zeros(1, dtype=np.int64)
+    assert adjusted_rand_index(alone, alone) == 1
+    assert normalised_mutual_information(alone, alone) == 1
+    noise = np.full(4, -1)
+    assert adjusted_rand_index(noise, identity) == 0
+
+
+def test_measures_refuse_mixed_shapes() -> None:
+    with pytest.raises(ValueError, match=r"one shape \(N,\), got .*'identity': \(3,\)"):
+        adjusted_rand_index(np.zeros(2, np.int64), np.zeros(3, np.int64))
+
+
+def test_histogram_equals_brute_force() -> None:
+    rng = np.random.default_rng(0)
+    count = 300  # more than one block of rows
+    distance = np.sqrt(rng.random((count, count), dtype=np.float32))
+    distance = np.maximum(distance, distance.T)
+    distance[5, 7] = distance[7, 5] = 1
+    distance[5, 8] = distance[8, 5] = 0
+    identity, modality = rng.integers(0, 9, count), rng.integers(0, 2, count)
+    histogram = pair_histogram(distance, identity, modality, eps=0.6)
+    rows, columns = np.triu_indices(count, 1)
+    values = distance[rows, columns]
+    for across, same in itertools.product((0, 1), (0, 1)):
+        kind = (modality[rows] != modality[columns]) == across
+        kind &= (identity[rows] == identity[columns]) == same
+        # Values on an inner edge may fall to either side in NumPy's own arithmetic.
+        expected = np.histogram(values[kind], bins=len(histogram.edges) - 1, range=(0, 1))[0]
+        assert np.abs(histogram.counts[across, same] - expected).sum() <= 2
+        assert histogram.num_near[across, same] == (values[kind] <= np.float32(0.6)).sum()
+    assert histogram.counts.sum() == count * (count - 1) // 2
+    with pytest.raises(ValueError, match="distance and modality must have shapes"):
+        pair_histogram(distance, identity[:5], modality, eps=0.6)
+
+
+def test_sheet_runs_from_the_purest_cluster_to_the_least_pure() -> None:
+    # Cluster 0: one modality. 1: half pure. 2: pure, small. 3: pure, large. 4: three quarters.
+    labels = np.repeat([0, 1, 2, 3, 4, -1], [4, 4, 2, 4, 4, 3])
+    identity = np.array([0] * 4 + [1, 1, 2, 2] + [3] * 2 + [4] * 4 + [5, 5, 5, 6] + [7] * 3)
+    modality = np.array([0] * 4 + [0, 1] * 8 + [0])
+    assert chosen_clusters(labels, identity, modality).tolist() == [3, 2, 4, 1]
+    many = np.repeat(np.arange(31), 2)
+    shown = chosen_clusters(many, many, np.tile([0, 1], 31))
+    assert shown.tolist() == [0, 3, 7, 10, 13, 17, 20, 23, 27, 30]
+
+
+def test_small_run_is_sane(result: demo.DemoResult) -> None:
+    count = len(result.frames)
+    assert result.features.shape == (count, 192)
+    assert set(np.unique(result.frames.identity)) == set(identity_splits().unlabelled[:60])
+    for method in (result.naive, result.aware):
+        assert method.labels.shape == (count,)
+        assert method.num_clusters == method.labels.max() + 1
+        assert method.num_noise == (method.labels < 0).sum()
+        assert method.num_spanning <= method.num_clusters
+        assert 0 < method.ari <= 1
+        assert 0 < method.nmi <= 1
+        assert method.pairs.num_right <= min(method.pairs.num_true, method.pairs.num_found)
+        assert method.distances.counts.sum() == count * (count - 1) // 2
+        assert method.seconds > 0
+
+
+def test_modality_awareness_finds_more_pairs_across(result: demo.DemoResult) -> None:
+    assert result.aware.pairs.recall > 1.3 * result.naive.pairs.recall
+    assert result.aware.num_spanning > result.naive.num_spanning
+
+
+def test_pictures_are_written(result: demo.DemoResult) -> None:
+    assert [path.name for path in result.pictures] == ["clusters.png", "distances.png"]
+    for path in result.pictures:
+        with Image.open(path) as picture:
+            assert picture.format == "PNG"
+            assert min(picture.size) > 600
+            assert len(np.unique(np.asarray(picture.convert("L")))) > 100
+
+
+def test_pictures_leave_the_style_alone(result: demo.DemoResult) -> None:
+    before = dict(mpl.rcParams)
+    draw_distances({"one": result.naive.distances})
+    assert dict(mpl.rcParams) == before
+
+
+def test_sheet_without_spanning_clusters_is_drawn(result: demo.DemoResult, tmp_path: Path) -> None:
+    noise = np.full(len(result.frames), -1)
+    draw_clusters(result.frames, noise, noise).savefig(tmp_path / "empty.png")
+    assert (tmp_path / "empty.png").stat().st_size > 0
+
+
+def test_table_says_what_was_compared(result: demo.DemoResult) -> None:
+    table = demo.format_table(result)
+    assert "drawings, not photographs" in table
+    assert "k1 = 24 neighbours (modality-aware: 12 a modality), k2 = 3" in table
+    for method in (result.naive, result.aware):
+        row = re.search(rf"^{method.name} .*$", table, re.MULTILINE)
+        assert row is not None
+        assert f"{method.pairs.recall:.3f}" in row[0]
+        assert f"{method.ari:.3f}" in row[0]
+
+
+def test_seed_chooses_other_frames(result: demo.DemoResult, tmp_path: Path) -> None:
+    wanted = identity_splits().unlabelled[:6]
+    one, same, other = (
+        demo.run(tmp_path, identities=wanted, seed=seed, progress=False) for seed in (0, 0, 1)
+    )
+    assert np.array_equal(one.frames.images, same.frames.images)
+    assert np.array_equal(one.aware.labels, same.aware.labels)
+    assert not np.array_equal(one.frames.images, other.frames.images)
+    assert np.array_equal(one.frames.images, result.frames.images[: len(one.frames)])
+    with pytest.raises(ValueError, match="seed must be >= 0, got -1"):
+        demo.run(tmp_path, seed=-1)
+
+
+@pytest.mark.parametrize("missing", ["tqdm", "matplotlib"])
+def test_missing_extra_is_named(
+    missing: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    original = builtins.__import__
+
+    def refuse(name: str, *args: object, **kwargs: object) -> object:
+        if name.partition(".")[0] == missing:
+            raise ImportError(name)
+        return original(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    with pytest.raises(ImportError, match=rf'{missing}: pip install "mabm\[demo\]"'):
+        demo.run(tmp_path, identities=[0], progress=False)
+
+
+def test_command_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = demo.run
+    wanted = identity_splits().unlabelled[:6]
+
+    def small_run(*arguments: object, **options: object) -> demo.DemoResult:
+        return run(*arguments, **options, identities=wanted)
+
+    monkeypatch.setattr(demo, "run", small_run)
+    words = ["demo", "--output", str(tmp_path / "out"), "--seed", "2", "--k1", "20"]
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    assert "k1 = 20 neighbours (modality-aware: 10 a modality), k2 = 3" in printed
+    assert f"saved {tmp_path / 'out' / 'clusters.png'}" in printed
+    assert (tmp_path / "out" / "distances.png").exists()
+    with pytest.raises(SystemExit):
+        main(["demo", "--seed", "-1"])
+    assert "--seed: must be >= 0, got -1" in capsys.readouterr().err
+
+
+def test_library_does_not_load_the_demo() -> None:
+    code = (
+        "import sys, mabm; "
+        "unwanted = ('mabm.data', 'mabm.models', 'mabm.demo', 'matplotlib'); "
+        "print([m for m in sys.modules if m.startswith(unwanted)])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
