@@ -105,7 +105,7 @@ def pseudo_labels(
         ValueError: An argument out of its range; the message names it, the range and the value.
 
     Source:
-        Wang et al., AAAI 2026 (BMIL), section 3.2; Ester et al., KDD 1996.
+        Wang et al., AAAI 2026 (BMIL); Ester et al., KDD 1996.
 
     Example:
         >>> import torch, mabm

@@ -28,7 +28,7 @@ def encode_neighbors(features: Array, neighbors: NeighborSets) -> Encoding:
         ValueError: ``features`` not finite, not (N, D), or not of as many rows as ``neighbors``.
 
     Source:
-        Wang et al., AAAI 2026 (BMIL), section 3.2, after Zhong et al., CVPR 2017, equation 7.
+        Wang et al., AAAI 2026 (BMIL), after Zhong et al., CVPR 2017, equation 7.
     """
     x = check_features(features)
     if len(x) != len(neighbors):
@@ -64,7 +64,7 @@ def expand_queries(encoding: Encoding, ranking: Ranking, *, k2: int = DEFAULT_K2
         ValueError: ``k2`` is below 1 or above ``k1``, or the two arguments differ in N.
 
     Source:
-        Wang et al., AAAI 2026 (BMIL), section 3.2; CA-Jaccard: Chen et al., CVPR 2024, section 3.3.
+        Wang et al., AAAI 2026 (BMIL); CA-Jaccard: Chen et al., CVPR 2024.
     """
     if len(encoding) != len(ranking.ranks):
         raise ValueError(

@@ -49,7 +49,7 @@ def modality_jaccard(
         MemoryError: N x N does not fit; the message says how much is needed.
 
     Source:
-        Wang et al., AAAI 2026 (BMIL), section 3.2.
+        Wang et al., AAAI 2026 (BMIL).
 
     Example:
         >>> import torch, mabm
@@ -152,7 +152,7 @@ def jaccard_distance(
         ValueError: A slice has a step other than 1.
 
     Source:
-        Wang et al., AAAI 2026 (BMIL), section 3.2, after Zhong et al., CVPR 2017, equation 10.
+        Wang et al., AAAI 2026 (BMIL), after Zhong et al., CVPR 2017, equation 10.
     """
     parts = encoding.tensors()
     distance = torch.ops.mabm.jaccard_distance(

@@ -28,7 +28,7 @@ def k_reciprocal_neighbors(ranking: Ranking) -> NeighborSets:
         reciprocal, which can happen when norms differ.
 
     Source:
-        Wang et al., AAAI 2026 (BMIL), section 3.2, after Zhong et al., CVPR 2017, equations 3-5.
+        Wang et al., AAAI 2026 (BMIL), after Zhong et al., CVPR 2017, equations 3 and 4.
 
     Example:
         >>> import torch, mabm

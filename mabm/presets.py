@@ -108,7 +108,7 @@ def _published(*presets: Preset) -> Mapping[str, Preset]:
 
 
 PRESETS: Mapping[str, Preset] = _published(
-    # Wang et al., AAAI 2026 (BMIL), section 3.2.
+    # Wang et al., AAAI 2026 (BMIL).
     Preset("bmil", "per_group", "inner_product", "merged", "list_means"),
     # Ge et al., NeurIPS 2020 (SpCL), after Zhong et al., CVPR 2017.
     Preset("spcl", "single", "euclidean", "merged", "merged"),

@@ -118,7 +118,7 @@ def rank_neighbors(
         ValueError: An argument out of its range; the message names it, the range and the value.
 
     Source:
-        Wang et al., AAAI 2026 (BMIL), section 3.2; with ``preset="spcl"`` Zhong et al., CVPR 2017.
+        Wang et al., AAAI 2026 (BMIL); with ``preset="spcl"`` Zhong et al., CVPR 2017.
 
     Example:
         >>> import torch, mabm

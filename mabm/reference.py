@@ -2,7 +2,7 @@
 
 Plain NumPy in float64, one sample at a time, in the order and the words of the paper (Wang et al.,
 "Modality-Aware Bias Mitigation and Invariance Learning for Unsupervised Visible-Infrared Person
-Re-Identification", AAAI 2026, section 3.2). Nothing here is fast, nothing is shared with the
+Re-Identification", AAAI 2026). Nothing here is fast, nothing is shared with the
 compiled pipeline but the table of presets, and everything needs memory of order N * N.
 
 Throughout, ``features`` is (N, D), ``modality`` (N,) holds the group of each sample, a ranking is a
