@@ -15,8 +15,9 @@ from mabm._extension import backends
 Array: TypeAlias = Tensor | NDArray[Any]
 ArrayT = TypeVar("ArrayT", Tensor, NDArray[Any])
 
-# Rows looked at in one step where a whole pass over the features would double their memory.
-_ROWS_AT_ONCE = 4096
+# Rows looked at in one step where a whole pass over the features would double their memory; few
+# enough for what a step writes to stay in the cache.
+_ROWS_AT_ONCE = 256
 
 
 def to_tensor(value: object, name: str) -> Tensor:
@@ -52,10 +53,9 @@ def like(result: Tensor, model: Array) -> Array:
     return result.numpy() if isinstance(model, np.ndarray) else result
 
 
-def row_norms(features: Tensor) -> Tensor:
-    """Euclidean norms (N,) in float64 of (N, D) float32 rows; not finite where a row is not."""
-    blocks = torch.split(features, _ROWS_AT_ONCE)
-    return torch.cat([torch.linalg.vector_norm(b, dim=1, dtype=torch.float64) for b in blocks])
+def row_blocks(features: Tensor) -> tuple[Tensor, ...]:
+    """Views of the rows, some at a time: at least one block, which may be empty."""
+    return torch.split(features, _ROWS_AT_ONCE)
 
 
 def check_features(value: object, name: str = "features") -> Tensor:
@@ -80,7 +80,8 @@ def check_features(value: object, name: str = "features") -> Tensor:
         raise ValueError(f"{name} must have at least one column, got {tuple(tensor.shape)}")
     check_device(tensor, name)
     tensor = tensor.to(torch.float32).contiguous()
-    bad = torch.nonzero(~torch.isfinite(row_norms(tensor))).flatten()
+    finite = torch.cat([torch.isfinite(block).all(dim=1) for block in row_blocks(tensor)])
+    bad = torch.nonzero(~finite).flatten()
     if len(bad):
         more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
         raise ValueError(f"{name} must be finite in float32, got NaN or Inf in row {bad[0]}{more}")

@@ -9,24 +9,16 @@ fails is ranked by exact scores alone.
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from mabm._arrays import Array, check_features, check_modality, like, row_norms, to_tensor
+from mabm._arrays import Array, check_features, check_modality, like, to_tensor
+from mabm._candidates import ListLayout, propose_candidates
 from mabm.presets import DEFAULT_K1, Preset, check_k1, resolve_preset
 
 logger = logging.getLogger(__name__)
-
-# One tile of scores: enough rows and columns to keep a matrix product at full speed, in 64 MB.
-_TILE_ROWS = 1024
-_TILE_COLUMNS = 16384
-# Memory for the candidates of one row block; many groups make the block shorter.
-_CANDIDATE_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +143,7 @@ def rank(x: Tensor, groups: Tensor | None, preset: Preset, k1: int) -> Ranking:
     scores = torch.empty(shape, dtype=torch.float64, device=x.device)
     unproven = []
     if ranks.numel():
-        for rows, proposed in _propose(x, layout, euclidean):
+        for rows, proposed in propose_candidates(x, layout, euclidean):
             found, exact, certified = torch.ops.mabm.rank_candidates(
                 x, rows, *proposed, layout.widths, euclidean
             )
@@ -167,22 +159,7 @@ def rank(x: Tensor, groups: Tensor | None, preset: Preset, k1: int) -> Ranking:
     return Ranking(ranks, scores, tuple(layout.widths), preset, k1, groups)
 
 
-@dataclass(frozen=True)
-class _ListLayout:
-    """Which list of a row a column falls into, from the groups of the two.
-
-    Attributes:
-        groups: (N,) int32, numbered from 0 without gaps.
-        list_of_group: (G, G) int32: the list that a row of one group keeps another group in.
-        widths: Length of each list.
-    """
-
-    groups: Tensor
-    list_of_group: Tensor
-    widths: list[int]
-
-
-def _list_layout(count: int, groups: Tensor | None, preset: Preset, k1: int) -> _ListLayout:
+def _list_layout(count: int, groups: Tensor | None, preset: Preset, k1: int) -> ListLayout:
     if groups is None or preset.lists == "single":
         numbered = torch.zeros(count, dtype=torch.int32)
         sizes = [count]
@@ -200,73 +177,4 @@ def _list_layout(count: int, groups: Tensor | None, preset: Preset, k1: int) -> 
     else:
         list_of_group = numbers.expand(len(sizes), -1).contiguous()
         widths = [min(k1 // len(sizes), size) for size in sizes]
-    return _ListLayout(numbered, list_of_group, widths)
-
-
-def _propose(
-    x: Tensor, layout: _ListLayout, euclidean: bool
-) -> Iterator[tuple[Tensor, tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]]:
-    """Yields each block of rows with its candidates, by a float32 product in tiles."""
-    count = len(x)
-    norms = row_norms(x)
-    bounds = _error_bounds(norms, x.shape[1], euclidean)
-    half_squares = (norms.square() / 2).to(torch.float32)
-    # Twice what is kept, which is twice the list and some: the proof needs a gap behind the list.
-    capacity = 2 * (2 * max(layout.widths) + 16)
-    lists = len(layout.widths)
-    block = max(1, min(_TILE_ROWS, count, _CANDIDATE_BYTES // (8 * lists * capacity)))
-    tile = torch.empty(block * min(_TILE_COLUMNS, count), dtype=torch.float32, device=x.device)
-    for start in range(0, count, block):
-        rows = torch.arange(start, min(start + block, count), device=x.device)
-        own = x[start : start + block]
-        shape = (len(rows), lists)
-        candidate_scores = torch.empty((*shape, capacity), dtype=torch.float32, device=x.device)
-        candidates = torch.empty((*shape, capacity), dtype=torch.int32, device=x.device)
-        counts = torch.zeros(shape, dtype=torch.int32, device=x.device)
-        thresholds = torch.full(shape, -torch.inf, dtype=torch.float32, device=x.device)
-        for first in range(0, count, _TILE_COLUMNS):
-            others = x[first : first + _TILE_COLUMNS]
-            scores = tile[: len(own) * len(others)].view(len(own), len(others))
-            if euclidean:  # x . y - |y|^2 / 2 orders one row's columns as minus the distance does
-                bias = -half_squares[first : first + _TILE_COLUMNS]
-                torch.addmm(bias, own, others.T, out=scores)
-            else:
-                torch.mm(own, others.T, out=scores)
-            torch.ops.mabm.collect_candidates_(
-                scores,
-                layout.groups[start : start + block],
-                layout.groups[first : first + _TILE_COLUMNS],
-                layout.list_of_group,
-                first,
-                candidate_scores,
-                candidates,
-                counts,
-                thresholds,
-            )
-        yield rows, (candidate_scores, candidates, counts, thresholds, bounds[rows])
-
-
-def _error_bounds(norms: Tensor, dim: int, euclidean: bool) -> Tensor:
-    """(N,) float64: how far a row's scores from the product may lie from the exact ones.
-
-    For any order of summation ``|fl(x . y) - x . y| <= g |x| |y|`` with ``g = n u / (1 - n u)``,
-    ``u`` the unit roundoff and ``n = D`` operations (Higham, Accuracy and Stability of Numerical
-    Algorithms, section 3.1); four more cover the rounding of ``|y|^2 / 2``, its subtraction and
-    that of the norms. Infinite where the product could overflow.
-    """
-    steps = (dim + 4) * 2.0**-24
-    growth = steps / (1 - steps) if steps < 1 else torch.inf
-    if _reduced_precision():
-        growth += 2.0**-7  # operands cut to bfloat16: 2^-9 each, twice that to be safe
-    greatest = norms.max()
-    magnitude = norms * greatest + (greatest.square() if euclidean else 0.0)
-    underflow = dim * 2.0**-126 * (1 + norms + greatest)  # denormals may be flushed to zero
-    bounds = growth * magnitude + underflow
-    return torch.where(magnitude < 1e37, bounds, torch.inf)
-
-
-def _reduced_precision() -> bool:
-    """Whether PyTorch may round the operands of a float32 product on the CPU."""
-    mkldnn: Any = torch.backends.mkldnn  # PyTorch does not annotate it
-    chosen = mkldnn.matmul.fp32_precision
-    return chosen not in ("none", "ieee") or "DNNL_DEFAULT_FPMATH_MODE" in os.environ
+    return ListLayout(numbered, list_of_group, widths)

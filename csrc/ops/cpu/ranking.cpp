@@ -17,6 +17,8 @@ namespace mabm {
 namespace {
 
 constexpr float kLowest = -std::numeric_limits<float>::infinity();
+// Samples that a block of rows is compared with before the next: their features stay in the cache.
+constexpr int64_t kExactTile = 64;
 // A run of columns of one group at least this long is scanned with one threshold.
 constexpr int64_t kUniformRun = 64;
 
@@ -285,29 +287,35 @@ std::tuple<Tensor, Tensor> rank_exactly(const Tensor& features, const Tensor& ro
   double* out_scores = write<double>(scores);
 
   using Lists = std::vector<std::vector<Scored>>;
+  const auto num_lists = static_cast<int64_t>(widths.size());
   for_each_row_block(
-      rows.numel(), [&] { return Lists(widths.size()); },
+      rows.numel(), [&] { return Lists(kRowBlock * num_lists); },
       [&](int64_t, int64_t first, int64_t last, Lists& lists) {
-        for (int64_t row = first; row < last; ++row) {
-          const int64_t own = row_of[row];
-          const int32_t* list_of = list_table + group_of[own] * num_groups;
-          for (auto& list : lists) {
-            list.clear();
-          }
-          for (int64_t other = 0; other < num_samples; ++other) {
-            const auto list = static_cast<size_t>(list_of[group_of[other]]);
-            lists[list].push_back(
-                {exact_score(x + own * dim, x + other * dim, dim, euclidean), other});
-            // A list twice as long as it may be is cut to the entries that can still be in it.
-            if (static_cast<int64_t>(lists[list].size()) >= 2 * widths[list] + 64) {
-              std::nth_element(lists[list].begin(), lists[list].begin() + widths[list],
-                               lists[list].end(), ranks_before);
-              lists[list].resize(widths[list]);
+        for (auto& list : lists) {
+          list.clear();
+        }
+        for (int64_t tile = 0; tile < num_samples; tile += kExactTile) {
+          const int64_t tile_end = std::min(num_samples, tile + kExactTile);
+          for (int64_t row = first; row < last; ++row) {
+            const int64_t own = row_of[row];
+            const int32_t* list_of = list_table + group_of[own] * num_groups;
+            for (int64_t other = tile; other < tile_end; ++other) {
+              const int64_t width = widths[list_of[group_of[other]]];
+              auto& list = lists[(row - first) * num_lists + list_of[group_of[other]]];
+              list.push_back({exact_score(x + own * dim, x + other * dim, dim, euclidean), other});
+              // A list longer than it may be is cut to the entries that can still be in it.
+              if (static_cast<int64_t>(list.size()) >= 2 * width + kExactTile) {
+                std::nth_element(list.begin(), list.begin() + width, list.end(), ranks_before);
+                list.resize(width);
+              }
             }
           }
+        }
+        for (int64_t row = first; row < last; ++row) {
           int64_t column = row * layout.total;
-          for (size_t list = 0; list < lists.size(); ++list) {
-            write_list(lists[list], widths[list], out_ranks + column, out_scores + column);
+          for (int64_t list = 0; list < num_lists; ++list) {
+            write_list(lists[(row - first) * num_lists + list], widths[list], out_ranks + column,
+                       out_scores + column);
             column += widths[list];
           }
         }
