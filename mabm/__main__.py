@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one subcommand and return its exit status.
+    """Runs one subcommand and return its exit status.
 
     Args:
         arguments: Words after the program's name; default those of the process.

@@ -113,7 +113,7 @@ class Frames:
 
 @functools.cache
 def load_drawings() -> Drawings:
-    """Load all drawings from the package (64 MB in memory, kept for the life of the process).
+    """Loads all drawings from the package (64 MB in memory, kept for the life of the process).
 
     Returns:
         The 8,343 drawings: 4,642 visible and 3,701 infrared, of 937 identities.
@@ -180,7 +180,7 @@ def render_identities(
     infrared_frames: int = 3,
     first_frame: int = 0,
 ) -> Frames:
-    """Render every camera's frames of some identities, about 10 visible and 11 infrared ones each.
+    """Renders every camera's frames of some identities, about 10 visible and 11 infrared ones each.
 
     Args:
         identities: Identities to render, each in [0, 937), no repeats. Their order does not matter.
@@ -219,7 +219,7 @@ def render_identities(
 
 
 def render_drawings(rows: IntArray, frame: IntArray) -> Frames:
-    """Render one frame of each given drawing.
+    """Renders one frame of each given drawing.
 
     A frame depends on (identity, camera, frame number) and nothing else: neither on the batch it is
     rendered in nor on any global random state, which is left untouched.
@@ -297,7 +297,7 @@ def _render_infrared(drawings: Drawings, rows: IntArray, frame: IntArray) -> Byt
 
 
 def _composite(art: torch.Tensor, background: torch.Tensor, pose: torch.Tensor) -> torch.Tensor:
-    """Place drawings, (N, C + 1, S, S) with alpha last, and occluders on (N, C, S, S)."""
+    """Places drawings, (N, C + 1, S, S) with alpha last, and occluders on (N, C, S, S)."""
     scale = _between(pose[:, 0], 0.75, 1.0)
     angle = torch.deg2rad(_between(pose[:, 1], -10, 10))
     # In grid_sample's units the frame spans [-1, 1], so a drawing of this scale has 1 - scale to

@@ -125,7 +125,7 @@ def run(
     settings: Settings | None = None,
     progress: bool = True,
 ) -> DemoResult:
-    """Render, extract, cluster both ways, measure, and save two pictures.
+    """Renders, extracts, clusters both ways, measures, and saves two pictures.
 
     Args:
         output: Folder for ``clusters.png`` and ``distances.png``; created if missing.

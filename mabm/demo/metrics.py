@@ -40,7 +40,7 @@ class PairQuality:
 
 
 def cross_modality_pairs(labels: IntArray, identity: IntArray, modality: IntArray) -> PairQuality:
-    """Compare clusters with identities over the pairs of samples of different modality.
+    """Compares clusters with identities over the pairs of samples of different modality.
 
     Args:
         labels: (N,) int64 cluster of each sample, -1 for noise.

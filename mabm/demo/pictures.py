@@ -73,7 +73,7 @@ class PairHistogram:
 def pair_histogram(
     distance: npt.NDArray[np.float32], identity: IntArray, modality: IntArray, *, eps: float
 ) -> PairHistogram:
-    """Count the N(N-1)/2 pairs of a symmetric (N, N) distance by kind and size.
+    """Counts the N(N-1)/2 pairs of a symmetric (N, N) distance by kind and size.
 
     Args:
         distance: (N, N) float32 in [0, 1]; only the part above the diagonal is read.
@@ -318,7 +318,7 @@ def _legend(
 
 
 def save_picture(figure: Figure, path: Path) -> None:
-    """Write ``figure`` as a PNG."""
+    """Writes ``figure`` as a PNG."""
     with _styled():
         figure.savefig(path, dpi=150, facecolor="white")
 

@@ -75,7 +75,7 @@ class Schedule:
 def train(
     visible: IntArray, infrared: IntArray, *, schedule: Schedule | None = None, seed: int = 0
 ) -> TwoStreamEncoder:
-    """Train an encoder to classify identities, each modality with its own label space.
+    """Trains an encoder to classify identities, each modality with its own label space.
 
     The global random state of PyTorch is put back as it was. The same seed gives the same weights
     on the same machine with the same number of threads.
@@ -175,7 +175,7 @@ def _epoch_frames(identities: IntArray, modality: int, epoch: int) -> Frames:
 def _augmented(
     images: torch.Tensor, modality: int, schedule: Schedule, generator: torch.Generator
 ) -> torch.Tensor:
-    """Mirror half of (N, 3, S, S) uint8; channel exchange if visible (Ye et al., ICCV 2021)."""
+    """Mirrors half of (N, 3, S, S) uint8; channel exchange if visible (Ye et al., ICCV 2021)."""
     count = len(images)
     chance = torch.rand(2, count, 1, 1, 1, generator=generator)
     channel = torch.randint(3, (count,), generator=generator)
@@ -215,7 +215,7 @@ def infrared_to_visible(encoder: TwoStreamEncoder, identities: IntArray) -> tupl
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train and write the weights, or with ``--hold-out`` measure on start identities left out."""
+    """Trains and writes the weights, or with ``--hold-out`` measures on start identities left out."""
     parser = argparse.ArgumentParser(prog="python -m mabm.models.pretrain")
     parser.add_argument(
         "--output",

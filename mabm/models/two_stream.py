@@ -134,7 +134,7 @@ class _ResidualBlock(nn.Module):
 
 
 def _generalised_mean(maps: torch.Tensor, power: torch.Tensor) -> torch.Tensor:
-    """Pool (N, C, H, W) to (N, C): the mean of ``x ** p``, to the power ``1 / p``."""
+    """Pools (N, C, H, W) to (N, C): the mean of ``x ** p``, to the power ``1 / p``."""
     return maps.clamp(min=_GEM_EPS).pow(power).mean(dim=(2, 3)).pow(1 / power)
 
 
@@ -185,13 +185,13 @@ def extract(
 
 
 def save_weights(encoder: TwoStreamEncoder, path: str | PathLike[str]) -> None:
-    """Write parameters and running statistics to an ``.npz`` of float16 arrays."""
+    """Writes parameters and running statistics to an ``.npz`` of float16 arrays."""
     arrays = {
         name: tensor.detach().cpu().numpy().astype(np.float16)
         for name, tensor in encoder.state_dict().items()
         if tensor.is_floating_point()
     }
-    np.savez_compressed(path, allow_pickle=False, **arrays)
+    np.savez_compressed(path, **arrays)
 
 
 def load_pretrained(name: str = "emoji-xm") -> TwoStreamEncoder:
@@ -213,7 +213,7 @@ def load_pretrained(name: str = "emoji-xm") -> TwoStreamEncoder:
 
 
 def load_weights(encoder: TwoStreamEncoder, source: str | PathLike[str] | IO[bytes]) -> None:
-    """Fill ``encoder`` in place with arrays written by ``save_weights``.
+    """Fills ``encoder`` in place with arrays written by ``save_weights``.
 
     Raises:
         ValueError: If the arrays are not exactly those of this encoder, by name and shape.
