@@ -215,7 +215,7 @@ def infrared_to_visible(encoder: TwoStreamEncoder, identities: IntArray) -> tupl
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Trains and writes the weights, or with ``--hold-out`` measures on start identities left out."""
+    """Trains and writes the weights; with ``--hold-out`` measures on start identities left out."""
     parser = argparse.ArgumentParser(prog="python -m mabm.models.pretrain")
     parser.add_argument(
         "--output",
