@@ -136,7 +136,7 @@ def count_groups(groups: Tensor | None) -> int:
 
 def rank(x: Tensor, groups: Tensor | None, preset: Preset, k1: int) -> Ranking:
     """:func:`rank_neighbors` on checked arguments, in tensors."""
-    layout = _list_layout(len(x), groups, preset, k1)
+    layout = _list_layout(x, groups, preset, k1)
     euclidean = preset.metric == "euclidean"
     shape = (len(x), sum(layout.widths))
     ranks = torch.empty(shape, dtype=torch.int64, device=x.device)
@@ -147,8 +147,8 @@ def rank(x: Tensor, groups: Tensor | None, preset: Preset, k1: int) -> Ranking:
             found, exact, certified = torch.ops.mabm.rank_candidates(
                 x, rows, *proposed, layout.widths, euclidean
             )
-            ranks[rows[0] : rows[-1] + 1] = found
-            scores[rows[0] : rows[-1] + 1] = exact
+            ranks[rows] = found
+            scores[rows] = exact
             unproven.append(rows[~certified])
     redo = torch.cat(unproven) if unproven else torch.empty(0, dtype=torch.int64, device=x.device)
     if len(redo):
@@ -159,22 +159,19 @@ def rank(x: Tensor, groups: Tensor | None, preset: Preset, k1: int) -> Ranking:
     return Ranking(ranks, scores, tuple(layout.widths), preset, k1, groups)
 
 
-def _list_layout(count: int, groups: Tensor | None, preset: Preset, k1: int) -> ListLayout:
+def _list_layout(x: Tensor, groups: Tensor | None, preset: Preset, k1: int) -> ListLayout:
     if groups is None or preset.lists == "single":
-        numbered = torch.zeros(count, dtype=torch.int32)
-        sizes = [count]
-    else:
-        _, inverse, counts = torch.unique(groups, return_inverse=True, return_counts=True)
-        numbered = inverse.to(torch.int32)
-        sizes = counts.tolist() or [0]
-    numbers = torch.arange(len(sizes), dtype=torch.int32)
+        groups = x.new_zeros(len(x), dtype=torch.int64)
+    _, numbered, counts = torch.unique(groups, return_inverse=True, return_counts=True)
+    sizes = counts.tolist() or [0]
+    numbers = torch.arange(len(sizes), dtype=torch.int32, device=x.device)
     if preset.lists == "intra_inter":
         list_of_group = (numbers[:, None] != numbers).to(torch.int32)
         widths = [
             min(preset.k1_intra + 1, max(sizes)),
-            min(preset.k1_inter + 1, count - min(sizes)),
+            min(preset.k1_inter + 1, len(x) - min(sizes)),
         ]
     else:
         list_of_group = numbers.expand(len(sizes), -1).contiguous()
         widths = [min(k1 // len(sizes), size) for size in sizes]
-    return ListLayout(numbered, list_of_group, widths)
+    return ListLayout(numbered.to(torch.int32), list_of_group, widths)

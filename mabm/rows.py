@@ -83,7 +83,7 @@ class NeighborSets:
         return self.indices[int(self.indptr[sample]) : int(self.indptr[sample + 1])]
 
     def _values(self) -> Tensor:
-        return torch.ones(len(self.indices), dtype=torch.float32)
+        return torch.ones_like(self.tensors()[1], dtype=torch.float32)
 
     def to_scipy(self) -> csr_array:
         """The rows as a SciPy CSR array (N, N) of float32; every entry is stored, zeros too."""
@@ -162,8 +162,8 @@ class Encoding(NeighborSets):
         if not bool((torch.isfinite(fractions) & (fractions >= 0)).all()):
             raise ValueError("values must be finite and not negative")
         starts, columns = sets.tensors()
-        row_of = torch.repeat_interleave(torch.arange(len(sets)), starts.diff())
-        greatest = torch.zeros(len(sets), dtype=torch.float64)
+        row_of = torch.repeat_interleave(starts.diff())
+        greatest = fractions.new_zeros(len(sets))
         greatest.scatter_reduce_(0, row_of, fractions, "amax")
         if not bool((greatest > 0).all()):
             empty = int(torch.nonzero(greatest <= 0)[0])

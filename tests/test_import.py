@@ -36,6 +36,26 @@ def test_import_and_use_touch_nothing_global() -> None:
     assert result.stderr == ""
 
 
+def test_defaults_of_the_process_change_nothing() -> None:
+    result = run(
+        "import torch, mabm\n"
+        "x = torch.randn(9, 8).repeat(10, 1) + 0.2 * torch.randn(90, 8)\n"
+        "modality = torch.arange(90) // 9 % 3\n"
+        "presets = list(mabm.PRESETS)\n"
+        "def labels():\n"
+        "    return [mabm.pseudo_labels(x, modality, eps=0.7, preset=p).labels for p in presets]\n"
+        "expected = labels()\n"
+        "torch.set_default_dtype(torch.float64)\n"
+        "torch.use_deterministic_algorithms(True)\n"
+        "torch.set_flush_denormal(True)\n"
+        "with torch.device('meta'), torch.autocast('cpu'), torch.inference_mode():\n"
+        "    found = labels()\n"
+        "print(all(a.equal(b) for a, b in zip(found, expected)), len(set(expected[0].tolist())))"
+    )
+    assert result.stdout.split()[0] == "True", result.stderr
+    assert int(result.stdout.split()[1]) > 1
+
+
 def test_every_public_name_is_there_and_has_a_docstring() -> None:
     import mabm
 
