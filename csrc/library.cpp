@@ -2,15 +2,18 @@
 // the fake kernels in mabm/_registrations.py, both under the same names.
 //
 // Rows of unequal length are CSR: indptr (N + 1) int64, indices (nnz) int32. An encoding adds
-// weights (nnz) int32 in units of 2^-30, each row summing to 2^30 exactly (common/fixed_point.h).
+// weights (nnz) int32 in units of 2^-30 (common/fixed_point.h). The ops check shapes and dtypes;
+// that numbers of rows and groups are in range is for their callers to see to, as the public
+// functions do.
 
 #include <Python.h>  // in its limited form, by -DPy_LIMITED_API
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(mabm, m) {
-  // Adds one tile of scores to each row's running candidates, list by list.
+  // Adds one tile of scores, products + biases, to each row's running candidates, list by list.
   m.def(
-      "collect_candidates_(Tensor scores, Tensor row_groups, Tensor column_groups, "
+      "collect_candidates_(Tensor products, Tensor biases, Tensor row_groups, Tensor "
+      "column_groups, "
       "Tensor list_of_group, int first_column, Tensor(a!) candidate_scores, "
       "Tensor(b!) candidates, Tensor(c!) counts, Tensor(d!) thresholds) -> ()");
   // Rescores the candidates exactly; certified tells which rows are proven complete.

@@ -12,6 +12,7 @@ rounding error, which is what would blur the order of such rows otherwise.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -94,10 +95,11 @@ def propose_candidates(
         )
         for first in range(0, count, _TILE):
             others = x[first : first + _TILE] - mean
-            scores = tile[: len(own) * len(others)].view(len(own), len(others))
-            torch.addmm(bias[first : first + _TILE], own, others.T, out=scores)
+            products = tile[: len(own) * len(others)].view(len(own), len(others))
+            torch.mm(own, others.T, out=products)
             torch.ops.mabm.collect_candidates_(
-                scores,
+                products,
+                bias[first : first + _TILE],
                 layout.groups[start : start + block],
                 layout.groups[first : first + _TILE],
                 layout.list_of_group,
@@ -110,31 +112,44 @@ def propose_candidates(
 def _bias_and_error_bounds(x: Tensor, mean: Tensor, euclidean: bool) -> tuple[Tensor, Tensor]:
     """Bias of each column, (N,) float32, and error bound of each row, (N,) float64.
 
-    In whatever order a product of D terms is summed, ``|fl(a . b) - a . b| <= g |a| |b|`` with
-    ``g = n u / (1 - n u)``, u the unit roundoff and n = D (Higham, Accuracy and Stability of
-    Numerical Algorithms, section 3.1). Centring rounds each operand once more, and the bias and its
-    addition are rounded once each: n = D + 8 and 4 u of the largest bias are on the safe side.
-    Infinite where the product could overflow.
+    In whatever order a product of n terms is summed, ``|fl(a . b) - a . b| <= g(u) |a| |b|`` with
+    ``g(u) = n u / (1 - n u)`` and u the unit roundoff (Higham, Accuracy and Stability of Numerical
+    Algorithms, section 3.1). With a few more than D for n it covers the rounding of the operands,
+    too. The bound is the sum of what can go wrong, in the order of the terms below: the float32
+    product of centred rows; the rounding of the bias and of its addition; the float64 sums of the
+    bias and of the exact score that it is compared with; and numbers so small that they may be
+    flushed to zero. It is infinite where the product could overflow.
     """
-    norms, biases = [], []
     wide_mean = mean.to(torch.float64)
+    lengths, centred_lengths, biases = [], [], []
     for block in row_blocks(x):
-        centred = block.to(torch.float64) - wide_mean
-        squares = torch.linalg.vector_norm(centred, dim=1)
-        norms.append(squares)
-        biases.append(-squares.square() / 2 if euclidean else centred @ wide_mean)
-    norm, bias = torch.cat(norms), torch.cat(biases)
-    roundoff = 2.0**-24
-    steps = (x.shape[1] + 8) * roundoff
-    growth = steps / (1 - steps) if steps < 1 else torch.inf
+        wide = block.to(torch.float64)
+        centred = wide - wide_mean
+        lengths.append(torch.linalg.vector_norm(wide, dim=1))
+        centred_lengths.append(torch.linalg.vector_norm(centred, dim=1))
+        biases.append(-centred_lengths[-1].square() / 2 if euclidean else centred @ wide_mean)
+    length, centred_length, bias = map(torch.cat, (lengths, centred_lengths, biases))
+    greatest, greatest_bias = centred_length.max(), bias.abs().max()
+    if euclidean:
+        wide_magnitude = (centred_length + greatest).square() + greatest.square()
+    else:
+        wide_magnitude = length * length.max() + greatest * torch.linalg.vector_norm(wide_mean)
+    magnitude = centred_length * greatest
+    terms = x.shape[1] + 8
+    bounds = (
+        _growth(terms, 2.0**-24) * magnitude
+        + 4 * 2.0**-24 * (magnitude + greatest_bias)
+        + _growth(terms, 2.0**-53) * wide_magnitude
+        + terms * 2.0**-125 * (1 + centred_length + greatest)
+    )
     if _reduced_precision():
-        growth += 2.0**-7  # operands cut to bfloat16: 2^-9 each, twice that to be safe
-    greatest, greatest_bias = norm.max(), bias.abs().max()
-    magnitude = norm * greatest
-    underflow = x.shape[1] * 2.0**-126 * (1 + norm + greatest)  # denormals may become zero
-    bounds = growth * magnitude + 4 * roundoff * (magnitude + greatest_bias) + underflow
+        bounds += 2.0**-6 * magnitude  # two operands cut to bfloat16, 2^-8 each, and as much again
     fits = (magnitude < 1e37) & (greatest_bias < 1e37)
     return bias.to(torch.float32), torch.where(fits, bounds, torch.inf)
+
+
+def _growth(terms: int, roundoff: float) -> float:
+    return terms * roundoff / (1 - terms * roundoff) if terms * roundoff < 1 else math.inf
 
 
 def _reduced_precision() -> bool:

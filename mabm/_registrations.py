@@ -25,7 +25,8 @@ def _ragged(indptr: Tensor, num_rows: int | torch.SymInt) -> _Rows:
 
 
 def _collect_candidates_(
-    scores: Tensor,
+    products: Tensor,
+    biases: Tensor,
     row_groups: Tensor,
     column_groups: Tensor,
     list_of_group: Tensor,

@@ -25,7 +25,7 @@ def samples() -> dict[str, tuple[Any, ...]]:
         torch.full((24, 2), -torch.inf),
     )
     collected = tuple(part.clone() for part in state)
-    tile = (features @ features.T, groups, groups, list_of_group, 0)
+    tile = (features @ features.T, torch.ones(24), groups, groups, list_of_group, 0)
     OPS.collect_candidates_(*tile, *collected)
     widths = [3, 3]
     bounds = torch.full((24,), 1e-4, dtype=torch.float64)

@@ -8,7 +8,9 @@
 #include <torch/headeronly/util/Exception.h>
 
 #include <cstdint>
+#include <initializer_list>
 #include <limits>
+#include <optional>
 
 namespace mabm {
 

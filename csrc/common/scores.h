@@ -17,10 +17,11 @@ inline double exact_score(const float* a, const float* b, int64_t size, bool euc
   return euclidean ? -squared_distance(a, b, size) : inner_product(a, b, size);
 }
 
-// First column in [begin, end) whose score exceeds its threshold, else end: one threshold for all,
-// or one for the group of each column.
-int64_t first_above(const float* scores, int64_t begin, int64_t end, float threshold);
-int64_t first_above(const float* scores, const int32_t* groups, const float* group_thresholds,
-                    int64_t begin, int64_t end);
+// First column in [begin, end) whose score, products[column] + biases[column] in float32, exceeds
+// its threshold, else end: one threshold for all, or one for the group of each column.
+int64_t first_above(const float* products, const float* biases, float threshold, int64_t begin,
+                    int64_t end);
+int64_t first_above(const float* products, const float* biases, const int32_t* groups,
+                    const float* group_thresholds, int64_t begin, int64_t end);
 
 }  // namespace mabm

@@ -3,7 +3,7 @@
 #pragma once
 
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
-#define MABM_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#define MABM_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
 #define MABM_CLONES
 #endif

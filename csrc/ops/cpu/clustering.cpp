@@ -1,5 +1,9 @@
 // DBSCAN on a graph of distances, label for label scikit-learn's.
 
+#include <algorithm>
+#include <memory>
+#include <vector>
+
 #include "common/row_blocks.h"
 
 namespace mabm {

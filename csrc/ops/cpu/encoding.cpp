@@ -1,5 +1,11 @@
 // Encoding and local query expansion: neighbour sets to weighted rows (method steps 4 and 5).
 
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <tuple>
+#include <vector>
+
 #include "common/fixed_point.h"
 #include "common/row_blocks.h"
 #include "common/scores.h"
@@ -56,7 +62,8 @@ std::tuple<Tensor, Tensor, Tensor> encode_neighbors(const Tensor& features, cons
   return {rows.indptr, out_indices, out_weights};
 }
 
-// V'_i = sum over m of neighbor_weights[i, m] * V[neighbors[i, m]].
+// V'_i = the mean of the rows V[neighbors[i, m]], weighted by neighbor_weights[i, m] in [0, 1]; a
+// row's weights count relative to each other and sum to one or less.
 std::tuple<Tensor, Tensor, Tensor> average_encodings(const Tensor& indptr, const Tensor& indices,
                                                      const Tensor& weights, const Tensor& neighbors,
                                                      const Tensor& neighbor_weights) {

@@ -1,6 +1,9 @@
 // The distance between encoded rows, dense or pruned (method step 6).
 
+#include <algorithm>
 #include <numeric>
+#include <tuple>
+#include <vector>
 
 #include "common/fixed_point.h"
 #include "common/row_blocks.h"
@@ -206,17 +209,21 @@ std::tuple<Tensor, Tensor, Tensor> jaccard_graph(const Tensor& indptr, const Ten
 
   // Mirror: row j takes, before its own upper part, every i < j that holds j, in ascending order.
   std::vector<int64_t> lower(rows.count, 0);
-  for (const auto& block : upper.blocks) {
-    for (const int32_t other : block.indices) {
-      ++lower[other];  // the diagonal is counted here and in the upper part
-    }
-  }
   const int64_t* upper_starts = read<int64_t>(upper.indptr);
+  const auto for_each_upper = [&](const auto& body) {
+    for (int64_t row = 0; row < rows.count; ++row) {
+      const auto& block = upper.blocks[row / kRowBlock];
+      const int64_t offset = upper_starts[row / kRowBlock * kRowBlock];
+      for (int64_t at = upper_starts[row]; at < upper_starts[row + 1]; ++at) {
+        body(row, block.indices[at - offset], block.values[at - offset]);
+      }
+    }
+  };
+  for_each_upper([&](int64_t row, int32_t other, float) { lower[other] += other != row; });
   Tensor out_indptr = make_tensor<int64_t>({rows.count + 1});
   int64_t* starts = write<int64_t>(out_indptr);
   starts[0] = 0;
   for (int64_t row = 0; row < rows.count; ++row) {
-    --lower[row];
     starts[row + 1] = starts[row] + lower[row] + upper_starts[row + 1] - upper_starts[row];
   }
   Tensor out_indices = make_tensor<int32_t>({starts[rows.count]});
@@ -224,20 +231,14 @@ std::tuple<Tensor, Tensor, Tensor> jaccard_graph(const Tensor& indptr, const Ten
   int32_t* out_index = write<int32_t>(out_indices);
   float* out_distance = write<float>(out_distances);
   std::vector<int64_t> next(starts, starts + rows.count);
-  for (int64_t row = 0; row < rows.count; ++row) {
-    const auto& block = upper.blocks[row / kRowBlock];
-    const int64_t offset = upper_starts[row / kRowBlock * kRowBlock];
-    for (int64_t at = upper_starts[row]; at < upper_starts[row + 1]; ++at) {
-      const int32_t other = block.indices[at - offset];
-      const float distance = block.values[at - offset];
-      out_index[next[row]] = other;
-      out_distance[next[row]++] = distance;
-      if (other != row) {
-        out_index[next[other]] = static_cast<int32_t>(row);
-        out_distance[next[other]++] = distance;
-      }
+  for_each_upper([&](int64_t row, int32_t other, float distance) {
+    out_index[next[row]] = other;
+    out_distance[next[row]++] = distance;
+    if (other != row) {
+      out_index[next[other]] = static_cast<int32_t>(row);
+      out_distance[next[other]++] = distance;
     }
-  }
+  });
   return {out_indptr, out_indices, out_distances};
 }
 

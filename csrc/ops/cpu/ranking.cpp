@@ -7,8 +7,13 @@
 // those exactly gives the exact list. Otherwise the row is not certified and is ranked by exact
 // scores.
 
+#include <algorithm>
+#include <cmath>
+#include <functional>
 #include <limits>
-#include <utility>
+#include <numeric>
+#include <tuple>
+#include <vector>
 
 #include "common/row_blocks.h"
 #include "common/scores.h"
@@ -62,68 +67,90 @@ std::vector<Run> runs_of(const int32_t* groups, int64_t count) {
   return runs;
 }
 
-// One list of one row while its candidates are collected: at most `capacity` entries; when full it
-// is cut to the better half, and `threshold` becomes the best score that was ever dropped or more.
-struct CandidateList {
+// The candidates of B rows, L lists of at most C entries each: views of the four tensors. A list
+// that is full is cut to its better half; its threshold is then the best score it ever dropped, or
+// more.
+struct CandidateLists {
+  int64_t num_rows;
+  int64_t num_lists;
+  int64_t capacity;
   float* scores;
   int32_t* indices;
-  int64_t capacity;
-  int32_t& count;
-  float& threshold;
+  int32_t* counts;
+  float* thresholds;
 
-  void add(float score, int64_t index, std::vector<Candidate>& scratch) {
-    scores[count] = score;
-    indices[count] = static_cast<int32_t>(index);
+  CandidateLists(const Tensor& candidate_scores, const Tensor& candidates, const Tensor& count,
+                 const Tensor& threshold) {
+    check_tensor<float>(candidate_scores, "candidate_scores", 3);
+    check_tensor<int32_t>(candidates, "candidates", 3);
+    check_tensor<int32_t>(count, "counts", 2);
+    check_tensor<float>(threshold, "thresholds", 2);
+    num_rows = candidates.size(0);
+    num_lists = candidates.size(1);
+    capacity = candidates.size(2);
+    for (int axis = 0; axis < 3; ++axis) {
+      check_size(candidate_scores, "candidate_scores", axis, candidates.size(axis));
+    }
+    for (int axis = 0; axis < 2; ++axis) {
+      check_size(count, "counts", axis, candidates.size(axis));
+      check_size(threshold, "thresholds", axis, candidates.size(axis));
+    }
+    scores = write<float>(candidate_scores);
+    indices = write<int32_t>(candidates);
+    counts = write<int32_t>(count);
+    thresholds = write<float>(threshold);
+  }
+
+  // Adds an entry to a list, numbered over all rows; true if that cut the list.
+  bool add(int64_t list, float score, int64_t index, std::vector<Candidate>& scratch) const {
+    float* list_scores = scores + list * capacity;
+    int32_t* list_indices = indices + list * capacity;
+    int32_t& count = counts[list];
+    list_scores[count] = score;
+    list_indices[count] = static_cast<int32_t>(index);
     if (++count < capacity) {
-      return;
+      return false;
     }
     scratch.resize(capacity);
     for (int64_t slot = 0; slot < capacity; ++slot) {
-      scratch[slot] = {scores[slot], indices[slot]};
+      scratch[slot] = {list_scores[slot], list_indices[slot]};
     }
     const auto middle = scratch.begin() + capacity / 2;
     std::nth_element(scratch.begin(), middle, scratch.end(),
                      [](const Candidate& a, const Candidate& b) { return a.score > b.score; });
-    threshold = middle->score;
+    thresholds[list] = middle->score;
     count = static_cast<int32_t>(capacity / 2);
     for (int32_t slot = 0; slot < count; ++slot) {
-      scores[slot] = scratch[slot].score;
-      indices[slot] = scratch[slot].index;
+      list_scores[slot] = scratch[slot].score;
+      list_indices[slot] = scratch[slot].index;
     }
+    return true;
   }
 };
 
-void collect_candidates_(const Tensor& scores, const Tensor& row_groups,
+void collect_candidates_(const Tensor& products, const Tensor& biases, const Tensor& row_groups,
                          const Tensor& column_groups, const Tensor& list_of_group,
                          int64_t first_column, const Tensor& candidate_scores,
                          const Tensor& candidates, const Tensor& counts, const Tensor& thresholds) {
-  check_tensor<float>(scores, "scores", 2);
+  check_tensor<float>(products, "products", 2);
+  check_tensor<float>(biases, "biases", 1);
   check_tensor<int32_t>(row_groups, "row_groups", 1);
   check_tensor<int32_t>(column_groups, "column_groups", 1);
   check_tensor<int32_t>(list_of_group, "list_of_group", 2);
-  check_tensor<float>(candidate_scores, "candidate_scores", 3);
-  check_tensor<int32_t>(candidates, "candidates", 3);
-  check_tensor<int32_t>(counts, "counts", 2);
-  check_tensor<float>(thresholds, "thresholds", 2);
-  const int64_t num_rows = scores.size(0);
-  const int64_t num_columns = scores.size(1);
+  const CandidateLists lists(candidate_scores, candidates, counts, thresholds);
+  const int64_t num_columns = products.size(1);
   const int64_t num_groups = list_of_group.size(0);
-  const int64_t num_lists = counts.size(1);
-  const int64_t capacity = candidates.size(2);
-  check_size(row_groups, "row_groups", 0, num_rows);
+  check_size(products, "products", 0, lists.num_rows);
+  check_size(biases, "biases", 0, num_columns);
+  check_size(row_groups, "row_groups", 0, lists.num_rows);
   check_size(column_groups, "column_groups", 0, num_columns);
-  check_size(candidates, "candidates", 0, num_rows);
-  check_size(candidates, "candidates", 1, num_lists);
-  check_size(candidate_scores, "candidate_scores", 2, capacity);
+  check_size(list_of_group, "list_of_group", 1, num_groups);
 
-  const float* score = read<float>(scores);
+  const float* product = read<float>(products);
+  const float* bias = read<float>(biases);
   const int32_t* row_group = read<int32_t>(row_groups);
   const int32_t* column_group = read<int32_t>(column_groups);
   const int32_t* list_table = read<int32_t>(list_of_group);
-  float* kept_scores = write<float>(candidate_scores);
-  int32_t* kept = write<int32_t>(candidates);
-  int32_t* count = write<int32_t>(counts);
-  float* threshold = write<float>(thresholds);
   const std::vector<Run> runs = runs_of(column_group, num_columns);
 
   struct Scratch {
@@ -132,31 +159,28 @@ void collect_candidates_(const Tensor& scores, const Tensor& row_groups,
   };
   const auto make_scratch = [&] { return Scratch{{}, std::vector<float>(num_groups)}; };
   for_each_row_block(
-      num_rows, make_scratch, [&](int64_t, int64_t first, int64_t last, Scratch& scratch) {
+      lists.num_rows, make_scratch, [&](int64_t, int64_t first, int64_t last, Scratch& scratch) {
         for (int64_t row = first; row < last; ++row) {
-          const float* row_scores = score + row * num_columns;
+          const float* row_products = product + row * num_columns;
           const int32_t* list_of = list_table + row_group[row] * num_groups;
           float* group_thresholds = scratch.group_thresholds.data();
-          for (int64_t group = 0; group < num_groups; ++group) {
-            group_thresholds[group] = threshold[row * num_lists + list_of[group]];
-          }
-          const auto take = [&](int64_t column) {
-            const int64_t list = row * num_lists + list_of[column_group[column]];
-            CandidateList{kept_scores + list * capacity, kept + list * capacity, capacity,
-                          count[list], threshold[list]}
-                .add(row_scores[column], first_column + column, scratch.candidates);
+          const auto refresh = [&] {
             for (int64_t group = 0; group < num_groups; ++group) {
-              group_thresholds[group] = threshold[row * num_lists + list_of[group]];
+              group_thresholds[group] = lists.thresholds[row * lists.num_lists + list_of[group]];
             }
           };
+          refresh();
           for (const Run& run : runs) {
             for (int64_t column = run.begin; column < run.end; ++column) {
-              column =
-                  run.group >= 0
-                      ? first_above(row_scores, column, run.end, group_thresholds[run.group])
-                      : first_above(row_scores, column_group, group_thresholds, column, run.end);
-              if (column < run.end) {
-                take(column);
+              column = run.group >= 0 ? first_above(row_products, bias, group_thresholds[run.group],
+                                                    column, run.end)
+                                      : first_above(row_products, bias, column_group,
+                                                    group_thresholds, column, run.end);
+              if (column < run.end &&
+                  lists.add(row * lists.num_lists + list_of[column_group[column]],
+                            row_products[column] + bias[column], first_column + column,
+                            scratch.candidates)) {
+                refresh();
               }
             }
           }
@@ -164,17 +188,10 @@ void collect_candidates_(const Tensor& scores, const Tensor& row_groups,
       });
 }
 
-// Where the lists of a row lie in its K columns of ranks.
-struct Layout {
-  const std::vector<int64_t>& widths;
-  int64_t total = 0;
-
-  explicit Layout(const std::vector<int64_t>& widths) : widths(widths) {
-    for (const int64_t width : widths) {
-      total += width;
-    }
-  }
-};
+// Columns of ranks that lists of these widths take together.
+int64_t total_width(const std::vector<int64_t>& widths) {
+  return std::accumulate(widths.begin(), widths.end(), int64_t{0});
+}
 
 // Writes the first `width` of the scored samples, nearest first, and -1 where there are fewer.
 void write_list(std::vector<Scored>& scored, int64_t width, int64_t* ranks, double* scores) {
@@ -193,31 +210,19 @@ std::tuple<Tensor, Tensor, Tensor> rank_candidates(
     const Tensor& error_bounds, const std::vector<int64_t>& widths, bool euclidean) {
   check_tensor<float>(features, "features", 2);
   check_tensor<int64_t>(rows, "rows", 1);
-  check_tensor<float>(candidate_scores, "candidate_scores", 3);
-  check_tensor<int32_t>(candidates, "candidates", 3);
-  check_tensor<int32_t>(counts, "counts", 2);
-  check_tensor<float>(thresholds, "thresholds", 2);
   check_tensor<double>(error_bounds, "error_bounds", 1);
-  const int64_t num_rows = rows.numel();
-  const int64_t num_lists = static_cast<int64_t>(widths.size());
-  const int64_t capacity = candidates.size(2);
+  const CandidateLists lists(candidate_scores, candidates, counts, thresholds);
   const int64_t dim = features.size(1);
-  check_size(candidates, "candidates", 0, num_rows);
-  check_size(candidates, "candidates", 1, num_lists);
-  check_size(counts, "counts", 0, num_rows);
-  check_size(thresholds, "thresholds", 0, num_rows);
-  check_size(error_bounds, "error_bounds", 0, num_rows);
-  const Layout layout(widths);
-  Tensor ranks = make_tensor<int64_t>({num_rows, layout.total});
-  Tensor scores = make_tensor<double>({num_rows, layout.total});
-  Tensor certified = make_tensor<bool>({num_rows});
+  const int64_t total = total_width(widths);
+  check_size(rows, "rows", 0, lists.num_rows);
+  check_size(error_bounds, "error_bounds", 0, lists.num_rows);
+  check_size(candidates, "candidates", 1, static_cast<int64_t>(widths.size()));
+  Tensor ranks = make_tensor<int64_t>({lists.num_rows, total});
+  Tensor scores = make_tensor<double>({lists.num_rows, total});
+  Tensor certified = make_tensor<bool>({lists.num_rows});
 
   const float* x = read<float>(features);
   const int64_t* row_of = read<int64_t>(rows);
-  const float* kept_scores = read<float>(candidate_scores);
-  const int32_t* kept = read<int32_t>(candidates);
-  const int32_t* count = read<int32_t>(counts);
-  const float* threshold = read<float>(thresholds);
   const double* bound = read<double>(error_bounds);
   int64_t* out_ranks = write<int64_t>(ranks);
   double* out_scores = write<double>(scores);
@@ -228,29 +233,31 @@ std::tuple<Tensor, Tensor, Tensor> rank_candidates(
     std::vector<Scored> scored;
   };
   for_each_row_block(
-      num_rows, [] { return Scratch{}; },
+      lists.num_rows, [] { return Scratch{}; },
       [&](int64_t, int64_t first, int64_t last, Scratch& scratch) {
         for (int64_t row = first; row < last; ++row) {
           const float* own = x + row_of[row] * dim;
           bool proven = std::isfinite(bound[row]);
-          int64_t column = row * layout.total;
-          for (int64_t list = 0; list < num_lists; ++list) {
-            const int64_t at = row * num_lists + list;
-            const float* list_scores = kept_scores + at * capacity;
-            const int64_t width = widths[list];
+          int64_t column = row * total;
+          for (int64_t list = row * lists.num_lists; list < (row + 1) * lists.num_lists; ++list) {
+            const float* list_scores = lists.scores + list * lists.capacity;
+            const int32_t* list_indices = lists.indices + list * lists.capacity;
+            const int64_t width = widths[list - row * lists.num_lists];
+            const int32_t count = lists.counts[list];
             double least = kLowest;
-            if (count[at] > width) {
-              scratch.sorted.assign(list_scores, list_scores + count[at]);
+            if (count > width) {
+              scratch.sorted.assign(list_scores, list_scores + count);
               const auto kth = scratch.sorted.begin() + width - 1;
               std::nth_element(scratch.sorted.begin(), kth, scratch.sorted.end(),
                                std::greater<float>());
               least = static_cast<double>(*kth) - 2 * bound[row];
             }
-            proven = proven && (threshold[at] == kLowest || threshold[at] < least);
+            const float threshold = lists.thresholds[list];
+            proven = proven && (threshold == kLowest || threshold < least);
             scratch.scored.clear();
-            for (int32_t slot = 0; proven && slot < count[at]; ++slot) {
+            for (int32_t slot = 0; proven && slot < count; ++slot) {
               if (list_scores[slot] >= least) {
-                const int64_t index = kept[at * capacity + slot];
+                const int64_t index = list_indices[slot];
                 scratch.scored.push_back(
                     {exact_score(own, x + index * dim, dim, euclidean), index});
               }
@@ -275,9 +282,9 @@ std::tuple<Tensor, Tensor> rank_exactly(const Tensor& features, const Tensor& ro
   const int64_t num_samples = features.size(0);
   const int64_t dim = features.size(1);
   const int64_t num_groups = list_of_group.size(0);
-  const Layout layout(widths);
-  Tensor ranks = make_tensor<int64_t>({rows.numel(), layout.total});
-  Tensor scores = make_tensor<double>({rows.numel(), layout.total});
+  const int64_t total = total_width(widths);
+  Tensor ranks = make_tensor<int64_t>({rows.numel(), total});
+  Tensor scores = make_tensor<double>({rows.numel(), total});
 
   const float* x = read<float>(features);
   const int64_t* row_of = read<int64_t>(rows);
@@ -312,7 +319,7 @@ std::tuple<Tensor, Tensor> rank_exactly(const Tensor& features, const Tensor& ro
           }
         }
         for (int64_t row = first; row < last; ++row) {
-          int64_t column = row * layout.total;
+          int64_t column = row * total;
           for (int64_t list = 0; list < num_lists; ++list) {
             write_list(lists[(row - first) * num_lists + list], widths[list], out_ranks + column,
                        out_scores + column);

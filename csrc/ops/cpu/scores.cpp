@@ -50,36 +50,37 @@ MABM_CLONES double squared_distance(const float* a, const float* b, int64_t size
   return fold(partial);
 }
 
-MABM_CLONES int64_t first_above(const float* scores, int64_t begin, int64_t end, float threshold) {
+MABM_CLONES int64_t first_above(const float* products, const float* biases, float threshold,
+                                int64_t begin, int64_t end) {
   int64_t column = begin;
   for (; column + kChunk <= end; column += kChunk) {
     int any = 0;
-    for (int64_t offset = 0; offset < kChunk; ++offset) {
-      any |= scores[column + offset] > threshold;
+    for (int64_t at = column; at < column + kChunk; ++at) {
+      any |= products[at] + biases[at] > threshold;
     }
     if (any) {
       break;
     }
   }
-  while (column < end && !(scores[column] > threshold)) {
+  while (column < end && !(products[column] + biases[column] > threshold)) {
     ++column;
   }
   return column;
 }
 
-MABM_CLONES int64_t first_above(const float* scores, const int32_t* groups,
+MABM_CLONES int64_t first_above(const float* products, const float* biases, const int32_t* groups,
                                 const float* group_thresholds, int64_t begin, int64_t end) {
   int64_t column = begin;
   for (; column + kChunk <= end; column += kChunk) {
     int any = 0;
-    for (int64_t offset = 0; offset < kChunk; ++offset) {
-      any |= scores[column + offset] > group_thresholds[groups[column + offset]];
+    for (int64_t at = column; at < column + kChunk; ++at) {
+      any |= products[at] + biases[at] > group_thresholds[groups[at]];
     }
     if (any) {
       break;
     }
   }
-  while (column < end && !(scores[column] > group_thresholds[groups[column]])) {
+  while (column < end && !(products[column] + biases[column] > group_thresholds[groups[column]])) {
     ++column;
   }
   return column;
