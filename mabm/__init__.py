@@ -14,6 +14,7 @@ from mabm import _extension
 _extension.load()
 
 from mabm import _registrations  # noqa: E402
+from mabm._extension import backends  # noqa: E402
 
 _registrations.register()
 
@@ -48,6 +49,7 @@ __all__ = [
     "PseudoLabels",
     "Ranking",
     "SweepEntry",
+    "backends",
     "encode_neighbors",
     "encode_samples",
     "expand_queries",
@@ -62,10 +64,16 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Loads the scikit-learn estimator when it is first asked for: scikit-learn loads slowly."""
-    if name == "ModalityDBSCAN":
-        from mabm.estimator import ModalityDBSCAN  # noqa: PLC0415
+if not TYPE_CHECKING:  # a type checker would take any misspelt name for one that this provides
 
-        return ModalityDBSCAN
-    raise AttributeError(f"module 'mabm' has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:
+        """Loads the estimator when it is first asked for: scikit-learn loads slowly."""
+        if name == "ModalityDBSCAN":
+            from mabm.estimator import ModalityDBSCAN  # noqa: PLC0415
+
+            return ModalityDBSCAN
+        raise AttributeError(f"module 'mabm' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -23,6 +23,8 @@ _ROWS_AT_ONCE = 256
 def to_tensor(value: object, name: str) -> Tensor:
     """Returns a tensor over the same memory where that is possible, else over a copy."""
     if isinstance(value, Tensor):
+        if value.layout != torch.strided:
+            raise TypeError(f"{name} must be a dense tensor, got layout {value.layout}")
         return value.detach()
     if not isinstance(value, np.ndarray):
         raise TypeError(
@@ -30,7 +32,9 @@ def to_tensor(value: object, name: str) -> Tensor:
         )
     if value.dtype.kind not in "fiub" or value.dtype.itemsize > 8:
         if value.dtype.name != "bfloat16":  # from ml_dtypes; NumPy itself has none
-            raise TypeError(f"{name} must hold real numbers, got dtype {value.dtype}")
+            raise TypeError(
+                f"{name} must hold real numbers of at most 64 bits, got dtype {value.dtype}"
+            )
         value = value.astype(np.float32)
     # PyTorch takes neither negative strides, nor foreign byte orders, nor read-only memory.
     if not value.dtype.isnative:
@@ -117,13 +121,14 @@ def check_modality(value: object, count: int, device: torch.device, name: str) -
     return groups
 
 
-def check_real(name: str, value: object, low: float, high: float, *, below: bool = False) -> float:
-    """Returns a float in [low, high], or in [low, high) if ``below``."""
+def check_real(
+    name: str, value: object, low: float, high: float, *, below: bool = False, reason: str = ""
+) -> float:
+    """Returns a float in [low, high], or in [low, high) if ``below``; ``reason`` explains it."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.floating | np.integer):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}: {value!r}")
     number = float(value)
     if math.isnan(number) or number < low or number > high or (below and number == high):
-        raise ValueError(
-            f"{name} must be in [{low:g}, {high:g}{')' if below else ']'}, got {value}"
-        )
+        span = f"[{low:g}, {high:g}{')' if below else ']'}"
+        raise ValueError(f"{name} must be in {span}{reason}, got {value}")
     return number

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import torch
 
 
@@ -12,7 +14,7 @@ def load() -> None:
         ImportError: The ops were never built for this interpreter, or do not load with this torch.
     """
     try:
-        from mabm import _C  # noqa: F401, PLC0415
+        importlib.import_module("mabm._C")
     except ImportError as error:
         raise ImportError(
             f"the compiled ops of mabm could not be loaded ({error}). Build and install them from "
@@ -23,7 +25,7 @@ def load() -> None:
 
 
 def backends() -> tuple[str, ...]:
-    """The device types that this build holds the ops for."""
+    """Device types that this build has ops for: ``("cpu",)``, with CUDA also ``"cuda"``."""
     has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
     return tuple(
         name for name in ("cpu", "cuda") if has_kernel("mabm::jaccard_graph", name.upper())

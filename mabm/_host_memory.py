@@ -5,10 +5,18 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-_CGROUP_LIMITS = (
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+# Limit, use, statistics and the name in them of file cache that is given back on demand, for
+# containers of control groups version 2 and 1.
+_CGROUPS = (
+    ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+    (
+        "memory/memory.limit_in_bytes",
+        "memory/memory.usage_in_bytes",
+        "memory/memory.stat",
+        "total_inactive_file",
+    ),
 )
+_CGROUP_ROOT = Path("/sys/fs/cgroup")
 
 
 def available_bytes() -> int | None:
@@ -16,7 +24,9 @@ def available_bytes() -> int | None:
 
     The least of what the machine has available and what a container's limit leaves.
     """
-    known = [size for size in (_machine(), *map(_cgroup, _CGROUP_LIMITS)) if size is not None]
+    known = [
+        size for size in (_machine(), *(_cgroup(*names) for names in _CGROUPS)) if size is not None
+    ]
     return min(known, default=None)
 
 
@@ -32,12 +42,18 @@ def _machine() -> int | None:
     return int(sizes["MemAvailable"]) * 1024 if "MemAvailable" in sizes else None
 
 
-def _cgroup(paths: tuple[str, str]) -> int | None:
+def _cgroup(limit_file: str, used_file: str, statistics_file: str, cache_name: str) -> int | None:
     try:
-        limit, used = (Path(path).read_text().strip() for path in paths)
+        limit, used, statistics = (
+            (_CGROUP_ROOT / name).read_text().strip()
+            for name in (limit_file, used_file, statistics_file)
+        )
     except OSError:
         return None
-    return max(int(limit) - int(used), 0) if limit.isdigit() and used.isdigit() else None
+    if not limit.isdigit():  # "max": there is none
+        return None
+    cached = dict(line.split() for line in statistics.splitlines()).get(cache_name, "0")
+    return max(int(limit) - int(used) + int(cached), 0)
 
 
 def check_fits(needed: int, what: str, instead: str) -> None:

@@ -83,29 +83,30 @@ def expand_queries(encoding: Encoding, ranking: Ranking, *, k2: int = DEFAULT_K2
 
 
 def _averaged_rows(ranking: Ranking, k2: int) -> tuple[Tensor, Tensor]:
-    """(N, M) rows to average for every sample and their (N, M) float64 weights; -1 weighs 0."""
+    """(N, M) rows to average for every sample, -1 for none, and their (N, M) float64 weights.
+
+    Rows of one part weigh alike, and so do parts: a part is a list or the samples of a group.
+    """
     preset = ranking.preset
     if preset.query_expansion == "list_means":
-        parts = [to_tensor(part, "ranks") for part in ranking.lists(k2)]
-        filled = torch.stack([(part >= 0).any(dim=1) for part in parts]).sum(dim=0)
-        weights = torch.cat([_mean_weights(part) for part in parts], dim=1)
-        return torch.cat(parts, dim=1), weights / filled.clamp(min=1)[:, None]
-    if preset.query_expansion == "pooled":
+        lists = [to_tensor(part, "ranks") for part in ranking.lists(k2)]
+        rows = torch.cat(lists, dim=1)
+        sizes = torch.cat(
+            [(part >= 0).sum(dim=1, keepdim=True).expand_as(part) for part in lists], dim=1
+        )
+    elif preset.query_expansion == "pooled":
         intra, inter = (to_tensor(part, "ranks") for part in ranking.lists())
         rows = torch.cat([intra[:, : preset.k2_intra], inter[:, : preset.k2_inter]], dim=1)
-        return rows, _mean_weights(rows)
-    rows = to_tensor(ranking.merged(), "ranks")[:, :k2].clone()
-    if preset.query_expansion == "merged" or ranking.groups is None:
-        return rows, _mean_weights(rows)
-    present = (rows >= 0).to(torch.float64)
-    groups = torch.unique(to_tensor(ranking.groups, "groups"), return_inverse=True)[1]
-    group_of = groups[rows.clamp(min=0)]
-    sizes = present.new_zeros((len(rows), int(groups.max()) + 1 if len(groups) else 0))
-    sizes.scatter_add_(1, group_of, present)
-    num_groups = (sizes > 0).sum(dim=1, keepdim=True)
-    return rows, present / (sizes.gather(1, group_of) * num_groups).clamp(min=1)
-
-
-def _mean_weights(rows: Tensor) -> Tensor:
-    present = (rows >= 0).to(torch.float64)
-    return present / present.sum(dim=1, keepdim=True).clamp(min=1)
+        sizes = torch.ones_like(rows)
+    else:
+        rows = to_tensor(ranking.merged(), "ranks")[:, :k2].clone()
+        sizes = torch.ones_like(rows)
+        if preset.query_expansion == "merged_group_means" and ranking.groups is not None:
+            groups = to_tensor(ranking.groups, "groups")[rows.clamp(min=0)]
+            groups = groups.where(rows >= 0, -1)
+            for column, group in enumerate(groups.T):
+                sizes[:, column] = (groups == group[:, None]).sum(dim=1)
+    weights = (rows >= 0).to(torch.float64) / sizes.clamp(min=1)
+    return rows, weights / weights.sum(dim=1, keepdim=True).clamp(
+        min=torch.finfo(weights.dtype).tiny
+    )

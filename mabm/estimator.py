@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClusterMixin
 from torch import Tensor
 
-from mabm._arrays import Array, to_tensor
+from mabm._arrays import Array, check_features
 from mabm.clustering import pseudo_labels
 from mabm.presets import DEFAULT_K1, DEFAULT_K2, Preset
 
@@ -62,7 +62,7 @@ class ModalityDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # skle
             TypeError: As :func:`mabm.pseudo_labels`.
             ValueError: As :func:`mabm.pseudo_labels`.
         """
-        features = to_tensor(X if isinstance(X, Tensor) else np.asarray(X), "X")
+        features = check_features(X if isinstance(X, Tensor) else np.asarray(X), "X")
         found = pseudo_labels(
             features,
             modality,
@@ -77,5 +77,8 @@ class ModalityDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # skle
         return self
 
     def fit_predict(self, X: Array, y: object = None, **metadata: Any) -> NDArray[np.int64]:  # noqa: N803
-        """Clusters the rows of ``X`` and returns ``labels_``; ``modality`` goes to ``fit``."""
+        """Clusters the rows of ``X`` and returns ``labels_``; ``modality`` goes to ``fit``.
+
+        ``ClusterMixin`` has the same; here it is annotated.
+        """
         return self.fit(X, y, **metadata).labels_

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mabm._arrays import Array, check_real, like, to_tensor
+from mabm.presets import check_integer
 from mabm.rows import NeighborSets
 
 
@@ -57,7 +57,8 @@ class NeighborGraph(NeighborSets):
                 f"distances must be ({len(self.indices)},) float32, got "
                 f"{tuple(distances.shape)} {distances.dtype}"
             )
-        check_max_distance("max_distance", self.max_distance)
+        bound = check_max_distance("max_distance", self.max_distance)
+        object.__setattr__(self, "max_distance", bound)
 
     def __repr__(self) -> str:
         return (
@@ -72,7 +73,8 @@ class NeighborGraph(NeighborSets):
         """Clusters the samples: DBSCAN, label for label scikit-learn's on the dense matrix.
 
         Args:
-            eps: Greatest distance of neighbours, in [0, ``max_distance``].
+            eps: Greatest distance of neighbours, in [0, ``max_distance``]; compared in float32, as
+                scikit-learn compares a Python float with float32 distances.
             min_samples: Neighbours, itself among them, that make a sample core.
 
         Returns:
@@ -102,12 +104,12 @@ class NeighborGraph(NeighborSets):
         return entries
 
     def _check_eps(self, eps: object) -> float:
-        checked = check_real("eps", eps, 0.0, 1.0)
-        if np.float32(checked) > np.float32(self.max_distance):
-            raise ValueError(
-                f"eps must be in [0, max_distance = {self.max_distance:g}] of the graph, got {eps}"
-            )
-        return checked
+        if isinstance(eps, float | np.floating) and np.float32(eps) == np.float32(
+            self.max_distance
+        ):
+            return self.max_distance  # compared in float32, as distances are
+        reason = ", which ends at the graph's max_distance"
+        return check_real("eps", eps, 0.0, self.max_distance, reason=reason)
 
     def _labels(self, eps: object, min_samples: object) -> Tensor:
         eps, min_samples = self._check_eps(eps), check_min_samples(min_samples)
@@ -125,9 +127,4 @@ def check_max_distance(name: str, value: object) -> float:
 
 def check_min_samples(value: object) -> int:
     """Returns ``min_samples`` as an int of at least 1."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"min_samples must be an integer, got {type(value).__name__}: {value!r}")
-    number = operator.index(value)
-    if number < 1:
-        raise ValueError(f"min_samples must be at least 1, got {number}")
-    return number
+    return check_integer("min_samples", value, at_least=1)

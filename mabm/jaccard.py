@@ -33,8 +33,10 @@ def modality_jaccard(
             float32. Never normalised here: training features are means of two unit vectors.
         modality: (N,) integers >= 0, the group of each row: any number of groups in any order.
             ``None`` for one group, ranked by Euclidean distance.
-        k1: Neighbours of a sample, shared evenly by the groups (30: 15 visible and 15 infrared).
-        k2: Neighbours of each group whose rows are averaged (local query expansion); 1 for none.
+        k1: Neighbours of a sample, shared evenly by the groups (30: 15 visible and 15 infrared); at
+            least one a group, at most 1024.
+        k2: Neighbours of each group whose rows are averaged (local query expansion), in [1, k1]; 1
+            for none.
         preset: ``"bmil"`` (default with a modality), ``"spcl"`` (default without),
             ``"modal_invariant"``, ``"ca_jaccard"`` (the group is the camera; its four list lengths
             are fields of the preset), or a :class:`Preset` of your own.
@@ -58,7 +60,8 @@ def modality_jaccard(
         >>> mabm.modality_jaccard(features, modality).shape
         torch.Size([100, 100])
     """
-    count = len(features) if isinstance(features, torch.Tensor) or hasattr(features, "shape") else 0
+    shape: tuple[int, ...] = getattr(features, "shape", ())
+    count = shape[0] if len(shape) == 2 else 0  # anything else is refused below
     check_fits(
         count * count * 4,
         f"the dense ({count}, {count}) distance",
@@ -149,6 +152,7 @@ def jaccard_distance(
         (R, C) float32 in [0, 1], of the same kind as the encoding.
 
     Raises:
+        TypeError: An argument is no slice.
         ValueError: A slice has a step other than 1.
 
     Source:
@@ -183,6 +187,8 @@ def prune_distances(encoding: Encoding, *, max_distance: float = 0.6) -> Neighbo
 def _slice_rows(parts: tuple[Tensor, ...], chosen: slice | None, name: str) -> tuple[Tensor, ...]:
     if chosen is None:
         return parts
+    if not isinstance(chosen, slice):
+        raise TypeError(f"{name} must be a slice or None, got {type(chosen).__name__}: {chosen!r}")
     indptr, indices, weights = parts
     start, stop, step = chosen.indices(len(indptr) - 1)
     if step != 1:

@@ -6,10 +6,11 @@ only in four choices. A :class:`Preset` names the choices; :data:`PRESETS` holds
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal, get_args
+from typing import Literal, SupportsIndex, get_args
 
 Lists = Literal["per_group", "single", "intra_inter"]
 Metric = Literal["inner_product", "euclidean"]
@@ -24,13 +25,21 @@ DEFAULT_K2 = 6
 MAX_K = 1024
 
 
-def check_k(name: str, value: object, *, at_least: int) -> int:
-    """Returns ``value`` as an int in [``at_least``, 1024], or says what is wrong with it."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
+def check_integer(
+    name: str, value: object, *, at_least: int, at_most: int | None = None, reason: str = ""
+) -> int:
+    """Returns ``value`` as an int in [``at_least``, ``at_most``], or says what is wrong with it.
+
+    Raises:
+        TypeError: ``value`` is no integer; bool and whole floats are none.
+        ValueError: ``value`` is out of range; the message gives ``reason`` for the range.
+    """
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
         raise TypeError(f"{name} must be an integer, got {type(value).__name__}: {value!r}")
-    number = int(value.__index__())
-    if not at_least <= number <= MAX_K:
-        raise ValueError(f"{name} must be in [{at_least}, {MAX_K}], got {number}")
+    number = operator.index(value)
+    if number < at_least or (at_most is not None and number > at_most):
+        span = f"at least {at_least}" if at_most is None else f"in [{at_least}, {at_most}]"
+        raise ValueError(f"{name} must be {span}{reason}, got {number}")
     return number
 
 
@@ -86,7 +95,7 @@ class Preset:
             if getattr(self, field) not in allowed:
                 raise ValueError(f"{field} must be one of {allowed}, got {getattr(self, field)!r}")
         for field in ("k1_intra", "k1_inter", "k2_intra", "k2_inter"):
-            check_k(field, getattr(self, field), at_least=1)
+            check_integer(field, getattr(self, field), at_least=1, at_most=MAX_K)
         if (self.query_expansion == "pooled") != (self.lists == "intra_inter"):
             raise ValueError(
                 'query_expansion="pooled" and lists="intra_inter" belong together, got '
@@ -147,13 +156,20 @@ def check_k1(preset: Preset, k1: object, num_groups: int) -> int:
 
     Raises:
         TypeError: ``k1`` is no integer.
-        ValueError: It is below 1, below the number of groups where each group gets a share of it,
-            or above 1024; or it is set although the preset carries its own.
+        ValueError: There are more than 1024 groups to keep apart; ``k1`` is below 1, below the
+            number of groups where each gets a share of it, or above 1024; or it is set although the
+            preset carries its own.
     """
+    if preset.lists != "single" and num_groups > MAX_K:
+        raise ValueError(f"modality must hold at most {MAX_K} groups, got {num_groups}")
     if preset.lists == "intra_inter":
         return _refuse_override(preset, "k1", k1, DEFAULT_K1)
-    at_least = max(num_groups, 1) if preset.lists == "per_group" else 1
-    return check_k("k1", k1, at_least=at_least)
+    if preset.lists == "single":
+        return check_integer("k1", k1, at_least=1, at_most=MAX_K)
+    reason = f", at least one for each of the {num_groups} groups in modality"
+    return check_integer(
+        "k1", k1, at_least=num_groups, at_most=MAX_K, reason=reason if num_groups > 1 else ""
+    )
 
 
 def check_k2(preset: Preset, k2: object, k1: int) -> int:
@@ -165,10 +181,7 @@ def check_k2(preset: Preset, k2: object, k1: int) -> int:
     """
     if preset.query_expansion == "pooled":
         return _refuse_override(preset, "k2", k2, DEFAULT_K2)
-    checked = check_k("k2", k2, at_least=1)
-    if checked > k1:
-        raise ValueError(f"k2 must be in [1, k1 = {k1}], got {checked}")
-    return checked
+    return check_integer("k2", k2, at_least=1, at_most=k1, reason=", which ends at k1")
 
 
 def _refuse_override(preset: Preset, name: str, value: object, default: int) -> int:

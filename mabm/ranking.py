@@ -16,9 +16,12 @@ from torch import Tensor
 
 from mabm._arrays import Array, check_features, check_modality, like, to_tensor
 from mabm._candidates import ListLayout, propose_candidates
-from mabm.presets import DEFAULT_K1, Preset, check_k1, resolve_preset
+from mabm.presets import DEFAULT_K1, MAX_K, Preset, check_integer, check_k1, resolve_preset
 
 logger = logging.getLogger(__name__)
+
+# Rows ranked by exact scores alone before it is worth a warning: a second or so of work.
+_MANY_ROWS = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,8 +59,22 @@ class Ranking:
                 f"scores must be {tuple(ranks.shape)} float64, got "
                 f"{tuple(scores.shape)} {scores.dtype}"
             )
-        if sum(self.widths) != ranks.shape[1]:
-            raise ValueError(f"widths must sum to {ranks.shape[1]}, got {self.widths}")
+        if min(self.widths, default=0) < 0 or sum(self.widths) != ranks.shape[1]:
+            raise ValueError(
+                f"widths must be at least 0 and sum to {ranks.shape[1]}, got {self.widths}"
+            )
+        if bool(scores.isnan().any()):
+            raise ValueError("scores must not be NaN, got NaN")
+        if not isinstance(self.preset, Preset):
+            raise TypeError(f"preset must be a Preset, got {type(self.preset).__name__}")
+        if self.preset.lists == "intra_inter" and len(self.widths) != 2:
+            raise ValueError(
+                f"widths must be those of two lists with preset {self.preset.name!r}, "
+                f"got {self.widths}"
+            )
+        if self.preset.query_expansion == "merged_group_means" and self.groups is None:
+            raise ValueError(f"groups must be given with preset {self.preset.name!r}, got None")
+        check_integer("k1", self.k1, at_least=1, at_most=MAX_K)
         if ranks.numel() and not -1 <= int(ranks.min()) <= int(ranks.max()) < len(ranks):
             raise ValueError(
                 f"ranks must be in [-1, {len(ranks)}), got {int(ranks.min())} to {int(ranks.max())}"
@@ -103,7 +120,8 @@ def rank_neighbors(
     Returns:
         The lists as a :class:`Ranking`. A sample takes part in its own lists where it belongs; a
         group smaller than its share contributes all it has; ties go to the lower index. The same
-        for any number of threads. Without gradient.
+        for any number of threads (unless the process flushes denormal numbers to zero, and the
+        features hold some). Without gradient.
 
     Raises:
         TypeError: An argument of the wrong kind.
@@ -152,7 +170,8 @@ def rank(x: Tensor, groups: Tensor | None, preset: Preset, k1: int) -> Ranking:
             unproven.append(rows[~certified])
     redo = torch.cat(unproven) if unproven else torch.empty(0, dtype=torch.int64, device=x.device)
     if len(redo):
-        logger.info("ranking %d of %d rows by exact scores alone", len(redo), len(x))
+        level = logging.WARNING if len(redo) > _MANY_ROWS else logging.INFO
+        logger.log(level, "ranking %d of %d rows by exact scores alone", len(redo), len(x))
         ranks[redo], scores[redo] = torch.ops.mabm.rank_exactly(
             x, redo, layout.groups, layout.list_of_group, layout.widths, euclidean
         )

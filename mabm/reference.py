@@ -171,7 +171,7 @@ def rerank(
     query_modality: ArrayLike | None = None,
     gallery_modality: ArrayLike | None = None,
     *,
-    k1: int = DEFAULT_K1,
+    k1: int = 20,
     k2: int = DEFAULT_K2,
     lambda_value: float = 0.3,
     preset: str | Preset | None = None,

@@ -43,7 +43,8 @@ def rerank(
         preset: As :func:`mabm.modality_jaccard`.
 
     Returns:
-        (Q, G) float32 in [0, 1] of the same kind as ``query``; smaller is nearer.
+        (Q, G) float32 in [0, 1] of the same kind as ``query``; smaller is nearer. J is the same
+        bits for any number of threads, d but for the rounding of a float64 product.
 
     Raises:
         TypeError: An argument of the wrong kind.
@@ -67,9 +68,10 @@ def rerank(
         raise ValueError(f"gallery must be on {q.device} as query is, got {g.device}")
     mix = check_real("lambda_value", lambda_value, 0.0, 1.0)
     modality = _joined_modality(q, g, query_modality, gallery_modality)
+    total = len(q) + len(g)
     check_fits(
-        len(q) * len(g) * 4,
-        f"the ({len(q)}, {len(g)}) distance",
+        4 * len(q) * len(g) + 8 * total * (q.shape[1] + _ROWS_AT_ONCE),
+        f"the ({len(q)}, {len(g)}) distance, with the features in float64,",
         "re-rank fewer queries at a time",
     )
     together = torch.cat([q, g])

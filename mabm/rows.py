@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -73,13 +74,21 @@ class NeighborSets:
     def tensors(self) -> tuple[Tensor, ...]:
         """The array attributes as tensors, in their order."""
         parts = ((field.name, getattr(self, field.name)) for field in fields(self))
-        return tuple(to_tensor(part, name) for name, part in parts if not isinstance(part, float))
+        return tuple(
+            to_tensor(part, name) for name, part in parts if isinstance(part, Tensor | np.ndarray)
+        )
 
     def __len__(self) -> int:
         return len(self.indptr) - 1
 
     def row(self, sample: int) -> Array:
-        """Members of one sample's set, ascending."""
+        """Members of one sample's set, ascending.
+
+        Raises:
+            IndexError: ``sample`` lies outside [0, N).
+        """
+        if not 0 <= sample < len(self):
+            raise IndexError(f"sample must be in [0, {len(self)}), got {sample}")
         return self.indices[int(self.indptr[sample]) : int(self.indptr[sample + 1])]
 
     def _values(self) -> Tensor:
@@ -157,7 +166,7 @@ class Encoding(NeighborSets):
         """
         sets = NeighborSets(indptr, indices)
         fractions = to_tensor(values, "values").to(torch.float64)
-        if len(fractions) != len(sets.indices):
+        if fractions.shape != sets.indices.shape:
             raise ValueError(f"values must be ({len(sets.indices)},), got {tuple(fractions.shape)}")
         if not bool((torch.isfinite(fractions) & (fractions >= 0)).all()):
             raise ValueError("values must be finite and not negative")

@@ -67,7 +67,7 @@ def test_rows_that_float64_can_hardly_tell_apart(preset: str) -> None:
 
 
 def certify(scores: list[float], threshold: float, bound: float, exact: list[float]) -> object:
-    """Two-best ranking of made-up candidates of a row [1]: their exact scores are their features."""
+    """Ranks the two best of made-up candidates of a row [1]: exact scores are features."""
     features = torch.tensor([[1.0], *([value] for value in exact)])
     count = len(scores)
     ranks, _, certified = torch.ops.mabm.rank_candidates(

@@ -63,7 +63,10 @@ def test_sweep_counts_what_dbscan_labels() -> None:
 
 def test_sweep_refuses_before_it_clusters() -> None:
     graph = mabm.jaccard_graph(torch.eye(4), max_distance=0.5)
-    with pytest.raises(ValueError, match=r"eps must be in \[0, max_distance = 0.5\].*got 0.6"):
+    with pytest.raises(
+        ValueError,
+        match=r"eps must be in \[0, 0.5\], which ends at the graph.s max_distance, got 0.6",
+    ):
         graph.sweep([0.3, 0.6])
     assert graph.sweep([]) == []
 
@@ -74,9 +77,9 @@ def test_sweep_refuses_before_it_clusters() -> None:
         (
             {"eps": 0.51},
             ValueError,
-            r"eps must be in \[0, max_distance = 0.5\] of the graph, got 0.51",
+            r"eps must be in \[0, 0.5\], which ends at the graph.s max_distance, got 0.51",
         ),
-        ({"eps": -0.1}, ValueError, r"eps must be in \[0, 1\], got -0.1"),
+        ({"eps": -0.1}, ValueError, r"eps must be in \[0, 0.5\], .* got -0.1"),
         ({"eps": float("nan")}, ValueError, "eps must be in .* got nan"),
         ({"eps": "0.3"}, TypeError, "eps must be a number, got str"),
         ({"eps": 0.3, "min_samples": 0}, ValueError, "min_samples must be at least 1, got 0"),
