@@ -1,7 +1,8 @@
 # Two commands on a fresh clone: `make demo` and `make test`. Both prepare .venv first, once.
 #
 #   PYTHON  the interpreter that .venv is made with (>= 3.10, with its headers)
-#   TORCH   the PyTorch to build against and run with; any torch >= 2.10 serves
+#   TORCH   the PyTorch to build against and run with, as arguments of pip; any torch >= 2.10 serves,
+#           and with --index-url one can ask for a build without CUDA, which is much smaller
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -41,7 +42,8 @@ clean:
 
 $(VENV)/torch:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet '$(TORCH)' numpy 'setuptools>=77' wheel ninja pybind11
+	$(BIN)/pip install --quiet $(TORCH)
+	$(BIN)/pip install --quiet numpy 'setuptools>=77' wheel ninja pybind11
 	touch $@
 
 $(VENV)/installed: $(VENV)/torch $(SOURCES)

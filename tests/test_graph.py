@@ -46,6 +46,34 @@ def test_a_border_sample_takes_the_smallest_cluster() -> None:
     assert graph.dbscan(0.365, min_samples=4).tolist() == [0, 0, 0, 0, 0, 1, 1, 1, 1, -1]
 
 
+def line_graph(distances: dict[tuple[int, int], float], count: int) -> mabm.NeighborGraph:
+    """A graph of a few given distances, complete up to 0.7."""
+    dense = np.ones((count, count), dtype=np.float32)
+    np.fill_diagonal(dense, 0)
+    for (i, j), distance in distances.items():
+        dense[i, j] = dense[j, i] = distance
+    near = dense <= np.float32(0.7)
+    indptr = np.concatenate([[0], near.sum(axis=1).cumsum()])
+    return mabm.NeighborGraph(indptr, np.nonzero(near)[1].astype(np.int32), dense[near], 0.7)
+
+
+def test_distances_at_eps_are_within_it_in_float32() -> None:
+    # float32(0.6) is above 0.6: compared in float64, nothing here would be near.
+    triangle = {(0, 1): 0.6, (1, 2): 0.6, (0, 2): 0.6}
+    graph = line_graph({**triangle, (2, 3): 0.6}, 5)  # 3 is a border sample, exactly at eps
+    assert graph.dbscan(0.6, min_samples=3).tolist() == [0, 0, 0, 0, -1]
+    assert graph.dbscan(np.nextafter(np.float32(0.6), np.float32(0)), 3).tolist() == [-1] * 5
+
+
+def test_eps_may_be_the_bound_as_float32() -> None:
+    graph = mabm.jaccard_graph(
+        torch.eye(3).repeat_interleave(4, dim=0), max_distance=0.6, k1=4, k2=2
+    )
+    expected = graph.dbscan(0.6).tolist()
+    assert graph.dbscan(np.float32(0.6)).tolist() == expected
+    assert graph.dbscan(float(np.float32(0.6))).tolist() == expected
+
+
 def test_sweep_counts_what_dbscan_labels() -> None:
     rng = np.random.default_rng(0)
     features = rng.normal(size=(12, 8)).repeat(10, axis=0) + 0.4 * rng.normal(size=(120, 8))

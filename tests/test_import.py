@@ -72,6 +72,13 @@ def test_missing_ops_tell_what_to_type() -> None:
     assert "torch >= 2.10" in result.stderr
 
 
+def test_a_build_tells_its_backends() -> None:
+    import mabm
+
+    assert mabm.backends()[0] == "cpu"
+    assert "ModalityDBSCAN" in dir(mabm)
+
+
 def test_version_is_that_of_the_distribution() -> None:
     from importlib.metadata import version
 

@@ -85,6 +85,18 @@ def test_graph_keeps_pairs_at_the_bound() -> None:
     assert graph.distances[1] == np.float32(0.6)
 
 
+def test_graph_keeps_pairs_that_round_to_the_bound() -> None:
+    # This overlap makes J a little more than float32(0.6) in float64, and float32(0.6) in float32.
+    one, overlap = 2**30, 613_566_698
+    assert 1 - overlap / (2 * one - overlap) > float(np.float32(0.6))
+    indptr = np.array([0, 2, 4, 5, 6])
+    indices = np.array([0, 2, 1, 2, 3, 3], dtype=np.int32)
+    weights = np.array([one - overlap, overlap] * 2 + [one] * 2, dtype=np.int32)
+    graph = mabm.prune_distances(mabm.Encoding(indptr, indices, weights), max_distance=0.6)
+    assert graph.row(0).tolist() == [0, 1]
+    assert graph.distances[1] == np.float32(0.6)
+
+
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_same_bits_for_any_number_of_threads(threads: int) -> None:
     golden = GOLDEN[0]
@@ -116,6 +128,16 @@ def test_dense_distance_that_cannot_fit_is_refused_before_any_work() -> None:
     features = torch.zeros(5_000_000, 1)  # N x N would be 91 TiB
     with pytest.raises(MemoryError, match=r"\(5000000, 5000000\) .*GiB.*mabm\.jaccard_graph"):
         mabm.modality_jaccard(features)
+
+
+def test_the_dense_distance_is_weighed_against_what_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_host_memory, "available_bytes", lambda: 4 * 30 * 30)
+    assert mabm.modality_jaccard(torch.ones(30, 2)).shape == (30, 30)
+    with pytest.raises(MemoryError, match=r"the dense \(31, 31\) distance needs .* GiB"):
+        mabm.modality_jaccard(torch.ones(31, 2))
+    assert len(mabm.jaccard_graph(torch.ones(31, 2))) == 31
 
 
 def test_memory_that_the_system_does_not_tell_refuses_nothing(

@@ -37,6 +37,12 @@ def test_a_row_may_begin_below_the_end_of_the_one_before() -> None:
     assert len(rows) == 4
 
 
+@pytest.mark.parametrize("sample", [-1, 4])
+def test_rows_outside_are_refused(sample: int) -> None:
+    with pytest.raises(IndexError, match=rf"sample must be in \[0, 4\), got {sample}"):
+        sets([0, 2, 2, 4, 4], [1, 3, 0, 2]).row(sample)
+
+
 def test_other_dtypes_are_refused() -> None:
     with pytest.raises(
         ValueError, match=r"indices must be \(entries,\) int32, got \(1,\) torch.int64"
