@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from mabm._arrays import Array, check_features, to_tensor
+from mabm._arrays import ArrayT, check_features, to_tensor
 from mabm.presets import DEFAULT_K2, check_k2
 from mabm.ranking import Ranking
 from mabm.rows import Encoding, NeighborSets
 
 
-def encode_neighbors(features: Array, neighbors: NeighborSets) -> Encoding:
+def encode_neighbors(features: ArrayT, neighbors: NeighborSets[Any]) -> Encoding[ArrayT]:
     """Weighs every sample's neighbours: ``V_ij = softmax over j in E(i) of -(2 - 2 x_i . x_j)``.
 
     Args:
@@ -38,12 +40,14 @@ def encode_neighbors(features: Array, neighbors: NeighborSets) -> Encoding:
     return Encoding.of_op(features, *encode(x, neighbors).tensors())
 
 
-def encode(x: Tensor, neighbors: NeighborSets) -> Encoding:
+def encode(x: Tensor, neighbors: NeighborSets[Any]) -> Encoding[Tensor]:
     """:func:`encode_neighbors` on checked arguments, in tensors."""
     return Encoding.of_op(x, *torch.ops.mabm.encode_neighbors(x, *neighbors.tensors()))
 
 
-def expand_queries(encoding: Encoding, ranking: Ranking, *, k2: int = DEFAULT_K2) -> Encoding:
+def expand_queries(
+    encoding: Encoding[ArrayT], ranking: Ranking[Any], *, k2: int = DEFAULT_K2
+) -> Encoding[ArrayT]:
     """Averages every row of an encoding with rows around it (local query expansion).
 
     With the ``bmil`` preset ``V'_i`` is the mean over groups of the mean of ``V`` over the first
@@ -82,7 +86,7 @@ def expand_queries(encoding: Encoding, ranking: Ranking, *, k2: int = DEFAULT_K2
     return Encoding.of_op(encoding.indices, *averaged)
 
 
-def _averaged_rows(ranking: Ranking, k2: int) -> tuple[Tensor, Tensor]:
+def _averaged_rows(ranking: Ranking[Any], k2: int) -> tuple[Tensor, Tensor]:
     """(N, M) rows to average for every sample, -1 for none, and their (N, M) float64 weights.
 
     Rows of one part weigh alike, and so do parts: a part is a list or the samples of a group.

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mabm._arrays import Array, check_real, like, to_tensor
+from mabm._arrays import ArrayT, check_real, like, to_tensor
 from mabm.presets import check_integer
 from mabm.rows import NeighborSets
 
@@ -25,7 +25,7 @@ class SweepEntry(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class NeighborGraph(NeighborSets):
+class NeighborGraph(NeighborSets[ArrayT]):
     """Every pair of samples at a distance of at most ``max_distance``.
 
     CSR rows over N samples, both triangles, columns ascending. The diagonal and zero distances are
@@ -45,7 +45,7 @@ class NeighborGraph(NeighborSets):
         >>> strict, loose = graph.dbscan(eps=0.3), graph.dbscan(eps=0.7)
     """
 
-    distances: Array
+    distances: ArrayT
     max_distance: float
 
     def __post_init__(self) -> None:
@@ -69,7 +69,7 @@ class NeighborGraph(NeighborSets):
     def _values(self) -> Tensor:
         return to_tensor(self.distances, "distances")
 
-    def dbscan(self, eps: float = 0.6, min_samples: int = 4) -> Array:
+    def dbscan(self, eps: float = 0.6, min_samples: int = 4) -> ArrayT:
         """Clusters the samples: DBSCAN, label for label scikit-learn's on the dense matrix.
 
         Args:

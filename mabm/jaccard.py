@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mabm._arrays import Array, ArrayT, check_features, check_modality, like, to_tensor
+from mabm._arrays import Array, ArrayT, check_features, check_modality, like
 from mabm._host_memory import check_fits
 from mabm.encoding import encode, expand_queries
 from mabm.graph import NeighborGraph, check_max_distance
@@ -68,18 +68,18 @@ def modality_jaccard(
         "use mabm.jaccard_graph, which needs memory linear in N",
     )
     encoding = encode_samples(features, modality, k1=k1, k2=k2, preset=preset)
-    return like(to_tensor(jaccard_distance(encoding), "distance"), features)
+    return jaccard_distance(encoding)
 
 
 def jaccard_graph(
-    features: Array,
+    features: ArrayT,
     modality: Array | None = None,
     *,
     max_distance: float = 0.6,
     k1: int = DEFAULT_K1,
     k2: int = DEFAULT_K2,
     preset: str | Preset | None = None,
-) -> NeighborGraph:
+) -> NeighborGraph[ArrayT]:
     """Finds every pair of samples within ``max_distance`` of each other.
 
     The entries of :func:`modality_jaccard` up to ``max_distance``, without ever holding anything
@@ -114,13 +114,13 @@ def jaccard_graph(
 
 
 def encode_samples(
-    features: Array,
+    features: ArrayT,
     modality: Array | None = None,
     *,
     k1: int = DEFAULT_K1,
     k2: int = DEFAULT_K2,
     preset: str | Preset | None = None,
-) -> Encoding:
+) -> Encoding[ArrayT]:
     """Runs ranking, reciprocity, encoding and query expansion in one call (steps 1 to 5).
 
     Arguments and errors are those of :func:`modality_jaccard`; the result, V' of all samples,
@@ -137,8 +137,8 @@ def encode_samples(
 
 
 def jaccard_distance(
-    encoding: Encoding, rows: slice | None = None, columns: slice | None = None
-) -> Array:
+    encoding: Encoding[ArrayT], rows: slice | None = None, columns: slice | None = None
+) -> ArrayT:
     """Computes the Jaccard distance between encoded rows, as a dense matrix (step 6).
 
     ``s_ij = sum_l min(V_il, V_jl)`` and ``J_ij = 1 - s_ij / (2 - s_ij)``.
@@ -165,7 +165,9 @@ def jaccard_distance(
     return like(distance, encoding.indices)
 
 
-def prune_distances(encoding: Encoding, *, max_distance: float = 0.6) -> NeighborGraph:
+def prune_distances(
+    encoding: Encoding[ArrayT], *, max_distance: float = 0.6
+) -> NeighborGraph[ArrayT]:
     """Keeps the pairs of encoded rows within ``max_distance``, in memory linear in their number.
 
     Args:

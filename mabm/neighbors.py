@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mabm._arrays import to_tensor
+from mabm._arrays import ArrayT, to_tensor
 from mabm.ranking import Ranking
 from mabm.rows import NeighborSets
 
 
-def k_reciprocal_neighbors(ranking: Ranking) -> NeighborSets:
+def k_reciprocal_neighbors(ranking: Ranking[ArrayT]) -> NeighborSets[ArrayT]:
     """Finds the expanded k-reciprocal neighbours E(i) of every sample.
 
     ``R(i) = {j in N(i) : i in N(j)}``, where ``N(i)`` are all lists of ``i`` together;
@@ -45,7 +45,7 @@ def k_reciprocal_neighbors(ranking: Ranking) -> NeighborSets:
     return NeighborSets.of_op(ranking.ranks, indptr, indices)
 
 
-def _half_list(ranking: Ranking) -> Tensor | None:
+def _half_list(ranking: Ranking[ArrayT]) -> Tensor | None:
     if ranking.preset.half_list is None:
         return None
     length = round(ranking.k1 / 2) + 1  # Python rounds half to even

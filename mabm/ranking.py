@@ -9,12 +9,13 @@ fails is ranked by exact scores alone.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Generic
 
 import torch
 from torch import Tensor
 
-from mabm._arrays import Array, check_features, check_modality, like, to_tensor
+from mabm._arrays import Array, ArrayT, check_features, check_modality, like, to_tensor
 from mabm._candidates import ListLayout, propose_candidates
 from mabm.presets import DEFAULT_K1, MAX_K, Preset, check_integer, check_k1, resolve_preset
 
@@ -25,7 +26,7 @@ _MANY_ROWS = 1000
 
 
 @dataclass(frozen=True, eq=False)
-class Ranking:
+class Ranking(Generic[ArrayT]):
     """Neighbour lists of N samples, nearest first, with the preset that made them.
 
     Build one yourself to use a ranking of your own with the later stages, for example
@@ -42,8 +43,8 @@ class Ranking:
         groups: (N,) int64, the group of each sample, or ``None`` where the preset reads none.
     """
 
-    ranks: Array
-    scores: Array
+    ranks: ArrayT
+    scores: ArrayT
     widths: tuple[int, ...]
     preset: Preset
     k1: int = DEFAULT_K1
@@ -82,7 +83,7 @@ class Ranking:
         if self.groups is not None:
             check_modality(self.groups, len(ranks), ranks.device, "groups")
 
-    def lists(self, count: int | None = None) -> list[Array]:
+    def lists(self, count: int | None = None) -> list[ArrayT]:
         """The first ``count`` columns of each list (all of them by default)."""
         ends = [sum(self.widths[: n + 1]) for n in range(len(self.widths))]
         return [
@@ -90,7 +91,7 @@ class Ranking:
             for end, width in zip(ends, self.widths, strict=True)
         ]
 
-    def merged(self) -> Array:
+    def merged(self) -> ArrayT:
         """(N, K) all lists as one by descending score, ties by lower index, -1 last."""
         if len(self.widths) == 1:
             return self.ranks
@@ -101,12 +102,12 @@ class Ranking:
 
 
 def rank_neighbors(
-    features: Array,
+    features: ArrayT,
     modality: Array | None = None,
     *,
     k1: int = DEFAULT_K1,
     preset: str | Preset | None = None,
-) -> Ranking:
+) -> Ranking[ArrayT]:
     """Ranks, for every sample, its nearest samples: the lists that the other stages work on.
 
     Args:
@@ -140,10 +141,13 @@ def rank_neighbors(
     groups = None if modality is None else check_modality(modality, len(x), x.device, "modality")
     chosen = resolve_preset(preset, has_modality=groups is not None)
     ranking = rank(x, groups, chosen, check_k1(chosen, k1, count_groups(groups)))
-    return replace(
-        ranking,
-        ranks=like(to_tensor(ranking.ranks, "ranks"), features),
-        scores=like(to_tensor(ranking.scores, "scores"), features),
+    return Ranking(
+        like(ranking.ranks, features),
+        like(ranking.scores, features),
+        ranking.widths,
+        chosen,
+        ranking.k1,
+        None if groups is None else like(groups, features),
     )
 
 
@@ -152,7 +156,7 @@ def count_groups(groups: Tensor | None) -> int:
     return 1 if groups is None else max(len(torch.unique(groups)), 1)
 
 
-def rank(x: Tensor, groups: Tensor | None, preset: Preset, k1: int) -> Ranking:
+def rank(x: Tensor, groups: Tensor | None, preset: Preset, k1: int) -> Ranking[Tensor]:
     """:func:`rank_neighbors` on checked arguments, in tensors."""
     layout = _list_layout(x, groups, preset, k1)
     euclidean = preset.metric == "euclidean"

@@ -8,13 +8,13 @@ They hold tensors or NumPy arrays, as the features they came from.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mabm._arrays import Array, like, to_tensor
+from mabm._arrays import Array, ArrayT, like, to_tensor
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -24,7 +24,7 @@ _ONE = 2**30  # an encoding's weights are in units of its inverse; csrc/common/f
 
 
 @dataclass(frozen=True, eq=False)
-class NeighborSets:
+class NeighborSets(Generic[ArrayT]):
     """A set of samples for each sample.
 
     Attributes:
@@ -32,8 +32,8 @@ class NeighborSets:
         indices: (entries,) int32, ascending within a row.
     """
 
-    indptr: Array
-    indices: Array
+    indptr: ArrayT
+    indices: ArrayT
 
     def __post_init__(self) -> None:
         """Refuses parts that are no CSR rows over N samples."""
@@ -81,7 +81,7 @@ class NeighborSets:
     def __len__(self) -> int:
         return len(self.indptr) - 1
 
-    def row(self, sample: int) -> Array:
+    def row(self, sample: int) -> ArrayT:
         """Members of one sample's set, ascending.
 
         Raises:
@@ -113,7 +113,7 @@ class NeighborSets:
 
 
 @dataclass(frozen=True, eq=False)
-class Encoding(NeighborSets):
+class Encoding(NeighborSets[ArrayT]):
     """A distribution over samples for each sample: the sparse rows V of the method.
 
     Attributes:
@@ -122,7 +122,7 @@ class Encoding(NeighborSets):
             distances are the same bits for any number of threads.
     """
 
-    weights: Array
+    weights: ArrayT
 
     def __post_init__(self) -> None:
         """Refuses weights that are not one positive int32 an index, or rows not summing to one."""
@@ -145,7 +145,7 @@ class Encoding(NeighborSets):
             )
 
     @property
-    def values(self) -> Array:
+    def values(self) -> ArrayT:
         """(entries,) float32: the weights as fractions of one."""
         return like(self._values(), self.indices)
 
@@ -153,7 +153,7 @@ class Encoding(NeighborSets):
         return (self.tensors()[2].to(torch.float64) / _ONE).to(torch.float32)
 
     @classmethod
-    def from_values(cls, indptr: Array, indices: Array, values: Array) -> Encoding:
+    def from_values(cls, indptr: ArrayT, indices: ArrayT, values: Array) -> Encoding[ArrayT]:
         """Encodes rows of your own: non-negative values, each row scaled to sum to one.
 
         Args:

@@ -39,6 +39,7 @@ def test_import_and_use_touch_nothing_global() -> None:
 def test_defaults_of_the_process_change_nothing() -> None:
     result = run(
         "import torch, mabm\n"
+        "torch.manual_seed(0)\n"
         "x = torch.randn(9, 8).repeat(10, 1) + 0.2 * torch.randn(90, 8)\n"
         "modality = torch.arange(90) // 9 % 3\n"
         "presets = list(mabm.PRESETS)\n"
