@@ -22,7 +22,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _add_demo(commands.add_parser("demo", help="cluster open drawings two ways and compare"))
     chosen = parser.parse_args(arguments)
     execute: Callable[[argparse.Namespace], int] = chosen.execute
-    return execute(chosen)
+    try:
+        return execute(chosen)
+    except (ImportError, OSError, ValueError) as error:  # what the user can mend, in one line
+        sys.stderr.write(f"{parser.prog} {chosen.command}: {error}\n")
+        return 1
 
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:
@@ -51,10 +55,9 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
 
 
 def _natural(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"must be >= 0, got {value}")
-    return value
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be an integer >= 0, got {text!r}")
+    return int(text)
 
 
 def _run_demo(chosen: argparse.Namespace) -> int:

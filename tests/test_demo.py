@@ -68,7 +68,7 @@ def test_pairs_equal_brute_force(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_agreement_equals_scikit_learn(seed: int) -> None:
+def test_agreement_counts_noise_as_clusters_of_one(seed: int) -> None:
     labels, identity, _ = random_case(seed)
     singletons = np.where(labels < 0, 100 + np.arange(len(labels)), labels)
     assert adjusted_rand_index(labels, identity) == pytest.approx(
@@ -229,7 +229,26 @@ def test_command_line(
     assert (tmp_path / "out" / "distances.png").exists()
     with pytest.raises(SystemExit):
         main(["demo", "--seed", "-1"])
-    assert "--seed: must be >= 0, got -1" in capsys.readouterr().err
+    assert "--seed: must be an integer >= 0, got '-1'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--k1", "1"], "k1 must be in [2, 1024], at least one for each of the 2 groups"),
+        (["--k2", "30"], "k2 must be in [1, 24], which ends at k1, got 30"),
+        (["--eps", "1.5"], "eps must be in [0, 1), got 1.5"),
+    ],
+)
+def test_bad_settings_are_one_line_before_any_work(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["demo", "--output", str(tmp_path / "out"), *words]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+    assert f"python -m mabm demo: {message}" in printed.err
+    assert not (tmp_path / "out").exists()
 
 
 def test_library_does_not_load_the_demo() -> None:

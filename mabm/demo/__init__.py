@@ -31,7 +31,9 @@ from mabm.demo.pictures import (
     pair_histogram,
     save_picture,
 )
+from mabm.graph import check_max_distance, check_min_samples
 from mabm.models import extract, load_pretrained
+from mabm.presets import PRESETS, check_k1, check_k2
 
 __all__ = ["DemoResult", "MethodResult", "Settings", "format_table", "run"]
 
@@ -63,6 +65,12 @@ class Settings:
     k2: int = 3
     eps: float = 0.5
     min_samples: int = 4
+
+    def __post_init__(self) -> None:
+        """Refuses what the clustering would refuse, before anything is rendered."""
+        check_k2(PRESETS["bmil"], self.k2, check_k1(PRESETS["bmil"], self.k1, num_groups=2))
+        check_max_distance("eps", self.eps)
+        check_min_samples(self.min_samples)
 
 
 @dataclass(frozen=True)
