@@ -115,7 +115,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="also write every figure to this file")
-    parser.add_argument("--peak-memory-only", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--peak-memory-only",
+        action="store_true",
+        help="print the bytes of one peak and nothing else",
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.peak_memory_only:
@@ -124,7 +128,8 @@ def main() -> None:
 
     shape = ["--samples", str(options.samples), "--dim", str(options.dim)]
     command = [sys.executable, __file__, *shape, "--threads", str(options.threads)]
-    peak = int(subprocess.check_output([*command, "--peak-memory-only"], text=True))
+    command.append("--peak-memory-only")
+    peaks = [int(subprocess.check_output(command)) for _ in range(options.rounds)]
     features, modality = make_features(options.samples, options.dim)
     check_equality(features, modality)
     seconds = measure(features, modality, options.rounds)
@@ -141,9 +146,14 @@ def main() -> None:
     for name, (part, whole) in ratios.items():
         each = [a / b for a, b in zip(seconds[part], seconds[whole], strict=True)]
         print(f"{name}: {statistics.median(each):.3f} ({min(each):.3f} to {max(each):.3f})")
-    print(f"peak memory of pseudo_labels beyond the features: {peak / 1e9:.2f} GB")
+    gigabytes = [peak / 1e9 for peak in (statistics.median(peaks), min(peaks), max(peaks))]
+    print(
+        "peak memory of pseudo_labels beyond the features: {:.2f} GB ({:.2f} to {:.2f})".format(
+            *gigabytes
+        )
+    )
     if options.json:
-        figures = {"options": vars(options) | {"json": None}, "seconds": seconds, "peak": peak}
+        figures = {"options": vars(options) | {"json": None}, "seconds": seconds, "peaks": peaks}
         options.json.write_text(json.dumps(figures, indent=2))
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one subcommand and return its exit status.
+    """Runs one subcommand and returns its exit status.
 
     Args:
         arguments: Words after the program's name; default those of the process.
@@ -25,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return execute(chosen)
     except (ImportError, OSError, ValueError) as error:  # what the user can mend, in one line
+        logging.getLogger(__name__).debug("where it came from", exc_info=True)
         sys.stderr.write(f"{parser.prog} {chosen.command}: {error}\n")
         return 1
 
@@ -49,7 +51,7 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
         help="which frames of the drawings are rendered (default: %(default)s)",
     )
     parser.add_argument("--k1", type=int, help="neighbours of a sample (default: 24)")
-    parser.add_argument("--k2", type=int, help="rows averaged by query expansion (default: 3)")
+    parser.add_argument("--k2", type=int, help="rows averaged by query expansion (default: 6)")
     parser.add_argument("--eps", type=float, help="radius of DBSCAN (default: 0.5)")
     parser.set_defaults(execute=_run_demo)
 

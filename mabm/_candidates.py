@@ -53,8 +53,8 @@ class Candidates(NamedTuple):
         indices: (B, L, C) int32.
         counts: (B, L) int32, how many of the C places are taken.
         thresholds: (B, L) float32, no sample that was left out scored more; -inf if none was.
-        error_bounds: (B,) float64, how far an approximate score may lie from the exact one, up to a
-            constant of the row.
+        error_bounds: (B,) float64, how far an approximate score may lie from the exact one (by
+            distance, from half of it), up to a constant of the row.
     """
 
     scores: Tensor
@@ -142,9 +142,8 @@ def _bias_and_error_bounds(x: Tensor, mean: Tensor, euclidean: bool) -> tuple[Te
         + _growth(terms, 2.0**-53) * wide_magnitude
         + terms * 2.0**-125 * (1 + centred_length + greatest)
     )
-    if _reduced_precision():
-        bounds += 2.0**-6 * magnitude  # two operands cut to bfloat16, 2^-8 each, and as much again
-    fits = (magnitude < 1e37) & (greatest_bias < 1e37)
+    bounds += _operand_rounding() * magnitude
+    fits = (magnitude < 1e37) & (greatest < 1e37) & (greatest_bias < 1e37)
     return bias.to(torch.float32), torch.where(fits, bounds, torch.inf)
 
 
@@ -152,8 +151,17 @@ def _growth(terms: int, roundoff: float) -> float:
     return terms * roundoff / (1 - terms * roundoff) if terms * roundoff < 1 else math.inf
 
 
-def _reduced_precision() -> bool:
-    """Whether PyTorch may round the operands of a float32 product on the CPU."""
+def _operand_rounding() -> float:
+    """What a float32 product on the CPU may lose by rounding its operands, as a part of |a| |b|.
+
+    Nothing by default. PyTorch's setting and the environment can ask for bfloat16 or TF32, at most
+    2^-8 for each of two operands, and as much again to be safe; other modes have a range of their
+    own, for which there is no bound.
+    """
     mkldnn: Any = torch.backends.mkldnn  # PyTorch does not annotate it
-    chosen = mkldnn.matmul.fp32_precision
-    return chosen not in ("none", "ieee") or "DNNL_DEFAULT_FPMATH_MODE" in os.environ
+    names = ("DNNL_DEFAULT_FPMATH_MODE", "ONEDNN_DEFAULT_FPMATH_MODE")
+    modes = {mkldnn.matmul.fp32_precision, *(os.environ.get(name, "none") for name in names)}
+    modes = {mode.lower() for mode in modes} - {"none", "ieee", "strict"}
+    if not modes:
+        return 0.0
+    return 2.0**-6 if modes <= {"bf16", "tf32"} else math.inf

@@ -66,6 +66,8 @@ class Ranking(Generic[ArrayT]):
             )
         if bool(scores.isnan().any()):
             raise ValueError("scores must not be NaN, got NaN")
+        if not torch.equal(ranks < 0, scores == -torch.inf):
+            raise ValueError("scores must be -inf exactly where ranks are -1, got them apart")
         if not isinstance(self.preset, Preset):
             raise TypeError(f"preset must be a Preset, got {type(self.preset).__name__}")
         if self.preset.lists == "intra_inter" and len(self.widths) != 2:

@@ -118,8 +118,9 @@ class Encoding(NeighborSets[ArrayT]):
 
     Attributes:
         weights: (entries,) int32 > 0 in units of 2**-30; every row sums to 2**30 but for the
-            rounding of each weight. Integer overlaps do not depend on the order of summation, so
-            distances are the same bits for any number of threads.
+            rounding of its weights, of which those that round to 0 are left out. Integer overlaps
+            do not depend on the order of summation, so distances are the same bits for any number
+            of threads.
     """
 
     weights: ArrayT
@@ -136,12 +137,12 @@ class Encoding(NeighborSets[ArrayT]):
         if len(weights) and int(weights.min()) <= 0:
             raise ValueError(f"weights must be positive, got {int(weights.min())}")
         sums = torch.cat([weights.new_zeros(1), weights.cumsum(0)])[indptr].diff()
-        strays = (sums - _ONE).abs() > indptr.diff()
+        strays = (sums - _ONE).abs() > len(self)
         if bool(strays.any()):
             wrong = int(torch.nonzero(strays)[0])
             raise ValueError(
-                f"weights of each row must sum to {_ONE} within one each, got {int(sums[wrong])} "
-                f"in row {wrong}; Encoding.from_values scales rows"
+                f"weights of each row must sum to {_ONE} within {len(self)}, got "
+                f"{int(sums[wrong])} in row {wrong}; Encoding.from_values scales rows"
             )
 
     @property

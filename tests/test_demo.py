@@ -146,7 +146,8 @@ def test_small_run_is_sane(result: demo.DemoResult) -> None:
 
 
 def test_modality_awareness_finds_more_pairs_across(result: demo.DemoResult) -> None:
-    assert result.aware.pairs.recall > 1.3 * result.naive.pairs.recall
+    assert result.aware.pairs.recall > result.naive.pairs.recall
+    assert result.aware.pairs.precision > result.naive.pairs.precision
     assert result.aware.num_spanning > result.naive.num_spanning
 
 
@@ -174,7 +175,7 @@ def test_sheet_without_spanning_clusters_is_drawn(result: demo.DemoResult, tmp_p
 def test_table_says_what_was_compared(result: demo.DemoResult) -> None:
     table = demo.format_table(result)
     assert "drawings, not photographs" in table
-    assert "k1 = 24 neighbours (modality-aware: 12 a modality), k2 = 3" in table
+    assert "24 neighbours and 6 averaged rows in all (modality-aware: 12 and 3 a modality)" in table
     for method in (result.naive, result.aware):
         row = re.search(rf"^{method.name} .*$", table, re.MULTILINE)
         assert row is not None
@@ -191,7 +192,7 @@ def test_seed_chooses_other_frames(result: demo.DemoResult, tmp_path: Path) -> N
     assert np.array_equal(one.aware.labels, same.aware.labels)
     assert not np.array_equal(one.frames.images, other.frames.images)
     assert np.array_equal(one.frames.images, result.frames.images[: len(one.frames)])
-    with pytest.raises(ValueError, match="seed must be >= 0, got -1"):
+    with pytest.raises(ValueError, match=r"seed must be in .* got -1"):
         demo.run(tmp_path, seed=-1)
 
 
@@ -207,8 +208,20 @@ def test_missing_extra_is_named(
         return original(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
+    monkeypatch.setattr(demo, "render_identities", None)  # nothing is rendered before
     with pytest.raises(ImportError, match=rf'{missing}: pip install "mabm\[demo\]"'):
         demo.run(tmp_path, identities=[0], progress=False)
+
+
+def test_what_cannot_work_is_refused_before_any_work(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(demo, "render_identities", None)
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExistsError):
+        demo.run(tmp_path / "file")
+    with pytest.raises(ValueError, match="identities must not be empty"):
+        demo.run(tmp_path, identities=[])
 
 
 def test_command_line(
@@ -224,7 +237,9 @@ def test_command_line(
     words = ["demo", "--output", str(tmp_path / "out"), "--seed", "2", "--k1", "20"]
     assert main(words) == 0
     printed = capsys.readouterr().out
-    assert "k1 = 20 neighbours (modality-aware: 10 a modality), k2 = 3" in printed
+    assert (
+        "20 neighbours and 6 averaged rows in all (modality-aware: 10 and 3 a modality)" in printed
+    )
     assert f"saved {tmp_path / 'out' / 'clusters.png'}" in printed
     assert (tmp_path / "out" / "distances.png").exists()
     with pytest.raises(SystemExit):
@@ -237,6 +252,8 @@ def test_command_line(
     [
         (["--k1", "1"], "k1 must be in [2, 1024], at least one for each of the 2 groups"),
         (["--k2", "30"], "k2 must be in [1, 24], which ends at k1, got 30"),
+        (["--k2", "1"], "k2 must be at least 2, a row of each modality, got 1"),
+        (["--seed", "9" * 30], "seed must be in [0, 1048576], got 999"),
         (["--eps", "1.5"], "eps must be in [0, 1), got 1.5"),
     ],
 )

@@ -61,7 +61,7 @@ def test_a_sample_without_reciprocal_neighbours_is_encoded_by_itself() -> None:
 def test_a_row_without_neighbours_to_average_stays_as_it_is() -> None:
     encoding = mabm.encode_samples(torch.eye(3), k1=1, k2=1)
     ranks = torch.tensor([[1], [-1], [0]])
-    scores = torch.zeros(3, 1, dtype=torch.float64)
+    scores = torch.tensor([[0.0], [-torch.inf], [0.0]], dtype=torch.float64)
     ranking = mabm.Ranking(ranks, scores, (1,), mabm.PRESETS["spcl"], k1=4)
     expanded = mabm.expand_queries(encoding, ranking, k2=3)
     assert expanded.to_torch().to_dense().tolist() == [[0, 1, 0], [0, 1, 0], [1, 0, 0]]

@@ -21,7 +21,7 @@ def test_sets_are_the_reference_sets(case: Case) -> None:
 def test_takes_a_ranking_from_elsewhere() -> None:
     # 0 and 1 hold each other, 2 holds 1 in vain, 3 holds nobody.
     ranks = torch.tensor([[0, 1], [1, 0], [1, 2], [-1, -1]])
-    scores = torch.tensor([[1.0, 0.5]] * 4, dtype=torch.float64)
+    scores = torch.tensor([[1.0, 0.5]] * 3 + [[-torch.inf] * 2], dtype=torch.float64)
     ranking = mabm.Ranking(ranks, scores, (2,), mabm.PRESETS["spcl"], k1=2)
     sets = mabm.k_reciprocal_neighbors(ranking)
     assert [sets.row(i).tolist() for i in range(4)] == [[0, 1], [0, 1], [2], []]

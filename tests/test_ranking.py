@@ -136,6 +136,21 @@ def test_a_product_of_reduced_precision_changes_nothing(monkeypatch: pytest.Monk
     np.testing.assert_array_equal(found.ranks, expected.ranks)
 
 
+@pytest.mark.parametrize("name", ["DNNL_DEFAULT_FPMATH_MODE", "ONEDNN_DEFAULT_FPMATH_MODE"])
+@pytest.mark.parametrize(("mode", "redone"), [("STRICT", False), ("F16", True)])
+def test_modes_of_the_environment_are_heeded(
+    name: str,
+    mode: str,
+    redone: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv(name, mode)
+    with caplog.at_level(logging.INFO, logger="mabm"):
+        mabm.rank_neighbors(torch.randn(50, 8), k1=3)
+    assert redone_rows(caplog) == (50 if redone else 0)
+
+
 def test_ties_go_to_the_lower_index_across_groups() -> None:
     features = np.ones((6, 3), dtype=np.float32)
     ranking = mabm.rank_neighbors(features, np.array([1, 0, 1, 0, 1, 0]), k1=4)
@@ -159,6 +174,7 @@ def test_nothing_is_normalised() -> None:
         ({"widths": (1,)}, r"widths must be at least 0 and sum to 2, got \(1,\)"),
         ({"widths": (3, -1)}, r"widths must be at least 0 and sum to 2, got \(3, -1\)"),
         ({"scores": np.full((3, 2), np.nan)}, "scores must not be NaN"),
+        ({"ranks": np.full((3, 2), -1)}, "scores must be -inf exactly where ranks are -1"),
         ({"k1": -5}, r"k1 must be in \[1, 1024\], got -5"),
         ({"preset": "spcl"}, "preset must be a Preset, got str"),
         ({"preset": mabm.PRESETS["ca_jaccard"]}, "widths must be those of two lists"),

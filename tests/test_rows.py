@@ -83,6 +83,19 @@ def test_an_encoding_of_your_own_is_scaled(seed: int) -> None:
     mabm.Encoding(encoding.indptr, encoding.indices, encoding.weights)  # stands its own checks
 
 
+def test_an_encoding_may_be_made_again_from_its_parts() -> None:
+    features = torch.randn(300, 64) * 0.48  # most weights are so small that they round to 0
+    tiny = mabm.Encoding.from_values(
+        torch.arange(0, 22 * 21, 21),
+        torch.arange(21, dtype=torch.int32).repeat(21),
+        torch.tensor([1.0, *[1e-10] * 20] * 21),
+    )
+    for encoding in (mabm.encode_samples(features), tiny):
+        again = mabm.Encoding(encoding.indptr, encoding.indices, encoding.weights)
+        assert torch.equal(mabm.jaccard_distance(again), mabm.jaccard_distance(encoding))
+    assert len(tiny.indices) == 21
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

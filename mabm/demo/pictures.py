@@ -222,7 +222,7 @@ def draw_clusters(frames: Frames, labels: IntArray, other_labels: IntArray) -> F
         for modality, name in _MODALITY_NAMES.items():
             axes.text(modality * _SIDE_TILES, -0.15, name, fontsize=12, fontweight="bold")
         left = 0.3 / columns
-        figure.text(left, 1 - 0.42 / height, "Clusters across modalities", fontsize=17)
+        figure.text(left, 1 - 0.42 / height, "Clusters of the modality-aware distance", fontsize=17)
         _legend(
             figure,
             1 - 0.78 / height,
@@ -274,7 +274,7 @@ def _joined_elsewhere(labels: IntArray, modality: IntArray) -> str:
     """In words, how many of one cluster's pairs across modalities another method joins too."""
     across = np.triu(modality[:, None] != modality[None, :])
     joined = across & (labels[:, None] == labels[None, :]) & (labels[:, None] >= 0)
-    return f"naive joins {joined.sum():,} of {across.sum():,} pairs across"
+    return f"naive joins {joined.sum():,} of {across.sum():,} cross-modality pairs"
 
 
 def _draw_tile(
@@ -325,17 +325,18 @@ def save_picture(figure: Figure, path: Path) -> None:
 
 def _styled() -> Any:
     """The demo's style for the time of a ``with``: the caller's is put back."""
-    return _matplotlib().rc_context(_STYLE)
+    return require_matplotlib().rc_context(_STYLE)
 
 
 def _new_figure(width: float, height: float) -> Figure:
-    _matplotlib()
+    require_matplotlib()
     from matplotlib.figure import Figure  # noqa: PLC0415
 
     return Figure(figsize=(width, height))
 
 
-def _matplotlib() -> Any:
+def require_matplotlib() -> Any:
+    """Returns matplotlib, or raises the ImportError that names its extra."""
     try:
         import matplotlib  # noqa: PLC0415
     except ImportError as error:

@@ -235,6 +235,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     splits = identity_splits()
+    if not 0 <= chosen.hold_out < len(splits.start_visible):
+        parser.error(
+            f"--hold-out must be in [0, {len(splits.start_visible)}), got {chosen.hold_out}"
+        )
     visible = splits.start_visible[: len(splits.start_visible) - chosen.hold_out]
     infrared = splits.start_infrared[: len(splits.start_infrared) - chosen.hold_out]
     schedule = Schedule(epochs=chosen.epochs, exchange=chosen.exchange)

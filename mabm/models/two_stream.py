@@ -225,10 +225,11 @@ def load_weights(encoder: TwoStreamEncoder, source: str | PathLike[str] | IO[byt
         if set(archive.files) != set(state):
             odd = sorted(set(archive.files) ^ set(state))
             raise ValueError(f"weights must match the encoder's names, differing: {odd[:4]}")
-        for name, tensor in state.items():
-            array = archive[name]
-            if array.shape != tuple(tensor.shape):
-                raise ValueError(
-                    f"weights of {name} must have shape {tuple(tensor.shape)}, got {array.shape}"
-                )
-            tensor.copy_(torch.from_numpy(array.astype(np.float32)))
+        arrays = {name: archive[name] for name in state}
+    for name, tensor in state.items():
+        if arrays[name].shape != tuple(tensor.shape):
+            raise ValueError(
+                f"weights of {name} must have shape {tuple(tensor.shape)}, got {arrays[name].shape}"
+            )
+    for name, tensor in state.items():
+        tensor.copy_(torch.from_numpy(arrays[name].astype(np.float32)))
