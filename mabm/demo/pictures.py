@@ -274,7 +274,7 @@ def _joined_elsewhere(labels: IntArray, modality: IntArray) -> str:
     """In words, how many of one cluster's pairs across modalities another method joins too."""
     across = np.triu(modality[:, None] != modality[None, :])
     joined = across & (labels[:, None] == labels[None, :]) & (labels[:, None] >= 0)
-    return f"naive joins {joined.sum():,} of {across.sum():,} cross-modality pairs"
+    return f"naive joins {joined.sum():,} of {across.sum():,} cross pairs"
 
 
 def _draw_tile(
