@@ -13,26 +13,26 @@ from mabm import _extension
 
 _extension.load()
 
-from mabm import _registrations  # noqa: E402
-from mabm._extension import backends  # noqa: E402
+from mabm import _registrations
+from mabm._extension import backends
 
 _registrations.register()
 
-from mabm.clustering import PseudoLabels, pseudo_labels  # noqa: E402
-from mabm.encoding import encode_neighbors, expand_queries  # noqa: E402
-from mabm.graph import NeighborGraph, SweepEntry  # noqa: E402
-from mabm.jaccard import (  # noqa: E402
+from mabm.clustering import PseudoLabels, pseudo_labels
+from mabm.encoding import encode_neighbors, expand_queries
+from mabm.graph import NeighborGraph, SweepEntry
+from mabm.jaccard import (
     encode_samples,
     jaccard_distance,
     jaccard_graph,
     modality_jaccard,
     prune_distances,
 )
-from mabm.neighbors import k_reciprocal_neighbors  # noqa: E402
-from mabm.presets import PRESETS, Preset  # noqa: E402
-from mabm.ranking import Ranking, rank_neighbors  # noqa: E402
-from mabm.reranking import rerank  # noqa: E402
-from mabm.rows import Encoding, NeighborSets  # noqa: E402
+from mabm.neighbors import k_reciprocal_neighbors
+from mabm.presets import PRESETS, Preset
+from mabm.ranking import Ranking, rank_neighbors
+from mabm.reranking import rerank
+from mabm.rows import Encoding, NeighborSets
 
 if TYPE_CHECKING:
     from mabm.estimator import ModalityDBSCAN
@@ -69,7 +69,7 @@ if not TYPE_CHECKING:  # a type checker would take any misspelt name for one tha
     def __getattr__(name: str) -> Any:
         """Loads the estimator when it is first asked for: scikit-learn loads slowly."""
         if name == "ModalityDBSCAN":
-            from mabm.estimator import ModalityDBSCAN  # noqa: PLC0415
+            from mabm.estimator import ModalityDBSCAN
 
             return ModalityDBSCAN
         raise AttributeError(f"module 'mabm' has no attribute {name!r}")

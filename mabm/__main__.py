@@ -64,7 +64,7 @@ def _natural(text: str) -> int:
 
 def _run_demo(chosen: argparse.Namespace) -> int:
     # Imported here: other subcommands, and --help, need neither the data nor the pictures.
-    from mabm import demo  # noqa: PLC0415
+    from mabm import demo
 
     given = {name: getattr(chosen, name) for name in ("k1", "k2", "eps")}
     settings = demo.Settings(**{name: value for name, value in given.items() if value is not None})

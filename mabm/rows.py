@@ -96,7 +96,7 @@ class NeighborSets(Generic[ArrayT]):
 
     def to_scipy(self) -> csr_array:
         """The rows as a SciPy CSR array (N, N) of float32; every entry is stored, zeros too."""
-        from scipy.sparse import csr_array  # noqa: PLC0415 (SciPy loads slowly)
+        from scipy.sparse import csr_array  # SciPy loads slowly
 
         indptr, indices = (part.cpu().numpy() for part in self.tensors()[:2])
         shape = (len(self), len(self))

@@ -155,7 +155,7 @@ def run(
         ValueError: If ``seed`` or ``identities`` are out of range. All of these before any work.
     """
     try:
-        from tqdm import tqdm  # noqa: PLC0415
+        from tqdm import tqdm
     except ImportError as error:
         raise ImportError('the demo needs tqdm: pip install "mabm[demo]"') from error
     require_matplotlib()

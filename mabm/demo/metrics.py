@@ -68,7 +68,7 @@ def adjusted_rand_index(labels: IntArray, identity: IntArray) -> float:
     Raises:
         ValueError: If the shapes differ.
     """
-    from sklearn.metrics import adjusted_rand_score  # noqa: PLC0415 (loads slowly)
+    from sklearn.metrics import adjusted_rand_score  # loads slowly
 
     _check_shapes(labels=labels, identity=identity)
     return float(adjusted_rand_score(identity, _noise_as_singletons(labels)))
@@ -80,7 +80,7 @@ def normalised_mutual_information(labels: IntArray, identity: IntArray) -> float
     Raises:
         ValueError: If the shapes differ.
     """
-    from sklearn.metrics import normalized_mutual_info_score  # noqa: PLC0415 (loads slowly)
+    from sklearn.metrics import normalized_mutual_info_score  # loads slowly
 
     _check_shapes(labels=labels, identity=identity)
     return float(normalized_mutual_info_score(identity, _noise_as_singletons(labels)))

@@ -280,7 +280,7 @@ def _joined_elsewhere(labels: IntArray, modality: IntArray) -> str:
 def _draw_tile(
     axes: Axes, left: float, top: float, image: npt.NDArray[np.uint8], right: bool
 ) -> None:
-    from matplotlib.patches import Rectangle  # noqa: PLC0415
+    from matplotlib.patches import Rectangle
 
     colour = _RIGHT if right else _WRONG
     axes.add_patch(Rectangle((left + 0.02, top + 0.02), 0.96, 0.96, color=colour, linewidth=0))
@@ -297,7 +297,7 @@ def _legend(
     figure: Figure, height: float, entries: Mapping[str, str], note: str, left: float = 0.09
 ) -> None:
     """One line of text: a coloured square and its meaning for each entry, then a note."""
-    from matplotlib.offsetbox import AnchoredOffsetbox, HPacker, TextArea  # noqa: PLC0415
+    from matplotlib.offsetbox import AnchoredOffsetbox, HPacker, TextArea
 
     children: list[Any] = []
     for colour, meaning in entries.items():
@@ -330,7 +330,7 @@ def _styled() -> Any:
 
 def _new_figure(width: float, height: float) -> Figure:
     require_matplotlib()
-    from matplotlib.figure import Figure  # noqa: PLC0415
+    from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height))
 
@@ -338,7 +338,7 @@ def _new_figure(width: float, height: float) -> Figure:
 def require_matplotlib() -> Any:
     """Returns matplotlib, or raises the ImportError that names its extra."""
     try:
-        import matplotlib  # noqa: PLC0415
+        import matplotlib
     except ImportError as error:
         raise ImportError('pictures need matplotlib: pip install "mabm[demo]"') from error
     return matplotlib
