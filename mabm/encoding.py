@@ -89,7 +89,8 @@ def expand_queries(
 def _averaged_rows(ranking: Ranking[Any], k2: int) -> tuple[Tensor, Tensor]:
     """(N, M) rows to average for every sample, -1 for none, and their (N, M) float64 weights.
 
-    Rows of one part weigh alike, and so do parts: a part is a list or the samples of a group.
+    Rows of one part weigh alike, and so do the parts of a sample: its lists, or the groups among
+    its rows, or all its rows as one.
     """
     preset = ranking.preset
     if preset.query_expansion == "list_means":
@@ -105,7 +106,7 @@ def _averaged_rows(ranking: Ranking[Any], k2: int) -> tuple[Tensor, Tensor]:
     else:
         rows = to_tensor(ranking.merged(), "ranks")[:, :k2].clone()
         sizes = torch.ones_like(rows)
-        if preset.query_expansion == "merged_group_means" and ranking.groups is not None:
+        if preset.query_expansion == "merged_group_means":
             groups = to_tensor(ranking.groups, "groups")[rows.clamp(min=0)]
             groups = groups.where(rows >= 0, -1)
             for column, group in enumerate(groups.T):

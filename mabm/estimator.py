@@ -55,7 +55,7 @@ class ModalityDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # skle
         self.k2 = k2
         self.preset = preset
 
-    def fit(self, X: Array, y: object = None, modality: Array | None = None) -> ModalityDBSCAN:  # noqa: N803
+    def fit(self, X: Array, y: object = None, modality: Array | None = None) -> ModalityDBSCAN:
         """Clusters the rows of ``X`` (N, D); ``y`` is ignored, ``modality`` (N,) may be ``None``.
 
         Raises:
@@ -76,7 +76,7 @@ class ModalityDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # skle
         self.n_features_in_ = features.shape[1]
         return self
 
-    def fit_predict(self, X: Array, y: object = None, **metadata: Any) -> NDArray[np.int64]:  # noqa: N803
+    def fit_predict(self, X: Array, y: object = None, **metadata: Any) -> NDArray[np.int64]:
         """Clusters the rows of ``X`` and returns ``labels_``; ``modality`` goes to ``fit``.
 
         ``ClusterMixin`` has the same; here it is annotated.

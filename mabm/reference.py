@@ -192,10 +192,12 @@ def rerank(
 
 
 def dbscan(distance: ArrayLike, *, eps: float, min_samples: int) -> Integers:
-    """DBSCAN on a dense distance: ``i`` is core if ``min_samples`` samples, itself among them, lie
-    within ``eps``; clusters are numbered by first core sample; a border sample takes the smallest
-    cluster among its core neighbours; noise is -1.
-    """  # noqa: D205
+    """DBSCAN on a dense distance, noise -1 (Ester et al., KDD 1996).
+
+    A sample is core if ``min_samples`` samples, itself among them, lie within ``eps``. Clusters are
+    numbered by first core sample; a border sample takes the smallest cluster among its core
+    neighbours.
+    """
     near = np.asarray(distance, dtype=np.float32) <= np.float32(eps)
     core = near.sum(axis=1) >= min_samples
     labels = np.full(len(near), -1, dtype=np.int64)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812  (the name every PyTorch code base uses)
+import torch.nn.functional as F
 
 from mabm.data import identity_splits, render_identities
 from mabm.models import TwoStreamEncoder, extract, load_pretrained, load_weights, save_weights

@@ -22,7 +22,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F  # noqa: N812  (the name every PyTorch code base uses)
+import torch.nn.functional as F
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]

@@ -31,7 +31,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F  # noqa: N812  (the name every PyTorch code base uses)
+import torch.nn.functional as F
 from torch import nn
 
 from mabm.data import (

@@ -13,7 +13,7 @@ from typing import IO, Final
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812  (the name every PyTorch code base uses)
+import torch.nn.functional as F
 from torch import nn
 
 # Names accepted by load_pretrained, and the weights beside this file that they stand for.

@@ -68,8 +68,8 @@ std::tuple<Tensor, Tensor> expand_neighbors(const Tensor& ranks, const Tensor& m
     half = read_masked(*half_ranks, *half_mask, "half_ranks");
     check_size(*half_ranks, "half_ranks", 0, num_rows);
   }
-  // A thread takes its rows in ascending order, so stamps of earlier rows are smaller.
-  // stamp[j] = 2 * row + 1 where j is in R(row), 2 * row + 2 where only the expansion adds it.
+  // stamp[j] = 2 * row + 1 where j is in R(row), 2 * row + 2 where only the expansion adds it. A
+  // thread takes its rows in ascending order, so what an earlier row stamped is smaller.
   const auto make_scratch = [&] { return std::vector<int64_t>(num_rows, 0); };
   auto rows = RaggedRows<int32_t>::build(
       num_rows, make_scratch,
