@@ -12,6 +12,8 @@
 #include <limits>
 #include <optional>
 
+#include "common/rows.h"
+
 namespace mabm {
 
 using torch::headeronly::ScalarType;
@@ -40,10 +42,9 @@ constexpr ScalarType scalar_type_of<bool>() {
   return ScalarType::Bool;
 }
 
-// Checks that a tensor is contiguous, of T, of this many dimensions and on the CPU.
+// Checks that a tensor is contiguous, of T and of this many dimensions.
 template <class T>
 void check_tensor(const Tensor& tensor, const char* name, int64_t dim) {
-  STD_TORCH_CHECK(tensor.is_cpu(), name, " must be on the CPU");
   STD_TORCH_CHECK(tensor.dim() == dim, name, " must have ", dim, " dimensions, got ", tensor.dim());
   STD_TORCH_CHECK(tensor.scalar_type() == scalar_type_of<T>(), name, " must be ",
                   torch::headeronly::toString(scalar_type_of<T>()), ", got ",
@@ -54,6 +55,14 @@ void check_tensor(const Tensor& tensor, const char* name, int64_t dim) {
 inline void check_size(const Tensor& tensor, const char* name, int64_t axis, int64_t expected) {
   STD_TORCH_CHECK(tensor.size(axis) == expected, name, " must have size ", expected, " on axis ",
                   axis, ", got ", tensor.size(axis));
+}
+
+// Checks that an op's tensors are on one device.
+inline void check_same_device(const Tensor& first, std::initializer_list<const Tensor*> others) {
+  for (const Tensor* other : others) {
+    STD_TORCH_CHECK(first.device() == other->device(),
+                    "all tensors must be on one device, got them on two");
+  }
 }
 
 template <class T>
@@ -74,25 +83,18 @@ Tensor make_tensor(std::initializer_list<int64_t> sizes) {
                               torch::stable::Device(torch::headeronly::DeviceType::CPU));
 }
 
-// Read-only CSR rows; weights is null where the rows are sets.
-struct Rows {
-  int64_t count;
-  const int64_t* indptr;
-  const int32_t* indices;
-  const int32_t* weights;
-
-  int64_t begin(int64_t row) const { return indptr[row]; }
-  int64_t end(int64_t row) const { return indptr[row + 1]; }
-};
-
+// CSR rows of an op: sets, or with their weights.
 inline Rows read_rows(const Tensor& indptr, const Tensor& indices) {
+  check_same_device(indptr, {&indices});
   check_tensor<int64_t>(indptr, "indptr", 1);
   check_tensor<int32_t>(indices, "indices", 1);
   STD_TORCH_CHECK(indptr.numel() > 0, "indptr must have one entry more than there are rows, got 0");
   const Rows rows{indptr.numel() - 1, read<int64_t>(indptr), read<int32_t>(indices), nullptr};
-  STD_TORCH_CHECK(rows.indptr[0] == 0 && rows.indptr[rows.count] == indices.numel(),
-                  "indptr must run from 0 to ", indices.numel(), ", got ", rows.indptr[0], " to ",
-                  rows.indptr[rows.count]);
+  if (indptr.is_cpu()) {  // elsewhere a look at it would wait for the device
+    STD_TORCH_CHECK(rows.indptr[0] == 0 && rows.indptr[rows.count] == indices.numel(),
+                    "indptr must run from 0 to ", indices.numel(), ", got ", rows.indptr[0], " to ",
+                    rows.indptr[rows.count]);
+  }
   STD_TORCH_CHECK(rows.count <= std::numeric_limits<int32_t>::max(),
                   "rows must be fewer than 2^31, got ", rows.count);
   return rows;
@@ -100,6 +102,7 @@ inline Rows read_rows(const Tensor& indptr, const Tensor& indices) {
 
 inline Rows read_rows(const Tensor& indptr, const Tensor& indices, const Tensor& weights) {
   Rows rows = read_rows(indptr, indices);
+  check_same_device(indptr, {&weights});
   check_tensor<int32_t>(weights, "weights", 1);
   check_size(weights, "weights", 0, indices.numel());
   rows.weights = read<int32_t>(weights);

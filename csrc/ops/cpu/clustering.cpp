@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "common/row_blocks.h"
+#include "ops/arguments.h"
 
 namespace mabm {
 namespace {
@@ -13,9 +14,7 @@ namespace {
 // among its core neighbours, noise is -1. A sample counts itself where its row holds it.
 Tensor dbscan(const Tensor& indptr, const Tensor& indices, const Tensor& distances, double eps,
               int64_t min_samples) {
-  const Rows rows = read_rows(indptr, indices);
-  check_tensor<float>(distances, "distances", 1);
-  check_size(distances, "distances", 0, indices.numel());
+  const Rows rows = check_dbscan(indptr, indices, distances);
   const float* distance = read<float>(distances);
   const auto radius = static_cast<float>(eps);
   Tensor labels = make_tensor<int64_t>({rows.count});

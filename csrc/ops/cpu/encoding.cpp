@@ -1,7 +1,6 @@
 // Encoding and local query expansion: neighbour sets to weighted rows (method steps 4 and 5).
 
 #include <algorithm>
-#include <cmath>
 #include <limits>
 #include <tuple>
 #include <vector>
@@ -9,19 +8,15 @@
 #include "common/fixed_point.h"
 #include "common/row_blocks.h"
 #include "common/scores.h"
+#include "ops/arguments.h"
 
 namespace mabm {
 namespace {
 
-// A weight before its row is normalised, in units of 2^-32.
-constexpr double kFineUnit = 4294967296.0;
-
 // V_ij = softmax over j in E(i) of -(2 - 2 x_i . x_j); one-hot at i where E(i) is empty.
 std::tuple<Tensor, Tensor, Tensor> encode_neighbors(const Tensor& features, const Tensor& indptr,
                                                     const Tensor& indices) {
-  check_tensor<float>(features, "features", 2);
-  const Rows neighbors = read_rows(indptr, indices);
-  check_size(features, "features", 0, neighbors.count);
+  const Rows neighbors = check_encode_neighbors(features, indptr, indices);
   const int64_t dim = features.size(1);
   const float* x = read<float>(features);
 
@@ -45,8 +40,9 @@ std::tuple<Tensor, Tensor, Tensor> encode_neighbors(const Tensor& features, cons
         }
         uint64_t total = 0;
         for (double& product : products) {
-          product = std::nearbyint(exp_nonpositive(2 * (product - greatest)) * kFineUnit);
-          total += static_cast<uint64_t>(product);
+          const uint64_t part = fine_units(exp_nonpositive(2 * (product - greatest)));
+          product = static_cast<double>(part);
+          total += part;
         }
         for (int64_t slot = 0; slot < size; ++slot) {
           const int32_t weight = weight_of(static_cast<uint64_t>(products[slot]), total);
@@ -67,12 +63,8 @@ std::tuple<Tensor, Tensor, Tensor> encode_neighbors(const Tensor& features, cons
 std::tuple<Tensor, Tensor, Tensor> average_encodings(const Tensor& indptr, const Tensor& indices,
                                                      const Tensor& weights, const Tensor& neighbors,
                                                      const Tensor& neighbor_weights) {
-  const Rows encoding = read_rows(indptr, indices, weights);
-  check_tensor<int64_t>(neighbors, "neighbors", 2);
-  check_tensor<double>(neighbor_weights, "neighbor_weights", 2);
-  check_size(neighbors, "neighbors", 0, encoding.count);
-  check_size(neighbor_weights, "neighbor_weights", 0, encoding.count);
-  check_size(neighbor_weights, "neighbor_weights", 1, neighbors.size(1));
+  const Rows encoding =
+      check_average_encodings(indptr, indices, weights, neighbors, neighbor_weights);
   const int64_t width = neighbors.size(1);
   const int64_t* neighbor = read<int64_t>(neighbors);
   const double* neighbor_weight = read<double>(neighbor_weights);
@@ -91,7 +83,7 @@ std::tuple<Tensor, Tensor, Tensor> average_encodings(const Tensor& indptr, const
           if (neighbor[m] < 0) {
             continue;
           }
-          const auto factor = static_cast<uint64_t>(std::nearbyint(neighbor_weight[m] * kFineUnit));
+          const uint64_t factor = fine_units(neighbor_weight[m]);
           for (int64_t at = encoding.begin(neighbor[m]); at < encoding.end(neighbor[m]); ++at) {
             uint64_t& sum = scratch.sums[encoding.indices[at]];
             if (sum == 0) {

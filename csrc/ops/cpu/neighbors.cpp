@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "common/row_blocks.h"
+#include "ops/arguments.h"
 
 namespace mabm {
 namespace {
@@ -31,43 +32,23 @@ Tensor reciprocal_mask(const Tensor& ranks) {
   return mask;
 }
 
-// Neighbour lists with a mask over them: the members of a row are its masked entries.
-struct MaskedLists {
-  int64_t width;
-  const int64_t* ranks;
-  const bool* mask;
-
-  template <class Body>
-  void for_each_member(int64_t row, const Body& body) const {
-    for (int64_t column = row * width; column < (row + 1) * width; ++column) {
-      if (mask[column]) {
-        body(ranks[column]);
-      }
+// Calls body(member) for every member of a row.
+template <class Body>
+void for_each_member(const MaskedRanks& lists, int64_t row, const Body& body) {
+  for (int64_t column = row * lists.width; column < (row + 1) * lists.width; ++column) {
+    if (lists.mask[column]) {
+      body(lists.ranks[column]);
     }
   }
-};
-
-MaskedLists read_masked(const Tensor& ranks, const Tensor& mask, const char* name) {
-  check_tensor<int64_t>(ranks, name, 2);
-  check_tensor<bool>(mask, name, 2);
-  check_size(mask, name, 0, ranks.size(0));
-  check_size(mask, name, 1, ranks.size(1));
-  return {ranks.size(1), read<int64_t>(ranks), read<bool>(mask)};
 }
 
 // E(i): R(i), and R_half(q) for each q in R(i) with |R_half(q) & R(i)| > 2/3 |R_half(q)|.
 std::tuple<Tensor, Tensor> expand_neighbors(const Tensor& ranks, const Tensor& mask,
                                             const std::optional<Tensor>& half_ranks,
                                             const std::optional<Tensor>& half_mask) {
-  const MaskedLists lists = read_masked(ranks, mask, "ranks");
+  const MaskedRanks lists = read_masked(ranks, mask, "ranks");
+  const MaskedRanks half = read_half(ranks, half_ranks, half_mask);
   const int64_t num_rows = ranks.size(0);
-  const bool expands = half_ranks.has_value();
-  MaskedLists half{0, nullptr, nullptr};
-  if (expands) {
-    STD_TORCH_CHECK(half_mask.has_value(), "half_mask must come with half_ranks");
-    half = read_masked(*half_ranks, *half_mask, "half_ranks");
-    check_size(*half_ranks, "half_ranks", 0, num_rows);
-  }
   // stamp[j] = 2 * row + 1 where j is in R(row), 2 * row + 2 where only the expansion adds it. A
   // thread takes its rows in ascending order, so what an earlier row stamped is smaller.
   const auto make_scratch = [&] { return std::vector<int64_t>(num_rows, 0); };
@@ -77,25 +58,25 @@ std::tuple<Tensor, Tensor> expand_neighbors(const Tensor& ranks, const Tensor& m
           std::vector<int64_t>& stamp) {
         const auto start = static_cast<int64_t>(indices.size());
         const int64_t original = 2 * row + 1;
-        lists.for_each_member(row, [&](int64_t j) {
+        for_each_member(lists, row, [&](int64_t j) {
           if (stamp[j] < original) {
             stamp[j] = original;
             indices.push_back(static_cast<int32_t>(j));
           }
         });
         const auto num_reciprocal = static_cast<int64_t>(indices.size()) - start;
-        for (int64_t slot = start; expands && slot < start + num_reciprocal; ++slot) {
+        for (int64_t slot = start; half.width > 0 && slot < start + num_reciprocal; ++slot) {
           const int64_t q = indices[slot];
           int64_t size = 0;
           int64_t common = 0;
-          half.for_each_member(q, [&](int64_t j) {
+          for_each_member(half, q, [&](int64_t j) {
             ++size;
             common += stamp[j] == original;
           });
           if (3 * common <= 2 * size) {
             continue;
           }
-          half.for_each_member(q, [&](int64_t j) {
+          for_each_member(half, q, [&](int64_t j) {
             if (stamp[j] < original) {
               stamp[j] = original + 1;
               indices.push_back(static_cast<int32_t>(j));

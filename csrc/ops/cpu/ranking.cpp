@@ -11,12 +11,12 @@
 #include <cmath>
 #include <functional>
 #include <limits>
-#include <numeric>
 #include <tuple>
 #include <vector>
 
 #include "common/row_blocks.h"
 #include "common/scores.h"
+#include "ops/arguments.h"
 
 namespace mabm {
 namespace {
@@ -79,22 +79,9 @@ struct CandidateLists {
   int32_t* counts;
   float* thresholds;
 
-  CandidateLists(const Tensor& candidate_scores, const Tensor& candidates, const Tensor& count,
-                 const Tensor& threshold) {
-    check_tensor<float>(candidate_scores, "candidate_scores", 3);
-    check_tensor<int32_t>(candidates, "candidates", 3);
-    check_tensor<int32_t>(count, "counts", 2);
-    check_tensor<float>(threshold, "thresholds", 2);
-    num_rows = candidates.size(0);
-    num_lists = candidates.size(1);
-    capacity = candidates.size(2);
-    for (int axis = 0; axis < 3; ++axis) {
-      check_size(candidate_scores, "candidate_scores", axis, candidates.size(axis));
-    }
-    for (int axis = 0; axis < 2; ++axis) {
-      check_size(count, "counts", axis, candidates.size(axis));
-      check_size(threshold, "thresholds", axis, candidates.size(axis));
-    }
+  CandidateLists(const ListSizes& sizes, const Tensor& candidate_scores, const Tensor& candidates,
+                 const Tensor& count, const Tensor& threshold)
+      : num_rows(sizes.num_rows), num_lists(sizes.num_lists), capacity(sizes.capacity) {
     scores = write<float>(candidate_scores);
     indices = write<int32_t>(candidates);
     counts = write<int32_t>(count);
@@ -132,20 +119,12 @@ void collect_candidates_(const Tensor& products, const Tensor& biases, const Ten
                          const Tensor& column_groups, const Tensor& list_of_group,
                          int64_t first_column, const Tensor& candidate_scores,
                          const Tensor& candidates, const Tensor& counts, const Tensor& thresholds) {
-  check_tensor<float>(products, "products", 2);
-  check_tensor<float>(biases, "biases", 1);
-  check_tensor<int32_t>(row_groups, "row_groups", 1);
-  check_tensor<int32_t>(column_groups, "column_groups", 1);
-  check_tensor<int32_t>(list_of_group, "list_of_group", 2);
-  const CandidateLists lists(candidate_scores, candidates, counts, thresholds);
+  const ListSizes sizes =
+      check_collect_candidates(products, biases, row_groups, column_groups, list_of_group,
+                               candidate_scores, candidates, counts, thresholds);
+  const CandidateLists lists(sizes, candidate_scores, candidates, counts, thresholds);
   const int64_t num_columns = products.size(1);
   const int64_t num_groups = list_of_group.size(0);
-  check_size(products, "products", 0, lists.num_rows);
-  check_size(biases, "biases", 0, num_columns);
-  check_size(row_groups, "row_groups", 0, lists.num_rows);
-  check_size(column_groups, "column_groups", 0, num_columns);
-  check_size(list_of_group, "list_of_group", 1, num_groups);
-
   const float* product = read<float>(products);
   const float* bias = read<float>(biases);
   const int32_t* row_group = read<int32_t>(row_groups);
@@ -188,11 +167,6 @@ void collect_candidates_(const Tensor& products, const Tensor& biases, const Ten
       });
 }
 
-// Columns of ranks that lists of these widths take together.
-int64_t total_width(const std::vector<int64_t>& widths) {
-  return std::accumulate(widths.begin(), widths.end(), int64_t{0});
-}
-
 // Writes the first `width` of the scored samples, nearest first, and -1 where there are fewer.
 void write_list(std::vector<Scored>& scored, int64_t width, int64_t* ranks, double* scores) {
   const int64_t length = std::min<int64_t>(width, static_cast<int64_t>(scored.size()));
@@ -208,15 +182,11 @@ std::tuple<Tensor, Tensor, Tensor> rank_candidates(
     const Tensor& features, const Tensor& rows, const Tensor& candidate_scores,
     const Tensor& candidates, const Tensor& counts, const Tensor& thresholds,
     const Tensor& error_bounds, const std::vector<int64_t>& widths, bool euclidean) {
-  check_tensor<float>(features, "features", 2);
-  check_tensor<int64_t>(rows, "rows", 1);
-  check_tensor<double>(error_bounds, "error_bounds", 1);
-  const CandidateLists lists(candidate_scores, candidates, counts, thresholds);
+  const ListSizes sizes = check_rank_candidates(features, rows, candidate_scores, candidates,
+                                                counts, thresholds, error_bounds, widths);
+  const CandidateLists lists(sizes, candidate_scores, candidates, counts, thresholds);
   const int64_t dim = features.size(1);
   const int64_t total = total_width(widths);
-  check_size(rows, "rows", 0, lists.num_rows);
-  check_size(error_bounds, "error_bounds", 0, lists.num_rows);
-  check_size(candidates, "candidates", 1, static_cast<int64_t>(widths.size()));
   Tensor ranks = make_tensor<int64_t>({lists.num_rows, total});
   Tensor scores = make_tensor<double>({lists.num_rows, total});
   Tensor certified = make_tensor<bool>({lists.num_rows});
@@ -274,11 +244,7 @@ std::tuple<Tensor, Tensor, Tensor> rank_candidates(
 std::tuple<Tensor, Tensor> rank_exactly(const Tensor& features, const Tensor& rows,
                                         const Tensor& groups, const Tensor& list_of_group,
                                         const std::vector<int64_t>& widths, bool euclidean) {
-  check_tensor<float>(features, "features", 2);
-  check_tensor<int64_t>(rows, "rows", 1);
-  check_tensor<int32_t>(groups, "groups", 1);
-  check_tensor<int32_t>(list_of_group, "list_of_group", 2);
-  check_size(groups, "groups", 0, features.size(0));
+  check_rank_exactly(features, rows, groups, list_of_group);
   const int64_t num_samples = features.size(0);
   const int64_t dim = features.size(1);
   const int64_t num_groups = list_of_group.size(0);

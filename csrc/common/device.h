@@ -1,0 +1,151 @@
+// What kernels are written in, on top of CUDA C++: the launch, warps and shared memory.
+//
+// Kernels reach the grid through this header alone, so that the very same source runs on a GPU and,
+// with -DMABM_EMULATED, on the emulated grid of tests/kernels, where shared memory is checked.
+#pragma once
+
+#include <math.h>  // in device code its functions are without a namespace
+
+#include <cstddef>
+#include <cstdint>
+
+#include "common/host_device.h"
+
+#if defined(MABM_EMULATED)
+#include "emulator.h"
+#else
+#include <cuda_runtime.h>
+#endif
+
+namespace mabm {
+
+constexpr int kWarpSize = 32;
+constexpr unsigned kFullWarp = 0xffffffffu;
+
+// Starts a kernel: the one place where a GPU and the emulated grid part.
+template <class... Params, class... Args>
+cudaError_t launch(void (*kernel)(Params...), int64_t num_blocks, int num_threads,
+                   size_t shared_bytes, cudaStream_t stream, Args... args) {
+  if (num_blocks == 0) {
+    return cudaSuccess;
+  }
+#if defined(MABM_EMULATED)
+  return emulated::run_grid(num_blocks, num_threads, shared_bytes, [&] { kernel(args...); });
+#else
+  kernel<<<static_cast<unsigned>(num_blocks), num_threads, shared_bytes, stream> > >(args...);
+  return cudaGetLastError();
+#endif
+}
+
+// Elements of a block's shared memory.
+template <class T>
+class Shared {
+ public:
+  __device__ Shared(T* data, int size) : data_(data), size_(size) {}
+
+  __device__ T& operator[](int index) const {
+#if defined(MABM_EMULATED)
+    emulated::check_index(index, size_);
+#endif
+    return data_[index];
+  }
+  __device__ int size() const { return size_; }
+
+ private:
+  T* data_;
+  int size_;
+};
+
+// Shared memory whose size is known when the kernel is compiled; first thing in a kernel's body.
+#if defined(MABM_EMULATED)
+#define MABM_SHARED(T, name, count) \
+  const ::mabm::Shared<T> name(     \
+      static_cast<T*>(::emulated::static_shared(__FILE__, __LINE__, sizeof(T) * (count))), count)
+#else
+#define MABM_SHARED(T, name, count)   \
+  __shared__ T name##_storage[count]; \
+  const ::mabm::Shared<T> name(name##_storage, count)
+#endif
+
+// Hands out the shared memory that a launch asked for, piece by piece, in the same order in every
+// thread; pieces of larger alignment first.
+class DynamicShared {
+ public:
+  __device__ DynamicShared() {
+#if defined(MABM_EMULATED)
+    next_ = static_cast<unsigned char*>(emulated::dynamic_shared());
+#else
+    extern __shared__ __align__(16) unsigned char mabm_dynamic_shared[];
+    next_ = mabm_dynamic_shared;
+#endif
+  }
+
+  template <class T>
+  __device__ Shared<T> take(int count) {
+    T* data = reinterpret_cast<T*>(next_);
+    next_ += sizeof(T) * count;
+#if defined(MABM_EMULATED)
+    emulated::check_dynamic_shared(next_);
+#endif
+    return Shared<T>(data, count);
+  }
+
+ private:
+  unsigned char* next_;
+};
+
+__device__ inline int lane_index() { return static_cast<int>(threadIdx.x) % kWarpSize; }
+__device__ inline int warp_index() { return static_cast<int>(threadIdx.x) / kWarpSize; }
+__device__ inline int warps_per_block() { return static_cast<int>(blockDim.x) / kWarpSize; }
+
+// Number of this thread and of all threads of the grid.
+__device__ inline int64_t global_thread() {
+  return static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+}
+__device__ inline int64_t global_warp() {
+  return static_cast<int64_t>(blockIdx.x) * warps_per_block() + warp_index();
+}
+
+// Lanes of a ballot below this one.
+__device__ inline int lanes_before(unsigned ballot) {
+  return __popc(ballot & ((1u << lane_index()) - 1u));
+}
+
+// Sum over the warp, the same in every lane.
+template <class T>
+__device__ T warp_sum(T value) {
+  for (int half = kWarpSize / 2; half > 0; half /= 2) {
+    value += __shfl_xor_sync(kFullWarp, value, half);
+  }
+  return value;
+}
+
+template <class T>
+__device__ T warp_min(T value) {
+  for (int half = kWarpSize / 2; half > 0; half /= 2) {
+    const T other = __shfl_xor_sync(kFullWarp, value, half);
+    value = other < value ? other : value;
+  }
+  return value;
+}
+
+template <class T>
+__device__ T warp_max(T value) {
+  for (int half = kWarpSize / 2; half > 0; half /= 2) {
+    const T other = __shfl_xor_sync(kFullWarp, value, half);
+    value = value < other ? other : value;
+  }
+  return value;
+}
+
+template <class T>
+MABM_HOST_DEVICE constexpr T lesser(T a, T b) {
+  return b < a ? b : a;
+}
+
+// Blocks of `per_block` that cover `count`.
+inline int64_t blocks_for(int64_t count, int64_t per_block) {
+  return (count + per_block - 1) / per_block;
+}
+
+}  // namespace mabm

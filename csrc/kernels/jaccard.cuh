@@ -1,0 +1,303 @@
+// The distance between encoded rows, dense or pruned (method step 6).
+//
+// A block adds up the overlaps of its row with a window of other rows in shared memory: integers,
+// so that the order of the additions does not show. The other rows are read by column ("inverted"),
+// a warp a column; a column lists its rows in ascending order, so that a window is a part of it.
+#pragma once
+
+#include "common/device.h"
+#include "common/fixed_point.h"
+#include "common/rows.h"
+
+namespace mabm {
+
+constexpr int kOverlapThreads = 256;
+constexpr int kOverlapWarps = kOverlapThreads / kWarpSize;
+// Rows of a window: with their counters a little less than the shared memory of every device.
+constexpr int kWindow = 12000;
+// Near rows of one row that its first pass has room for; a row with more is searched again.
+constexpr int kNearSlots = 64;
+
+// One entry of an encoding, seen from its column.
+struct ColumnEntry {
+  int32_t row;
+  int32_t weight;
+};
+
+// The encoded rows by column: for each sample l, the rows that hold l, ascending.
+struct InvertedRows {
+  const int64_t* starts;
+  const ColumnEntry* entries;
+};
+
+// row_of[at] = the row of entry `at`. A warp has a row.
+static __global__ void rows_of_entries_kernel(const int64_t* indptr, int64_t num_rows,
+                                              int32_t* row_of) {
+  const int64_t row = global_warp();
+  if (row >= num_rows) {
+    return;
+  }
+  for (int64_t at = indptr[row] + lane_index(); at < indptr[row + 1]; at += kWarpSize) {
+    row_of[at] = static_cast<int32_t>(row);
+  }
+}
+
+inline cudaError_t launch_rows_of_entries(const int64_t* indptr, int64_t num_rows, int32_t* row_of,
+                                          cudaStream_t stream) {
+  return launch(rows_of_entries_kernel, blocks_for(num_rows, kOverlapWarps), kOverlapThreads, 0,
+                stream, indptr, num_rows, row_of);
+}
+
+// entries[at] = the entry that a stable sort by column put there.
+static __global__ void invert_entries_kernel(const int64_t* order, const int32_t* row_of,
+                                             const int32_t* weights, int64_t num_entries,
+                                             ColumnEntry* entries) {
+  const int64_t at = global_thread();
+  if (at < num_entries) {
+    entries[at] = {row_of[order[at]], weights[order[at]]};
+  }
+}
+
+// starts[c] = the first of the sorted columns that is not below c.
+static __global__ void column_starts_kernel(const int32_t* sorted_columns, int64_t num_entries,
+                                            int64_t num_columns, int64_t* starts) {
+  const int64_t column = global_thread();
+  if (column > num_columns) {
+    return;
+  }
+  int64_t low = 0;
+  int64_t high = num_entries;
+  while (low < high) {
+    const int64_t middle = low + (high - low) / 2;
+    if (sorted_columns[middle] < column) {
+      low = middle + 1;
+    } else {
+      high = middle;
+    }
+  }
+  starts[column] = low;
+}
+
+// From the columns in sorted order, and the order of the entries that a stable sort found.
+inline cudaError_t launch_invert_rows(const int32_t* sorted_columns, const int64_t* order,
+                                      const int32_t* row_of, const int32_t* weights,
+                                      int64_t num_entries, int64_t num_columns, int64_t* starts,
+                                      ColumnEntry* entries, cudaStream_t stream) {
+  const cudaError_t error =
+      launch(invert_entries_kernel, blocks_for(num_entries, kOverlapThreads), kOverlapThreads, 0,
+             stream, order, row_of, weights, num_entries, entries);
+  return error != cudaSuccess
+             ? error
+             : launch(column_starts_kernel, blocks_for(num_columns + 1, kOverlapThreads),
+                      kOverlapThreads, 0, stream, sorted_columns, num_entries, num_columns, starts);
+}
+
+// Sum of the weights of each row, and the least of them all; *least_sum must begin above it. A warp
+// has a row.
+static __global__ void row_sums_kernel(Rows rows, int64_t* sums, long long* least_sum) {
+  const int64_t row = global_warp();
+  if (row >= rows.count) {
+    return;
+  }
+  int64_t sum = 0;
+  for (int64_t at = rows.begin(row) + lane_index(); at < rows.end(row); at += kWarpSize) {
+    sum += rows.weights[at];
+  }
+  sum = warp_sum(sum);
+  if (lane_index() == 0) {
+    sums[row] = sum;
+    atomicMin(least_sum, static_cast<long long>(sum));
+  }
+}
+
+static __global__ void write_greatest_kernel(long long* value) { *value = 0x7fffffffffffffffll; }
+
+inline cudaError_t launch_row_sums(const Rows& rows, int64_t* sums, long long* least_sum,
+                                   cudaStream_t stream) {
+  const cudaError_t error = launch(write_greatest_kernel, 1, 1, 0, stream, least_sum);
+  return error != cudaSuccess ? error
+                              : launch(row_sums_kernel, blocks_for(rows.count, kOverlapWarps),
+                                       kOverlapThreads, 0, stream, rows, sums, least_sum);
+}
+
+// First entry in [low, high) of a row not below `row`.
+__device__ inline int64_t first_entry(const ColumnEntry* entries, int64_t low, int64_t high,
+                                      int64_t row) {
+  while (low < high) {
+    const int64_t middle = low + (high - low) / 2;
+    if (entries[middle].row < row) {
+      low = middle + 1;
+    } else {
+      high = middle;
+    }
+  }
+  return low;
+}
+
+// Sets overlaps[j - first] to the overlap of a row with the rows j = first..last - 1 of an inverted
+// encoding of `num_others` rows. By a whole block, which meets before and after.
+__device__ inline void add_overlaps(const Rows& rows, int64_t row, const InvertedRows& inverted,
+                                    int64_t num_others, int64_t first, int64_t last,
+                                    const Shared<int32_t>& overlaps) {
+  __syncthreads();
+  for (int at = threadIdx.x; at < last - first; at += blockDim.x) {
+    overlaps[at] = 0;
+  }
+  __syncthreads();
+  for (int64_t at = rows.begin(row) + warp_index(); at < rows.end(row); at += warps_per_block()) {
+    const int32_t weight = rows.weights[at];
+    int64_t begin = inverted.starts[rows.indices[at]];
+    int64_t end = inverted.starts[rows.indices[at] + 1];
+    if (first > 0) {
+      begin = first_entry(inverted.entries, begin, end, first);
+    }
+    if (last < num_others) {
+      end = first_entry(inverted.entries, begin, end, last);
+    }
+    for (int64_t slot = begin + lane_index(); slot < end; slot += kWarpSize) {
+      const ColumnEntry entry = inverted.entries[slot];
+      atomicAdd(&overlaps[static_cast<int>(entry.row - first)], lesser(weight, entry.weight));
+    }
+  }
+  __syncthreads();
+}
+
+// J between every row of one encoding and every row of another, (R, C). A block has a row and a
+// window of columns.
+static __global__ void jaccard_distance_kernel(Rows rows, const int64_t* sums,
+                                               InvertedRows inverted, int64_t num_columns,
+                                               const int64_t* column_sums, int window,
+                                               float* distances) {
+  DynamicShared shared;
+  const Shared<int32_t> overlaps = shared.take<int32_t>(window);
+  const int64_t num_windows = (num_columns + window - 1) / window;
+  const int64_t row = blockIdx.x / num_windows;
+  const int64_t first = blockIdx.x % num_windows * window;
+  const int64_t last = lesser<int64_t>(first + window, num_columns);
+  add_overlaps(rows, row, inverted, num_columns, first, last, overlaps);
+  for (int64_t column = first + threadIdx.x; column < last; column += blockDim.x) {
+    const int32_t overlap = overlaps[static_cast<int>(column - first)];
+    distances[row * num_columns + column] =
+        overlap == 0 ? 1.0f : distance_of_overlap(overlap, sums[row] + column_sums[column]);
+  }
+}
+
+inline int window_for(int64_t num_columns) {
+  return static_cast<int>(num_columns < kWindow ? num_columns : int64_t{kWindow});
+}
+
+inline cudaError_t launch_jaccard_distance(const Rows& rows, const int64_t* sums,
+                                           const InvertedRows& inverted, int64_t num_columns,
+                                           const int64_t* column_sums, float* distances,
+                                           cudaStream_t stream) {
+  if (num_columns == 0) {
+    return cudaSuccess;
+  }
+  const int window = window_for(num_columns);
+  return launch(jaccard_distance_kernel, rows.count * blocks_for(num_columns, window),
+                kOverlapThreads, sizeof(int32_t) * window, stream, rows, sums, inverted,
+                num_columns, column_sums, window, distances);
+}
+
+// Where the near rows of each row go: in the first pass to kNearSlots places a row, as far as they
+// reach; in the second to `starts`, for the rows that had more.
+struct NearRows {
+  int32_t* counts;
+  const int64_t* starts;
+  int32_t* indices;
+  float* distances;
+};
+
+// Every pair of rows with J <= max_distance, columns ascending. A block has a row, and takes window
+// after window; in a window each warp has a part of it, counts what is near there, and then knows
+// where to write it.
+template <bool kFill>
+__global__ void near_rows_kernel(Rows rows, const int64_t* sums, const long long* least_sum,
+                                 InvertedRows inverted, float max_distance, int window,
+                                 NearRows near) {
+  DynamicShared shared;
+  const Shared<int32_t> overlaps = shared.take<int32_t>(window);
+  MABM_SHARED(int, warp_counts, kOverlapWarps);
+  const int64_t row = blockIdx.x;
+  if (kFill && near.counts[row] <= kNearSlots) {
+    return;
+  }
+  const int64_t own_sum = sums[row];
+  const int64_t least = least_overlap(max_distance, own_sum + *least_sum);
+  const int64_t start = kFill ? near.starts[row] : row * kNearSlots;
+  int found = 0;
+  for (int64_t first = 0; first < rows.count; first += window) {
+    const int64_t last = lesser<int64_t>(first + window, rows.count);
+    add_overlaps(rows, row, inverted, rows.count, first, last, overlaps);
+    const int size = static_cast<int>(last - first);
+    const int part = (size + kOverlapWarps * kWarpSize - 1) / (kOverlapWarps * kWarpSize);
+    const int part_begin = warp_index() * part * kWarpSize;
+    const auto distance_at = [&](int at) {
+      return at < size && overlaps[at] >= least
+                 ? distance_of_overlap(overlaps[at], own_sum + sums[first + at])
+                 : 1.0f;
+    };
+    int count = 0;
+    for (int step = 0; step < part; ++step) {
+      const int at = part_begin + step * kWarpSize + lane_index();
+      count += __popc(__ballot_sync(kFullWarp, distance_at(at) <= max_distance));
+    }
+    if (lane_index() == 0) {
+      warp_counts[warp_index()] = count;
+    }
+    __syncthreads();
+    int place = found;
+    for (int warp = 0; warp < kOverlapWarps; ++warp) {
+      place += warp < warp_index() ? warp_counts[warp] : 0;
+      found += warp_counts[warp];
+    }
+    for (int step = 0; count > 0 && step < part; ++step) {
+      const int at = part_begin + step * kWarpSize + lane_index();
+      const float distance = distance_at(at);
+      const unsigned is_near = __ballot_sync(kFullWarp, distance <= max_distance);
+      const int slot = place + lanes_before(is_near);
+      if (distance <= max_distance && (kFill || slot < kNearSlots)) {
+        near.indices[start + slot] = static_cast<int32_t>(first + at);
+        near.distances[start + slot] = distance;
+      }
+      place += __popc(is_near);
+    }
+  }
+  if (!kFill && threadIdx.x == 0) {
+    near.counts[row] = found;
+  }
+}
+
+inline cudaError_t launch_near_rows(const Rows& rows, const int64_t* sums,
+                                    const long long* least_sum, const InvertedRows& inverted,
+                                    float max_distance, const NearRows& near, cudaStream_t stream) {
+  const int window = window_for(rows.count);
+  return launch(near.starts == nullptr ? near_rows_kernel<false> : near_rows_kernel<true>,
+                rows.count, kOverlapThreads, sizeof(int32_t) * window, stream, rows, sums,
+                least_sum, inverted, max_distance, window, near);
+}
+
+// Moves the rows that fit their places to where they belong. A warp has a row.
+static __global__ void move_near_rows_kernel(int64_t num_rows, const int32_t* counts,
+                                             const int64_t* starts, const int32_t* slot_indices,
+                                             const float* slot_distances, int32_t* indices,
+                                             float* distances) {
+  const int64_t row = global_warp();
+  if (row >= num_rows || counts[row] > kNearSlots) {
+    return;
+  }
+  for (int slot = lane_index(); slot < counts[row]; slot += kWarpSize) {
+    indices[starts[row] + slot] = slot_indices[row * kNearSlots + slot];
+    distances[starts[row] + slot] = slot_distances[row * kNearSlots + slot];
+  }
+}
+
+inline cudaError_t launch_move_near_rows(int64_t num_rows, const int32_t* counts,
+                                         const int64_t* starts, const int32_t* slot_indices,
+                                         const float* slot_distances, int32_t* indices,
+                                         float* distances, cudaStream_t stream) {
+  return launch(move_near_rows_kernel, blocks_for(num_rows, kOverlapWarps), kOverlapThreads, 0,
+                stream, num_rows, counts, starts, slot_indices, slot_distances, indices, distances);
+}
+
+}  // namespace mabm

@@ -1,0 +1,181 @@
+// The samples that a block gathers for its row: a set with open addressing, in shared memory or,
+// where a row has more members than fit there, in global memory. Members come in any order; what is
+// made of them is in ascending order and does not depend on it.
+#pragma once
+
+#include "common/device.h"
+
+namespace mabm {
+
+constexpr int kRowThreads = 128;
+// A table in shared memory: its slots, how many of them may be taken, and how far a member may lie
+// from where it belongs. A row that needs more goes through a table in global memory.
+constexpr int kSharedSlots = 2048;
+constexpr int kSharedMembers = 1536;
+constexpr int kSharedProbes = 64;
+
+// What a first pass learns of each row: its members, or that they do not fit in shared memory, and
+// of how many rows that is so.
+struct RowCounts {
+  int32_t* counts;
+  bool* too_long;
+  unsigned long long* num_too_long;
+
+  __device__ bool takes(int64_t row, bool in_shared) const { return too_long[row] != in_shared; }
+
+  // By one thread. A row that does not fit counts nothing until the other kind of table took it.
+  __device__ void note(int64_t row, bool fits, int count) const {
+    counts[row] = fits ? count : 0;
+    if (!fits) {
+      too_long[row] = true;
+      atomicAdd(num_too_long, 1ull);
+    }
+  }
+};
+
+// Tables in global memory, one a block: `slots` entries of each array for each, a power of two of
+// at least twice the number of samples.
+struct TableScratch {
+  int64_t count;
+  int slots;
+  int32_t* keys;
+  unsigned long long* sums;
+  int32_t* members;
+};
+
+inline int64_t table_slots(int64_t num_samples) {
+  int64_t slots = kWarpSize;
+  while (slots < 2 * num_samples) {
+    slots *= 2;
+  }
+  return slots;
+}
+
+// The table of one block; where kSums, with a sum for each member. Every thread of the block holds
+// one, and where nothing else is said all of them call its functions together.
+template <bool kShared, bool kSums>
+class RowTable {
+ public:
+  static constexpr int32_t kFree = -1;
+  // Bytes of shared memory that a launch must ask for.
+  static constexpr size_t kBytes =
+      kShared ? kSharedSlots * ((kSums ? sizeof(unsigned long long) : 0) + sizeof(int32_t)) +
+                    kSharedMembers * sizeof(int32_t)
+              : 0;
+
+  // `size` is one int of shared memory.
+  __device__ RowTable(const TableScratch& scratch, const Shared<int>& size)
+      : RowTable(scratch, size, DynamicShared()) {}
+
+  // Empties the table.
+  __device__ void clear() {
+    __syncthreads();  // all have read what they wanted of it
+    for (int slot = threadIdx.x; slot < keys_.size(); slot += blockDim.x) {
+      keys_[slot] = kFree;
+      if (kSums) {
+        sums_[slot] = 0;
+      }
+    }
+    if (threadIdx.x == 0) {
+      size_[0] = 0;
+    }
+    __syncthreads();
+  }
+
+  // Adds a member, by one thread; returns its slot, or -1 where the table is too full.
+  __device__ int add(int32_t member) {
+    int slot = first_slot(member);
+    for (int probe = 0; probe < (kShared ? kSharedProbes : keys_.size()); ++probe) {
+      const int32_t found = atomicCAS(&keys_[slot], kFree, member);
+      if (found == kFree) {
+        atomicAdd(&size_[0], 1);
+        return slot;
+      }
+      if (found == member) {
+        return slot;
+      }
+      slot = (slot + 1) & (keys_.size() - 1);
+    }
+    atomicMax(&size_[0], kSharedMembers + 1);
+    return -1;
+  }
+
+  // Adds to the sum of a member, by one thread.
+  __device__ void add(int32_t member, unsigned long long part) {
+    const int slot = add(member);
+    if (slot >= 0) {
+      atomicAdd(&sums_[slot], part);
+    }
+  }
+
+  // Whether a member is in the table, by one thread, while nobody adds.
+  __device__ bool holds(int32_t member) const {
+    int slot = first_slot(member);
+    while (keys_[slot] != kFree && keys_[slot] != member) {
+      slot = (slot + 1) & (keys_.size() - 1);
+    }
+    return keys_[slot] == member;
+  }
+
+  // Whether all that was added is in the table; after a barrier.
+  __device__ bool complete() const { return !kShared || size_[0] <= kSharedMembers; }
+
+  // Members; after a barrier.
+  __device__ int num_members() const { return size_[0]; }
+
+  // Calls body(member, sum, place) for every member for which keeps(sum) holds, in any order, where
+  // `place` is the number of smaller members that are kept. Returns how many are kept.
+  template <class Keeps, class Body>
+  __device__ int for_each_in_order(const Keeps& keeps, const Body& body) {
+    __syncthreads();
+    if (threadIdx.x == 0) {
+      size_[0] = 0;
+    }
+    __syncthreads();
+    for (int slot = threadIdx.x; slot < keys_.size(); slot += blockDim.x) {
+      if (keys_[slot] != kFree && keeps(kSums ? sums_[slot] : 0)) {
+        members_[atomicAdd(&size_[0], 1)] = keys_[slot];
+      }
+    }
+    __syncthreads();
+    const int count = size_[0];
+    for (int slot = threadIdx.x; slot < keys_.size(); slot += blockDim.x) {
+      if (keys_[slot] != kFree && keeps(kSums ? sums_[slot] : 0)) {
+        int place = 0;
+        for (int other = 0; other < count; ++other) {
+          place += members_[other] < keys_[slot];
+        }
+        body(keys_[slot], kSums ? sums_[slot] : 0, place);
+      }
+    }
+    return count;
+  }
+
+ private:
+  __device__ RowTable(const TableScratch& scratch, const Shared<int>& size, DynamicShared shared)
+      : sums_(kShared ? shared.take<unsigned long long>(kSums ? kSharedSlots : 0)
+                      : Shared<unsigned long long>(part_of(scratch.sums, scratch.slots),
+                                                   kSums ? scratch.slots : 0)),
+        keys_(kShared ? shared.take<int32_t>(kSharedSlots)
+                      : Shared<int32_t>(part_of(scratch.keys, scratch.slots), scratch.slots)),
+        members_(kShared ? shared.take<int32_t>(kSharedMembers)
+                         : Shared<int32_t>(part_of(scratch.members, scratch.slots), scratch.slots)),
+        size_(size) {}
+
+  template <class T>
+  __device__ static T* part_of(T* array, int slots) {
+    return array == nullptr ? nullptr : array + static_cast<int64_t>(blockIdx.x) * slots;
+  }
+
+  __device__ int first_slot(int32_t member) const {
+    const uint32_t mixed = static_cast<uint32_t>(member) * 2654435769u;  // 2^32 / golden ratio
+    return static_cast<int>((mixed >> 16 ^ mixed) & static_cast<uint32_t>(keys_.size() - 1));
+  }
+
+  Shared<unsigned long long> sums_;
+  Shared<int32_t> keys_;
+  Shared<int32_t> members_;
+  Shared<int> size_;
+};
+
+}  // namespace mabm

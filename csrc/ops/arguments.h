@@ -1,0 +1,143 @@
+// The checks of every op's arguments, once for all backends: each returns what the work needs to
+// know of their sizes. Where pointers are on, the backends read them.
+#pragma once
+
+#include <numeric>
+#include <optional>
+#include <vector>
+
+#include "common/checks.h"
+
+namespace mabm {
+
+// The candidates of B rows: L lists of at most C entries each.
+struct ListSizes {
+  int64_t num_rows;
+  int64_t num_lists;
+  int64_t capacity;
+};
+
+inline ListSizes check_lists(const Tensor& candidate_scores, const Tensor& candidates,
+                             const Tensor& counts, const Tensor& thresholds) {
+  check_same_device(candidates, {&candidate_scores, &counts, &thresholds});
+  check_tensor<float>(candidate_scores, "candidate_scores", 3);
+  check_tensor<int32_t>(candidates, "candidates", 3);
+  check_tensor<int32_t>(counts, "counts", 2);
+  check_tensor<float>(thresholds, "thresholds", 2);
+  for (int axis = 0; axis < 3; ++axis) {
+    check_size(candidate_scores, "candidate_scores", axis, candidates.size(axis));
+  }
+  for (int axis = 0; axis < 2; ++axis) {
+    check_size(counts, "counts", axis, candidates.size(axis));
+    check_size(thresholds, "thresholds", axis, candidates.size(axis));
+  }
+  const ListSizes sizes{candidates.size(0), candidates.size(1), candidates.size(2)};
+  STD_TORCH_CHECK(sizes.capacity >= 2, "candidates must have room for 2 a list, got ",
+                  sizes.capacity);
+  return sizes;
+}
+
+inline ListSizes check_collect_candidates(const Tensor& products, const Tensor& biases,
+                                          const Tensor& row_groups, const Tensor& column_groups,
+                                          const Tensor& list_of_group,
+                                          const Tensor& candidate_scores, const Tensor& candidates,
+                                          const Tensor& counts, const Tensor& thresholds) {
+  const ListSizes lists = check_lists(candidate_scores, candidates, counts, thresholds);
+  check_same_device(candidates, {&products, &biases, &row_groups, &column_groups, &list_of_group});
+  check_tensor<float>(products, "products", 2);
+  check_tensor<float>(biases, "biases", 1);
+  check_tensor<int32_t>(row_groups, "row_groups", 1);
+  check_tensor<int32_t>(column_groups, "column_groups", 1);
+  check_tensor<int32_t>(list_of_group, "list_of_group", 2);
+  check_size(products, "products", 0, lists.num_rows);
+  check_size(biases, "biases", 0, products.size(1));
+  check_size(row_groups, "row_groups", 0, lists.num_rows);
+  check_size(column_groups, "column_groups", 0, products.size(1));
+  check_size(list_of_group, "list_of_group", 1, list_of_group.size(0));
+  return lists;
+}
+
+// Columns of ranks that lists of these widths take together.
+inline int64_t total_width(const std::vector<int64_t>& widths) {
+  return std::accumulate(widths.begin(), widths.end(), int64_t{0});
+}
+
+inline ListSizes check_rank_candidates(const Tensor& features, const Tensor& rows,
+                                       const Tensor& candidate_scores, const Tensor& candidates,
+                                       const Tensor& counts, const Tensor& thresholds,
+                                       const Tensor& error_bounds,
+                                       const std::vector<int64_t>& widths) {
+  const ListSizes lists = check_lists(candidate_scores, candidates, counts, thresholds);
+  check_same_device(candidates, {&features, &rows, &error_bounds});
+  check_tensor<float>(features, "features", 2);
+  check_tensor<int64_t>(rows, "rows", 1);
+  check_tensor<double>(error_bounds, "error_bounds", 1);
+  check_size(rows, "rows", 0, lists.num_rows);
+  check_size(error_bounds, "error_bounds", 0, lists.num_rows);
+  check_size(candidates, "candidates", 1, static_cast<int64_t>(widths.size()));
+  return lists;
+}
+
+inline void check_rank_exactly(const Tensor& features, const Tensor& rows, const Tensor& groups,
+                               const Tensor& list_of_group) {
+  check_same_device(features, {&rows, &groups, &list_of_group});
+  check_tensor<float>(features, "features", 2);
+  check_tensor<int64_t>(rows, "rows", 1);
+  check_tensor<int32_t>(groups, "groups", 1);
+  check_tensor<int32_t>(list_of_group, "list_of_group", 2);
+  check_size(groups, "groups", 0, features.size(0));
+  check_size(list_of_group, "list_of_group", 1, list_of_group.size(0));
+}
+
+inline MaskedRanks read_masked(const Tensor& ranks, const Tensor& mask, const char* name) {
+  check_same_device(ranks, {&mask});
+  check_tensor<int64_t>(ranks, name, 2);
+  check_tensor<bool>(mask, name, 2);
+  check_size(mask, name, 0, ranks.size(0));
+  check_size(mask, name, 1, ranks.size(1));
+  return {ranks.size(1), read<int64_t>(ranks), read<bool>(mask)};
+}
+
+// The half lists, of width 0 where there are none.
+inline MaskedRanks read_half(const Tensor& ranks, const std::optional<Tensor>& half_ranks,
+                             const std::optional<Tensor>& half_mask) {
+  if (!half_ranks.has_value()) {
+    return {0, nullptr, nullptr};
+  }
+  STD_TORCH_CHECK(half_mask.has_value(), "half_mask must come with half_ranks");
+  check_same_device(ranks, {&*half_ranks});
+  check_size(*half_ranks, "half_ranks", 0, ranks.size(0));
+  return read_masked(*half_ranks, *half_mask, "half_ranks");
+}
+
+inline Rows check_encode_neighbors(const Tensor& features, const Tensor& indptr,
+                                   const Tensor& indices) {
+  check_same_device(features, {&indptr, &indices});
+  check_tensor<float>(features, "features", 2);
+  const Rows neighbors = read_rows(indptr, indices);
+  check_size(features, "features", 0, neighbors.count);
+  return neighbors;
+}
+
+inline Rows check_average_encodings(const Tensor& indptr, const Tensor& indices,
+                                    const Tensor& weights, const Tensor& neighbors,
+                                    const Tensor& neighbor_weights) {
+  check_same_device(indptr, {&neighbors, &neighbor_weights});
+  const Rows encoding = read_rows(indptr, indices, weights);
+  check_tensor<int64_t>(neighbors, "neighbors", 2);
+  check_tensor<double>(neighbor_weights, "neighbor_weights", 2);
+  check_size(neighbors, "neighbors", 0, encoding.count);
+  check_size(neighbor_weights, "neighbor_weights", 0, encoding.count);
+  check_size(neighbor_weights, "neighbor_weights", 1, neighbors.size(1));
+  return encoding;
+}
+
+inline Rows check_dbscan(const Tensor& indptr, const Tensor& indices, const Tensor& distances) {
+  check_same_device(indptr, {&distances});
+  const Rows rows = read_rows(indptr, indices);
+  check_tensor<float>(distances, "distances", 1);
+  check_size(distances, "distances", 0, indices.numel());
+  return rows;
+}
+
+}  // namespace mabm

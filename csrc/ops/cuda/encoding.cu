@@ -1,0 +1,63 @@
+// Encoding and local query expansion on the GPU.
+
+#include <tuple>
+
+#include "kernels/encoding.cuh"
+#include "ops/arguments.h"
+#include "ops/cuda/ragged_rows.h"
+
+namespace mabm {
+namespace {
+
+std::tuple<Tensor, Tensor, Tensor> encode_neighbors(const Tensor& features, const Tensor& indptr,
+                                                    const Tensor& indices) {
+  Rows neighbors = check_encode_neighbors(features, indptr, indices);
+  const OnDevice on(features);
+  Tensor products = on.make<double>({indices.numel()}, "the products of neighbours");
+  Tensor all_weights = on.make<int32_t>({indices.numel()}, "the weights of neighbours");
+  Tensor counts = on.make<int32_t>({neighbors.count}, "the counts of rows");
+  on.check(launch_weigh_neighbors(read<float>(features), features.size(1), neighbors,
+                                  write<double>(products), write<int32_t>(all_weights),
+                                  write<int32_t>(counts), on.stream()),
+           "weighing neighbours");
+  Tensor starts = starts_of(on, counts);
+  const int64_t total = read_total(on, starts);
+  Tensor out_indices = on.make<int32_t>({total}, "the entries of rows");
+  Tensor out_weights = on.make<int32_t>({total}, "the weights of rows");
+  neighbors.weights = read<int32_t>(all_weights);
+  on.check(launch_keep_positive(neighbors, read<int64_t>(starts), write<int32_t>(out_indices),
+                                write<int32_t>(out_weights), on.stream()),
+           "writing weights");
+  return {starts, out_indices, out_weights};
+}
+
+std::tuple<Tensor, Tensor, Tensor> average_encodings(const Tensor& indptr, const Tensor& indices,
+                                                     const Tensor& weights, const Tensor& neighbors,
+                                                     const Tensor& neighbor_weights) {
+  const Rows encoding =
+      check_average_encodings(indptr, indices, weights, neighbors, neighbor_weights);
+  const AveragedRows averaged{neighbors.size(1), read<int64_t>(neighbors),
+                              read<double>(neighbor_weights)};
+  const OnDevice on(indptr);
+  const auto pass = [&](const RowCounts& rows, const int64_t* starts, int32_t* out_indices,
+                        int32_t* out_weights, const TableScratch* scratch) {
+    return launch_average_encodings(encoding, averaged, rows, starts, out_indices, out_weights,
+                                    scratch, on.stream());
+  };
+  const GatheredRows rows = gather_rows<true>(
+      on, encoding.count,
+      [&](const RowCounts& counted, const TableScratch* scratch) {
+        return pass(counted, nullptr, nullptr, nullptr, scratch);
+      },
+      pass);
+  return {rows.indptr, rows.indices, rows.weights};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(mabm, MABM_GPU, m) {
+  m.impl("encode_neighbors", TORCH_BOX(&encode_neighbors));
+  m.impl("average_encodings", TORCH_BOX(&average_encodings));
+}
+
+}  // namespace mabm

@@ -1,0 +1,121 @@
+// The distance between encoded rows on the GPU, dense or pruned.
+
+#include <array>
+#include <tuple>
+
+#include "kernels/jaccard.cuh"
+#include "ops/arguments.h"
+#include "ops/cuda/ragged_rows.h"
+
+namespace mabm {
+namespace {
+
+// Sorted values and the order that a stable sort put them in, by PyTorch.
+std::tuple<Tensor, Tensor> sort_stably(const Tensor& values) {
+  std::array<StableIValue, 4> stack{
+      torch::stable::detail::from(values), torch::stable::detail::from(std::optional<bool>(true)),
+      torch::stable::detail::from(int64_t{0}), torch::stable::detail::from(false)};
+  TORCH_ERROR_CODE_CHECK(
+      torch_call_dispatcher("aten::sort", "stable", stack.data(), TORCH_ABI_VERSION));
+  return {torch::stable::detail::to<Tensor>(stack[0]), torch::stable::detail::to<Tensor>(stack[1])};
+}
+
+// An encoding by column, and the memory that it lies in.
+struct Inverted {
+  Tensor starts;
+  Tensor entries;  // (nnz, 2) int32
+
+  Inverted(const OnDevice& on, const Rows& rows, const Tensor& indices, int64_t num_columns) {
+    const int64_t num_entries = indices.numel();
+    Tensor row_of = on.make<int32_t>({num_entries}, "the rows of entries");
+    starts = on.make<int64_t>({num_columns + 1}, "the starts of columns");
+    entries = on.make<int32_t>({num_entries, 2}, "the entries by column");
+    on.check(launch_rows_of_entries(rows.indptr, rows.count, write<int32_t>(row_of), on.stream()),
+             "numbering entries");
+    const auto [columns, order] = sort_stably(indices);
+    on.check(
+        launch_invert_rows(read<int32_t>(columns), read<int64_t>(order), read<int32_t>(row_of),
+                           rows.weights, num_entries, num_columns, write<int64_t>(starts),
+                           reinterpret_cast<ColumnEntry*>(write<int32_t>(entries)), on.stream()),
+        "inverting rows");
+  }
+
+  InvertedRows view() const {
+    return {read<int64_t>(starts), reinterpret_cast<const ColumnEntry*>(read<int32_t>(entries))};
+  }
+};
+
+// The sums of the weights of each row, and the least of them.
+struct RowSums {
+  Tensor sums;
+  Tensor least;
+
+  RowSums(const OnDevice& on, const Rows& rows)
+      : sums(on.make<int64_t>({rows.count}, "the sums of rows")),
+        least(on.make<int64_t>({1}, "the sums of rows")) {
+    on.check(launch_row_sums(rows, write<int64_t>(sums),
+                             reinterpret_cast<long long*>(write<int64_t>(least)), on.stream()),
+             "adding up rows");
+  }
+};
+
+Tensor jaccard_distance(const Tensor& row_indptr, const Tensor& row_indices,
+                        const Tensor& row_weights, const Tensor& column_indptr,
+                        const Tensor& column_indices, const Tensor& column_weights,
+                        int64_t num_samples) {
+  check_same_device(row_indptr, {&column_indptr});
+  const Rows rows = read_rows(row_indptr, row_indices, row_weights);
+  const Rows columns = read_rows(column_indptr, column_indices, column_weights);
+  const OnDevice on(row_indptr);
+  Tensor distances = on.make<float>({rows.count, columns.count}, "the dense distance");
+  const Inverted inverted(on, columns, column_indices, num_samples);
+  const RowSums sums(on, rows);
+  const RowSums column_sums(on, columns);
+  on.check(launch_jaccard_distance(rows, read<int64_t>(sums.sums), inverted.view(), columns.count,
+                                   read<int64_t>(column_sums.sums), write<float>(distances),
+                                   on.stream()),
+           "the dense distance");
+  return distances;
+}
+
+std::tuple<Tensor, Tensor, Tensor> jaccard_graph(const Tensor& indptr, const Tensor& indices,
+                                                 const Tensor& weights, double max_distance) {
+  const Rows rows = read_rows(indptr, indices, weights);
+  const OnDevice on(indptr);
+  const Inverted inverted(on, rows, indices, rows.count);
+  const RowSums sums(on, rows);
+  const auto* least = reinterpret_cast<const long long*>(read<int64_t>(sums.least));
+  const auto bound = static_cast<float>(max_distance);
+  Tensor counts = on.make<int32_t>({rows.count}, "the counts of rows");
+  Tensor slot_indices = on.make<int32_t>({rows.count, kNearSlots}, "near rows");
+  Tensor slot_distances = on.make<float>({rows.count, kNearSlots}, "near rows");
+  on.check(launch_near_rows(rows, read<int64_t>(sums.sums), least, inverted.view(), bound,
+                            {write<int32_t>(counts), nullptr, write<int32_t>(slot_indices),
+                             write<float>(slot_distances)},
+                            on.stream()),
+           "finding near rows");
+  Tensor starts = starts_of(on, counts);
+  const int64_t total = read_total(on, starts);
+  Tensor near_indices = on.make<int32_t>({total}, "the pairs of the graph");
+  Tensor distances = on.make<float>({total}, "the pairs of the graph");
+  on.check(
+      launch_move_near_rows(rows.count, read<int32_t>(counts), read<int64_t>(starts),
+                            read<int32_t>(slot_indices), read<float>(slot_distances),
+                            write<int32_t>(near_indices), write<float>(distances), on.stream()),
+      "moving near rows");
+  on.check(launch_near_rows(rows, read<int64_t>(sums.sums), least, inverted.view(), bound,
+                            {write<int32_t>(counts), read<int64_t>(starts),
+                             write<int32_t>(near_indices), write<float>(distances)},
+                            on.stream()),
+           "finding many near rows");
+  return {starts, near_indices, distances};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(mabm, MABM_GPU, m) {
+  m.impl("jaccard_distance", TORCH_BOX(&jaccard_distance));
+  m.impl("jaccard_graph", TORCH_BOX(&jaccard_graph));
+}
+
+}  // namespace mabm

@@ -1,0 +1,89 @@
+// What a binding does around its launches: guard, stream, allocation, and words for what fails.
+//
+// Every op here works on the device of its tensors and the current stream of that device, and waits
+// for nothing, except where the size of its result depends on the data: read() waits for the few
+// numbers that the host must know to allocate it.
+#pragma once
+
+#include <string>
+
+#include "common/checks.h"
+#include "common/device.h"
+
+#if defined(MABM_EMULATED)
+#define MABM_GPU CPU  // the dispatch key under which the emulated grid stands in for a GPU
+#else
+#include <torch/csrc/stable/accelerator.h>
+#define MABM_GPU CUDA
+#endif
+
+namespace mabm {
+
+class OnDevice {
+ public:
+  explicit OnDevice(const Tensor& tensor)
+      : device_(tensor.device())
+#if !defined(MABM_EMULATED)
+        ,
+        guard_(tensor.get_device_index())
+#endif
+  {
+#if !defined(MABM_EMULATED)
+    void* stream = nullptr;
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
+    stream_ = static_cast<cudaStream_t>(stream);
+#endif
+  }
+
+  cudaStream_t stream() const { return stream_; }
+
+  // A new tensor of T; `what` names it if there is no memory for it.
+  template <class T>
+  Tensor make(std::initializer_list<int64_t> sizes, const char* what) const {
+    try {
+      return torch::stable::empty(
+          torch::headeronly::IntHeaderOnlyArrayRef(sizes.begin(), sizes.size()),
+          scalar_type_of<T>(), std::nullopt, device_);
+    } catch (const std::exception&) {
+      double bytes = sizeof(T);
+      for (const int64_t size : sizes) {
+        bytes *= static_cast<double>(size);
+      }
+      STD_TORCH_CHECK(false, "out of memory: no room for ", what, ", ", bytes / (1 << 20),
+                      " MiB on the GPU");
+    }
+  }
+
+  template <class T>
+  Tensor make_zeros(std::initializer_list<int64_t> sizes, const char* what) const {
+    Tensor tensor = make<T>(sizes, what);
+    torch::stable::zero_(tensor);
+    return tensor;
+  }
+
+  // Waits for the work so far and reads numbers back to the host.
+  template <class T>
+  void read(const T* numbers, int64_t count, T* out) const {
+#if defined(MABM_EMULATED)
+    std::copy(numbers, numbers + count, out);
+#else
+    check(cudaMemcpyAsync(out, numbers, sizeof(T) * count, cudaMemcpyDeviceToHost, stream_),
+          "reading the size of a result");
+    check(cudaStreamSynchronize(stream_), "reading the size of a result");
+#endif
+  }
+
+  // Raises where a launch failed; `what` is what was launched.
+  void check(cudaError_t error, const char* what) const {
+    STD_TORCH_CHECK(error == cudaSuccess, what, " failed on the GPU: ", cudaGetErrorString(error));
+  }
+
+ private:
+  torch::stable::Device device_;
+#if !defined(MABM_EMULATED)
+  torch::stable::accelerator::DeviceGuard guard_;
+#endif
+  cudaStream_t stream_ = nullptr;
+};
+
+}  // namespace mabm
