@@ -14,7 +14,7 @@ from mabm import _extension
 _extension.load()
 
 from mabm import _registrations
-from mabm._extension import backends
+from mabm._extension import BuildInfo, backends, build_info
 
 _registrations.register()
 
@@ -41,6 +41,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "PRESETS",
+    "BuildInfo",
     "Encoding",
     "ModalityDBSCAN",
     "NeighborGraph",
@@ -50,6 +51,7 @@ __all__ = [
     "Ranking",
     "SweepEntry",
     "backends",
+    "build_info",
     "encode_neighbors",
     "encode_samples",
     "expand_queries",

@@ -15,9 +15,10 @@ from mabm._extension import backends
 Array: TypeAlias = Tensor | NDArray[Any]
 ArrayT = TypeVar("ArrayT", Tensor, NDArray[Any])
 
-# Rows looked at in one step where a whole pass over the features would double their memory; few
-# enough for what a step writes to stay in the cache.
+# Rows looked at in one step where a whole pass over the features would double their memory: on the
+# CPU few enough for what a step writes to stay in the cache, elsewhere enough to keep it busy.
 _ROWS_AT_ONCE = 256
+_ROWS_AT_ONCE_ON_DEVICE = 4096
 
 
 def to_tensor(value: object, name: str) -> Tensor:
@@ -59,7 +60,7 @@ def like(result: Tensor, model: Array) -> Array:
 
 def row_blocks(features: Tensor) -> tuple[Tensor, ...]:
     """Views of the rows, some at a time: at least one block, which may be empty."""
-    return torch.split(features, _ROWS_AT_ONCE)
+    return torch.split(features, _ROWS_AT_ONCE if features.is_cpu else _ROWS_AT_ONCE_ON_DEVICE)
 
 
 def check_features(value: object, name: str = "features") -> Tensor:

@@ -1,4 +1,4 @@
-"""Candidates for a ranking, from a float32 matrix product and a bound on its rounding error.
+"""Candidates for a ranking, from a fast matrix product and a bound on its rounding error.
 
 The product is taken of centred rows. With ``x_j = m + d_j`` for any vector ``m``,
 
@@ -8,26 +8,36 @@ The product is taken of centred rows. With ``x_j = m + d_j`` for any vector ``m`
 so one product and one bias for each column order the columns of a row as the exact scores do. With
 ``m`` the mean of the rows the products are small where all rows lie close together, and so is their
 rounding error, which is what would blur the order of such rows otherwise.
+
+On the CPU the operands are float32; on a GPU they are float16, scaled to use its range, and their
+products are summed in float32, at the full rate of its matrix units (:mod:`mabm._products`).
 """
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from mabm._arrays import row_blocks
+from mabm._memory import available_bytes
+from mabm._products import Product, growth, product_of
 
 # One tile of scores, 64 MB: enough rows and columns to keep a matrix product at full speed and the
 # centring of its operands cheap beside it.
 _TILE = 4096
+# On a GPU up to 256 MB, for its matrix units to be busy many times over; what part of its free
+# memory a tile may take at most; and what its sides are a multiple of.
+_GPU_TILE = 8192
+_GPU_SHARE = 16
+_GPU_STEP = 256
 # Memory for the candidates of one row block; many groups make the block shorter.
 _CANDIDATE_BYTES = 64 << 20
+_GPU_CANDIDATE_BYTES = 512 << 20
 
 
 @dataclass(frozen=True)
@@ -75,16 +85,19 @@ def propose_candidates(
         euclidean: Whether rows are compared by distance instead of inner product.
     """
     count = len(x)
-    mean = x.mean(dim=0)
-    bias, bounds = _bias_and_error_bounds(x, mean, euclidean)
+    product = product_of(x)
+    bias, bounds = _bias_and_error_bounds(x, product, euclidean)
     # Twice what is kept, which is twice the list and some: the proof needs a gap behind the list.
     capacity = 2 * (2 * max(layout.widths) + 16)
     lists = len(layout.widths)
-    block = max(1, min(_TILE, count, _CANDIDATE_BYTES // (8 * lists * capacity)))
-    tile = torch.empty(block * min(_TILE, count), dtype=torch.float32, device=x.device)
+    side, candidate_bytes = _tile_side(x.device), _CANDIDATE_BYTES
+    if x.is_cuda:
+        candidate_bytes = min(_GPU_CANDIDATE_BYTES, 4 * side * side)
+    block = max(1, min(side, count, candidate_bytes // (8 * lists * capacity)))
+    tile = torch.empty(block * min(side, count), dtype=torch.float32, device=x.device)
     for start in range(0, count, block):
         rows = torch.arange(start, min(start + block, count), device=x.device)
-        own = x[start : start + block] - mean
+        own = product.operand(start, start + block)
         shape = (len(rows), lists)
         candidates = Candidates(
             torch.empty((*shape, capacity), dtype=torch.float32, device=x.device),
@@ -93,15 +106,15 @@ def propose_candidates(
             torch.full(shape, -torch.inf, dtype=torch.float32, device=x.device),
             bounds[start : start + block],
         )
-        for first in range(0, count, _TILE):
-            others = x[first : first + _TILE] - mean
+        for first in range(0, count, side):
+            others = product.operand(first, first + side)
             products = tile[: len(own) * len(others)].view(len(own), len(others))
-            torch.mm(own, others.T, out=products)
+            product.multiply(own, others, products)
             torch.ops.mabm.collect_candidates_(
                 products,
-                bias[first : first + _TILE],
+                bias[first : first + side],
                 layout.groups[start : start + block],
-                layout.groups[first : first + _TILE],
+                layout.groups[first : first + side],
                 layout.list_of_group,
                 first,
                 *candidates[:4],
@@ -109,18 +122,25 @@ def propose_candidates(
         yield rows, candidates
 
 
-def _bias_and_error_bounds(x: Tensor, mean: Tensor, euclidean: bool) -> tuple[Tensor, Tensor]:
+def _tile_side(device: torch.device) -> int:
+    """Rows and columns of a tile of scores: on a GPU as its free memory allows."""
+    if device.type != "cuda":
+        return _TILE
+    free = available_bytes(device) or 0
+    side = math.isqrt(free // _GPU_SHARE // 4) // _GPU_STEP * _GPU_STEP
+    return max(_GPU_STEP, min(_GPU_TILE, side))
+
+
+def _bias_and_error_bounds(x: Tensor, product: Product, euclidean: bool) -> tuple[Tensor, Tensor]:
     """Bias of each column, (N,) float32, and error bound of each row, (N,) float64.
 
-    In whatever order a product of n terms is summed, ``|fl(a . b) - a . b| <= g(u) |a| |b|`` with
-    ``g(u) = n u / (1 - n u)`` and u the unit roundoff (Higham, Accuracy and Stability of Numerical
-    Algorithms, section 3.1). With a few more than D for n it covers the rounding of the operands,
-    too. The bound is the sum of what can go wrong, in the order of the terms below: the float32
-    product of centred rows; the rounding of the bias and of its addition; the float64 sums of the
-    bias and of the exact score that it is compared with; and numbers so small that they may be
-    flushed to zero. It is infinite where the product could overflow.
+    Both in the units of the product. The bound is the sum of what can go wrong, in the order of the
+    terms below: the product of centred rows; the rounding of the bias and of its addition; the
+    float64 sums of the bias and of the exact score that it is compared with (Higham, Accuracy and
+    Stability of Numerical Algorithms, section 3.1); and numbers so small that they may be flushed
+    to zero. It is infinite where the product could overflow.
     """
-    wide_mean = mean.to(torch.float64)
+    wide_mean = product.mean.to(torch.float64)
     lengths, centred_lengths, biases = [], [], []
     for block in row_blocks(x):
         wide = block.to(torch.float64)
@@ -137,31 +157,11 @@ def _bias_and_error_bounds(x: Tensor, mean: Tensor, euclidean: bool) -> tuple[Te
     magnitude = centred_length * greatest
     terms = x.shape[1] + 8
     bounds = (
-        _growth(terms, 2.0**-24) * magnitude
+        product.error_bounds(centred_length)
         + 4 * 2.0**-24 * (magnitude + greatest_bias)
-        + _growth(terms, 2.0**-53) * wide_magnitude
+        + growth(terms, 2.0**-53) * wide_magnitude
         + terms * 2.0**-125 * (1 + centred_length + greatest)
     )
-    bounds += _operand_rounding() * magnitude
-    fits = (magnitude < 1e37) & (greatest < 1e37) & (greatest_bias < 1e37)
-    return bias.to(torch.float32), torch.where(fits, bounds, torch.inf)
-
-
-def _growth(terms: int, roundoff: float) -> float:
-    return terms * roundoff / (1 - terms * roundoff) if terms * roundoff < 1 else math.inf
-
-
-def _operand_rounding() -> float:
-    """What a float32 product on the CPU may lose by rounding its operands, as a part of |a| |b|.
-
-    Nothing by default. PyTorch's setting and the environment can ask for bfloat16 or TF32, at most
-    2^-8 for each of two operands, and as much again to be safe; other modes have a range of their
-    own, for which there is no bound.
-    """
-    mkldnn: Any = torch.backends.mkldnn  # PyTorch does not annotate it
-    names = ("DNNL_DEFAULT_FPMATH_MODE", "ONEDNN_DEFAULT_FPMATH_MODE")
-    modes = {mkldnn.matmul.fp32_precision, *(os.environ.get(name, "none") for name in names)}
-    modes = {mode.lower() for mode in modes} - {"none", "ieee", "strict"}
-    if not modes:
-        return 0.0
-    return 2.0**-6 if modes <= {"bf16", "tf32"} else math.inf
+    fits = (magnitude < 1e37) & (greatest < 1e37) & (greatest_bias * product.unit < 1e37)
+    bounds = torch.where(fits, bounds * product.unit, torch.inf)
+    return (bias * product.unit).to(torch.float32), bounds

@@ -14,6 +14,7 @@ from mabm._arrays import Array, ArrayT, check_modality, like, to_tensor
 from mabm.graph import check_max_distance, check_min_samples
 from mabm.jaccard import jaccard_graph
 from mabm.presets import DEFAULT_K1, DEFAULT_K2, Preset
+from mabm.ranking import Precision
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +79,7 @@ def pseudo_labels(
     k1: int = DEFAULT_K1,
     k2: int = DEFAULT_K2,
     preset: str | Preset | None = None,
+    precision: Precision = "exact",
 ) -> PseudoLabels[ArrayT]:
     """Clusters samples by DBSCAN on their modality-aware Jaccard distance.
 
@@ -93,12 +95,13 @@ def pseudo_labels(
         k2: As :func:`mabm.modality_jaccard`.
         preset: As :func:`mabm.modality_jaccard`. With ``"spcl"`` the modality serves the
             statistics alone.
+        precision: As :func:`mabm.modality_jaccard`.
 
     Returns:
-        Labels of the same kind as ``features`` with their statistics. Clusters are numbered by
-        their first core sample, a border sample takes the smallest cluster number among its core
-        neighbours, noise is -1: label for label scikit-learn's DBSCAN on the dense distance, and
-        the same for any number of threads.
+        Labels of the same kind as ``features``, on the same device, with their statistics. Clusters
+        are numbered by their first core sample, a border sample takes the smallest cluster number
+        among its core neighbours, noise is -1: label for label scikit-learn's DBSCAN on the dense
+        distance, and the same on every device and for any number of threads.
 
     Raises:
         TypeError: An argument of the wrong kind.
@@ -116,7 +119,15 @@ def pseudo_labels(
     """
     eps = check_max_distance("eps", eps)
     min_samples = check_min_samples(min_samples)
-    graph = jaccard_graph(features, modality, max_distance=eps, k1=k1, k2=k2, preset=preset)
+    graph = jaccard_graph(
+        features,
+        modality,
+        max_distance=eps,
+        k1=k1,
+        k2=k2,
+        preset=preset,
+        precision=precision,
+    )
     labels: Any = graph.dbscan(eps, min_samples)
     if modality is None:
         return PseudoLabels(labels)

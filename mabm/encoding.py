@@ -79,9 +79,11 @@ def expand_queries(
     if k2 == 1 and ranking.preset.query_expansion != "pooled":
         return encoding
     rows, weights = _averaged_rows(ranking, k2)
-    alone = (rows < 0).all(dim=1)  # without a neighbour a row stays as it is
-    rows[alone, :1] = torch.nonzero(alone).to(rows)
-    weights[alone, :1] = 1.0
+    # Without a neighbour a row stays as it is.
+    alone = (rows < 0).all(dim=1)
+    itself = torch.arange(len(rows), device=rows.device)
+    rows[:, :1] = torch.where(alone[:, None], itself[:, None], rows[:, :1])
+    weights[:, :1] = torch.where(alone[:, None], 1.0, weights[:, :1])
     averaged = torch.ops.mabm.average_encodings(*encoding.tensors(), rows, weights)
     return Encoding.of_op(encoding.indices, *averaged)
 

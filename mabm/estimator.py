@@ -12,6 +12,7 @@ from torch import Tensor
 from mabm._arrays import Array, check_features
 from mabm.clustering import pseudo_labels
 from mabm.presets import DEFAULT_K1, DEFAULT_K2, Preset
+from mabm.ranking import Precision
 
 
 class ModalityDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # sklearn is untyped
@@ -28,6 +29,7 @@ class ModalityDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # skle
         k1: As :func:`mabm.pseudo_labels`.
         k2: As :func:`mabm.pseudo_labels`.
         preset: As :func:`mabm.pseudo_labels`.
+        precision: As :func:`mabm.pseudo_labels`.
 
     Attributes:
         labels_: (N,) int64 NumPy labels after ``fit``; noise is -1.
@@ -48,12 +50,14 @@ class ModalityDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # skle
         k1: int = DEFAULT_K1,
         k2: int = DEFAULT_K2,
         preset: str | Preset | None = None,
+        precision: Precision = "exact",
     ) -> None:
         self.eps = eps
         self.min_samples = min_samples
         self.k1 = k1
         self.k2 = k2
         self.preset = preset
+        self.precision = precision
 
     def fit(self, X: Array, y: object = None, modality: Array | None = None) -> ModalityDBSCAN:
         """Clusters the rows of ``X`` (N, D); ``y`` is ignored, ``modality`` (N,) may be ``None``.
@@ -71,6 +75,7 @@ class ModalityDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # skle
             k1=self.k1,
             k2=self.k2,
             preset=self.preset,
+            precision=self.precision,
         )
         self.labels_: NDArray[np.int64] = found.labels.cpu().numpy()
         self.n_features_in_ = features.shape[1]

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from mabm._arrays import Array, ArrayT, check_features, check_modality, like
-from mabm._host_memory import check_fits
+from mabm._memory import check_fits, naming_what_did_not_fit
 from mabm.encoding import encode, expand_queries
 from mabm.graph import NeighborGraph, check_max_distance
 from mabm.neighbors import k_reciprocal_neighbors
 from mabm.presets import DEFAULT_K1, DEFAULT_K2, Preset, check_k1, check_k2, resolve_preset
-from mabm.ranking import count_groups, rank
+from mabm.ranking import Precision, check_precision, count_groups, rank
 from mabm.rows import Encoding
 
 
@@ -22,6 +22,7 @@ def modality_jaccard(
     k1: int = DEFAULT_K1,
     k2: int = DEFAULT_K2,
     preset: str | Preset | None = None,
+    precision: Precision = "exact",
 ) -> ArrayT:
     """Computes the modality-aware Jaccard distance of every pair of samples, as a dense matrix.
 
@@ -40,10 +41,11 @@ def modality_jaccard(
         preset: ``"bmil"`` (default with a modality), ``"spcl"`` (default without),
             ``"modal_invariant"``, ``"ca_jaccard"`` (the group is the camera; its four list lengths
             are fields of the preset), or a :class:`Preset` of your own.
+        precision: Of the ranking: ``"exact"``, or ``"fast"`` as in :func:`mabm.rank_neighbors`.
 
     Returns:
         (N, N) float32 of the same kind: symmetric, in [0, 1], zero on the diagonal. The same bits
-        for any number of threads. Without gradient.
+        on every device and for any number of threads. Without gradient.
 
     Raises:
         TypeError: An argument of the wrong kind.
@@ -66,8 +68,9 @@ def modality_jaccard(
         count * count * 4,
         f"the dense ({count}, {count}) distance",
         "use mabm.jaccard_graph, which needs memory linear in N",
+        features.device if isinstance(features, Tensor) else torch.device("cpu"),
     )
-    encoding = encode_samples(features, modality, k1=k1, k2=k2, preset=preset)
+    encoding = encode_samples(features, modality, k1=k1, k2=k2, preset=preset, precision=precision)
     return jaccard_distance(encoding)
 
 
@@ -79,6 +82,7 @@ def jaccard_graph(
     k1: int = DEFAULT_K1,
     k2: int = DEFAULT_K2,
     preset: str | Preset | None = None,
+    precision: Precision = "exact",
 ) -> NeighborGraph[ArrayT]:
     """Finds every pair of samples within ``max_distance`` of each other.
 
@@ -92,10 +96,11 @@ def jaccard_graph(
         k1: As :func:`modality_jaccard`.
         k2: As :func:`modality_jaccard`.
         preset: As :func:`modality_jaccard`.
+        precision: As :func:`modality_jaccard`.
 
     Returns:
-        The graph, of arrays of the same kind as ``features``. The same bits for any number of
-        threads. Without gradient.
+        The graph, of arrays of the same kind as ``features``. The same bits on every device and
+        for any number of threads. Without gradient.
 
     Raises:
         TypeError: An argument of the wrong kind.
@@ -109,7 +114,7 @@ def jaccard_graph(
         >>> labels = graph.dbscan(eps=0.6, min_samples=4)
     """
     max_distance = check_max_distance("max_distance", max_distance)
-    encoding = encode_samples(features, modality, k1=k1, k2=k2, preset=preset)
+    encoding = encode_samples(features, modality, k1=k1, k2=k2, preset=preset, precision=precision)
     return prune_distances(encoding, max_distance=max_distance)
 
 
@@ -120,6 +125,7 @@ def encode_samples(
     k1: int = DEFAULT_K1,
     k2: int = DEFAULT_K2,
     preset: str | Preset | None = None,
+    precision: Precision = "exact",
 ) -> Encoding[ArrayT]:
     """Runs ranking, reciprocity, encoding and query expansion in one call (steps 1 to 5).
 
@@ -131,8 +137,11 @@ def encode_samples(
     chosen = resolve_preset(preset, has_modality=groups is not None)
     k1 = check_k1(chosen, k1, count_groups(groups))
     k2 = check_k2(chosen, k2, k1)
-    ranking = rank(x, groups, chosen, k1)
-    encoding = expand_queries(encode(x, k_reciprocal_neighbors(ranking)), ranking, k2=k2)
+    ranking = rank(x, groups, chosen, k1, check_precision(precision))
+    with naming_what_did_not_fit(
+        f"encoding {len(x)} samples", "lower k1 or k2, or move the features to the CPU"
+    ):
+        encoding = expand_queries(encode(x, k_reciprocal_neighbors(ranking)), ranking, k2=k2)
     return Encoding.of_op(features, *encoding.tensors())
 
 
@@ -159,9 +168,12 @@ def jaccard_distance(
         Wang et al., AAAI 2026 (BMIL), after Zhong et al., CVPR 2017, equation 10.
     """
     parts = encoding.tensors()
-    distance = torch.ops.mabm.jaccard_distance(
-        *_slice_rows(parts, rows, "rows"), *_slice_rows(parts, columns, "columns"), len(encoding)
-    )
+    chosen = _slice_rows(parts, rows, "rows"), _slice_rows(parts, columns, "columns")
+    shape = tuple(len(indptr) - 1 for indptr, *_ in chosen)
+    with naming_what_did_not_fit(
+        f"the dense {shape} distance", "ask for fewer rows at a time, or for prune_distances"
+    ):
+        distance = torch.ops.mabm.jaccard_distance(*chosen[0], *chosen[1], len(encoding))
     return like(distance, encoding.indices)
 
 
@@ -182,7 +194,10 @@ def prune_distances(
         ValueError: ``max_distance`` lies outside [0, 1).
     """
     bound = check_max_distance("max_distance", max_distance)
-    parts = torch.ops.mabm.jaccard_graph(*encoding.tensors(), bound)
+    with naming_what_did_not_fit(
+        f"the graph of {len(encoding)} samples", "lower max_distance, or k1 and k2 before it"
+    ):
+        parts = torch.ops.mabm.jaccard_graph(*encoding.tensors(), bound)
     return NeighborGraph.of_op(encoding.indices, *parts, bound)
 
 

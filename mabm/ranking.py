@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Generic
+from typing import Generic, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from mabm._arrays import Array, ArrayT, check_features, check_modality, like, to_tensor
-from mabm._candidates import ListLayout, propose_candidates
+from mabm._candidates import Candidates, ListLayout, propose_candidates
+from mabm._memory import naming_what_did_not_fit
 from mabm.presets import DEFAULT_K1, MAX_K, Preset, check_integer, check_k1, resolve_preset
 
 logger = logging.getLogger(__name__)
+
+Precision = Literal["exact", "fast"]
 
 # Rows ranked by exact scores alone before it is worth a warning: a second or so of work.
 _MANY_ROWS = 1000
@@ -109,6 +112,7 @@ def rank_neighbors(
     *,
     k1: int = DEFAULT_K1,
     preset: str | Preset | None = None,
+    precision: Precision = "exact",
 ) -> Ranking[ArrayT]:
     """Ranks, for every sample, its nearest samples: the lists that the other stages work on.
 
@@ -119,12 +123,15 @@ def rank_neighbors(
         k1: Length of the lists together: ``k1 // G`` for each of G groups, or ``k1`` of one list.
         preset: Which lists and which metric; by default ``"bmil"`` with a modality (a list for
             each group, inner product), ``"spcl"`` without (one list, Euclidean distance).
+        precision: ``"exact"``: the ranks of exact scores, proven row by row, the same on every
+            device. ``"fast"``: the nearest samples by a fast product, ordered by their exact
+            scores; nothing proves that no nearer one was missed.
 
     Returns:
         The lists as a :class:`Ranking`. A sample takes part in its own lists where it belongs; a
         group smaller than its share contributes all it has; ties go to the lower index. The same
-        for any number of threads (unless the process flushes denormal numbers to zero, and the
-        features hold some). Without gradient.
+        on every device and for any number of threads (unless the process flushes denormal numbers
+        to zero, and the features hold some). Without gradient.
 
     Raises:
         TypeError: An argument of the wrong kind.
@@ -142,7 +149,8 @@ def rank_neighbors(
     x = check_features(features)
     groups = None if modality is None else check_modality(modality, len(x), x.device, "modality")
     chosen = resolve_preset(preset, has_modality=groups is not None)
-    ranking = rank(x, groups, chosen, check_k1(chosen, k1, count_groups(groups)))
+    k1 = check_k1(chosen, k1, count_groups(groups))
+    ranking = rank(x, groups, chosen, k1, check_precision(precision))
     return Ranking(
         like(ranking.ranks, features),
         like(ranking.scores, features),
@@ -158,30 +166,72 @@ def count_groups(groups: Tensor | None) -> int:
     return 1 if groups is None else max(len(torch.unique(groups)), 1)
 
 
-def rank(x: Tensor, groups: Tensor | None, preset: Preset, k1: int) -> Ranking[Tensor]:
-    """:func:`rank_neighbors` on checked arguments, in tensors."""
-    layout = _list_layout(x, groups, preset, k1)
-    euclidean = preset.metric == "euclidean"
+def check_precision(value: object) -> Precision:
+    """Returns a known precision of the ranking.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if value == "exact":
+        return "exact"
+    if value == "fast":
+        return "fast"
+    raise ValueError(f"precision must be one of {get_args(Precision)}, got {value!r}")
+
+
+def rank(
+    x: Tensor, groups: Tensor | None, preset: Preset, k1: int, precision: Precision = "exact"
+) -> Ranking[Tensor]:
+    """:func:`rank_neighbors` on checked arguments, in tensors.
+
+    Raises:
+        torch.OutOfMemoryError: The memory of a GPU ran out; the message says what to lower.
+    """
+    with naming_what_did_not_fit(
+        f"ranking {len(x)} samples of {x.shape[1]} dimensions",
+        "lower k1, free memory that other tensors hold, or move the features to the CPU",
+    ):
+        layout = _list_layout(x, groups, preset, k1)
+        ranks, scores = _rank_lists(x, layout, preset.metric == "euclidean", precision)
+    return Ranking(ranks, scores, tuple(layout.widths), preset, k1, groups)
+
+
+def _rank_lists(
+    x: Tensor, layout: ListLayout, euclidean: bool, precision: Precision
+) -> tuple[Tensor, Tensor]:
     shape = (len(x), sum(layout.widths))
     ranks = torch.empty(shape, dtype=torch.int64, device=x.device)
     scores = torch.empty(shape, dtype=torch.float64, device=x.device)
-    unproven = []
-    if ranks.numel():
-        for rows, proposed in propose_candidates(x, layout, euclidean):
-            found, exact, certified = torch.ops.mabm.rank_candidates(
-                x, rows, *proposed, layout.widths, euclidean
-            )
-            ranks[rows] = found
-            scores[rows] = exact
-            unproven.append(rows[~certified])
-    redo = torch.cat(unproven) if unproven else torch.empty(0, dtype=torch.int64, device=x.device)
-    if len(redo):
-        level = logging.WARNING if len(redo) > _MANY_ROWS else logging.INFO
-        logger.log(level, "ranking %d of %d rows by exact scores alone", len(redo), len(x))
-        ranks[redo], scores[redo] = torch.ops.mabm.rank_exactly(
-            x, redo, layout.groups, layout.list_of_group, layout.widths, euclidean
+    if not ranks.numel():
+        return ranks, scores
+    certificates: list[Tensor] = []
+    start = 0
+    for rows, candidates in propose_candidates(x, layout, euclidean):
+        proposed = candidates if precision == "exact" else _trusted(candidates)
+        found, exact, certified = torch.ops.mabm.rank_candidates(
+            x, rows, *proposed, layout.widths, euclidean
         )
-    return Ranking(ranks, scores, tuple(layout.widths), preset, k1, groups)
+        ranks[start : start + len(rows)] = found
+        scores[start : start + len(rows)] = exact
+        certificates.append(certified)
+        start += len(rows)
+    if precision == "exact":
+        redo = torch.nonzero(~torch.cat(certificates)).flatten()
+        if len(redo):
+            level = logging.WARNING if len(redo) > _MANY_ROWS else logging.INFO
+            logger.log(level, "ranking %d of %d rows by exact scores alone", len(redo), len(x))
+            ranks[redo], scores[redo] = torch.ops.mabm.rank_exactly(
+                x, redo, layout.groups, layout.list_of_group, layout.widths, euclidean
+            )
+    return ranks, scores
+
+
+def _trusted(candidates: Candidates) -> Candidates:
+    """Candidates as if their scores were exact and none had been left out: nothing to prove."""
+    return candidates._replace(
+        thresholds=torch.full_like(candidates.thresholds, -torch.inf),
+        error_bounds=torch.zeros_like(candidates.error_bounds),
+    )
 
 
 def _list_layout(x: Tensor, groups: Tensor | None, preset: Preset, k1: int) -> ListLayout:

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from mabm._arrays import Array, ArrayT, check_features, check_modality, check_real, like, to_tensor
-from mabm._host_memory import check_fits
+from mabm._memory import check_fits
 from mabm.jaccard import encode_samples, jaccard_distance
 from mabm.presets import DEFAULT_K2, Preset
+from mabm.ranking import Precision
 
 # The field re-ranks with shorter lists than it clusters with.
 _RERANK_K1 = 20
@@ -25,6 +26,7 @@ def rerank(
     k2: int = DEFAULT_K2,
     lambda_value: float = 0.3,
     preset: str | Preset | None = None,
+    precision: Precision = "exact",
 ) -> ArrayT:
     """Computes re-ranked distances from every query to every gallery sample.
 
@@ -41,10 +43,12 @@ def rerank(
         k2: As :func:`mabm.modality_jaccard`.
         lambda_value: Weight of the original distance, in [0, 1].
         preset: As :func:`mabm.modality_jaccard`.
+        precision: As :func:`mabm.modality_jaccard`.
 
     Returns:
         (Q, G) float32 in [0, 1] of the same kind as ``query``; smaller is nearer. J is the same
-        bits for any number of threads, d but for the rounding of a float64 product.
+        bits on every device and for any number of threads, d but for the rounding of a float64
+        product.
 
     Raises:
         TypeError: An argument of the wrong kind.
@@ -73,9 +77,10 @@ def rerank(
         4 * len(q) * len(g) + 8 * total * (q.shape[1] + _ROWS_AT_ONCE),
         f"the ({len(q)}, {len(g)}) distance, with the features in float64,",
         "re-rank fewer queries at a time",
+        q.device,
     )
     together = torch.cat([q, g])
-    encoding = encode_samples(together, modality, k1=k1, k2=k2, preset=preset)
+    encoding = encode_samples(together, modality, k1=k1, k2=k2, preset=preset, precision=precision)
     split = len(q)
     distance = to_tensor(
         jaccard_distance(encoding, slice(0, split), slice(split, None)), "distance"

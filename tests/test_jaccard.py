@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mabm
-from mabm import _host_memory, reference
+from mabm import _memory, reference
 
 
 @pytest.mark.parametrize("golden", GOLDEN, ids=str)
@@ -133,7 +133,7 @@ def test_dense_distance_that_cannot_fit_is_refused_before_any_work() -> None:
 def test_the_dense_distance_is_weighed_against_what_is_left(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_host_memory, "available_bytes", lambda: 4 * 30 * 30)
+    monkeypatch.setattr(_memory, "available_bytes", lambda device: 4 * 30 * 30)
     assert mabm.modality_jaccard(torch.ones(30, 2)).shape == (30, 30)
     with pytest.raises(MemoryError, match=r"the dense \(31, 31\) distance needs .* GiB"):
         mabm.modality_jaccard(torch.ones(31, 2))
@@ -143,5 +143,5 @@ def test_the_dense_distance_is_weighed_against_what_is_left(
 def test_memory_that_the_system_does_not_tell_refuses_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_host_memory, "available_bytes", lambda: None)
+    monkeypatch.setattr(_memory, "available_bytes", lambda device: None)
     assert mabm.modality_jaccard(torch.eye(3)).shape == (3, 3)

@@ -1,9 +1,13 @@
-"""How much memory is left, to refuse what cannot fit before the work begins."""
+"""How much memory is left, and words for what does not fit: before the work, or in its midst."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import torch
 
 # Limit, use, statistics and the name in them of file cache that is given back on demand, for
 # containers of control groups version 2 and 1.
@@ -19,11 +23,15 @@ _CGROUPS = (
 _CGROUP_ROOT = Path("/sys/fs/cgroup")
 
 
-def available_bytes() -> int | None:
-    """Bytes that this process may still take, or ``None`` where the system does not tell.
+def available_bytes(device: torch.device) -> int | None:
+    """Bytes that this process may still take on a device, or ``None`` where nothing tells.
 
-    The least of what the machine has available and what a container's limit leaves.
+    On the CPU the least of what the machine has available and what a container's limit leaves; on a
+    GPU what is free and what PyTorch holds in reserve.
     """
+    if device.type == "cuda":
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + held
     known = [
         size for size in (_machine(), *(_cgroup(*names) for names in _CGROUPS)) if size is not None
     ]
@@ -56,17 +64,41 @@ def _cgroup(limit_file: str, used_file: str, statistics_file: str, cache_name: s
     return max(int(limit) - int(used) + int(cached), 0)
 
 
-def check_fits(needed: int, what: str, instead: str) -> None:
+def check_fits(needed: int, what: str, instead: str, device: torch.device) -> None:
     """Raises MemoryError where ``needed`` bytes are more than there are.
 
     Args:
         needed: Bytes.
         what: What they are for, as the subject of the message.
         instead: What the user can do.
+        device: Where they are needed.
     """
-    available = available_bytes()
+    available = available_bytes(device)
     if available is not None and needed > available:
+        where = "" if device.type == "cpu" else f" on {device}"
         raise MemoryError(
             f"{what} needs {needed / 2**30:.1f} GiB, and {available / 2**30:.1f} GiB are "
-            f"available; {instead}"
+            f"available{where}; {instead}"
         )
+
+
+@contextmanager
+def naming_what_did_not_fit(what: str, instead: str) -> Iterator[None]:
+    """Says in words what was being done when a GPU's memory ran out, and what to lower.
+
+    Args:
+        what: The work, as the subject of the message.
+        instead: What the user can do.
+
+    Raises:
+        torch.OutOfMemoryError: The work ran out of memory on a GPU.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # an op has no other type for it
+        if not isinstance(error, torch.OutOfMemoryError) and "out of memory" not in str(error):
+            raise
+        reason = str(error).splitlines()[0]
+        raise torch.OutOfMemoryError(
+            f"{what} ran out of GPU memory ({reason}); {instead}"
+        ) from error
