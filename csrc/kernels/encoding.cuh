@@ -160,16 +160,14 @@ __global__ void average_encodings_kernel(Rows encoding, AveragedRows averaged, R
     total = combine_warps(warp_sum(total), warp_totals,
                           [](unsigned long long a, unsigned long long b) { return a + b; });
     const bool complete = table.complete();
-    const int count = !complete
-                          ? 0
-                          : table.for_each_in_order(
-                                [&](unsigned long long sum) { return weight_of(sum, total) > 0; },
-                                [&](int32_t member, unsigned long long sum, int place) {
-                                  if (kFill) {
-                                    indices[starts[row] + place] = member;
-                                    weights[starts[row] + place] = weight_of(sum, total);
-                                  }
-                                });
+    const auto positive = [&](unsigned long long sum) { return weight_of(sum, total) > 0; };
+    const int count = complete ? table.keep(positive) : 0;
+    if (kFill) {
+      table.for_each_kept([&](int32_t member, unsigned long long sum, int place) {
+        indices[starts[row] + place] = member;
+        weights[starts[row] + place] = weight_of(sum, total);
+      });
+    }
     if (!kFill && threadIdx.x == 0) {
       rows.note(row, complete, count);
     }

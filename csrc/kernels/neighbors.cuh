@@ -84,10 +84,10 @@ __global__ void expand_neighbors_kernel(MaskedRanks lists, MaskedRanks half, int
       }
     }
     if (kFill) {
-      table.for_each_in_order([](unsigned long long) { return true; },
-                              [&](int32_t member, unsigned long long, int place) {
-                                indices[starts[row] + place] = member;
-                              });
+      table.keep([](unsigned long long) { return true; });
+      table.for_each_kept([&](int32_t member, unsigned long long, int place) {
+        indices[starts[row] + place] = member;
+      });
       continue;
     }
     __syncthreads();

@@ -8,11 +8,10 @@
 namespace mabm {
 
 constexpr int kRowThreads = 128;
-// A table in shared memory: its slots, how many of them may be taken, and how far a member may lie
-// from where it belongs. A row that needs more goes through a table in global memory.
+// A table in shared memory: its slots, and how many of them may be taken. A row with more members
+// goes through a table in global memory.
 constexpr int kSharedSlots = 2048;
 constexpr int kSharedMembers = 1536;
-constexpr int kSharedProbes = 64;
 
 // What a first pass learns of each row: its members, or that they do not fit in shared memory, and
 // of how many rows that is so.
@@ -85,7 +84,7 @@ class RowTable {
   // Adds a member, by one thread; returns its slot, or -1 where the table is too full.
   __device__ int add(int32_t member) {
     int slot = first_slot(member);
-    for (int probe = 0; probe < (kShared ? kSharedProbes : keys_.size()); ++probe) {
+    for (int probe = 1; probe <= keys_.size(); ++probe) {
       const int32_t found = atomicCAS(&keys_[slot], kFree, member);
       if (found == kFree) {
         atomicAdd(&size_[0], 1);
@@ -95,8 +94,12 @@ class RowTable {
         return slot;
       }
       slot = (slot + 1) & (keys_.size() - 1);
+      // Probes are this long where the table is too full, which alone says that a row does not fit:
+      // how long they are depends on who came first.
+      if (kShared && probe % kWarpSize == 0 && atomicAdd(&size_[0], 0) > kSharedMembers) {
+        break;
+      }
     }
-    atomicMax(&size_[0], kSharedMembers + 1);
     return -1;
   }
 
@@ -123,10 +126,9 @@ class RowTable {
   // Members; after a barrier.
   __device__ int num_members() const { return size_[0]; }
 
-  // Calls body(member, sum, place) for every member for which keeps(sum) holds, in any order, where
-  // `place` is the number of smaller members that are kept. Returns how many are kept.
-  template <class Keeps, class Body>
-  __device__ int for_each_in_order(const Keeps& keeps, const Body& body) {
+  // Keeps the members for which keeps(sum) holds, and returns how many those are.
+  template <class Keeps>
+  __device__ int keep(const Keeps& keeps) {
     __syncthreads();
     if (threadIdx.x == 0) {
       size_[0] = 0;
@@ -135,20 +137,29 @@ class RowTable {
     for (int slot = threadIdx.x; slot < keys_.size(); slot += blockDim.x) {
       if (keys_[slot] != kFree && keeps(kSums ? sums_[slot] : 0)) {
         members_[atomicAdd(&size_[0], 1)] = keys_[slot];
+      } else {
+        keys_[slot] = kFree;
       }
     }
     __syncthreads();
+    return size_[0];
+  }
+
+  // Calls body(member, sum, place) for every member that was kept, in any order, where `place` is
+  // the number of smaller ones.
+  template <class Body>
+  __device__ void for_each_kept(const Body& body) const {
     const int count = size_[0];
     for (int slot = threadIdx.x; slot < keys_.size(); slot += blockDim.x) {
-      if (keys_[slot] != kFree && keeps(kSums ? sums_[slot] : 0)) {
-        int place = 0;
-        for (int other = 0; other < count; ++other) {
-          place += members_[other] < keys_[slot];
-        }
-        body(keys_[slot], kSums ? sums_[slot] : 0, place);
+      if (keys_[slot] == kFree) {
+        continue;
       }
+      int place = 0;
+      for (int other = 0; other < count; ++other) {
+        place += members_[other] < keys_[slot];
+      }
+      body(keys_[slot], kSums ? sums_[slot] : 0, place);
     }
-    return count;
   }
 
  private:

@@ -1,0 +1,866 @@
+// The emulated grid: fibers, and above them the threads of one block at a time.
+
+#include "emulator.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <numeric>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#if defined(__SANITIZE_ADDRESS__)
+#define EMULATED_ASAN
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define EMULATED_ASAN
+#endif
+#endif
+#if defined(EMULATED_ASAN)
+#include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
+#endif
+
+// The switch is written in assembly where there is one: ucontext's asks the operating system for
+// the signal mask every time, which takes many times as long.
+#if !defined(__x86_64__) && !defined(__aarch64__)
+#define EMULATED_UCONTEXT
+#endif
+#if defined(EMULATED_UCONTEXT)
+#include <ucontext.h>
+#endif
+
+#if !defined(EMULATED_UCONTEXT)
+// Saves what a call must preserve on this stack, this stack's pointer in *from, and goes on where
+// the stack `to` left off.
+extern "C" void emulated_switch_stack(void** from, void* to);
+#if defined(__x86_64__)
+// rbp, rbx, r12 to r15, and how floating point rounds and traps.
+asm(R"(
+.text
+.hidden emulated_switch_stack
+.globl emulated_switch_stack
+.type emulated_switch_stack, @function
+emulated_switch_stack:
+  pushq %rbp
+  pushq %rbx
+  pushq %r12
+  pushq %r13
+  pushq %r14
+  pushq %r15
+  subq $8, %rsp
+  stmxcsr (%rsp)
+  fnstcw 4(%rsp)
+  movq %rsp, (%rdi)
+  movq %rsi, %rsp
+  ldmxcsr (%rsp)
+  fldcw 4(%rsp)
+  addq $8, %rsp
+  popq %r15
+  popq %r14
+  popq %r13
+  popq %r12
+  popq %rbx
+  popq %rbp
+  ret
+.size emulated_switch_stack, . - emulated_switch_stack
+)");
+#else
+// x19 to x30, d8 to d15, and how floating point rounds and traps.
+asm(R"(
+.text
+.hidden emulated_switch_stack
+.globl emulated_switch_stack
+.type emulated_switch_stack, %function
+emulated_switch_stack:
+  sub sp, sp, #176
+  stp x19, x20, [sp, #0]
+  stp x21, x22, [sp, #16]
+  stp x23, x24, [sp, #32]
+  stp x25, x26, [sp, #48]
+  stp x27, x28, [sp, #64]
+  stp x29, x30, [sp, #80]
+  stp d8, d9, [sp, #96]
+  stp d10, d11, [sp, #112]
+  stp d12, d13, [sp, #128]
+  stp d14, d15, [sp, #144]
+  mrs x2, fpcr
+  str x2, [sp, #160]
+  mov x2, sp
+  str x2, [x0]
+  mov sp, x1
+  ldr x2, [sp, #160]
+  msr fpcr, x2
+  ldp x19, x20, [sp, #0]
+  ldp x21, x22, [sp, #16]
+  ldp x23, x24, [sp, #32]
+  ldp x25, x26, [sp, #48]
+  ldp x27, x28, [sp, #64]
+  ldp x29, x30, [sp, #80]
+  ldp d8, d9, [sp, #96]
+  ldp d10, d11, [sp, #112]
+  ldp d12, d13, [sp, #128]
+  ldp d14, d15, [sp, #144]
+  add sp, sp, #176
+  ret
+.size emulated_switch_stack, . - emulated_switch_stack
+)");
+#endif
+#endif
+
+namespace emulated {
+namespace {
+
+// ---- Fibers -------------------------------------------------------------------------------------
+
+#if defined(EMULATED_ASAN)
+constexpr size_t kStackBytes = 256 * 1024;  // AddressSanitizer widens every frame
+#else
+constexpr size_t kStackBytes = 64 * 1024;
+#endif
+
+// Where a thread of execution goes on: the caller of run_grid, or a fiber if it has a stack of its
+// own.
+class Context {
+ public:
+  Context() = default;
+  Context(const Context&) = delete;
+  Context& operator=(const Context&) = delete;
+
+  // Takes a stack for good, with a page below it that traps.
+  void make_stack() {
+    const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+    void* pages = mmap(nullptr, page + kStackBytes, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (pages == MAP_FAILED || mprotect(pages, page, PROT_NONE) != 0) {
+      throw std::system_error(errno, std::generic_category(), "no memory for a fiber's stack");
+    }
+    stack_ = static_cast<unsigned char*>(pages) + page;
+    stack_bytes_ = kStackBytes;
+  }
+
+  // Lets the next switch to this fiber call entry(), which must not return. What the fiber was
+  // doing is dropped, and destructors on its stack are not run. Fibers of other `number`s have
+  // their frames at other addresses modulo the size of a page, or they would evict each other from
+  // the cache.
+  void restart(void (*entry)(), int number) {
+    entry_ = entry;
+#if defined(EMULATED_ASAN)
+    ASAN_UNPOISON_MEMORY_REGION(stack_, stack_bytes_);
+#endif
+    const size_t usable = stack_bytes_ - static_cast<size_t>(number % 16) * 256;
+#if defined(EMULATED_UCONTEXT)
+    getcontext(&context_);
+    context_.uc_link = nullptr;
+    context_.uc_stack.ss_sp = stack_;
+    context_.uc_stack.ss_size = usable;
+    makecontext(&context_, begin, 0);
+#else
+    auto* words = reinterpret_cast<uint64_t*>(stack_ + usable);
+    std::memset(words - 32, 0, 32 * sizeof(uint64_t));
+#if defined(__x86_64__)
+    // Below the address that begin() would return to, none, lies what the switch pops: begin, six
+    // registers, and the control words as a program starts with them.
+    words[-2] = reinterpret_cast<uint64_t>(&begin);
+    words[-9] = uint64_t{0x037f} << 32 | 0x1f80;
+    stack_pointer_ = words - 9;
+#else
+    words[-22 + 11] = reinterpret_cast<uint64_t>(&begin);  // x30
+    stack_pointer_ = words - 22;
+#endif
+#endif
+  }
+
+  // Leaves off here, and goes on in `next`. Returns when something switches back.
+  void switch_to(Context& next) {
+    left_ = this;
+    entered_ = &next;
+#if defined(EMULATED_ASAN)
+    __sanitizer_start_switch_fiber(&fake_stack_, next.stack_, next.stack_bytes_);
+#endif
+#if defined(EMULATED_UCONTEXT)
+    swapcontext(&context_, &next.context_);
+#else
+    emulated_switch_stack(&stack_pointer_, next.stack_pointer_);
+#endif
+    arrive(*this);
+  }
+
+ private:
+  static void begin() {
+    arrive(*entered_);
+    entered_->entry_();
+  }
+
+  // Tells AddressSanitizer which stack this is; it tells the bounds of the one left.
+  static void arrive([[maybe_unused]] Context& here) {
+#if defined(EMULATED_ASAN)
+    const void* bottom;
+    __sanitizer_finish_switch_fiber(here.fake_stack_, &bottom, &left_->stack_bytes_);
+    left_->stack_ = static_cast<unsigned char*>(const_cast<void*>(bottom));
+    here.fake_stack_ = nullptr;
+#endif
+  }
+
+  static inline Context* left_ = nullptr;
+  static inline Context* entered_ = nullptr;
+
+#if defined(EMULATED_UCONTEXT)
+  ucontext_t context_;
+#else
+  void* stack_pointer_ = nullptr;
+#endif
+  void (*entry_)() = nullptr;
+  unsigned char* stack_ = nullptr;  // lower end
+  size_t stack_bytes_ = 0;
+#if defined(EMULATED_ASAN)
+  void* fake_stack_ = nullptr;
+#endif
+};
+
+// ---- Chance -------------------------------------------------------------------------------------
+
+// SplitMix64: any seed serves.
+class Random {
+ public:
+  explicit Random(uint64_t seed) : state_(seed) {}
+
+  uint64_t next() {
+    state_ += 0x9e3779b97f4a7c15;
+    uint64_t z = state_;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9;
+    z = (z ^ z >> 27) * 0x94d049bb133111eb;
+    return z ^ z >> 31;
+  }
+  unsigned below(unsigned bound) { return static_cast<unsigned>((next() >> 32) * bound >> 32); }
+
+ private:
+  uint64_t state_;
+};
+
+// ---- What errors say ----------------------------------------------------------------------------
+
+std::ostream& operator<<(std::ostream& out, const Call& call) {
+  const char* slash = std::strrchr(call.file, '/');
+  return out << call.name << " (" << (slash != nullptr ? slash + 1 : call.file) << ":" << call.line
+             << ")";
+}
+
+template <class... Parts>
+[[noreturn]] void fail(const Parts&... parts) {
+  std::ostringstream sentence;
+  sentence << "block " << blockIdx.x << ": ";
+  (sentence << ... << parts);
+  throw std::runtime_error(sentence.str());
+}
+
+struct Mask {
+  unsigned lanes;
+};
+std::ostream& operator<<(std::ostream& out, Mask mask) {
+  return out << "mask 0x" << std::hex << mask.lanes << std::dec;
+}
+
+bool same_text(const char* a, const char* b) { return a == b || std::strcmp(a, b) == 0; }
+
+bool operator==(const Call& a, const Call& b) {
+  return a.line == b.line && same_text(a.name, b.name) && same_text(a.file, b.file);
+}
+
+// ---- The block ----------------------------------------------------------------------------------
+
+constexpr int kMaxWarps = kMaxThreads / kWarpSize;
+
+int lowest(unsigned bits) { return __builtin_ctz(bits); }
+
+// The first bit set from `start` on, around the end.
+int first_from(unsigned bits, int start) {
+  return (start + lowest(bits >> start | bits << (-start & 31))) & 31;
+}
+
+// What lanes of a warp are waiting to do together.
+struct Meeting {
+  Call call;
+  unsigned mask;     // lanes that must come
+  unsigned arrived;  // lanes that have
+  unsigned ballot;
+};
+
+struct Warp {
+  unsigned lanes;       // those there are
+  unsigned runnable;    // lanes that could go on, but for the one that runs
+  unsigned at_barrier;  // lanes that wait for the block
+  unsigned returned;
+  unsigned pending;  // which meetings lack a lane
+  Meeting meetings[kWarpSize];
+  uint64_t values[kWarpSize];   // what each lane brings to its meeting,
+  int sources[kWarpSize];       // the lane whose value it asks for,
+  uint64_t results[kWarpSize];  // and what it gets
+};
+
+struct Declaration {
+  const char* file;
+  int line;
+  size_t bytes;
+  void* data;
+};
+
+class Grid {
+ public:
+  void set_seed(uint64_t seed) {
+    shuffled_ = seed != 0;
+    random_ = Random(seed);
+  }
+
+  cudaError_t run(int64_t num_blocks, int num_threads, size_t shared_bytes,
+                  void (*call)(const void*), const void* body) {
+    if (num_blocks < 1 || num_blocks > INT32_MAX || num_threads < 1 || num_threads > kMaxThreads) {
+      return cudaErrorInvalidConfiguration;
+    }
+    if (shared_bytes > kMaxShared) {
+      return cudaErrorInvalidValue;
+    }
+    const std::lock_guard<std::mutex> one_at_a_time(mutex_);
+    call_ = call;
+    body_ = body;
+    num_threads_ = num_threads;
+    dynamic_bytes_ = shared_bytes;
+    blockDim.x = static_cast<unsigned>(num_threads);
+    gridDim.x = static_cast<unsigned>(num_blocks);
+    if (!shuffled_) {
+      for (int64_t block = 0; block < num_blocks; ++block) {
+        run_block(block);
+      }
+      return cudaSuccess;
+    }
+    std::vector<int32_t> order(static_cast<size_t>(num_blocks));
+    std::iota(order.begin(), order.end(), 0);
+    for (size_t left = order.size(); left > 1; --left) {
+      std::swap(order[left - 1], order[random_.below(static_cast<unsigned>(left))]);
+    }
+    for (const int32_t block : order) {
+      run_block(block);
+    }
+    return cudaSuccess;
+  }
+
+  int meet_block(const Call& call, int predicate) {
+    const int self = current();
+    Warp& warp = warps_[self / kWarpSize];
+    const unsigned lane_bit = 1u << self % kWarpSize;
+    if (num_returned_ > 0) {
+      fail("thread ", self, " waits at ", call, ", but thread ", any_returned(), " has returned");
+    }
+    if (num_at_barrier_ == 0) {
+      barrier_ = call;
+      barrier_count_ = 0;
+    } else if (!(barrier_ == call)) {
+      fail("thread ", self, " waits at ", call, ", but thread ", any_at_barrier(), " at ",
+           barrier_);
+    }
+    check_not_awaited(warp, self, "waits at ", call);
+    warp.at_barrier |= lane_bit;
+    waits_[self] = call;
+    barrier_count_ += predicate != 0;
+    if (++num_at_barrier_ == num_threads_) {
+      num_at_barrier_ = 0;
+      barrier_result_ = barrier_count_;
+      for (int i = 0; i < num_warps(); ++i) {
+        warps_[i].at_barrier = 0;
+        wake(i, warps_[i].lanes);
+      }
+    }
+    pause(self);
+    return barrier_result_;
+  }
+
+  unsigned vote(const Call& call, unsigned mask, int predicate) {
+    return static_cast<unsigned>(meet_warp(call, mask, predicate != 0, 0, kVote));
+  }
+
+  uint64_t exchange(const Call& call, unsigned mask, uint64_t value, int source) {
+    return meet_warp(call, mask, false, value, source);
+  }
+
+  void yield() {
+    // The exact number does not matter: often enough that lock-free code is interleaved, and where
+    // threads go in order, seldom, but so that a thread that tries forever meets another.
+    atomics_left = shuffled_ ? 1 + random_.below(8) : 4096;
+    if (runnable_warps_ == 0) {
+      return;
+    }
+    const int self = current();
+    draw_starts();
+    const int next = take_next();
+    if (!shuffled_) {
+      warp_start_ = lane_start_ = 0;
+    }
+    wake(self / kWarpSize, 1u << self % kWarpSize);
+    go_on(self, next);
+  }
+
+  void* dynamic_shared() { return dynamic_; }
+
+  void check_dynamic_shared(const void* end) {
+    const auto taken = static_cast<size_t>(static_cast<const unsigned char*>(end) - dynamic_);
+    if (taken > dynamic_bytes_) {
+      fail("thread ", current(), " takes ", taken,
+           " bytes of dynamic shared memory, and the launch asked for ", dynamic_bytes_);
+    }
+  }
+
+  void* static_shared(const char* file, int line, size_t bytes) {
+    for (const Declaration& known : declarations_) {
+      if (known.line == line && known.bytes == bytes && same_text(known.file, file)) {
+        return known.data;
+      }
+    }
+    // Pieces are as far from each other as AddressSanitizer needs to see one's end.
+    const size_t begin = (static_used_ + 15) / 16 * 16;
+    if (begin + bytes > kMaxStaticShared) {
+      fail("the kernel declares more than the ", kMaxStaticShared,
+           " bytes of static shared memory");
+    }
+    static_used_ = begin + bytes + kGap;
+    void* data = static_ + begin;
+    unpoison(data, bytes);
+    fill(data, bytes);
+    declarations_.push_back({file, line, bytes, data});
+    return data;
+  }
+
+  uint64_t num_switches() const { return num_switches_; }
+
+ private:
+  static constexpr int kVote = -1;  // in place of the lane whose value is asked for
+#if defined(EMULATED_ASAN)
+  static constexpr size_t kGap = 32;
+#else
+  static constexpr size_t kGap = 0;
+#endif
+
+  static int current() { return static_cast<int>(threadIdx.x); }
+  int num_warps() const { return (num_threads_ + kWarpSize - 1) / kWarpSize; }
+
+  // ---- Which thread goes next.
+
+  void wake(int warp, unsigned lanes) {
+    warps_[warp].runnable |= lanes;
+    runnable_warps_ |= 1u << warp;
+  }
+
+  void draw_starts() {
+    const uint64_t drawn = random_.next();
+    lane_start_ = static_cast<int>(drawn % kWarpSize);
+    warp_start_ = static_cast<int>((drawn >> 32) * static_cast<unsigned>(num_warps()) >> 32);
+  }
+
+  // Takes one of the threads that can go on; there must be one.
+  int take_next() {
+    const int index = first_from(runnable_warps_, warp_start_);
+    Warp& warp = warps_[index];
+    const int lane = first_from(warp.runnable, lane_start_);
+    warp.runnable &= ~(1u << lane);
+    if (warp.runnable == 0) {
+      runnable_warps_ &= ~(1u << index);
+    }
+    return index * kWarpSize + lane;
+  }
+
+  // Lets others go until this thread is chosen again.
+  void pause(int self) {
+    if (runnable_warps_ == 0) {
+      fail_stuck();
+    }
+    if (restless_) {
+      draw_starts();
+    }
+    go_on(self, take_next());
+  }
+
+  void go_on(int self, int next) {
+    if (next != self) {
+      ++num_switches_;
+      threadIdx.x = static_cast<unsigned>(next);
+      Context*& fiber = fibers_[next];
+      if (fiber == nullptr) {
+        fiber = take_fiber();
+      }
+      fibers_[self]->switch_to(*fiber);
+    }
+  }
+
+  Context* take_fiber() {
+    if (idle_.empty()) {
+      auto fiber = std::make_unique<Context>();
+      fiber->make_stack();
+      fiber->restart(&Grid::run_fiber, static_cast<int>(all_.size()));
+      idle_.push_back(fiber.get());
+      all_.push_back(std::move(fiber));
+    }
+    Context* fiber = idle_.back();
+    idle_.pop_back();
+    return fiber;
+  }
+
+  // ---- Blocks and threads.
+
+  void run_block(int64_t block) {
+    blockIdx.x = static_cast<unsigned>(block);
+    declarations_.clear();
+    static_used_ = 0;
+    poison(static_, sizeof static_);
+    unpoison(dynamic_, dynamic_bytes_);
+    poison(dynamic_ + dynamic_bytes_, sizeof dynamic_ - dynamic_bytes_);
+    fill(dynamic_, dynamic_bytes_);
+    num_returned_ = 0;
+    num_at_barrier_ = 0;
+    runnable_warps_ = 0;
+    for (int i = 0; i < num_warps(); ++i) {
+      Warp& warp = warps_[i];
+      const int num_lanes = std::min(kWarpSize, num_threads_ - i * kWarpSize);
+      warp.lanes = 0xffffffffu >> (kWarpSize - num_lanes);
+      warp.runnable = warp.at_barrier = warp.returned = warp.pending = 0;
+      wake(i, warp.lanes);
+    }
+    std::fill_n(fibers_, num_threads_, nullptr);
+    // Half of the shuffled blocks draw anew at every turn; in the others some threads lag behind
+    // the rest for as long as barriers let them.
+    restless_ = shuffled_ && random_.below(2) == 0;
+    atomics_left = shuffled_ ? 1 + random_.below(8) : 4096;
+    warp_start_ = lane_start_ = 0;
+    if (shuffled_) {
+      draw_starts();
+    }
+
+    const int first = take_next();
+    threadIdx.x = static_cast<unsigned>(first);
+    fibers_[first] = take_fiber();
+    ++num_switches_;
+    caller_.switch_to(*fibers_[first]);
+    if (failure_ != nullptr) {
+      // Threads that still wait are dropped where they stand.
+      idle_.clear();
+      for (size_t i = 0; i < all_.size(); ++i) {
+        all_[i]->restart(&Grid::run_fiber, static_cast<int>(i));
+        idle_.push_back(all_[i].get());
+      }
+      std::rethrow_exception(std::exchange(failure_, nullptr));
+    }
+  }
+
+  // What a fiber does: one thread after another, for ever.
+  static void run_fiber();
+
+  // Runs this fiber's thread, and on the same stack every thread that then starts in its place.
+  // Returns a thread in whose favour this fiber becomes idle, or -1 if none is left.
+  int run_threads() {
+    Context* const fiber = fibers_[current()];
+    for (;;) {
+      call_(body_);
+      finish(current());
+      if (num_returned_ == num_threads_) {
+        return -1;
+      }
+      if (runnable_warps_ == 0) {
+        fail_stuck();
+      }
+      if (restless_) {
+        draw_starts();
+      }
+      const int next = take_next();
+      if (fibers_[next] != nullptr) {
+        return next;
+      }
+      fibers_[next] = fiber;
+      threadIdx.x = static_cast<unsigned>(next);
+    }
+  }
+
+  void finish(int self) {
+    Warp& warp = warps_[self / kWarpSize];
+    if (num_at_barrier_ > 0) {
+      fail("thread ", self, " returns, but thread ", any_at_barrier(), " waits at ", barrier_);
+    }
+    check_not_awaited(warp, self, "returns");
+    warp.returned |= 1u << self % kWarpSize;
+    ++num_returned_;
+  }
+
+  // ---- Meetings of a warp.
+
+  uint64_t meet_warp(const Call& call, unsigned mask, unsigned vote, uint64_t value, int source) {
+    const int self = current();
+    const int lane = self % kWarpSize;
+    const unsigned lane_bit = 1u << lane;
+    Warp& warp = warps_[self / kWarpSize];
+    if ((mask & lane_bit) == 0 || (mask & ~warp.lanes) != 0 ||
+        (mask & (warp.returned | warp.at_barrier)) != 0) {
+      fail_mask(warp, self, call, mask);
+    }
+    Meeting& meeting = join(warp, self, call, mask);
+    meeting.arrived |= lane_bit;
+    meeting.ballot |= vote << lane;
+    warp.values[lane] = value;
+    warp.sources[lane] = source;
+    waits_[self] = call;
+    if (meeting.arrived == mask) {
+      settle(warp, meeting);
+      warp.pending &= ~(1u << (&meeting - warp.meetings));
+      wake(self / kWarpSize, mask);
+    }
+    pause(self);
+    return warp.results[lane];
+  }
+
+  // The meeting of this call and mask, a new one if nobody waits there yet. Fails where lanes wait
+  // for each other at different ones.
+  Meeting& join(Warp& warp, int self, const Call& call, unsigned mask) {
+    const int usual = lowest(mask);
+    Meeting* found = nullptr;
+    for (unsigned rest = warp.pending; rest != 0; rest &= rest - 1) {
+      Meeting& other = warp.meetings[lowest(rest)];
+      if (other.mask == mask && other.call == call) {
+        found = &other;
+      } else if ((other.mask >> self % kWarpSize & 1u) != 0 && (other.arrived & mask) != 0) {
+        fail("thread ", self, " is at ", call, " with ", Mask{mask}, ", but thread ",
+             first_thread(warp, other.arrived & mask), " waits for it at ", other.call, " with ",
+             Mask{other.mask});
+      }
+    }
+    if (found == nullptr) {
+      // Lanes wait at one meeting each, so that one of the 32 is free.
+      const int free = first_from(~warp.pending, usual);
+      found = &warp.meetings[free];
+      *found = {call, mask, 0, 0};
+      warp.pending |= 1u << free;
+    }
+    return *found;
+  }
+
+  void settle(Warp& warp, const Meeting& meeting) {
+    for (unsigned rest = meeting.mask; rest != 0; rest &= rest - 1) {
+      const int lane = lowest(rest);
+      const int source = warp.sources[lane];
+      if (source == kVote) {
+        warp.results[lane] = meeting.ballot;
+      } else if ((meeting.mask >> source & 1u) != 0) {
+        warp.results[lane] = warp.values[source];
+      } else {
+        warp.results[lane] = random_.next();
+      }
+    }
+  }
+
+  // ---- What goes wrong.
+
+  int first_thread(const Warp& warp, unsigned lanes) const {
+    return static_cast<int>(&warp - warps_) * kWarpSize + lowest(lanes);
+  }
+  int any_at_barrier() const {
+    const Warp* warp = warps_;
+    while (warp->at_barrier == 0) {
+      ++warp;
+    }
+    return first_thread(*warp, warp->at_barrier);
+  }
+  int any_returned() const {
+    const Warp* warp = warps_;
+    while (warp->returned == 0) {
+      ++warp;
+    }
+    return first_thread(*warp, warp->returned);
+  }
+
+  // A thread may not return or wait for its block while lanes of its warp wait for it.
+  template <class... Parts>
+  void check_not_awaited(const Warp& warp, int self, const Parts&... does) const {
+    for (unsigned rest = warp.pending; rest != 0; rest &= rest - 1) {
+      const Meeting& meeting = warp.meetings[lowest(rest)];
+      if ((meeting.mask >> self % kWarpSize & 1u) != 0) {
+        fail("thread ", self, " ", does..., ", but thread ", first_thread(warp, meeting.arrived),
+             " waits for it at ", meeting.call, " with ", Mask{meeting.mask});
+      }
+    }
+  }
+
+  [[noreturn]] void fail_mask(const Warp& warp, int self, const Call& call, unsigned mask) const {
+    if ((mask >> self % kWarpSize & 1u) == 0) {
+      fail("thread ", self, " is at ", call, " with ", Mask{mask},
+           ", which leaves out its own lane ", self % kWarpSize);
+    }
+    if ((mask & ~warp.lanes) != 0) {
+      fail("thread ", self, " is at ", call, " with ", Mask{mask}, ", but the block of ",
+           num_threads_, " threads has no thread ", first_thread(warp, mask & ~warp.lanes));
+    }
+    if ((mask & warp.returned) != 0) {
+      fail("thread ", self, " waits at ", call, " with ", Mask{mask}, ", but thread ",
+           first_thread(warp, mask & warp.returned), " has returned");
+    }
+    fail("thread ", self, " waits at ", call, " with ", Mask{mask}, ", but thread ",
+         first_thread(warp, mask & warp.at_barrier), " waits at ", barrier_);
+  }
+
+  [[noreturn]] void fail_stuck() const {
+    std::ostringstream who;
+    const char* separator = "";
+    std::vector<bool> told(static_cast<size_t>(num_threads_));
+    const auto waits = [&](int thread) {
+      return (warps_[thread / kWarpSize].returned >> thread % kWarpSize & 1u) == 0;
+    };
+    for (int thread = 0; thread < num_threads_; ++thread) {
+      if (told[thread] || !waits(thread)) {
+        continue;
+      }
+      int others = -1;
+      for (int other = thread; other < num_threads_; ++other) {
+        if (waits(other) && waits_[other] == waits_[thread]) {
+          told[other] = true;
+          ++others;
+        }
+      }
+      who << separator << "thread " << thread;
+      if (others > 0) {
+        who << " and " << others << " more";
+      }
+      who << " at " << waits_[thread];
+      separator = ", ";
+    }
+    fail("no thread can go on; waiting are ", who.str());
+  }
+
+  // ---- Shared memory.
+
+  void fill(void* data, size_t bytes) {
+    auto* out = static_cast<unsigned char*>(data);
+    for (; bytes >= sizeof(uint64_t); bytes -= sizeof(uint64_t), out += sizeof(uint64_t)) {
+      const uint64_t garbage = random_.next();
+      std::memcpy(out, &garbage, sizeof garbage);
+    }
+    const uint64_t garbage = random_.next();
+    std::memcpy(out, &garbage, bytes);
+  }
+
+  static void poison([[maybe_unused]] void* data, [[maybe_unused]] size_t bytes) {
+#if defined(EMULATED_ASAN)
+    ASAN_POISON_MEMORY_REGION(data, bytes);
+#endif
+  }
+  static void unpoison([[maybe_unused]] void* data, [[maybe_unused]] size_t bytes) {
+#if defined(EMULATED_ASAN)
+    ASAN_UNPOISON_MEMORY_REGION(data, bytes);
+#endif
+  }
+
+  std::mutex mutex_;
+  Random random_{0};
+  bool shuffled_ = false;
+  uint64_t num_switches_ = 0;
+
+  // The launch.
+  void (*call_)(const void*) = nullptr;
+  const void* body_ = nullptr;
+  int num_threads_ = 0;
+  size_t dynamic_bytes_ = 0;
+
+  // The order.
+  bool restless_ = false;
+  int warp_start_ = 0;
+  int lane_start_ = 0;
+  unsigned runnable_warps_ = 0;
+
+  // The block.
+  int num_returned_ = 0;
+  int num_at_barrier_ = 0;
+  int barrier_count_ = 0;
+  int barrier_result_ = 0;
+  Call barrier_{};
+  Warp warps_[kMaxWarps];
+  Call waits_[kMaxThreads];  // where each thread waits, or waited last
+  std::vector<Declaration> declarations_;
+  size_t static_used_ = 0;
+  alignas(16) unsigned char static_[kMaxStaticShared + 64];
+  alignas(16) unsigned char dynamic_[kMaxShared + 64];
+
+  // Fibers, kept from block to block and launch to launch.
+  Context caller_;
+  Context* fibers_[kMaxThreads];  // of each thread; null before it starts
+  std::vector<Context*> idle_;
+  std::vector<std::unique_ptr<Context>> all_;
+  std::exception_ptr failure_;
+};
+
+uint64_t seed_of_environment() {
+  const char* seed = std::getenv("MABM_KERNEL_SEED");
+  return seed != nullptr ? std::strtoull(seed, nullptr, 10) : 0;
+}
+
+Grid grid;
+
+void Grid::run_fiber() {
+  for (;;) {
+    Context* const fiber = grid.fibers_[current()];
+    int next = -1;
+    try {
+      next = grid.run_threads();
+    } catch (...) {
+      grid.failure_ = std::current_exception();
+    }
+    grid.idle_.push_back(fiber);
+    if (next < 0) {
+      fiber->switch_to(grid.caller_);
+    } else {
+      ++grid.num_switches_;
+      threadIdx.x = static_cast<unsigned>(next);
+      fiber->switch_to(*grid.fibers_[next]);
+    }
+  }
+}
+
+[[maybe_unused]] const bool seeded = (grid.set_seed(seed_of_environment()), true);
+
+}  // namespace
+
+void set_seed(uint64_t seed) { grid.set_seed(seed); }
+uint64_t num_switches() { return grid.num_switches(); }
+
+cudaError_t run_grid(int64_t num_blocks, int num_threads, size_t shared_bytes,
+                     void (*call)(const void*), const void* body) {
+  return grid.run(num_blocks, num_threads, shared_bytes, call, body);
+}
+
+void* dynamic_shared() { return grid.dynamic_shared(); }
+void* static_shared(const char* file, int line, size_t bytes) {
+  return grid.static_shared(file, line, bytes);
+}
+void check_dynamic_shared(const void* end) { grid.check_dynamic_shared(end); }
+
+void fail_index(int64_t index, int64_t size) {
+  fail("thread ", threadIdx.x, " takes element ", index, " of shared memory of ", size);
+}
+void fail_width(const Call& call, int width) {
+  fail("thread ", threadIdx.x, " is at ", call, " with a width of ", width,
+       ", which is no power of two up to 32");
+}
+
+int meet_block(const Call& call, int predicate) { return grid.meet_block(call, predicate); }
+unsigned vote(const Call& call, unsigned mask, int predicate) {
+  return grid.vote(call, mask, predicate);
+}
+uint64_t exchange(const Call& call, unsigned mask, uint64_t value, int source) {
+  return grid.exchange(call, mask, value, source);
+}
+void yield() { grid.yield(); }
+
+}  // namespace emulated
