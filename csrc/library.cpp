@@ -8,6 +8,15 @@
 
 #include <Python.h>  // in its limited form, by -DPy_LIMITED_API
 #include <torch/csrc/stable/library.h>
+#include <torch/headeronly/version.h>
+
+// What setup.py built with, empty for the CPU alone.
+#if !defined(MABM_CUDA_VERSION)
+#define MABM_CUDA_VERSION
+#define MABM_CUDA_ARCHITECTURES
+#endif
+#define MABM_AS_WRITTEN(...) #__VA_ARGS__
+#define MABM_TEXT(...) MABM_AS_WRITTEN(__VA_ARGS__)
 
 STABLE_TORCH_LIBRARY(mabm, m) {
   // Adds one tile of scores, products + biases, to each row's running candidates, list by list.
@@ -47,9 +56,19 @@ STABLE_TORCH_LIBRARY(mabm, m) {
       "-> Tensor");
 }
 
-// Importing mabm._C loads this library, and loading it registers the ops; the module is empty.
+// Importing mabm._C loads this library, and loading it registers the ops. The module itself tells
+// how it was built, for mabm.build_info().
 PyMODINIT_FUNC PyInit__C(void) {
-  static PyModuleDef module = {
+  static PyModuleDef definition = {
       PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
-  return PyModule_Create(&module);
+  PyObject* module = PyModule_Create(&definition);
+  if (module == nullptr ||
+      PyModule_AddStringConstant(module, "TORCH_VERSION", TORCH_VERSION) != 0 ||
+      PyModule_AddStringConstant(module, "CUDA_VERSION", MABM_TEXT(MABM_CUDA_VERSION)) != 0 ||
+      PyModule_AddStringConstant(module, "CUDA_ARCHITECTURES",
+                                 MABM_TEXT(MABM_CUDA_ARCHITECTURES)) != 0) {
+    Py_XDECREF(module);
+    return nullptr;
+  }
+  return module;
 }

@@ -144,19 +144,33 @@ __device__ inline void add_overlaps(const Rows& rows, int64_t row, const Inverte
     overlaps[at] = 0;
   }
   __syncthreads();
-  for (int64_t at = rows.begin(row) + warp_index(); at < rows.end(row); at += warps_per_block()) {
-    const int32_t weight = rows.weights[at];
-    int64_t begin = inverted.starts[rows.indices[at]];
-    int64_t end = inverted.starts[rows.indices[at] + 1];
-    if (first > 0) {
-      begin = first_entry(inverted.entries, begin, end, first);
+  // A warp has every eighth entry of the row. Its lanes look up a column each, all at once, and
+  // then go along the columns together, one after the other.
+  const int stride = warps_per_block();
+  for (int64_t at = rows.begin(row) + warp_index(); at < rows.end(row); at += stride * kWarpSize) {
+    const int64_t own = at + lane_index() * stride;
+    int32_t own_weight = 0;
+    int64_t own_begin = 0;
+    int64_t own_end = 0;
+    if (own < rows.end(row)) {
+      own_weight = rows.weights[own];
+      own_begin = inverted.starts[rows.indices[own]];
+      own_end = inverted.starts[rows.indices[own] + 1];
+      if (first > 0) {
+        own_begin = first_entry(inverted.entries, own_begin, own_end, first);
+      }
+      if (last < num_others) {
+        own_end = first_entry(inverted.entries, own_begin, own_end, last);
+      }
     }
-    if (last < num_others) {
-      end = first_entry(inverted.entries, begin, end, last);
-    }
-    for (int64_t slot = begin + lane_index(); slot < end; slot += kWarpSize) {
-      const ColumnEntry entry = inverted.entries[slot];
-      atomicAdd(&overlaps[static_cast<int>(entry.row - first)], lesser(weight, entry.weight));
+    for (int lane = 0; lane < kWarpSize && at + lane * stride < rows.end(row); ++lane) {
+      const int32_t weight = __shfl_sync(kFullWarp, own_weight, lane);
+      const int64_t begin = __shfl_sync(kFullWarp, own_begin, lane);
+      const int64_t end = __shfl_sync(kFullWarp, own_end, lane);
+      for (int64_t slot = begin + lane_index(); slot < end; slot += kWarpSize) {
+        const ColumnEntry entry = inverted.entries[slot];
+        atomicAdd(&overlaps[static_cast<int>(entry.row - first)], lesser(weight, entry.weight));
+      }
     }
   }
   __syncthreads();

@@ -133,8 +133,8 @@ struct ExactTile {
   }
 };
 
-// Which list a column falls into: list_of_group[group of the row, group of the column]. The rows of
-// a tile are `rows` among all samples, or lie one after the other if that is null.
+// Which list a column of a tile falls into: list_of_group[group of the row, group of the column].
+// Row r's group is row_groups[rows[r]], or row_groups[r] if `rows` is null.
 struct ListTable {
   const int32_t* row_groups;
   const int64_t* rows;
@@ -180,7 +180,7 @@ __global__ void collect_candidates_kernel(Tile tile, int64_t num_rows, int64_t n
       const int64_t column = first + step * kWarpSize + lane_index();
       const bool inside = column < num_columns;
       scores[step] = inside ? tile.at(row, column, num_columns) : Score{};
-      groups[step] = inside ? table.column_groups[first_column + column] : -1;
+      groups[step] = inside ? table.column_groups[column] : -1;
       any = any || (inside && scores[step] > all_thresholds[base + groups[step]]);
     }
     if (!__any_sync(kFullWarp, any)) {

@@ -112,13 +112,7 @@ class RowTable {
   }
 
   // Whether a member is in the table, by one thread, while nobody adds.
-  __device__ bool holds(int32_t member) const {
-    int slot = first_slot(member);
-    while (keys_[slot] != kFree && keys_[slot] != member) {
-      slot = (slot + 1) & (keys_.size() - 1);
-    }
-    return keys_[slot] == member;
-  }
+  __device__ bool holds(int32_t member) const { return keys_[slot_of(member)] == member; }
 
   // Whether all that was added is in the table; after a barrier.
   __device__ bool complete() const { return !kShared || size_[0] <= kSharedMembers; }
@@ -137,8 +131,6 @@ class RowTable {
     for (int slot = threadIdx.x; slot < keys_.size(); slot += blockDim.x) {
       if (keys_[slot] != kFree && keeps(kSums ? sums_[slot] : 0)) {
         members_[atomicAdd(&size_[0], 1)] = keys_[slot];
-      } else {
-        keys_[slot] = kFree;
       }
     }
     __syncthreads();
@@ -150,15 +142,13 @@ class RowTable {
   template <class Body>
   __device__ void for_each_kept(const Body& body) const {
     const int count = size_[0];
-    for (int slot = threadIdx.x; slot < keys_.size(); slot += blockDim.x) {
-      if (keys_[slot] == kFree) {
-        continue;
-      }
+    for (int at = threadIdx.x; at < count; at += blockDim.x) {
+      const int32_t member = members_[at];
       int place = 0;
       for (int other = 0; other < count; ++other) {
-        place += members_[other] < keys_[slot];
+        place += members_[other] < member;
       }
-      body(keys_[slot], kSums ? sums_[slot] : 0, place);
+      body(member, kSums ? sums_[slot_of(member)] : 0, place);
     }
   }
 
@@ -176,6 +166,15 @@ class RowTable {
   template <class T>
   __device__ static T* part_of(T* array, int slots) {
     return array == nullptr ? nullptr : array + static_cast<int64_t>(blockIdx.x) * slots;
+  }
+
+  // The slot of a member, or the free one where it would be; the table is not full.
+  __device__ int slot_of(int32_t member) const {
+    int slot = first_slot(member);
+    while (keys_[slot] != kFree && keys_[slot] != member) {
+      slot = (slot + 1) & (keys_.size() - 1);
+    }
+    return slot;
   }
 
   __device__ int first_slot(int32_t member) const {

@@ -32,6 +32,7 @@ __device__ void score_row(const float* own, const float* const (&others)[kCount]
   for (int k = 0; k < kCount; ++k) {
     scores[k] = 0.0;
   }
+#pragma unroll 4  // loads of several steps under way at once
   for (int64_t d = lane_index(); d < dim; d += kWarpSize) {
     const double a = own[d];
 #pragma unroll

@@ -56,6 +56,15 @@ def check_same_results(
         assert found[name].dtype == value.dtype
 
 
+def check_same_parts(name: str, *args: object) -> tuple[torch.Tensor, ...]:
+    """Holds an op of rows against the CPU's, and returns what it made."""
+    expected, found = getattr(torch.ops.mabm, name)(*args), getattr(EMULATED, name)(*args)
+    assert len(found) == len(expected)
+    for part, wanted in zip(found, expected, strict=True):
+        assert torch.equal(part, wanted)
+    return found
+
+
 @pytest.mark.parametrize("golden", GOLDEN, ids=str)
 def test_golden_files(golden: Golden) -> None:
     check_same_results(golden.features, golden.modality, golden.options)
@@ -65,7 +74,26 @@ def test_golden_files(golden: Golden) -> None:
             np.testing.assert_array_equal(found.labels, labels)
 
 
-@settings(max_examples=25)
+def test_tiles_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    modality = np.random.default_rng(1).integers(0, 3, size=300)
+    features = make_features("ties", modality, seed=2)
+    monkeypatch.setattr(_candidates, "_TILE", 70)
+    check_same_results(features, modality, {"k1": 9, "k2": 2})
+
+
+def test_exact_ranks_of_more_rows_and_columns_than_a_tile() -> None:
+    # A tile of exact scores has 1,024 rows and 8,192 columns.
+    features = torch.randint(-2, 3, (8300, 2)).float()
+    groups = (torch.arange(8300) % 3).to(torch.int32)
+    list_of_group = torch.arange(3, dtype=torch.int32).repeat(3, 1)
+    few, many = torch.tensor([8299, 0, 77]), torch.arange(1030) % 40
+    check_same_parts("rank_exactly", features, few, groups, list_of_group, [3, 9, 40], True)
+    check_same_parts(
+        "rank_exactly", features[:40], many, groups[:40], list_of_group, [2, 1, 5], False
+    )
+
+
+@settings(max_examples=15)
 @given(cases(max_size=60))
 def test_random_cases(case: Case) -> None:
     check_same_results(case.features, case.modality, case.options)
@@ -77,15 +105,6 @@ def test_sizes_about_a_warp(kind: str, count: int) -> None:
     modality = (np.arange(count) % 7 == 0).astype(np.int64)
     features = make_features(kind, modality, seed=count)
     check_same_results(features, modality, {"k1": 13, "k2": 4})
-
-
-def check_same_parts(name: str, *args: object) -> tuple[torch.Tensor, ...]:
-    """Holds an op of rows against the CPU's, and returns what it made."""
-    expected, found = getattr(torch.ops.mabm, name)(*args), getattr(EMULATED, name)(*args)
-    assert len(found) == len(expected)
-    for part, wanted in zip(found, expected, strict=True):
-        assert torch.equal(part, wanted)
-    return found
 
 
 @pytest.mark.parametrize("members", [1535, 1536, 1537, 1700])

@@ -110,15 +110,14 @@ std::tuple<Tensor, Tensor> rank_exactly(const Tensor& features, const Tensor& ro
   for (int64_t first = 0; first < num_rows; first += block) {
     const int64_t size = std::min(block, num_rows - first);
     const int64_t* block_rows = read<int64_t>(rows) + first;
-    const ListTable table{read<int32_t>(groups), block_rows, read<int32_t>(groups),
-                          read<int32_t>(list_of_group), static_cast<int>(list_of_group.size(0))};
     on.check(launch_clear_lists(size, lists, on.stream()), "clearing lists");
     for (int64_t column = 0; column < num_samples; column += columns) {
       const int64_t width = std::min(columns, num_samples - column);
+      const ListTable table{read<int32_t>(groups), block_rows, read<int32_t>(groups) + column,
+                            read<int32_t>(list_of_group), static_cast<int>(list_of_group.size(0))};
       on.check(launch_score_tile(read<float>(features), dim, block_rows, size, column, width,
                                  euclidean, write<double>(tile), on.stream()),
                "exact scores");
-      // The tile's columns are numbered from its first; their groups are those of the samples.
       on.check(launch_collect_candidates(ExactTile{read<double>(tile)}, size, width, table, column,
                                          lists, on.stream()),
                "collecting exact scores");
