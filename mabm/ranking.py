@@ -9,7 +9,7 @@ fails is ranked by exact scores alone.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Generic, Literal, get_args
 
 import torch
@@ -88,6 +88,23 @@ class Ranking(Generic[ArrayT]):
         if self.groups is not None:
             check_modality(self.groups, len(ranks), ranks.device, "groups")
 
+    @classmethod
+    def of_op(
+        cls,
+        ranks: ArrayT,
+        scores: ArrayT,
+        widths: tuple[int, ...],
+        preset: Preset,
+        k1: int,
+        groups: Array | None,
+    ) -> Ranking[ArrayT]:
+        """Wraps what ops returned, which needs no checks (on a GPU they would wait for it)."""
+        ranking: Ranking[ArrayT] = object.__new__(cls)
+        values = (ranks, scores, widths, preset, k1, groups)
+        for field, value in zip(fields(cls), values, strict=True):
+            object.__setattr__(ranking, field.name, value)
+        return ranking
+
     def lists(self, count: int | None = None) -> list[ArrayT]:
         """The first ``count`` columns of each list (all of them by default)."""
         ends = [sum(self.widths[: n + 1]) for n in range(len(self.widths))]
@@ -151,7 +168,7 @@ def rank_neighbors(
     chosen = resolve_preset(preset, has_modality=groups is not None)
     k1 = check_k1(chosen, k1, count_groups(groups))
     ranking = rank(x, groups, chosen, k1, check_precision(precision))
-    return Ranking(
+    return Ranking.of_op(
         like(ranking.ranks, features),
         like(ranking.scores, features),
         ranking.widths,
@@ -193,7 +210,7 @@ def rank(
     ):
         layout = _list_layout(x, groups, preset, k1)
         ranks, scores = _rank_lists(x, layout, preset.metric == "euclidean", precision)
-    return Ranking(ranks, scores, tuple(layout.widths), preset, k1, groups)
+    return Ranking.of_op(ranks, scores, tuple(layout.widths), preset, k1, groups)
 
 
 def _rank_lists(
