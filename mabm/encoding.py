@@ -113,7 +113,8 @@ def _averaged_rows(ranking: Ranking[Any], k2: int) -> tuple[Tensor, Tensor]:
             groups = groups.where(rows >= 0, -1)
             for column, group in enumerate(groups.T):
                 sizes[:, column] = (groups == group[:, None]).sum(dim=1)
-    weights = (rows >= 0).to(torch.float64) / sizes.clamp(min=1)
-    return rows, weights / weights.sum(dim=1, keepdim=True).clamp(
-        min=torch.finfo(weights.dtype).tiny
-    )
+    shares = (rows >= 0).to(torch.float64) / sizes.clamp(min=1)
+    # The shares of a part sum to one, so the parts of a sample are a whole number, whatever the
+    # order of the sum makes of its last bits.
+    parts = shares.sum(dim=1, keepdim=True).round()
+    return rows, shares / parts.clamp(min=1)
