@@ -8,9 +8,10 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV ?= .venv
 BIN := $(VENV)/bin
+CPP := 'csrc/*' 'tests/kernels/*.h' 'tests/kernels/*.cpp'
 SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 
-.PHONY: demo test lint format wheel bench clean
+.PHONY: demo test lint format kernels wheel bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m mabm demo
@@ -22,13 +23,19 @@ test: $(VENV)/installed
 lint: $(VENV)/linters
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	git ls-files 'csrc/*' | xargs $(BIN)/clang-format --dry-run --Werror
+	git ls-files $(CPP) | xargs $(BIN)/clang-format --dry-run --Werror
 	$(BIN)/mypy
 
 format: $(VENV)/linters
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
-	git ls-files 'csrc/*' | xargs $(BIN)/clang-format -i
+	git ls-files $(CPP) | xargs $(BIN)/clang-format -i
+
+# The GPU kernels without a GPU: compiled for every architecture where there is an nvcc, and run on
+# the emulated grid under sanitizers.
+kernels: $(VENV)/installed
+	$(BIN)/python .ci/compile_kernels.py
+	VENV=$(VENV) .ci/kernels
 
 # Builds the wheel, installs it into an empty environment and runs its main job there.
 wheel: $(VENV)/installed

@@ -32,9 +32,7 @@ cudaError_t launch(void (*kernel)(Params...), int64_t num_blocks, int num_thread
 #if defined(MABM_EMULATED)
   return emulated::run_grid(num_blocks, num_threads, shared_bytes, [&] { kernel(args...); });
 #else
-  // clang-format off
   kernel<<<static_cast<unsigned>(num_blocks), num_threads, shared_bytes, stream>>>(args...);
-  // clang-format on
   return cudaGetLastError();
 #endif
 }
