@@ -1,0 +1,146 @@
+"""What must hold before anything is timed: the same on the CPU, again, and by other means."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from sklearn.cluster import DBSCAN
+from stages import Prepared
+from torch import Tensor
+
+import mabm
+
+# Up to so many samples the CPU clusters them too (seconds on many cores).
+REFERENCE_LIMIT = 34_167
+# Up to so many scikit-learn clusters the graph.
+SKLEARN_LIMIT = 100_000
+_SAMPLED_ROWS = 64
+_COLUMNS_AT_ONCE = 16_384
+# Float64 sums of unit vectors in another order differ by far less, neighbours by far more.
+_SCORE_TOLERANCE = 1e-12
+_DISTANCE_TOLERANCE = 1e-6
+
+
+def sampled_rows(features: Tensor) -> Tensor:
+    """Some rows, spread over all."""
+    count = min(_SAMPLED_ROWS, len(features))
+    return torch.linspace(0, len(features) - 1, count, device=features.device).to(torch.int64)
+
+
+def exact_scores(features: Tensor, rows: Tensor) -> Tensor:
+    """(R, N) float64 inner products of a few rows with all."""
+    few = features[rows].to(torch.float64)
+    blocks = features.split(_COLUMNS_AT_ONCE)
+    return torch.cat([few @ block.to(torch.float64).T for block in blocks], dim=1)
+
+
+def check_ranks(given: Prepared) -> dict[str, bool]:
+    """Holds some rows of the ranking against float64 products and PyTorch's top-k."""
+    rows = sampled_rows(given.features)
+    scores = exact_scores(given.features, rows)
+    ranks, found = given.ranking.ranks[rows], given.ranking.scores[rows]
+    best = []
+    for group, width in enumerate(given.ranking.widths):
+        outside = given.modality != group
+        best.append(scores.masked_fill(outside, -torch.inf).topk(width, dim=1).values)
+    distinct = ranks.sort(dim=1).values.diff(dim=1)
+    return {
+        "ranks: scores are those of float64 products": _close(scores.gather(1, ranks), found),
+        "ranks: no nearer sample in float64": _close(torch.cat(best, dim=1), found),
+        "ranks: no sample twice": bool((distinct > 0).all()),
+    }
+
+
+def _close(ours: Tensor, theirs: Tensor) -> bool:
+    return bool(((ours - theirs).abs() <= _SCORE_TOLERANCE).all())
+
+
+def check_again(given: Prepared) -> dict[str, bool]:
+    """Runs the pipeline whole: the same bits as stage by stage."""
+    graph = mabm.jaccard_graph(given.features, given.modality)
+    labels = mabm.pseudo_labels(given.features, given.modality).labels
+    return {
+        "again: the same graph": _same_graph(graph, given.graph),
+        "again: the same labels": torch.equal(labels, given.labels),
+    }
+
+
+def _same_graph(ours: mabm.NeighborGraph[Tensor], theirs: mabm.NeighborGraph[Tensor]) -> bool:
+    pairs = zip(ours.tensors(), theirs.tensors(), strict=True)
+    return all(torch.equal(one.cpu(), other.cpu()) for one, other in pairs)
+
+
+def check_dbscan(given: Prepared) -> dict[str, bool]:
+    """Holds the labels against scikit-learn's on the same graph."""
+    dbscan = DBSCAN(eps=0.6, min_samples=4, metric="precomputed", n_jobs=-1)
+    expected = dbscan.fit_predict(given.graph.to_scipy())
+    same = torch.equal(given.labels.cpu(), torch.from_numpy(expected).to(torch.int64))
+    return {"labels: scikit-learn's DBSCAN on the graph": same}
+
+
+def check_cpu(given: Prepared) -> tuple[dict[str, bool], dict[str, Any]]:
+    """Holds ranks, distances and labels against the CPU's; and tells how far they are apart."""
+    ours = Prepared.of(given.features.cpu(), given.modality.cpu())
+    labels = given.labels.cpu()
+    verdicts = {
+        "CPU: the same ranks": torch.equal(ours.ranking.ranks, given.ranking.ranks.cpu()),
+        "CPU: the same labels": torch.equal(ours.labels, labels),
+    }
+    facts: dict[str, Any] = {
+        "labels_unlike_cpu": int((ours.labels != labels).sum()),
+        "graph_bits_of_cpu": _same_graph(ours.graph, given.graph),
+    }
+    here, there = given.graph.tensors(), ours.graph.tensors()
+    if torch.equal(here[0].cpu(), there[0]) and torch.equal(here[1].cpu(), there[1]):
+        apart = (here[2].cpu() - there[2]).abs()
+        facts["distance_unlike_cpu"] = float(apart.max()) if len(apart) else 0.0
+        near = facts["distance_unlike_cpu"] <= _DISTANCE_TOLERANCE
+        verdicts["CPU: distances within 1e-6"] = near
+    else:
+        verdicts["CPU: the same pairs in the graph"] = False
+    return verdicts, facts
+
+
+def describe(given: Prepared) -> dict[str, Any]:
+    """What the input makes of the pipeline: sizes, clusters, and what the fast ranking changes."""
+    count = len(given.features)
+    fast = mabm.rank_neighbors(given.features, given.modality, precision="fast")
+    labels = mabm.pseudo_labels(given.features, given.modality, precision="fast").labels
+    return {
+        "pairs_per_row": len(given.graph.indices) / count,
+        "entries_per_row": len(given.expanded.indices) / count,
+        "clusters": int(given.labels.max()) + 1,
+        "noise": int((given.labels < 0).sum()),
+        "fast_ranks_unlike_exact": int((fast.ranks != given.ranking.ranks).any(dim=1).sum()),
+        "fast_labels_unlike_exact": int((labels != given.labels).sum()),
+    }
+
+
+class UnprovenRows(logging.Handler):
+    """Listens for how many rows a ranking had to score exactly, one by one."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.rows = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Takes the number of rows from the ranking's message."""
+        if "exact scores alone" in str(record.msg) and isinstance(record.args, tuple):
+            self.rows += int(str(record.args[0]))
+
+    def __enter__(self) -> UnprovenRows:
+        """Starts to listen."""
+        self._logger = logging.getLogger("mabm.ranking")
+        self._level, self._propagate = self._logger.level, self._logger.propagate
+        self._logger.setLevel(logging.INFO)
+        self._logger.propagate = False
+        self._logger.addHandler(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stops."""
+        self._logger.removeHandler(self)
+        self._logger.setLevel(self._level)
+        self._logger.propagate = self._propagate

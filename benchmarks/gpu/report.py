@@ -1,0 +1,133 @@
+"""The table of a run: one line a size first, then every measurement."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from stages import AFTER_RANKING, FAST, RANKING, WHOLE
+
+DETAILS = "## Stages and peers"
+
+# N, D, and what is asked of pseudo_labels there on one H200: at most so many times the floor of its
+# product, and milliseconds.
+TARGETS: tuple[tuple[int, int, float | None, float], ...] = (
+    (34_167, 2048, 5.0, 100.0),
+    (400_000, 2048, None, 8000.0),
+)
+
+
+def targets_met(sizes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Each target beside what was measured, or ``None`` where nothing was."""
+    found = []
+    for count, dim, most_times, most in TARGETS:
+        whole = _measured(sizes, count, dim)
+        text = f"under {most:g} ms"
+        if most_times is not None:
+            text = f"at most {most_times:g} x its floor and {text}"
+        found.append(
+            {
+                "target": f"pseudo_labels, N = {count:,}, D = {dim}: {text}",
+                "measured_ms": whole and whole["median_ms"],
+                "times_floor": whole and whole["times_floor"],
+                "met": whole
+                and whole["median_ms"] < most
+                and (most_times is None or whole["times_floor"] <= most_times),
+            }
+        )
+    return found
+
+
+def _measured(sizes: Sequence[Mapping[str, Any]], count: int, dim: int) -> dict[str, Any] | None:
+    for size in sizes:
+        if (size["samples"], size["dim"]) == (count, dim) and WHOLE in size["stages"]:
+            return size["stages"][WHOLE]
+    return None
+
+
+def summary(results: Mapping[str, Any]) -> list[str]:
+    """The device, its ceilings, and one line a size."""
+    machine, rates = results["machine"], results["ceilings"]
+    lines = [
+        f"{machine['device']}, torch {machine['torch']}, CUDA {machine.get('cuda', 'none')}, "
+        f"driver {machine.get('driver', 'none')}, commit {machine['commit'][:12]}, "
+        f"{machine['date']}",
+    ]
+    lines += [f"{name}: {said}" for name, said in results["notes"].items()]
+    if rates:
+        products = ", ".join(
+            f"{name} {rate / 1e12:.4g}" for name, rate in rates.items() if name != "copy"
+        )
+        lines.append(f"ceilings: products {products} TFLOP/s; copy {rates['copy'] / 1e12:.3g} TB/s")
+    lines += [
+        "",
+        f"{'N':>8}{'D':>6} {'checks':<8}{'whole ms':>10}{'least':>9}{'most':>9}{'floor':>9}"
+        f"{'x floor':>9}{'fast':>10}{'ranking':>10}{'after':>9}{'peak GB':>9}{'unproven':>9}",
+    ]
+    lines += [_line(size) for size in results["sizes"]]
+    lines.append("")
+    for target in results["targets"]:
+        said = {None: "not measured", True: "met", False: "MISSED"}[target["met"]]
+        lines.append(f"target, {target['target']}: {said}")
+    return lines
+
+
+def _line(size: Mapping[str, Any]) -> str:
+    start = f"{size['samples']:>8}{size['dim']:>6} "
+    stages = size["stages"]
+    if WHOLE not in stages:
+        why = size["not_run"].get("everything") or size["not_run"].get(WHOLE) or "failed"
+        return f"{start}{_verdict(size):<8}{why}"
+    whole = stages[WHOLE]
+
+    def median(name: str) -> str:
+        return f"{stages[name]['median_ms']:.2f}" if name in stages else "-"
+
+    after = [stages[name]["median_ms"] for name in AFTER_RANKING if name in stages]
+    after_all = f"{sum(after):.2f}" if len(after) == len(AFTER_RANKING) else "-"
+    peak = size.get("peak_bytes_beyond_inputs")
+    peak_text = "-" if peak is None else f"{peak / 1e9:.2f}"
+    return (
+        f"{start}{_verdict(size):<8}{whole['median_ms']:10.2f}{whole['least_ms']:9.2f}"
+        f"{whole['most_ms']:9.2f}{whole['floor_ms']:9.2f}{whole['times_floor']:9.2f}"
+        f"{median(FAST):>10}{median(RANKING):>10}{after_all:>9}{peak_text:>9}"
+        f"{size.get('unproven_rows', '-'):>9}"
+    )
+
+
+def _verdict(size: Mapping[str, Any]) -> str:
+    if size["errors"]:
+        return "ERROR"
+    if not size["checks"]:
+        return "none"
+    return "hold" if all(size["checks"].values()) else "BROKEN"
+
+
+def details(results: Mapping[str, Any]) -> list[str]:
+    """Every measurement of every size, with what failed and what was not run."""
+    lines = [DETAILS]
+    for size in results["sizes"]:
+        lines += ["", f"N = {size['samples']:,}, D = {size['dim']}"]
+        lines += [f"  BROKEN: {name}" for name, holds in size["checks"].items() if not holds]
+        lines += [f"  ERROR in {name}: {said}" for name, said in size["errors"].items()]
+        lines += [f"  {name}: {value}" for name, value in size["facts"].items()]
+        if size["stages"] or size["peers"]:
+            lines.append(
+                f"  {'':<44}{'median ms':>12}{'least':>11}{'most':>11}{'rounds':>8}"
+                f"{'floor ms':>11}{'x floor':>9}"
+            )
+        for name, figures in size["stages"].items():
+            times = f"{figures['floor_ms']:11.3f}{figures['times_floor']:9.2f}"
+            lines.append(f"  {name:<44}{_figures(figures)}{times} {figures['floor_of']}")
+        for name, figures in size["peers"].items():
+            agrees = f"  agrees {figures['agrees']:.6f}"
+            lines.append(f"  {name:<44}{_figures(figures)}{agrees}")
+        lines += [f"  {name:<44}not run: {why}" for name, why in size["not_run"].items()]
+    return lines
+
+
+def _figures(figures: Mapping[str, Any]) -> str:
+    return (
+        f"{figures['median_ms']:12.3f}{figures['least_ms']:11.3f}{figures['most_ms']:11.3f}"
+        f"{figures['rounds']:8d}"
+    )

@@ -1,0 +1,172 @@
+"""The stages of the library as the benchmarks run them, and the least that each must do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+import mabm
+from mabm.rows import NeighborSets
+
+# Beyond it no dense matrix is made: (N, N) float32 takes 4.7 GB there.
+DENSE_LIMIT = 34_167
+_QUERY_SHARE = 10  # one sample in so many is a query of the re-ranking
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One input and what every stage made of it."""
+
+    features: Tensor
+    modality: Tensor
+    ranking: mabm.Ranking[Tensor]
+    neighbors: NeighborSets[Tensor]
+    encoding: mabm.Encoding[Tensor]
+    expanded: mabm.Encoding[Tensor]
+    graph: mabm.NeighborGraph[Tensor]
+    labels: Tensor
+
+    @classmethod
+    def of(cls, features: Tensor, modality: Tensor) -> Prepared:
+        """Runs the pipeline stage by stage."""
+        ranking = mabm.rank_neighbors(features, modality)
+        neighbors = mabm.k_reciprocal_neighbors(ranking)
+        encoding = mabm.encode_neighbors(features, neighbors)
+        expanded = mabm.expand_queries(encoding, ranking)
+        graph = mabm.prune_distances(expanded)
+        labels = graph.dbscan()
+        return cls(features, modality, ranking, neighbors, encoding, expanded, graph, labels)
+
+    @property
+    def num_queries(self) -> int:
+        """Samples that are queries of the re-ranking: the last ones, infrared."""
+        return max(len(self.features) // _QUERY_SHARE, 1)
+
+    @property
+    def product_operations(self) -> float:
+        """Operations of the product of all features with all, in full."""
+        count, dim = self.features.shape
+        return 2.0 * count * count * dim
+
+
+@dataclass(frozen=True)
+class Floor:
+    """The least that a stage must do: operations by precision, and bytes read and written.
+
+    Its bytes are those of its inputs, read once, and of its results, written once.
+    """
+
+    moved: float
+    operations: Mapping[str, float]
+
+    def milliseconds(self, rates: Mapping[str, float]) -> tuple[float, str]:
+        """The longer of the two at the measured rates, and which it is."""
+        products = sum(count / rates[precision] for precision, count in self.operations.items())
+        bytes_alone = self.moved / rates["copy"]
+        return max(products, bytes_alone) * 1e3, "product" if products > bytes_alone else "bytes"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One measured call.
+
+    Attributes:
+        name: What reports call it.
+        run: The call.
+        floor: The least that it must do on an input.
+        dense: Whether its result or its work is N x N.
+    """
+
+    name: str
+    run: Callable[[Prepared], object]
+    floor: Callable[[Prepared], Floor]
+    dense: bool = False
+
+
+def size_of(*parts: Any) -> float:
+    """Bytes of tensors, and of the rows and rankings that hold some."""
+    total = 0.0
+    for part in parts:
+        if isinstance(part, Tensor):
+            total += part.numel() * part.element_size()
+        elif isinstance(part, mabm.Ranking):
+            total += size_of(part.ranks, part.scores)
+        else:
+            total += size_of(*part.tensors())
+    return total
+
+
+def _whole(given: Prepared) -> Floor:
+    moved = size_of(given.features, given.labels)
+    return Floor(moved, {"float16": given.product_operations})
+
+
+def _ranking(given: Prepared) -> Floor:
+    moved = size_of(given.features, given.ranking)
+    return Floor(moved, {"float16": given.product_operations})
+
+
+def _bytes_of(*parts: str) -> Callable[[Prepared], Floor]:
+    return lambda given: Floor(size_of(*(getattr(given, part) for part in parts)), {})
+
+
+def _dense(given: Prepared) -> Floor:
+    return Floor(size_of(given.expanded) + 4.0 * len(given.features) ** 2, {})
+
+
+def _rerank(given: Prepared) -> Tensor:
+    split = len(given.features) - given.num_queries
+    (gallery, query), (left, right) = (
+        part.tensor_split([split]) for part in (given.features, given.modality)
+    )
+    return mabm.rerank(query, gallery, right, left)
+
+
+def _reranking(given: Prepared) -> Floor:
+    count, dim = given.features.shape
+    queries = given.num_queries
+    moved = size_of(given.features) + 4.0 * queries * (count - queries)
+    euclidean = 2.0 * queries * count * dim
+    return Floor(moved, {"float16": given.product_operations, "float64": euclidean})
+
+
+WHOLE, FAST = "pseudo_labels", "pseudo_labels, fast"
+RANKING = "rank_neighbors"
+
+STAGES = (
+    Stage(WHOLE, lambda g: mabm.pseudo_labels(g.features, g.modality), _whole),
+    Stage(RANKING, lambda g: mabm.rank_neighbors(g.features, g.modality), _ranking),
+    Stage(
+        "k_reciprocal_neighbors",
+        lambda g: mabm.k_reciprocal_neighbors(g.ranking),
+        _bytes_of("ranking", "neighbors"),
+    ),
+    Stage(
+        "encode_neighbors",
+        lambda g: mabm.encode_neighbors(g.features, g.neighbors),
+        _bytes_of("features", "neighbors", "encoding"),
+    ),
+    Stage(
+        "expand_queries",
+        lambda g: mabm.expand_queries(g.encoding, g.ranking),
+        lambda g: Floor(size_of(g.encoding, g.ranking.ranks, g.expanded), {}),
+    ),
+    Stage(
+        "prune_distances",
+        lambda g: mabm.prune_distances(g.expanded),
+        _bytes_of("expanded", "graph"),
+    ),
+    Stage("dbscan", lambda g: g.graph.dbscan(), _bytes_of("graph", "labels")),
+    Stage(FAST, lambda g: mabm.pseudo_labels(g.features, g.modality, precision="fast"), _whole),
+    Stage(
+        "rank_neighbors, fast",
+        lambda g: mabm.rank_neighbors(g.features, g.modality, precision="fast"),
+        _ranking,
+    ),
+    Stage("jaccard_distance", lambda g: mabm.jaccard_distance(g.expanded), _dense, dense=True),
+    Stage("rerank", _rerank, _reranking, dense=True),
+)
+AFTER_RANKING = tuple(stage.name for stage in STAGES[2:7])
