@@ -108,7 +108,7 @@ def test_a_barrier_missing_before_a_write_shows(shuffled: ModuleType) -> None:
 
 # ---- Errors -----------------------------------------------------------------------------------
 
-PLACE = r"\(emulator_checks.cpp:\d+\)"
+PLACE = r"\(emulator_(?:faults.h|checks.cpp):\d+\)"
 MASK = r"mask 0x[0-9a-f]+"
 FAULTS = {
     "return before barrier": (
