@@ -10,7 +10,7 @@ from typing import Any, Generic
 import torch
 from torch import Tensor
 
-from mabm._arrays import Array, ArrayT, check_modality, like, to_tensor
+from mabm._arrays import Array, ArrayT, like, to_tensor
 from mabm.graph import check_max_distance, check_min_samples
 from mabm.jaccard import jaccard_graph
 from mabm.presets import DEFAULT_K1, DEFAULT_K2, Preset
@@ -131,5 +131,6 @@ def pseudo_labels(
     labels: Any = graph.dbscan(eps, min_samples)
     if modality is None:
         return PseudoLabels(labels)
-    groups = check_modality(modality, len(labels), to_tensor(labels, "labels").device, "modality")
+    device = to_tensor(labels, "labels").device  # checked above, and a second look would wait
+    groups = to_tensor(modality, "modality").to(device=device, dtype=torch.int64)
     return PseudoLabels(labels, like(groups, features))

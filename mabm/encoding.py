@@ -84,7 +84,9 @@ def expand_queries(
     itself = torch.arange(len(rows), device=rows.device)
     rows[:, :1] = torch.where(alone[:, None], itself[:, None], rows[:, :1])
     weights[:, :1] = torch.where(alone[:, None], 1.0, weights[:, :1])
-    averaged = torch.ops.mabm.average_encodings(*encoding.tensors(), rows, weights)
+    averaged = torch.ops.mabm.average_encodings(
+        *encoding.tensors(), rows.contiguous(), weights.contiguous()
+    )
     return Encoding.of_op(encoding.indices, *averaged)
 
 
@@ -109,7 +111,7 @@ def _averaged_rows(ranking: Ranking[Any], k2: int) -> tuple[Tensor, Tensor]:
         rows = to_tensor(ranking.merged(), "ranks")[:, :k2].clone()
         sizes = torch.ones_like(rows)
         if preset.query_expansion == "merged_group_means":
-            groups = to_tensor(ranking.groups, "groups")[rows.clamp(min=0)]
+            groups = to_tensor(ranking.groups, "groups").to(rows.device)[rows.clamp(min=0)]
             groups = groups.where(rows >= 0, -1)
             for column, group in enumerate(groups.T):
                 sizes[:, column] = (groups == group[:, None]).sum(dim=1)

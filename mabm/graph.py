@@ -28,9 +28,9 @@ class SweepEntry(NamedTuple):
 class NeighborGraph(NeighborSets[ArrayT]):
     """Every pair of samples at a distance of at most ``max_distance``.
 
-    CSR rows over N samples, both triangles, columns ascending. The diagonal and zero distances are
-    stored: a sample counts itself, and duplicates are neighbours. Comparisons with a distance are
-    made in float32, as scikit-learn makes them on a float32 matrix.
+    CSR rows over N samples, both triangles with equal distances, columns ascending. The diagonal
+    and zero distances are stored: a sample counts itself, and duplicates are neighbours.
+    Comparisons with a distance are made in float32, as scikit-learn makes them on a float32 matrix.
 
     Attributes:
         indptr: (N + 1,) int64.
@@ -49,13 +49,27 @@ class NeighborGraph(NeighborSets[ArrayT]):
     max_distance: float
 
     def __post_init__(self) -> None:
-        """Refuses distances that are not one float32 an index, or a bound outside [0, 1)."""
+        """Refuses distances that are no float32 each, differ by direction, or a bad bound."""
         super().__post_init__()
         distances = to_tensor(self.distances, "distances")
         if distances.dtype != torch.float32 or len(distances) != len(self.indices):
             raise ValueError(
                 f"distances must be ({len(self.indices)},) float32, got "
                 f"{tuple(distances.shape)} {distances.dtype}"
+            )
+        if not bool((distances >= 0).all()):
+            raise ValueError("distances must be at least 0, got NaN or less")
+        indptr, columns, _ = self.tensors()
+        rows = torch.repeat_interleave(indptr.diff()).to(torch.int32)
+        mirrored = columns.sort(stable=True).indices  # rows ascend within a column
+        if not (
+            torch.equal(columns[mirrored], rows)
+            and torch.equal(rows[mirrored], columns)
+            and torch.equal(distances[mirrored], distances)
+        ):
+            raise ValueError(
+                "indices and distances must be the same from either sample of a pair, got a pair "
+                "that is stored once, or at two distances"
             )
         bound = check_max_distance("max_distance", self.max_distance)
         object.__setattr__(self, "max_distance", bound)

@@ -142,7 +142,8 @@ def rank_neighbors(
             each group, inner product), ``"spcl"`` without (one list, Euclidean distance).
         precision: ``"exact"``: the ranks of exact scores, proven row by row, the same on every
             device. ``"fast"``: the nearest samples by a fast product, ordered by their exact
-            scores; nothing proves that no nearer one was missed.
+            scores; nothing proves that no nearer one was missed. Rows whose product overflows are
+            ranked by exact scores in either.
 
     Returns:
         The lists as a :class:`Ranking`. A sample takes part in its own lists where it belongs; a
@@ -232,22 +233,25 @@ def _rank_lists(
         scores[start : start + len(rows)] = exact
         certificates.append(certified)
         start += len(rows)
-    if precision == "exact":
-        redo = torch.nonzero(~torch.cat(certificates)).flatten()
-        if len(redo):
-            level = logging.WARNING if len(redo) > _MANY_ROWS else logging.INFO
-            logger.log(level, "ranking %d of %d rows by exact scores alone", len(redo), len(x))
-            ranks[redo], scores[redo] = torch.ops.mabm.rank_exactly(
-                x, redo, layout.groups, layout.list_of_group, layout.widths, euclidean
-            )
+    redo = torch.nonzero(~torch.cat(certificates)).flatten()
+    if len(redo):
+        level = logging.WARNING if len(redo) > _MANY_ROWS else logging.INFO
+        logger.log(level, "ranking %d of %d rows by exact scores alone", len(redo), len(x))
+        ranks[redo], scores[redo] = torch.ops.mabm.rank_exactly(
+            x, redo, layout.groups, layout.list_of_group, layout.widths, euclidean
+        )
     return ranks, scores
 
 
 def _trusted(candidates: Candidates) -> Candidates:
-    """Candidates as if their scores were exact and none had been left out: nothing to prove."""
+    """Candidates as if their scores were exact and none had been left out: nothing to prove.
+
+    A row whose product may overflow keeps its infinite bound, and is not trusted.
+    """
+    bounds = candidates.error_bounds
     return candidates._replace(
         thresholds=torch.full_like(candidates.thresholds, -torch.inf),
-        error_bounds=torch.zeros_like(candidates.error_bounds),
+        error_bounds=bounds.where(bounds.isinf(), 0.0),
     )
 
 

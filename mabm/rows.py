@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
     from typing_extensions import Self
 
+_FINE = 2**32  # what a weight is in units of, before its row is normalised
 _ONE = 2**30  # an encoding's weights are in units of its inverse; csrc/common/fixed_point.h
 
 
@@ -72,10 +73,12 @@ class NeighborSets(Generic[ArrayT]):
         return rows
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """The array attributes as tensors, in their order."""
+        """The array attributes as contiguous tensors, in their order."""
         parts = ((field.name, getattr(self, field.name)) for field in fields(self))
         return tuple(
-            to_tensor(part, name) for name, part in parts if isinstance(part, Tensor | np.ndarray)
+            to_tensor(part, name).contiguous()
+            for name, part in parts
+            if isinstance(part, Tensor | np.ndarray)
         )
 
     def __len__(self) -> int:
@@ -178,9 +181,11 @@ class Encoding(NeighborSets[ArrayT]):
         if not bool((greatest > 0).all()):
             empty = int(torch.nonzero(greatest <= 0)[0])
             raise ValueError(f"values of each row must sum to more than 0, got 0 in row {empty}")
-        scaled = fractions / greatest[row_of]  # so that no sum overflows
-        totals = torch.zeros_like(greatest).scatter_add_(0, row_of, scaled)
-        weights = (scaled / totals[row_of] * _ONE).round().to(torch.int32)
+        # Whole numbers, whose sums do not depend on their order; scaled, so that none overflows.
+        parts = (fractions / greatest[row_of] * _FINE).round().to(torch.int64)
+        totals = starts.new_zeros(len(sets)).scatter_add_(0, row_of, parts)
+        shares = parts.to(torch.float64) / totals[row_of].to(torch.float64)
+        weights = (shares * _ONE).round().to(torch.int32)
         kept = weights > 0
         sizes = torch.bincount(row_of[kept], minlength=len(sets))
         return cls.of_op(

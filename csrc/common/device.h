@@ -22,7 +22,7 @@ namespace mabm {
 constexpr int kWarpSize = 32;
 constexpr unsigned kFullWarp = 0xffffffffu;
 
-// Starts a kernel: the one place where a GPU and the emulated grid part.
+// Starts a kernel, on a GPU or on the emulated grid.
 template <class... Params, class... Args>
 cudaError_t launch(void (*kernel)(Params...), int64_t num_blocks, int num_threads,
                    size_t shared_bytes, cudaStream_t stream, Args... args) {

@@ -65,7 +65,8 @@ static __global__ void join_cores_kernel(DistanceRows graph, float eps, int32_t*
   }
   for (int64_t at = graph.indptr[row] + lane_index(); at < graph.indptr[row + 1]; at += kWarpSize) {
     const int32_t other = graph.indices[at];
-    if (other >= row || graph.distances[at] > eps || read_parent(parents, other) < 0) {
+    // Each pair once: both triangles are there.
+    if (other >= row || !(graph.distances[at] <= eps) || read_parent(parents, other) < 0) {
       continue;
     }
     int32_t a = find_root(parents, static_cast<int32_t>(row));

@@ -174,7 +174,8 @@ __global__ void average_encodings_kernel(Rows encoding, AveragedRows averaged, R
   }
 }
 
-// As launch_expand_neighbors.
+// One pass over the rows that fit in shared memory (a block each), or over those that do not (as
+// many blocks as there are tables). A pass that is given `starts` fills.
 inline cudaError_t launch_average_encodings(const Rows& encoding, const AveragedRows& averaged,
                                             const RowCounts& rows, const int64_t* starts,
                                             int32_t* indices, int32_t* weights,

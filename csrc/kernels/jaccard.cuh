@@ -15,11 +15,12 @@ constexpr int kOverlapThreads = 256;
 constexpr int kOverlapWarps = kOverlapThreads / kWarpSize;
 // Rows of a window: with their counters a little less than the shared memory of every device.
 constexpr int kWindow = 12000;
-// Near rows of one row that its first pass has room for; a row with more is searched again.
-constexpr int kNearSlots = 64;
+// Near rows of one row that its first pass has room for; a row with more is searched again. There
+// are as many as an identity has images, some 90 in the largest of the usual data sets.
+constexpr int kNearSlots = 256;
 
 // One entry of an encoding, seen from its column.
-struct ColumnEntry {
+struct alignas(8) ColumnEntry {  // read as one
   int32_t row;
   int32_t weight;
 };
@@ -237,7 +238,8 @@ __global__ void near_rows_kernel(Rows rows, const int64_t* sums, const long long
     return;
   }
   const int64_t own_sum = sums[row];
-  const int64_t least = least_overlap(max_distance, own_sum + *least_sum);
+  // An overlap is at most the sum of a row, so that the least one that is near fits, too.
+  const auto least = static_cast<int32_t>(least_overlap(max_distance, own_sum + *least_sum));
   const int64_t start = kFill ? near.starts[row] : row * kNearSlots;
   int found = 0;
   for (int64_t first = 0; first < rows.count; first += window) {

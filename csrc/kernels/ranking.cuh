@@ -336,31 +336,28 @@ __global__ void rank_candidates_kernel(const float* features, int64_t dim, const
     int num_scored = 0;
     for (int first = 0; proven && first < count; first += kWarpSize) {
       const int slot = first + lane_index();
-      const int32_t index = slot < count ? list_indices[slot] : 0;
-      unsigned near = __ballot_sync(kFullWarp, slot < count && list_scores[slot] >= least);
-      while (near != 0) {
-        int32_t chosen[kScoreBatch];
-        const float* others[kScoreBatch];
-        int size = 0;
+      const bool near = slot < count && list_scores[slot] >= least;
+      const unsigned all_near = __ballot_sync(kFullWarp, near);
+      if (near) {
+        own_indices[num_scored + lanes_before(all_near)] = list_indices[slot];
+      }
+      num_scored += __popc(all_near);
+    }
+    __syncwarp();
+    for (int first = 0; first < num_scored; first += kScoreBatch) {
+      const float* others[kScoreBatch];
 #pragma unroll
-        for (int k = 0; k < kScoreBatch; ++k) {
-          // The last batch is filled up with the row itself.
-          const int lane = near != 0 ? __ffs(near) - 1 : 0;
-          chosen[k] = __shfl_sync(kFullWarp, index, lane);
-          others[k] = near != 0 ? features + chosen[k] * dim : own;
-          size += near != 0;
-          near &= near - 1;
-        }
-        double exact[kScoreBatch];
-        score_row<kEuclidean>(own, others, dim, exact);
+      for (int k = 0; k < kScoreBatch; ++k) {
+        // The last batch is filled up with the last candidate.
+        others[k] = features + own_indices[lesser(first + k, num_scored - 1)] * dim;
+      }
+      double exact[kScoreBatch];
+      score_row<kEuclidean>(own, others, dim, exact);
 #pragma unroll
-        for (int k = 0; k < kScoreBatch; ++k) {
-          if (lane_index() == k && k < size) {
-            own_scored[num_scored + k] = exact[k];
-            own_indices[num_scored + k] = chosen[k];
-          }
+      for (int k = 0; k < kScoreBatch; ++k) {
+        if (lane_index() == k && first + k < num_scored) {
+          own_scored[first + k] = exact[k];
         }
-        num_scored += size;
       }
     }
     __syncwarp();

@@ -1,6 +1,7 @@
 // The distance between encoded rows on the GPU, dense or pruned.
 
 #include <array>
+#include <limits>
 #include <tuple>
 
 #include "kernels/jaccard.cuh"
@@ -11,12 +12,19 @@ namespace mabm {
 namespace {
 
 // Sorted values and the order that a stable sort put them in, by PyTorch.
-std::tuple<Tensor, Tensor> sort_stably(const Tensor& values) {
+std::tuple<Tensor, Tensor> sort_stably(const OnDevice& on, const Tensor& values) {
+  STD_TORCH_CHECK(values.numel() <= std::numeric_limits<int32_t>::max(),
+                  "an encoding on a GPU must have fewer than 2^31 entries, got ", values.numel());
   std::array<StableIValue, 4> stack{
       torch::stable::detail::from(values), torch::stable::detail::from(std::optional<bool>(true)),
       torch::stable::detail::from(int64_t{0}), torch::stable::detail::from(false)};
-  TORCH_ERROR_CODE_CHECK(
-      torch_call_dispatcher("aten::sort", "stable", stack.data(), TORCH_ABI_VERSION));
+  const auto status =
+      torch_call_dispatcher("aten::sort", "stable", stack.data(), TORCH_ABI_VERSION);
+  if (status != TORCH_SUCCESS) {  // the reason does not come with it
+    on.check_earlier_work();
+    STD_TORCH_CHECK(false, "out of memory: no room to sort the ", values.numel(),
+                    " entries of an encoding by column");
+  }
   return {torch::stable::detail::to<Tensor>(stack[0]), torch::stable::detail::to<Tensor>(stack[1])};
 }
 
@@ -32,7 +40,7 @@ struct Inverted {
     entries = on.make<int32_t>({num_entries, 2}, "the entries by column");
     on.check(launch_rows_of_entries(rows.indptr, rows.count, write<int32_t>(row_of), on.stream()),
              "numbering entries");
-    const auto [columns, order] = sort_stably(indices);
+    const auto [columns, order] = sort_stably(on, indices);
     on.check(
         launch_invert_rows(read<int32_t>(columns), read<int64_t>(order), read<int32_t>(row_of),
                            rows.weights, num_entries, num_columns, write<int64_t>(starts),

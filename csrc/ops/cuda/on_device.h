@@ -5,7 +5,8 @@
 // numbers that the host must know to allocate it.
 #pragma once
 
-#include <string>
+#include <algorithm>
+#include <exception>
 
 #include "common/checks.h"
 #include "common/device.h"
@@ -45,6 +46,7 @@ class OnDevice {
           torch::headeronly::IntHeaderOnlyArrayRef(sizes.begin(), sizes.size()),
           scalar_type_of<T>(), std::nullopt, device_);
     } catch (const std::exception&) {
+      check_earlier_work();
       double bytes = sizeof(T);
       for (const int64_t size : sizes) {
         bytes *= static_cast<double>(size);
@@ -61,15 +63,25 @@ class OnDevice {
     return tensor;
   }
 
-  // Waits for the work so far and reads numbers back to the host.
-  template <class T>
-  void read(const T* numbers, int64_t count, T* out) const {
+  // Waits for the work so far and reads a number back to the host, or two.
+  void read(const int64_t* number, int64_t* out) const { read(number, number, out, out); }
+  void read(const int64_t* number, const int64_t* second, int64_t* out, int64_t* second_out) const {
 #if defined(MABM_EMULATED)
-    std::copy(numbers, numbers + count, out);
+    *out = *number;
+    *second_out = *second;
 #else
-    check(cudaMemcpyAsync(out, numbers, sizeof(T) * count, cudaMemcpyDeviceToHost, stream_),
-          "reading the size of a result");
-    check(cudaStreamSynchronize(stream_), "reading the size of a result");
+    constexpr const char* kWhat = "reading the size of a result";
+    check(cudaMemcpyAsync(out, number, sizeof *out, cudaMemcpyDeviceToHost, stream_), kWhat);
+    check(cudaMemcpyAsync(second_out, second, sizeof *out, cudaMemcpyDeviceToHost, stream_), kWhat);
+    check(cudaStreamSynchronize(stream_), kWhat);
+#endif
+  }
+
+  // Raises where work before this failed: then it is no lack of memory that an allocation reports.
+  void check_earlier_work() const {
+#if !defined(MABM_EMULATED)
+    const cudaError_t state = cudaStreamQuery(stream_);
+    check(state == cudaErrorNotReady ? cudaSuccess : state, "earlier work");
 #endif
   }
 

@@ -1,6 +1,9 @@
 // Rows of unequal length on the GPU: count, add up, allocate, fill.
 #pragma once
 
+#include <algorithm>
+#include <limits>
+
 #include "kernels/prefix_sum.cuh"
 #include "kernels/row_table.cuh"
 #include "ops/cuda/on_device.h"
@@ -21,7 +24,7 @@ inline Tensor starts_of(const OnDevice& on, const Tensor& counts) {
 // The number of entries of rows, which the host must know to allocate them.
 inline int64_t read_total(const OnDevice& on, const Tensor& starts) {
   int64_t total = 0;
-  on.read(read<int64_t>(starts) + starts.numel() - 1, 1, &total);
+  on.read(read<int64_t>(starts) + starts.numel() - 1, &total);
   return total;
 }
 
@@ -49,13 +52,16 @@ GatheredRows gather_rows(const OnDevice& on, int64_t num_rows, const Count& coun
   Tensor starts = starts_of(on, counts);
 
   int64_t num_long = 0;
-  on.read(read<int64_t>(num_too_long), 1, &num_long);
+  int64_t total = 0;
+  on.read(read<int64_t>(num_too_long), read<int64_t>(starts) + num_rows, &num_long, &total);
   Tensor keys;
   Tensor sums;
   Tensor members;
   TableScratch scratch{};
   if (num_long > 0) {
     const int64_t slots = table_slots(num_rows);
+    STD_TORCH_CHECK(slots <= std::numeric_limits<int>::max() / 2,
+                    "rows with so many entries must be fewer than 2^29, got ", num_rows);
     const int64_t table_bytes = slots * (4 + 4 + (kSums ? 8 : 0));
     scratch.count = std::max<int64_t>(1, std::min(num_long, kTableBytes / table_bytes));
     scratch.slots = static_cast<int>(slots);
@@ -67,9 +73,9 @@ GatheredRows gather_rows(const OnDevice& on, int64_t num_rows, const Count& coun
     scratch.sums = reinterpret_cast<unsigned long long*>(write<int64_t>(sums));
     on.check(count(rows, &scratch), "counting long rows");
     starts = starts_of(on, counts);
+    total = read_total(on, starts);
   }
 
-  const int64_t total = read_total(on, starts);
   Tensor indices = on.make<int32_t>({total}, "the entries of rows");
   Tensor weights = on.make<int32_t>({kSums ? total : 0}, "the weights of rows");
   for (const TableScratch* tables :

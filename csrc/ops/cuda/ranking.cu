@@ -12,9 +12,10 @@ namespace mabm {
 namespace {
 
 // Rows ranked by exact scores together, and samples that they are compared with at a time: their
-// scores take 64 MiB.
+// scores take 64 MiB. Their lists may take as much; with many groups the rows are fewer.
 constexpr int64_t kExactRows = 1024;
 constexpr int64_t kExactColumns = 8192;
+constexpr int64_t kExactListBytes = int64_t{64} << 20;
 
 void collect_candidates_(const Tensor& products, const Tensor& biases, const Tensor& row_groups,
                          const Tensor& column_groups, const Tensor& list_of_group,
@@ -94,7 +95,9 @@ std::tuple<Tensor, Tensor> rank_exactly(const Tensor& features, const Tensor& ro
   // A list that is full is cut to its better half, which must hold the list whole.
   const auto num_lists = static_cast<int64_t>(widths.size());
   const int64_t capacity = 2 * *std::max_element(widths.begin(), widths.end()) + 2 * kWarpSize;
-  const int64_t block = std::min(num_rows, kExactRows);
+  const int64_t row_bytes = num_lists * capacity * 12;
+  const int64_t block =
+      std::max<int64_t>(1, std::min({num_rows, kExactRows, kExactListBytes / row_bytes}));
   const int64_t columns = std::min(num_samples, kExactColumns);
   Tensor tile = on.make<double>({block, columns}, "a tile of exact scores");
   Tensor list_scores = on.make<double>({block, num_lists, capacity}, "lists of exact scores");
