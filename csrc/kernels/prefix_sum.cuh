@@ -32,16 +32,21 @@ __device__ inline int64_t block_exclusive_sum(int64_t value, const Shared<int64_
   return before + inclusive - value;
 }
 
-static __global__ void block_sums_kernel(const int32_t* counts, int64_t count,
-                                         int64_t* block_sums) {
-  MABM_SHARED(int64_t, warp_totals, kScanWarps);
+// Sum of the counts that are this thread's.
+__device__ inline int64_t sum_of_thread(const int32_t* counts, int64_t count) {
   const int64_t first = global_thread() * kScanPerThread;
   int64_t sum = 0;
   for (int64_t at = first; at < first + kScanPerThread && at < count; ++at) {
     sum += counts[at];
   }
+  return sum;
+}
+
+static __global__ void block_sums_kernel(const int32_t* counts, int64_t count,
+                                         int64_t* block_sums) {
+  MABM_SHARED(int64_t, warp_totals, kScanWarps);
   int64_t total;
-  block_exclusive_sum(sum, warp_totals, &total);
+  block_exclusive_sum(sum_of_thread(counts, count), warp_totals, &total);
   if (threadIdx.x == 0) {
     block_sums[blockIdx.x] = total;
   }
@@ -67,12 +72,9 @@ static __global__ void write_starts_kernel(const int32_t* counts, int64_t count,
                                            const int64_t* block_starts, int64_t* starts) {
   MABM_SHARED(int64_t, warp_totals, kScanWarps);
   const int64_t first = global_thread() * kScanPerThread;
-  int64_t sum = 0;
-  for (int64_t at = first; at < first + kScanPerThread && at < count; ++at) {
-    sum += counts[at];
-  }
   int64_t total;
-  int64_t start = block_starts[blockIdx.x] + block_exclusive_sum(sum, warp_totals, &total);
+  int64_t start = block_starts[blockIdx.x] +
+                  block_exclusive_sum(sum_of_thread(counts, count), warp_totals, &total);
   for (int64_t at = first; at < first + kScanPerThread && at < count; ++at) {
     starts[at] = start;
     start += counts[at];
