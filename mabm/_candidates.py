@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from mabm._arrays import row_blocks
-from mabm._memory import available_bytes
+from mabm._device_memory import available_bytes
 from mabm._products import Product, growth, product_of
 
 # One tile of scores, 64 MB: enough rows and columns to keep a matrix product at full speed and the

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mabm._arrays import Array, ArrayT, check_features, check_modality, like
-from mabm._memory import check_fits, naming_what_did_not_fit
+from mabm._device_memory import check_fits, naming_what_did_not_fit
 from mabm.encoding import encode, expand_queries
 from mabm.graph import NeighborGraph, check_max_distance
 from mabm.neighbors import k_reciprocal_neighbors

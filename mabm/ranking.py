@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mabm._arrays import Array, ArrayT, check_features, check_modality, like, to_tensor
 from mabm._candidates import Candidates, ListLayout, propose_candidates
-from mabm._memory import naming_what_did_not_fit
+from mabm._device_memory import naming_what_did_not_fit
 from mabm.presets import DEFAULT_K1, MAX_K, Preset, check_integer, check_k1, resolve_preset
 
 logger = logging.getLogger(__name__)
@@ -246,12 +246,12 @@ def _rank_lists(
 def _trusted(candidates: Candidates) -> Candidates:
     """Candidates as if their scores were exact and none had been left out: nothing to prove.
 
-    A row whose product may overflow keeps its infinite bound, and is not trusted.
+    A row whose product may overflow has a bound that is not finite, keeps it, and is not trusted.
     """
     bounds = candidates.error_bounds
     return candidates._replace(
         thresholds=torch.full_like(candidates.thresholds, -torch.inf),
-        error_bounds=bounds.where(bounds.isinf(), 0.0),
+        error_bounds=bounds.masked_fill(bounds.isfinite(), 0.0),
     )
 
 

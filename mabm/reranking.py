@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mabm._arrays import Array, ArrayT, check_features, check_modality, check_real, like, to_tensor
-from mabm._memory import check_fits
+from mabm._device_memory import check_fits
 from mabm.jaccard import encode_samples, jaccard_distance
 from mabm.presets import DEFAULT_K2, Preset
 from mabm.ranking import Precision

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from devices import CPU, Device
 
 import mabm
 
@@ -68,6 +69,8 @@ REFUSED = [
     ("unknown preset", {"preset": "best"}, ValueError, r"preset must be one of \('bmil', 'spcl', 'modal_invariant', 'ca_jaccard'\), got 'best'"),
     ("preset of another kind", {"preset": 3}, TypeError, "preset must be a name, a Preset or None, got int: 3"),
     ("preset without its modality", {"preset": "bmil", "modality": None}, ValueError, "preset 'bmil' needs modality"),
+    ("unknown precision", {"precision": "half"}, ValueError, r"precision must be one of \('exact', 'fast'\), got 'half'"),
+    ("precision of another kind", {"precision": 16}, ValueError, r"precision must be one of \('exact', 'fast'\), got 16"),
     ("preset with lists of its own", {"preset": "ca_jaccard", "k1": 20}, ValueError, "preset 'ca_jaccard' has its own k1_intra and k1_inter .*; k1 must stay 30, got 20"),
 ]  # fmt: skip
 REFUSED_K2 = [
@@ -91,16 +94,35 @@ REFUSED_BOUNDS = [
 ]  # fmt: skip
 
 
+def can_move(value: object) -> bool:
+    """Whether this is an array of numbers that PyTorch has."""
+    return isinstance(value, np.ndarray) and value.dtype.kind in "fiub" and value.itemsize <= 8
+
+
 def refuse(
-    function: Callable[..., Any], change: dict[str, Any], error: type[Exception], message: str
+    device: Device,
+    function: Callable[..., Any],
+    change: dict[str, Any],
+    error: type[Exception],
+    message: str,
 ) -> None:
-    arguments = {"features": FEATURES, "modality": MODALITY, **change}
-    kept = {name: np.array(a) for name, a in arguments.items() if isinstance(a, np.ndarray)}
+    given = {"features": FEATURES, "modality": MODALITY, **change}
+    passed = {name: device.put(a) if can_move(a) else a for name, a in given.items()}
+
+    def contents() -> dict[str, np.ndarray]:
+        return {
+            name: np.array(a.cpu().numpy() if isinstance(a, torch.Tensor) else a)
+            for name, a in passed.items()
+            if isinstance(given[name], np.ndarray)
+        }
+
+    before = contents()
     random_state = torch.random.get_rng_state()
+    options = {name: passed[name] for name in passed.keys() - {"features", "modality"}}
     with pytest.raises(error, match=message):
-        function(arguments.pop("features"), arguments.pop("modality"), **arguments)
-    for name, before in kept.items():  # and nothing else has happened
-        np.testing.assert_array_equal(change.get(name, before), before)
+        function(passed["features"], passed["modality"], **options)
+    for name, after in contents().items():  # and nothing else has happened
+        np.testing.assert_array_equal(after, before[name])
     assert torch.equal(torch.random.get_rng_state(), random_state)
 
 
@@ -109,9 +131,13 @@ def refuse(
     ("change", "error", "message"), [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED]
 )
 def test_refused(
-    function: Callable[..., Any], change: dict[str, Any], error: type[Exception], message: str
+    device: Device,
+    function: Callable[..., Any],
+    change: dict[str, Any],
+    error: type[Exception],
+    message: str,
 ) -> None:
-    refuse(function, change, error, message)
+    refuse(device, function, change, error, message)
 
 
 @pytest.mark.parametrize("function", WITH_K2, ids=lambda f: f.__name__)
@@ -123,14 +149,14 @@ def test_refused(
 def test_refused_k2(
     function: Callable[..., Any], change: dict[str, Any], error: type[Exception], message: str
 ) -> None:
-    refuse(function, change, error, message)
+    refuse(CPU, function, change, error, message)
 
 
 @pytest.mark.parametrize(("function", "change", "error", "message"), REFUSED_BOUNDS)
 def test_refused_bounds(
     function: Callable[..., Any], change: dict[str, Any], error: type[Exception], message: str
 ) -> None:
-    refuse(function, change, error, message)
+    refuse(CPU, function, change, error, message)
 
 
 def ones(count: int) -> np.ndarray:
@@ -157,17 +183,19 @@ TAKEN = [
     ids=[row[0] for row in TAKEN],
 )
 def test_taken(
+    device: Device,
     features: np.ndarray,
     modality: np.ndarray,
     options: dict[str, Any],
     labels: list[int] | None,
     preset: str | None,
 ) -> None:
-    found = mabm.pseudo_labels(features, modality, preset=preset, **options)
-    assert found.labels.shape == (len(features),)
-    assert found.labels.dtype == np.int64
+    features, modality = device.put(features), device.put(modality)
+    found = device.get(mabm.pseudo_labels(features, modality, preset=preset, **options).labels)
+    assert found.shape == (len(features),)
+    assert found.dtype == np.int64
     if labels is not None:
-        assert found.labels.tolist() == labels
+        assert found.tolist() == labels
     distance = mabm.modality_jaccard(features, modality, preset=preset)
     assert distance.shape == (len(features), len(features))
     assert len(mabm.jaccard_graph(features, modality, preset=preset)) == len(features)
@@ -176,11 +204,11 @@ def test_taken(
 LARGE = np.random.default_rng(1).normal(size=(60, 8))
 
 
-def same(features: Any, reference_features: np.ndarray = LARGE) -> bool:
+def same(features: Any, reference_features: np.ndarray = LARGE, device: Device = CPU) -> bool:
     expected = mabm.modality_jaccard(reference_features, k1=8, k2=3)
     found = mabm.modality_jaccard(features, k1=8, k2=3)
     assert isinstance(found, np.ndarray) == isinstance(features, np.ndarray)
-    return bool((np.asarray(found) == expected).all())
+    return bool((device.get(found) == expected).all())
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
@@ -192,12 +220,12 @@ def test_every_floating_dtype_of_numpy(dtype: type) -> None:
 @pytest.mark.parametrize(
     "dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str
 )
-def test_every_floating_dtype_of_torch(dtype: torch.dtype) -> None:
+def test_every_floating_dtype_of_torch(device: Device, dtype: torch.dtype) -> None:
     rounded = torch.from_numpy(LARGE).to(dtype)
-    assert same(rounded, rounded.float().numpy())
+    assert same(device.put(rounded), rounded.float().numpy(), device)
 
 
-def test_any_memory_layout() -> None:
+def test_any_memory_layout_of_numpy() -> None:
     read_only = LARGE.copy()
     read_only.flags.writeable = False
     assert same(np.asfortranarray(LARGE))
@@ -206,8 +234,13 @@ def test_any_memory_layout() -> None:
     assert same(LARGE.astype(">f8"))
     assert same(read_only)
     assert not read_only.flags.writeable
-    assert same(torch.from_numpy(LARGE).T.contiguous().T)
-    assert same(torch.from_numpy(LARGE).requires_grad_().detach().requires_grad_())
+
+
+def test_any_memory_layout_of_torch(device: Device) -> None:
+    features = device.put(torch.from_numpy(LARGE))
+    assert same(features.T.contiguous().T, device=device)
+    assert same(features.repeat_interleave(2, dim=0)[::2], device=device)
+    assert same(features.detach().requires_grad_(), device=device)
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.int32, np.int64, np.uint16])
@@ -217,6 +250,25 @@ def test_any_integer_modality_of_either_kind(dtype: type) -> None:
     np.testing.assert_array_equal(mabm.modality_jaccard(LARGE, modality, k1=9, k2=3), expected)
     tensor = torch.from_numpy(modality)
     np.testing.assert_array_equal(mabm.modality_jaccard(LARGE, tensor, k1=9, k2=3), expected)
+
+
+def test_a_modality_may_lie_elsewhere(device: Device) -> None:
+    modality = np.arange(60) % 3
+    features = device.put(torch.from_numpy(LARGE))
+    expected = mabm.pseudo_labels(features, device.put(modality), k1=9, k2=3)
+    for elsewhere in (modality, torch.from_numpy(modality)):
+        found = mabm.pseudo_labels(features, elsewhere, k1=9, k2=3)
+        assert torch.equal(found.labels, expected.labels)
+        assert found.modality.device == features.device
+        assert found.num_spanning == expected.num_spanning
+
+
+def test_features_on_the_cpu_take_a_modality_on_a_gpu(gpu: Device) -> None:
+    modality = np.arange(60) % 3
+    expected = mabm.pseudo_labels(LARGE, modality, k1=9, k2=3)
+    found = mabm.pseudo_labels(LARGE, gpu.put(modality), k1=9, k2=3)
+    np.testing.assert_array_equal(found.labels, expected.labels)
+    np.testing.assert_array_equal(found.modality, modality)
 
 
 def test_numpy_integers_are_integers() -> None:

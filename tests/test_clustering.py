@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from cases import Case, cases
+from devices import Device
 from golden_files import GOLDEN, Golden
 from hypothesis import given
 
@@ -11,41 +12,45 @@ import mabm
 
 
 @pytest.mark.parametrize("golden", [g for g in GOLDEN if g.labels], ids=str)
-def test_released_labels(golden: Golden) -> None:
+def test_released_labels(device: Device, golden: Golden) -> None:
     for eps, labels in golden.labels.items():
-        found = mabm.pseudo_labels(golden.features, golden.modality, eps=eps, **golden.options)
-        np.testing.assert_array_equal(found.labels, labels)
+        found = mabm.pseudo_labels(*device.inputs(golden), eps=eps, **golden.options)
+        np.testing.assert_array_equal(device.get(found.labels), labels)
 
 
 @given(cases())
-def test_statistics_count_what_the_labels_say(case: Case) -> None:
-    found = mabm.pseudo_labels(case.features, case.modality, eps=0.7, min_samples=3, **case.options)
-    clusters = set(found.labels.tolist()) - {-1}
+def test_statistics_count_what_the_labels_say(device: Device, case: Case) -> None:
+    found = mabm.pseudo_labels(*device.inputs(case), eps=0.7, min_samples=3, **case.options)
+    labels = device.get(found.labels)
+    np.testing.assert_array_equal(device.get(found.modality), case.modality)
+    clusters = set(labels.tolist()) - {-1}
     assert clusters == set(range(found.num_clusters))
-    assert found.num_noise == (found.labels == -1).sum()
-    members = [found.labels == cluster for cluster in sorted(clusters)]
+    assert found.num_noise == (labels == -1).sum()
+    members = [labels == cluster for cluster in sorted(clusters)]
     groups = set(case.modality.tolist())
     assert found.num_spanning == sum(set(case.modality[m].tolist()) == groups for m in members)
     sizes = [int(m.sum()) for m in members]
     assert found.size_histogram == {size: sizes.count(size) for size in sorted(set(sizes))}
 
 
-def test_without_a_modality_nothing_is_said_of_spanning() -> None:
-    found = mabm.pseudo_labels(torch.eye(3).repeat_interleave(4, dim=0), k1=4, k2=1)
+def test_without_a_modality_nothing_is_said_of_spanning(device: Device) -> None:
+    features = device.put(torch.eye(3).repeat_interleave(4, dim=0))
+    found = mabm.pseudo_labels(features, k1=4, k2=1)
     assert found.num_spanning is None
     assert repr(found) == "PseudoLabels(12 samples: 3 clusters, 0 noise)"
 
 
-def test_naive_clustering_tells_which_clusters_span() -> None:
-    features = torch.eye(3).repeat_interleave(4, dim=0)
-    modality = torch.tensor([0, 1, 0, 1] + [0] * 8)
+def test_naive_clustering_tells_which_clusters_span(device: Device) -> None:
+    features = device.put(torch.eye(3).repeat_interleave(4, dim=0))
+    modality = device.put(torch.tensor([0, 1, 0, 1] + [0] * 8))
     found = mabm.pseudo_labels(features, modality, k1=4, k2=1, preset="spcl")
     assert found.num_clusters == 3
     assert found.num_spanning == 1
 
 
-def test_duplicates_are_one_cluster() -> None:
-    found = mabm.pseudo_labels(np.ones((40, 3), dtype=np.float32), np.arange(40) % 2, k1=80)
+def test_duplicates_are_one_cluster(device: Device) -> None:
+    features = device.put(np.ones((40, 3), dtype=np.float32))
+    found = mabm.pseudo_labels(features, device.put(np.arange(40) % 2), k1=80)
     assert found.labels.tolist() == [0] * 40
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from cases import Case, cases
+from devices import Device
 from golden_files import GOLDEN
 from hypothesis import given
 
@@ -12,9 +13,10 @@ from mabm import reference
 
 
 @given(cases())
-def test_rows_are_the_reference_rows(case: Case) -> None:
-    ranking = mabm.rank_neighbors(case.features, case.modality, k1=case.k1, preset=case.preset)
-    encoding = mabm.encode_neighbors(case.features, mabm.k_reciprocal_neighbors(ranking))
+def test_rows_are_the_reference_rows(device: Device, case: Case) -> None:
+    features, modality = device.inputs(case)
+    ranking = mabm.rank_neighbors(features, modality, k1=case.k1, preset=case.preset)
+    encoding = mabm.encode_neighbors(features, mabm.k_reciprocal_neighbors(ranking))
     lists = reference.rank(case.features, case.modality, case.preset, case.k1)
     sets = reference.k_reciprocal_sets(case.features, lists, case.preset, case.k1)
     expected = reference.encode(case.features, sets)
@@ -22,9 +24,10 @@ def test_rows_are_the_reference_rows(case: Case) -> None:
 
 
 @given(cases())
-def test_expanded_rows_are_the_reference_rows(case: Case) -> None:
-    ranking = mabm.rank_neighbors(case.features, case.modality, k1=case.k1, preset=case.preset)
-    encoding = mabm.encode_neighbors(case.features, mabm.k_reciprocal_neighbors(ranking))
+def test_expanded_rows_are_the_reference_rows(device: Device, case: Case) -> None:
+    features, modality = device.inputs(case)
+    ranking = mabm.rank_neighbors(features, modality, k1=case.k1, preset=case.preset)
+    encoding = mabm.encode_neighbors(features, mabm.k_reciprocal_neighbors(ranking))
     expanded = mabm.expand_queries(encoding, ranking, k2=case.k2)
     lists = reference.rank(case.features, case.modality, case.preset, case.k1)
     expected = reference.expand_queries(
@@ -38,49 +41,53 @@ def test_expanded_rows_are_the_reference_rows(case: Case) -> None:
     np.testing.assert_allclose(expanded.to_scipy().toarray(), expected, rtol=0, atol=1e-7)
 
 
-def test_the_exponential_is_accurate_over_its_whole_range() -> None:
+def test_the_exponential_is_accurate_over_its_whole_range(device: Device) -> None:
     # Row 0 has neighbours at every inner product from 1 down to -11.
     features = np.concatenate([[[1.0]], np.linspace(1, -11, 400)[:, None]]).astype(np.float32)
     indptr = np.concatenate([[0, 400], np.arange(401, 801)]).astype(np.int64)
     indices = np.concatenate([np.arange(1, 401), np.arange(1, 401)]).astype(np.int32)
-    encoding = mabm.encode_neighbors(features, mabm.NeighborSets(indptr, indices))
+    sets = mabm.NeighborSets(device.put(indptr), device.put(indices))
+    encoding = mabm.encode_neighbors(device.put(features), sets)
     weights = np.exp(2 * (features[1:, 0].astype(float) - 1))
     expected = np.round(weights / weights.sum() * 2**30)
-    found = encoding.weights[: encoding.indptr[1]]
+    found = device.get(encoding.weights[: encoding.indptr[1]])
     assert 300 < len(found) < 400  # it ends where the fixed point does
     expected[: len(found)] -= found
     assert np.abs(expected).max() <= 1
 
 
-def test_a_sample_without_reciprocal_neighbours_is_encoded_by_itself() -> None:
-    sets = mabm.NeighborSets(torch.tensor([0, 0, 1]), torch.tensor([0], dtype=torch.int32))
-    encoding = mabm.encode_neighbors(torch.randn(2, 3), sets)
+def test_a_sample_without_reciprocal_neighbours_is_encoded_by_itself(device: Device) -> None:
+    sets = mabm.NeighborSets(
+        device.put(torch.tensor([0, 0, 1])), device.put(torch.tensor([0], dtype=torch.int32))
+    )
+    encoding = mabm.encode_neighbors(device.put(torch.randn(2, 3)), sets)
     assert encoding.to_torch().to_dense().tolist() == [[1, 0], [1, 0]]
 
 
-def test_a_row_without_neighbours_to_average_stays_as_it_is() -> None:
-    encoding = mabm.encode_samples(torch.eye(3), k1=1, k2=1)
-    ranks = torch.tensor([[1], [-1], [0]])
-    scores = torch.tensor([[0.0], [-torch.inf], [0.0]], dtype=torch.float64)
+def test_a_row_without_neighbours_to_average_stays_as_it_is(device: Device) -> None:
+    encoding = mabm.encode_samples(device.put(torch.eye(3)), k1=1, k2=1)
+    ranks = device.put(torch.tensor([[1], [-1], [0]]))
+    scores = device.put(torch.tensor([[0.0], [-torch.inf], [0.0]], dtype=torch.float64))
     ranking = mabm.Ranking(ranks, scores, (1,), mabm.PRESETS["spcl"], k1=4)
     expanded = mabm.expand_queries(encoding, ranking, k2=3)
     assert expanded.to_torch().to_dense().tolist() == [[0, 1, 0], [0, 1, 0], [1, 0, 0]]
 
 
-def test_stages_one_by_one_are_the_whole() -> None:
-    golden = GOLDEN[0]
-    ranking = mabm.rank_neighbors(golden.features, golden.modality)
-    encoding = mabm.encode_neighbors(golden.features, mabm.k_reciprocal_neighbors(ranking))
+def test_stages_one_by_one_are_the_whole(device: Device) -> None:
+    features, modality = device.inputs(GOLDEN[0])
+    ranking = mabm.rank_neighbors(features, modality)
+    encoding = mabm.encode_neighbors(features, mabm.k_reciprocal_neighbors(ranking))
     encoding = mabm.expand_queries(encoding, ranking)
-    whole = mabm.encode_samples(golden.features, golden.modality)
-    np.testing.assert_array_equal(encoding.weights, whole.weights)
+    whole = mabm.encode_samples(features, modality)
+    np.testing.assert_array_equal(device.get(encoding.weights), device.get(whole.weights))
     np.testing.assert_array_equal(
-        mabm.jaccard_distance(encoding), mabm.modality_jaccard(golden.features, golden.modality)
+        device.get(mabm.jaccard_distance(encoding)),
+        device.get(mabm.modality_jaccard(features, modality)),
     )
 
 
-def test_rows_that_do_not_belong_together_are_refused() -> None:
-    features = torch.randn(5, 3)
+def test_rows_that_do_not_belong_together_are_refused(device: Device) -> None:
+    features = device.put(torch.randn(5, 3))
     ranking = mabm.rank_neighbors(features)
     sets = mabm.k_reciprocal_neighbors(ranking)
     with pytest.raises(ValueError, match="features must have 5 rows, one a neighbour set, got 4"):
@@ -88,3 +95,18 @@ def test_rows_that_do_not_belong_together_are_refused() -> None:
     encoding = mabm.encode_neighbors(features, sets)
     with pytest.raises(ValueError, match="encoding must have 4 rows, one a ranked sample, got 5"):
         mabm.expand_queries(encoding, mabm.rank_neighbors(features[:4]))
+
+
+def test_parts_of_any_memory_layout_are_taken() -> None:
+    features = torch.randn(30, 6)
+    ranking = mabm.rank_neighbors(features, torch.arange(30) % 2, k1=6)
+    neighbors = mabm.k_reciprocal_neighbors(ranking)
+    encoding = mabm.encode_neighbors(features, neighbors)
+    expected = mabm.expand_queries(encoding, ranking, k2=2)
+    columns = (ranking.ranks.T.contiguous().T, ranking.scores.T.contiguous().T)
+    turned = mabm.Ranking(*columns, ranking.widths, ranking.preset, ranking.k1, ranking.groups)
+    strided = torch.stack([encoding.indptr, encoding.indptr], dim=1)[:, 0]
+    again = mabm.Encoding(strided, encoding.indices, encoding.weights)
+    found = mabm.expand_queries(again, turned, k2=2)
+    for part, wanted in zip(found.tensors(), expected.tensors(), strict=True):
+        assert torch.equal(part, wanted)

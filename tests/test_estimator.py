@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import sklearn
 import torch
+from devices import Device
 from golden_files import GOLDEN
 from sklearn.base import clone
 from sklearn.model_selection import ParameterGrid
@@ -25,9 +26,10 @@ def test_fit_predict_gives_the_labels() -> None:
     assert estimator.n_features_in_ == golden.features.shape[1]
 
 
-def test_fit_returns_itself_and_takes_tensors() -> None:
+def test_fit_returns_itself_and_takes_tensors(device: Device) -> None:
     estimator = mabm.ModalityDBSCAN()
-    features, modality = torch.from_numpy(golden.features), torch.from_numpy(golden.modality)
+    features = device.put(torch.from_numpy(golden.features))
+    modality = device.put(torch.from_numpy(golden.modality))
     assert estimator.fit(features, modality=modality) is estimator
     assert isinstance(estimator.labels_, np.ndarray)
     np.testing.assert_array_equal(estimator.labels_, expected)
@@ -39,7 +41,9 @@ def test_lists_of_floats_are_features() -> None:
 
 
 def test_clone_and_parameters() -> None:
-    estimator = mabm.ModalityDBSCAN(0.4, min_samples=3, k1=20, k2=4, preset="spcl")
+    estimator = mabm.ModalityDBSCAN(
+        0.4, min_samples=3, k1=20, k2=4, preset="spcl", precision="fast"
+    )
     assert clone(estimator).get_params() == estimator.get_params()
     assert clone(estimator).set_params(eps=0.5).eps == 0.5
     labels = [
@@ -67,5 +71,8 @@ def test_in_a_pipeline_by_metadata_routing() -> None:
 def test_bad_parameters_are_refused_by_fit() -> None:
     estimator = mabm.ModalityDBSCAN(eps=2.0)
     with pytest.raises(ValueError, match=r"eps must be in \[0, 1\), got 2.0"):
+        estimator.fit(golden.features)
+    estimator.set_params(eps=0.5, precision="half")
+    with pytest.raises(ValueError, match=r"precision must be one of .* got 'half'"):
         estimator.fit(golden.features)
     assert not hasattr(estimator, "labels_")

@@ -1,13 +1,21 @@
 """What importing the package does and does not do, each in a fresh interpreter."""
 
+import os
 import subprocess
 import sys
 
 import pytest
+from devices import Device
 
 
-def run(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
+    )
 
 
 def test_import_loads_neither_scikit_learn_nor_what_lies_downstream() -> None:
@@ -36,12 +44,13 @@ def test_import_and_use_touch_nothing_global() -> None:
     assert result.stderr == ""
 
 
-def test_defaults_of_the_process_change_nothing() -> None:
+def test_defaults_of_the_process_change_nothing(device: Device) -> None:
     result = run(
         "import torch, mabm\n"
         "torch.manual_seed(0)\n"
-        "x = torch.randn(9, 8).repeat(10, 1) + 0.2 * torch.randn(90, 8)\n"
-        "modality = torch.arange(90) // 9 % 3\n"
+        f"device = {device.torch.type!r}\n"
+        "x = (torch.randn(9, 8).repeat(10, 1) + 0.2 * torch.randn(90, 8)).to(device)\n"
+        "modality = (torch.arange(90) // 9 % 3).to(device)\n"
         "presets = list(mabm.PRESETS)\n"
         "def labels():\n"
         "    return [mabm.pseudo_labels(x, modality, eps=0.7, preset=p).labels for p in presets]\n"
@@ -49,9 +58,10 @@ def test_defaults_of_the_process_change_nothing() -> None:
         "torch.set_default_dtype(torch.float64)\n"
         "torch.use_deterministic_algorithms(True)\n"
         "torch.set_flush_denormal(True)\n"
-        "with torch.device('meta'), torch.autocast('cpu'), torch.inference_mode():\n"
+        "with torch.device('meta'), torch.autocast(device), torch.inference_mode():\n"
         "    found = labels()\n"
-        "print(all(a.equal(b) for a, b in zip(found, expected)), len(set(expected[0].tolist())))"
+        "print(all(a.equal(b) for a, b in zip(found, expected)), len(set(expected[0].tolist())))",
+        CUBLAS_WORKSPACE_CONFIG=":4096:8",  # PyTorch asks for it beside deterministic algorithms
     )
     assert result.stdout.split()[0] == "True", result.stderr
     assert int(result.stdout.split()[1]) > 1

@@ -5,51 +5,18 @@ from typing import Any
 
 import pytest
 import torch
+from devices import CPU, Device
+from op_samples import OPS, make_samples
 
 import mabm
 
-OPS = torch.ops.mabm
+NAMES = make_samples(CPU).keys()
+Samples = dict[str, tuple[Any, ...]]
 
 
-def samples() -> dict[str, tuple[Any, ...]]:
-    """One call of each op, from one small problem."""
-    generator = torch.Generator().manual_seed(0)
-    features = torch.randn(24, 5, generator=generator)
-    groups = torch.arange(24, dtype=torch.int32) % 2
-    list_of_group = torch.tensor([[0, 1], [0, 1]], dtype=torch.int32)
-    rows = torch.arange(24)
-    state = (
-        torch.zeros(24, 2, 8),
-        torch.zeros(24, 2, 8, dtype=torch.int32),
-        torch.zeros(24, 2, dtype=torch.int32),
-        torch.full((24, 2), -torch.inf),
-    )
-    collected = tuple(part.clone() for part in state)
-    tile = (features @ features.T, torch.ones(24), groups, groups, list_of_group, 0)
-    OPS.collect_candidates_(*tile, *collected)
-    widths = [3, 3]
-    bounds = torch.full((24,), 1e-4, dtype=torch.float64)
-    ranks, _ = OPS.rank_exactly(features, rows, groups, list_of_group, widths, False)
-    mask = OPS.reciprocal_mask(ranks)
-    sets = OPS.expand_neighbors(ranks, mask, ranks, mask)
-    encoding = OPS.encode_neighbors(features, *sets)
-    graph = OPS.jaccard_graph(*encoding, 0.9)
-    weights = torch.full((24, 6), 1 / 6, dtype=torch.float64)
-    return {
-        "collect_candidates_": (*tile, *state),
-        "rank_candidates": (features, rows, *collected, bounds, widths, False),
-        "rank_exactly": (features, rows, groups, list_of_group, widths, True),
-        "reciprocal_mask": (ranks,),
-        "expand_neighbors": (ranks, mask, ranks, mask),
-        "encode_neighbors": (features, *sets),
-        "average_encodings": (*encoding, ranks, weights),
-        "jaccard_distance": (*encoding, *encoding, 24),
-        "jaccard_graph": (*encoding, 0.9),
-        "dbscan": (*graph, 0.6, 3),
-    }
-
-
-SAMPLES = samples()
+@pytest.fixture(scope="session")
+def samples(device: Device) -> Samples:
+    return make_samples(device)
 
 
 def op(name: str) -> Callable[..., Any]:
@@ -62,27 +29,28 @@ def test_there_is_a_sample_of_every_op() -> None:
         for name in torch._C._dispatch_get_all_op_names()
         if name.startswith("mabm::")
     }
-    assert registered == set(SAMPLES)
+    assert registered == set(NAMES)
 
 
-@pytest.mark.parametrize("name", SAMPLES)
-def test_opcheck(name: str) -> None:
-    torch.library.opcheck(op(name), SAMPLES[name])
+@pytest.mark.parametrize("name", NAMES)
+def test_opcheck(name: str, samples: Samples) -> None:
+    torch.library.opcheck(op(name), samples[name])
 
 
-def test_opcheck_without_expansion() -> None:
-    ranks, mask, *_ = SAMPLES["expand_neighbors"]
+def test_opcheck_without_expansion(samples: Samples) -> None:
+    ranks, mask, *_ = samples["expand_neighbors"]
     torch.library.opcheck(op("expand_neighbors"), (ranks, mask, None, None))
 
 
-@pytest.mark.parametrize("name", SAMPLES)
-def test_compiles_whole(name: str) -> None:
+@pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores:UserWarning")  # not wanted here
+@pytest.mark.parametrize("name", NAMES)
+def test_compiles_whole(name: str, samples: Samples) -> None:
     call = op(name)
     torch.compiler.reset()
     compiled = torch.compile(call, fullgraph=True)
 
     def run(function: Callable[..., Any]) -> list[Any]:
-        args = [a.clone() if isinstance(a, torch.Tensor) else a for a in SAMPLES[name]]
+        args = [a.clone() if isinstance(a, torch.Tensor) else a for a in samples[name]]
         result = function(*args)
         results = result if isinstance(result, tuple) else (result,)
         return [*results, *args]  # the arguments too: an op may write to them
@@ -93,21 +61,23 @@ def test_compiles_whole(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["rank_exactly", "rank_candidates"])
-def test_a_gradient_is_refused_by_name(name: str) -> None:
-    features, *rest = SAMPLES[name]
+def test_a_gradient_is_refused_by_name(name: str, samples: Samples) -> None:
+    features, *rest = samples[name]
     scores = op(name)(features.clone().requires_grad_(), *rest)[1]
     with pytest.raises(RuntimeError, match=f"mabm::{name} has no gradient"):
         scores.sum().backward()
 
 
-def test_labels_and_encodings_are_integers_without_gradient() -> None:
-    features, *rest = SAMPLES["encode_neighbors"]
+def test_labels_and_encodings_are_integers_without_gradient(samples: Samples) -> None:
+    features, *rest = samples["encode_neighbors"]
     results = op("encode_neighbors")(features.clone().requires_grad_(), *rest)
     assert not any(result.requires_grad for result in results)
 
 
-def test_public_functions_give_no_gradient_and_take_features_that_have_one() -> None:
-    features = torch.randn(20, 4, requires_grad=True)
+def test_public_functions_give_no_gradient_and_take_features_that_have_one(
+    device: Device,
+) -> None:
+    features = device.put(torch.randn(20, 4)).requires_grad_()
     distance = mabm.modality_jaccard(features)
     assert not distance.requires_grad
 
@@ -124,15 +94,36 @@ def test_public_functions_give_no_gradient_and_take_features_that_have_one() -> 
             torch.zeros(0, dtype=torch.int64),
             "indptr must have one entry more",
         ),
-        ("encode_neighbors", 1, torch.tensor([0, 9999]), "indptr must run from 0 to"),
         ("dbscan", 2, torch.zeros(3), "distances must have size"),
         ("reciprocal_mask", 0, torch.zeros(4, dtype=torch.int64), "ranks must have 2 dimensions"),
     ],
 )
 def test_ops_check_what_they_are_given(
-    name: str, position: int, replacement: torch.Tensor, message: str
+    name: str,
+    position: int,
+    replacement: torch.Tensor,
+    message: str,
+    samples: Samples,
+    device: Device,
 ) -> None:
-    args = list(SAMPLES[name])
-    args[position] = replacement
+    args = list(samples[name])
+    args[position] = device.put(replacement)
     with pytest.raises(RuntimeError, match=message):
         op(name)(*args)
+
+
+def test_on_the_cpu_ops_look_at_the_ends_of_rows() -> None:  # on a GPU they would have to wait
+    features, _, indices = make_samples(CPU)["encode_neighbors"]
+    with pytest.raises(RuntimeError, match="indptr must run from 0 to"):
+        op("encode_neighbors")(features, torch.tensor([0, 9999]), indices)
+
+
+@pytest.mark.parametrize("name", sorted(NAMES - {"reciprocal_mask"}))  # which takes one tensor
+def test_ops_refuse_tensors_on_two_devices(name: str, gpu: Device) -> None:
+    args = make_samples(gpu)[name]
+    tensors = [position for position, arg in enumerate(args) if isinstance(arg, torch.Tensor)]
+    for position in tensors:
+        mixed = list(args)
+        mixed[position] = args[position].cpu()
+        with pytest.raises(RuntimeError, match="all tensors must be on one device"):
+            op(name)(*mixed)

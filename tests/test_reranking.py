@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from cases import GENERAL_POSITION, Case, cases
+from devices import Device
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,7 +13,9 @@ from mabm import reference, reranking
 
 
 @given(cases(GENERAL_POSITION), st.floats(0, 1), st.floats(0, 1))
-def test_matches_the_reference(case: Case, share: float, lambda_value: float) -> None:
+def test_matches_the_reference(
+    device: Device, case: Case, share: float, lambda_value: float
+) -> None:
     split = round(share * len(case.features))
     arguments = (
         case.features[:split],
@@ -20,34 +23,44 @@ def test_matches_the_reference(case: Case, share: float, lambda_value: float) ->
         case.modality[:split],
         case.modality[split:],
     )
-    found = mabm.rerank(*arguments, lambda_value=lambda_value, **case.options)
+    put = map(device.put, arguments)
+    found = device.get(mabm.rerank(*put, lambda_value=lambda_value, **case.options))
     expected = reference.rerank(*arguments, lambda_value=lambda_value, **case.options)
     assert found.shape == (split, len(case.features) - split)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
 
 
-def test_the_ends_of_lambda_are_the_two_distances() -> None:
-    query, gallery = torch.randn(7, 5), torch.randn(30, 5)
-    jaccard = mabm.modality_jaccard(torch.cat([query, gallery]), k1=20)
+def test_the_ends_of_lambda_are_the_two_distances(device: Device) -> None:
+    together = torch.randn(37, 5)
+    query, gallery = device.put(together[:7]), device.put(together[7:])
+    jaccard = mabm.modality_jaccard(device.put(together), k1=20)
     assert torch.equal(mabm.rerank(query, gallery, lambda_value=0), jaccard[:7, 7:])
-    squared = torch.cdist(query, torch.cat([query, gallery])).square()
+    squared = torch.cdist(together[:7], together).square()
     expected = (squared / squared.amax(dim=1, keepdim=True))[:, 7:]
-    torch.testing.assert_close(
-        mabm.rerank(query, gallery, lambda_value=1), expected, rtol=0, atol=1e-5
-    )
+    found = device.get(mabm.rerank(query, gallery, lambda_value=1))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
 def test_blocks_of_queries_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Of the CPU alone: a GPU may add up a product otherwise where the blocks are others.
     query, gallery = np.random.default_rng(0).normal(size=(2, 40, 6)).astype(np.float32)
     whole = mabm.rerank(query, gallery)
     monkeypatch.setattr(reranking, "_ROWS_AT_ONCE", 7)
     np.testing.assert_array_equal(mabm.rerank(query, gallery), whole)
 
 
-def test_all_duplicates_are_at_distance_zero() -> None:
-    found = mabm.rerank(torch.ones(2, 3), torch.ones(4, 3))
-    assert torch.equal(found, torch.zeros(2, 4))
+def test_all_duplicates_are_at_distance_zero(device: Device) -> None:
+    found = mabm.rerank(device.put(torch.ones(2, 3)), device.put(torch.ones(4, 3)))
+    assert device.get(found).tolist() == [[0.0] * 4] * 2
+
+
+def test_query_and_gallery_on_two_devices_are_refused(gpu: Device) -> None:
+    query, gallery = torch.ones(2, 3), torch.ones(4, 3)
+    with pytest.raises(ValueError, match="gallery must be on cpu as query is, got cuda:0"):
+        mabm.rerank(query, gpu.put(gallery))
+    with pytest.raises(ValueError, match="gallery must be on cuda:0 as query is, got cpu"):
+        mabm.rerank(gpu.put(query), gallery)
 
 
 @pytest.mark.parametrize(
@@ -69,9 +82,13 @@ def test_all_duplicates_are_at_distance_zero() -> None:
         ({"lambda_value": 1.5}, ValueError, r"lambda_value must be in \[0, 1\], got 1.5"),
         ({"lambda_value": None}, TypeError, "lambda_value must be a number, got NoneType"),
         ({"k1": 0}, ValueError, r"k1 must be in \[1, 1024\], got 0"),
+        ({"precision": "half"}, ValueError, r"precision must be one of .* got 'half'"),
     ],
 )
-def test_bad_arguments(change: dict[str, object], error: type[Exception], message: str) -> None:
-    arguments: dict[str, object] = {"query": torch.ones(2, 3), "gallery": torch.ones(4, 3)}
+def test_bad_arguments(
+    device: Device, change: dict[str, object], error: type[Exception], message: str
+) -> None:
+    arguments = {"query": torch.ones(2, 3), "gallery": torch.ones(4, 3), **change}
+    put = {k: device.put(a) if isinstance(a, torch.Tensor) else a for k, a in arguments.items()}
     with pytest.raises(error, match=message):
-        mabm.rerank(**{**arguments, **change})
+        mabm.rerank(**put)

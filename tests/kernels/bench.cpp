@@ -1,0 +1,567 @@
+// The launchers of csrc/kernels on the emulated grid, for Python: NumPy in, NumPy out.
+//
+// Every array that a kernel sees is a copy of exactly its size, so that AddressSanitizer tells of
+// the first element beyond it, and what a kernel must write starts as garbage.
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <numeric>
+#include <optional>
+#include <stdexcept>
+#include <tuple>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "kernels/clustering.cuh"
+#include "kernels/encoding.cuh"
+#include "kernels/jaccard.cuh"
+#include "kernels/neighbors.cuh"
+#include "kernels/prefix_sum.cuh"
+#include "kernels/ranking.cuh"
+
+namespace mabm {
+namespace {
+
+namespace py = pybind11;
+
+template <class T>
+using Array = py::array_t<T, py::array::c_style>;
+
+void check(cudaError_t error) {
+  if (error != cudaSuccess) {
+    throw std::invalid_argument(cudaGetErrorString(error));
+  }
+}
+
+// Bytes that no kernel writes: as an index far out of range, as a flag neither true nor false.
+constexpr int kGarbage = 0xa5;
+
+// The memory of one array on the grid.
+template <class T>
+class Memory {
+ public:
+  explicit Memory(int64_t size) : size_(size), data_(new T[static_cast<size_t>(size)]) {
+    std::memset(static_cast<void*>(data_.get()), kGarbage, sizeof(T) * static_cast<size_t>(size));
+  }
+  Memory(int64_t size, T value) : Memory(size) { std::fill_n(data_.get(), size, value); }
+  explicit Memory(const Array<T>& array) : Memory(array.size()) {
+    std::copy_n(array.data(), size_, data_.get());
+  }
+
+  T* get() { return data_.get(); }
+  const T* read() const { return data_.get(); }
+  int64_t size() const { return size_; }
+
+  // A copy. Flags become bytes, so that those that were not written can be told.
+  auto array(const std::vector<int64_t>& shape) const {
+    Array<std::conditional_t<std::is_same_v<T, bool>, uint8_t, T>> copy(shape);
+    if (copy.size() != size_) {
+      throw std::logic_error("an array of the bench has another size than its memory");
+    }
+    std::memcpy(copy.mutable_data(), data_.get(), sizeof(T) * static_cast<size_t>(size_));
+    return copy;
+  }
+  auto array() const { return array({size_}); }
+
+ private:
+  int64_t size_;
+  std::unique_ptr<T[]> data_;
+};
+
+// CSR rows, with weights or without.
+struct RowsMemory {
+  Memory<int64_t> indptr;
+  Memory<int32_t> indices;
+  std::optional<Memory<int32_t>> weights;
+
+  RowsMemory(const Array<int64_t>& indptr, const Array<int32_t>& indices)
+      : indptr(indptr), indices(indices) {}
+  RowsMemory(const Array<int64_t>& indptr, const Array<int32_t>& indices,
+             const Array<int32_t>& weights)
+      : indptr(indptr), indices(indices), weights(weights) {}
+
+  int64_t count() const { return indptr.size() - 1; }
+  Rows view() const {
+    return {count(), indptr.read(), indices.read(), weights ? weights->read() : nullptr};
+  }
+};
+
+// ---- Prefix sums --------------------------------------------------------------------------------
+
+Array<int64_t> exclusive_sum(const Array<int32_t>& counts) {
+  const Memory<int32_t> in(counts);
+  Memory<int64_t> starts(counts.size() + 1);
+  Memory<int64_t> scratch(exclusive_sum_scratch(counts.size()));
+  check(launch_exclusive_sum(in.read(), in.size(), starts.get(), scratch.get(), nullptr));
+  return starts.array();
+}
+
+// ---- Ranking ------------------------------------------------------------------------------------
+
+Array<double> score_tile(const Array<float>& features, const Array<int64_t>& rows,
+                         int64_t first_column, int64_t num_columns, bool euclidean) {
+  const Memory<float> x(features);
+  const Memory<int64_t> row_numbers(rows);
+  Memory<double> scores(rows.size() * num_columns);
+  check(launch_score_tile(x.read(), features.shape(1), row_numbers.read(), rows.size(),
+                          first_column, num_columns, euclidean, scores.get(), nullptr));
+  return scores.array({rows.size(), num_columns});
+}
+
+// Candidate lists as they pass from launch to launch: (B, L, C) scores and indices, (B, L) counts
+// and thresholds.
+template <class Score>
+struct ListsMemory {
+  int64_t num_rows, num_lists, capacity;
+  Memory<Score> scores;
+  Memory<int32_t> indices;
+  Memory<int32_t> counts;
+  Memory<Score> thresholds;
+
+  ListsMemory(const Array<Score>& scores, const Array<int32_t>& indices,
+              const Array<int32_t>& counts, const Array<Score>& thresholds)
+      : num_rows(scores.shape(0)),
+        num_lists(scores.shape(1)),
+        capacity(scores.shape(2)),
+        scores(scores),
+        indices(indices),
+        counts(counts),
+        thresholds(thresholds) {}
+
+  CandidateLists<Score> view() {
+    return {num_lists, capacity, scores.get(), indices.get(), counts.get(), thresholds.get()};
+  }
+  auto arrays() const {
+    return std::make_tuple(scores.array({num_rows, num_lists, capacity}),
+                           indices.array({num_rows, num_lists, capacity}),
+                           counts.array({num_rows, num_lists}),
+                           thresholds.array({num_rows, num_lists}));
+  }
+};
+
+// The arguments are those of the op collect_candidates_.
+auto collect_products(const Array<float>& products, const Array<float>& biases,
+                      const Array<int32_t>& row_groups, const Array<int32_t>& column_groups,
+                      const Array<int32_t>& list_of_group, int64_t first_column,
+                      const Array<float>& scores, const Array<int32_t>& indices,
+                      const Array<int32_t>& counts, const Array<float>& thresholds) {
+  const Memory<float> product(products);
+  const Memory<float> bias(biases);
+  const Memory<int32_t> row_group(row_groups);
+  const Memory<int32_t> column_group(column_groups);
+  const Memory<int32_t> list_of(list_of_group);
+  ListsMemory<float> lists(scores, indices, counts, thresholds);
+  const ListTable table{row_group.read(), nullptr, column_group.read(), list_of.read(),
+                        static_cast<int>(list_of_group.shape(1))};
+  check(launch_collect_candidates(ProductTile{product.read(), bias.read()}, products.shape(0),
+                                  products.shape(1), table, first_column, lists.view(), nullptr));
+  return lists.arrays();
+}
+
+// The same from exact scores, of `rows` among all samples, whose groups are `groups`.
+auto collect_exact(const Array<double>& tile, const Array<int64_t>& rows,
+                   const Array<int32_t>& groups, const Array<int32_t>& column_groups,
+                   const Array<int32_t>& list_of_group, int64_t first_column,
+                   const Array<double>& scores, const Array<int32_t>& indices,
+                   const Array<int32_t>& counts, const Array<double>& thresholds) {
+  const Memory<double> tile_scores(tile);
+  const Memory<int64_t> row_numbers(rows);
+  const Memory<int32_t> group(groups);
+  const Memory<int32_t> column_group(column_groups);
+  const Memory<int32_t> list_of(list_of_group);
+  ListsMemory<double> lists(scores, indices, counts, thresholds);
+  const ListTable table{group.read(), row_numbers.read(), column_group.read(), list_of.read(),
+                        static_cast<int>(list_of_group.shape(1))};
+  check(launch_collect_candidates(ExactTile{tile_scores.read()}, tile.shape(0), tile.shape(1),
+                                  table, first_column, lists.view(), nullptr));
+  return lists.arrays();
+}
+
+auto clear_lists(int64_t num_rows, int64_t num_lists, int64_t capacity) {
+  const std::vector<int64_t> shape{num_rows, num_lists};
+  const std::vector<int64_t> places{num_rows, num_lists, capacity};
+  const int64_t count = num_rows * num_lists;
+  ListsMemory<double> lists(Memory<double>(count * capacity).array(places),
+                            Memory<int32_t>(count * capacity).array(places),
+                            Memory<int32_t>(count).array(shape),
+                            Memory<double>(count).array(shape));
+  check(launch_clear_lists(num_rows, lists.view(), nullptr));
+  return lists.arrays();
+}
+
+Array<int32_t> write_numbers(const Array<int64_t>& numbers) {
+  Memory<int32_t> out(numbers.size());
+  check(launch_write_numbers(numbers.data(), numbers.size(), out.get(), nullptr));
+  return out.array();
+}
+
+// Ranks and scores, and what they are written through.
+struct RankedMemory {
+  int64_t num_rows;
+  Memory<int32_t> widths;
+  int64_t total;
+  Memory<int64_t> ranks;
+  Memory<double> scores;
+
+  RankedMemory(int64_t num_rows, const Array<int32_t>& widths)
+      : num_rows(num_rows),
+        widths(widths),
+        total(std::accumulate(widths.data(), widths.data() + widths.size(), int64_t{0})),
+        ranks(num_rows * total),
+        scores(num_rows * total) {}
+
+  RankedLists view() { return {widths.read(), total, ranks.get(), scores.get()}; }
+};
+
+auto write_lists(const Array<double>& scores, const Array<int32_t>& indices,
+                 const Array<int32_t>& counts, const Array<double>& thresholds,
+                 const Array<int32_t>& widths) {
+  ListsMemory<double> lists(scores, indices, counts, thresholds);
+  RankedMemory ranked(lists.num_rows, widths);
+  check(launch_write_lists(lists.num_rows, lists.view(), ranked.view(), nullptr));
+  const std::vector<int64_t> shape{lists.num_rows, ranked.total};
+  return std::make_tuple(ranked.ranks.array(shape), ranked.scores.array(shape));
+}
+
+auto rank_candidates(const Array<float>& features, const Array<int64_t>& rows,
+                     const Array<float>& scores, const Array<int32_t>& indices,
+                     const Array<int32_t>& counts, const Array<float>& thresholds,
+                     const Array<double>& error_bounds, const Array<int32_t>& widths,
+                     bool euclidean) {
+  const Memory<float> x(features);
+  const Memory<int64_t> row_numbers(rows);
+  const Memory<double> bounds(error_bounds);
+  ListsMemory<float> lists(scores, indices, counts, thresholds);
+  RankedMemory ranked(lists.num_rows, widths);
+  Memory<bool> certified(lists.num_rows);
+  Memory<double> scored(lists.num_rows * lists.capacity);
+  Memory<int32_t> scored_indices(lists.num_rows * lists.capacity);
+  check(launch_rank_candidates(x.read(), features.shape(1), row_numbers.read(), lists.num_rows,
+                               lists.view(), bounds.read(), euclidean, ranked.view(),
+                               certified.get(), scored.get(), scored_indices.get(), nullptr));
+  const std::vector<int64_t> shape{lists.num_rows, ranked.total};
+  return std::make_tuple(ranked.ranks.array(shape), ranked.scores.array(shape), certified.array());
+}
+
+// ---- Rows that blocks gather in tables ----------------------------------------------------------
+
+struct Gathered {
+  Memory<int64_t> starts;
+  Memory<int32_t> indices;
+  Memory<int32_t> weights;
+  Memory<bool> too_long;
+
+  auto arrays() const {
+    return std::make_tuple(starts.array(), indices.array(), weights.array(), too_long.array());
+  }
+};
+
+// Both passes over all rows, with `num_tables` tables in global memory for those that are too long:
+// pass(row counts, starts, indices, weights, tables), of which the first has neither starts nor
+// what comes after.
+template <bool kSums, class Pass>
+Gathered gather(int64_t num_rows, int64_t num_tables, const Pass& pass) {
+  Memory<int32_t> counts(num_rows);
+  Memory<bool> too_long(num_rows, false);
+  Memory<unsigned long long> num_too_long(1, 0);
+  const RowCounts rows{counts.get(), too_long.get(), num_too_long.get()};
+  check(pass(rows, nullptr, nullptr, nullptr, nullptr));
+  if (*num_too_long.read() != static_cast<unsigned long long>(
+                                  std::count(too_long.read(), too_long.read() + num_rows, true))) {
+    throw std::runtime_error("the number of long rows is not that of their marks");
+  }
+  const bool any_long = *num_too_long.read() > 0;
+  const int64_t slots = any_long ? table_slots(num_rows) : 0;
+  Memory<int32_t> keys(num_tables * slots);
+  Memory<int32_t> members(num_tables * slots);
+  Memory<unsigned long long> sums(kSums ? num_tables * slots : 0);
+  const TableScratch tables{num_tables, static_cast<int>(slots), keys.get(), sums.get(),
+                            members.get()};
+  if (any_long) {
+    check(pass(rows, nullptr, nullptr, nullptr, &tables));
+  }
+  Memory<int64_t> starts(num_rows + 1);
+  std::partial_sum(counts.read(), counts.read() + num_rows, starts.get() + 1,
+                   [](int64_t sum, int64_t count) { return sum + count; });
+  starts.get()[0] = 0;
+  const int64_t total = starts.read()[num_rows];
+  Memory<int32_t> indices(total);
+  Memory<int32_t> weights(kSums ? total : 0);
+  check(pass(rows, starts.read(), indices.get(), weights.get(), nullptr));
+  if (any_long) {
+    check(pass(rows, starts.read(), indices.get(), weights.get(), &tables));
+  }
+  return {std::move(starts), std::move(indices), std::move(weights), std::move(too_long)};
+}
+
+Array<uint8_t> reciprocal_mask(const Array<int64_t>& ranks) {
+  const Memory<int64_t> in(ranks);
+  Memory<bool> mask(ranks.size());
+  check(launch_reciprocal_mask(in.read(), ranks.shape(0), ranks.shape(1), mask.get(), nullptr));
+  return mask.array({ranks.shape(0), ranks.shape(1)});
+}
+
+auto expand_neighbors(const Array<int64_t>& ranks, const Array<bool>& mask,
+                      const Array<int64_t>& half_ranks, const Array<bool>& half_mask,
+                      int64_t num_tables) {
+  const Memory<int64_t> rank(ranks);
+  const Memory<bool> kept(mask);
+  const Memory<int64_t> half_rank(half_ranks);
+  const Memory<bool> half_kept(half_mask);
+  const int64_t num_rows = ranks.shape(0);
+  Memory<bool> accepted(ranks.size());
+  return gather<false>(num_rows, num_tables,
+                       [&](const RowCounts& rows, const int64_t* starts, int32_t* indices, int32_t*,
+                           const TableScratch* tables) {
+                         return launch_expand_neighbors(
+                             {ranks.shape(1), rank.read(), kept.read()},
+                             {half_ranks.shape(1), half_rank.read(), half_kept.read()}, num_rows,
+                             accepted.get(), rows, starts, indices, tables, nullptr);
+                       })
+      .arrays();
+}
+
+auto average_encodings(const Array<int64_t>& indptr, const Array<int32_t>& indices,
+                       const Array<int32_t>& weights, const Array<int64_t>& neighbors,
+                       const Array<double>& neighbor_weights, int64_t num_tables) {
+  const RowsMemory encoding(indptr, indices, weights);
+  const Memory<int64_t> neighbor(neighbors);
+  const Memory<double> neighbor_weight(neighbor_weights);
+  const AveragedRows averaged{neighbors.shape(1), neighbor.read(), neighbor_weight.read()};
+  return gather<true>(encoding.count(), num_tables,
+                      [&](const RowCounts& rows, const int64_t* starts, int32_t* out_indices,
+                          int32_t* out_weights, const TableScratch* tables) {
+                        return launch_average_encodings(encoding.view(), averaged, rows, starts,
+                                                        out_indices, out_weights, tables, nullptr);
+                      })
+      .arrays();
+}
+
+// ---- Encoding -----------------------------------------------------------------------------------
+
+auto weigh_neighbors(const Array<float>& features, const Array<int64_t>& indptr,
+                     const Array<int32_t>& indices) {
+  const Memory<float> x(features);
+  const RowsMemory neighbors(indptr, indices);
+  Memory<double> products(indices.size());
+  Memory<int32_t> weights(indices.size());
+  Memory<int32_t> counts(neighbors.count());
+  check(launch_weigh_neighbors(x.read(), features.shape(1), neighbors.view(), products.get(),
+                               weights.get(), counts.get(), nullptr));
+  return std::make_tuple(weights.array(), counts.array());
+}
+
+auto keep_positive(const Array<int64_t>& indptr, const Array<int32_t>& indices,
+                   const Array<int32_t>& weights, const Array<int64_t>& starts) {
+  const RowsMemory rows(indptr, indices, weights);
+  const Memory<int64_t> start(starts);
+  const int64_t total = start.read()[rows.count()];
+  Memory<int32_t> out_indices(total);
+  Memory<int32_t> out_weights(total);
+  check(launch_keep_positive(rows.view(), start.read(), out_indices.get(), out_weights.get(),
+                             nullptr));
+  return std::make_tuple(out_indices.array(), out_weights.array());
+}
+
+// ---- The distance -------------------------------------------------------------------------------
+
+Array<int32_t> rows_of_entries(const Array<int64_t>& indptr) {
+  const Memory<int64_t> in(indptr);
+  Memory<int32_t> row_of(in.read()[in.size() - 1]);
+  check(launch_rows_of_entries(in.read(), in.size() - 1, row_of.get(), nullptr));
+  return row_of.array();
+}
+
+static_assert(sizeof(ColumnEntry) == 2 * sizeof(int32_t));
+
+// Starts of columns, and their entries as rows and weights, (nnz, 2).
+auto invert_rows(const Array<int32_t>& sorted_columns, const Array<int64_t>& order,
+                 const Array<int32_t>& row_of, const Array<int32_t>& weights, int64_t num_columns) {
+  const Memory<int32_t> column(sorted_columns);
+  const Memory<int64_t> from(order);
+  const Memory<int32_t> row(row_of);
+  const Memory<int32_t> weight(weights);
+  Memory<int64_t> starts(num_columns + 1);
+  Memory<int32_t> entries(2 * weights.size());
+  check(launch_invert_rows(column.read(), from.read(), row.read(), weight.read(), weights.size(),
+                           num_columns, starts.get(), reinterpret_cast<ColumnEntry*>(entries.get()),
+                           nullptr));
+  return std::make_tuple(starts.array(), entries.array({weights.size(), 2}));
+}
+
+auto row_sums(const Array<int64_t>& indptr, const Array<int32_t>& indices,
+              const Array<int32_t>& weights) {
+  const RowsMemory rows(indptr, indices, weights);
+  Memory<int64_t> sums(rows.count());
+  Memory<long long> least(1);
+  check(launch_row_sums(rows.view(), sums.get(), least.get(), nullptr));
+  return std::make_tuple(sums.array(), *least.read());
+}
+
+struct InvertedMemory {
+  Memory<int64_t> starts;
+  Memory<int32_t> entries;
+
+  InvertedMemory(const Array<int64_t>& starts, const Array<int32_t>& entries)
+      : starts(starts), entries(entries) {}
+  InvertedRows view() const {
+    return {starts.read(), reinterpret_cast<const ColumnEntry*>(entries.read())};
+  }
+};
+
+Array<float> jaccard_distance(const Array<int64_t>& indptr, const Array<int32_t>& indices,
+                              const Array<int32_t>& weights, const Array<int64_t>& sums,
+                              const Array<int64_t>& column_starts, const Array<int32_t>& entries,
+                              const Array<int64_t>& column_sums) {
+  const RowsMemory rows(indptr, indices, weights);
+  const Memory<int64_t> sum(sums);
+  const InvertedMemory inverted(column_starts, entries);
+  const Memory<int64_t> column_sum(column_sums);
+  Memory<float> distances(rows.count() * column_sums.size());
+  check(launch_jaccard_distance(rows.view(), sum.read(), inverted.view(), column_sums.size(),
+                                column_sum.read(), distances.get(), nullptr));
+  return distances.array({rows.count(), column_sums.size()});
+}
+
+// One pass for near rows. A window of 0 leaves its choice to the launcher; a small one shows with
+// few rows what happens at its edges.
+template <bool kFill>
+void launch_pass(const RowsMemory& rows, const Memory<int64_t>& sums, long long least_sum,
+                 const InvertedMemory& inverted, float max_distance, int window,
+                 const NearRows& near) {
+  const Memory<long long> least(1, least_sum);
+  check(window == 0
+            ? launch_near_rows(rows.view(), sums.read(), least.read(), inverted.view(),
+                               max_distance, near, nullptr)
+            : launch(near_rows_kernel<kFill>, rows.count(), kOverlapThreads,
+                     sizeof(int32_t) * static_cast<size_t>(window), nullptr, rows.view(),
+                     sums.read(), least.read(), inverted.view(), max_distance, window, near));
+}
+
+// The first pass: counts, and indices and distances of the first kNearSlots of each row.
+auto near_rows(const Array<int64_t>& indptr, const Array<int32_t>& indices,
+               const Array<int32_t>& weights, const Array<int64_t>& sums, long long least_sum,
+               const Array<int64_t>& column_starts, const Array<int32_t>& entries,
+               float max_distance, int window) {
+  const RowsMemory rows(indptr, indices, weights);
+  const Memory<int64_t> sum(sums);
+  const InvertedMemory inverted(column_starts, entries);
+  Memory<int32_t> counts(rows.count());
+  Memory<int32_t> near_indices(rows.count() * kNearSlots);
+  Memory<float> distances(rows.count() * kNearSlots);
+  launch_pass<false>(rows, sum, least_sum, inverted, max_distance, window,
+                     {counts.get(), nullptr, near_indices.get(), distances.get()});
+  const std::vector<int64_t> shape{rows.count(), kNearSlots};
+  return std::make_tuple(counts.array(), near_indices.array(shape), distances.array(shape));
+}
+
+// The rows that fit their places, moved; those of the others stay garbage.
+auto move_near_rows(const Array<int32_t>& counts, const Array<int64_t>& starts,
+                    const Array<int32_t>& slot_indices, const Array<float>& slot_distances) {
+  const Memory<int32_t> count(counts);
+  const Memory<int64_t> start(starts);
+  const Memory<int32_t> from_indices(slot_indices);
+  const Memory<float> from_distances(slot_distances);
+  const int64_t total = start.read()[count.size()];
+  Memory<int32_t> indices(total);
+  Memory<float> distances(total);
+  check(launch_move_near_rows(count.size(), count.read(), start.read(), from_indices.read(),
+                              from_distances.read(), indices.get(), distances.get(), nullptr));
+  return std::make_tuple(indices.array(), distances.array());
+}
+
+// The second pass over what move_near_rows returned.
+auto many_near_rows(const Array<int64_t>& indptr, const Array<int32_t>& indices,
+                    const Array<int32_t>& weights, const Array<int64_t>& sums, long long least_sum,
+                    const Array<int64_t>& column_starts, const Array<int32_t>& entries,
+                    float max_distance, int window, const Array<int32_t>& counts,
+                    const Array<int64_t>& starts, const Array<int32_t>& moved_indices,
+                    const Array<float>& moved_distances) {
+  const RowsMemory rows(indptr, indices, weights);
+  const Memory<int64_t> sum(sums);
+  const InvertedMemory inverted(column_starts, entries);
+  Memory<int32_t> count(counts);
+  const Memory<int64_t> start(starts);
+  Memory<int32_t> near_indices(moved_indices);
+  Memory<float> distances(moved_distances);
+  launch_pass<true>(rows, sum, least_sum, inverted, max_distance, window,
+                    {count.get(), start.read(), near_indices.get(), distances.get()});
+  return std::make_tuple(near_indices.array(), distances.array());
+}
+
+// ---- Clustering ---------------------------------------------------------------------------------
+
+// Roots, and which samples are one.
+auto join_cores(const Array<int64_t>& indptr, const Array<int32_t>& indices,
+                const Array<float>& distances, float eps, int64_t min_samples) {
+  const RowsMemory rows(indptr, indices);
+  const Memory<float> distance(distances);
+  Memory<int32_t> parents(rows.count());
+  Memory<int32_t> is_root(rows.count());
+  check(launch_join_cores({rows.count(), rows.indptr.read(), rows.indices.read(), distance.read()},
+                          eps, min_samples, parents.get(), is_root.get(), nullptr));
+  return std::make_tuple(parents.array(), is_root.array());
+}
+
+Array<int64_t> label_samples(const Array<int64_t>& indptr, const Array<int32_t>& indices,
+                             const Array<float>& distances, float eps,
+                             const Array<int32_t>& parents, const Array<int64_t>& cluster_of_root) {
+  const RowsMemory rows(indptr, indices);
+  const Memory<float> distance(distances);
+  Memory<int32_t> parent(parents);
+  const Memory<int64_t> cluster_of(cluster_of_root);
+  Memory<int64_t> labels(rows.count());
+  check(
+      launch_label_samples({rows.count(), rows.indptr.read(), rows.indices.read(), distance.read()},
+                           eps, parent.get(), cluster_of.read(), labels.get(), nullptr));
+  return labels.array();
+}
+
+// ---- The module ---------------------------------------------------------------------------------
+
+// Arrays must be of the very type and contiguous: nothing is converted.
+template <class Result, class... Args>
+void define(py::module_& module, const char* name, Result (*function)(Args...)) {
+  module.def(name, function, ((void)sizeof(Args), py::arg().noconvert())...);
+}
+
+PYBIND11_MODULE(bench, module) {
+  module.def("set_seed", &emulated::set_seed);
+  module.attr("NEAR_SLOTS") = kNearSlots;
+  module.attr("SCAN_PER_BLOCK") = kScanPerBlock;
+  module.attr("SCAN_THREADS") = kScanThreads;
+  module.attr("SHARED_MEMBERS") = kSharedMembers;
+  module.attr("SHARED_SLOTS") = kSharedSlots;
+  module.attr("WINDOW") = kWindow;
+  define(module, "exclusive_sum", &exclusive_sum);
+  define(module, "score_tile", &score_tile);
+  define(module, "collect_products", &collect_products);
+  define(module, "collect_exact", &collect_exact);
+  define(module, "clear_lists", &clear_lists);
+  define(module, "write_lists", &write_lists);
+  define(module, "write_numbers", &write_numbers);
+  define(module, "rank_candidates", &rank_candidates);
+  define(module, "reciprocal_mask", &reciprocal_mask);
+  define(module, "expand_neighbors", &expand_neighbors);
+  define(module, "average_encodings", &average_encodings);
+  define(module, "weigh_neighbors", &weigh_neighbors);
+  define(module, "keep_positive", &keep_positive);
+  define(module, "rows_of_entries", &rows_of_entries);
+  define(module, "invert_rows", &invert_rows);
+  define(module, "row_sums", &row_sums);
+  define(module, "jaccard_distance", &jaccard_distance);
+  define(module, "near_rows", &near_rows);
+  define(module, "move_near_rows", &move_near_rows);
+  define(module, "many_near_rows", &many_near_rows);
+  define(module, "join_cores", &join_cores);
+  define(module, "label_samples", &label_samples);
+}
+
+}  // namespace
+}  // namespace mabm

@@ -1,0 +1,254 @@
+"""Encoding and local query expansion: weights in fixed point, the same bits in every order."""
+
+import functools
+
+import numpy as np
+import pytest
+import torch
+from kernel_bench import (
+    BENCH,
+    KINDS,
+    ONE,
+    SIZES,
+    Rows,
+    assert_same_bits,
+    in_every_order,
+    make_rows,
+    shuffled,
+    tensors,
+)
+from numpy.typing import NDArray
+
+from mabm import reference
+
+
+def make_features(kind: str, count: int, dim: int) -> NDArray[np.float32]:
+    noise = np.random.default_rng((count, dim)).normal(size=(count, dim))
+    if kind == "unit":
+        noise /= np.linalg.norm(noise, axis=1, keepdims=True)
+    elif kind == "long":  # all but a few weights are none
+        noise *= 10.0
+    elif kind == "equal":
+        noise[:] = 1.0
+    elif kind == "huge":
+        noise *= 1e30
+    elif kind == "subnormal":
+        noise *= 1e-41
+    return noise.astype(np.float32)
+
+
+@functools.cache
+def encode_slowly(kind: str, dim: int, sets: Rows) -> NDArray[np.float64]:
+    neighbors = [set(np.flatnonzero(row).tolist()) for row in sets.dense]
+    return reference.encode(make_features(kind, sets.count, dim), neighbors)
+
+
+def encode(seed: int, features: NDArray, sets: Rows) -> Rows:
+    """Both launches; holds what the first one writes against what the second keeps."""
+    grid = shuffled(seed)
+    weights, counts = grid.weigh_neighbors(features, sets.indptr, sets.indices)
+    starts = grid.exclusive_sum(counts)
+    indices, kept = grid.keep_positive(sets.indptr, sets.indices, weights, starts)
+    assert (weights >= 0).all()
+    lengths = np.diff(sets.indptr)
+    row_of = np.repeat(np.arange(sets.count), lengths)
+    positive = np.bincount(row_of[weights > 0], minlength=sets.count)
+    assert_same_bits(counts, np.where(lengths == 0, 1, positive).astype(np.int32))
+    return Rows(starts, indices, kept, sets.count)
+
+
+@in_every_order
+@pytest.mark.parametrize("kind", ["unit", "long", "equal", "huge", "subnormal"])
+@pytest.mark.parametrize("count", SIZES)
+def test_encodings_are_those_of_the_reference_and_the_cpu(count: int, kind: str, seed: int) -> None:
+    for sets_kind, dim in [("unequal", 1), ("sparse", 31), ("empty rows", 33), ("hub", 64)]:
+        sets = make_rows(sets_kind, count)
+        features = make_features(kind, count, dim)
+        found = encode(seed, features, sets)
+        expected = torch.ops.mabm.encode_neighbors(*tensors(features, sets.indptr, sets.indices))
+        for part, wanted in zip(found.arrays, expected, strict=True):
+            assert_same_bits(part, wanted.numpy())
+        slow = encode_slowly(kind, dim, sets)
+        np.testing.assert_allclose(found.dense / ONE, slow, rtol=0, atol=2e-9)
+
+
+@in_every_order
+@pytest.mark.parametrize("length", [0, 1, 3, 4, 5, 15, 16, 17, 127, 128, 129, 300])
+def test_rows_about_the_size_of_a_batch_and_of_a_block(length: int, seed: int) -> None:
+    rng = np.random.default_rng(length)
+    sets = Rows.of(np.array([length, 2, length, 0]), max(length, 4), rng)
+    features = make_features("unit", sets.num_columns, 8)
+    grown = Rows(
+        np.append(sets.indptr, np.full(len(features) - 4, sets.indptr[-1])), *sets.arrays[1:], 0
+    )
+    found = encode(seed, features, grown)
+    expected = torch.ops.mabm.encode_neighbors(*tensors(features, grown.indptr, grown.indices))
+    for part, wanted in zip(found.arrays, expected, strict=True):
+        assert_same_bits(part, wanted.numpy())
+
+
+@in_every_order
+def test_the_greatest_product_may_be_anybodys(seed: int) -> None:
+    # Row 0 with one neighbour far nearer than the others, each in its turn: it takes all weight.
+    count = 40
+    for nearest in range(count):
+        features = np.ones((count, 2), np.float32)
+        features[nearest] = 30
+        sets = Rows(
+            np.concatenate([[0], np.full(count, count)]),
+            np.arange(count, dtype=np.int32),
+            np.ones(count, np.int32),
+            count,
+        )
+        found = encode(seed, features, sets)
+        assert found.indices.tolist() == [nearest, *range(1, count)]
+        assert found.weights.tolist() == [ONE] * count
+
+
+# ---- Local query expansion ----------------------------------------------------------------------
+
+
+def average(
+    encoding: Rows, neighbors: NDArray[np.int64], factors: NDArray[np.float64]
+) -> NDArray[np.int64]:
+    """The definition in integers: parts of 2^-62, rounded to weights of 2^-30 once."""
+    dense = encoding.dense.astype(np.uint64)
+    averaged = np.zeros(dense.shape, np.int64)
+    for row, (own, own_factors) in enumerate(zip(neighbors, factors, strict=True)):
+        units = np.rint(own_factors * 2.0**32).astype(np.uint64)
+        parts = dense[own[own >= 0]] * units[own >= 0, None]
+        sums = parts.sum(axis=0)
+        if parts.size > 0:
+            averaged[row] = np.rint(sums.astype(float) / float(sums.sum()) * ONE)
+    return averaged
+
+
+def check(
+    seed: int,
+    encoding: Rows,
+    neighbors: NDArray[np.int64],
+    factors: NDArray[np.float64],
+    num_tables: int = 3,
+) -> NDArray[np.int64]:
+    """Holds averages against the definition and the CPU; returns which rows were too long."""
+    *found, too_long = shuffled(seed).average_encodings(
+        *encoding.arrays, neighbors, factors, num_tables
+    )
+    expected = average(encoding, neighbors, factors)
+    lengths = (expected > 0).sum(axis=1)
+    assert_same_bits(found[0], np.concatenate([[0], np.cumsum(lengths)]))
+    assert_same_bits(found[1], np.nonzero(expected)[1].astype(np.int32))
+    assert_same_bits(found[2], expected[expected > 0].astype(np.int32))
+    from_cpu = torch.ops.mabm.average_encodings(*tensors(*encoding.arrays, neighbors, factors))
+    for part, wanted in zip(found, from_cpu, strict=True):
+        assert_same_bits(part, wanted.numpy())
+    return np.flatnonzero(too_long)
+
+
+def make_neighbors(
+    count: int, width: int, seed: int = 0
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Some rows are fewer than `width`; weights of a row sum to one."""
+    rng = np.random.default_rng((seed, count, width))
+    neighbors = rng.integers(0, count, (count, width))
+    neighbors[rng.random((count, width)) < 0.2] = -1
+    neighbors[:, 0] = np.where(neighbors[:, 0] < 0, np.arange(count), neighbors[:, 0])
+    factors = np.where(neighbors >= 0, rng.random((count, width)) + 0.01, 0.0)
+    return neighbors, factors / factors.sum(axis=1, keepdims=True)
+
+
+@in_every_order
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("count", SIZES)
+def test_averages_are_those_of_the_definition(count: int, kind: str, seed: int) -> None:
+    encoding = make_rows(kind if kind != "empty rows" else "sparse", count)
+    for width in (1, 5, 33):
+        check(seed, encoding, *make_neighbors(count, width))
+
+
+@in_every_order
+def test_rows_of_which_nothing_is_averaged_are_empty(seed: int) -> None:
+    encoding = make_rows("sparse", 40)
+    neighbors, factors = make_neighbors(40, 3)
+    neighbors[::3] = -1
+    factors[1::3] *= 1e-6  # weights count relative to each other
+    check(seed, encoding, neighbors, factors)
+
+
+@in_every_order
+def test_parts_that_round_to_nothing_are_left_out(seed: int) -> None:
+    encoding = make_rows("unequal", 100)
+    encoding = encoding.with_weights(
+        np.where(np.arange(len(encoding.weights)) % 2, encoding.weights, 1)
+    )
+    neighbors, factors = make_neighbors(100, 4)
+    factors[:, 1:] *= 1e-3
+    before = average(encoding, neighbors, np.ones_like(factors))
+    after = average(encoding, neighbors, factors)
+    assert (before > 0).sum() > (after > 0).sum()
+    check(seed, encoding, neighbors, factors)
+
+
+MOST = BENCH.SHARED_MEMBERS
+
+
+@in_every_order
+@pytest.mark.parametrize("num_tables", [2, 9])
+def test_rows_about_the_size_of_shared_memory(num_tables: int, seed: int) -> None:
+    rng = np.random.default_rng(num_tables)
+    count = 1600
+    lengths = np.ones(count, int)
+    lengths[[3, 4, 5, 6]] = [MOST, MOST + 1, MOST - 1, 1000]
+    encoding = Rows.of(lengths, count, rng)
+    neighbors = np.arange(count)[:, None].repeat(2, axis=1)
+    neighbors[[900, 901, 1599]] = [[4, 3], [6, 6], [5, 6]]
+    long_rows = check(seed, encoding, neighbors, np.full((count, 2), 0.5), num_tables)
+    assert long_rows.tolist() == [4, 900, 1599]
+
+
+@in_every_order
+def test_a_full_table_that_keeps_few_of_its_members(seed: int) -> None:
+    count = 1600
+    lengths = np.ones(count, int)
+    lengths[[0, 1]] = [MOST, count]
+    encoding = Rows.of(lengths, count, np.random.default_rng(0))
+    in_long = np.arange(len(encoding.weights)) < lengths[:2].sum()
+    encoding = encoding.with_weights(np.where(in_long, 1, encoding.weights))
+    neighbors = np.array([[0, 5], [1, 6], *([[i, i] for i in range(2, count)])])
+    assert check(seed, encoding, neighbors, np.full((count, 2), 0.5)).tolist() == [1]
+    assert average(encoding, neighbors, np.full((count, 2), 0.5))[:2].max(axis=1).tolist() != [1, 1]
+
+
+def first_slots(count: int) -> NDArray[np.uint32]:
+    """Where columns belong in a table in shared memory."""
+    mixed = np.arange(count, dtype=np.uint32) * np.uint32(2654435769)
+    return (mixed >> np.uint32(16) ^ mixed) & np.uint32(BENCH.SHARED_SLOTS - 1)
+
+
+@in_every_order
+def test_columns_that_all_belong_to_few_slots(seed: int) -> None:
+    # Where they come to lie, and how far from their slots, depends on who comes first.
+    last = BENCH.SHARED_SLOTS - 1
+    num_columns = 100 * BENCH.SHARED_SLOTS
+    slots = first_slots(num_columns)
+    columns = [
+        np.flatnonzero(np.isin(slots, chosen))[:120] for chosen in ([9, 59], [last], [last - 1, 0])
+    ]
+    lengths = np.array([len(own) for own in columns])
+    assert (lengths > 80).all()
+    encoding = Rows(
+        np.concatenate([[0], np.cumsum(lengths)]),
+        np.concatenate(columns).astype(np.int32),
+        np.random.default_rng(0).integers(1, 2**22, lengths.sum()).astype(np.int32),
+        num_columns,
+    )
+    neighbors, factors = np.array([[0, 1], [1, 2], [2, 0]]), np.full((3, 2), 0.5)
+    expected = average(encoding, neighbors, factors)
+    for repeat in range(5):
+        grid = shuffled(seed + 100 * repeat)
+        starts, indices, weights, _ = grid.average_encodings(
+            *encoding.arrays, neighbors, factors, 1
+        )
+        assert np.diff(starts).tolist() == (expected > 0).sum(axis=1).tolist()
+        assert_same_bits(indices, np.nonzero(expected)[1].astype(np.int32))
+        assert_same_bits(weights, expected[expected > 0].astype(np.int32))

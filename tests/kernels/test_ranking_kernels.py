@@ -1,0 +1,410 @@
+"""Ranking: what candidate lists keep, what is proven of them, and lists of exact scores."""
+
+from types import ModuleType
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from kernel_bench import SIZES, assert_same_bits, in_every_order, shuffled, tensors
+from numpy.typing import NDArray
+
+INF = np.float32(np.inf)
+
+
+class Lists(NamedTuple):
+    """Candidate lists between launches."""
+
+    scores: NDArray
+    indices: NDArray[np.int32]
+    counts: NDArray[np.int32]
+    thresholds: NDArray
+
+
+def empty_lists(num_rows: int, num_lists: int, capacity: int, dtype: type = np.float32) -> Lists:
+    shape = (num_rows, num_lists)
+    return Lists(
+        np.full((*shape, capacity), np.nan, dtype),
+        np.full((*shape, capacity), -9, np.int32),
+        np.zeros(shape, np.int32),
+        np.full(shape, -np.inf, dtype),
+    )
+
+
+class Layout(NamedTuple):
+    """Groups of the samples, and which list a row of one group has for samples of another."""
+
+    groups: NDArray[np.int32]
+    list_of_group: NDArray[np.int32]
+
+    @property
+    def num_lists(self) -> int:
+        return int(self.list_of_group.max()) + 1
+
+    def lists_of(self, num_rows: int) -> NDArray[np.int32]:
+        """The list of each of the first rows that each sample falls into."""
+        return self.list_of_group[self.groups[:num_rows]][:, self.groups]
+
+
+def layout_of(kind: str, count: int) -> Layout:
+    rng = np.random.default_rng(count)
+    if kind == "one group":
+        groups = np.zeros(count)
+    elif kind == "each its own":
+        groups = rng.permutation(count)
+    else:  # of very unequal sizes
+        groups = rng.choice(3, count, p=[0.9, 0.07, 0.03])
+    num_groups = count if kind == "each its own" else 3
+    own = np.eye(num_groups, dtype=np.int32)
+    other = 1 - own
+    per_group = np.tile(np.arange(num_groups, dtype=np.int32), (num_groups, 1))
+    table = other if kind == "own and others" else per_group
+    if kind == "one group":
+        table = np.zeros((1, 1), np.int32)
+    return Layout(groups.astype(np.int32), table)
+
+
+LAYOUTS = ("one group", "a list for each group", "own and others", "each its own")
+
+
+def make_scores(kind: str, num_rows: int, count: int) -> NDArray[np.float32]:
+    rng = np.random.default_rng((num_rows, count))
+    noise = rng.normal(size=(num_rows, count)).astype(np.float32)
+    return {
+        "gaussian": lambda: noise,
+        "equal": lambda: np.full_like(noise, -1.5),
+        "ties": lambda: np.rint(noise),
+        "zeros of both signs": lambda: np.where(noise > 0, np.float32(0), np.float32(-0.0)),
+        "subnormal": lambda: np.rint(noise * 4) * np.float32(1.4e-45),
+        "huge": lambda: np.clip(noise, -3, 3) * np.float32(1e38),
+        "infinite": lambda: np.where(np.abs(noise) < 1, noise, noise * INF),
+        "ascending": lambda: np.sort(noise),
+        "descending": lambda: -np.sort(-noise),
+    }[kind]()
+
+
+KINDS = (
+    "gaussian",
+    "equal",
+    "ties",
+    "zeros of both signs",
+    "subnormal",
+    "huge",
+    "infinite",
+    "ascending",
+    "descending",
+)
+
+
+def collect(grid: ModuleType, scores: NDArray, layout: Layout, capacity: int, side: int) -> Lists:
+    """Lists of the first rows of some samples, tile by tile, of products or of exact scores."""
+    num_rows, count = scores.shape
+    is_product = scores.dtype == np.float32
+    biases = np.full(count, -0.0, np.float32)  # what leaves a score as it is, -0 too
+    lists = empty_lists(num_rows, layout.num_lists, capacity, scores.dtype.type)
+    for first in range(0, count, side):
+        part = slice(first, min(first + side, count))
+        places = (layout.groups[part].copy(), layout.list_of_group, first, *lists)
+        tile = scores[:, part].copy()
+        if is_product:
+            arrays = grid.collect_products(tile, biases[part], layout.groups[:num_rows], *places)
+        else:
+            arrays = grid.collect_exact(tile, np.arange(num_rows), layout.groups, *places)
+        lists = Lists(*arrays)
+    return lists
+
+
+def check_kept(lists: Lists, scores: NDArray, lists_of: NDArray[np.int32]) -> None:
+    """Holds lists against what they promise of the samples that they keep and leave out."""
+    _, num_lists, capacity = lists.scores.shape
+    for row, (own_scores, list_of) in enumerate(zip(scores, lists_of, strict=True)):
+        for number in range(num_lists):
+            count, threshold = lists.counts[row, number], lists.thresholds[row, number]
+            kept = lists.indices[row, number, :count]
+            assert 0 <= count < capacity
+            assert (np.diff(kept) > 0).all()
+            assert (list_of[kept] == number).all()
+            assert_same_bits(lists.scores[row, number, :count], own_scores[kept])
+            samples = np.flatnonzero((list_of == number) & (own_scores > -np.inf))
+            left_out = np.setdiff1d(samples, kept)
+            assert (own_scores[left_out] <= threshold).all()
+            order = np.argsort(-own_scores[samples], kind="stable")
+            better = samples[order][: capacity // 2]
+            assert np.isin(better, kept).all()
+            if len(left_out) > 0 or threshold > -np.inf:  # a cut was due, and not too deep
+                assert len(samples) >= capacity
+                assert threshold <= own_scores[better[-1]]
+
+
+@in_every_order
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("count", SIZES)
+def test_lists_keep_the_better_half_at_least(count: int, layout: str, seed: int) -> None:
+    grid = shuffled(seed)
+    split = layout_of(layout, count)
+    scores = make_scores("gaussian", min(count, 2 if layout == "each its own" else 9), count)
+    for capacity, side in [(2, count), (3, 100), (33, 64), (64, 31), (600, count)]:
+        lists = collect(grid, scores, split, capacity, side)
+        check_kept(lists, scores, split.lists_of(len(scores)))
+
+
+@in_every_order
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("kind", KINDS)
+def test_lists_of_scores_of_every_kind(kind: str, dtype: type, seed: int) -> None:
+    grid = shuffled(seed)
+    for layout in ("one group", "own and others"):
+        split = layout_of(layout, 257)
+        scores = make_scores(kind, 9, 257).astype(dtype)
+        for capacity, side in [(2, 257), (5, 33), (32, 257), (66, 128)]:
+            lists = collect(grid, scores, split, capacity, side)
+            check_kept(lists, scores, split.lists_of(9))
+
+
+@in_every_order
+def test_biases_are_added_to_their_columns(seed: int) -> None:
+    rng = np.random.default_rng(3)
+    products = rng.normal(size=(33, 40)).astype(np.float32)
+    biases = rng.normal(size=40).astype(np.float32)
+    zeros, table = np.zeros(40, np.int32), np.zeros((1, 1), np.int32)
+    lists = Lists(
+        *shuffled(seed).collect_products(
+            products, biases, zeros[:33].copy(), zeros, table, 7, *empty_lists(33, 1, 41)
+        )
+    )
+    assert (lists.counts == 40).all()
+    assert (lists.indices[:, 0, :40] == 7 + np.arange(40)).all()
+    assert_same_bits(lists.scores[:, 0, :40].copy(), products + biases)
+    assert np.isnan(lists.scores[:, 0, 40]).all()
+    assert (lists.indices[:, 0, 40] == -9).all()
+
+
+@in_every_order
+def test_full_and_empty_lists_are_gone_on_with(seed: int) -> None:
+    # A threshold of before stays; only what scores more than it comes in.
+    lists = empty_lists(2, 1, 4)
+    lists.scores[0, 0, :3], lists.indices[0, 0, :3] = [3, 1, 2], [4, 5, 6]
+    lists.counts[0], lists.thresholds[0] = 3, 1
+    tile = np.array([[1.0, 0.5, 1.0], [1.0, 0.5, -np.inf]], np.float32)
+    zeros, table = np.zeros(3, np.int32), np.zeros((1, 1), np.int32)
+    after = Lists(
+        *shuffled(seed).collect_products(
+            tile, zeros.astype(np.float32), zeros[:2].copy(), zeros, table, 7, *lists
+        )
+    )
+    assert after.counts[:, 0].tolist() == [3, 2]
+    assert after.indices[0, 0, :3].tolist() == [4, 5, 6]
+    assert after.indices[1, 0, :2].tolist() == [7, 8]
+    assert after.thresholds[:, 0].tolist() == [1, -np.inf]
+
+
+@in_every_order
+@pytest.mark.parametrize("num_groups", [1535, 1537, 3073, 6145, 12288])
+def test_thresholds_of_many_groups_leave_room_for_fewer_rows(num_groups: int, seed: int) -> None:
+    rng = np.random.default_rng(num_groups)
+    lists_of = (np.arange(num_groups, dtype=np.int32) % 5)[None]
+    columns = rng.integers(0, num_groups, 200).astype(np.int32)
+    columns[0] = num_groups - 1
+    scores = rng.normal(size=(9, 200)).astype(np.float32)
+    zeros = np.zeros(9, np.int32)
+    lists = Lists(
+        *shuffled(seed).collect_products(
+            scores, np.zeros(200, np.float32), zeros, columns, lists_of, 0, *empty_lists(9, 5, 16)
+        )
+    )
+    check_kept(lists, scores, np.tile(lists_of[0, columns], (9, 1)))
+
+
+def test_more_groups_than_shared_memory_has_room_for_are_refused() -> None:
+    table, zeros = np.zeros((1, 12289), np.int32), np.zeros(1, np.int32)
+    tile = np.zeros((1, 1), np.float32)
+    with pytest.raises(ValueError, match="invalid argument"):
+        shuffled(0).collect_products(tile, tile[0], zeros, zeros, table, 0, *empty_lists(1, 1, 2))
+
+
+# ---- Lists of exact scores ----------------------------------------------------------------------
+
+
+def make_features(kind: str, count: int, dim: int = 3) -> NDArray[np.float32]:
+    features = np.random.default_rng(count).normal(size=(count, dim))
+    if kind == "equal":
+        features[:] = features[0]
+    elif kind == "ties":
+        features = np.rint(features)
+    elif kind == "zeros of both signs":
+        features = np.where(features > 0, 0.0, -0.0)
+    elif kind == "huge":
+        features = np.clip(features, -3, 3) * 1e38
+    elif kind == "subnormal":
+        features *= 1e-44
+    return features.astype(np.float32)
+
+
+def rank_exactly(
+    grid: ModuleType,
+    features: NDArray[np.float32],
+    rows: NDArray[np.int64],
+    layout: Layout,
+    widths: NDArray[np.int32],
+    euclidean: bool,
+    spare: int,
+    side: int,
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Tile by tile, with `spare` places in a list beyond what it must have."""
+    capacity = 2 * int(widths.max()) + spare
+    lists = Lists(*grid.clear_lists(len(rows), len(widths), capacity))
+    assert not lists.counts.any()
+    assert (lists.thresholds == -np.inf).all()
+    for first in range(0, len(features), side):
+        size = min(side, len(features) - first)
+        tile = grid.score_tile(features, rows, first, size, euclidean)
+        groups = layout.groups[first : first + size].copy()
+        lists = Lists(
+            *grid.collect_exact(
+                tile, rows, layout.groups, groups, layout.list_of_group, first, *lists
+            )
+        )
+    return grid.write_lists(*lists, widths)
+
+
+def check_exact(
+    seed: int, features: NDArray, layout: Layout, widths: list[int], spare: int, side: int
+) -> None:
+    count = len(features)
+    rows = np.random.default_rng(seed).permutation(count)[:9]
+    for euclidean in (False, True):
+        found = rank_exactly(
+            shuffled(seed),
+            features,
+            rows,
+            layout,
+            np.array(widths, np.int32),
+            euclidean,
+            spare,
+            side,
+        )
+        expected = torch.ops.mabm.rank_exactly(*tensors(features, rows, *layout), widths, euclidean)
+        for part, wanted in zip(found, expected, strict=True):
+            assert_same_bits(part, wanted.numpy())
+
+
+@in_every_order
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("count", SIZES)
+def test_exact_lists_are_those_of_the_cpu(count: int, layout: str, seed: int) -> None:
+    split = layout_of(layout, count)
+    for width, spare, side in [(1, 0, count), (1, 64, 31), (33, 0, 100), (12, 1, count)]:
+        widths = np.resize([width, 1, 5], split.num_lists).tolist()
+        check_exact(seed, make_features("gaussian", count), split, widths, spare, side)
+
+
+@in_every_order
+@pytest.mark.parametrize("kind", ["equal", "ties", "zeros of both signs", "huge", "subnormal"])
+def test_exact_lists_of_features_of_every_kind(kind: str, seed: int) -> None:
+    for layout in ("one group", "a list for each group"):
+        split = layout_of(layout, 100)
+        for width, spare, side in [(1, 0, 100), (7, 0, 33), (40, 64, 64), (150, 0, 100)]:
+            widths = [width] * split.num_lists
+            check_exact(seed, make_features(kind, 100), split, widths, spare, side)
+
+
+@in_every_order
+def test_groups_by_the_hundred(seed: int) -> None:
+    split = layout_of("each its own", 400)
+    check_exact(seed, make_features("ties", 400), split, [1] * 400, 0, 150)
+
+
+@in_every_order
+@pytest.mark.parametrize("count", [0, 1, 255, 256, 257, 600])
+def test_numbers_arrive(count: int, seed: int) -> None:
+    numbers = np.random.default_rng(count).integers(-(2**31), 2**31, count)
+    assert_same_bits(shuffled(seed).write_numbers(numbers), numbers.astype(np.int32))
+
+
+# ---- The proof ----------------------------------------------------------------------------------
+
+
+def check_proof(
+    seed: int,
+    features: NDArray[np.float32],
+    rows: NDArray[np.int64],
+    lists: Lists,
+    bounds: NDArray[np.float64],
+    widths: list[int],
+    euclidean: bool,
+) -> NDArray[np.bool_]:
+    """Holds ranks, scores and certificates against the CPU's; returns the certificates."""
+    *ranked, certified = shuffled(seed).rank_candidates(
+        features, rows, *lists, bounds, np.array(widths, np.int32), euclidean
+    )
+    # The CPU is not shown the places that are not taken.
+    taken = np.arange(lists.indices.shape[2]) < lists.counts[..., None]
+    clean = lists._replace(
+        scores=np.where(taken, lists.scores, 0), indices=np.where(taken, lists.indices, 0)
+    )
+    *expected, wanted = torch.ops.mabm.rank_candidates(
+        *tensors(features, rows, *clean, bounds), widths, euclidean
+    )
+    assert set(certified.tolist()) <= {0, 1}
+    assert_same_bits(certified.astype(bool), wanted.numpy())
+    for found, part in zip(ranked, expected, strict=True):
+        assert_same_bits(found, part.numpy())
+    return wanted.numpy()
+
+
+@in_every_order
+@pytest.mark.parametrize("layout", LAYOUTS[:3])
+@pytest.mark.parametrize("count", SIZES)
+def test_proof_and_ranks_are_those_of_the_cpu(count: int, layout: str, seed: int) -> None:
+    split = layout_of(layout, count)
+    features = make_features("gaussian", count, 40)
+    num_rows = min(count, 33)
+    rng = np.random.default_rng(count)
+    exact = features[:num_rows] @ features.T
+    proven = []
+    for width, capacity, error in [(1, 2, 0.0), (1, 64, 0.1), (9, 40, 0.01), (33, 600, 0.3)]:
+        noise = rng.uniform(-error, error, exact.shape).astype(np.float32)
+        lists = collect(shuffled(seed), exact + noise, split, capacity, 100)
+        bounds = np.full(num_rows, error + 1e-5)
+        bounds[::7] = np.resize([0.0, np.inf, 10.0, np.nan], len(bounds[::7]))
+        widths = np.resize([width, 1, 4], split.num_lists).tolist()
+        rows = np.arange(num_rows)
+        certified = check_proof(seed, features, rows, lists, bounds, widths, euclidean=False)
+        check_proof(seed, features, rows, lists, bounds, widths, euclidean=True)
+        proven += certified[bounds == error + 1e-5].tolist()
+    if count == 257:
+        assert {True, False} == set(proven)
+
+
+@in_every_order
+def test_lists_made_up_about_the_edges_of_the_proof(seed: int) -> None:
+    rng = np.random.default_rng(5)
+    features = rng.normal(size=(60, 5)).astype(np.float32)
+    num_rows, widths, capacity = 90, [4, 1, 33], 50
+    shape = (num_rows, len(widths))
+    choices = [-np.inf, -1.0, -0.0, 0.0, 1e-45, 0.5, 1.0, 3e38, np.inf]
+    scores = rng.choice(choices[1:], (*shape, capacity)).astype(np.float32)
+    indices = np.argsort(rng.random((*shape, 60)))[..., :capacity].astype(np.int32)
+    counts = rng.choice([0, 1, 3, 4, 5, 32, 33, 34, 50], shape).astype(np.int32)
+    thresholds = rng.choice(choices, shape, p=[0.6] + [0.05] * 8).astype(np.float32)
+    rows = rng.integers(0, 60, num_rows)
+    proven = []
+    for bound in (0.0, 0.25, 0.5, 2.0):
+        bounds = np.full(num_rows, bound)
+        lists = Lists(scores, indices, counts, thresholds)
+        proven += check_proof(seed, features, rows, lists, bounds, widths, False).tolist()
+    assert {True, False} == set(proven)
+
+
+@in_every_order
+def test_equal_samples_are_ranked_by_their_index(seed: int) -> None:
+    features = np.ones((70, 3), np.float32)
+    lists = empty_lists(1, 1, 70)
+    lists.scores[:], lists.counts[:] = 3, 70
+    lists.indices[:] = np.random.default_rng(6).permutation(70)
+    ranks, scores, certified = shuffled(seed).rank_candidates(
+        features, np.zeros(1, np.int64), *lists, np.zeros(1), np.array([65], np.int32), False
+    )
+    assert ranks.tolist() == [list(range(65))]
+    assert scores.tolist() == [[3.0] * 65]
+    assert certified.tolist() == [1]

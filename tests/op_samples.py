@@ -1,0 +1,50 @@
+"""One call of each op, from one small problem."""
+
+from typing import Any
+
+import torch
+from devices import Device
+
+OPS = torch.ops.mabm
+
+
+def make_samples(device: Device, *, reverse: bool = False) -> dict[str, tuple[Any, ...]]:
+    """The arguments of each op, by name, on a device; in reverse others of the same sizes."""
+    features = torch.randn(24, 5, generator=torch.Generator().manual_seed(0))
+    features = device.put(features.flip(0) if reverse else features)
+    groups = device.put(torch.arange(24, dtype=torch.int32) % 2)
+    list_of_group = device.put(torch.tensor([[0, 1], [0, 1]], dtype=torch.int32))
+    rows = device.put(torch.arange(24))
+    state = tuple(
+        device.put(part)
+        for part in (
+            torch.zeros(24, 2, 8),
+            torch.zeros(24, 2, 8, dtype=torch.int32),
+            torch.zeros(24, 2, dtype=torch.int32),
+            torch.full((24, 2), -torch.inf),
+        )
+    )
+    collected = tuple(part.clone() for part in state)
+    biases = device.put(torch.ones(24))
+    tile = (features @ features.T, biases, groups, groups, list_of_group, 0)
+    OPS.collect_candidates_(*tile, *collected)
+    widths = [3, 3]
+    bounds = device.put(torch.full((24,), 1e-4, dtype=torch.float64))
+    ranks, _ = OPS.rank_exactly(features, rows, groups, list_of_group, widths, False)
+    mask = OPS.reciprocal_mask(ranks)
+    sets = OPS.expand_neighbors(ranks, mask, ranks, mask)
+    encoding = OPS.encode_neighbors(features, *sets)
+    graph = OPS.jaccard_graph(*encoding, 0.9)
+    weights = device.put(torch.full((24, 6), 1 / 6, dtype=torch.float64))
+    return {
+        "collect_candidates_": (*tile, *state),
+        "rank_candidates": (features, rows, *collected, bounds, widths, False),
+        "rank_exactly": (features, rows, groups, list_of_group, widths, True),
+        "reciprocal_mask": (ranks,),
+        "expand_neighbors": (ranks, mask, ranks, mask),
+        "encode_neighbors": (features, *sets),
+        "average_encodings": (*encoding, ranks, weights),
+        "jaccard_distance": (*encoding, *encoding, 24),
+        "jaccard_graph": (*encoding, 0.9),
+        "dbscan": (*graph, 0.6, 3),
+    }
