@@ -98,7 +98,9 @@ def naming_what_did_not_fit(what: str, instead: str) -> Iterator[None]:
     except RuntimeError as error:  # an op has no other type for it
         if not isinstance(error, torch.OutOfMemoryError) and "out of memory" not in str(error):
             raise
-        reason = str(error).splitlines()[0]
+        # An op's message begins with the place in its source; this is what the user needs of it.
+        reason = (str(error).splitlines() or [""])[0]
+        reason = reason[max(reason.find("out of memory"), 0) :]
         raise torch.OutOfMemoryError(
             f"{what} ran out of GPU memory ({reason}); {instead}"
         ) from error

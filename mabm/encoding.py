@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mabm._arrays import ArrayT, check_features, to_tensor
+from mabm._device_memory import naming_what_did_not_fit
 from mabm.presets import DEFAULT_K2, check_k2
 from mabm.ranking import Ranking
 from mabm.rows import Encoding, NeighborSets
@@ -42,7 +43,9 @@ def encode_neighbors(features: ArrayT, neighbors: NeighborSets[Any]) -> Encoding
 
 def encode(x: Tensor, neighbors: NeighborSets[Any]) -> Encoding[Tensor]:
     """:func:`encode_neighbors` on checked arguments, in tensors."""
-    return Encoding.of_op(x, *torch.ops.mabm.encode_neighbors(x, *neighbors.tensors()))
+    with naming_what_did_not_fit(f"encoding {len(x)} samples", "lower k1"):
+        parts = torch.ops.mabm.encode_neighbors(x, *neighbors.tensors())
+    return Encoding.of_op(x, *parts)
 
 
 def expand_queries(
@@ -78,15 +81,18 @@ def expand_queries(
     k2 = check_k2(ranking.preset, k2, ranking.k1)
     if k2 == 1 and ranking.preset.query_expansion != "pooled":
         return encoding
-    rows, weights = _averaged_rows(ranking, k2)
-    # Without a neighbour a row stays as it is.
-    alone = (rows < 0).all(dim=1)
-    itself = torch.arange(len(rows), device=rows.device)
-    rows[:, :1] = torch.where(alone[:, None], itself[:, None], rows[:, :1])
-    weights[:, :1] = torch.where(alone[:, None], 1.0, weights[:, :1])
-    averaged = torch.ops.mabm.average_encodings(
-        *encoding.tensors(), rows.contiguous(), weights.contiguous()
-    )
+    with naming_what_did_not_fit(
+        f"averaging the rows of {len(encoding)} samples", "lower k2 or k1"
+    ):
+        rows, weights = _averaged_rows(ranking, k2)
+        # Without a neighbour a row stays as it is.
+        alone = (rows < 0).all(dim=1)
+        itself = torch.arange(len(rows), device=rows.device)
+        rows[:, :1] = torch.where(alone[:, None], itself[:, None], rows[:, :1])
+        weights[:, :1] = torch.where(alone[:, None], 1.0, weights[:, :1])
+        averaged = torch.ops.mabm.average_encodings(
+            *encoding.tensors(), rows.contiguous(), weights.contiguous()
+        )
     return Encoding.of_op(encoding.indices, *averaged)
 
 

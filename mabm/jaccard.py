@@ -138,10 +138,7 @@ def encode_samples(
     k1 = check_k1(chosen, k1, count_groups(groups))
     k2 = check_k2(chosen, k2, k1)
     ranking = rank(x, groups, chosen, k1, check_precision(precision))
-    with naming_what_did_not_fit(
-        f"encoding {len(x)} samples", "lower k1 or k2, or move the features to the CPU"
-    ):
-        encoding = expand_queries(encode(x, k_reciprocal_neighbors(ranking)), ranking, k2=k2)
+    encoding = expand_queries(encode(x, k_reciprocal_neighbors(ranking)), ranking, k2=k2)
     return Encoding.of_op(features, *encoding.tensors())
 
 

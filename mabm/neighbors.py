@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mabm._arrays import ArrayT, to_tensor
+from mabm._device_memory import naming_what_did_not_fit
 from mabm.ranking import Ranking
 from mabm.rows import NeighborSets
 
@@ -37,11 +38,14 @@ def k_reciprocal_neighbors(ranking: Ranking[ArrayT]) -> NeighborSets[ArrayT]:
         >>> [sets.row(i).tolist() for i in range(4)]
         [[0, 1], [0, 1], [2], [3]]
     """
-    ranks = to_tensor(ranking.ranks, "ranks").contiguous()
-    mask = torch.ops.mabm.reciprocal_mask(ranks)
-    half = _half_list(ranking)
-    half_mask = None if half is None else torch.ops.mabm.reciprocal_mask(half)
-    indptr, indices = torch.ops.mabm.expand_neighbors(ranks, mask, half, half_mask)
+    with naming_what_did_not_fit(
+        f"finding the neighbours of {len(ranking.ranks)} samples", "lower k1"
+    ):
+        ranks = to_tensor(ranking.ranks, "ranks").contiguous()
+        mask = torch.ops.mabm.reciprocal_mask(ranks)
+        half = _half_list(ranking)
+        half_mask = None if half is None else torch.ops.mabm.reciprocal_mask(half)
+        indptr, indices = torch.ops.mabm.expand_neighbors(ranks, mask, half, half_mask)
     return NeighborSets.of_op(ranking.ranks, indptr, indices)
 
 
