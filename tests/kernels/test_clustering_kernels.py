@@ -132,6 +132,18 @@ def test_border_samples_whose_rows_are_longer_than_a_warp(seed: int) -> None:
 
 
 @in_every_order
+def test_a_distance_that_is_no_number_is_not_near(seed: int) -> None:
+    indptr, indices, distances = random_graph(257, 1.0).rows
+    with_nan = np.where(distances > EPS, np.float32(np.nan), distances)
+    grid = shuffled(seed)
+    parents, is_root = grid.join_cores(indptr, indices, with_nan, EPS, 2)
+    clusters = grid.exclusive_sum(is_root)
+    labels = grid.label_samples(indptr, indices, with_nan, EPS, parents, clusters)
+    assert np.isnan(with_nan).any()
+    assert_same_bits(labels, labels_of(random_graph(257, 1.0), 2))
+
+
+@in_every_order
 def test_no_samples_and_rows_without_entries(seed: int) -> None:
     grid = shuffled(seed)
     nothing = (np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32))
