@@ -3,8 +3,9 @@
 The pipeline runs one way, each arrow one public function: features -> ranks
 (:func:`rank_neighbors`) -> neighbours (:func:`k_reciprocal_neighbors`) -> encoding
 (:func:`encode_neighbors`, :func:`expand_queries`) -> distances (:func:`jaccard_distance`, or a
-graph by :func:`prune_distances`) -> labels (:meth:`NeighborGraph.dbscan`). :func:`pseudo_labels`,
-:func:`jaccard_graph` and :func:`modality_jaccard` run it whole.
+graph by :func:`prune_distances`) -> labels (:meth:`NeighborGraph.dbscan`) -> prototypes
+(:func:`split_prototypes`, memories) -> losses. :func:`pseudo_labels`, :func:`jaccard_graph` and
+:func:`modality_jaccard` run it whole as far as they go.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -18,8 +19,10 @@ from mabm._extension import BuildInfo, backends, build_info
 
 _registrations.register()
 
+from mabm.association import associate_clusters, match_clusters, transport_plan
 from mabm.clustering import PseudoLabels, pseudo_labels
 from mabm.encoding import encode_neighbors, expand_queries
+from mabm.evaluation import PROTOCOLS, RetrievalProtocol, RetrievalScores, evaluate_retrieval
 from mabm.graph import NeighborGraph, SweepEntry
 from mabm.jaccard import (
     encode_samples,
@@ -28,11 +31,25 @@ from mabm.jaccard import (
     modality_jaccard,
     prune_distances,
 )
+from mabm.losses import (
+    ClusterContrastLoss,
+    HybridContrastLoss,
+    MultiPositiveLoss,
+    SplitContrastLoss,
+    cluster_contrast_loss,
+    hybrid_contrast_loss,
+    multi_positive_loss,
+    select_hardest,
+    split_contrast_loss,
+)
+from mabm.memory import HardMemory, HybridMemory, MeanMemory
 from mabm.neighbors import k_reciprocal_neighbors
 from mabm.presets import PRESETS, Preset
+from mabm.prototypes import PrototypeSplit, SplitSummary, split_prototypes
 from mabm.ranking import Ranking, rank_neighbors
 from mabm.reranking import rerank
 from mabm.rows import Encoding, NeighborSets
+from mabm.samplers import IdentityBatchSampler
 
 if TYPE_CHECKING:
     from mabm.estimator import ModalityDBSCAN
@@ -41,28 +58,51 @@ __version__ = "0.1.0"
 
 __all__ = [
     "PRESETS",
+    "PROTOCOLS",
     "BuildInfo",
+    "ClusterContrastLoss",
     "Encoding",
+    "HardMemory",
+    "HybridContrastLoss",
+    "HybridMemory",
+    "IdentityBatchSampler",
+    "MeanMemory",
     "ModalityDBSCAN",
+    "MultiPositiveLoss",
     "NeighborGraph",
     "NeighborSets",
     "Preset",
+    "PrototypeSplit",
     "PseudoLabels",
     "Ranking",
+    "RetrievalProtocol",
+    "RetrievalScores",
+    "SplitContrastLoss",
+    "SplitSummary",
     "SweepEntry",
+    "associate_clusters",
     "backends",
     "build_info",
+    "cluster_contrast_loss",
     "encode_neighbors",
     "encode_samples",
+    "evaluate_retrieval",
     "expand_queries",
+    "hybrid_contrast_loss",
     "jaccard_distance",
     "jaccard_graph",
     "k_reciprocal_neighbors",
+    "match_clusters",
     "modality_jaccard",
+    "multi_positive_loss",
     "prune_distances",
     "pseudo_labels",
     "rank_neighbors",
     "rerank",
+    "select_hardest",
+    "split_contrast_loss",
+    "split_prototypes",
+    "transport_plan",
 ]
 
 

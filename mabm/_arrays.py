@@ -77,20 +77,30 @@ def check_features(value: object, name: str = "features") -> Tensor:
             has no ops for, or a row is not finite in float32 (the message says which).
     """
     tensor = to_tensor(value, name)
+    check_matrix(tensor, name)
+    check_device(tensor, name)
+    tensor = tensor.to(torch.float32).contiguous()
+    check_finite(tensor, name)
+    return tensor
+
+
+def check_matrix(tensor: Tensor, name: str) -> None:
+    """Raises TypeError unless its numbers are floating point, ValueError unless it is (N, D)."""
     if not tensor.is_floating_point():
         raise TypeError(f"{name} must be floating point, got dtype {tensor.dtype}")
     if tensor.dim() != 2:
         raise ValueError(f"{name} must be (N, D), got shape {tuple(tensor.shape)}")
     if tensor.shape[1] == 0:
         raise ValueError(f"{name} must have at least one column, got {tuple(tensor.shape)}")
-    check_device(tensor, name)
-    tensor = tensor.to(torch.float32).contiguous()
+
+
+def check_finite(tensor: Tensor, name: str) -> None:
+    """Raises ValueError naming the first row of (N, D) that is not finite; looks at every value."""
     finite = torch.cat([torch.isfinite(block).all(dim=1) for block in row_blocks(tensor)])
     bad = torch.nonzero(~finite).flatten()
     if len(bad):
         more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
         raise ValueError(f"{name} must be finite in float32, got NaN or Inf in row {bad[0]}{more}")
-    return tensor
 
 
 def check_device(tensor: Tensor, name: str) -> None:
@@ -109,17 +119,32 @@ def check_modality(value: object, count: int, device: torch.device, name: str) -
         TypeError: It is neither a tensor nor an array, or its numbers are no integers.
         ValueError: It is not of shape (N,), or holds a negative number.
     """
-    groups = to_tensor(value, name)
-    if groups.is_floating_point() or groups.is_complex() or groups.dtype == torch.bool:
-        raise TypeError(f"{name} must be integers, one group a row, got dtype {groups.dtype}")
-    if groups.shape != (count,):
-        raise ValueError(
-            f"{name} must be ({count},), one group a row, got shape {tuple(groups.shape)}"
-        )
-    groups = groups.to(device=device, dtype=torch.int64)
+    groups = check_column(value, count, name, "one group a row").to(device)
     if count and (least := int(groups.min())) < 0:
         raise ValueError(f"{name} must not be negative, got {least}")
     return groups
+
+
+def check_column(value: object, count: int | None, name: str, each: str) -> Tensor:
+    """Returns integers of one dimension as int64 (N,), where they lie.
+
+    Args:
+        value: (N,) tensor or array of integers.
+        count: How many there must be; ``None`` for any number.
+        name: What messages call the argument.
+        each: What messages say of one of them, such as "one a sample".
+
+    Raises:
+        TypeError: It is neither a tensor nor an array, or its numbers are no integers.
+        ValueError: It is not of shape (N,).
+    """
+    column = to_tensor(value, name)
+    if column.is_floating_point() or column.is_complex() or column.dtype == torch.bool:
+        raise TypeError(f"{name} must be integers, {each}, got dtype {column.dtype}")
+    if column.dim() != 1 or (count is not None and len(column) != count):
+        length = "N" if count is None else count
+        raise ValueError(f"{name} must be ({length},), {each}, got shape {tuple(column.shape)}")
+    return column.to(torch.int64)
 
 
 def check_real(

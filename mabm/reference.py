@@ -1,4 +1,4 @@
-"""The distance and its clustering written down slowly: the oracle of every test.
+"""The distance, its clustering and the contrast written down slowly: the oracle of every test.
 
 Plain NumPy in float64, one sample at a time, in the order and the words of the paper (Wang et al.,
 "Modality-Aware Bias Mitigation and Invariance Learning for Unsupervised Visible-Infrared Person
@@ -217,3 +217,119 @@ def dbscan(distance: ArrayLike, *, eps: float, min_samples: int) -> Integers:
         labels[i] = reachable.min(initial=clusters)
     labels[labels == clusters] = -1
     return labels
+
+
+def normalise(rows: ArrayLike) -> Floats:
+    """Rows (or one row) at length one."""
+    x = np.asarray(rows, dtype=np.float64)
+    scaled: Floats = x / np.linalg.norm(x, axis=-1, keepdims=True)
+    return scaled
+
+
+def split_prototypes(
+    features: ArrayLike, labels: ArrayLike, modality: ArrayLike
+) -> tuple[Floats, Integers, Integers, Integers]:
+    """Split: prototypes, the cluster and the modality of each, the prototype of each sample."""
+    x, clusters, groups = np.asarray(features), np.asarray(labels), np.asarray(modality)
+    cells = sorted({(int(c), int(g)) for c, g in zip(clusters, groups, strict=True) if c >= 0})
+    members = [(clusters == c) & (groups == g) for c, g in cells]
+    prototypes = [normalise(x[own].mean(axis=0, dtype=np.float64)) for own in members]
+    targets = np.full(len(x), -1, dtype=np.int64)
+    for number, own in enumerate(members):
+        targets[own] = number
+    numbers = np.array(cells, dtype=np.int64).reshape(-1, 2)
+    stacked = np.array(prototypes).reshape(-1, x.shape[1])
+    return stacked, numbers[:, 0], numbers[:, 1], targets
+
+
+def cluster_contrast_loss(
+    features: ArrayLike, prototypes: ArrayLike, targets: ArrayLike, temperature: float = 0.05
+) -> float:
+    """Mean over samples of -log softmax of the similarity to the own prototype; noise left out."""
+    losses = []
+    for x, target in zip(normalise(features), np.asarray(targets), strict=True):
+        if target >= 0:
+            logits = np.asarray(prototypes, dtype=np.float64) @ x / temperature
+            losses.append(np.logaddexp.reduce(logits) - logits[target])
+    return float(np.mean(losses)) if losses else 0.0
+
+
+def hybrid_contrast_loss(
+    features: ArrayLike,
+    mean_bank: ArrayLike,
+    hard_bank: ArrayLike,
+    targets: ArrayLike,
+    temperature: float = 0.05,
+    margin: float = 0.2,
+) -> float:
+    """0.5 * (CE(hard logits) + relu(CE(mean logits) - margin))."""
+    mean = cluster_contrast_loss(features, mean_bank, targets, temperature)
+    hard = cluster_contrast_loss(features, hard_bank, targets, temperature)
+    return 0.5 * (hard + max(mean - margin, 0.0))
+
+
+def multi_positive_loss(
+    features: ArrayLike,
+    prototypes: ArrayLike,
+    targets: ArrayLike,
+    clusters: ArrayLike,
+    num_selected: int = 50,
+    temperature: float = 0.05,
+) -> float:
+    """Mean over positives of -log softmax over them and the hardest others, ``num_selected``."""
+    owners = np.asarray(clusters)
+    losses = []
+    for x, target in zip(normalise(features), np.asarray(targets), strict=True):
+        if target < 0:
+            continue
+        logits = np.asarray(prototypes, dtype=np.float64) @ x / temperature
+        is_positive = owners == owners[target]
+        positives, others = logits[is_positive], np.sort(logits[~is_positive])[::-1]
+        hardest = others[: max(num_selected - len(positives), 0)]
+        total = np.logaddexp.reduce(np.concatenate([positives, hardest]))
+        losses.append(np.mean(total - positives))
+    return float(np.mean(losses)) if losses else 0.0
+
+
+def update_mean(
+    bank: ArrayLike, features: ArrayLike, targets: ArrayLike, momentum: float = 0.1
+) -> Floats:
+    """The bank after every sample in turn: row <- normalise(m * row + (1 - m) * sample)."""
+    rows = np.asarray(bank).astype(np.float64)
+    for x, target in zip(normalise(features), np.asarray(targets), strict=True):
+        if target >= 0:
+            rows[target] = normalise(momentum * rows[target] + (1 - momentum) * x)
+    return rows
+
+
+def update_hard(
+    bank: ArrayLike,
+    features: ArrayLike,
+    targets: ArrayLike,
+    momentum: float = 0.1,
+    judge: ArrayLike | None = None,
+) -> Floats:
+    """The bank after each row met its sample that is least similar to the judge's row (its own)."""
+    before = np.asarray(bank if judge is None else judge)
+    x, labels, rows = normalise(features), np.asarray(targets), np.asarray(bank).astype(np.float64)
+    for target in set(labels[labels >= 0].tolist()):
+        own = x[labels == target]
+        hardest = own[np.argmin(own @ before[target])]
+        rows[target] = normalise(momentum * rows[target] + (1 - momentum) * hardest)
+    return rows
+
+
+def update_hybrid(
+    mean_bank: ArrayLike,
+    hard_bank: ArrayLike,
+    features: ArrayLike,
+    targets: ArrayLike,
+    momentum: float = 0.1,
+) -> tuple[Floats, Floats]:
+    """Both banks: the mean bank met its samples' mean, the hard bank the hardest for the other."""
+    x, labels = normalise(features), np.asarray(targets)
+    rows = np.asarray(mean_bank).astype(np.float64)
+    for target in set(labels[labels >= 0].tolist()):
+        own = x[labels == target]
+        rows[target] = normalise(momentum * rows[target] + (1 - momentum) * own.mean(axis=0))
+    return rows, update_hard(hard_bank, x, labels, momentum, judge=mean_bank)

@@ -1,0 +1,132 @@
+"""Arguments of one training step: checked without waiting for a GPU, computed in full precision."""
+
+from __future__ import annotations
+
+import math
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mabm._arrays import check_matrix, check_real
+
+NOISE = -1
+"""The target of a sample that belongs to no prototype."""
+
+
+def full_precision(tensor: Tensor) -> Tensor:
+    """Returns float64 as it is and every other floating dtype as float32, keeping the gradient."""
+    return tensor if tensor.dtype == torch.float64 else tensor.to(torch.float32)
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Switches autocast off inside, where the device has any: logits are never rounded to half."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
+def unit_rows(features: Tensor) -> Tensor:
+    """Returns the rows at length one in full precision; a row of zeros stays one."""
+    return F.normalize(full_precision(features), dim=1)
+
+
+def values_are_at_hand(tensor: Tensor) -> bool:
+    """Whether its values can be read without waiting for a GPU or leaving a compiled graph."""
+    return tensor.is_cpu and not torch.compiler.is_compiling()
+
+
+def check_batch(
+    features: object,
+    targets: object,
+    num_columns: int,
+    num_targets: int,
+    what: str,
+    *,
+    names: tuple[str, str] = ("features", "targets"),
+) -> tuple[Tensor, Tensor]:
+    """Returns (B, D) features and their (B,) int64 targets.
+
+    Targets are held against their range where their values are at hand. On a GPU that would stop
+    the host: there PyTorch's own device-side assertion meets a target out of range.
+
+    Args:
+        features: (B, D) floating point, D = ``num_columns``.
+        targets: (B,) integers in [-1, ``num_targets``) on the same device, -1 for noise.
+        num_columns: Columns of what the features are compared with.
+        num_targets: Its rows.
+        what: What messages call it.
+        names: What messages call the first two arguments.
+
+    Raises:
+        TypeError: One is no tensor or holds numbers of another kind.
+        ValueError: A shape, a device or a target differs from the contract.
+    """
+    rows = check_rows(features, names[0])
+    if rows.shape[1] != num_columns:
+        raise ValueError(
+            f"{names[0]} must have {num_columns} columns as {what} have, got {rows.shape[1]}"
+        )
+    return rows, _check_targets(targets, rows, num_targets, what, names)
+
+
+def check_rows(value: object, name: str) -> Tensor:
+    """Returns a dense floating point tensor (N, D) with its gradient."""
+    tensor = check_tensor(value, name)
+    check_matrix(tensor, name)
+    return tensor
+
+
+def check_tensor(value: object, name: str) -> Tensor:
+    """Returns a dense tensor with its gradient, or raises TypeError."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
+    if value.layout != torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, got layout {value.layout}")
+    return value
+
+
+def _check_targets(
+    value: object, rows: Tensor, num_targets: int, what: str, names: tuple[str, str]
+) -> Tensor:
+    name = names[1]
+    targets = check_integers(value, name)
+    if targets.shape != rows.shape[:1]:
+        raise ValueError(
+            f"{name} must be ({rows.shape[0]},), one a row of {names[0]}, "
+            f"got shape {tuple(targets.shape)}"
+        )
+    check_same_device(targets, rows, name, names[0])
+    if values_are_at_hand(targets) and targets.shape[0]:
+        least, most = (int(bound) for bound in torch.aminmax(targets))
+        if least < NOISE or most >= num_targets:
+            raise ValueError(
+                f"{name} must be in [-1, {num_targets}), rows of {what} or -1 for noise, "
+                f"got {least if least < NOISE else most}"
+            )
+    return targets.to(torch.int64)
+
+
+def check_integers(value: object, name: str) -> Tensor:
+    """Returns a tensor of integers, or raises TypeError; bool is none."""
+    tensor = check_tensor(value, name)
+    if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
+        raise TypeError(f"{name} must be integers, got dtype {tensor.dtype}")
+    return tensor
+
+
+def check_same_device(tensor: Tensor, model: Tensor, name: str, model_name: str) -> None:
+    """Raises ValueError where two tensors that meet lie on different devices."""
+    if tensor.device != model.device:
+        raise ValueError(
+            f"{name} must be on {model.device} as {model_name} are, got {tensor.device}"
+        )
+
+
+def check_temperature(value: object, name: str = "temperature") -> float:
+    """Returns a positive finite float."""
+    temperature = check_real(name, value, 0.0, math.inf, below=True)
+    if temperature == 0:
+        raise ValueError(f"{name} must be above 0, got {value}")
+    return temperature

@@ -1,0 +1,138 @@
+"""What the old interfaces ask for in common: their arguments read, their results shaped."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mabm._arrays import check_features, to_tensor
+from mabm._device_memory import check_fits
+from mabm._extension import backends
+from mabm.jaccard import jaccard_distance, modality_jaccard
+from mabm.presets import PRESETS, Preset, check_integer
+from mabm.ranking import Ranking, rank_neighbors
+from mabm.rows import Encoding, NeighborSets
+
+Distances: TypeAlias = NDArray[np.float32]
+
+VISIBLE, INFRARED = 0, 1
+
+# Numbers held at once where pairs of rows are compared one by one.
+_ELEMENTS_AT_ONCE = 2**22
+
+
+def read_features(value: object, name: str) -> Tensor:
+    """Returns features in float32 where there are ops for them; the old code called ``.cuda()``."""
+    tensor = to_tensor(value, name)
+    return check_features(tensor if tensor.device.type in backends() else tensor.cpu(), name)
+
+
+def check_search_option(value: object) -> int:
+    """Returns an option that once chose a faiss route, an integer in [0, 5]."""
+    return check_integer("search_option", value, at_least=0, at_most=5)
+
+
+def modality_of_names(name: str, files: Sequence[Any], count: int) -> NDArray[np.int64]:
+    """Returns the modality that each file name tells by ``ir_modify`` or ``rgb_modify``.
+
+    Args:
+        name: What messages call the argument.
+        files: File names, or tuples that start with one.
+        count: How many there must be.
+
+    Raises:
+        ValueError: There are more or fewer, or a name tells no modality.
+    """
+    if len(files) != count:
+        raise ValueError(
+            f"{name} must hold {count} entries, one a row of target_features, got {len(files)}"
+        )
+    modality = np.empty(count, dtype=np.int64)
+    for row, entry in enumerate(files):
+        file = os.fspath(entry if isinstance(entry, str | os.PathLike) else entry[0])
+        if "ir_modify" in file:
+            modality[row] = INFRARED
+        elif "rgb_modify" in file:
+            modality[row] = VISIBLE
+        else:
+            raise ValueError(
+                f"{name} must name files with 'rgb_modify' or 'ir_modify' in their paths, got "
+                f"{file!r} in row {row}"
+            )
+    return modality
+
+
+def dense_distance(
+    features: Tensor,
+    modality: NDArray[np.int64] | None,
+    *,
+    k1: int,
+    k2: int,
+    preset: str | Preset,
+) -> Distances:
+    """:func:`mabm.modality_jaccard` as a NumPy array."""
+    distance = modality_jaccard(features, modality, k1=k1, k2=k2, preset=preset)
+    found: Distances = distance.cpu().numpy()
+    return found
+
+
+def dense_of_encoding(
+    encoding: Encoding[Tensor], rows: slice | None = None, columns: slice | None = None
+) -> Distances:
+    """:func:`mabm.jaccard_distance` as a NumPy array, refused where it cannot fit."""
+    samples = range(len(encoding))
+    shape = tuple(len(samples[part or slice(None)]) for part in (rows, columns))
+    check_fits(
+        4 * shape[0] * shape[1],
+        f"the dense {shape} distance",
+        "use mabm.prune_distances instead",
+        encoding.indices.device,
+    )
+    found: Distances = jaccard_distance(encoding, rows, columns).cpu().numpy()
+    return found
+
+
+def rank_beside_self(features: Tensor, k1: int) -> Ranking[Tensor]:
+    """One list of ``k1 + 1`` by inner product: a sample counts beside its k1 neighbours."""
+    preset = replace(PRESETS["spcl"], metric="inner_product")
+    return replace(rank_neighbors(features, k1=k1 + 1, preset=preset), k1=k1)
+
+
+def encode_by_distance(
+    neighbors: NeighborSets[Tensor], distance: Callable[[Tensor, Tensor], Tensor]
+) -> Encoding[Tensor]:
+    """Weighs every sample's neighbours by ``softmax(-d)``, d being a distance of the caller's.
+
+    Args:
+        neighbors: E(i) of N samples. An empty set is encoded as the sample itself alone.
+        distance: From (entries,) rows and (entries,) columns to the distances of these pairs.
+    """
+    indptr, indices = neighbors.tensors()
+    sizes = indptr.diff()
+    alone = torch.nonzero(sizes == 0).flatten()
+    rows = torch.cat([torch.repeat_interleave(sizes), alone])
+    rows, order = rows.sort(stable=True)
+    columns = torch.cat([indices.to(torch.int64), alone])[order]
+    sizes = sizes.clamp(min=1)
+    values = distance(rows, columns).to(torch.float64)
+    nearest = values.new_full((len(neighbors),), torch.inf).scatter_reduce_(0, rows, values, "amin")
+    starts = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
+    weights = torch.exp(nearest[rows] - values)
+    return Encoding.from_values(starts, columns.to(torch.int32), weights)
+
+
+def squared_euclidean(features: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """(entries,) float64 squared distances of the given pairs of rows."""
+    step = max(_ELEMENTS_AT_ONCE // features.shape[1], 1)
+    parts = [
+        (features[ends] - features[starts]).square().sum(dim=1, dtype=torch.float64)
+        for starts, ends in zip(torch.split(rows, step), torch.split(columns, step), strict=True)
+    ]
+    return torch.cat(parts) if parts else rows.new_zeros(0, dtype=torch.float64)

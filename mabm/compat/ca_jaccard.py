@@ -1,0 +1,90 @@
+"""CA-Jaccard: stands in for ``caj.utils.caj_rerank``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from mabm._arrays import Array, check_modality
+from mabm.compat._adapters import (
+    Distances,
+    dense_of_encoding,
+    rank_beside_self,
+    read_features,
+)
+from mabm.encoding import encode_neighbors, expand_queries
+from mabm.neighbors import k_reciprocal_neighbors
+from mabm.presets import MAX_K, PRESETS, check_integer
+from mabm.ranking import rank_neighbors
+
+__all__ = ["compute_jaccard_distance"]
+
+_OPTIONS = ("k1", "k2", "ckrnns", "k1_intra", "k1_inter", "clqe", "k2_intra", "k2_inter")
+_WARM_UP_K2 = 3  # of either list, in epoch 0
+
+
+def compute_jaccard_distance(
+    features: Array | None = None,
+    cam_labels: Array | None = None,
+    epoch: int | None = None,
+    args: Any = None,
+) -> Distances:
+    """Computes the camera-aware Jaccard distance, or the classic one, as the options say.
+
+    With ``args.ckrnns`` neighbours are reciprocal within the own camera and within the others,
+    else in one list of all (k1 + 1 long, as a sample is beside its k1 neighbours here), expanded
+    by the half lists. With ``args.clqe`` rows are averaged over both lists, else over the first
+    ``k2`` of one. Ranks are by inner product. Other cameras are left out of the own list in truth,
+    where the released code pushes them far away and lets small cameras leak.
+
+    Args:
+        features: (N, D) float tensor or array; never normalised here.
+        cam_labels: (N,) integers, the camera of each row.
+        epoch: In epoch 0 ``k2_intra`` and ``k2_inter`` are 3, whatever the options say.
+        args: Options k1, k2 (1 skips every average), ckrnns, k1_intra, k1_inter, clqe, k2_intra and
+            k2_inter as attributes, such as those of a parser.
+
+    Returns:
+        (N, N) float32 NumPy array, not negative.
+
+    Raises:
+        TypeError: An argument of the wrong kind, or an option is missing.
+        ValueError: An argument out of its range.
+        MemoryError: N x N does not fit.
+
+    Source:
+        Chen et al., "CA-Jaccard: Camera-aware Jaccard Distance for Person Re-identification",
+        CVPR 2024.
+
+    Example:
+        >>> import argparse, torch
+        >>> from mabm.compat.ca_jaccard import compute_jaccard_distance
+        >>> args = argparse.Namespace(k1=30, k2=6, ckrnns=True, k1_intra=5, k1_inter=20,
+        ...                           clqe=True, k2_intra=2, k2_inter=4)
+        >>> features = torch.nn.functional.normalize(torch.randn(90, 16), dim=1)
+        >>> compute_jaccard_distance(features, torch.arange(90) % 3, epoch=1, args=args).shape
+        (90, 90)
+    """
+    x = read_features(features, "features")
+    for name in _OPTIONS:
+        if not hasattr(args, name):
+            raise TypeError(f"args must have the attribute {name!r}, got {args!r}")
+    ckrnns, clqe = bool(args.ckrnns), bool(args.clqe)
+    k1 = check_integer("args.k1", args.k1, at_least=1, at_most=MAX_K - 1)
+    k2 = check_integer("args.k2", args.k2, at_least=1, at_most=k1, reason=", which ends at args.k1")
+    cameras = check_modality(cam_labels, len(x), x.device, "cam_labels")
+    by_camera = replace(
+        PRESETS["ca_jaccard"],
+        k1_intra=args.k1_intra,
+        k1_inter=args.k1_inter,
+        k2_intra=_WARM_UP_K2 if epoch == 0 else args.k2_intra,
+        k2_inter=_WARM_UP_K2 if epoch == 0 else args.k2_inter,
+    )
+    rankings = {
+        aware: rank_neighbors(x, cameras, preset=by_camera) if aware else rank_beside_self(x, k1)
+        for aware in {ckrnns, clqe}
+    }
+    encoding = encode_neighbors(x, k_reciprocal_neighbors(rankings[ckrnns]))
+    if k2 > 1:
+        encoding = expand_queries(encoding, rankings[clqe], **({} if clqe else {"k2": k2}))
+    return dense_of_encoding(encoding)

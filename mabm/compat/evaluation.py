@@ -1,0 +1,120 @@
+"""Evaluation of visible-infrared re-identification: stands in for the ``eval_metrics`` files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mabm.evaluation import evaluate_retrieval
+
+__all__ = ["eval_llcm", "eval_regdb", "eval_sysu"]
+
+
+def eval_sysu(
+    distmat: Any, q_pids: Any, g_pids: Any, q_camids: Any, g_camids: Any, max_rank: int = 20
+) -> tuple[NDArray[np.float32], float, float]:
+    """Scores a ranked gallery by the protocol of SYSU-MM01.
+
+    For a query of camera 3 every gallery image of camera 2 is dropped. The CMC counts identities,
+    mAP and mINP count images. Queries without a match are skipped.
+
+    Args:
+        distmat: (Q, G) distances, smaller is nearer; ties go to the lower gallery row.
+        q_pids: (Q,) identities.
+        g_pids: (G,) identities.
+        q_camids: (Q,) camera numbers.
+        g_camids: (G,) camera numbers.
+        max_rank: Greatest rank of the CMC.
+
+    Returns:
+        CMC as (R,) float32, mAP and mINP as fractions of one. R is ``max_rank``, or the number of
+        identities in the gallery where that is less.
+
+    Raises:
+        TypeError: An argument of the wrong kind.
+        ValueError: Shapes that do not fit, NaN, or no query with a match.
+
+    Source:
+        Wu et al., ICCV 2017; mINP: Ye et al., TPAMI 2022.
+
+    Example:
+        >>> import numpy as np
+        >>> from mabm.compat.evaluation import eval_sysu
+        >>> cmc, mAP, mINP = eval_sysu(
+        ...     np.array([[0.1, 0.2, 0.3]]), np.array([7]), np.array([8, 7, 7]),
+        ...     np.array([3]), np.array([1, 2, 4]),
+        ... )
+        >>> cmc.tolist(), float(mAP), float(mINP)
+        ([0.0, 1.0], 0.5, 0.5)
+    """
+    return _evaluate("sysu_mm01", distmat, q_pids, g_pids, (q_camids, g_camids), max_rank)
+
+
+def eval_regdb(
+    distmat: Any, q_pids: Any, g_pids: Any, max_rank: int = 20
+) -> tuple[NDArray[np.float32], float, float]:
+    """Scores a ranked gallery by the protocol of RegDB: nothing is dropped, the CMC counts images.
+
+    Arguments, results and errors are those of :func:`eval_sysu`; R is at most G.
+    """
+    return _evaluate("regdb", distmat, q_pids, g_pids, None, max_rank)
+
+
+def eval_llcm(
+    distmat: Any, q_pids: Any, g_pids: Any, q_camids: Any, g_camids: Any, max_rank: int = 20
+) -> tuple[NDArray[np.float32], float, float]:
+    """Scores a ranked gallery by the protocol of LLCM.
+
+    Gallery images of both the query's identity and its camera are dropped. The CMC counts
+    identities. Arguments, results and errors are those of :func:`eval_sysu`.
+    """
+    return _evaluate("llcm", distmat, q_pids, g_pids, (q_camids, g_camids), max_rank)
+
+
+def _evaluate(
+    protocol: str,
+    distmat: Any,
+    q_pids: Any,
+    g_pids: Any,
+    camids: tuple[Any, Any] | None,
+    max_rank: int,
+) -> tuple[NDArray[np.float32], float, float]:
+    distance = _to_numpy(distmat)
+    if distance.ndim != 2:
+        raise ValueError(f"distmat must be (Q, G), got shape {distance.shape}")
+    query = _labels("q_pids", q_pids, distance.shape[0])
+    gallery = _labels("g_pids", g_pids, distance.shape[1])
+    # Identities of any type: they are compared and nothing else.
+    numbers = np.unique(np.concatenate([query, gallery]), return_inverse=True)[1]
+    cameras: list[NDArray[Any]] = []
+    if camids is not None:
+        cameras = [
+            _labels(name, value, count)
+            for name, value, count in zip(
+                ("q_camids", "g_camids"), camids, distance.shape, strict=True
+            )
+        ]
+    scores = evaluate_retrieval(
+        distance,
+        numbers[: len(query)],
+        numbers[len(query) :],
+        *cameras,
+        protocol=protocol,
+        max_rank=max_rank,
+    )
+    average = np.float64(scores.mean_average_precision)
+    return scores.cmc, average, np.float64(scores.mean_inverse_negative_penalty)
+
+
+def _labels(name: str, value: Any, count: int) -> NDArray[Any]:
+    labels = _to_numpy(value)
+    if labels.shape != (count,):
+        raise ValueError(f"{name} must be ({count},) as distmat has it, got shape {labels.shape}")
+    return labels
+
+
+def _to_numpy(value: Any) -> NDArray[Any]:
+    return value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)

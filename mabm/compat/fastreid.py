@@ -1,0 +1,198 @@
+"""fast-reid and OpenUnReID: stands in for their ``utils.compute_dist``."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mabm._arrays import Array
+from mabm.compat._adapters import (
+    Distances,
+    check_search_option,
+    dense_of_encoding,
+    encode_by_distance,
+    read_features,
+    squared_euclidean,
+)
+from mabm.encoding import expand_queries
+from mabm.neighbors import k_reciprocal_neighbors
+from mabm.ranking import rank_neighbors
+from mabm.rows import Encoding
+
+__all__ = [
+    "build_dist",
+    "compute_cosine_distance",
+    "compute_euclidean_distance",
+    "compute_jaccard_distance",
+]
+
+_METRICS = ("euclidean", "cosine", "jaccard")
+
+
+def build_dist(*args: Any, **options: Any) -> Distances:
+    """Computes the distance from every row of one set of features to every row of another.
+
+    Called as in fast-reid, ``build_dist(feat_1, feat_2, metric="euclidean", **options)``, or as in
+    OpenUnReID, ``build_dist(cfg, feat_1, feat_2=None, dist_m=None, verbose=False)``, where ``cfg``
+    has the attributes ``dist_metric`` and, for the Jaccard distance, ``k1`` and ``k2``.
+
+    Args:
+        args: As above: (M, D) and (K, D) float tensors, never normalised but for the cosine.
+        options: ``metric`` (``"euclidean"``, which is squared, ``"cosine"`` or ``"jaccard"``), and
+            ``k1`` and ``k2`` (20 and 6) for the Jaccard distance. Others are accepted and not
+            needed.
+
+    Returns:
+        (M, K) float32 NumPy array. In the Jaccard distance the neighbours are searched among all
+        M + K rows; only the (M, K) part is computed.
+
+    Raises:
+        TypeError: An argument of the wrong kind.
+        ValueError: An argument out of its range.
+        MemoryError: (M, K) does not fit.
+
+    Example:
+        >>> import torch
+        >>> from mabm.compat.fastreid import build_dist
+        >>> build_dist(torch.randn(5, 8), torch.randn(30, 8), metric="jaccard", k1=10, k2=3).shape
+        (5, 30)
+    """
+    if "cfg" in options or hasattr(next(iter(args), None), "dist_metric"):
+        return _build_configured(*args, **options)
+    return _build(*args, **options)
+
+
+def _build(
+    feat_1: Array,
+    feat_2: Array | None = None,
+    metric: str = "euclidean",
+    *,
+    k1: int = 20,
+    k2: int = 6,
+    **_: object,
+) -> Distances:
+    if metric not in _METRICS:
+        raise ValueError(f"metric must be one of {_METRICS}, got {metric!r}")
+    if metric == "euclidean":
+        return compute_euclidean_distance(feat_1, feat_2)
+    if metric == "cosine":
+        return compute_cosine_distance(feat_1, feat_2)
+    one, other = _read_pair(feat_1, feat_2, "feat_1", "feat_2")
+    if feat_2 is None:
+        return dense_of_encoding(_encode(one, k1, k2))
+    split = len(one)
+    encoding = _encode(torch.cat([one, other]), k1, k2)
+    return dense_of_encoding(encoding, slice(0, split), slice(split, None))
+
+
+def _build_configured(
+    cfg: Any,
+    feat_1: Array,
+    feat_2: Array | None = None,
+    dist_m: str | None = None,
+    verbose: bool = False,
+) -> Distances:
+    metric = cfg.dist_metric if dist_m is None else dist_m
+    lists = {"k1": cfg.k1, "k2": cfg.k2} if metric == "jaccard" else {}
+    return _build(feat_1, feat_2, metric, **lists)
+
+
+def compute_jaccard_distance(
+    features: Array,
+    k1: int = 20,
+    k2: int = 6,
+    search_option: int = 0,
+    fp16: bool = False,
+    verbose: bool = True,
+) -> Distances:
+    """Computes the classic Jaccard distance of every pair of rows.
+
+    Preset ``"spcl"``, but for features that are no unit vectors: neighbours are weighed by their
+    true squared Euclidean distance here, not by ``2 - 2 x . y``.
+
+    Args:
+        features: (N, D) float tensor; never normalised here.
+        k1: As :func:`mabm.modality_jaccard`.
+        k2: As :func:`mabm.modality_jaccard`.
+        search_option: 0 to 5: a route through faiss, here without effect.
+        fp16: Accepted and not needed: the result is float32.
+        verbose: Accepted and not needed: nothing is printed.
+
+    Returns:
+        (N, N) float32 NumPy array, not negative.
+
+    Raises:
+        TypeError: An argument of the wrong kind.
+        ValueError: An argument out of its range.
+        MemoryError: N x N does not fit.
+
+    Example:
+        >>> import torch
+        >>> from mabm.compat.fastreid import compute_jaccard_distance
+        >>> compute_jaccard_distance(torch.randn(40, 8), k1=10, k2=3).shape
+        (40, 40)
+    """
+    check_search_option(search_option)
+    return dense_of_encoding(_encode(read_features(features, "features"), k1, k2))
+
+
+def compute_euclidean_distance(
+    features: Array, others: Array | None = None, cuda: bool = False
+) -> Distances:
+    """Computes the squared Euclidean distance of (M, D) from (K, D) rows, or from themselves.
+
+    Returns:
+        (M, K) float32 NumPy array, not negative. ``cuda`` is accepted and not needed.
+
+    Raises:
+        TypeError: An argument of the wrong kind.
+        ValueError: An argument that is not finite, not (N, D), or of another number of columns.
+    """
+    one, other = (part.double() for part in _read_pair(features, others, "features", "others"))
+    squares = one.square().sum(dim=1, keepdim=True) + other.square().sum(dim=1)
+    return _to_numpy(squares.addmm_(one, other.T, alpha=-2).clamp_(min=0))
+
+
+def compute_cosine_distance(
+    features: Array, others: Array | None = None, cuda: bool = False
+) -> Distances:
+    """Computes one minus the cosine of (M, D) with (K, D) rows, or with themselves.
+
+    Returns:
+        (M, K) float32 NumPy array. ``cuda`` is accepted and not needed.
+
+    Raises:
+        TypeError: An argument of the wrong kind.
+        ValueError: An argument that is not finite, not (N, D), or of another number of columns.
+    """
+    one, other = (part.double() for part in _read_pair(features, others, "features", "others"))
+    return _to_numpy(1 - F.normalize(one, dim=1) @ F.normalize(other, dim=1).T)
+
+
+def _read_pair(
+    one: Array, other: Array | None, first_name: str, second_name: str
+) -> tuple[Tensor, Tensor]:
+    first = read_features(one, first_name)
+    second = first if other is None else read_features(other, second_name)
+    if second.shape[1] != first.shape[1]:
+        raise ValueError(
+            f"{second_name} must have {first.shape[1]} columns as {first_name} has, "
+            f"got {second.shape[1]}"
+        )
+    return first, second.to(first.device)
+
+
+def _encode(features: Tensor, k1: int, k2: int) -> Encoding[Tensor]:
+    ranking = rank_neighbors(features, k1=k1, preset="spcl")
+    neighbors = k_reciprocal_neighbors(ranking)
+    encoding = encode_by_distance(neighbors, partial(squared_euclidean, features))
+    return expand_queries(encoding, ranking, k2=k2)
+
+
+def _to_numpy(distance: Tensor) -> Distances:
+    found: Distances = distance.to(torch.float32).cpu().numpy()
+    return found

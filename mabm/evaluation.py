@@ -1,0 +1,249 @@
+"""Retrieval scores: CMC, mAP and mINP, as each data set's protocol defines them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Generic
+
+import torch
+from torch import Tensor
+
+from mabm._arrays import Array, ArrayT, check_column, like, to_tensor
+from mabm.presets import check_integer
+
+# Distances ranked in one step, which holds some ten int64 arrays of as many elements.
+_ELEMENTS_AT_ONCE = 2**20
+
+
+@dataclass(frozen=True)
+class RetrievalProtocol:
+    """What one data set leaves out of a ranked gallery, and what its CMC counts.
+
+    Attributes:
+        name: How messages call this protocol.
+        excluded_cameras: Pairs (query camera, gallery camera): a query of the first is never
+            compared with the gallery of the second, whatever the identities.
+        exclude_same_camera: Whether a gallery sample of both the query's identity and its camera
+            is left out.
+        cmc_by_identity: Whether the CMC counts identities, each at its first occurrence in the
+            ranked gallery, rather than samples. mAP and mINP count samples always.
+    """
+
+    name: str
+    excluded_cameras: tuple[tuple[int, int], ...] = ()
+    exclude_same_camera: bool = False
+    cmc_by_identity: bool = False
+
+    @property
+    def needs_cameras(self) -> bool:
+        """Whether the protocol reads cameras."""
+        return bool(self.excluded_cameras) or self.exclude_same_camera
+
+
+def _published(*protocols: RetrievalProtocol) -> Mapping[str, RetrievalProtocol]:
+    return MappingProxyType({protocol.name: protocol for protocol in protocols})
+
+
+PROTOCOLS: Mapping[str, RetrievalProtocol] = _published(
+    # Wu et al., ICCV 2017: cameras 2 (visible) and 3 (infrared) stand in one place.
+    RetrievalProtocol("sysu_mm01", excluded_cameras=((3, 2),), cmc_by_identity=True),
+    # Nguyen et al., Sensors 2017.
+    RetrievalProtocol("regdb"),
+    # Zhang and Wang, CVPR 2023.
+    RetrievalProtocol("llcm", exclude_same_camera=True, cmc_by_identity=True),
+)
+"""The published protocols by name; read-only."""
+
+
+@dataclass(frozen=True, eq=False)
+class RetrievalScores(Generic[ArrayT]):
+    """How well a gallery was ranked, averaged over the queries that have a match in it.
+
+    Attributes:
+        cmc: (R,) float32: the share of queries with a match at rank r + 1 or before. R is
+            ``max_rank``, or what there is to count where that is less.
+        mean_average_precision: mAP, in [0, 1].
+        mean_inverse_negative_penalty: mINP, in [0, 1]: matches over the rank of the last one.
+        num_queries: Queries with a match; the others count nowhere.
+    """
+
+    cmc: ArrayT
+    mean_average_precision: float
+    mean_inverse_negative_penalty: float
+    num_queries: int
+
+    def __repr__(self) -> str:
+        first = f"rank-1 {float(self.cmc[0]):.4f}, " if len(self.cmc) else ""
+        return (
+            f"RetrievalScores({first}mAP {self.mean_average_precision:.4f}, "
+            f"mINP {self.mean_inverse_negative_penalty:.4f}, {self.num_queries} queries)"
+        )
+
+
+def evaluate_retrieval(
+    distance: ArrayT,
+    query_ids: Array,
+    gallery_ids: Array,
+    query_cameras: Array | None = None,
+    gallery_cameras: Array | None = None,
+    *,
+    protocol: str | RetrievalProtocol,
+    max_rank: int = 20,
+) -> RetrievalScores[ArrayT]:
+    """Scores a ranked gallery by CMC, mAP and mINP.
+
+    Args:
+        distance: (Q, G) numbers, smaller is nearer; ties go to the lower gallery row. They are
+            compared in the type that they come in, as they are.
+        query_ids: (Q,) integers.
+        gallery_ids: (G,) integers.
+        query_cameras: (Q,) integers, or ``None`` where the protocol reads none.
+        gallery_cameras: (G,) integers, likewise.
+        protocol: ``"sysu_mm01"``, ``"regdb"``, ``"llcm"``, or a
+            :class:`RetrievalProtocol` of your own.
+        max_rank: Greatest rank of the CMC, at least 1.
+
+    Returns:
+        The scores, the CMC of the same kind as ``distance``. Average precision is the mean, over
+        a query's matches, of matches so far over rank; there is no interpolation. Where the CMC
+        counts identities and the queries see unequal numbers of them, it is as long as the
+        longest, and a query that has seen all of its own stays where it is.
+
+    Raises:
+        TypeError: An argument of the wrong kind.
+        ValueError: Shapes that do not fit, NaN, an unknown protocol, one that reads cameras without
+            them, or no query with a match in the gallery.
+
+    Source:
+        Wu et al., ICCV 2017 (SYSU-MM01); Nguyen et al., Sensors 2017 (RegDB); Zhang and Wang, CVPR
+        2023 (LLCM); mINP: Ye et al., TPAMI 2022, equation 8.
+
+    Example:
+        >>> import torch, mabm
+        >>> distance = torch.tensor([[0.1, 0.2, 0.3], [0.3, 0.1, 0.2]])
+        >>> query_ids, gallery_ids = torch.tensor([7, 7]), torch.tensor([7, 8, 7])
+        >>> scores = mabm.evaluate_retrieval(distance, query_ids, gallery_ids, protocol="regdb")
+        >>> scores
+        RetrievalScores(rank-1 0.5000, mAP 0.7083, mINP 0.6667, 2 queries)
+        >>> scores.cmc
+        tensor([0.5000, 1.0000, 1.0000])
+    """
+    values = _check_distance(distance)
+    chosen = _resolve_protocol(protocol)
+    max_rank = check_integer("max_rank", max_rank, at_least=1)
+    (num_queries, num_gallery), device = values.shape, values.device
+    ids, gallery = _check_both(("query_ids", "gallery_ids"), (query_ids, gallery_ids), values)
+    cameras = _check_cameras(chosen, query_cameras, gallery_cameras, values)
+    identities, numbered = torch.unique(gallery, return_inverse=True)
+    length = min(max_rank, num_gallery)
+    counts = torch.zeros(length, dtype=torch.int64, device=device)
+    precisions, penalties = [], []
+    seen = 0
+    step = max(_ELEMENTS_AT_ONCE // num_gallery, 1)
+    for start in range(0, num_queries, step):
+        rows = slice(start, start + step)
+        order = values[rows].argsort(dim=1, stable=True)
+        matches = gallery[order] == ids[rows, None]
+        kept = _kept(chosen, order, matches, cameras, rows)
+        matches &= kept
+        position = kept.cumsum(dim=1)  # rank, from 1, where kept
+        found = matches.cumsum(dim=1)
+        valid = matches.any(dim=1)
+        total = found[:, -1]
+        precision = torch.where(matches, found / position.clamp(min=1).to(torch.float64), 0.0)
+        precisions.append((precision.sum(dim=1) / total)[valid])
+        last = torch.where(matches, position, 0).amax(dim=1)
+        penalties.append((total.to(torch.float64) / last)[valid])
+        first = torch.where(matches, position, num_gallery + 1).amin(dim=1)
+        if chosen.cmc_by_identity:
+            ranks = position.new_full((len(order), len(identities)), num_gallery + 1)
+            occurrences = torch.where(kept, position, num_gallery + 1)
+            ranks.scatter_reduce_(1, numbered[order], occurrences, "amin")
+            seen = max(seen, int((ranks <= num_gallery).sum(dim=1).max()))
+            first = (ranks < first[:, None]).sum(dim=1) + 1
+        else:
+            seen = num_gallery
+        first = first[valid & (first <= length)]
+        counts += torch.bincount(first - 1, minlength=length)
+    average, penalty = torch.cat(precisions), torch.cat(penalties)
+    if not len(average):
+        raise ValueError(
+            f"query_ids must have a match in gallery_ids under protocol {chosen.name!r}, got none "
+            f"for any of {num_queries} queries"
+        )
+    cmc = counts.cumsum(dim=0)[:seen].to(torch.float32) / len(average)
+    return RetrievalScores(
+        like(cmc, distance), float(average.mean()), float(penalty.mean()), len(average)
+    )
+
+
+def _kept(
+    protocol: RetrievalProtocol,
+    order: Tensor,
+    matches: Tensor,
+    cameras: tuple[Tensor, Tensor] | None,
+    rows: slice,
+) -> Tensor:
+    """(B, G) whether each sample of the ranked galleries is compared with the query."""
+    kept = torch.ones_like(matches)
+    if cameras is None:
+        return kept
+    own, others = cameras[0][rows, None], cameras[1][order]
+    for query_camera, gallery_camera in protocol.excluded_cameras:
+        kept &= (own != query_camera) | (others != gallery_camera)
+    if protocol.exclude_same_camera:
+        kept &= ~matches | (own != others)
+    return kept
+
+
+def _check_distance(value: object) -> Tensor:
+    distance = to_tensor(value, "distance")
+    if distance.is_complex() or distance.dtype == torch.bool:
+        raise TypeError(f"distance must hold real numbers, got dtype {distance.dtype}")
+    if distance.dim() != 2 or 0 in distance.shape:
+        raise ValueError(
+            f"distance must be (Q, G) with at least one of each, got shape {tuple(distance.shape)}"
+        )
+    bad = torch.nonzero(distance.isnan().any(dim=1)).flatten()
+    if len(bad):
+        more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+        raise ValueError(f"distance must not be NaN, got NaN in row {int(bad[0])}{more}")
+    return distance
+
+
+def _resolve_protocol(protocol: object) -> RetrievalProtocol:
+    if isinstance(protocol, str):
+        if protocol not in PROTOCOLS:
+            raise ValueError(f"protocol must be one of {tuple(PROTOCOLS)}, got {protocol!r}")
+        return PROTOCOLS[protocol]
+    if not isinstance(protocol, RetrievalProtocol):
+        raise TypeError(
+            f"protocol must be a name or a RetrievalProtocol, got {type(protocol).__name__}: "
+            f"{protocol!r}"
+        )
+    return protocol
+
+
+def _check_cameras(
+    protocol: RetrievalProtocol, query_cameras: object, gallery_cameras: object, distance: Tensor
+) -> tuple[Tensor, Tensor] | None:
+    if not protocol.needs_cameras:
+        return None
+    given = (query_cameras, gallery_cameras)
+    names = ("query_cameras", "gallery_cameras")
+    for name, value in zip(names, given, strict=True):
+        if value is None:
+            raise ValueError(f"protocol {protocol.name!r} needs {name}, got None")
+    return _check_both(names, given, distance)
+
+
+def _check_both(
+    names: tuple[str, str], values: tuple[object, object], distance: Tensor
+) -> tuple[Tensor, Tensor]:
+    (queries, gallery), device = distance.shape, distance.device
+    return (
+        check_column(values[0], queries, names[0], "one a row of distance").to(device),
+        check_column(values[1], gallery, names[1], "one a column of distance").to(device),
+    )

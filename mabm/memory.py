@@ -1,0 +1,380 @@
+"""Memories: prototypes that move with the batches, by explicit updates.
+
+A memory is read by the losses through ``memory.prototypes`` and changed by ``memory.update`` alone,
+never by a backward pass. An update puts a new tensor in the place of the old one, so that a
+backward pass that follows it still sees the memory as it was at forward.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mabm._arrays import check_real, to_tensor
+from mabm._batch import (
+    NOISE,
+    check_batch,
+    check_rows,
+    full_precision,
+    unit_rows,
+    values_are_at_hand,
+    without_autocast,
+)
+from mabm.presets import check_integer
+from mabm.prototypes import PrototypeSplit
+
+DEFAULT_MOMENTUM = 0.1
+
+
+class _Memory(nn.Module):
+    """What the kinds share: the buffers, their rebuilding, and the joined batch of all ranks."""
+
+    prototypes: Tensor
+    clusters: Tensor
+    _num_banks: ClassVar[int | None] = None
+
+    def __init__(
+        self, source: Tensor | PrototypeSplit[Any], *, momentum: float = DEFAULT_MOMENTUM
+    ) -> None:
+        super().__init__()
+        self.momentum = check_real("momentum", momentum, 0.0, 1.0)
+        prototypes, clusters = _read_source(source)
+        self.register_buffer("prototypes", self._fill(prototypes))
+        self.register_buffer("clusters", clusters)
+
+    def rebuild(self, source: Tensor | PrototypeSplit[Any]) -> None:
+        """Starts over from new prototypes, as many as there are now, on the memory's device.
+
+        Args:
+            source: As the constructor.
+
+        Raises:
+            TypeError: As the constructor.
+            ValueError: As the constructor.
+        """
+        prototypes, clusters = _read_source(source)
+        self.prototypes = self._fill(prototypes.to(self.prototypes))
+        self.clusters = clusters.to(self.clusters.device)
+
+    @torch.no_grad()
+    def update(
+        self,
+        features: Tensor,
+        targets: Tensor,
+        *,
+        gather: bool = True,
+        group: dist.ProcessGroup | None = None,
+    ) -> None:
+        """Moves the rows that the batch has samples of.
+
+        Where ``torch.distributed`` is initialised this is a collective call: every rank updates
+        with the batches of all, joined in the order of the ranks, and ends with the same memory as
+        one process given the joined batch. Batches may be of unequal sizes, or empty; to learn
+        them, the host waits for the device. In one process it does not.
+
+        Args:
+            features: (B, D) floating point on the memory's device, normalised here; detached.
+            targets: (B,) integers in [-1, P), the row of each feature, -1 for noise.
+            gather: Whether to join the batches of all ranks.
+            group: The ranks to join, those of the default group unless given.
+
+        Raises:
+            TypeError: An argument of the wrong kind.
+            ValueError: A shape, device or target out of contract.
+        """
+        count, num_columns = self.prototypes.shape[-2:]
+        rows, targets = check_batch(features, targets, num_columns, count, "prototypes")
+        if rows.device != self.prototypes.device:
+            raise ValueError(
+                f"features must be on {self.prototypes.device} as the memory is, got {rows.device}"
+            )
+        with without_autocast(rows.device):
+            rows = unit_rows(rows)
+            if gather and dist.is_available() and dist.is_initialized():
+                rows, targets = _join_batches(rows, targets, group)
+            prototypes = full_precision(self.prototypes)
+            rows = rows.to(prototypes.dtype)
+            self.prototypes = self._moved(prototypes, rows, targets).to(self.prototypes.dtype)
+
+    def _moved(self, prototypes: Tensor, rows: Tensor, targets: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _fill(self, prototypes: Tensor) -> Tensor:
+        """A copy in every bank, of which losses can take a gradient whatever mode it is made in."""
+        with torch.inference_mode(False):
+            if self._num_banks is None:
+                return prototypes.clone()
+            return prototypes.expand(self._num_banks, -1, -1).clone()
+
+    def extra_repr(self) -> str:
+        """Sizes and options, as ``repr`` prints them."""
+        count, num_columns = self.prototypes.shape[-2:]
+        return f"{count} prototypes of {num_columns} dimensions, momentum={self.momentum:g}"
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Takes a state with another number of prototypes, which changes from epoch to epoch."""
+        for name, axis in (("prototypes", -2), ("clusters", -1)):
+            stored, buffer = state_dict.get(prefix + name), getattr(self, name)
+            if isinstance(stored, Tensor) and stored.dim() == buffer.dim():
+                shape = list(buffer.shape)
+                shape[axis] = stored.shape[axis]
+                if tuple(shape) == stored.shape != buffer.shape:  # else nothing that fits is lost
+                    setattr(self, name, buffer.new_empty(shape))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class MeanMemory(_Memory):
+    """One bank, moved by every sample in turn: ``row <- normalise(m * row + (1 - m) * sample)``.
+
+    Samples of one row come in the order of the batch, and each finds the row as the one before
+    left it; rows do not meet, so that all move at once, a sample each at a time.
+
+    Args:
+        source: A :class:`mabm.PrototypeSplit`, or (P, D) prototypes that are their own clusters.
+            Copied, and taken as they are: means that are to have length one must have it.
+        momentum: m in [0, 1], what a row keeps of itself.
+        max_repeats: The most samples of one row in a (joined) batch, where that is known, 16 with
+            16 images an identity. On a GPU the number of steps must be known without waiting for
+            it, and is this, or else the size of the batch, which gives the same memory by more
+            steps. More samples than this are an error, on a GPU by a device-side assertion.
+
+    Attributes:
+        prototypes: (P, D) buffer, float32, or float64 of such a source.
+        clusters: (P,) int64 buffer.
+
+    Raises:
+        TypeError: An argument of the wrong kind.
+        ValueError: An argument out of range or of another shape.
+
+    Source:
+        Dai et al., "Cluster Contrast for Unsupervised Person Re-Identification", ACCV 2022,
+        equation 2.
+
+    Example:
+        >>> import torch, mabm
+        >>> memory = mabm.MeanMemory(torch.eye(3), momentum=0.0)
+        >>> memory.update(torch.tensor([[0.0, 0.0, 2.0]]), torch.tensor([1]))
+        >>> memory.prototypes[1]
+        tensor([0., 0., 1.])
+    """
+
+    def __init__(
+        self,
+        source: Tensor | PrototypeSplit[Any],
+        *,
+        momentum: float = DEFAULT_MOMENTUM,
+        max_repeats: int | None = None,
+    ) -> None:
+        super().__init__(source, momentum=momentum)
+        if max_repeats is not None:
+            max_repeats = check_integer("max_repeats", max_repeats, at_least=1)
+        self.max_repeats = max_repeats
+
+    def _moved(self, prototypes: Tensor, rows: Tensor, targets: Tensor) -> Tensor:
+        return move_by_each(prototypes, rows, targets, self.momentum, self.max_repeats)
+
+
+class HardMemory(_Memory):
+    """One bank, each row moved once a batch by its sample that is least similar to it.
+
+    Of samples that tie, the first of the batch. Arguments, attributes and errors are those of
+    :class:`MeanMemory`, without ``max_repeats``.
+
+    Source:
+        Dai et al., ACCV 2022, as released (``cm_hard``).
+    """
+
+    def _moved(self, prototypes: Tensor, rows: Tensor, targets: Tensor) -> Tensor:
+        return move_by_hardest(prototypes, rows, targets, self.momentum)
+
+
+class HybridMemory(_Memory):
+    """Two banks: one moved by the mean of a row's samples, one by the hardest of them.
+
+    ``prototypes`` is (2, P, D), the mean bank first; both start from the same prototypes. The
+    hardest sample of a row is the one least similar to the *mean* bank's row before the update, of
+    those that tie the first of the batch. Arguments and errors are those of :class:`MeanMemory`,
+    without ``max_repeats``.
+
+    Source:
+        Wang et al., AAAI 2026 (BMIL), as released.
+    """
+
+    _num_banks = 2
+
+    def _moved(self, prototypes: Tensor, rows: Tensor, targets: Tensor) -> Tensor:
+        return move_banks(prototypes, rows, targets, self.momentum)
+
+
+def move_by_each(
+    prototypes: Tensor,
+    rows: Tensor,
+    targets: Tensor,
+    momentum: float,
+    max_repeats: int | None = None,
+) -> Tensor:
+    """(P, D) prototypes after a :class:`MeanMemory`'s update with (B, D) rows, used as they are."""
+    members = _Members.of(targets, prototypes.shape[0])
+    if members is None:
+        return prototypes
+    moved = prototypes[members.targets]
+    in_turn, is_there = members.in_turn(members.count_steps(max_repeats))
+    for samples, present in zip(in_turn, is_there, strict=True):
+        moved = _mix(moved, rows[samples], momentum).where(present[:, None], moved)
+    return prototypes.index_copy(0, members.targets, moved)
+
+
+def move_by_hardest(prototypes: Tensor, rows: Tensor, targets: Tensor, momentum: float) -> Tensor:
+    """(P, D) prototypes after a :class:`HardMemory`'s update with (B, D) rows, used as they are."""
+    members = _Members.of(targets, prototypes.shape[0], _own_similarity(prototypes, rows, targets))
+    if members is None:
+        return prototypes
+    own = prototypes[members.targets]
+    moved = _mix(own, rows[members.first()], momentum)
+    return prototypes.index_copy(0, members.targets, moved.where(members.sizes[:, None] > 0, own))
+
+
+def move_banks(banks: Tensor, rows: Tensor, targets: Tensor, momentum: float) -> Tensor:
+    """(2, P, D) banks after a :class:`HybridMemory`'s update with (B, D) rows, used as they are."""
+    members = _Members.of(targets, banks.shape[1], _own_similarity(banks[0], rows, targets))
+    if members is None:
+        return banks
+    own = banks[:, members.targets]
+    samples = torch.stack([members.means(rows), rows[members.first()]])
+    moved = _mix(own, samples, momentum).where(members.sizes[:, None] > 0, own)
+    return banks.index_copy(1, members.targets, moved)
+
+
+class _Members:
+    """The rows of a batch by target: which targets there are, and the rows of each in order.
+
+    Where values are at hand there is one entry for every target of the batch. On a GPU, where they
+    are not, there are as many as there could be, min(B, P), and those to spare repeat the first
+    entry; if the batch is all noise, every entry is of size 0.
+
+    Attributes:
+        targets: (S,) the target of each entry.
+        sizes: (S,) how many rows it has.
+    """
+
+    def __init__(self, order: Tensor, starts: Tensor, targets: Tensor, sizes: Tensor) -> None:
+        self._order, self._starts = order, starts
+        self.targets, self.sizes = targets, sizes
+
+    @classmethod
+    def of(
+        cls, targets: Tensor, num_targets: int, ascending: Tensor | None = None
+    ) -> _Members | None:
+        """Rows of each target in batch order or, given numbers (B,), by these; None of no rows."""
+        if not targets.shape[0] or not num_targets:
+            return None
+        keys = targets.masked_fill(targets == NOISE, num_targets)  # noise comes last
+        if ascending is None:
+            order = torch.argsort(keys, stable=True)
+        else:
+            by_number = torch.argsort(ascending, stable=True)
+            order = by_number[torch.argsort(keys[by_number], stable=True)]
+        keys = keys[order]
+        is_first = torch.cat([keys.new_full((1,), NOISE), keys[:-1]]) != keys
+        is_first &= keys != num_targets
+        if values_are_at_hand(is_first):
+            starts = torch.nonzero(is_first)[:, 0]
+            if not starts.shape[0]:
+                return None
+        else:
+            starts = torch.argsort((~is_first).to(torch.uint8), stable=True)
+            starts = starts[: min(targets.shape[0], num_targets)]
+            starts = starts.where(is_first[starts], starts[:1])
+        found = keys[starts]
+        sizes = torch.searchsorted(keys, found, right=True) - starts
+        sizes = sizes.masked_fill(found == num_targets, 0)
+        return cls(order, starts, found.clamp(max=num_targets - 1), sizes)
+
+    def first(self) -> Tensor:
+        """(S,) the first row of each entry, and any row where it is of size 0."""
+        return self._order[self._starts]
+
+    def in_turn(self, num_steps: int) -> tuple[Tensor, Tensor]:
+        """(num_steps, S) the rows of each entry in order; whether it has so many, else any row."""
+        steps = torch.arange(num_steps, device=self._order.device)[:, None]
+        places = (self._starts + steps).clamp(max=self._order.shape[0] - 1)
+        return self._order[places], steps < self.sizes
+
+    def count_steps(self, max_repeats: int | None) -> int:
+        """The largest size where it is at hand, else the least bound on it that is known."""
+        if values_are_at_hand(self.sizes):
+            largest = int(self.sizes.max())
+            if max_repeats is not None and largest > max_repeats:
+                raise ValueError(
+                    f"targets must hold no row more often than max_repeats = {max_repeats}, "
+                    f"got one {largest} times"
+                )
+            return largest
+        if max_repeats is None:
+            return self._order.shape[0]
+        torch._assert_async(
+            self.sizes.amax() <= max_repeats,
+            f"targets must hold no row more often than max_repeats = {max_repeats}",
+        )
+        return min(max_repeats, self._order.shape[0])
+
+    def means(self, rows: Tensor) -> Tensor:
+        """(S, D) mean of the rows of each entry, summed in their order."""
+        # Bags end where the next begins: spare entries get empty ones, and noise the last.
+        is_own = torch.cat([self._starts.new_full((1,), -1), self._starts[:-1]]) < self._starts
+        is_own &= self.sizes > 0
+        clustered = (self.sizes * is_own).sum()
+        bounds = torch.cat([self._starts.where(is_own, clustered), clustered[None]])
+        means = F.embedding_bag(self._order, rows, bounds, mode="mean")[:-1]
+        return means.where(is_own[:, None], means[:1])
+
+
+def _mix(own: Tensor, samples: Tensor, momentum: float) -> Tensor:
+    return F.normalize(own.lerp(samples, 1 - momentum), dim=-1)
+
+
+def _own_similarity(prototypes: Tensor, rows: Tensor, targets: Tensor) -> Tensor:
+    """(B,) inner product of each row with its prototype; of noise, any number."""
+    if not prototypes.shape[0]:
+        return rows.new_zeros(rows.shape[0])
+    return (rows * prototypes[targets.clamp(min=0)]).sum(dim=1)
+
+
+def _join_batches(
+    rows: Tensor, targets: Tensor, group: dist.ProcessGroup | None
+) -> tuple[Tensor, Tensor]:
+    """The batches of all ranks, one after the other; padded to the largest on their way."""
+    num_ranks = dist.get_world_size(group)
+    if num_ranks == 1:
+        return rows, targets
+    size = torch.full((1,), rows.shape[0], dtype=torch.int64, device=rows.device)
+    sizes = [torch.empty_like(size) for _ in range(num_ranks)]
+    dist.all_gather(sizes, size, group=group)
+    counts = torch.cat(sizes).tolist()
+
+    def join(part: Tensor) -> Tensor:
+        padded = part.new_zeros((max(counts), *part.shape[1:]))
+        padded[: part.shape[0]] = part
+        parts = [torch.empty_like(padded) for _ in counts]
+        dist.all_gather(parts, padded, group=group)
+        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+    return join(rows), join(targets)
+
+
+def _read_source(source: object) -> tuple[Tensor, Tensor]:
+    """(P, D) prototypes and their (P,) clusters, of a split or of the prototypes alone."""
+    if isinstance(source, PrototypeSplit):
+        prototypes = to_tensor(source.prototypes, "source.prototypes")
+        clusters = to_tensor(source.clusters, "source.clusters")
+        return prototypes, clusters.to(device=prototypes.device, copy=True)
+    if not isinstance(source, Tensor):
+        raise TypeError(
+            f"source must be a PrototypeSplit or a torch.Tensor, got {type(source).__name__}"
+        )
+    prototypes = full_precision(check_rows(source, "source")).detach()
+    return prototypes, torch.arange(prototypes.shape[0], device=prototypes.device)

@@ -1,0 +1,175 @@
+"""From labels to prototypes: every cluster split by modality, one mean for each part."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any, Generic
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mabm._arrays import (
+    Array,
+    ArrayT,
+    check_column,
+    check_finite,
+    check_matrix,
+    check_modality,
+    like,
+    to_tensor,
+)
+from mabm._batch import NOISE, full_precision
+
+
+@dataclass(frozen=True)
+class SplitSummary:
+    """How the clusters of a split lie over the modalities.
+
+    Attributes:
+        num_clusters: Clusters with a sample.
+        num_noise: Samples in none.
+        clusters: How many clusters have exactly these modalities, by ascending modalities:
+            ``{(0,): 3, (0, 1): 57}`` for 3 clusters of modality 0 alone and 57 of both.
+        samples: How many clustered samples each modality has, noise left out.
+    """
+
+    num_clusters: int
+    num_noise: int
+    clusters: dict[tuple[int, ...], int]
+    samples: dict[int, int]
+
+    def __str__(self) -> str:
+        parts = [
+            f"{count} of {'+'.join(str(group) for group in groups)}"
+            for groups, count in self.clusters.items()
+        ]
+        split = f" ({', '.join(parts)})" if parts else ""
+        return f"{self.num_clusters} clusters by modality{split}, {self.num_noise} noise"
+
+
+@dataclass(frozen=True, eq=False)
+class PrototypeSplit(Generic[ArrayT]):
+    """P prototypes of N samples, and who belongs to whom.
+
+    Attributes:
+        prototypes: (P, D) float32, or float64 of float64 features: L2-normalised means.
+        clusters: (P,) int64, the cluster of each prototype, ascending.
+        modality: (P,) int64, the modality of each prototype, ascending within a cluster.
+        targets: (N,) int64, the prototype of each sample; noise is -1. What losses and memories
+            call targets is ``targets[indices]`` for the samples of a batch.
+    """
+
+    prototypes: ArrayT
+    clusters: ArrayT
+    modality: ArrayT
+    targets: ArrayT
+
+    def __len__(self) -> int:
+        return len(self.prototypes)
+
+    def __repr__(self) -> str:
+        return f"PrototypeSplit({len(self)} prototypes: {self.summary()})"
+
+    def summary(self) -> SplitSummary:
+        """Counts clusters and samples by modality; on a GPU this waits for it."""
+        targets = to_tensor(self.targets, "targets")
+        members = targets[targets != NOISE]
+        sizes = torch.bincount(members, minlength=len(self)).tolist()
+        groups_of: dict[int, list[int]] = {}
+        samples: Counter[int] = Counter()
+        for cluster, group, size in zip(
+            self.clusters.tolist(), self.modality.tolist(), sizes, strict=True
+        ):
+            groups_of.setdefault(cluster, []).append(group)
+            samples[group] += size
+        clusters = Counter(tuple(groups) for groups in groups_of.values())
+        return SplitSummary(
+            len(groups_of),
+            len(targets) - len(members),
+            dict(sorted(clusters.items())),
+            dict(sorted(samples.items())),
+        )
+
+
+def split_prototypes(
+    features: ArrayT, labels: Array, modality: Array | None = None
+) -> PrototypeSplit[ArrayT]:
+    """Splits every cluster by modality and takes the normalised mean of each part.
+
+    A cluster of samples of G modalities gives G prototypes, ``normalise(mean of the features)``
+    over its samples of one modality. Prototypes are numbered cluster by cluster, modality
+    ascending, absent ones skipped; noise belongs to none.
+
+    Args:
+        features: (N, D) tensor or array of float16, bfloat16, float32 or float64, on any device;
+            never normalised here before the mean. Computed in float32, float64 in float64.
+        labels: (N,) integers: the cluster of each sample, -1 for noise. Numbers may be skipped.
+        modality: (N,) integers >= 0, or ``None`` for one prototype a cluster.
+
+    Returns:
+        The split, of the same kind as ``features``. Prototypes are differentiable in tensors of
+        features. Sums run in the order of the samples, so that the same input gives the same bits
+        for any number of threads. A part whose mean is zero has a prototype of zeros.
+
+    Raises:
+        TypeError: An argument of the wrong kind.
+        ValueError: A shape out of contract, a label below -1, a modality below 0, or a row of
+            features that is not finite.
+
+    Source:
+        Wang et al., AAAI 2026 (BMIL), modality-specific global prototypes.
+
+    Example:
+        >>> import torch, mabm
+        >>> features = torch.eye(3).repeat_interleave(4, dim=0)
+        >>> labels = torch.tensor([0] * 4 + [1] * 4 + [-1] * 4)
+        >>> modality = torch.tensor([0, 1] * 2 + [1] * 8)
+        >>> split = mabm.split_prototypes(features, labels, modality)
+        >>> split
+        PrototypeSplit(3 prototypes: 2 clusters by modality (1 of 0+1, 1 of 1), 4 noise)
+        >>> split.targets
+        tensor([ 0,  1,  0,  1,  2,  2,  2,  2, -1, -1, -1, -1])
+    """
+    array: Any = features
+    x = array if isinstance(array, Tensor) else to_tensor(array, "features")
+    to_tensor(x, "features")  # refuses what is not dense; x itself keeps its gradient
+    check_matrix(x, "features")
+    x = full_precision(x)
+    check_finite(x.detach(), "features")
+    clusters = _check_labels(labels, len(x), x.device)
+    if modality is None:
+        groups = torch.zeros_like(clusters)
+    else:
+        groups = check_modality(modality, len(x), x.device, "modality")
+
+    names, group_of = torch.unique(groups, return_inverse=True)
+    cells = torch.where(clusters == NOISE, NOISE, clusters * max(len(names), 1) + group_of)
+    cells, numbers = torch.unique(cells, return_inverse=True)
+    has_noise = int((cells == NOISE).any())  # the smallest cell, and so the first
+    cells, targets = cells[has_noise:], numbers - has_noise
+    prototypes = F.normalize(_means(x, targets, len(cells)), dim=1)
+    parts = (prototypes, cells // max(len(names), 1), names[cells % max(len(names), 1)], targets)
+    return PrototypeSplit(*(like(part, features) for part in parts))
+
+
+def _check_labels(value: object, count: int, device: torch.device) -> Tensor:
+    labels = check_column(value, count, "labels", "one a row").to(device)
+    if count and (least := int(labels.min())) < NOISE:
+        raise ValueError(f"labels must be clusters >= 0 or -1 for noise, got {least}")
+    return labels
+
+
+def _means(x: Tensor, targets: Tensor, count: int) -> Tensor:
+    """(count, D) means of the rows of each target, noise left out, every target with a row.
+
+    One bag of rows a target, summed in order on every device (an index_add on a GPU is not), and
+    without a sorted copy of the features.
+    """
+    if not count:
+        return x[:0]
+    order = torch.argsort(targets, stable=True)
+    bounds = torch.searchsorted(targets[order], torch.arange(count, device=targets.device))
+    first = int(bounds[0])  # as many noise rows as come before
+    return F.embedding_bag(order[first:], x.contiguous(), bounds - first, mode="mean")

@@ -1,0 +1,179 @@
+"""re_ranking in its old forms, against the definition by the stages of the reference."""
+
+import numpy as np
+import pytest
+import torch
+from cases import make_features
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.spatial.distance import cdist
+
+import mabm
+from mabm import reference
+from mabm.compat import reranking
+from mabm.compat.reranking import re_ranking
+
+
+def slow_re_ranking(
+    squared: np.ndarray, ranks: np.ndarray, split: int, k1: int, k2: int, lambda_value: float
+) -> np.ndarray:
+    """Zhong et al. (CVPR 2017) on squared distances, lists of k1 + 1, in sets."""
+    original = squared / squared.max(axis=1, keepdims=True)
+    neighbors = reference.reciprocal(list(ranks[:, : k1 + 1]))
+    half = reference.reciprocal(list(ranks[:, : round(k1 / 2) + 1]))
+    encoding = np.zeros_like(original)
+    for i, expanded in enumerate(reference.expand(neighbors, half)):
+        columns = sorted(expanded)
+        weights = np.exp(-original[i, columns])
+        encoding[i, columns] = weights / weights.sum()
+    if k2 > 1:
+        encoding = np.stack([encoding[row[:k2]].mean(axis=0) for row in ranks])
+    jaccard = reference.jaccard(encoding)
+    mixed: np.ndarray = (1 - lambda_value) * jaccard + lambda_value * original
+    return mixed[:split, split:]
+
+
+def points(count: int, seed: int, kind: str = "clustered") -> np.ndarray:
+    return make_features(kind, np.zeros(count, np.int64), seed)
+
+
+def parts_of(distance: np.ndarray, split: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return distance[:split, split:], distance[:split, :split], distance[split:, split:]
+
+
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(2, 90),
+    st.integers(1, 25),
+    st.integers(1, 25),
+    st.floats(0, 1),
+    st.sampled_from(["clustered", "gaussian", "flip_average"]),
+)
+def test_distances_match_the_definition(
+    seed: int, count: int, k1: int, k2: int, lambda_value: float, kind: str
+) -> None:
+    features = points(count, seed, kind)
+    split, k2 = max(count // 4, 1), min(k1, k2)
+    # Whole numbers of 2**-20 and their squares are the same in any precision: so are the ranks.
+    distance = np.round(cdist(features, features), 3).astype(np.float32).astype(np.float64)
+    squared = (distance**2).astype(np.float32).astype(np.float64)
+    furthest = squared.astype(np.float32).max(axis=1, keepdims=True)
+    ranks = np.argsort(squared.astype(np.float32) / furthest, axis=1, kind="stable")
+    found = re_ranking(*parts_of(distance, split), k1=k1, k2=k2, lambda_value=lambda_value)
+    assert isinstance(found, np.ndarray)
+    assert found.dtype == np.float32
+    assert found.shape == (split, count - split)
+    expected = slow_re_ranking(squared, ranks, split, k1, k2, lambda_value)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+def test_ties_go_to_the_lower_index_also_where_the_list_ends() -> None:
+    distance = np.random.default_rng(0).integers(1, 4, size=(40, 40)).astype(np.float64)
+    distance = np.minimum(distance, distance.T)
+    np.fill_diagonal(distance, 0)
+    ranks = np.argsort(distance, axis=1, kind="stable")
+    expected = slow_re_ranking(distance**2, ranks, 10, 7, 3, 0.3)
+    found = re_ranking(*parts_of(distance, 10), k1=7, k2=3)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+
+
+def test_both_forms_agree_and_take_tensors_and_arrays() -> None:
+    features = points(80, 3)
+    query, gallery = features[:20], features[20:]
+    expected = re_ranking(*parts_of(cdist(features, features), 20), k1=20, k2=6, lambda_value=0.3)
+    of_tensors = re_ranking(torch.from_numpy(query), torch.from_numpy(gallery), 20, 6, 0.3)
+    np.testing.assert_allclose(of_tensors, expected, rtol=0, atol=1e-5)
+    of_arrays = re_ranking(query, gallery, 20, 6, 0.3, MemorySave=True, Minibatch=10)
+    np.testing.assert_array_equal(of_arrays, of_tensors)
+    np.testing.assert_array_equal(re_ranking(query, gallery, 20, 6, 0.3, True, 10), of_tensors)
+    named = re_ranking(probFea=query, galFea=gallery, k1=np.int64(20), k2=6, lambda_value=0.3)
+    np.testing.assert_array_equal(named, of_tensors)
+
+
+def test_a_local_distance_is_added_or_taken_alone() -> None:
+    features, other = points(50, 1), points(50, 2)
+    local = cdist(other, other, "sqeuclidean")
+    query, gallery = features[:10], features[10:]
+    alone = re_ranking(query, gallery, 10, 3, 0.3, local_distmat=local, only_local=True)
+    expected = re_ranking(other[:10], other[10:], 10, 3, 0.3)
+    np.testing.assert_allclose(alone, expected, rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(re_ranking(query, gallery, 10, 3, 0.3, local, True), alone)
+    added = re_ranking(query, gallery, 10, 3, 0.3, local)
+    together = np.sqrt(cdist(features, features, "sqeuclidean") + local)
+    expected = re_ranking(*parts_of(together, 10), k1=10, k2=3)
+    np.testing.assert_allclose(added, expected, rtol=0, atol=1e-5)
+    plain = re_ranking(query, gallery, 10, 3, 0.3, None, False)
+    np.testing.assert_array_equal(plain, re_ranking(query, gallery, 10, 3, 0.3))
+
+
+def test_duplicates_and_few_samples() -> None:
+    assert (re_ranking(np.ones((2, 3)), np.ones((30, 3)), 4, 2, 0.3) >= 0).all()
+    assert re_ranking(np.ones((1, 3)), np.zeros((1, 3)), 20, 6, 0.3).shape == (1, 1)
+
+
+def test_blocks_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    features = points(60, 5)
+    whole = re_ranking(features[:9], features[9:], 12, 4, 0.3)
+    monkeypatch.setattr(reranking, "_ROWS_AT_ONCE", 7)
+    np.testing.assert_array_equal(re_ranking(features[:9], features[9:], 12, 4, 0.3), whole)
+
+
+def test_a_matrix_that_cannot_fit_is_refused_before_any_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from mabm import _device_memory
+
+    monkeypatch.setattr(_device_memory, "available_bytes", lambda device: 1000)
+    with pytest.raises(MemoryError, match=r"dense \(50, 50\) distance.*use mabm\.rerank"):
+        re_ranking(np.ones((10, 3)), np.ones((40, 3)), 20, 6, 0.3)
+
+
+def test_a_test_loop_as_torchreid_writes_it() -> None:
+    rng = np.random.default_rng(0)
+    pids, features = np.repeat(np.arange(10), 6), points(60, 7)
+    features = rng.normal(size=(10, 32))[pids] + 0.9 * rng.normal(size=(60, 32))
+    order = rng.permutation(60)
+    qf, gf = torch.from_numpy(features[order[:15]]), torch.from_numpy(features[order[15:]])
+    q_pids, g_pids = pids[order[:15]], pids[order[15:]]
+
+    distmat = torch.cdist(qf, gf).numpy()
+    distmat_qq = torch.cdist(qf, qf).numpy()
+    distmat_gg = torch.cdist(gf, gf).numpy()
+    reranked = re_ranking(distmat, distmat_qq, distmat_gg, k1=5, k2=3)
+
+    def average_precision(distance: np.ndarray) -> float:
+        scores = mabm.evaluate_retrieval(distance, q_pids, g_pids, protocol="regdb")
+        return scores.mean_average_precision
+
+    assert average_precision(reranked) > average_precision(distmat)
+
+
+EYE = np.eye(2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "error", "message"),
+    [
+        ((np.ones((2, 3)), EYE, np.eye(4)), {}, ValueError, r"g_g_dist must be \(3, 3\), got shape \(4, 4\)"),
+        ((np.ones((2, 3)), np.eye(3), np.eye(3)), {}, ValueError, r"q_q_dist must be \(2, 2\), got shape \(3, 3\)"),
+        ((np.full((2, 2), np.nan), EYE, EYE), {}, ValueError, "q_g_dist must be finite, got NaN or Inf in row 0"),
+        ((np.ones((2, 2), int), EYE, EYE), {}, TypeError, "q_g_dist must be floating point"),
+        ((np.ones(2), EYE, EYE), {}, ValueError, r"q_g_dist must be \(Q, G\) with at least one of each"),
+        ((EYE, EYE, EYE), {"k1": 0}, ValueError, r"k1 must be in \[1, 1023\], got 0"),
+        ((EYE, EYE, EYE), {"k1": 3, "k2": 4}, ValueError, r"k2 must be in \[1, 3\], which ends at k1, got 4"),
+        ((EYE, EYE, EYE), {"lambda_value": 2}, ValueError, r"lambda_value must be in \[0, 1\], got 2"),
+        ((EYE, np.ones((2, 3)), 20, 6, 0.3), {}, ValueError, "galFea must have 2 columns as probFea has, got 3"),
+        (([[1.0]], EYE, 20, 6, 0.3), {}, TypeError, "probFea must be a torch.Tensor"),
+        ((EYE, EYE, 20, 6, 0.3), {"only_local": True}, ValueError, "local_distmat must be given with only_local=True, got None"),
+        ((EYE, EYE, 20, 6, 0.3), {"local_distmat": EYE}, ValueError, r"local_distmat must be \(4, 4\), got shape \(2, 2\)"),
+        ((EYE, EYE), {}, TypeError, "missing 3 required positional arguments: 'k1', 'k2', and 'lambda_value'"),
+    ],
+)  # fmt: skip
+def test_refused(
+    arguments: tuple[object, ...],
+    options: dict[str, object],
+    error: type[Exception],
+    message: str,
+) -> None:
+    with pytest.raises(error, match=message):
+        re_ranking(*arguments, **options)
