@@ -43,6 +43,7 @@ wheel: $(VENV)/installed
 
 bench: $(VENV)/installed
 	$(BIN)/python benchmarks/pseudo_labels.py
+	$(BIN)/python benchmarks/losses.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info mabm/_C*.so demo_output

@@ -93,7 +93,8 @@ class HalfProduct:
         above, below = x.amax(dim=0) - self.mean, self.mean - x.amin(dim=0)
         greatest = torch.maximum(above, below).amax()  # rounding keeps the order
         exponent = _HALF_RANGE_EXPONENT - torch.frexp(greatest).exponent
-        self._scale = torch.ldexp(torch.ones_like(greatest), exponent.clamp(-100, 100))
+        # A power of two by its bits: what a device's pow makes of one need not be exact.
+        self._scale = (exponent.clamp(-100, 100).to(torch.int32) + 127 << 23).view(torch.float32)
         self.unit = self._scale.to(torch.float64).square()
         self._halves = torch.empty(x.shape, dtype=torch.float16, device=x.device)
         lost = []
