@@ -18,13 +18,13 @@ import numpy.typing as npt
 import torch
 
 import mabm
-from mabm.data import Frames, identity_splits, render_identities
-from mabm.demo.metrics import (
+from mabm.cluster_quality import (
     PairQuality,
     adjusted_rand_index,
     cross_modality_pairs,
     normalised_mutual_information,
 )
+from mabm.data import Frames, identity_splits, render_identities
 from mabm.demo.pictures import (
     PairHistogram,
     draw_clusters,
