@@ -1,5 +1,6 @@
 """Data that ships with the library: Emoji-XM, open artwork in two modalities."""
 
+from mabm.data.augmentation import Augmentation, augment
 from mabm.data.emoji_xm import (
     INFRARED,
     VISIBLE,
@@ -15,9 +16,11 @@ from mabm.data.emoji_xm import (
 __all__ = [
     "INFRARED",
     "VISIBLE",
+    "Augmentation",
     "Drawings",
     "Frames",
     "IdentitySplits",
+    "augment",
     "identity_splits",
     "load_drawings",
     "render_drawings",
