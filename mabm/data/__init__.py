@@ -1,28 +1,39 @@
-"""Data that ships with the library: Emoji-XM, open artwork in two modalities."""
+"""Data sets of two modalities: the published ones where a user has them, and open Emoji-XM.
 
-from mabm.data.augmentation import Augmentation, augment
+Nothing here needs Pillow until an image file is read.
+"""
+
 from mabm.data.emoji_xm import (
-    INFRARED,
-    VISIBLE,
     Drawings,
     Frames,
     IdentitySplits,
     identity_splits,
     load_drawings,
+    read_emoji_xm,
     render_drawings,
     render_identities,
 )
+from mabm.data.images import ImageReader, decode_image
+from mabm.data.records import INFRARED, UNKNOWN, VISIBLE, ImageRecord, ImageSet, ReidData
+from mabm.data.sets import DATA_SETS, read_data
 
 __all__ = [
+    "DATA_SETS",
     "INFRARED",
+    "UNKNOWN",
     "VISIBLE",
-    "Augmentation",
     "Drawings",
     "Frames",
     "IdentitySplits",
-    "augment",
+    "ImageReader",
+    "ImageRecord",
+    "ImageSet",
+    "ReidData",
+    "decode_image",
     "identity_splits",
     "load_drawings",
+    "read_data",
+    "read_emoji_xm",
     "render_drawings",
     "render_identities",
 ]

@@ -24,12 +24,9 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-IntArray = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float32]
-ByteArray = npt.NDArray[np.uint8]
+from mabm.data.records import INFRARED, VISIBLE, ByteArray, ImageSet, IntArray, ReidData
 
-VISIBLE: Final = 0
-INFRARED: Final = 1
+FloatArray = npt.NDArray[np.float32]
 
 FRAME_SIZE: Final = 48  # pixels; drawings and frames are square and of one size
 NUM_CAMERAS: Final = 9  # 1..5 visible, 6..9 infrared
@@ -216,6 +213,20 @@ def render_identities(
     starts = np.repeat(np.cumsum(counts) - counts, counts)
     frame = first_frame + np.arange(counts.sum()) - starts
     return render_drawings(np.repeat(rows, counts), frame)
+
+
+def read_emoji_xm() -> ReidData:
+    """Renders Emoji-XM as a data set to train and test on: 88 MB, in a few seconds.
+
+    Returns:
+        The frames of the 350 unlabelled identities to train on and of the 234 test identities, both
+        ordered by identity, then camera, then frame number. No identity is in both, and none is
+        among those that the encoder which ships with the library was trained on.
+    """
+    splits = identity_splits()
+    parts = [render_identities(identities) for identities in (splits.unlabelled, splits.test)]
+    train, test = (ImageSet(p.images, p.identity, p.camera, p.modality) for p in parts)
+    return ReidData("emoji_xm", train=train, test=test)
 
 
 def render_drawings(rows: IntArray, frame: IntArray) -> Frames:

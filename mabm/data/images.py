@@ -1,0 +1,201 @@
+"""Image files to pixels of one size, decoded when asked for or once for all."""
+
+from __future__ import annotations
+
+import operator
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from mabm.data.decode_cache import DecodeCache, cache_key
+from mabm.data.records import ByteArray, ImageSet
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+class ImageReader(Dataset[Tensor]):
+    """The pixels of an :class:`ImageSet`, all of one size.
+
+    Files are decoded with Pillow: to RGB as :func:`decode_image` says, then resized with the
+    bicubic filter, as the published pipelines do. Arrays of another size are resized likewise, and
+    are returned as they are where they have the size already.
+
+    It can be pickled, and serves any number of processes, DataLoader's workers among them: with a
+    batch sampler, ``collate_fn=lambda batch: batch`` hands over the batches as they are read.
+
+    Args:
+        images: Which images.
+        size: Height and width in pixels. ``None`` keeps the size of arrays; files need a size.
+        cache: Folder, made where there is none, in which the decoded images are kept, each written
+            when it is first read. Nothing is cached of arrays, which are decoded already. See
+            below.
+
+    **The cache** is one file per set of images and size, N * 3 * H * W bytes when full, which
+    grows as images are read. Any number of processes share it. Its name is a digest of the files'
+    paths within the data set, of their sizes and times of change, of the size wanted and of the
+    versions of Pillow and of its decoders: where any of these changes, another file is begun, and
+    the old one is left for its owner to delete. Every image carries a checksum, written after its
+    pixels: a process that is killed while it writes, or a machine that goes down, costs the image
+    that was being written and never yields wrong pixels. On a full disk, decoding goes on and the
+    cache stops growing, which the log says.
+
+    Raises:
+        ImportError: Pillow is missing, and there is something to decode or resize.
+        FileNotFoundError: With a cache, when a file is missing; without, when it is read.
+        ValueError: A size that is none, or a file in the cache's place that is no cache.
+
+    Example:
+        >>> import numpy as np
+        >>> from mabm.data import ImageReader, ImageSet
+        >>> pixels = np.zeros((2, 3, 48, 48), dtype=np.uint8)
+        >>> reader = ImageReader(ImageSet(pixels, [0, 0], [1, 2], [0, 1]))
+        >>> reader[1].shape, reader.__getitems__([0, 1, 1]).shape
+        (torch.Size([3, 48, 48]), torch.Size([3, 3, 48, 48]))
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        *,
+        size: tuple[int, int] | None = None,
+        cache: Path | str | None = None,
+    ) -> None:
+        self.images = images
+        self.size = _check_size(images, size)
+        self._cache: DecodeCache | None = None
+        if not isinstance(images.images, np.ndarray):
+            _require_pillow()
+            if cache is not None:
+                name = f"images-{cache_key(images.images, self.size)}.cache"
+                self._cache = DecodeCache(Path(cache) / name, len(images), (3, *self.size))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, row: int) -> Tensor:
+        """Returns the image of one row as (3, H, W) uint8.
+
+        Raises:
+            IndexError: The row is not in [0, N).
+            ValueError: The file cannot be decoded; the message names it.
+        """
+        return self.__getitems__([row])[0]
+
+    def __getitems__(self, rows: Sequence[int]) -> Tensor:
+        """Returns the images of some rows as (B, 3, H, W) uint8, in the order asked for.
+
+        Raises:
+            IndexError: A row is not in [0, N).
+            ValueError: A file cannot be decoded; the message names it.
+        """
+        batch = torch.empty((len(rows), 3, *self.size), dtype=torch.uint8)
+        pixels = batch.numpy()
+        for place, row in enumerate(rows):
+            number = operator.index(row)
+            if not 0 <= number < len(self):
+                raise IndexError(f"row must be in [0, {len(self)}), got {number}")
+            self._read(number, pixels[place])
+        return batch
+
+    @property
+    def num_cached(self) -> int:
+        """How many images the cache holds, 0 without one."""
+        return 0 if self._cache is None else self._cache.num_written()
+
+    def _read(self, row: int, pixels: ByteArray) -> None:
+        if self._cache is not None and self._cache.read(row, pixels):
+            return
+        images = self.images.images
+        if not isinstance(images, np.ndarray):
+            pixels[...] = decode_image(images[row], size=self.size)
+            if self._cache is not None:
+                self._cache.write(row, pixels)
+        elif images.shape[2:] == self.size:
+            pixels[...] = images[row]
+        else:
+            _require_pillow()
+            from PIL import Image
+
+            picture = Image.fromarray(np.ascontiguousarray(images[row].transpose(1, 2, 0)))
+            pixels[...] = _resized(picture, self.size)
+
+
+def decode_image(path: Path | str, *, size: tuple[int, int] | None = None) -> ByteArray:
+    """Reads one image file.
+
+    What is stored is turned into RGB in one way, whatever the file: greyscale is repeated three
+    times; 16-bit greyscale keeps its upper eight bits; palettes are looked up; CMYK is converted
+    without colour profiles; transparency is dropped, and the colour underneath shows; of several
+    frames, the first is read. An orientation in the EXIF data is **not** followed: no published
+    pipeline of this field does, and cameras that write one are rare in it.
+
+    Args:
+        path: A file of any format that Pillow reads.
+        size: Height and width to resize to with Pillow's bicubic filter; ``None`` for as it is.
+
+    Returns:
+        (3, H, W) uint8, RGB.
+
+    Raises:
+        ImportError: Pillow is missing.
+        OSError: The file cannot be opened: FileNotFoundError, PermissionError and kin.
+        ValueError: It is empty, no image, truncated or damaged, or holds numbers without an agreed
+            range (32-bit integers, floats); the message names it.
+    """
+    _require_pillow()
+    from PIL import Image
+
+    with open(path, "rb") as stream:
+        try:
+            with Image.open(stream) as picture:
+                return _resized(_to_rgb(picture), size)
+        except Exception as error:  # whatever the decoders say of damaged files
+            empty = os.fstat(stream.fileno()).st_size == 0
+            reason = "the file is empty" if empty else str(error) or type(error).__name__
+            raise ValueError(f"{path} cannot be decoded as an image: {reason}") from error
+
+
+def _to_rgb(picture: Image.Image) -> Image.Image:
+    from PIL import Image
+
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PNG"):
+        upper = np.asarray(picture).astype(np.int64) >> 8
+        return Image.fromarray(upper.astype(np.uint8)).convert("RGB")
+    if picture.mode in {"I", "F"}:
+        raise ValueError(f"pixels of mode {picture.mode!r} have no agreed range")
+    picture.load()
+    picture.info.pop("transparency", None)  # dropped: without it Pillow has nothing to warn of
+    return picture.convert("RGB")
+
+
+def _resized(picture: Image.Image, size: tuple[int, int] | None) -> ByteArray:
+    if size is not None and (picture.height, picture.width) != size:
+        from PIL import Image
+
+        picture = picture.resize((size[1], size[0]), Image.Resampling.BICUBIC)
+    return np.asarray(picture, dtype=np.uint8).transpose(2, 0, 1)
+
+
+def _check_size(images: ImageSet, size: tuple[int, int] | None) -> tuple[int, int]:
+    if size is None:
+        if not isinstance(images.images, np.ndarray):
+            raise ValueError("size must be (height, width) for image files, got None")
+        return (images.images.shape[2], images.images.shape[3])
+    height, width = (operator.index(edge) for edge in size)
+    if height < 1 or width < 1:
+        raise ValueError(f"size must be (height, width), each >= 1, got {size}")
+    return height, width
+
+
+def _require_pillow() -> None:
+    try:
+        import PIL.Image  # noqa: F401
+    except ImportError as error:
+        raise ImportError('reading image files needs Pillow: pip install "mabm[train]"') from error

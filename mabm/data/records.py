@@ -1,0 +1,239 @@
+"""What is known of an image, one record or many: the form in which every data set is read.
+
+A modality is told by whoever reads a data set, from what that data set documents; nothing in this
+library guesses it from a path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeAlias, cast, overload
+
+import numpy as np
+import numpy.typing as npt
+
+IntArray: TypeAlias = npt.NDArray[np.int64]
+ByteArray: TypeAlias = npt.NDArray[np.uint8]
+
+UNKNOWN: Final = -1
+"""An identity, or a camera, that is not known."""
+VISIBLE: Final = 0
+INFRARED: Final = 1
+
+
+@dataclass(frozen=True, eq=False)
+class ImageRecord:
+    """One image and what is known of it.
+
+    Two records are equal if all that they hold is, arrays element by element.
+
+    Attributes:
+        image: Its file, or its pixels as a (3, H, W) uint8 array, RGB.
+        identity: Who it shows, >= 0; ``None`` where that is not known.
+        camera: Which camera took it, >= 0, or ``UNKNOWN``.
+        modality: ``VISIBLE``, ``INFRARED``, or another group >= 0.
+    """
+
+    image: Path | ByteArray
+    identity: int | None
+    camera: int
+    modality: int
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ImageRecord):
+            return NotImplemented
+        mine = (self.identity, self.camera, self.modality)
+        if mine != (other.identity, other.camera, other.modality):
+            return False
+        if isinstance(self.image, np.ndarray) and isinstance(other.image, np.ndarray):
+            return np.array_equal(self.image, other.image)
+        return type(self.image) is type(other.image) and self.image == other.image
+
+    def __hash__(self) -> int:
+        image = self.image.shape if isinstance(self.image, np.ndarray) else self.image
+        return hash((image, self.identity, self.camera, self.modality))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ImageSet(Sequence[ImageRecord]):
+    """Many images, column by column; immutable, and a sequence of :class:`ImageRecord`.
+
+    Args:
+        images: Files as a sequence of paths, or pixels as one (N, 3, H, W) uint8 array, RGB. The
+            array is not copied: whoever made it must not change it any more.
+        identity: (N,) integers >= 0, or ``UNKNOWN``.
+        camera: (N,) integers >= 0, or ``UNKNOWN``.
+        modality: (N,) integers >= 0.
+
+    Attributes:
+        images: The files as a tuple, or the array, read-only.
+        identity: (N,) int64, ``UNKNOWN`` where it is not known; read-only, as all columns.
+        camera: (N,) int64, ``UNKNOWN`` where it is not known.
+        modality: (N,) int64.
+
+    Raises:
+        TypeError: An array of images that does not hold uint8, or a column that holds no integers.
+        ValueError: Shapes that do not fit, or a number below what is allowed.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from mabm.data import INFRARED, UNKNOWN, VISIBLE, ImageSet
+        >>> files = [Path("cam1/0001/0001.jpg"), Path("cam3/0001/0001.jpg")]
+        >>> images = ImageSet(files, [1, UNKNOWN], [1, 3], [VISIBLE, INFRARED])
+        >>> images
+        ImageSet(2 files: 1 of modality 0, 1 of modality 1)
+        >>> images[1].identity is None
+        True
+    """
+
+    images: tuple[Path, ...] | ByteArray
+    identity: IntArray
+    camera: IntArray
+    modality: IntArray
+
+    def __init__(
+        self,
+        images: Iterable[Path] | ByteArray,
+        identity: npt.ArrayLike,
+        camera: npt.ArrayLike,
+        modality: npt.ArrayLike,
+    ) -> None:
+        held: tuple[Path, ...] | ByteArray
+        if isinstance(images, np.ndarray):
+            if images.dtype != np.uint8:
+                raise TypeError(f"images must hold uint8, got an array of {images.dtype}")
+            if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[2:]:
+                raise ValueError(f"images must have shape (N, 3, H, W), got {images.shape}")
+            held = images.view()
+            held.setflags(write=False)
+        else:
+            held = tuple(Path(image) for image in images)
+        object.__setattr__(self, "images", held)
+        columns = (("identity", identity), ("camera", camera), ("modality", modality))
+        for name, values in columns:
+            least = 0 if name == "modality" else UNKNOWN
+            object.__setattr__(self, name, _check_column(name, values, len(held), least))
+
+    @classmethod
+    def from_records(cls, records: Iterable[ImageRecord]) -> ImageSet:
+        """Returns records as a set, in their order.
+
+        Raises:
+            ValueError: Some hold files and others arrays, or arrays of several sizes.
+        """
+        rows = list(records)
+        columns = [
+            [UNKNOWN if row.identity is None else row.identity for row in rows],
+            [row.camera for row in rows],
+            [row.modality for row in rows],
+        ]
+        arrays = [row.image for row in rows if isinstance(row.image, np.ndarray)]
+        if not arrays:
+            return cls([cast("Path", row.image) for row in rows], *columns)
+        if len(arrays) < len(rows):
+            raise ValueError(
+                f"records must hold either files or arrays, got {len(rows) - len(arrays)} files "
+                f"and {len(arrays)} arrays"
+            )
+        shapes = {array.shape for array in arrays}
+        if len(shapes) > 1:
+            raise ValueError(f"records must hold arrays of one size, got {sorted(shapes)}")
+        return cls(np.stack(arrays), *columns)
+
+    def select(self, rows: npt.ArrayLike) -> ImageSet:
+        """Returns some of the images, in the order asked for.
+
+        Args:
+            rows: Integers in [0, N), repeats allowed, or an (N,) bool mask.
+
+        Raises:
+            TypeError: ``rows`` holds neither integers nor bool.
+            ValueError: A mask that does not fit, or a row out of range.
+        """
+        asked = np.asarray(rows)
+        if asked.size == 0 and asked.dtype.kind == "f":  # what numpy makes of an empty list
+            asked = asked.astype(np.int64)
+        if asked.dtype.kind not in "iub":
+            raise TypeError(f"rows must be integers or a bool mask, got {asked.dtype}")
+        if asked.ndim != 1 or (asked.dtype == bool and len(asked) != len(self)):
+            expected = f"({len(self)},)" if asked.dtype == bool else "(R,)"
+            raise ValueError(f"rows must have shape {expected}, got {asked.shape}")
+        chosen = np.flatnonzero(asked) if asked.dtype == bool else asked
+        outside = chosen[(chosen < 0) | (chosen >= len(self))]
+        if len(outside):
+            raise ValueError(f"rows must be in [0, {len(self)}), got {outside[0]}")
+        images = self.images
+        return ImageSet(
+            images[chosen] if isinstance(images, np.ndarray) else [images[row] for row in chosen],
+            self.identity[chosen],
+            self.camera[chosen],
+            self.modality[chosen],
+        )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @overload
+    def __getitem__(self, row: int) -> ImageRecord: ...
+
+    @overload
+    def __getitem__(self, row: slice) -> ImageSet: ...
+
+    def __getitem__(self, row: int | slice) -> ImageRecord | ImageSet:
+        if isinstance(row, slice):
+            return self.select(np.arange(len(self))[row])
+        identity = int(self.identity[row])
+        return ImageRecord(
+            image=self.images[row],
+            identity=None if identity == UNKNOWN else identity,
+            camera=int(self.camera[row]),
+            modality=int(self.modality[row]),
+        )
+
+    def __repr__(self) -> str:
+        numbers, counts = np.unique(self.modality, return_counts=True)
+        parts = [f"{c} of modality {n}" for n, c in zip(numbers, counts, strict=True)]
+        kind = "arrays" if isinstance(self.images, np.ndarray) else "files"
+        return f"ImageSet({len(self)} {kind}{': ' if parts else ''}{', '.join(parts)})"
+
+    # As plain state the columns would come back writeable.
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ImageSet, (self.images, self.identity, self.camera, self.modality)
+
+
+@dataclass(frozen=True)
+class ReidData:
+    """A data set as one protocol divides it.
+
+    Attributes:
+        name: ``"sysu_mm01"``, ``"regdb"``, ``"llcm"`` or ``"emoji_xm"``: also the name of its
+            retrieval protocol and of its searches.
+        train: The training images. Their identities are there for diagnostics alone: nothing that
+            trains without labels may look at them.
+        test: The test images, queries and galleries of every search alike. Within one camera of
+            one identity they come in the order of their file names, on which the drawing of a
+            gallery depends.
+        trial: Which of the data set's divisions this is; ``None`` where there is only one.
+    """
+
+    name: str
+    train: ImageSet
+    test: ImageSet
+    trial: int | None = None
+
+
+def _check_column(name: str, values: npt.ArrayLike, length: int, least: int) -> IntArray:
+    array = np.asarray(values)
+    if array.size == 0:
+        array = array.astype(np.int64)  # an empty list has no integers to tell
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name} must hold integers, got {array.dtype}")
+    if array.shape != (length,):
+        raise ValueError(f"{name} must have shape ({length},), got {array.shape}")
+    if length and array.min() < least:
+        raise ValueError(f"{name} must be >= {least}, got {array.min()}")
+    column = array.astype(np.int64, copy=True)
+    column.setflags(write=False)
+    return column
