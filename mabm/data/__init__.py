@@ -3,6 +3,7 @@
 Nothing here needs Pillow until an image file is read.
 """
 
+from mabm.data.augmentation import Augmentation, augment
 from mabm.data.emoji_xm import (
     Drawings,
     Frames,
@@ -22,6 +23,7 @@ __all__ = [
     "INFRARED",
     "UNKNOWN",
     "VISIBLE",
+    "Augmentation",
     "Drawings",
     "Frames",
     "IdentitySplits",
@@ -29,6 +31,7 @@ __all__ = [
     "ImageRecord",
     "ImageSet",
     "ReidData",
+    "augment",
     "decode_image",
     "identity_splits",
     "load_drawings",
