@@ -1,0 +1,232 @@
+"""Diagnostics of one clustering: what it found, and how right it is where identities are known.
+
+Identities are read here and nowhere else in training: nothing computed from them may reach the
+model, the clustering or the choice of an epoch.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from mabm._arrays import Array, ArrayT, check_column, check_modality, to_tensor
+from mabm.cluster_quality import (
+    adjusted_rand_index,
+    cross_modality_pairs,
+    normalised_mutual_information,
+)
+from mabm.clustering import PseudoLabels
+from mabm.presets import MAX_K, check_integer
+from mabm.ranking import Precision, rank_neighbors
+
+IntArray = npt.NDArray[np.int64]
+
+NUM_NEIGHBORS: Final = 20  # of a sample, in the neighbour mix: about the images of one identity
+
+
+@dataclass(frozen=True, eq=False)
+class ClusterDiagnostics:
+    """What one clustering of N samples found. A value that has no meaning is ``None``.
+
+    Attributes:
+        num_samples: N.
+        num_clusters: Clusters found.
+        num_noise: Samples in no cluster.
+        num_spanning: Clusters with samples of every modality; ``None`` with one modality.
+        share_spanning: Their share of all clusters; ``None`` also without a cluster.
+        num_known: Samples whose identity is known; the five attributes below are over these alone,
+            and ``None`` without one.
+        ari: Adjusted Rand index of clusters and identities; a noise sample is a cluster of its own.
+        nmi: Normalised mutual information, likewise.
+        pair_precision: Of the pairs of samples in one cluster and of different modality, the share
+            of one identity; ``None`` without such a pair.
+        pair_recall: Of the pairs of samples of one identity and of different modality, the share in
+            one cluster; ``None`` without such a pair.
+        modalities: The G modalities that occur, ascending: rows and columns of ``neighbor_mix``.
+        neighbor_mix: (G, G) float64 of :func:`neighbor_mix`, or ``None`` where it was not asked
+            for.
+    """
+
+    num_samples: int
+    num_clusters: int
+    num_noise: int
+    num_spanning: int | None
+    share_spanning: float | None
+    num_known: int
+    ari: float | None
+    nmi: float | None
+    pair_precision: float | None
+    pair_recall: float | None
+    modalities: tuple[int, ...]
+    neighbor_mix: npt.NDArray[np.float64] | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """All attributes as what JSON has; a row of the mix without neighbours is ``None``."""
+        values: dict[str, Any] = dict(vars(self))
+        values["modalities"] = list(self.modalities)
+        if self.neighbor_mix is not None:
+            values["neighbor_mix"] = [
+                None if any(map(math.isnan, row)) else row for row in self.neighbor_mix.tolist()
+            ]
+        return values
+
+
+def diagnose(
+    labels: Array,
+    modality: Array,
+    *,
+    identity: Array | None = None,
+    ranks: Array | None = None,
+    num_neighbors: int = NUM_NEIGHBORS,
+) -> ClusterDiagnostics:
+    """Describes one clustering, in memory linear in N.
+
+    Args:
+        labels: (N,) integers: clusters 0..C-1, noise -1.
+        modality: (N,) integers >= 0.
+        identity: (N,) integers, negative where unknown; ``None`` where none is known.
+        ranks: (N, K) integers, nearest samples of each sample whatever their modality, as
+            :func:`nearest_samples` gives; ``None`` to leave out the neighbour mix.
+        num_neighbors: As :func:`neighbor_mix`.
+
+    Returns:
+        The diagnostics, in plain numbers; the same for every device.
+
+    Raises:
+        TypeError: An argument of the wrong kind.
+        ValueError: The shapes differ, or a number lies out of its range.
+
+    Example:
+        >>> import numpy as np
+        >>> from mabm.train.diagnostics import diagnose
+        >>> labels, modality = np.array([0, 0, 0, 1, 1, -1]), np.array([0, 1, 1, 0, 0, 1])
+        >>> found = diagnose(labels, modality, identity=np.array([5, 5, 6, 6, 6, 6]))
+        >>> found.num_clusters, found.num_noise, found.num_spanning, found.share_spanning
+        (2, 1, 1, 0.5)
+        >>> found.pair_precision, found.pair_recall  # 1 of 2 pairs found, 1 of 5 there are
+        (0.5, 0.2)
+    """
+    clusters = _column(labels, None, "labels", "one a sample")
+    groups = _column(modality, len(clusters), "modality", "one a sample")
+    if len(groups) and groups.min() < 0:
+        raise ValueError(f"modality must not be negative, got {groups.min()}")
+    modalities = np.unique(groups)
+    found = PseudoLabels(clusters, groups)
+    spanning = found.num_spanning if len(modalities) > 1 else None
+    share = None if spanning is None or not found.num_clusters else spanning / found.num_clusters
+    if identity is None:
+        known = np.zeros(len(clusters), dtype=bool)
+        names = clusters
+    else:
+        names = _column(identity, len(clusters), "identity", "one a sample")
+        known = names >= 0
+    ari = nmi = precision = recall = None
+    if known.any():
+        parts = clusters[known], names[known]
+        ari, nmi = adjusted_rand_index(*parts), normalised_mutual_information(*parts)
+        pairs = cross_modality_pairs(*parts, groups[known])
+        precision, recall = _number(pairs.precision), _number(pairs.recall)
+    mix = None
+    if ranks is not None:
+        mix = neighbor_mix(ranks, groups, num_neighbors=num_neighbors)
+    return ClusterDiagnostics(
+        num_samples=len(clusters),
+        num_clusters=found.num_clusters,
+        num_noise=found.num_noise,
+        num_spanning=spanning,
+        share_spanning=share,
+        num_known=int(known.sum()),
+        ari=ari,
+        nmi=nmi,
+        pair_precision=precision,
+        pair_recall=recall,
+        modalities=tuple(modalities.tolist()),
+        neighbor_mix=mix,
+    )
+
+
+def nearest_samples(
+    features: ArrayT, *, num_neighbors: int = NUM_NEIGHBORS, precision: Precision = "fast"
+) -> ArrayT:
+    """The nearest samples of every sample whatever their modality, by Euclidean distance.
+
+    Args:
+        features: (N, D), as :func:`mabm.rank_neighbors`; never normalised here.
+        num_neighbors: Neighbours of a sample, itself left out of the count, >= 1.
+        precision: As :func:`mabm.rank_neighbors`; a diagnostic needs no proof of exactness.
+
+    Returns:
+        (N, K) int64 of the same kind and on the same device as ``features``, nearest first, the
+        sample itself among them; -1 where there are no more samples.
+
+    Raises:
+        TypeError: As :func:`mabm.rank_neighbors`.
+        ValueError: As :func:`mabm.rank_neighbors`.
+    """
+    check_integer("num_neighbors", num_neighbors, at_least=1, at_most=MAX_K - 1)
+    return rank_neighbors(features, k1=num_neighbors + 1, precision=precision).ranks
+
+
+def neighbor_mix(
+    ranks: Array, modality: Array, *, num_neighbors: int = NUM_NEIGHBORS
+) -> npt.NDArray[np.float64]:
+    """In which modality the nearest samples of each modality's samples lie.
+
+    With features blind to modality each row is near the shares of the modalities among all samples;
+    with a gap between modalities the diagonal is near one.
+
+    Args:
+        ranks: (N, K) integers, samples in order of nearness, -1 where a list ends early. The sample
+            itself is left out wherever it stands.
+        modality: (N,) integers >= 0; G different ones.
+        num_neighbors: Of each list, how many count, >= 1; a shorter list counts as it is.
+
+    Returns:
+        (G, G) float64, rows and columns in ascending order of modality: entry (a, b) is the share,
+        among the neighbours of all samples of ``a``, of samples of ``b``. A row sums to one, and is
+        NaN where the samples of ``a`` have no neighbour.
+
+    Raises:
+        TypeError: An argument of the wrong kind.
+        ValueError: The shapes differ, or a rank lies outside [-1, N).
+
+    Example:
+        >>> import numpy as np
+        >>> from mabm.train.diagnostics import neighbor_mix
+        >>> ranks = np.array([[0, 1, 2], [1, 0, 3], [2, 3, 0], [3, 2, 1]])
+        >>> neighbor_mix(ranks, np.array([0, 0, 1, 1])).tolist()
+        [[0.5, 0.5], [0.5, 0.5]]
+    """
+    check_integer("num_neighbors", num_neighbors, at_least=1)
+    lists = to_tensor(ranks, "ranks")
+    if lists.is_floating_point() or lists.dim() != 2:
+        raise ValueError(f"ranks must be (N, K) integers, got {tuple(lists.shape)} {lists.dtype}")
+    count = len(lists)
+    groups = check_modality(modality, count, lists.device, "modality")
+    near = lists.cpu().numpy().astype(np.int64, copy=False)
+    if near.size and not -1 <= near.min() <= near.max() < count:
+        raise ValueError(f"ranks must be in [-1, {count}), got {near.min()} to {near.max()}")
+    modalities, group_of = np.unique(groups.cpu().numpy(), return_inverse=True)
+    others = (near >= 0) & (near != np.arange(count)[:, None])
+    others &= others.cumsum(axis=1) <= num_neighbors
+    rows, _ = np.nonzero(others)
+    cells = group_of[rows] * len(modalities) + group_of[near[others]]
+    shape = (len(modalities), len(modalities))
+    counts = np.bincount(cells, minlength=shape[0] * shape[1]).reshape(shape)
+    totals = counts.sum(axis=1, keepdims=True)
+    mix = np.full(shape, np.nan)
+    np.divide(counts, totals, out=mix, where=totals > 0)
+    return mix
+
+
+def _column(value: Array, count: int | None, name: str, each: str) -> IntArray:
+    column: IntArray = check_column(value, count, name, each).cpu().numpy()
+    return column
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value
