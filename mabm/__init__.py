@@ -22,7 +22,17 @@ _registrations.register()
 from mabm.association import associate_clusters, match_clusters, transport_plan
 from mabm.clustering import PseudoLabels, pseudo_labels
 from mabm.encoding import encode_neighbors, expand_queries
-from mabm.evaluation import PROTOCOLS, RetrievalProtocol, RetrievalScores, evaluate_retrieval
+from mabm.evaluation import (
+    PROTOCOLS,
+    SEARCH_TASKS,
+    RetrievalProtocol,
+    RetrievalScores,
+    SearchScores,
+    SearchTask,
+    draw_gallery,
+    evaluate_retrieval,
+    evaluate_search,
+)
 from mabm.graph import NeighborGraph, SweepEntry
 from mabm.jaccard import (
     encode_samples,
@@ -47,7 +57,7 @@ from mabm.neighbors import k_reciprocal_neighbors
 from mabm.presets import PRESETS, Preset
 from mabm.prototypes import PrototypeSplit, SplitSummary, split_prototypes
 from mabm.ranking import Ranking, rank_neighbors
-from mabm.reranking import rerank
+from mabm.reranking import RerankOptions, rerank
 from mabm.rows import Encoding, NeighborSets
 from mabm.samplers import IdentityBatchSampler
 
@@ -59,6 +69,7 @@ __version__ = "0.1.0"
 __all__ = [
     "PRESETS",
     "PROTOCOLS",
+    "SEARCH_TASKS",
     "BuildInfo",
     "ClusterContrastLoss",
     "Encoding",
@@ -75,8 +86,11 @@ __all__ = [
     "PrototypeSplit",
     "PseudoLabels",
     "Ranking",
+    "RerankOptions",
     "RetrievalProtocol",
     "RetrievalScores",
+    "SearchScores",
+    "SearchTask",
     "SplitContrastLoss",
     "SplitSummary",
     "SweepEntry",
@@ -84,9 +98,11 @@ __all__ = [
     "backends",
     "build_info",
     "cluster_contrast_loss",
+    "draw_gallery",
     "encode_neighbors",
     "encode_samples",
     "evaluate_retrieval",
+    "evaluate_search",
     "expand_queries",
     "hybrid_contrast_loss",
     "jaccard_distance",

@@ -2,18 +2,46 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from mabm._arrays import Array, ArrayT, check_features, check_modality, check_real, like, to_tensor
 from mabm._device_memory import check_fits
 from mabm.jaccard import encode_samples, jaccard_distance
-from mabm.presets import DEFAULT_K2, Preset
-from mabm.ranking import Precision
+from mabm.presets import DEFAULT_K2, Preset, check_k1, check_k2, resolve_preset
+from mabm.ranking import Precision, check_precision
 
 # The field re-ranks with shorter lists than it clusters with.
 _RERANK_K1 = 20
 _ROWS_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class RerankOptions:
+    """How to re-rank a search between two modalities: the options of :func:`rerank` as one value.
+
+    Attributes:
+        k1: As :func:`rerank`: half of them from each modality with the default preset.
+        k2: As :func:`rerank`.
+        lambda_value: Weight of the original distance, in [0, 1].
+        preset: Name of the preset; ``"bmil"`` is modality-aware, ``"spcl"`` the classic.
+        precision: As :func:`rerank`.
+    """
+
+    k1: int = _RERANK_K1
+    k2: int = DEFAULT_K2
+    lambda_value: float = 0.3
+    preset: str = "bmil"
+    precision: Precision = "exact"
+
+    def __post_init__(self) -> None:
+        """Refuses what :func:`rerank` would refuse, before any feature is computed."""
+        preset = resolve_preset(self.preset, has_modality=True)
+        check_k2(preset, self.k2, check_k1(preset, self.k1, num_groups=2))
+        check_real("lambda_value", self.lambda_value, 0.0, 1.0)
+        check_precision(self.precision)
 
 
 def rerank(

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 import mabm
+from mabm import evaluation
 
 CORE = [m.name for m in pkgutil.iter_modules(mabm.__path__) if not m.ispkg and m.name[0] != "_"]
+CORE += [f"evaluation.{m.name}" for m in pkgutil.iter_modules(evaluation.__path__)]
 
 
 @pytest.mark.parametrize("name", CORE)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mabm
-from mabm import evaluation
+from mabm.evaluation import retrieval
 
 with np.load(Path(__file__).parent / "golden" / "evaluation.npz") as data:
     RELEASED = dict(data)
@@ -92,7 +92,7 @@ def test_matches_the_definition(
             mabm.evaluate_retrieval(distance, *arguments, protocol=protocol, max_rank=max_rank)
         return
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluation, "_ELEMENTS_AT_ONCE", int(rng.integers(1, 400)))  # by 1 to all
+        patch.setattr(retrieval, "_ELEMENTS_AT_ONCE", int(rng.integers(1, 400)))  # by 1 to all
         scores = mabm.evaluate_retrieval(distance, *arguments, protocol=protocol, max_rank=max_rank)
     assert scores.num_queries == expected[3]
     np.testing.assert_allclose(scores.cmc, expected[0], rtol=0, atol=1e-6)
@@ -136,7 +136,7 @@ def test_blocks_of_queries_change_nothing(monkeypatch: pytest.MonkeyPatch) -> No
     for protocol in mabm.PROTOCOLS:
         whole = mabm.evaluate_retrieval(*ARGUMENTS, protocol=protocol)
         with monkeypatch.context() as patch:
-            patch.setattr(evaluation, "_ELEMENTS_AT_ONCE", 7 * 90)
+            patch.setattr(retrieval, "_ELEMENTS_AT_ONCE", 7 * 90)
             parts = mabm.evaluate_retrieval(*ARGUMENTS, protocol=protocol)
         np.testing.assert_array_equal(parts.cmc, whole.cmc)
         assert parts.mean_average_precision == whole.mean_average_precision

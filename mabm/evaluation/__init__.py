@@ -1,0 +1,33 @@
+"""Evaluation: scores of a ranked gallery, and the searches that each data set is tested by.
+
+:func:`evaluate_retrieval` scores one matrix of distances. :func:`evaluate_search` runs a published
+:class:`SearchTask` from features to scores: it picks the queries, draws the galleries of every
+trial, ranks, and averages.
+"""
+
+from mabm.evaluation.galleries import draw_gallery
+from mabm.evaluation.retrieval import (
+    PROTOCOLS,
+    RetrievalProtocol,
+    RetrievalScores,
+    evaluate_retrieval,
+)
+from mabm.evaluation.scores import SearchScores, format_search_scores
+from mabm.evaluation.search import evaluate_search
+from mabm.evaluation.tasks import SEARCH_TASKS, SearchTask, check_trial
+from mabm.reranking import RerankOptions
+
+__all__ = [
+    "PROTOCOLS",
+    "SEARCH_TASKS",
+    "RerankOptions",
+    "RetrievalProtocol",
+    "RetrievalScores",
+    "SearchScores",
+    "SearchTask",
+    "check_trial",
+    "draw_gallery",
+    "evaluate_retrieval",
+    "evaluate_search",
+    "format_search_scores",
+]

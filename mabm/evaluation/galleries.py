@@ -1,0 +1,58 @@
+"""Galleries drawn at random: one image of every identity in every camera."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import torch
+
+from mabm._arrays import Array, ArrayT, check_column, like
+from mabm.presets import check_integer
+
+
+def draw_gallery(identity: ArrayT, camera: Array, *, cameras: Sequence[int], trial: int) -> ArrayT:
+    """Draws one row of every identity in every camera, as the released test code does.
+
+    The rows are those that ``random.seed(trial)`` and then, for every identity ascending and for
+    every one of ``cameras`` in the order given, ``random.choice`` among the identity's rows of that
+    camera would draw; where an identity has none there, nothing is drawn. The generator is a
+    private one: Python's own is left as it is.
+
+    Args:
+        identity: (N,) integers.
+        camera: (N,) integers. Rows of one identity in one camera must stand in the order of their
+            file names, for a draw is a place in that order.
+        cameras: Cameras to draw from; rows of others are left alone.
+        trial: Seed of the draw, at least 0; the published trials are 0 to 9.
+
+    Returns:
+        (G,) int64 rows of the same kind as ``identity``, in the order they were drawn.
+
+    Raises:
+        TypeError: An argument of the wrong kind.
+        ValueError: Shapes that do not fit, a negative trial, or a camera that is named twice.
+
+    Example:
+        >>> import torch, mabm
+        >>> identity = torch.tensor([7, 7, 7, 7, 9, 9])
+        >>> camera = torch.tensor([1, 1, 2, 2, 2, 3])
+        >>> mabm.draw_gallery(identity, camera, cameras=(1, 2), trial=0)
+        tensor([1, 3, 4])
+    """
+    people = check_column(identity, None, "identity", "one a row")
+    places = check_column(camera, len(people), "camera", "one a row of identity").tolist()
+    order = {
+        check_integer("cameras", number, at_least=0): place for place, number in enumerate(cameras)
+    }
+    if len(order) != len(cameras):
+        raise ValueError(f"cameras must not repeat, got {tuple(cameras)}")
+    seed = check_integer("trial", trial, at_least=0)
+    cells: dict[tuple[int, int], list[int]] = {}
+    for row, (person, number) in enumerate(zip(people.tolist(), places, strict=True)):
+        if number in order:
+            cells.setdefault((person, order[number]), []).append(row)
+    generator = random.Random(seed)
+    rows = [generator.choice(cells[cell]) for cell in sorted(cells)]
+    drawn = torch.tensor(rows, dtype=torch.int64, device=people.device)
+    return like(drawn, identity)

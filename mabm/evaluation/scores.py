@@ -1,0 +1,222 @@
+"""What a search task yields: scores of every trial, mean and deviation, a table, plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from mabm.reranking import RerankOptions
+
+FloatArray = npt.NDArray[np.float64]
+
+_RANKS: Final = (1, 5, 10, 20)  # what tables of this field show of a CMC
+
+
+@dataclass(frozen=True, eq=False)
+class SearchScores:
+    """Scores of one search task, trial by trial. All shares are in [0, 1]; arrays are read-only.
+
+    Attributes:
+        data: Name of the data set.
+        task: Name of the task.
+        trials: The T trials: seeds of the galleries that were drawn, or trials of the data set.
+        cmc: (T, R) float64: the share of queries with a match at rank r + 1 or before. Where a
+            gallery ends before rank R, its last value goes on to R.
+        mean_average_precision: (T,) float64, mAP.
+        mean_inverse_negative_penalty: (T,) float64, mINP.
+        num_queries: For every trial the queries with a match; the others count nowhere.
+        rerank: How distances were re-ranked, or ``None`` where they were not.
+    """
+
+    data: str
+    task: str
+    trials: tuple[int, ...]
+    cmc: FloatArray
+    mean_average_precision: FloatArray
+    mean_inverse_negative_penalty: FloatArray
+    num_queries: tuple[int, ...]
+    rerank: RerankOptions | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses parts of different numbers of trials, and none."""
+        count = len(self.trials)
+        for name in ("cmc", "mean_average_precision", "mean_inverse_negative_penalty"):
+            array = np.array(getattr(self, name), dtype=np.float64)
+            array.setflags(write=False)
+            object.__setattr__(self, name, array)
+        shapes = (
+            self.cmc.shape[:1],
+            self.mean_average_precision.shape,
+            self.mean_inverse_negative_penalty.shape,
+            (len(self.num_queries),),
+        )
+        if not count or self.cmc.ndim != 2 or not self.cmc.shape[1] or set(shapes) != {(count,)}:
+            raise ValueError(
+                f"cmc must be (T, R), the other scores (T,), with T >= 1 trials and R >= 1 ranks, "
+                f"got {count} trials, cmc {self.cmc.shape} and scores {shapes[1:]}"
+            )
+
+    @property
+    def mean(self) -> dict[str, float]:
+        """Means over the trials: ``rank1``, ``rank5``, ... as far as the CMC goes, mAP, mINP."""
+        return {name: float(values.mean()) for name, values in self._columns().items()}
+
+    @property
+    def std(self) -> dict[str, float]:
+        """Population standard deviations over the trials, by the same names as the means.
+
+        They are divided by T, not T - 1: the trials of a protocol are all there are, no sample of
+        more. With one trial they are 0.
+        """
+        return {name: float(values.std()) for name, values in self._columns().items()}
+
+    def _columns(self) -> dict[str, FloatArray]:
+        ranks = {f"rank{r}": self.cmc[:, r - 1] for r in _RANKS if r <= self.cmc.shape[1]}
+        return {
+            **ranks,
+            "mAP": self.mean_average_precision,
+            "mINP": self.mean_inverse_negative_penalty,
+        }
+
+    @classmethod
+    def combine(cls, scores: Iterable[SearchScores]) -> SearchScores:
+        """Joins the trials of several results, such as those of RegDB's ten models.
+
+        Args:
+            scores: Results of one task, computed alike, each of other trials; in any order. CMCs
+                are cut to the shortest.
+
+        Returns:
+            All trials in ascending order.
+
+        Raises:
+            ValueError: There are none, they are of different tasks or re-ranked differently, or a
+                trial is there twice.
+
+        Example:
+            >>> from mabm import SearchScores
+            >>> task = ("regdb", "visible-to-thermal")
+            >>> one = SearchScores(*task, (1,), [[0.9]], [0.8], [0.7], (2060,))
+            >>> two = SearchScores(*task, (2,), [[0.7]], [0.6], [0.5], (2060,))
+            >>> both = SearchScores.combine([one, two])
+            >>> round(both.mean["rank1"], 6), round(both.std["rank1"], 6)
+            (0.8, 0.1)
+        """
+        parts = list(scores)
+        if not parts:
+            raise ValueError("scores must hold at least one result, got none")
+        kinds = {(part.data, part.task, part.rerank) for part in parts}
+        if len(kinds) > 1:
+            words = sorted(
+                f"{data} {task} {'as it is' if rerank is None else rerank}"
+                for data, task, rerank in kinds
+            )
+            raise ValueError(f"scores must be of one task, computed alike, got {', '.join(words)}")
+        trials = [trial for part in parts for trial in part.trials]
+        if repeated := sorted({trial for trial in trials if trials.count(trial) > 1}):
+            raise ValueError(f"scores must hold every trial once, got more of {repeated}")
+        length = min(part.cmc.shape[1] for part in parts)
+        order = np.argsort(trials)
+        queries = [count for part in parts for count in part.num_queries]
+        return cls(
+            parts[0].data,
+            parts[0].task,
+            tuple(sorted(trials)),
+            np.concatenate([part.cmc[:, :length] for part in parts])[order],
+            np.concatenate([part.mean_average_precision for part in parts])[order],
+            np.concatenate([part.mean_inverse_negative_penalty for part in parts])[order],
+            tuple(queries[place] for place in order),
+            parts[0].rerank,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it in plain Python values, for ``json.dumps``; :meth:`from_dict` reads it back.
+
+        Keys: ``data``, ``task``, ``rerank`` (options or ``None``), ``trials``, ``num_queries``,
+        ``cmc``, ``mAP`` and ``mINP`` (lists over trials), ``mean`` and ``std`` (by score).
+        """
+        return {
+            "data": self.data,
+            "task": self.task,
+            "rerank": None if self.rerank is None else asdict(self.rerank),
+            "trials": list(self.trials),
+            "num_queries": list(self.num_queries),
+            "cmc": self.cmc.tolist(),
+            "mAP": self.mean_average_precision.tolist(),
+            "mINP": self.mean_inverse_negative_penalty.tolist(),
+            "mean": self.mean,
+            "std": self.std,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> SearchScores:
+        """Reads what :meth:`to_dict` wrote; mean and deviation are computed anew.
+
+        Raises:
+            KeyError: A part is missing.
+            ValueError: Parts that do not fit.
+        """
+        rerank = values["rerank"]
+        return cls(
+            values["data"],
+            values["task"],
+            tuple(values["trials"]),
+            values["cmc"],
+            values["mAP"],
+            values["mINP"],
+            tuple(values["num_queries"]),
+            None if rerank is None else RerankOptions(**rerank),
+        )
+
+    def __repr__(self) -> str:
+        trials = f", {len(self.trials)} trials" if len(self.trials) > 1 else ""
+        means = ", ".join(f"{name} {self.mean[name]:.4f}" for name in ("rank1", "mAP", "mINP"))
+        return f"SearchScores({self.data} {self.task}: {means}{trials})"
+
+    def __str__(self) -> str:
+        return format_search_scores([self])
+
+
+def format_search_scores(scores: Iterable[SearchScores]) -> str:
+    """A table in percent, a line for every result: mean, and where there are trials, ± deviation.
+
+    Args:
+        scores: Results of any tasks. A column that one of them does not reach stays empty there.
+
+    Returns:
+        Lines of equal columns, without a final newline. The deviation is the population's
+        (:attr:`SearchScores.std`).
+
+    Raises:
+        ValueError: There are none.
+    """
+    rows = list(scores)
+    if not rows:
+        raise ValueError("scores must hold at least one result, got none")
+    names = [name for name in (*(f"rank{r}" for r in _RANKS), "mAP", "mINP")
+             if any(name in row.mean for row in rows)]  # fmt: skip
+    table = [["task", *names, "queries", "trials"]]
+    for row in rows:
+        mean, std = row.mean, row.std
+        cells = [
+            f"{100 * mean[name]:.2f}" + (f" ± {100 * std[name]:.2f}" if len(row.trials) > 1 else "")
+            if name in mean
+            else ""
+            for name in names
+        ]
+        reranked = "" if row.rerank is None else ", re-ranked"
+        few, many = min(row.num_queries), max(row.num_queries)
+        queries = str(many) if few == many else f"{few}-{many}"
+        table.append([f"{row.data} {row.task}{reranked}", *cells, queries, str(len(row.trials))])
+    widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if place else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in table
+    )

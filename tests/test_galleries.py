@@ -1,0 +1,112 @@
+"""Galleries: those that Python's own ``random`` draws, without touching it."""
+
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+import mabm
+
+CAMERAS = (1, 2, 4, 5)
+
+
+@pytest.fixture
+def _python_random() -> Iterator[None]:
+    state = random.getstate()
+    yield
+    random.setstate(state)
+
+
+def files() -> dict[tuple[int, int], list[str]]:
+    """File names of (identity, camera), sorted; some cells are missing, one has a single file."""
+    rng = np.random.default_rng(0)
+    cells = {}
+    for person in rng.permutation(np.arange(3, 63)).tolist():
+        for camera in range(1, 7):
+            if rng.random() < 0.8:
+                count = int(rng.integers(1, 40))
+                cells[person, camera] = [f"{n:04d}.jpg" for n in range(1, count + 1)]
+    return cells
+
+
+def columns(
+    cells: dict[tuple[int, int], list[str]],
+) -> tuple[np.ndarray, np.ndarray, list[tuple[int, int, str]]]:
+    """Identity, camera and (identity, camera, name) of every row; the cells in a shuffled order."""
+    names = [(*cell, name) for cell, group in cells.items() for name in group]
+    return np.array([n[0] for n in names]), np.array([n[1] for n in names]), names
+
+
+def drawn_by_python(
+    cells: dict[tuple[int, int], list[str]], cameras: tuple[int, ...], trial: int
+) -> list[tuple[int, int, str]]:
+    """The definition, with the generator of the process."""
+    random.seed(trial)
+    found = []
+    for person in sorted({person for person, _ in cells}):
+        for camera in cameras:
+            if (person, camera) in cells:
+                found.append((person, camera, random.choice(sorted(cells[person, camera]))))
+    return found
+
+
+@pytest.mark.usefixtures("_python_random")
+@pytest.mark.parametrize("cameras", [CAMERAS, (1, 2), (5, 2, 1), (6,)])
+def test_equal_to_what_python_draws(cameras: tuple[int, ...]) -> None:
+    cells = files()
+    identity, camera, names = columns(cells)
+    seen = set()
+    for trial in range(10):
+        expected = drawn_by_python(cells, cameras, trial)
+        rows = mabm.draw_gallery(identity, camera, cameras=cameras, trial=trial)
+        assert rows.dtype == np.int64
+        assert [names[row] for row in rows] == expected
+        seen.add(tuple(rows.tolist()))
+    assert len(seen) == 10
+
+
+@pytest.mark.usefixtures("_python_random")
+def test_random_state_is_left_alone_and_plays_no_part() -> None:
+    identity, camera, _ = columns(files())
+    before = random.getstate()
+    first = mabm.draw_gallery(identity, camera, cameras=CAMERAS, trial=3)
+    assert random.getstate() == before
+    random.random()
+    np.testing.assert_array_equal(
+        mabm.draw_gallery(identity, camera, cameras=CAMERAS, trial=3), first
+    )
+
+
+def test_tensors_in_tensors_out() -> None:
+    identity, camera, _ = columns(files())
+    rows = mabm.draw_gallery(
+        torch.from_numpy(identity), torch.from_numpy(camera), cameras=CAMERAS, trial=0
+    )
+    expected = mabm.draw_gallery(identity, camera, cameras=CAMERAS, trial=0)
+    assert rows.tolist() == expected.tolist()
+
+
+def test_nothing_to_draw_from() -> None:
+    rows = mabm.draw_gallery(np.array([1, 2]), np.array([3, 3]), cameras=(1, 2), trial=0)
+    assert rows.shape == (0,)
+    assert rows.dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"identity": [1, 2]}, TypeError, "identity must be a torch.Tensor or a numpy"),
+        ({"identity": np.zeros(2)}, TypeError, "identity must be integers, one a row"),
+        ({"camera": np.array([1])}, ValueError, r"camera must be \(2,\), one a row of identity"),
+        ({"cameras": (1, 1)}, ValueError, r"cameras must not repeat, got \(1, 1\)"),
+        ({"cameras": ("1",)}, TypeError, "cameras must be an integer, got str: '1'"),
+        ({"trial": -1}, ValueError, "trial must be at least 0, got -1"),
+        ({"trial": 1.0}, TypeError, "trial must be an integer, got float"),
+    ],
+)  # fmt: skip
+def test_refused(change: dict[str, object], error: type[Exception], message: str) -> None:
+    good = {"identity": np.array([1, 2]), "camera": np.array([1, 1]), "cameras": (1,), "trial": 0}
+    with pytest.raises(error, match=message):
+        mabm.draw_gallery(**{**good, **change})
