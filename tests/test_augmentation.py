@@ -188,6 +188,30 @@ def test_erased_rectangles(size: tuple[int, int]) -> None:
         assert strip.any()
 
 
+def test_erased_rectangles_reach_every_edge() -> None:
+    images = torch.full((1, 3, 40, 30), 7, dtype=torch.uint8).expand(3000, -1, -1, -1)
+    recipe = Augmentation(**{**NOTHING, "erasing": 1.0})
+    erased = (augment(images, recipe, seed=0, keys=np.arange(3000)) != 7).all(1)
+    rows, columns = erased.any(2), erased.any(1)
+    at_edge = torch.stack([rows[:, 0], rows[:, -1], columns[:, 0], columns[:, -1]])
+    assert ((at_edge.float().mean(1) > 0.04) & (at_edge.float().mean(1) < 0.2)).all()
+    # Where it lies from left to right does not tell where it lies from top to bottom.
+    centre = torch.stack([rows.float() @ torch.arange(40.0), columns.float() @ torch.arange(30.0)])
+    centre /= torch.stack([rows.sum(1), columns.sum(1)])
+    assert abs(torch.corrcoef(centre)[0, 1]) < 0.08
+
+
+def test_mirroring_and_erasing_draw_apart() -> None:
+    images = coordinates(3000, 8, 8)
+    recipe = Augmentation(padding=0, flip=0.5, erasing=0.5, erasing_area=(0.02, 0.2))
+    result = augment(images, recipe, seed=0, keys=np.arange(3000))
+    erased = (result[:, 2] > 0).flatten(1).any(1)
+    known = torch.where(result[:, 2] > 0, 0, result[:, 1] - images[:, 1])
+    mirrored = known.flatten(1).any(1)
+    assert abs(torch.corrcoef(torch.stack([erased, mirrored]).float())[0, 1]) < 0.07
+    assert 0.2 < share(erased & mirrored) < 0.3
+
+
 def test_a_rectangle_that_cannot_fit_is_not_erased() -> None:
     whole = Augmentation(**{**NOTHING, "erasing": 1.0}, erasing_area=(1.0, 1.0))
     images = noise(50)
@@ -331,6 +355,13 @@ def test_jitter_applies_four_changes_in_a_drawn_order(monkeypatch: pytest.Monkey
         for kind in order:
             expected = changes[kind](expected, draws[row, augmentation._JITTER][kind])
         np.testing.assert_allclose(result[row].numpy(), expected, atol=5e-3, err_msg=str(order))
+
+
+def test_no_strength_makes_a_negative_factor() -> None:
+    white = torch.full((400, 3, 2, 2), 250, dtype=torch.uint8)
+    result = augment(white, Augmentation(**NOTHING, jitter=2.0), seed=0, keys=range(400))
+    # Factors in [0, 3]: one in a hundred is below 0.03, a quarter would be below 0 in [-1, 3].
+    assert share(result.flatten(1).amax(1) < 7.5) < 0.05
 
 
 def test_jitter_comes_before_the_black_border() -> None:

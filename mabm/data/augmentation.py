@@ -257,21 +257,20 @@ def _channels(images: Tensor, draws: Draws, channels: Channels) -> Tensor:
 
 
 def _jitter(images: Tensor, draws: Draws, strength: float) -> Tensor:
-    """Brightness, contrast, saturation and hue, each with its own factor, in each image's order."""
+    """Brightness, contrast, saturation, hue, in each image's order: changes and returns images."""
     least, most = max(0.0, 1 - strength), 1 + strength
     factors = _between(draws[:, _JITTER], (least, most))
     turn = min(strength, 0.5)
     factors[:, 3] = _between(draws[:, _JITTER][:, 3], (-turn, turn))
     order = _ORDERS[_whole(draws[:, _JITTER_ORDER], len(_ORDERS))]
     amount = _on(images, factors.astype(np.float32))
-    result = images.clone()
     for step in range(4):
         for kind, change in enumerate((_brightness, _contrast, _saturation, _hue)):
             members = np.flatnonzero(order[:, step] == kind)
             if len(members):
                 rows = _on(images, members)
-                result[rows] = change(result[rows], amount[rows, kind].view(-1, 1, 1, 1))
-    return result
+                images[rows] = change(images[rows], amount[rows, kind].view(-1, 1, 1, 1))
+    return images
 
 
 def _luminance(images: Tensor) -> Tensor:
