@@ -1,7 +1,8 @@
 """How well clusters agree with identities, and how well they bridge modalities.
 
 Labels come from DBSCAN: -1 is noise. A noise sample is counted as a cluster of its own throughout:
-it is paired with nothing, which is how a training loop treats it.
+it is paired with nothing, which is how a training loop treats it. scikit-learn is loaded by the two
+measures that are its own.
 """
 
 from __future__ import annotations
@@ -84,6 +85,53 @@ def normalised_mutual_information(labels: IntArray, identity: IntArray) -> float
 
     _check_shapes(labels=labels, identity=identity)
     return float(normalized_mutual_info_score(identity, _noise_as_singletons(labels)))
+
+
+def evenly_chosen_clusters(
+    labels: IntArray,
+    modality: IntArray,
+    identity: IntArray | None = None,
+    *,
+    count: int = 10,
+    spanning: bool = True,
+) -> IntArray:
+    """Chooses which clusters a contact sheet shows, so that nothing is picked by hand.
+
+    Clusters are put in order and the first, the last and evenly spaced ones between are taken. The
+    order is by purity, the share of a cluster's members that belong to its commonest identity,
+    purest first; without identities it is by size, largest first. Ties: the larger first, then the
+    lower number.
+
+    Args:
+        labels: (N,) int64 cluster of each sample, -1 for noise.
+        modality: (N,) int64.
+        identity: (N,) int64, negative where unknown: such members do not count for purity, and a
+            cluster of such members alone comes last. ``None`` where none is known.
+        count: How many to take at most, >= 1.
+        spanning: Choose among the clusters with members of at least two modalities alone.
+
+    Returns:
+        (R,) int64 cluster numbers, in order.
+
+    Raises:
+        ValueError: If the shapes differ.
+    """
+    _check_shapes(labels=labels, modality=modality)
+    if identity is not None:
+        _check_shapes(labels=labels, identity=identity)
+    ordered = []
+    for cluster in range(int(labels.max(initial=-1)) + 1):
+        members = np.flatnonzero(labels == cluster)
+        if not members.size or (spanning and len(np.unique(modality[members])) < 2):
+            continue
+        purity = 0.0
+        if identity is not None:
+            known = identity[members][identity[members] >= 0]
+            purity = np.bincount(known).max() / known.size if known.size else -1.0
+        ordered.append((-purity, -members.size, cluster))
+    ordered.sort()
+    places = np.round(np.linspace(0, len(ordered) - 1, min(count, len(ordered))))
+    return np.array([ordered[place][2] for place in places.astype(np.int64)], dtype=np.int64)
 
 
 def _noise_as_singletons(labels: IntArray) -> IntArray:

@@ -10,6 +10,7 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from mabm.cluster_quality import (
     adjusted_rand_index,
     cross_modality_pairs,
+    evenly_chosen_clusters,
     normalised_mutual_information,
 )
 
@@ -73,3 +74,31 @@ def test_agreement_at_its_ends() -> None:
 def test_measures_refuse_mixed_shapes() -> None:
     with pytest.raises(ValueError, match=r"one shape \(N,\), got .*'identity': \(3,\)"):
         adjusted_rand_index(np.zeros(2, np.int64), np.zeros(3, np.int64))
+
+
+def test_sheet_runs_from_the_purest_cluster_to_the_least_pure() -> None:
+    # Cluster 0: one modality. 1: half pure. 2: pure, small. 3: pure, large. 4: three quarters.
+    labels = np.repeat([0, 1, 2, 3, 4, -1], [4, 4, 2, 4, 4, 3])
+    identity = np.array([0] * 4 + [1, 1, 2, 2] + [3] * 2 + [4] * 4 + [5, 5, 5, 6] + [7] * 3)
+    modality = np.array([0] * 4 + [0, 1] * 8 + [0])
+    assert evenly_chosen_clusters(labels, modality, identity).tolist() == [3, 2, 4, 1]
+    many = np.repeat(np.arange(31), 2)
+    shown = evenly_chosen_clusters(many, np.tile([0, 1], 31), many)
+    assert shown.tolist() == [0, 3, 7, 10, 13, 17, 20, 23, 27, 30]
+
+
+def test_sheet_without_identities_runs_from_the_largest_cluster() -> None:
+    labels = np.repeat([0, 1, 2, 3, -1], [2, 5, 3, 5, 9])
+    modality = np.arange(24) % 2
+    modality[labels == 0] = 1
+    assert evenly_chosen_clusters(labels, modality).tolist() == [1, 3, 2]
+    assert evenly_chosen_clusters(labels, modality, spanning=False).tolist() == [1, 3, 2, 0]
+    assert evenly_chosen_clusters(labels, modality, spanning=False, count=2).tolist() == [1, 0]
+    assert evenly_chosen_clusters(np.full(24, -1), modality).tolist() == []
+
+
+def test_unknown_identities_do_not_count_for_purity() -> None:
+    labels = np.repeat([0, 1, 2], [3, 4, 2])
+    identity = np.array([5, 6, -1, 7, 7, -1, -1, -1, -1])
+    modality = np.arange(9) % 2
+    assert evenly_chosen_clusters(labels, modality, identity).tolist() == [1, 0, 2]

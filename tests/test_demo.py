@@ -1,7 +1,6 @@
 """The demo: its pictures, and the claim it shows."""
 
 import builtins
-import itertools
 import re
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from PIL import Image
 from mabm import demo
 from mabm.__main__ import main
 from mabm.data import identity_splits
-from mabm.demo.pictures import chosen_clusters, draw_clusters, draw_distances, pair_histogram
+from mabm.demo.pictures import draw_clusters, draw_distances
 
 
 @pytest.fixture(scope="module")
@@ -25,40 +24,6 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> demo.DemoResult:
         identities=identity_splits().unlabelled[:60],
         progress=False,
     )
-
-
-def test_histogram_equals_brute_force() -> None:
-    rng = np.random.default_rng(0)
-    count = 300  # more than one block of rows
-    distance = np.sqrt(rng.random((count, count), dtype=np.float32))
-    distance = np.maximum(distance, distance.T)
-    distance[5, 7] = distance[7, 5] = 1
-    distance[5, 8] = distance[8, 5] = 0
-    identity, modality = rng.integers(0, 9, count), rng.integers(0, 2, count)
-    histogram = pair_histogram(distance, identity, modality, eps=0.6)
-    rows, columns = np.triu_indices(count, 1)
-    values = distance[rows, columns]
-    for across, same in itertools.product((0, 1), (0, 1)):
-        kind = (modality[rows] != modality[columns]) == across
-        kind &= (identity[rows] == identity[columns]) == same
-        # Values on an inner edge may fall to either side in NumPy's own arithmetic.
-        expected = np.histogram(values[kind], bins=len(histogram.edges) - 1, range=(0, 1))[0]
-        assert np.abs(histogram.counts[across, same] - expected).sum() <= 2
-        assert histogram.num_near[across, same] == (values[kind] <= np.float32(0.6)).sum()
-    assert histogram.counts.sum() == count * (count - 1) // 2
-    with pytest.raises(ValueError, match="distance and modality must have shapes"):
-        pair_histogram(distance, identity[:5], modality, eps=0.6)
-
-
-def test_sheet_runs_from_the_purest_cluster_to_the_least_pure() -> None:
-    # Cluster 0: one modality. 1: half pure. 2: pure, small. 3: pure, large. 4: three quarters.
-    labels = np.repeat([0, 1, 2, 3, 4, -1], [4, 4, 2, 4, 4, 3])
-    identity = np.array([0] * 4 + [1, 1, 2, 2] + [3] * 2 + [4] * 4 + [5, 5, 5, 6] + [7] * 3)
-    modality = np.array([0] * 4 + [0, 1] * 8 + [0])
-    assert chosen_clusters(labels, identity, modality).tolist() == [3, 2, 4, 1]
-    many = np.repeat(np.arange(31), 2)
-    shown = chosen_clusters(many, many, np.tile([0, 1], 31))
-    assert shown.tolist() == [0, 3, 7, 10, 13, 17, 20, 23, 27, 30]
 
 
 def test_small_run_is_sane(result: demo.DemoResult) -> None:

@@ -25,16 +25,10 @@ from mabm.cluster_quality import (
     normalised_mutual_information,
 )
 from mabm.data import Frames, identity_splits, render_identities
-from mabm.demo.pictures import (
-    PairHistogram,
-    draw_clusters,
-    draw_distances,
-    pair_histogram,
-    require_matplotlib,
-    save_picture,
-)
+from mabm.demo.pictures import draw_clusters, draw_distances, save_picture
 from mabm.graph import check_max_distance, check_min_samples
 from mabm.models import extract, load_pretrained
+from mabm.plots import PairHistogram, pair_histogram, require_matplotlib
 from mabm.presets import PRESETS, check_integer, check_k1, check_k2
 
 __all__ = ["DemoResult", "MethodResult", "Settings", "format_table", "run"]
