@@ -1,0 +1,234 @@
+"""Several processes that train as one: what each of them does is part of one joined batch.
+
+Everything here is the identity in a single process. The processes are those of ``torchrun``; the
+joined batch is that of one process, part after part, and losses are those of the joined batch, so
+that gradients are summed over the processes, not averaged.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+def world_size() -> int:
+    """Number of processes that train together."""
+    return dist.get_world_size() if _is_on() else 1
+
+
+def rank() -> int:
+    """Which of them this one is, from 0."""
+    return dist.get_rank() if _is_on() else 0
+
+
+def barrier() -> None:
+    """Waits for all processes."""
+    if _is_on():
+        dist.barrier()
+
+
+@contextmanager
+def process_group(device: torch.device) -> Iterator[None]:
+    """Joins the processes that ``torchrun`` started, and leaves them in the end.
+
+    A group that is there already is used and kept. Without ``torchrun`` nothing happens.
+    """
+    if _is_on() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    if device.type == "cuda":
+        dist.init_process_group("nccl", device_id=device)
+    else:
+        dist.init_process_group("gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def join(part: Tensor, sections: Sequence[int] | None = None) -> Tensor:
+    """Joins the rows of all processes, which have as many each.
+
+    Args:
+        part: (B, ...) rows of this process; no gradient is passed.
+        sections: Sizes of consecutive parts of ``part``. Each is joined for itself, so that the
+            answer is all first parts, then all second ones, as one process would have them.
+    """
+    if world_size() == 1:
+        return part.detach()
+    parts = [torch.empty_like(part) for _ in range(world_size())]
+    dist.all_gather(parts, part.detach().contiguous())
+    if sections is None:
+        return torch.cat(parts)
+    split = [rows.split(list(sections)) for rows in parts]
+    return torch.cat([rows[place] for place in range(len(sections)) for rows in split])
+
+
+def own(joined: Tensor, sections: Sequence[int]) -> Tensor:
+    """This process's rows of what :func:`join` with these ``sections`` gave."""
+    if world_size() == 1:
+        return joined
+    parts = joined.split([size * world_size() for size in sections])
+    return torch.cat(
+        [part.split(size)[rank()] for part, size in zip(parts, sections, strict=True) if size]
+    )
+
+
+def join_ragged(part: Tensor) -> Tensor:
+    """Joins the rows of all processes, which may have other numbers of them, in their order."""
+    if world_size() == 1:
+        return part
+    counts: list[Any] = [None] * world_size()
+    dist.all_gather_object(counts, part.shape[0])
+    padded = part.new_zeros((max(counts), *part.shape[1:]))
+    padded[: part.shape[0]] = part
+    joined = join(padded).split(max(counts))
+    return torch.cat([rows[:count] for rows, count in zip(joined, counts, strict=True)])
+
+
+def share(value: Any) -> Any:
+    """What the first process has, in every process."""
+    if world_size() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box)
+    return box[0]
+
+
+def sum_gradients(parameters: Iterable[Tensor]) -> None:
+    """Sums each gradient over the processes; a parameter without one in any process keeps none."""
+    if world_size() == 1:
+        return
+    with_gradient = [each for each in parameters if each.requires_grad]
+    if not with_gradient:
+        return
+    has = torch.tensor(
+        [each.grad is not None for each in with_gradient],
+        dtype=torch.int32,
+        device=with_gradient[0].device,
+    )
+    dist.all_reduce(has, dist.ReduceOp.MAX)
+    for each, wanted in zip(with_gradient, has.tolist(), strict=True):
+        if wanted and each.grad is None:
+            each.grad = torch.zeros_like(each)
+    gradients = [each.grad for each in with_gradient if each.grad is not None]
+    if not gradients:
+        return
+    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+    dist.all_reduce(flat)
+    start = 0
+    for gradient in gradients:
+        stop = start + gradient.numel()
+        gradient.copy_(flat[start:stop].view_as(gradient))
+        start = stop
+
+
+def copy_from_first(module: nn.Module) -> None:
+    """Gives every process the parameters and buffers of the first."""
+    if world_size() == 1:
+        return
+    for tensor in module.state_dict().values():
+        dist.broadcast(tensor, 0)
+
+
+def join_batch_norm(module: nn.Module) -> nn.Module:
+    """Makes batch normalisation take its statistics of the joined batch, in place.
+
+    On a GPU these are PyTorch's :class:`torch.nn.SyncBatchNorm`, elsewhere our own: PyTorch's need
+    a GPU. Names in the state dict stay.
+    """
+    if world_size() == 1:
+        return module
+    if next(module.parameters()).is_cuda:
+        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
+        return converted
+    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        return _JoinedBatchNorm(module)
+    for name, child in module.named_children():
+        setattr(module, name, join_batch_norm(child))
+    return module
+
+
+class _JoinedBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch normalisation of any shape by the statistics of the joined batch.
+
+    It takes over the parameters and buffers of ``module``, and its name in the state dict.
+    """
+
+    def __init__(self, module: nn.modules.batchnorm._BatchNorm) -> None:
+        super().__init__(
+            module.num_features,
+            module.eps,
+            module.momentum,
+            module.affine,
+            module.track_running_stats,
+        )
+        self.weight, self.bias = module.weight, module.bias
+        for name, buffer in module.named_buffers():
+            setattr(self, name, buffer)
+        self.train(module.training)
+
+    def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002 - the name is PyTorch's
+        if input.dim() < 2:
+            raise ValueError(f"input must be (N, C, ...), got shape {tuple(input.shape)}")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalises (N, C, ...) as PyTorch's batch normalisation of the joined batch does."""
+        if not self.training:
+            return super().forward(x)
+        dims = [0, *range(2, x.dim())]
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        wide = x.float()
+        count = wide.new_full((1,), x.numel() // x.shape[1])
+        sums = _summed(torch.cat([wide.sum(dims), count]))
+        total = sums[-1].detach()
+        mean = sums[:-1] / total
+        centred = wide - mean.view(shape)
+        variance = _summed(centred.square().sum(dims)) / total
+        if self.running_mean is not None and self.running_var is not None:
+            self._move_statistics(mean.detach(), variance.detach() * total / (total - 1))
+        result = centred * torch.rsqrt(variance + self.eps).view(shape)
+        if self.affine:
+            result = result * self.weight.view(shape) + self.bias.view(shape)
+        return result.to(x.dtype)
+
+    def _move_statistics(self, mean: Tensor, variance: Tensor) -> None:
+        assert self.running_mean is not None and self.running_var is not None
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        momentum = self.momentum
+        if momentum is None:
+            momentum = 1 / int(self.num_batches_tracked)
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
+        self.running_var.lerp_(variance.to(self.running_var.dtype), momentum)
+
+
+def _summed(x: Tensor) -> Tensor:
+    total: Tensor = _SumOverProcesses.apply(x)  # type: ignore[no-untyped-call]
+    return total
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """Sum over the processes; so is its gradient, since every process's loss depends on the sum."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+
+def _is_on() -> bool:
+    return dist.is_available() and dist.is_initialized()

@@ -1,0 +1,106 @@
+"""The images of a run: read, and cut down where the configuration says so."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from mabm.data import ImageReader, ImageSet, ReidData, read_data
+from mabm.data.records import UNKNOWN
+from mabm.train.config import DataConfig
+
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What is trained and tested on.
+
+    Attributes:
+        data: Records; identities of the training images serve diagnostics alone.
+        train: Reads the training images.
+        test: Reads the test images.
+    """
+
+    data: ReidData
+    train: ImageReader
+    test: ImageReader
+
+    @property
+    def modality(self) -> Tensor:
+        """(N,) int64 modality of the training images."""
+        return torch.from_numpy(self.data.train.modality.copy())
+
+    @property
+    def cameras(self) -> Tensor:
+        """(N,) int64 camera of the training images."""
+        return torch.from_numpy(self.data.train.camera.copy())
+
+    def digest(self) -> str:
+        """Changes when the training images do, in number, order, camera or modality."""
+        digest = hashlib.sha256()
+        for column in (self.data.train.camera, self.data.train.modality):
+            digest.update(np.ascontiguousarray(column).tobytes())
+        return digest.hexdigest()
+
+
+def read_inputs(config: DataConfig) -> Inputs:
+    """Reads the records of a data set and prepares the reading of its images.
+
+    Raises:
+        FileNotFoundError: A folder or list is missing.
+        ValueError: The data is not laid out as it should be, or a count does not fit.
+    """
+    data = choose_identities(
+        read_data(config.name, config.root, trial=config.trial),
+        held_out=config.held_out,
+        identities=config.identities,
+    )
+    size, cache = (config.height, config.width), config.cache
+    place = None if cache is None else Path(cache)
+    return Inputs(
+        data,
+        ImageReader(data.train, size=size, cache=place),
+        ImageReader(data.test, size=size, cache=place),
+    )
+
+
+def choose_identities(
+    data: ReidData, *, held_out: int = 0, identities: int | None = None
+) -> ReidData:
+    """Takes identities out of training, evenly spaced in their order.
+
+    Args:
+        data: Records.
+        held_out: So many leave training and take the place of the test images.
+        identities: So many of the others stay; all by default.
+
+    Raises:
+        ValueError: There are fewer, or identities are not known.
+    """
+    if not held_out and identities is None:
+        return data
+    identity = data.train.identity
+    known = np.unique(identity[identity != UNKNOWN])
+    left_out = _spaced(known, held_out, "held_out")
+    others = np.setdiff1d(known, left_out)
+    kept = others if identities is None else _spaced(others, identities, "identities")
+    test = data.test if not held_out else _of(data.train, left_out)
+    return dataclasses.replace(data, train=_of(data.train, kept), test=test)
+
+
+def _spaced(names: IntArray, count: int, what: str) -> IntArray:
+    if count > len(names):
+        raise ValueError(f"{what} must be at most the {len(names)} identities there are, got {count}")
+    return names[np.arange(count) * len(names) // max(count, 1)]
+
+
+def _of(images: ImageSet, identities: IntArray) -> ImageSet:
+    return images.select(np.flatnonzero(np.isin(images.identity, identities)))

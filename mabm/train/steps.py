@@ -1,0 +1,274 @@
+"""The steps of an epoch as plain functions: extract, cluster, build memories, contrast.
+
+None of them knows the trainer, keeps a state or draws a random number. Put them into another order,
+leave one out, or replace it: :mod:`mabm.train.trainer` is one way to string them together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sized
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from mabm.association import associate_clusters
+from mabm.clustering import pseudo_labels
+from mabm.losses import (
+    cluster_contrast_loss,
+    hybrid_contrast_loss,
+    split_contrast_loss,
+)
+from mabm.memory import HardMemory, HybridMemory, MeanMemory
+from mabm.models import extract
+from mabm.prototypes import PrototypeSplit, split_prototypes
+from mabm.train import distributed
+from mabm.train.config import ClusteringConfig, ContrastConfig
+from mabm.train.errors import TrainingError
+
+NOISE = -1
+_MEMORIES = {"hybrid": HybridMemory, "mean": MeanMemory, "hard": HardMemory}
+
+Memory = MeanMemory | HardMemory | HybridMemory
+
+
+class Images(Sized, Protocol):
+    """N images of one size, read a batch at a time: an ``ImageReader``, for instance."""
+
+    def __getitems__(self, rows: list[int]) -> Tensor:
+        """(B, 3, H, W) uint8 images of the given rows."""
+
+
+def extract_features(
+    encoder: nn.Module,
+    images: Images,
+    modality: Tensor,
+    *,
+    batch_size: int = 256,
+    workers: int = 0,
+    normalise_mean: bool = False,
+    progress: bool = False,
+) -> Tensor:
+    """Features of all images: ``0.5 * (g(image) + g(mirrored image))``, g of length one.
+
+    Where several processes train together, each takes its share of the images and all get all
+    features.
+
+    Args:
+        encoder: As :func:`mabm.models.extract`.
+        images: N images.
+        modality: (N,) int64 on the CPU.
+        batch_size: Images a step.
+        workers: Processes that read ahead.
+        normalise_mean: Normalise the mean again, as evaluation does and clustering does not.
+        progress: Show a progress bar.
+
+    Returns:
+        (N, D) float32 on the CPU.
+
+    Raises:
+        TrainingError: A feature is not finite.
+
+    Source:
+        Wang et al., AAAI 2026 (BMIL), as released.
+    """
+    count, ranks = len(images), distributed.world_size()
+    bounds = [count * part // ranks for part in range(ranks + 1)]
+    first, last = bounds[distributed.rank()], bounds[distributed.rank() + 1]
+    batches = [
+        list(range(start, min(start + batch_size, last)))
+        for start in range(first, last, batch_size)
+    ]
+    parts = []
+    loader = read_batches(images, batches, workers)
+    for rows, read in zip(
+        batches, tqdm(loader, "features", disable=not progress, leave=False), strict=True
+    ):
+        part = extract(
+            encoder,
+            read,
+            modality[rows[0] : rows[-1] + 1],
+            batch_size=batch_size,
+            normalise_mean=normalise_mean,
+        )
+        parts.append(part)
+    if not parts:
+        parts = [torch.empty(0, encoder.num_features)]  # type: ignore[call-overload]
+    device = next(encoder.parameters()).device
+    features = distributed.join_ragged(torch.cat(parts).to(device)).cpu()
+    bad = torch.nonzero(~features.isfinite().all(dim=1)).flatten()
+    if len(bad):
+        raise TrainingError(
+            f"features must be finite, got {len(bad)} of {count} that are not, the first in row "
+            f"{int(bad[0])}: training has diverged; lower the learning rate"
+        )
+    return features
+
+
+def read_batches(images: Images, batches: list[list[int]], workers: int) -> DataLoader[Any]:
+    """A loader of (B, 3, H, W) uint8 images, one item for each list of rows."""
+    dataset: Dataset[Any] = images  # type: ignore[assignment]
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=_as_read,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def _as_read(images: Tensor) -> Tensor:
+    return images
+
+
+def cluster_modalities(
+    features: Tensor,
+    modality: Tensor,
+    options: ClusteringConfig | None = None,
+    *,
+    chosen: Tensor | None = None,
+) -> Tensor:
+    """Clusters each modality alone, by the classic distance (preset ``spcl``).
+
+    Args:
+        features: (N, D).
+        modality: (N,) int64.
+        options: ``k1_alone``, ``k2_alone``, ``eps`` and ``min_samples`` are read.
+        chosen: (N,) bool, the samples to cluster; all by default.
+
+    Returns:
+        (N,) int64 labels from 0 in each modality, on the features' device; noise, and what was not
+        chosen, is -1.
+    """
+    options = options or ClusteringConfig()
+    modality = modality.to(features.device)
+    labels = torch.full_like(modality, NOISE)
+    for group in torch.unique(modality).tolist():
+        members = torch.nonzero((modality == group) & _mask(chosen, labels)).flatten()
+        if len(members):
+            found = pseudo_labels(
+                features[members],
+                eps=options.eps,
+                min_samples=options.min_samples,
+                k1=options.k1_alone,
+                k2=options.k2_alone,
+                preset="spcl",
+            )
+            labels[members] = found.labels
+    return labels
+
+
+def _mask(chosen: Tensor | None, labels: Tensor) -> Tensor:
+    if chosen is None:
+        return torch.ones_like(labels, dtype=torch.bool)
+    return chosen.to(labels.device)
+
+
+def cluster_together(
+    features: Tensor,
+    modality: Tensor,
+    alone: Tensor,
+    options: ClusteringConfig | None = None,
+    *,
+    chosen: Tensor | None = None,
+) -> Tensor:
+    """Finds clusters across modalities, as ``options.association`` says.
+
+    Args:
+        features: (N, D).
+        modality: (N,) int64.
+        alone: (N,) labels of each modality alone; what ``"hungarian"`` and ``"sinkhorn"`` match.
+        options: Association and its parameters.
+        chosen: (N,) bool, the samples to cluster globally; all by default. Matching takes what
+            ``alone`` has clustered.
+
+    Returns:
+        (N,) int64 labels on the features' device; noise, and what was not chosen, is -1.
+    """
+    options = options or ClusteringConfig()
+    modality = modality.to(features.device)
+    labels = torch.full_like(modality, NOISE)
+    if options.association == "none":
+        return labels
+    if options.association in ("hungarian", "sinkhorn"):
+        return associate_clusters(features, alone, modality, method=options.association).labels
+    rows = torch.nonzero(_mask(chosen, labels)).flatten()
+    if not len(rows):
+        return labels
+    groups = len(torch.unique(modality[rows]))
+    naive = options.association == "naive"
+    found = pseudo_labels(
+        features[rows],
+        modality[rows],
+        eps=options.eps,
+        min_samples=options.min_samples,
+        k1=options.k1,
+        # As many rows in all for either: the modality-aware distance takes k2 of each modality.
+        k2=min(options.k2 * groups, options.k1) if naive else options.k2,
+        preset="spcl" if naive else options.preset,
+    )
+    labels[rows] = found.labels
+    return labels
+
+
+def build_memory(
+    source: PrototypeSplit[Tensor], options: ContrastConfig | None = None
+) -> Memory:
+    """A memory of the kind asked for, that starts from the prototypes of ``source``."""
+    options = options or ContrastConfig()
+    return _MEMORIES[options.memory](source, momentum=options.momentum)
+
+
+def split_within(features: Tensor, labels: Tensor, modality: Tensor, group: int) -> PrototypeSplit[Tensor]:
+    """Prototypes of the clusters of one modality alone; other samples are noise in it."""
+    return split_prototypes(features, torch.where(modality == group, labels, NOISE))
+
+
+def contrast_within(
+    features: Tensor, targets: Tensor, memory: Memory, options: ContrastConfig | None = None
+) -> Tensor:
+    """Loss within a modality: against the hybrid memory's two banks, or against the one there is.
+
+    Args:
+        features: (B, D).
+        targets: (B,) rows of the memory.
+        memory: Of the modality's clusters.
+        options: ``temperature`` and ``margin`` are read.
+    """
+    options = options or ContrastConfig()
+    if isinstance(memory, HybridMemory):
+        return hybrid_contrast_loss(
+            features,
+            memory.prototypes,
+            targets,
+            temperature=options.temperature,
+            margin=options.margin,
+        )
+    return cluster_contrast_loss(
+        features, memory.prototypes, targets, temperature=options.temperature
+    )
+
+
+def contrast_across(
+    features: Tensor, targets: Tensor, memory: Memory, options: ContrastConfig | None = None
+) -> Tensor:
+    """Loss across modalities: all prototypes of the own cluster against the hardest others.
+
+    Args:
+        features: (B, D).
+        targets: (B,) rows of the memory.
+        memory: Of the split prototypes.
+        options: ``temperature`` and ``num_selected`` are read.
+    """
+    options = options or ContrastConfig()
+    return split_contrast_loss(
+        features,
+        targets,
+        memory,
+        temperature=options.temperature,
+        num_selected=options.num_selected,
+    )

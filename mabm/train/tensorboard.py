@@ -1,0 +1,91 @@
+"""TensorBoard: the scalars of every epoch entry, for those who watch runs side by side."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Any
+
+from mabm.presets import check_integer
+
+
+class TensorBoardLog:
+    """Writes epoch entries as scalars; the step is the epoch's number in the whole run.
+
+    Tags are the keys of an entry, joined by slashes, and stay the same over all epochs:
+    ``seconds``, ``losses/NAME``, ``clusters/NAME``, ``diagnostics/CLUSTERING/NAME``,
+    ``diagnostics/CLUSTERING/neighbor_mix/FROM_TO`` by modality, ``evaluation/TASK/SCORE`` (means
+    over trials), and ``warnings``, their number.
+
+    Args:
+        folder: Where the event file goes; created if missing.
+        first_step: Step of the first entry that will be written. When a run is resumed, the
+            number of entries that its history keeps: what a killed run wrote later is hidden.
+
+    Raises:
+        ImportError: If TensorBoard is missing.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], *, first_step: int = 0) -> None:
+        check_integer("first_step", first_step, at_least=0)
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise ImportError(
+                'writing for TensorBoard needs it: pip install "mabm[tensorboard]"'
+            ) from error
+        self._step = first_step
+        self._writer: Any = SummaryWriter(os.fspath(folder), purge_step=first_step or None)
+
+    def append(self, entry: Mapping[str, Any]) -> None:
+        """Writes the scalars of one epoch entry, as :class:`mabm.train.history.History` holds it.
+
+        What is no finite number has no point in its curve.
+        """
+        for tag, value in epoch_scalars(entry).items():
+            self._writer.add_scalar(tag, value, self._step)
+        self._writer.flush()
+        self._step += 1
+
+    def close(self) -> None:
+        """Ends the event file."""
+        self._writer.close()
+
+    def __enter__(self) -> TensorBoardLog:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def epoch_scalars(entry: Mapping[str, Any]) -> dict[str, float]:
+    """The finite numbers of one epoch entry by tag, as :class:`TensorBoardLog` names them."""
+    scalars: dict[str, float] = {}
+    for key in ("seconds", "losses", "clusters"):
+        scalars.update(_numbers(entry.get(key), key))
+    for clustering, facts in (entry.get("diagnostics") or {}).items():
+        tag = f"diagnostics/{clustering}"
+        scalars.update(_numbers(facts, tag))
+        modalities = facts.get("modalities", ())
+        for start, row in zip(modalities, facts.get("neighbor_mix") or (), strict=False):
+            for end, share in zip(modalities, row or (), strict=False):
+                scalars.update(_numbers(share, f"{tag}/neighbor_mix/{start}_{end}"))
+    for task, scores in (entry.get("evaluation") or {}).items():
+        scalars.update(_numbers(scores["mean"], f"evaluation/{task}"))
+    scalars["warnings"] = float(len(entry.get("warnings") or ()))
+    return scalars
+
+
+def _numbers(value: object, tag: str) -> Iterator[tuple[str, float]]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _numbers(item, f"{tag}/{key}")
+    elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        yield tag, float(value)

@@ -1,0 +1,546 @@
+"""The two stages of the method, from a configuration to a tested encoder.
+
+Stage 1 clusters each modality alone and contrasts within it; stage 2 also clusters all images
+together, splits the clusters into prototypes of each modality and contrasts across. What is drawn
+at random depends on the seed and the place in the run alone, so that a run which was killed goes on
+from its last checkpoint to the same result, to the bit on a CPU.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from mabm.data import INFRARED, VISIBLE
+from mabm.evaluation import SearchScores
+from mabm.models import build_encoder, save_encoder
+from mabm.train import distributed
+from mabm.train.batches import MODALITIES, Place, View, draw_batches, view_batch
+from mabm.train.checkpoint import (
+    Position,
+    clear_parts,
+    load_newest,
+    save_checkpoint,
+    write_text,
+)
+from mabm.train.config import Config, to_toml, to_tree
+from mabm.train.diagnostics import diagnose, nearest_samples
+from mabm.train.environment import describe_environment
+from mabm.train.epoch import GLOBAL, NAMES, Clusters, EpochState, begin_epoch, find_clusters
+from mabm.train.errors import TrainingError
+from mabm.train.history import History
+from mabm.train.inputs import Inputs, read_inputs
+from mabm.train.learner import Learner
+from mabm.train.scoring import extract_test_features, score_searches
+from mabm.train.steps import contrast_across, contrast_within, extract_features, read_batches
+
+logger = logging.getLogger(__name__)
+
+FINISHED = 3  # the stage after the last
+
+# What may differ between the start of a run and its continuation: it changes no number.
+_FREE = (
+    "data.root",
+    "data.cache",
+    "data.workers",
+    "run.device",
+    "run.checkpoint_every",
+    "run.evaluate_every",
+    "run.tensorboard",
+    "run.report",
+)
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run came to.
+
+    Attributes:
+        folder: Where everything is.
+        scores: Of the last epoch, one entry a search: the result.
+        history: One entry an epoch, the start first.
+    """
+
+    folder: Path
+    scores: list[SearchScores]
+    history: list[dict[str, Any]]
+
+
+def train(
+    config: Config, output: str | Path, *, resume: bool = True, progress: bool = True
+) -> TrainResult:
+    """Runs both stages, or what is left of them.
+
+    Started again with the same folder it goes on from the last checkpoint; a finished run is left
+    as it is. Under ``torchrun`` the processes share each batch and end with equal weights. The
+    random state of the process is put back in the end.
+
+    Args:
+        config: Of the run.
+        output: Folder of the run, made if need be: ``config.toml``, ``environment.json``,
+            ``history.jsonl``, checkpoints, ``stage1.pt`` and ``weights.pt``, ``result.json`` and
+            ``report.html``.
+        resume: Whether to go on with a run that is there; otherwise a folder with one is refused.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        ImportError: An extra is missing.
+        OSError: A file cannot be read or written.
+        TrainingError: Training cannot go on.
+        ValueError: The configuration does not fit the data, the processes, or the run that is
+            there.
+    """
+    device = _device(config.run.device)
+    with distributed.process_group(device), _settings(config, device):
+        run = _Run(config, Path(output), device, progress and distributed.rank() == 0)
+        run.prepare(resume)
+        return run.finish()
+
+
+def _device(name: str) -> torch.device:
+    if name != "auto":
+        return torch.device(name)
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    import os
+
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+@contextmanager
+def _settings(config: Config, device: torch.device) -> Iterator[None]:
+    """Random state, device and algorithms as the run wants them, and as they were afterwards."""
+    on_gpu = device.type == "cuda"
+    was = torch.are_deterministic_algorithms_enabled()
+    with (
+        torch.random.fork_rng(devices=[device] if on_gpu else []),
+        torch.cuda.device(device) if on_gpu else nullcontext(),
+    ):
+        if config.run.deterministic:
+            torch.use_deterministic_algorithms(True)
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(was)
+
+
+class _Run:
+    """A run in the making."""
+
+    def __init__(self, config: Config, folder: Path, device: torch.device, progress: bool) -> None:
+        _check_processes(config)
+        self.config, self.folder, self.device = config, folder, device
+        self.progress = progress
+        self.is_first = distributed.rank() == 0
+        self.inputs: Inputs = read_inputs(config.data)
+        self.modality = self.inputs.modality.to(device)
+        _check_modalities(self.inputs)
+        self.encoder = build_encoder(
+            config.model.name, weights=config.model.weights, seed=config.run.seed
+        ).to(device)
+        distributed.copy_from_first(self.encoder)
+        self.encoder = distributed.join_batch_norm(self.encoder)
+        self.history = History(folder / "history.jsonl")
+        self.position = Position(1, 0, 0)
+        self.state: EpochState | None = None
+        self.scores: list[SearchScores] = []
+        self.clustered: tuple[Tensor, Clusters] | None = None
+        self.bar: tqdm[Any] | None = None
+
+    # Beginning and end
+
+    def prepare(self, resume: bool) -> None:
+        """Makes the folder and goes to where the run stands."""
+        if self.is_first:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            clear_parts(self.folder)
+        distributed.barrier()
+        there = load_newest(self.folder)
+        if there is not None and not resume:
+            raise ValueError(f"output must hold no run unless it is resumed, got {self.folder}")
+        self.learner = self._make_learner()
+        if there is None:
+            self._start()
+        else:
+            self._restore(*there)
+
+    def finish(self) -> TrainResult:
+        """Trains to the end."""
+        total = sum(self.config.stage(s).epochs * self.config.stage(s).iterations for s in (1, 2))
+        with (
+            tqdm(total=total, disable=not self.progress, unit="it", dynamic_ncols=True) as self.bar,
+            logging_redirect_tqdm([logging.getLogger("mabm")]) if self.progress else nullcontext(),
+        ):
+            self.bar.update(self._iterations_before(self.position))
+            while self.position.stage != FINISHED:
+                self._run_epoch()
+        if self.is_first:
+            self._write_end()
+        distributed.barrier()
+        return TrainResult(self.folder, self.scores, self.history.read())
+
+    def _start(self) -> None:
+        if self.is_first:
+            write_text(self.folder / "config.toml", to_toml(self.config))
+            environment = json.dumps(describe_environment(), indent=2)
+            write_text(self.folder / "environment.json", environment + "\n")
+            self.history.path.unlink(missing_ok=True)
+        started = time.perf_counter()
+        entry: dict[str, Any] = {"stage": 0, "epoch": 0, **self._evaluate()}
+        self._record({**entry, "seconds": time.perf_counter() - started})
+        self._move(self._skip_empty(Position(1, 0, 0)))
+
+    def _make_learner(self) -> Learner:
+        stage = self.config.stage(min(self.position.stage, 2))
+        run = self.config.run
+        optimizer = torch.optim.Adam(
+            [each for each in self.encoder.parameters() if each.requires_grad],
+            lr=stage.lr,
+            weight_decay=stage.weight_decay,
+        )
+        return Learner(
+            self.encoder,
+            optimizer,
+            precision=run.precision,
+            micro_batches=self.config.batch.micro_batches,
+            max_skipped=run.max_skipped,
+            compile=run.compile,
+        )
+
+    # An epoch
+
+    def _run_epoch(self) -> None:
+        position, started = self.position, time.perf_counter()
+        stage = self.config.stage(position.stage)
+        place = Place(self.config.run.seed, position.stage, position.epoch)
+        for group in self.learner.optimizer.param_groups:
+            group["lr"] = stage.lr * stage.gamma ** (position.epoch // stage.step)
+        self._describe("clusters")
+        if self.state is None:
+            self.state, diagnostics = self._begin(place)
+            self.diagnostics = diagnostics
+        self._iterate(place, stage.iterations)
+        next_position = Position(position.stage, position.epoch + 1, 0)
+        is_last = next_position.epoch == stage.epochs
+        entry: dict[str, Any] = {
+            "stage": position.stage,
+            "epoch": position.epoch + 1,
+            "losses": self.state.means(),
+            "clusters": self.state.clusters,
+            "diagnostics": self.diagnostics,
+            "warnings": self.state.warnings,
+            "skipped_steps": self.state.skipped,
+        }
+        every = self.config.run.evaluate_every
+        if is_last or (every and next_position.epoch % every == 0):
+            self._describe("evaluation")
+            entry.update(self._evaluate())
+        self._record({**entry, "seconds": time.perf_counter() - started})
+        self.state = None
+        if is_last:
+            if position.stage == 1:
+                self._save_encoder("stage1.pt")
+            next_position = self._skip_empty(Position(position.stage + 1, 0, 0))
+        self._move(next_position)
+
+    def _begin(self, place: Place) -> tuple[EpochState, dict[str, Any]]:
+        features = extract_features(
+            self.encoder,
+            self.inputs.train,
+            self.inputs.modality,
+            batch_size=self.config.batch.evaluation,
+            workers=self.config.data.workers,
+        ).to(self.device)
+        clusters = find_clusters(features, self.modality, self.config, place)
+        state = begin_epoch(features, self.modality, clusters, self.config)
+        self.clustered = (features, clusters)
+        return state, self._diagnose(features, clusters) if self.is_first else {}
+
+    def _diagnose(self, features: Tensor, clusters: Clusters) -> dict[str, Any]:
+        """Of the global clusters, or of those within modalities, numbered apart."""
+        labels = clusters.together
+        if labels is None:
+            apart = clusters.alone.clone()
+            rows = (self.modality == INFRARED) & (apart >= 0)
+            apart[rows] += int(clusters.alone[self.modality == VISIBLE].amax()) + 1
+            labels = apart
+        return diagnose(
+            labels,
+            self.modality,
+            identity=torch.from_numpy(self.inputs.data.train.identity.copy()),
+            ranks=nearest_samples(features),
+        ).to_dict()
+
+    def _iterate(self, place: Place, iterations: int) -> None:
+        assert self.state is not None and self.bar is not None
+        first = self.position.iteration
+        plans = self._plans(place, first, iterations)
+        rows = [_in_order(batch) for batches in zip(*plans.values(), strict=True) for batch in batches]
+        reading = iter(read_batches(self.inputs.train, rows, self.config.data.workers))
+        every = self.config.run.checkpoint_every
+        for iteration in range(first, iterations):
+            for step, batches in plans.items():
+                here = Place(place.seed, place.stage, place.epoch, iteration, step)
+                view = view_batch(
+                    next(reading),
+                    batches[iteration - first],
+                    here,
+                    options=self.config.augmentation,
+                    device=self.device,
+                )
+                torch.manual_seed(here.number(distributed.rank()))
+                self._step(step, view)
+            self.bar.update()
+            done = iteration + 1
+            if every and done % every == 0 and done < iterations:
+                self._move(Position(place.stage, place.epoch, done))
+
+    def _plans(self, place: Place, first: int, iterations: int) -> dict[int, list[dict[int, list[int]]]]:
+        """For each kind of step that there is to take, its batches."""
+        assert self.state is not None
+        banks, batch = self.state.banks, self.config.batch
+        within = {
+            group: banks[NAMES[group]].targets for group in MODALITIES if NAMES[group] in banks
+        }
+        across = {}
+        if GLOBAL in banks:
+            for group in MODALITIES:
+                targets = banks[GLOBAL].targets.masked_fill(self.modality != group, -1)
+                if bool((targets >= 0).any()):
+                    across[group] = targets
+        cameras = self.inputs.cameras if batch.cameras else None
+        return {
+            step: draw_batches(
+                targets,
+                cameras,
+                Place(place.seed, place.stage, place.epoch, 0, step),
+                iterations=iterations,
+                first=first,
+                options=batch,
+            )
+            for step, targets in enumerate((within, across))
+            if targets
+        }
+
+    def _step(self, step: int, view: View) -> None:
+        assert self.state is not None
+        banks, contrast = self.state.banks, self.config.contrast
+        sizes = [size * distributed.world_size() for size in view.sections]
+        split = [sum(sizes[:-1]), sizes[-1]]
+        parts = {
+            group: (rows, banks[GLOBAL if step else NAMES[group]])
+            for group, rows in zip(MODALITIES, view.rows.split(split), strict=True)
+            if len(rows)
+        }
+
+        def losses_of(features: Tensor) -> dict[str, Tensor]:
+            of = dict(zip(MODALITIES, features.split(split), strict=True))
+            losses = {}
+            for group, (rows, bank) in parts.items():
+                targets = bank.targets[rows]
+                if step:
+                    loss = 0.5 * contrast_across(of[group], targets, bank.memory, contrast)
+                    losses[f"across {NAMES[group]}"] = loss
+                else:
+                    loss = contrast_within(of[group], targets, bank.memory, contrast)
+                    losses[f"within {NAMES[group]}"] = loss
+            return losses
+
+        taken = self.learner.step(view.images, view.modality, losses_of, view.sections)
+        if taken is None:
+            self.state.skipped += 1
+            return
+        losses, features = taken
+        self.state.add(losses)
+        for group, own in zip(MODALITIES, features.split(split), strict=True):
+            if group in parts:
+                rows, bank = parts[group]
+                bank.memory.update(own, bank.targets[rows], gather=False)  # joined already
+
+    # What is kept
+
+    def _move(self, position: Position) -> None:
+        """Goes on to ``position``, and saves a checkpoint there."""
+        is_new_stage = position.stage != self.position.stage
+        self.position = position
+        if is_new_stage and position.stage != FINISHED:
+            self.learner = self._make_learner()
+        if self.is_first:
+            save_checkpoint(
+                self.folder,
+                position,
+                {
+                    "config": to_tree(self.config),
+                    "images": self.inputs.digest(),
+                    "encoder": self.encoder.state_dict(),
+                    "optimizer": self.learner.optimizer.state_dict(),
+                    "scaler": self.learner.scaler.state_dict(),
+                    "skipped": self.learner.skipped,
+                    "epoch": None if self.state is None else self.state.to_tree(),
+                    "diagnostics": None if self.state is None else self.diagnostics,
+                },
+            )
+        distributed.barrier()
+
+    def _restore(self, position: Position, kept: Mapping[str, Any]) -> None:
+        _check_same(kept["config"], to_tree(self.config))
+        if kept["images"] != self.inputs.digest():
+            raise ValueError(
+                f"the training images must be those that the run in {self.folder} began with"
+            )
+        self.position = position
+        self.learner = self._make_learner()
+        self.encoder.load_state_dict(kept["encoder"])
+        self.learner.optimizer.load_state_dict(kept["optimizer"])
+        if kept["scaler"]:
+            self.learner.scaler.load_state_dict(kept["scaler"])
+        self.learner.skipped = kept["skipped"]
+        if kept["epoch"] is not None:
+            self.state = EpochState.from_tree(kept["epoch"], self.config, self.device)
+            self.diagnostics = kept["diagnostics"]
+        if self.is_first:
+            stage, epoch = _last_entry(position, self.config)
+            self.history.truncate(stage=stage, epoch=epoch)
+        distributed.barrier()
+        self.scores = _last_scores(self.history.read())
+        logger.info("going on at stage %d, epoch %d, iteration %d", *position)
+
+    def _record(self, entry: Mapping[str, Any]) -> None:
+        if not self.is_first:
+            return
+        self.history.append(entry)
+        logger.info("%s", _line(entry, self.config))
+        if self.config.run.tensorboard:
+            from mabm.train.tensorboard import TensorBoardLog
+
+            with TensorBoardLog(self.folder / "tensorboard") as log:
+                log.write(self.history.read()[-1])
+
+    def _evaluate(self) -> dict[str, Any]:
+        features = extract_test_features(
+            self.encoder,
+            self.inputs.test,
+            batch_size=self.config.batch.evaluation,
+            workers=self.config.data.workers,
+        )
+        if not self.is_first:
+            return {}
+        data = self.inputs.data
+        self.test_features = features
+        self.scores = score_searches(features, self.inputs.test, data.name, trial=data.trial)
+        return {"evaluation": {scores.task: scores.to_dict() for scores in self.scores}}
+
+    def _save_encoder(self, name: str) -> None:
+        if self.is_first:
+            save_encoder(
+                self.encoder,
+                self.folder / name,
+                name=self.config.model.name,
+                meta={
+                    "data": self.inputs.data.name,
+                    "trial": self.inputs.data.trial,
+                    "config": to_tree(self.config),
+                },
+            )
+
+    def _write_end(self) -> None:
+        self._save_encoder("weights.pt")
+        result = {"scores": [scores.to_dict() for scores in self.scores]}
+        write_text(self.folder / "result.json", json.dumps(result, indent=2) + "\n")
+
+    # Small things
+
+    def _skip_empty(self, position: Position) -> Position:
+        while position.stage != FINISHED and not self.config.stage(position.stage).epochs:
+            position = Position(position.stage + 1, 0, 0)
+        return position
+
+    def _iterations_before(self, position: Position) -> int:
+        count = 0
+        for number in (1, 2):
+            stage = self.config.stage(number)
+            if number < position.stage:
+                count += stage.epochs * stage.iterations
+            elif number == position.stage:
+                count += position.epoch * stage.iterations + position.iteration
+        return count
+
+    def _describe(self, what: str) -> None:
+        if self.bar is not None:
+            stage, epoch, _ = self.position
+            epochs = self.config.stage(stage).epochs
+            self.bar.set_description(f"stage {stage}, epoch {epoch + 1}/{epochs}: {what}")
+
+
+def _in_order(batch: Mapping[int, list[int]]) -> list[int]:
+    return [row for group in MODALITIES for row in batch.get(group, ())]
+
+
+def _check_processes(config: Config) -> None:
+    ranks = distributed.world_size()
+    if config.batch.identities % ranks:
+        raise ValueError(
+            f"batch.identities must be a multiple of the {ranks} processes, "
+            f"got {config.batch.identities}"
+        )
+
+
+def _check_modalities(inputs: Inputs) -> None:
+    for group in MODALITIES:
+        if not bool((inputs.modality == group).any()):
+            raise ValueError(f"data must have {NAMES[group]} training images, got none")
+
+
+def _check_same(kept: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    before, after = _flat(kept), _flat(now)
+    for name in sorted({*before, *after}):
+        if name not in _FREE and before.get(name) != after.get(name):
+            raise ValueError(
+                f"{name} must be {before.get(name)!r} as in the run that is resumed, "
+                f"got {after.get(name)!r}"
+            )
+
+
+def _flat(tree: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    return {f"{table}.{key}": value for table, keys in tree.items() for key, value in keys.items()}
+
+
+def _last_entry(position: Position, config: Config) -> tuple[int, int]:
+    """Stage and number of the last whole epoch before ``position``; (0, 0) is the start."""
+    if position.stage != FINISHED and position.epoch:
+        return position.stage, position.epoch
+    for stage in range(min(position.stage - 1, 2), 0, -1):
+        if config.stage(stage).epochs:
+            return stage, config.stage(stage).epochs
+    return 0, 0
+
+
+def _last_scores(history: list[dict[str, Any]]) -> list[SearchScores]:
+    for entry in reversed(history):
+        if "evaluation" in entry:
+            return [SearchScores.from_dict(scores) for scores in entry["evaluation"].values()]
+    return []
+
+
+def _line(entry: Mapping[str, Any], config: Config) -> str:
+    """One line on an epoch, for the log."""
+    stage, epoch = entry["stage"], entry["epoch"]
+    words = ["start"] if not stage else [f"stage {stage} epoch {epoch}/{config.stage(stage).epochs}"]
+    words += [f"{name} {value:.3f}" for name, value in entry.get("losses", {}).items()]
+    words += [f"{count} {name} clusters" for name, count in entry.get("clusters", {}).items()]
+    for name, scores in entry.get("evaluation", {}).items():
+        mean = scores["mean"]
+        words.append(f"{name} R1 {100 * mean['rank1']:.1f} mAP {100 * mean['mAP']:.1f}")
+    words.append(f"{entry['seconds']:.1f} s")
+    return ", ".join(words)
