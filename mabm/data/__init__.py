@@ -15,8 +15,11 @@ from mabm.data.emoji_xm import (
     render_identities,
 )
 from mabm.data.images import ImageReader, decode_image
+from mabm.data.llcm import read_llcm
 from mabm.data.records import INFRARED, UNKNOWN, VISIBLE, ImageRecord, ImageSet, ReidData
+from mabm.data.regdb import read_regdb
 from mabm.data.sets import DATA_SETS, read_data
+from mabm.data.sysu_mm01 import read_sysu_mm01
 
 __all__ = [
     "DATA_SETS",
@@ -37,6 +40,9 @@ __all__ = [
     "load_drawings",
     "read_data",
     "read_emoji_xm",
+    "read_llcm",
+    "read_regdb",
+    "read_sysu_mm01",
     "render_drawings",
     "render_identities",
 ]

@@ -1,0 +1,271 @@
+"""Looking through the folders of a data set: what is there, and what is not as it should be.
+
+A reader and its census look through a tree with the same code. It never raises on a wrong tree but
+notes what is wrong; a reader then raises the first fault that would change its result, while the
+census reports all of them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Final, NamedTuple
+
+from mabm.data.records import ImageSet, ReidData
+
+IMAGE_SUFFIXES: Final = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff"})
+
+_SHOWN: Final = 5  # of a list of things gone wrong; a person looks at the first few
+
+
+class Found(NamedTuple):
+    """One image of a tree."""
+
+    path: Path
+    identity: int
+    camera: int
+    modality: int
+
+
+class Problem(NamedTuple):
+    """Something that is not as the layout says; ``error`` is what a reader raises, if it must."""
+
+    text: str
+    error: type[Exception] | None = None
+
+
+@dataclass
+class Scan:
+    """What a look through one tree found.
+
+    Attributes:
+        name: Name of the data set.
+        root: Its folder.
+        trial: Which division was looked at; ``None`` where there is only one.
+        train: Training images.
+        test: Test images.
+        problems: What is wrong, in the order in which it was met.
+    """
+
+    name: str
+    root: Path
+    trial: int | None = None
+    train: list[Found] = field(default_factory=list)
+    test: list[Found] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+    def missing(self, text: str) -> None:
+        """Notes that something is not there without which the data set cannot be read."""
+        self.problems.append(Problem(text, FileNotFoundError))
+
+    def wrong(self, text: str) -> None:
+        """Notes that something is there which does not say what it must."""
+        self.problems.append(Problem(text, ValueError))
+
+    def odd(self, text: str) -> None:
+        """Notes what a reader can do without, or passes over."""
+        self.problems.append(Problem(text))
+
+    def data(self) -> ReidData:
+        """Returns what was found as a data set.
+
+        Raises:
+            FileNotFoundError: Something is missing.
+            ValueError: Something is there that does not say what it must.
+        """
+        for problem in self.problems:
+            if problem.error is not None:
+                raise problem.error(
+                    f"cannot read {self.name} from {self.root}: {problem.text}; for all that is "
+                    f"missing or extra: mabm census {self.name} {shlex.quote(str(self.root))}"
+                )
+        return ReidData(self.name, _image_set(self.train), _image_set(self.test), self.trial)
+
+
+def check_root(root: Path | str) -> Path:
+    """Returns the folder of a data set.
+
+    Raises:
+        ValueError: It is no folder.
+    """
+    folder = Path(root)
+    if not folder.is_dir():
+        state = "is a file" if folder.exists() else "does not exist"
+        raise ValueError(f"root must be a folder, and {folder} {state}")
+    return folder
+
+
+def looks_like(root: Path, parts: Collection[str]) -> bool:
+    """Tells whether a folder holds at least half of the parts that a layout has."""
+    return 2 * sum((root / part).is_dir() for part in parts) >= len(parts)
+
+
+def find_layout(scan: Scan, parts: Sequence[str]) -> bool:
+    """Tells whether a tree has a layout's folders, and notes what is wrong if not.
+
+    Where the root has hardly any of them, those around it are tried: a root that is too high, an
+    archive that was unpacked into a folder of its own name, a root that is too low.
+    """
+    root = scan.root
+    if not looks_like(root, parts):
+        places = [(folder, "one level too high") for folder in _folders_in(root)]
+        places += [
+            (inner, "two levels too high (unpacked twice?)")
+            for folder, _ in places
+            for inner in _folders_in(folder)
+        ]
+        for folder, level in (*places, (root.resolve().parent, "one level too low")):
+            if looks_like(folder, parts):
+                scan.missing(f"the root is {level}: {listed(parts)} are in {folder}")
+                return False
+    lacking = [part for part in parts if not (root / part).is_dir()]
+    for part in lacking:
+        scan.missing(f"folder {part} is missing")
+    return not lacking
+
+
+def images_in(folder: Path) -> list[Path]:
+    """Returns the images of a folder in the order of their names.
+
+    An image is a file with a suffix of an image in either case, and not hidden: what file managers
+    leave behind (``Thumbs.db``, ``.DS_Store``, ``._0001.jpg``) is none. No folder has none.
+    """
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as entries:
+        names = sorted(entry.name for entry in entries if _is_image(entry.name))
+    return [folder / name for name in names]
+
+
+def numbered_folders(scan: Scan, parent: Path) -> dict[int, Path]:
+    """Returns the folders of a folder that are named by a number, such as ``0012``."""
+    numbered: dict[int, Path] = {}
+    for folder in sorted(path for path in parent.iterdir() if path.is_dir()):
+        if folder.name.startswith("."):
+            continue
+        if not re.fullmatch("[0-9]+", folder.name):
+            scan.odd(f"folder {within(folder, scan.root)} is extra: its name is no identity")
+        elif int(folder.name) in numbered:
+            first = within(numbered[int(folder.name)], scan.root)
+            scan.wrong(f"{first} and {within(folder, scan.root)} are one identity's folder twice")
+        else:
+            numbered[int(folder.name)] = folder
+    return numbered
+
+
+def read_ids(scan: Scan, name: str) -> list[int]:
+    """Returns the ascending identities of a list of numbers, set apart by commas or white space."""
+    words = [word for word in re.split(r"[\s,]+", _text(scan, name)) if word]
+    strange = [word for word in words if not re.fullmatch("[0-9]+", word)]
+    if strange:
+        scan.wrong(f"{name} must hold numbers set apart by commas, got {strange[0]!r}")
+        return []
+    identities = {int(word) for word in words}
+    if len(identities) < len(words):
+        scan.odd(f"{name} repeats {len(words) - len(identities)} of its identities")
+    if not words and (scan.root / name).is_file():
+        scan.wrong(f"{name} is empty")
+    return sorted(identities)
+
+
+def read_list(scan: Scan, name: str) -> Iterator[tuple[Path, int]]:
+    """Yields the images of a list whose lines are a path within the root and a label.
+
+    Of the file names, upper and lower case are held equal where the exact name is not there.
+    """
+    root = scan.root
+    folders: dict[Path, dict[str, Path]] = {}
+    absent: list[PurePosixPath] = []
+    seen: set[Path] = set()
+    lines = [line.strip() for line in _text(scan, name).splitlines()]
+    if not any(lines) and (root / name).is_file():
+        scan.wrong(f"{name} is empty")
+    for number, line in enumerate(lines, 1):
+        if not line:
+            continue
+        words = line.rsplit(maxsplit=1)
+        if len(words) < 2 or not re.fullmatch("[0-9]+", words[1]):
+            scan.wrong(f"{name}, line {number}, must be a path and a label, got {line!r}")
+            return
+        listed_as = PurePosixPath(words[0].replace("\\", "/"))
+        folder = root / listed_as.parent
+        if folder not in folders:
+            files = images_in(folder)
+            folders[folder] = {path.name.lower(): path for path in files}
+            folders[folder].update({path.name: path for path in files})
+        known = folders[folder]
+        path = known.get(listed_as.name) or known.get(listed_as.name.lower())
+        if path is None:
+            absent.append(listed_as)
+        elif path in seen:
+            scan.wrong(f"{name}, line {number}, lists {listed_as} again")
+        else:
+            seen.add(path)
+            yield path, int(words[1])
+    if absent:
+        scan.missing(f"{len(absent)} of the images in {name} are missing: {listed(absent)}")
+        _explain_prefix(scan, name, absent[0])
+
+
+def note_without_images(scan: Scan, name: str, identities: Iterable[int]) -> None:
+    """Notes the identities of a list that have no image."""
+    lacking = sorted(identities)
+    if lacking:
+        scan.missing(f"{len(lacking)} identities of {name} have no images: {listed(lacking)}")
+
+
+def listed(things: Iterable[object]) -> str:
+    """Returns things as words, of many the first few."""
+    words = [str(thing) for thing in things]
+    shown = ", ".join(words[:_SHOWN])
+    return shown if len(words) <= _SHOWN else f"{shown} and {len(words) - _SHOWN:,} more"
+
+
+def within(path: Path, root: Path) -> str:
+    """Returns a path as seen from the root."""
+    return path.relative_to(root).as_posix()
+
+
+def _is_image(name: str) -> bool:
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
+def _text(scan: Scan, name: str) -> str:
+    path = scan.root / name
+    if not path.is_file():
+        scan.missing(f"list {name} is missing")
+        return ""
+    return path.read_text(encoding="utf-8-sig", errors="replace")
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if path.is_dir())
+    except PermissionError:  # somebody else's folder, beside what is looked for
+        return []
+
+
+def _explain_prefix(scan: Scan, name: str, path: PurePosixPath) -> None:
+    parts = path.parts
+    for count in range(1, len(parts)):
+        if scan.root.joinpath(*parts[count:]).is_file():
+            prefix = PurePosixPath(*parts[:count])
+            scan.odd(f"{name} puts {prefix} before paths that are right without it")
+            return
+
+
+def _image_set(rows: list[Found]) -> ImageSet:
+    def place(row: Found) -> tuple[int, int, int, str, Path]:
+        return row.identity, row.camera, row.modality, row.path.name, row.path
+
+    ordered = sorted(rows, key=place)
+    return ImageSet(
+        [row.path for row in ordered],
+        [row.identity for row in ordered],
+        [row.camera for row in ordered],
+        [row.modality for row in ordered],
+    )

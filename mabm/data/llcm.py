@@ -1,0 +1,119 @@
+"""LLCM in its original layout.
+
+::
+
+    vis/0001/0001_c01_s185535_f7010_vis.jpg     images to train on, and nir/ likewise
+    idx/train_vis.txt, idx/train_nir.txt        which of them: a path and a label in each line
+    test_vis/cam1/0003/0003_c01_..._vis.jpg     images to test on, by camera and identity, and
+                                                test_nir/ likewise
+    idx/test_id.txt                             test identities, set apart by commas
+
+The nine cameras take visible images by day and infrared ones by night, so that both modalities
+share their numbers; camera 3 has no infrared test images.
+
+Source: Zhang and Wang, CVPR 2023, and the authors' code, https://github.com/ZYK100/LLCM.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Final
+
+from mabm.data.layout import (
+    Found,
+    Scan,
+    check_root,
+    find_layout,
+    images_in,
+    listed,
+    note_without_images,
+    numbered_folders,
+    read_ids,
+    read_list,
+    within,
+)
+from mabm.data.records import INFRARED, UNKNOWN, VISIBLE, ReidData
+
+NAME: Final = "llcm"
+PARTS: Final = ("idx", "vis", "nir", "test_vis", "test_nir")
+TEST_CAMERAS: Final = {
+    VISIBLE: (1, 2, 3, 4, 5, 6, 7, 8, 9),
+    INFRARED: (1, 2, 4, 5, 6, 7, 8, 9),
+}
+_FOLDER: Final = {VISIBLE: "vis", INFRARED: "nir"}
+
+
+def read_llcm(root: Path | str) -> ReidData:
+    """Reads LLCM.
+
+    Args:
+        root: The folder with ``vis``, ``nir``, ``test_vis``, ``test_nir`` and ``idx``.
+
+    Returns:
+        The images of 713 training and of 351 test identities, both ordered by identity, camera,
+        modality and file name. An image is visible or infrared as the list or the folder says that
+        it is in. Training identities are the labels of the lists, test identities the numbers of
+        their folders: **the two do not relate.** The camera of a training image is the ``c`` field
+        of its file name (``c01``), ``UNKNOWN`` where a name has none; that of a test image is the
+        number of its folder.
+
+    Raises:
+        FileNotFoundError: A list, an image that is in one, a camera's folder or all images of a
+            test identity are missing.
+        ValueError: The root is no folder, or a list does not say what it must.
+    """
+    return scan_llcm(check_root(root)).data()
+
+
+def scan_llcm(root: Path) -> Scan:
+    """Looks through a tree of LLCM."""
+    scan = Scan(NAME, root)
+    if not find_layout(scan, PARTS):
+        return scan
+    for modality, kind in _FOLDER.items():
+        name = f"idx/train_{kind}.txt"
+        rows = [
+            Found(path, label, _camera_in_name(path.name), modality)
+            for path, label in read_list(scan, name)
+        ]
+        unknown = [within(row.path, root) for row in rows if row.camera == UNKNOWN]
+        if unknown:
+            scan.odd(
+                f"{len(unknown)} of the images in {name} have no camera in their file name: "
+                f"{listed(unknown)}"
+            )
+        scan.train += rows
+    test = set(read_ids(scan, "idx/test_id.txt"))
+    for modality, kind in _FOLDER.items():
+        _scan_test(scan, root / f"test_{kind}", modality, test)
+    note_without_images(scan, "idx/test_id.txt", test - {row.identity for row in scan.test})
+    return scan
+
+
+def _scan_test(scan: Scan, parent: Path, modality: int, test: set[int]) -> None:
+    cameras = TEST_CAMERAS[modality]
+    for camera in cameras:
+        if not (parent / f"cam{camera}").is_dir():
+            scan.missing(f"folder {parent.name}/cam{camera} is missing")
+            continue
+        folders = numbered_folders(scan, parent / f"cam{camera}")
+        extra = sorted(set(folders) - test)
+        if extra:
+            scan.odd(
+                f"{parent.name}/cam{camera} has identities that are not in idx/test_id.txt: "
+                f"{listed(extra)}"
+            )
+        for identity in sorted(test & set(folders)):
+            for path in images_in(folders[identity]):
+                scan.test.append(Found(path, identity, camera, modality))
+    known = {f"cam{camera}" for camera in cameras}
+    for folder in sorted(path for path in parent.iterdir() if path.is_dir()):
+        if folder.name not in known and not folder.name.startswith("."):
+            scan.odd(f"folder {parent.name}/{folder.name} is extra: it is none of the cameras")
+
+
+def _camera_in_name(name: str) -> int:
+    # <identity>_c<camera>_s<time>_f<frame>_<modality>.jpg
+    camera = re.match("[0-9]+_c([0-9]+)_", name)
+    return int(camera[1]) if camera else UNKNOWN
