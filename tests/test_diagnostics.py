@@ -8,7 +8,7 @@ import pytest
 import torch
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
-from mabm.train.diagnostics import diagnose, nearest_samples, neighbor_mix
+from mabm.train.diagnostics import diagnose, diagnose_epoch, nearest_samples, neighbor_mix
 
 
 def random_clusters(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -156,3 +156,44 @@ def test_bad_arguments_are_named(options: dict[str, object], message: str) -> No
     arguments: dict[str, object] = {"modality": np.zeros(4, np.int64), **options}
     with pytest.raises(ValueError, match=message):
         diagnose(np.zeros(4, np.int64), **arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_epoch_is_told_by_modality_and_in_all(stage: int) -> None:
+    rng = np.random.default_rng(3)
+    features = rng.normal(size=(60, 4)).astype(np.float32)
+    modality, identity = rng.integers(0, 2, 60), rng.integers(-1, 6, 60)
+    alone, together = rng.integers(-1, 3, 60), rng.integers(-1, 4, 60)
+    facts = diagnose_epoch(
+        torch.from_numpy(features),
+        torch.from_numpy(modality),
+        alone=torch.from_numpy(alone),
+        together=torch.from_numpy(together) if stage == 2 else None,
+        identity=torch.from_numpy(identity),
+        num_neighbors=5,
+    )
+    for number, name in enumerate(("visible", "infrared")):
+        of = modality == number
+        assert facts[name] == diagnose(alone[of], modality[of], identity=identity[of]).to_dict()
+    beside = np.where(alone < 0, -1, alone + 3 * modality)
+    expected = diagnose(
+        beside if stage == 1 else together,
+        modality,
+        identity=identity,
+        ranks=nearest_samples(features, num_neighbors=5),
+        num_neighbors=5,
+    )
+    assert facts["all"] == expected.to_dict()
+    assert list(facts) == ["visible", "infrared", "all"]
+    assert (facts["all"]["num_spanning"] == 0) == (stage == 1)
+
+
+def test_modalities_without_a_name_go_by_number() -> None:
+    labels, modality = np.array([0, 0, -1, -1]), np.array([1, 1, 4, 4])
+    names = {1: "thermal"}
+    facts = diagnose_epoch(np.eye(4, dtype=np.float32), modality, alone=labels, names=names)
+    assert {name: fact["num_clusters"] for name, fact in facts.items()} == {
+        "thermal": 1,
+        "modality 4": 0,
+        "all": 1,
+    }

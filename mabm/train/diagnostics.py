@@ -7,7 +7,9 @@ model, the clustering or the choice of an epoch.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -25,6 +27,7 @@ from mabm.ranking import Precision, rank_neighbors
 
 IntArray = npt.NDArray[np.int64]
 
+MODALITY_NAMES: Final[Mapping[int, str]] = MappingProxyType({0: "visible", 1: "infrared"})
 NUM_NEIGHBORS: Final = 20  # of a sample, in the neighbour mix: about the images of one identity
 
 
@@ -147,6 +150,70 @@ def diagnose(
         modalities=tuple(modalities.tolist()),
         neighbor_mix=mix,
     )
+
+
+def diagnose_epoch(
+    features: Array,
+    modality: Array,
+    *,
+    alone: Array,
+    together: Array | None = None,
+    identity: Array | None = None,
+    names: Mapping[int, str] = MODALITY_NAMES,
+    num_neighbors: int = NUM_NEIGHBORS,
+) -> dict[str, dict[str, Any]]:
+    """Everything to tell of the clusterings of one epoch, as its entry in the history holds it.
+
+    Args:
+        features: (N, D), what was clustered; ranked once more, for the neighbour mix.
+        modality: (N,) integers >= 0.
+        alone: (N,) labels of each modality alone, counted from 0 in each, noise -1.
+        together: (N,) labels across modalities, noise -1; ``None`` where there are none yet.
+        identity: As :func:`diagnose`.
+        names: What each modality is called; one that is not named goes by its number.
+        num_neighbors: As :func:`neighbor_mix`.
+
+    Returns:
+        A dict of :class:`ClusterDiagnostics` for each modality, by its name, and for ``"all"``
+        samples: the clusters across modalities, or where there are none those of each modality
+        side by side, which join no modalities. The neighbour mix is in ``"all"``.
+
+    Raises:
+        TypeError: An argument of the wrong kind.
+        ValueError: The shapes differ, or a number lies out of its range.
+
+    Example:
+        >>> import torch
+        >>> from mabm.train.diagnostics import diagnose_epoch
+        >>> labels, modality = torch.tensor([0, 0, 0, 0]), torch.tensor([0, 0, 1, 1])
+        >>> facts = diagnose_epoch(torch.eye(4), modality, alone=labels)
+        >>> {name: fact["num_clusters"] for name, fact in facts.items()}
+        {'visible': 1, 'infrared': 1, 'all': 2}
+    """
+    apart = _column(alone, None, "alone", "one a sample")
+    groups = _column(modality, len(apart), "modality", "one a sample")
+    people = identity
+    if identity is not None:
+        people = _column(identity, len(apart), "identity", "one a sample")
+    facts = {}
+    beside, num_clusters = np.full_like(apart, -1), 0
+    for number in np.unique(groups).tolist():
+        members = groups == number
+        labels = apart[members]
+        beside[members] = np.where(labels < 0, -1, labels + num_clusters)
+        num_clusters += int(labels.max(initial=-1)) + 1
+        facts[names.get(number, f"modality {number}")] = diagnose(
+            labels, groups[members], identity=None if people is None else people[members]
+        ).to_dict()
+    ranks = nearest_samples(to_tensor(features, "features"), num_neighbors=num_neighbors)
+    facts["all"] = diagnose(
+        beside if together is None else together,
+        groups,
+        identity=people,
+        ranks=ranks,
+        num_neighbors=num_neighbors,
+    ).to_dict()
+    return facts
 
 
 def nearest_samples(
