@@ -42,7 +42,9 @@ from mabm.data import (
     load_drawings,
     render_identities,
 )
-from mabm.models.two_stream import TwoStreamEncoder, extract, save_weights
+from mabm.models.extraction import extract
+from mabm.models.two_stream import TwoStreamEncoder
+from mabm.models.weights import save_weights
 
 _LOG = logging.getLogger(__name__)
 

@@ -1,0 +1,155 @@
+"""What every encoder shares: its contract, the way of each image to its stem, and the top.
+
+The layout is that of the field (Ye et al., TPAMI 2021): a stem for each modality, a trunk for all,
+GeM pooling (Radenovic et al., TPAMI 2019) and a BNNeck with frozen bias (Luo et al., CVPRW 2019).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from mabm._batch import full_precision, without_autocast
+
+_GEM_EPS = 1e-6  # keeps x ** p differentiable where the last ReLU gave zero
+
+
+class Encoder(nn.Module):
+    """Turns images of several modalities into features of one space; the base of every encoder.
+
+    A subclass sets ``neck`` and defines ``_pooled``; one that has a stem for each modality keeps
+    them in a ``ModuleList`` and calls ``_stemmed``.
+
+    Attributes:
+        num_features: D, columns of the features.
+        num_modalities: G, the number of stems.
+        image_size: Height and width of the images, where the network takes one size only.
+        top: Beginnings of the names of parameters that a file of pretrained weights need not hold.
+    """
+
+    top: ClassVar[tuple[str, ...]] = ()
+    neck: nn.BatchNorm1d
+    pixel_mean: Tensor
+    pixel_deviation: Tensor
+
+    def __init__(
+        self,
+        num_features: int,
+        num_modalities: int,
+        *,
+        pixel_mean: Sequence[float],
+        pixel_deviation: Sequence[float],
+    ) -> None:
+        super().__init__()
+        if num_modalities < 1:
+            raise ValueError(f"num_modalities must be >= 1, got {num_modalities}")
+        self.num_features = num_features
+        self.num_modalities = num_modalities
+        self.image_size: tuple[int, int] | None = None
+        for name, values in (("pixel_mean", pixel_mean), ("pixel_deviation", pixel_deviation)):
+            column = torch.tensor(tuple(values)).view(-1, 1, 1)
+            self.register_buffer(name, column, persistent=False)
+
+    def forward(self, images: Tensor, modality: Tensor) -> Tensor:
+        """Features after the BNNeck, not normalised.
+
+        A stem whose modality is absent from the batch does not run: its statistics stay and its
+        parameters get no gradient.
+
+        Where ``modality`` is on the CPU, nothing waits for a GPU; where it is on a GPU, the host
+        waits once for the number of images of each modality. ``torch.compile`` breaks the graph at
+        that count and compiles what follows; batches of one composition are compiled once.
+
+        Args:
+            images: (N, 3, H, W) uint8 or floating, pixels in [0, 255], on the device of the
+                parameters. Infrared images hold their one channel three times.
+            modality: (N,) int64 in [0, num_modalities): the stem each image goes through, in any
+                order. Never guessed. On the device of ``images`` or on the CPU.
+
+        Returns:
+            (N, D) features. Under autocast pooling and neck stay in full precision.
+
+        Raises:
+            TypeError: If ``images`` is neither uint8 nor floating or ``modality`` not int64.
+            ValueError: If a shape or a modality is out of contract.
+        """
+        _check(images, modality)
+        if len(images) == 0:
+            return self.neck.weight.new_zeros(0, self.num_features)
+        order, counts = _by_modality(modality, self.num_modalities)
+        if order is not None:
+            images = images[order.to(images.device, non_blocking=True)]
+        pixels = images.to(self.pixel_mean.dtype)
+        scaled = (pixels - self.pixel_mean) / self.pixel_deviation
+        # Channels last is the faster layout of convolutions on CPUs, by about a third for the small
+        # encoder, and the one of tensor cores on GPUs.
+        pooled = self._pooled(scaled.contiguous(memory_format=torch.channels_last), counts)
+        if order is not None:
+            # Back from one modality after the other to the order of the batch.
+            pooled = pooled[torch.argsort(order).to(pooled.device, non_blocking=True)]
+        return cast(Tensor, self.neck(pooled))
+
+    def pretrained_name(self, name: str) -> str:
+        """The name that a file of pretrained weights has for ``name`` of ``state_dict()``."""
+        return name
+
+    def adapted(self, name: str, tensor: Tensor) -> Tensor:
+        """A tensor of a file as ``name`` takes it; a size that depends on the image is changed."""
+        return tensor
+
+    def _pooled(self, scaled: Tensor, counts: list[int]) -> Tensor:
+        """Features before the neck of images that lie one modality after the other."""
+        raise NotImplementedError
+
+
+def stemmed(stems: nn.ModuleList, images: Tensor, counts: list[int]) -> Tensor:
+    """Each modality's images through its own stem; ``counts[g]`` images of modality g, in turn."""
+    parts = zip(stems, torch.split(images, counts), strict=True)
+    return torch.cat([stem(part) for stem, part in parts if len(part)])
+
+
+def bnneck(num_features: int) -> nn.BatchNorm1d:
+    """Batch normalisation whose bias is frozen at zero."""
+    neck = nn.BatchNorm1d(num_features)
+    neck.bias.requires_grad_(False)
+    return neck
+
+
+def generalised_mean(maps: Tensor, power: Tensor | float) -> Tensor:
+    """Pools (N, C, H, W) to (N, C): the mean of ``x ** p``, to the power ``1 / p``.
+
+    Values below 1e-6 count as that. Half precision is left before the power is taken: 300 ** 3
+    is beyond float16.
+    """
+    with without_autocast(maps.device):
+        lifted = full_precision(maps).clamp(min=_GEM_EPS).pow(power)
+        return lifted.mean(dim=(2, 3)).pow(1 / power)
+
+
+def _check(images: Tensor, modality: Tensor) -> None:
+    if images.dtype != torch.uint8 and not images.is_floating_point():
+        raise TypeError(f"images must be uint8 or floating, got {images.dtype}")
+    if modality.dtype != torch.int64:
+        raise TypeError(f"modality must be int64, got {modality.dtype}")
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(f"images must have shape (N, 3, H, W), got {tuple(images.shape)}")
+    if modality.shape != images.shape[:1]:
+        raise ValueError(f"modality must have shape ({len(images)},), got {tuple(modality.shape)}")
+
+
+def _by_modality(modality: Tensor, num_modalities: int) -> tuple[Tensor | None, list[int]]:
+    """The stable order by modality, or ``None`` where rows lie so already; images of each."""
+    groups = torch.arange(num_modalities, device=modality.device)
+    sizes = (modality.unsqueeze(1) == groups).sum(dim=0)
+    unsorted = (modality[1:] < modality[:-1]).any()
+    # One transfer brings both, so that a GPU is waited for once.
+    *counts, is_unsorted = torch.cat([sizes, unsorted.to(sizes.dtype).view(1)]).tolist()
+    if sum(counts) != len(modality):
+        least, most = (int(bound) for bound in torch.aminmax(modality))
+        raise ValueError(
+            f"modality must be in [0, {num_modalities}), got values in [{least}, {most}]"
+        )
+    return (torch.argsort(modality, stable=True) if is_unsorted else None), counts

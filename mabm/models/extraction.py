@@ -1,0 +1,55 @@
+"""Features of many images, for clustering and for testing."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def extract(
+    encoder: nn.Module,
+    images: Tensor,
+    modality: Tensor,
+    *,
+    batch_size: int = 256,
+    normalise_mean: bool = False,
+) -> Tensor:
+    """Features for clustering: ``0.5 * (g(image) + g(mirrored image))``, g the unit-length output.
+
+    The encoder's training flag is put back as it was; no gradient is recorded.
+
+    Args:
+        encoder: An ``Encoder``, compiled, wrapped or neither; images go to the device of its
+            parameters, batch by batch.
+        images: (N, 3, H, W) uint8 or floating, pixels in [0, 255].
+        modality: (N,) int64.
+        batch_size: Images per step, >= 1.
+        normalise_mean: Normalise the mean again, as evaluation does and clustering does not.
+
+    Returns:
+        (N, D) float32 on the CPU, of length at most one.
+
+    Raises:
+        ValueError: If ``batch_size`` is below one, or as ``Encoder.forward``.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be >= 1, got {batch_size}")
+    device = next(encoder.parameters()).device
+    features: list[Tensor] = []
+    was_training = encoder.training
+    encoder.eval()
+    try:
+        with torch.inference_mode():
+            # No images are one batch of none: it tells the number of columns.
+            for start in range(0, max(len(images), 1), batch_size):
+                rows = slice(start, start + batch_size)
+                batch, groups = images[rows].to(device), modality[rows]
+                mean = 0.5 * (
+                    F.normalize(encoder(batch, groups).float())
+                    + F.normalize(encoder(batch.flip(3), groups).float())
+                )
+                features.append((F.normalize(mean) if normalise_mean else mean).cpu())
+    finally:
+        encoder.train(was_training)
+    return torch.cat(features)

@@ -1,0 +1,56 @@
+"""Encoders by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import torch
+
+from mabm.models.agw import AgwResNet50
+from mabm.models.encoder import Encoder
+from mabm.models.timm_encoder import TimmEncoder
+from mabm.models.two_stream import TwoStreamEncoder
+
+ENCODERS: Final[dict[str, Callable[[int], Encoder]]] = {
+    "agw-resnet50": lambda num_modalities: AgwResNet50(num_modalities=num_modalities),
+    "small": lambda num_modalities: TwoStreamEncoder(num_modalities=num_modalities),
+}
+"""Names of encoders, beside ``"timm:NAME"`` for a backbone of timm."""
+
+_TIMM: Final = "timm:"
+
+
+def new_encoder(
+    name: str,
+    *,
+    num_modalities: int = 2,
+    seed: int = 0,
+    image_size: tuple[int, int] | None = None,
+) -> Encoder:
+    """An encoder with initial weights drawn from ``seed``: training mode, float32, on the CPU.
+
+    No global random state is touched.
+
+    Args:
+        name: One of ``ENCODERS``, or ``"timm:NAME"``.
+        num_modalities: Number of stems, >= 1.
+        seed: Of the initial weights.
+        image_size: Height and width, for backbones of timm that are made for one size; others take
+            images of any.
+
+    Raises:
+        ImportError: If a backbone of timm is asked for and timm is missing.
+        ValueError: If the name is unknown.
+    """
+    is_timm = name.startswith(_TIMM) and len(name) > len(_TIMM)
+    if not is_timm and name not in ENCODERS:
+        raise ValueError(f"name must be one of {sorted(ENCODERS)} or 'timm:NAME', got {name!r}")
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        # Not torch.manual_seed, which would seed every GPU as well.
+        torch.default_generator.manual_seed(seed)
+        if is_timm:
+            return TimmEncoder(
+                name[len(_TIMM) :], num_modalities=num_modalities, image_size=image_size
+            )
+        return ENCODERS[name](num_modalities)

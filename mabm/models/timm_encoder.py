@@ -1,0 +1,121 @@
+"""Any image backbone of timm as a two-stream encoder; needs the extra ``timm``."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import re
+from typing import Any, Final, cast
+
+from torch import Tensor, nn
+
+from mabm.models.encoder import Encoder, bnneck, stemmed
+
+# timm's default for models that do not say what they were trained on: ImageNet's.
+_MEAN: Final = (0.485, 0.456, 0.406)
+_DEVIATION: Final = (0.229, 0.224, 0.225)
+
+
+class TimmEncoder(Encoder):
+    """A backbone of timm whose first convolution each modality has for itself; BNNeck on top.
+
+    Every convolution that takes the three channels of the image, a patch embedding among them, is
+    copied once per modality: the copies start equal and are trained apart. All that follows is
+    shared, a normalisation right after it too, which ``AgwResNet50`` has per modality. Features are
+    pooled as the backbone itself pools for its classifier. Pixels are normalised as its weights
+    expect. Nothing is ever downloaded: weights come from a file (``load_weights``), with timm's
+    names in it.
+
+    Args:
+        name: Name of the backbone in timm, such as ``"resnet50"`` or
+            ``"vit_small_patch16_224.augreg_in21k"``.
+        num_modalities: Number of stems, >= 1.
+        image_size: Height and width of the images, for a backbone that takes one size only;
+            ``None`` leaves the one that it was made for. Others take any size.
+
+    Raises:
+        ImportError: If timm is missing.
+        ValueError: If timm has no backbone of that name, or it begins with no convolution.
+    """
+
+    top = ("neck.",)
+
+    def __init__(
+        self, name: str, *, num_modalities: int = 2, image_size: tuple[int, int] | None = None
+    ) -> None:
+        timm = _timm()
+        if not timm.is_model(name):
+            near = timm.list_models(f"*{name.partition('.')[0]}*")[:4]
+            raise ValueError(f"name must be a backbone of timm, got {name!r}; near it: {near}")
+        settings = _settings(timm.get_pretrained_cfg(name))
+        sized = bool(settings.get("fixed_input_size"))
+        options: dict[str, Any] = {"img_size": image_size} if sized and image_size else {}
+        backbone = timm.create_model(name, pretrained=False, num_classes=0, **options)
+        super().__init__(
+            getattr(backbone, "head_hidden_size", backbone.num_features),
+            num_modalities,
+            pixel_mean=[255 * value for value in settings.get("mean") or _MEAN],
+            pixel_deviation=[255 * value for value in settings.get("std") or _DEVIATION],
+        )
+        self.image_size = image_size if sized else None
+        self._firsts = _copy_first_convolutions(backbone, num_modalities, name)
+        self.backbone: nn.Module = backbone
+        self.neck = bnneck(self.num_features)
+
+    def pretrained_name(self, name: str) -> str:
+        """As ``Encoder.pretrained_name``: the name in timm, one convolution for all modalities."""
+        return re.sub(r"\.by_modality\.\d+", "", name.removeprefix("backbone."))
+
+    def adapted(self, name: str, tensor: Tensor) -> Tensor:
+        """As ``Encoder.adapted``: embeddings of positions are resampled to the image's grid."""
+        grid = getattr(getattr(self.backbone, "patch_embed", None), "grid_size", None)
+        own = self.backbone.get_parameter("pos_embed") if name == "backbone.pos_embed" else None
+        if own is None or grid is None or own.shape == tensor.shape or tensor.ndim != 3:
+            return tensor
+        num_others = own.shape[1] - grid[0] * grid[1]  # class and register tokens
+        resample = importlib.import_module("timm.layers").resample_abs_pos_embed
+        return cast(Tensor, resample(tensor, list(grid), num_prefix_tokens=num_others))
+
+    def _pooled(self, scaled: Tensor, counts: list[int]) -> Tensor:
+        for first in self._firsts:
+            first.counts = counts
+        return cast(Tensor, self.backbone(scaled))
+
+
+class _ByModality(nn.Module):
+    """A convolution per modality, for a batch that lies one modality after the other."""
+
+    def __init__(self, convolution: nn.Module, num_modalities: int) -> None:
+        super().__init__()
+        self.by_modality = nn.ModuleList(copy.deepcopy(convolution) for _ in range(num_modalities))
+        self.counts: list[int] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        return stemmed(self.by_modality, x, self.counts)
+
+
+def _copy_first_convolutions(
+    backbone: nn.Module, num_modalities: int, name: str
+) -> list[_ByModality]:
+    firsts = []
+    for place, module in list(backbone.named_modules()):
+        if isinstance(module, nn.Conv2d) and module.in_channels == 3:
+            parent, _, child = place.rpartition(".")
+            first = _ByModality(module, num_modalities)
+            setattr(backbone.get_submodule(parent), child, first)
+            firsts.append(first)
+    if not firsts:
+        raise ValueError(f"name must be a backbone that begins with a convolution, got {name!r}")
+    return firsts
+
+
+def _settings(config: Any) -> dict[str, Any]:
+    """What timm says about a backbone's weights: normalisation, and whether its size is fixed."""
+    return dict(config.to_dict()) if config is not None else {}
+
+
+def _timm() -> Any:
+    try:
+        return importlib.import_module("timm")
+    except ImportError as error:
+        raise ImportError('backbones "timm:NAME" need timm: pip install "mabm[timm]"') from error

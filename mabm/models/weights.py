@@ -1,0 +1,364 @@
+"""Weights from files, and encoders to files. Reading one never executes code."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import re
+import zipfile
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from os import PathLike
+from pathlib import Path
+from typing import IO, Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mabm.models.encoder import Encoder
+from mabm.models.registry import new_encoder
+from mabm.models.two_stream import TwoStreamEncoder
+
+_LOG = logging.getLogger(__name__)
+
+FORMAT: Final = "mabm-encoder"
+VERSION: Final = 1
+
+# Weights that ship beside this file: the name that stands for them, and their encoder.
+_SHIPPED: Final = {"emoji-xm": ("emoji_xm_encoder.npz", "small")}
+
+# Where checkpoints of other code bases keep the tensors, and what wrappers put before each name.
+_NESTS: Final = ("state", "state_dict", "model", "model_state_dict")
+_WRAPPERS: Final = re.compile(r"^(?:module\.|_orig_mod\.)+")
+_SHOWN: Final = 4  # names in a message
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of the tensors of a file.
+
+    Attributes:
+        loaded: Names of the encoder's tensors that were filled.
+        missing: Names of those that the file has nothing for, left as they were.
+        left_out: Names in the file that the encoder has no place for.
+    """
+
+    loaded: tuple[str, ...]
+    missing: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+    def __str__(self) -> str:
+        text = f"{len(self.loaded)} tensors loaded"
+        if self.missing:
+            text += f"; not in the file, left as they were: {_parts(self.missing)}"
+        if self.left_out:
+            text += f"; in the file, not used: {_parts(self.left_out)}"
+        return text
+
+
+def _parts(names: tuple[str, ...]) -> str:
+    """``"fc (2), neck (4)"``: the beginnings of names and how many have each."""
+    counts = Counter(name.split(".")[0] for name in names)
+    return ", ".join(f"{part} ({count})" for part, count in counts.items())
+
+
+def build_encoder(
+    name: str,
+    *,
+    weights: str | PathLike[str] | None = None,
+    num_modalities: int = 2,
+    seed: int = 0,
+    image_size: tuple[int, int] | None = None,
+) -> Encoder:
+    """An encoder by name, with weights from a file if one is named; training mode, on the CPU.
+
+    No global random state is touched.
+
+    Args:
+        name: ``"agw-resnet50"``, ``"small"``, or ``"timm:NAME"`` for a backbone of timm.
+        weights: A file for ``load_weights``; ``"emoji-xm"`` for the weights that ship with the
+            package, of ``"small"``; ``None`` leaves the initial ones.
+        num_modalities: Number of stems, >= 1.
+        seed: Of the initial weights.
+        image_size: Height and width, for backbones of timm that are made for one size.
+
+    Raises:
+        ImportError: If an extra is missing; the message names it.
+        FileNotFoundError: If there is no such file.
+        ValueError: If a name is unknown, or the weights do not fit.
+    """
+    encoder = new_encoder(name, num_modalities=num_modalities, seed=seed, image_size=image_size)
+    if weights is None:
+        return encoder
+    if weights in _SHIPPED:
+        file, needed = _SHIPPED[str(weights)]
+        if (name, num_modalities) != (needed, 2):
+            raise ValueError(
+                f"weights {str(weights)!r} are of the encoder {needed!r} with 2 modalities, "
+                f"got {name!r} with {num_modalities}"
+            )
+        _load_shipped(encoder, file)
+    else:
+        load_weights(encoder, weights)
+    return encoder
+
+
+def load_pretrained(name: str = "emoji-xm") -> TwoStreamEncoder:
+    """An encoder with the weights shipped under ``name``: evaluation mode, float32, on the CPU.
+
+    ``"emoji-xm"`` was trained by ``mabm.models.pretrain``, which says how. Weights are plain
+    arrays: loading them executes no code.
+
+    Raises:
+        ValueError: If no weights of that name ship.
+    """
+    if name not in _SHIPPED:
+        raise ValueError(f"name must be one of {sorted(_SHIPPED)}, got {name!r}")
+    encoder = TwoStreamEncoder()
+    _load_shipped(encoder, _SHIPPED[name][0])
+    encoder.eval()
+    return encoder
+
+
+def _load_shipped(encoder: Encoder, file: str) -> None:
+    with resources.files("mabm.models").joinpath(file).open("rb") as stream:
+        load_weights(encoder, stream)
+
+
+def load_weights(encoder: Encoder, source: str | PathLike[str] | IO[bytes]) -> LoadReport:
+    """Fills ``encoder`` in place; what was filled is returned, and logged in one line.
+
+    A file is fit if it has every tensor of the encoder but those of its top (``Encoder.top``: the
+    neck, and what pretrained backbones lack) and the counters of batch normalisation. Names that
+    the encoder has no place for, such as a classifier's, are left out. ``"module."`` before names
+    is dropped. torchvision's ``resnet50`` fits ``AgwResNet50``: each stem takes its one stem.
+
+    Args:
+        encoder: Changed only if all fits.
+        source: A ``.pth`` or ``.pt`` file (a state dict, a dictionary that holds one as ``state``,
+            ``state_dict`` or ``model``, or a file of ``save_encoder``), ``.safetensors`` or
+            ``.npz``; an open file is read as ``.npz``.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ImportError: If safetensors is needed and missing.
+        ValueError: If the file is of another kind or damaged, holds anything but tensors, or does
+            not fit.
+    """
+    found = read_weights(source)
+    own = encoder.state_dict()
+    sources = {name: _first(found, name, encoder.pretrained_name(name)) for name in own}
+    filled = {name: origin for name, origin in sources.items() if origin is not None}
+    if not filled:
+        raise ValueError(
+            f"weights must have names of {type(encoder).__name__} such as {_some(own)}, "
+            f"got {_some(found)}"
+        )
+    tensors = {name: encoder.adapted(name, found[origin]) for name, origin in filled.items()}
+    for name, tensor in tensors.items():
+        if tensor.shape != own[name].shape:
+            raise ValueError(
+                f"weights of {name} must have shape {tuple(own[name].shape)}, "
+                f"got {tuple(tensor.shape)}"
+            )
+        if not tensor.isfinite().all():
+            raise ValueError(f"weights of {name} must be finite")
+    missing = [n for n in own if n not in filled and not n.endswith("num_batches_tracked")]
+    needed = [name for name in missing if not name.startswith(encoder.top)]
+    if needed:
+        raise ValueError(
+            f"weights must hold every tensor of {type(encoder).__name__} below its top, "
+            f"missing {len(needed)}: {_some(needed)}"
+        )
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            own[name].copy_(tensor)
+    used = set(filled.values())
+    report = LoadReport(
+        loaded=tuple(filled),
+        missing=tuple(missing),
+        left_out=tuple(name for name in found if name not in used),
+    )
+    _LOG.info("%s: %s", "weights" if _is_stream(source) else Path(str(source)).name, report)
+    return report
+
+
+def _first(found: Mapping[str, Tensor], *names: str) -> str | None:
+    return next((name for name in names if name in found), None)
+
+
+def _some(names: Any) -> list[str]:
+    return sorted(names)[:_SHOWN]
+
+
+def _is_stream(source: object) -> bool:
+    return not isinstance(source, (str, PathLike))
+
+
+def read_weights(source: str | PathLike[str] | IO[bytes]) -> dict[str, Tensor]:
+    """The named tensors of a file, on the CPU, without executing code; see ``load_weights``."""
+    if isinstance(source, (str, PathLike)):
+        path = Path(source)
+        if path.suffix in {".pth", ".pt"}:
+            return _named_tensors(_read_torch(path), path)
+        if path.suffix == ".safetensors":
+            return _read_safetensors(path)
+        if path.suffix != ".npz":
+            raise ValueError(
+                f"weights must be a .pth, .pt, .safetensors or .npz file, got {str(source)!r}"
+            )
+    try:
+        with np.load(source, allow_pickle=False) as archive:
+            return {name: torch.from_numpy(archive[name]) for name in archive.files}
+    except (zipfile.BadZipFile, EOFError, TypeError) as error:
+        raise ValueError(f"{source} is no .npz file of numbers: {error}") from error
+
+
+def _read_torch(path: Path) -> object:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path} must be a file of torch.save with nothing but tensors and plain values in it: "
+            "other objects could execute code when loaded, and are refused"
+        ) from error
+    except (RuntimeError, EOFError, LookupError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is no whole file of torch.save: {error}") from error
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        import safetensors
+        import safetensors.torch
+    except ImportError as error:
+        raise ImportError(
+            'reading .safetensors needs safetensors: pip install "mabm[train]"'
+        ) from error
+    try:
+        return safetensors.torch.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is no whole file of safetensors: {error}") from error
+
+
+def _named_tensors(value: object, path: Path) -> dict[str, Tensor]:
+    """The state dict in what ``torch.load`` gave, without what wrappers put before names."""
+    while isinstance(value, Mapping):
+        if value and all(isinstance(item, Tensor) for item in value.values()):
+            return {_WRAPPERS.sub("", str(name)): tensor for name, tensor in value.items()}
+        value = next((value[nest] for nest in _NESTS if nest in value), None)
+    raise ValueError(
+        f"{path} must hold named tensors, alone or as one of {list(_NESTS)}; it does not"
+    )
+
+
+def save_weights(encoder: Encoder, path: str | PathLike[str]) -> None:
+    """Writes parameters and running statistics to an ``.npz`` of float16 arrays."""
+    arrays = {
+        name: tensor.detach().cpu().numpy().astype(np.float16)
+        for name, tensor in encoder.state_dict().items()
+        if tensor.is_floating_point()
+    }
+    np.savez_compressed(path, **arrays)
+
+
+def save_encoder(
+    encoder: nn.Module, path: str | PathLike[str], *, name: str, meta: Mapping[str, object]
+) -> None:
+    """Writes an encoder to a file that ``load_encoder`` reads: whole, or not at all.
+
+    The file is what ``torch.save`` makes of ``{"format": "mabm-encoder", "version": 1, "name",
+    "num_modalities", "image_size", "state", "meta"}``. It is written beside its place, flushed to
+    the disk, and moved there.
+
+    Args:
+        encoder: One of ``build_encoder``, compiled or wrapped for several processes or not.
+        path: Where to; an older file is replaced.
+        name: The name it was built by.
+        meta: What else to remember: numbers, strings, booleans, ``None``, and lists and
+            string-keyed dictionaries of them.
+
+    Raises:
+        TypeError: If ``encoder`` is no encoder, or ``meta`` holds anything else.
+    """
+    inner = encoder
+    while not isinstance(inner, Encoder):
+        wrapped = getattr(inner, "_orig_mod", None) or getattr(inner, "module", None)
+        if not isinstance(wrapped, nn.Module):
+            raise TypeError(f"encoder must be an Encoder, got {type(inner).__name__}")
+        inner = wrapped
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "name": name,
+        "num_modalities": inner.num_modalities,
+        "image_size": inner.image_size,
+        "state": {n: tensor.detach().cpu() for n, tensor in inner.state_dict().items()},
+        "meta": _plain(meta, "meta"),
+    }
+    path = Path(path)
+    beside = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with beside.open("wb") as stream:
+            torch.save(content, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def load_encoder(
+    path: str | PathLike[str], device: str | torch.device = "cpu"
+) -> tuple[Encoder, dict[str, Any]]:
+    """Reads what ``save_encoder`` wrote: the encoder in evaluation mode, and ``meta``.
+
+    No code is executed and no global random state touched.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ImportError: If it holds a backbone of timm and timm is missing.
+        ValueError: If the file is of another kind or version, damaged, or not of its encoder.
+    """
+    path = Path(path)
+    content = _read_torch(path)
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} must be a file of save_encoder; for the weights of a backbone use "
+            "build_encoder(name, weights=path)"
+        )
+    if content.get("version") != VERSION:
+        raise ValueError(f"{path} must be of version {VERSION}, got {content.get('version')!r}")
+    try:
+        name, num_modalities = content["name"], content["num_modalities"]
+        size, state, meta = content.get("image_size"), content["state"], content["meta"]
+    except KeyError as error:
+        raise ValueError(f"{path} is no whole file of save_encoder: it has no {error}") from error
+    encoder = new_encoder(
+        name, num_modalities=num_modalities, image_size=None if size is None else tuple(size)
+    )
+    try:
+        encoder.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not hold an encoder {name!r}: {error}") from error
+    return encoder.to(device).eval(), meta
+
+
+def _plain(value: object, place: str) -> object:
+    """Plain values in plain containers, or a TypeError that says where another one is."""
+    if value is None or isinstance(value, bool):
+        return value
+    for kind in (int, float, str):
+        if isinstance(value, kind):
+            return kind(value)  # a NumPy scalar counts as one of these, and pickles as code
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise TypeError(f"{place} must have strings as keys, got {key!r}")
+        return {str(key): _plain(item, f"{place}[{key!r}]") for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, f"{place}[{index}]") for index, item in enumerate(value)]
+    raise TypeError(f"{place} must be a plain value, got {type(value).__name__}")
