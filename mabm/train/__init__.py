@@ -1,5 +1,64 @@
 """Training: the two stages of the method, and the parts they are made of.
 
 :func:`train` runs a whole configuration. Its steps are plain functions of tensors
-(:mod:`mabm.train.steps`) that can be put into another order or into another loop.
+(:mod:`mabm.train.steps`) that can be put into another order or into another loop. What is needed
+beyond the library's core is in the extra ``train``.
 """
+
+try:
+    import tqdm as _tqdm  # noqa: F401 - the first thing of the extra that is missed without it
+except ImportError as error:
+    raise ImportError('training needs tqdm and more: pip install "mabm[train]"') from error
+
+from mabm.train.config import (
+    CONFIGS,
+    AugmentationConfig,
+    BatchConfig,
+    ClusteringConfig,
+    Config,
+    ContrastConfig,
+    DataConfig,
+    ModelConfig,
+    RunConfig,
+    StageConfig,
+    load_config,
+    to_toml,
+)
+from mabm.train.errors import TrainingError
+from mabm.train.learner import Learner
+from mabm.train.scoring import evaluate_weights
+from mabm.train.steps import (
+    build_memory,
+    cluster_modalities,
+    cluster_together,
+    contrast_across,
+    contrast_within,
+    extract_features,
+)
+from mabm.train.trainer import TrainResult, train
+
+__all__ = [
+    "CONFIGS",
+    "AugmentationConfig",
+    "BatchConfig",
+    "ClusteringConfig",
+    "Config",
+    "ContrastConfig",
+    "DataConfig",
+    "Learner",
+    "ModelConfig",
+    "RunConfig",
+    "StageConfig",
+    "TrainResult",
+    "TrainingError",
+    "build_memory",
+    "cluster_modalities",
+    "cluster_together",
+    "contrast_across",
+    "contrast_within",
+    "evaluate_weights",
+    "extract_features",
+    "load_config",
+    "to_toml",
+    "train",
+]

@@ -123,7 +123,8 @@ def view_batch(
     """
     counts = [len(rows.get(group, ())) for group in MODALITIES]
     numbers = [torch.tensor(rows.get(group, ()), dtype=torch.int64) for group in MODALITIES]
-    read = dict(zip(MODALITIES, images.to(device, non_blocking=True).split(counts), strict=True))
+    sides = torch.split(images.to(device, non_blocking=True), counts)
+    read = dict(zip(MODALITIES, sides, strict=True))
     plan = [(VISIBLE, recipe) for recipe in _visible_recipes(options)]
     plan.append((INFRARED, _infrared_recipe(options, place.stage)))
     parts, modality, joined = [], [], []
@@ -158,7 +159,9 @@ def _infrared_recipe(options: AugmentationConfig, stage: int) -> Augmentation:
     return _recipe(options, jitter=jitter, channels="infrared")
 
 
-def _recipe(options: AugmentationConfig, jitter: float = 0.0, channels: str = "keep") -> Augmentation:
+def _recipe(
+    options: AugmentationConfig, jitter: float = 0.0, channels: str = "keep"
+) -> Augmentation:
     return Augmentation(
         padding=options.padding,
         flip=options.flip,

@@ -1,8 +1,8 @@
 """Checkpoints that are whole or not there.
 
 A checkpoint is written beside its place, flushed to the disk and moved there, then its SHA-256 is
-written likewise into a file of its own, as ``sha256sum`` writes it. One without a checksum, or whose
-checksum differs, does not count: whatever moment a process is killed at, the one before is good.
+written likewise into a file of its own, as ``sha256sum`` writes it. One without a checksum, or
+whose checksum differs, does not count: whenever a process is killed, the one before is good.
 Reading one never executes code.
 """
 

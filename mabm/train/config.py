@@ -341,7 +341,7 @@ def parse_config(tree: Mapping[str, Any], source: str = "config") -> Config:
         ValueError: An unknown key or a value out of contract; every one of them is named.
     """
     try:
-        from pydantic import ConfigDict, TypeAdapter, ValidationError
+        from pydantic import TypeAdapter, ValidationError
     except ImportError as error:
         raise ImportError('configurations need pydantic: pip install "mabm[train]"') from error
     try:

@@ -8,7 +8,7 @@ that gradients are summed over the processes, not averaged.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -66,7 +66,7 @@ def join(part: Tensor, sections: Sequence[int] | None = None) -> Tensor:
     dist.all_gather(parts, part.detach().contiguous())
     if sections is None:
         return torch.cat(parts)
-    split = [rows.split(list(sections)) for rows in parts]
+    split = [torch.split(rows, list(sections)) for rows in parts]
     return torch.cat([rows[place] for place in range(len(sections)) for rows in split])
 
 
@@ -74,9 +74,12 @@ def own(joined: Tensor, sections: Sequence[int]) -> Tensor:
     """This process's rows of what :func:`join` with these ``sections`` gave."""
     if world_size() == 1:
         return joined
-    parts = joined.split([size * world_size() for size in sections])
+    parts = torch.split(joined, [size * world_size() for size in sections])
     return torch.cat(
-        [part.split(size)[rank()] for part, size in zip(parts, sections, strict=True) if size]
+        [
+            part[rank() * size : (rank() + 1) * size]
+            for part, size in zip(parts, sections, strict=True)
+        ]
     )
 
 
@@ -88,7 +91,7 @@ def join_ragged(part: Tensor) -> Tensor:
     dist.all_gather_object(counts, part.shape[0])
     padded = part.new_zeros((max(counts), *part.shape[1:]))
     padded[: part.shape[0]] = part
-    joined = join(padded).split(max(counts))
+    joined = torch.split(join(padded), max(counts))
     return torch.cat([rows[:count] for rows, count in zip(joined, counts, strict=True)])
 
 
@@ -146,8 +149,8 @@ def join_batch_norm(module: nn.Module) -> nn.Module:
     if world_size() == 1:
         return module
     if next(module.parameters()).is_cuda:
-        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
-        return converted
+        convert: Callable[[nn.Module], nn.Module] = nn.SyncBatchNorm.convert_sync_batchnorm
+        return convert(module)
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
         return _JoinedBatchNorm(module)
     for name, child in module.named_children():
@@ -174,7 +177,7 @@ class _JoinedBatchNorm(nn.modules.batchnorm._BatchNorm):
             setattr(self, name, buffer)
         self.train(module.training)
 
-    def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002 - the name is PyTorch's
+    def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() < 2:
             raise ValueError(f"input must be (N, C, ...), got shape {tuple(input.shape)}")
 
@@ -199,7 +202,8 @@ class _JoinedBatchNorm(nn.modules.batchnorm._BatchNorm):
         return result.to(x.dtype)
 
     def _move_statistics(self, mean: Tensor, variance: Tensor) -> None:
-        assert self.running_mean is not None and self.running_var is not None
+        assert self.running_mean is not None
+        assert self.running_var is not None
         assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
         momentum = self.momentum

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mabm._batch import NOISE
 from mabm.data import INFRARED, VISIBLE
 from mabm.prototypes import PrototypeSplit, split_prototypes
 from mabm.train import distributed
@@ -18,7 +19,6 @@ from mabm.train.batches import MODALITIES, Place
 from mabm.train.config import Config
 from mabm.train.errors import TrainingError
 from mabm.train.steps import (
-    NOISE,
     Memory,
     build_memory,
     cluster_modalities,
@@ -150,9 +150,7 @@ def find_clusters(features: Tensor, modality: Tensor, config: Config, place: Pla
     return Clusters(shared.alone.to(device), together)
 
 
-def _subsets(
-    modality: Tensor, ratio: float, place: Place
-) -> tuple[Tensor | None, Tensor | None]:
+def _subsets(modality: Tensor, ratio: float, place: Place) -> tuple[Tensor | None, Tensor | None]:
     """Which samples are clustered alone, and which together; all of them at a ratio of 1."""
     if ratio == 1:
         return None, None
@@ -211,8 +209,8 @@ def begin_epoch(
     if not banks:
         raise TrainingError(
             f"no modality has two clusters ({_words(counts)}): nothing to learn from. "
-            f"Raise clustering.eps (now {config.clustering.eps:g}) if most samples are noise, lower "
-            "it if all are one cluster, or start from better weights"
+            f"Raise clustering.eps (now {config.clustering.eps:g}) if most samples are noise, "
+            "lower it if all are one cluster, or start from better weights"
         )
     return EpochState(banks, counts, warnings)
 
@@ -227,7 +225,7 @@ def _compare(counts: Mapping[str, int], warnings: list[str]) -> None:
 
 
 def _absent(split: PrototypeSplit[Tensor], modality: Tensor) -> list[str]:
-    present = modality[split.targets != NOISE].unique().tolist()
+    present = torch.unique(modality[split.targets != NOISE]).tolist()
     return [
         f"{NAMES[group]}: no image in a global cluster, left out across modalities"
         for group in MODALITIES

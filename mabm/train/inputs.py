@@ -98,7 +98,9 @@ def choose_identities(
 
 def _spaced(names: IntArray, count: int, what: str) -> IntArray:
     if count > len(names):
-        raise ValueError(f"{what} must be at most the {len(names)} identities there are, got {count}")
+        raise ValueError(
+            f"{what} must be at most the {len(names)} identities there are, got {count}"
+        )
     return names[np.arange(count) * len(names) // max(count, 1)]
 
 

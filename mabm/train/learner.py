@@ -49,7 +49,7 @@ class Learner:
         precision: str = "float32",
         micro_batches: int = 1,
         max_skipped: int = 10,
-        compile: bool = False,  # noqa: A002 - what PyTorch calls it
+        compile: bool = False,
     ) -> None:
         self.encoder = encoder
         self.optimizer = optimizer
@@ -104,7 +104,7 @@ class Learner:
             for rows, output in zip(parts, outputs, strict=True):
                 if len(parts) > 1:
                     output = self._features(images[rows], modality[rows])  # noqa: PLW2901
-                output.backward(gradient[rows] if len(parts) > 1 else gradient)
+                torch.autograd.backward(output, gradient[rows] if len(parts) > 1 else gradient)
             distributed.sum_gradients(self.encoder.parameters())
             finite = self._apply()
         if not finite:
@@ -144,7 +144,7 @@ class Learner:
             for each in group["params"]
             if each.grad is not None
         ]
-        norms = torch._foreach_norm(gradients) if gradients else []
+        norms = list(torch._foreach_norm(gradients)) if gradients else []
         finite = not norms or bool(torch.isfinite(torch.stack(norms)).all())
         if finite:
             self.scaler.step(self.optimizer)
@@ -166,5 +166,6 @@ def _cut(sections: Sequence[int], count: int, size: int) -> list[Tensor]:
     """Rows of ``count`` parts of a batch, each with its share of every section."""
     if count == 1:
         return [torch.arange(size)]
-    shares = [rows.tensor_split(count) for rows in torch.arange(size).split(list(sections))]
+    sides = torch.split(torch.arange(size), list(sections))
+    shares = [rows.tensor_split(count) for rows in sides]
     return [torch.cat([share[part] for share in shares]) for part in range(count)]

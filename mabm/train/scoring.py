@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
 from mabm.data import ImageReader
-from mabm.evaluation import SEARCH_TASKS, RerankOptions, SearchScores, SearchTask, evaluate_search
+from mabm.evaluation import (
+    SEARCH_TASKS,
+    RerankOptions,
+    SearchScores,
+    SearchTask,
+    check_trial,
+    evaluate_search,
+)
+from mabm.models import load_encoder
+from mabm.train.config import parse_config
+from mabm.train.inputs import read_inputs
 from mabm.train.steps import extract_features
 
 
@@ -53,3 +68,77 @@ def score_searches(
         )
         for task in (SEARCH_TASKS[data] if tasks is None else tasks)
     ]
+
+
+def evaluate_weights(
+    path: str | Path,
+    *,
+    root: str | None = None,
+    trial: int | None = None,
+    tasks: Sequence[str] | None = None,
+    rerank: RerankOptions | None = None,
+    device: str = "auto",
+    progress: bool = True,
+) -> list[SearchScores]:
+    """Scores a trained encoder on the data set that it was trained for.
+
+    Args:
+        path: The folder of a run, or a file of weights that a run wrote.
+        root: Folder of the data set; by default where the run had it.
+        trial: RegDB's trial to test on; by default, and of necessity, the one trained on.
+        tasks: Names of searches; all of the data set by default.
+        rerank: Re-rank with these options.
+        device: As ``RunConfig.device``.
+        progress: Show a progress bar.
+
+    Raises:
+        FileNotFoundError: There are no weights, or a part of the data set is missing.
+        ValueError: Another trial than the one trained on, an unknown task, or weights that no run
+            wrote.
+    """
+    place = Path(path)
+    if place.is_dir():
+        place = place / "weights.pt"
+    if not place.is_file():
+        raise FileNotFoundError(f"path must be a finished run or a file of weights, got {path}")
+    encoder, meta = load_encoder(place)
+    if "config" not in meta:
+        raise ValueError(f"path must be weights that a run wrote, with its configuration: {path}")
+    config = parse_config(meta["config"], str(place))
+    check_trial(config.data.trial, config.data.trial if trial is None else trial)
+    chosen = _named(config.data.name, tasks)
+    data = config.data if root is None else replace(config.data, root=root)
+    inputs = read_inputs(data)
+    features = extract_test_features(
+        encoder.to(choose_device(device)),
+        inputs.test,
+        batch_size=config.batch.evaluation,
+        workers=data.workers,
+        progress=progress,
+    )
+    return score_searches(
+        features, inputs.test, data.name, tasks=chosen, rerank=rerank, trial=inputs.data.trial
+    )
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; ``"auto"`` is this process's GPU where there is one, else the CPU.
+
+    Under ``torchrun`` each process has the GPU of its local rank.
+    """
+    if name != "auto":
+        return torch.device(name)
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def _named(data: str, names: Sequence[str] | None) -> tuple[SearchTask, ...]:
+    tasks = SEARCH_TASKS[data]
+    if names is None:
+        return tasks
+    known = {task.name: task for task in tasks}
+    for name in names:
+        if name not in known:
+            raise ValueError(f"tasks must be of {', '.join(known)}, got {name!r}")
+    return tuple(known[name] for name in names)

@@ -7,15 +7,14 @@ leave one out, or replace it: :mod:`mabm.train.trainer` is one way to string the
 from __future__ import annotations
 
 from collections.abc import Sized
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol, TypeAlias
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from mabm._batch import NOISE
 from mabm.association import associate_clusters
 from mabm.clustering import pseudo_labels
 from mabm.losses import (
@@ -30,10 +29,13 @@ from mabm.train import distributed
 from mabm.train.config import ClusteringConfig, ContrastConfig
 from mabm.train.errors import TrainingError
 
-NOISE = -1
-_MEMORIES = {"hybrid": HybridMemory, "mean": MeanMemory, "hard": HardMemory}
+Memory: TypeAlias = MeanMemory | HardMemory | HybridMemory
 
-Memory = MeanMemory | HardMemory | HybridMemory
+_MEMORIES: Final[dict[str, type[Memory]]] = {
+    "hybrid": HybridMemory,
+    "mean": MeanMemory,
+    "hard": HardMemory,
+}
 
 
 class Images(Sized, Protocol):
@@ -116,7 +118,7 @@ def read_batches(images: Images, batches: list[list[int]], workers: int) -> Data
         dataset,
         batch_sampler=batches,
         num_workers=workers,
-        collate_fn=_as_read,
+        collate_fn=_as_read,  # type: ignore[arg-type]  # what __getitems__ gave
         pin_memory=torch.cuda.is_available(),
     )
 
@@ -215,15 +217,16 @@ def cluster_together(
     return labels
 
 
-def build_memory(
-    source: PrototypeSplit[Tensor], options: ContrastConfig | None = None
-) -> Memory:
+def build_memory(source: PrototypeSplit[Tensor], options: ContrastConfig | None = None) -> Memory:
     """A memory of the kind asked for, that starts from the prototypes of ``source``."""
     options = options or ContrastConfig()
-    return _MEMORIES[options.memory](source, momentum=options.momentum)
+    kind: type[Memory] = _MEMORIES[options.memory]
+    return kind(source, momentum=options.momentum)
 
 
-def split_within(features: Tensor, labels: Tensor, modality: Tensor, group: int) -> PrototypeSplit[Tensor]:
+def split_within(
+    features: Tensor, labels: Tensor, modality: Tensor, group: int
+) -> PrototypeSplit[Tensor]:
     """Prototypes of the clusters of one modality alone; other samples are noise in it."""
     return split_prototypes(features, torch.where(modality == group, labels, NOISE))
 

@@ -22,7 +22,6 @@ from torch import Tensor
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from mabm.data import INFRARED, VISIBLE
 from mabm.evaluation import SearchScores
 from mabm.models import build_encoder, save_encoder
 from mabm.train import distributed
@@ -35,14 +34,13 @@ from mabm.train.checkpoint import (
     write_text,
 )
 from mabm.train.config import Config, to_toml, to_tree
-from mabm.train.diagnostics import diagnose, nearest_samples
+from mabm.train.diagnostics import diagnose_epoch
 from mabm.train.environment import describe_environment
 from mabm.train.epoch import GLOBAL, NAMES, Clusters, EpochState, begin_epoch, find_clusters
-from mabm.train.errors import TrainingError
 from mabm.train.history import History
 from mabm.train.inputs import Inputs, read_inputs
 from mabm.train.learner import Learner
-from mabm.train.scoring import extract_test_features, score_searches
+from mabm.train.scoring import choose_device, extract_test_features, score_searches
 from mabm.train.steps import contrast_across, contrast_within, extract_features, read_batches
 
 logger = logging.getLogger(__name__)
@@ -101,21 +99,11 @@ def train(
         ValueError: The configuration does not fit the data, the processes, or the run that is
             there.
     """
-    device = _device(config.run.device)
+    device = choose_device(config.run.device)
     with distributed.process_group(device), _settings(config, device):
         run = _Run(config, Path(output), device, progress and distributed.rank() == 0)
         run.prepare(resume)
         return run.finish()
-
-
-def _device(name: str) -> torch.device:
-    if name != "auto":
-        return torch.device(name)
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    import os
-
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
 @contextmanager
@@ -268,25 +256,22 @@ class _Run:
         return state, self._diagnose(features, clusters) if self.is_first else {}
 
     def _diagnose(self, features: Tensor, clusters: Clusters) -> dict[str, Any]:
-        """Of the global clusters, or of those within modalities, numbered apart."""
-        labels = clusters.together
-        if labels is None:
-            apart = clusters.alone.clone()
-            rows = (self.modality == INFRARED) & (apart >= 0)
-            apart[rows] += int(clusters.alone[self.modality == VISIBLE].amax()) + 1
-            labels = apart
-        return diagnose(
-            labels,
+        return diagnose_epoch(
+            features,
             self.modality,
+            alone=clusters.alone,
+            together=clusters.together,
             identity=torch.from_numpy(self.inputs.data.train.identity.copy()),
-            ranks=nearest_samples(features),
-        ).to_dict()
+        )
 
     def _iterate(self, place: Place, iterations: int) -> None:
-        assert self.state is not None and self.bar is not None
+        assert self.state is not None
+        assert self.bar is not None
         first = self.position.iteration
         plans = self._plans(place, first, iterations)
-        rows = [_in_order(batch) for batches in zip(*plans.values(), strict=True) for batch in batches]
+        rows = [
+            _in_order(batch) for batches in zip(*plans.values(), strict=True) for batch in batches
+        ]
         reading = iter(read_batches(self.inputs.train, rows, self.config.data.workers))
         every = self.config.run.checkpoint_every
         for iteration in range(first, iterations):
@@ -306,7 +291,9 @@ class _Run:
             if every and done % every == 0 and done < iterations:
                 self._move(Position(place.stage, place.epoch, done))
 
-    def _plans(self, place: Place, first: int, iterations: int) -> dict[int, list[dict[int, list[int]]]]:
+    def _plans(
+        self, place: Place, first: int, iterations: int
+    ) -> dict[int, list[dict[int, list[int]]]]:
         """For each kind of step that there is to take, its batches."""
         assert self.state is not None
         banks, batch = self.state.banks, self.config.batch
@@ -340,12 +327,12 @@ class _Run:
         split = [sum(sizes[:-1]), sizes[-1]]
         parts = {
             group: (rows, banks[GLOBAL if step else NAMES[group]])
-            for group, rows in zip(MODALITIES, view.rows.split(split), strict=True)
+            for group, rows in zip(MODALITIES, torch.split(view.rows, split), strict=True)
             if len(rows)
         }
 
         def losses_of(features: Tensor) -> dict[str, Tensor]:
-            of = dict(zip(MODALITIES, features.split(split), strict=True))
+            of = dict(zip(MODALITIES, torch.split(features, split), strict=True))
             losses = {}
             for group, (rows, bank) in parts.items():
                 targets = bank.targets[rows]
@@ -363,7 +350,7 @@ class _Run:
             return
         losses, features = taken
         self.state.add(losses)
-        for group, own in zip(MODALITIES, features.split(split), strict=True):
+        for group, own in zip(MODALITIES, torch.split(features, split), strict=True):
             if group in parts:
                 rows, bank = parts[group]
                 bank.memory.update(own, bank.targets[rows], gather=False)  # joined already
@@ -424,8 +411,9 @@ class _Run:
         if self.config.run.tensorboard:
             from mabm.train.tensorboard import TensorBoardLog
 
-            with TensorBoardLog(self.folder / "tensorboard") as log:
-                log.write(self.history.read()[-1])
+            before = len(self.history.read()) - 1
+            with TensorBoardLog(self.folder / "tensorboard", first_step=before) as log:
+                log.append(entry)
 
     def _evaluate(self) -> dict[str, Any]:
         features = extract_test_features(
@@ -536,7 +524,9 @@ def _last_scores(history: list[dict[str, Any]]) -> list[SearchScores]:
 def _line(entry: Mapping[str, Any], config: Config) -> str:
     """One line on an epoch, for the log."""
     stage, epoch = entry["stage"], entry["epoch"]
-    words = ["start"] if not stage else [f"stage {stage} epoch {epoch}/{config.stage(stage).epochs}"]
+    words = (
+        ["start"] if not stage else [f"stage {stage} epoch {epoch}/{config.stage(stage).epochs}"]
+    )
     words += [f"{name} {value:.3f}" for name, value in entry.get("losses", {}).items()]
     words += [f"{count} {name} clusters" for name, count in entry.get("clusters", {}).items()]
     for name, scores in entry.get("evaluation", {}).items():
