@@ -4,6 +4,7 @@ Nothing here needs Pillow until an image file is read.
 """
 
 from mabm.data.augmentation import Augmentation, augment
+from mabm.data.census import Census, CensusRow, take_census
 from mabm.data.emoji_xm import (
     Drawings,
     Frames,
@@ -27,6 +28,8 @@ __all__ = [
     "UNKNOWN",
     "VISIBLE",
     "Augmentation",
+    "Census",
+    "CensusRow",
     "Drawings",
     "Frames",
     "IdentitySplits",
@@ -45,4 +48,5 @@ __all__ = [
     "read_sysu_mm01",
     "render_drawings",
     "render_identities",
+    "take_census",
 ]

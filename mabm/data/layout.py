@@ -128,16 +128,21 @@ def find_layout(scan: Scan, parts: Sequence[str]) -> bool:
     return not lacking
 
 
-def images_in(folder: Path) -> list[Path]:
-    """Returns the images of a folder in the order of their names.
+def is_image(name: str) -> bool:
+    """Tells whether a file of this name is an image.
 
-    An image is a file with a suffix of an image in either case, and not hidden: what file managers
-    leave behind (``Thumbs.db``, ``.DS_Store``, ``._0001.jpg``) is none. No folder has none.
+    It is if it has the suffix of one, in either case, and is not hidden: what file managers leave
+    behind (``Thumbs.db``, ``.DS_Store``, ``._0001.jpg``) is none.
     """
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
+def images_in(folder: Path) -> list[Path]:
+    """Returns the images of a folder in the order of their names; none if there is no folder."""
     if not folder.is_dir():
         return []
     with os.scandir(folder) as entries:
-        names = sorted(entry.name for entry in entries if _is_image(entry.name))
+        names = sorted(entry.name for entry in entries if is_image(entry.name))
     return [folder / name for name in names]
 
 
@@ -166,7 +171,7 @@ def read_ids(scan: Scan, name: str) -> list[int]:
         return []
     identities = {int(word) for word in words}
     if len(identities) < len(words):
-        scan.odd(f"{name} repeats {len(words) - len(identities)} of its identities")
+        scan.odd(f"{name} has {len(words) - len(identities)} identities more than once")
     if not words and (scan.root / name).is_file():
         scan.wrong(f"{name} is empty")
     return sorted(identities)
@@ -207,7 +212,9 @@ def read_list(scan: Scan, name: str) -> Iterator[tuple[Path, int]]:
             seen.add(path)
             yield path, int(words[1])
     if absent:
-        scan.missing(f"{len(absent)} of the images in {name} are missing: {listed(absent)}")
+        scan.missing(
+            f"{name} lists {counted(absent, 'image')} that cannot be found: {listed(absent)}"
+        )
         _explain_prefix(scan, name, absent[0])
 
 
@@ -215,7 +222,7 @@ def note_without_images(scan: Scan, name: str, identities: Iterable[int]) -> Non
     """Notes the identities of a list that have no image."""
     lacking = sorted(identities)
     if lacking:
-        scan.missing(f"{len(lacking)} identities of {name} have no images: {listed(lacking)}")
+        scan.missing(f"there are no images of {len(lacking)} of {name}: {listed(lacking)}")
 
 
 def listed(things: Iterable[object]) -> str:
@@ -225,13 +232,14 @@ def listed(things: Iterable[object]) -> str:
     return shown if len(words) <= _SHOWN else f"{shown} and {len(words) - _SHOWN:,} more"
 
 
+def counted(things: Sequence[object], noun: str) -> str:
+    """Returns how many things there are, in words."""
+    return f"{len(things):,} {noun}{'' if len(things) == 1 else 's'}"
+
+
 def within(path: Path, root: Path) -> str:
     """Returns a path as seen from the root."""
     return path.relative_to(root).as_posix()
-
-
-def _is_image(name: str) -> bool:
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
 def _text(scan: Scan, name: str) -> str:

@@ -24,6 +24,7 @@ from mabm.data.layout import (
     Found,
     Scan,
     check_root,
+    counted,
     find_layout,
     images_in,
     listed,
@@ -79,15 +80,18 @@ def scan_llcm(root: Path) -> Scan:
         ]
         unknown = [within(row.path, root) for row in rows if row.camera == UNKNOWN]
         if unknown:
-            scan.odd(
-                f"{len(unknown)} of the images in {name} have no camera in their file name: "
-                f"{listed(unknown)}"
-            )
+            names = f"{counted(unknown, 'image')} without a camera in the file name"
+            scan.odd(f"{name} lists {names}: {listed(unknown)}")
         scan.train += rows
     test = set(read_ids(scan, "idx/test_id.txt"))
+    shared = test & {
+        int(row.path.parent.name) for row in scan.train if row.path.parent.name.isdigit()
+    }
+    if shared:
+        scan.odd(f"test identities are also trained on: {listed(sorted(shared))}")
     for modality, kind in _FOLDER.items():
         _scan_test(scan, root / f"test_{kind}", modality, test)
-    note_without_images(scan, "idx/test_id.txt", test - {row.identity for row in scan.test})
+    note_without_images(scan, "the test identities", test - {row.identity for row in scan.test})
     return scan
 
 

@@ -20,7 +20,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from mabm.data.layout import Found, Scan, check_root, find_layout, listed, read_list, within
+from mabm.data.layout import (
+    Found,
+    Scan,
+    check_root,
+    counted,
+    find_layout,
+    listed,
+    read_list,
+    within,
+)
 from mabm.data.records import INFRARED, VISIBLE, ReidData
 from mabm.presets import check_integer
 
@@ -61,10 +70,19 @@ def scan_regdb(root: Path, trial: int) -> Scan:
     scan = Scan(NAME, root, trial)
     if not find_layout(scan, PARTS):
         return scan
-    for part, rows in (("train", scan.train), ("test", scan.test)):
-        for kind, modality in (("visible", VISIBLE), ("thermal", INFRARED)):
-            for path, label in read_list(scan, f"idx/{part}_{kind}_{trial}.txt"):
-                rows.append(Found(path, label, CAMERA[modality], modality))
+    lists = {
+        (part, modality): f"idx/{part}_{kind}_{trial}.txt"
+        for part in ("train", "test")
+        for modality, kind in ((VISIBLE, "visible"), (INFRARED, "thermal"))
+    }
+    lacking = [name for name in lists.values() if not (root / name).is_file()]
+    if lacking:
+        scan.missing(f"of trial {trial}, {counted(lacking, 'list')} missing: {listed(lacking)}")
+        return scan
+    for (part, modality), name in lists.items():
+        rows = scan.train if part == "train" else scan.test
+        for path, label in read_list(scan, name):
+            rows.append(Found(path, label, CAMERA[modality], modality))
     both = {row.path for row in scan.train} & {row.path for row in scan.test}
     if both:
         names = listed(within(path, root) for path in sorted(both))

@@ -81,9 +81,12 @@ def scan_sysu_mm01(root: Path) -> Scan:
             if rows is not None:
                 rows += [Found(path, identity, camera, modality) for path in images_in(folder)]
     seen = {row.identity for row in (*scan.train, *scan.test)}
-    note_without_images(scan, "exp/train_id.txt and val_id.txt", train - seen)
-    note_without_images(scan, "exp/test_id.txt", test - seen)
+    note_without_images(scan, "the training identities", train - seen)
+    note_without_images(scan, "the test identities", test - seen)
     _note_extra_cameras(scan, CAMERA_MODALITY)
+    available = "exp/available_id.txt"
+    if (root / available).is_file() and set(read_ids(scan, available)) != train | test:
+        scan.odd(f"{available} is not the union of the other lists")
     return scan
 
 
