@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from mabm import demo
-from mabm.__main__ import main
+from mabm.cli import main
 from mabm.data import identity_splits
 from mabm.demo.pictures import draw_clusters, draw_distances
 
@@ -161,7 +161,7 @@ def test_bad_settings_are_one_line_before_any_work(
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.count("\n") == 1
-    assert f"python -m mabm demo: {message}" in printed.err
+    assert f"mabm demo: {message}" in printed.err
     assert not (tmp_path / "out").exists()
 
 

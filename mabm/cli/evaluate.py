@@ -1,0 +1,121 @@
+"""``mabm evaluate``: the test of a data set, for runs of ``mabm train``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from pathlib import Path
+
+from mabm.cli.command import Command, UsageError, add_device, positive, resolve_device, write
+from mabm.cli.files import check_output, write_text
+from mabm.evaluation import SEARCH_TASKS, SearchScores, format_search_scores
+from mabm.reranking import RerankOptions
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "runs",
+        type=Path,
+        nargs="+",
+        metavar="RUN",
+        help="folder of a finished run, or its file of weights; several are averaged, as the ten "
+        "trials of RegDB are",
+    )
+    parser.add_argument(
+        "--data", type=Path, metavar="ROOT", help="folder of the data set (default: the run's)"
+    )
+    parser.add_argument(
+        "--trial",
+        type=positive,
+        metavar="N",
+        help="trial of RegDB; any but the run's own is refused (default: the run's)",
+    )
+    parser.add_argument(
+        "--task",
+        action="append",
+        metavar="NAME",
+        choices=sorted({task.name for tasks in SEARCH_TASKS.values() for task in tasks}),
+        help="a search by its name, such as indoor-search; may be given several times "
+        "(default: all of the data set)",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every trial's scores too")
+    group = parser.add_argument_group("re-ranking")
+    group.add_argument(
+        "--rerank",
+        action="store_true",
+        help="re-rank each trial's distances, aware of modality; published numbers are without",
+    )
+    options = RerankOptions()
+    group.add_argument("--k1", type=int, default=options.k1, help="(default: %(default)s)")
+    group.add_argument("--k2", type=int, default=options.k2, help="(default: %(default)s)")
+    group.add_argument(
+        "--lambda",
+        type=float,
+        dest="lambda_value",
+        default=options.lambda_value,
+        metavar="WEIGHT",
+        help="weight of the original distance (default: %(default)s)",
+    )
+    add_device(parser, results="Features differ by rounding.")
+
+
+def _execute(chosen: argparse.Namespace) -> int:
+    rerank = None
+    if chosen.rerank:
+        rerank = RerankOptions(k1=chosen.k1, k2=chosen.k2, lambda_value=chosen.lambda_value)
+    elif (chosen.k1, chosen.k2, chosen.lambda_value) != _defaults():
+        raise UsageError("--k1, --k2 and --lambda are of re-ranking: give --rerank too")
+    if chosen.json is not None:
+        check_output(chosen.json, (".json",), option="--json")
+    device = resolve_device(chosen.device, needs_ops=False)
+    from mabm.train import evaluate_weights
+
+    results = [
+        evaluate_weights(
+            run,
+            root=None if chosen.data is None else str(chosen.data),
+            trial=chosen.trial,
+            tasks=chosen.task,
+            rerank=rerank,
+            device=str(device),
+            progress=chosen.level < logging.ERROR,
+        )
+        for run in chosen.runs
+    ]
+    scores = [
+        SearchScores.combine(of_task) if len(results) > 1 else of_task[0]
+        for of_task in zip(*results, strict=True)
+    ]
+    write(format_search_scores(scores))
+    if chosen.json is not None:
+        write_text(chosen.json, json.dumps([each.to_dict() for each in scores], indent=2) + "\n")
+        write(f"saved {chosen.json}")
+    return 0
+
+
+def _defaults() -> tuple[int, int, float]:
+    options = RerankOptions()
+    return options.k1, options.k2, options.lambda_value
+
+
+COMMAND = Command(
+    name="evaluate",
+    help="test a trained encoder",
+    description=(
+        "Test the encoder of a run on the searches of its data set: CMC, mAP and mINP in percent, "
+        "their mean and population standard deviation over the trials. Galleries are those that "
+        "the published test code draws. A model of RegDB is tested on the trial that it was "
+        "trained on."
+    ),
+    examples="""
+mabm evaluate runs/sysu --json scores.json
+    all-search and indoor-search, ten galleries each
+mabm evaluate runs/sysu --task indoor-search --rerank
+    one search, with modality-aware re-ranking
+mabm evaluate runs/regdb-* --data /data/RegDB
+    the models of several trials, averaged
+""",
+    add_arguments=_add_arguments,
+    execute=_execute,
+)

@@ -1,0 +1,230 @@
+"""``mabm extract``: features of a data set, or of any images that a table lists."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mabm.cli.command import (
+    Command,
+    UsageError,
+    add_device,
+    natural,
+    positive,
+    resolve_device,
+    write,
+)
+from mabm.cli.files import check_output, modality_number, read_table, save_arrays
+
+if TYPE_CHECKING:
+    from mabm.data import ImageSet
+    from mabm.models import Encoder
+
+_SHIPPED = "emoji-xm"
+_OUTPUTS = (".npz", ".npy", ".safetensors")
+_SIZE = (288, 144)  # height and width of the field
+_COLUMNS = ("path", "camera", "modality", "identity")
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "weights",
+        metavar="WEIGHTS",
+        help="folder of a run, a file of weights, or emoji-xm, which ships with mabm",
+    )
+    parser.add_argument(
+        "--model",
+        metavar="NAME",
+        help="agw-resnet50, small or timm:NAME, for a file of weights that does not say which",
+    )
+    parser.add_argument(
+        "--data", metavar="NAME[:ROOT]", help="a data set by its name, and its folder"
+    )
+    parser.add_argument(
+        "--split",
+        choices=("train", "test"),
+        default="train",
+        help="which of its images (default: %(default)s)",
+    )
+    parser.add_argument("--trial", type=positive, metavar="N", help="trial of RegDB, 1 to 10")
+    parser.add_argument(
+        "--images",
+        type=Path,
+        metavar="LIST.csv",
+        help="a table of images with the columns path (from the table's folder), camera, modality "
+        "(a number, visible or infrared) and, where it is known, identity",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help=".npz or .safetensors: arrays features, modality, camera and identity (-1: unknown), "
+        "in .npz also path; .npy: features alone",
+    )
+    parser.add_argument(
+        "--renormalise",
+        action="store_true",
+        help="bring features to length one, as tests do and clustering does not",
+    )
+    parser.add_argument(
+        "--size",
+        type=positive,
+        nargs=2,
+        metavar=("HEIGHT", "WIDTH"),
+        help="pixels that images are resized to (default: the run's; of image files 288 144)",
+    )
+    parser.add_argument("--batch-size", type=positive, default=256, help="(default: %(default)s)")
+    parser.add_argument(
+        "--workers", type=natural, default=0, help="processes that decode (default: %(default)s)"
+    )
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="keep decoded images here")
+    add_device(parser, results="Features differ by rounding.")
+
+
+def _execute(chosen: argparse.Namespace) -> int:
+    if (chosen.data is None) == (chosen.images is None):
+        raise UsageError("give either --data NAME[:ROOT] or --images LIST.csv")
+    if chosen.images is not None and chosen.trial is not None:
+        raise UsageError("--trial is of --data regdb:ROOT")
+    check_output(chosen.output, _OUTPUTS)
+    device = resolve_device(chosen.device, needs_ops=False)
+    from mabm.data import ImageReader
+    from mabm.train.steps import extract_features
+
+    images = _read_list(chosen.images) if chosen.data is None else _read_split(chosen)
+    encoder, size = _load(chosen)
+    if chosen.size is not None:
+        size = (chosen.size[0], chosen.size[1])
+    elif size is None and not isinstance(images.images, np.ndarray):
+        size = _SIZE
+    features = extract_features(
+        encoder.to(device),
+        ImageReader(images, size=size, cache=chosen.cache),
+        torch.from_numpy(images.modality.copy()),
+        batch_size=chosen.batch_size,
+        workers=chosen.workers,
+        normalise_mean=chosen.renormalise,
+        progress=chosen.level < logging.ERROR,
+    )
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "features": features.numpy(),
+        "modality": images.modality,
+        "camera": images.camera,
+        "identity": images.identity,
+    }
+    if not isinstance(images.images, np.ndarray):
+        arrays["path"] = np.array([str(path) for path in images.images])
+    save_arrays(chosen.output, arrays)
+    write(f"{' x '.join(map(str, features.shape))} features of {images!r}\nsaved {chosen.output}")
+    return 0
+
+
+def _read_split(chosen: argparse.Namespace) -> ImageSet:
+    from mabm.data import read_data
+
+    name, _, root = chosen.data.partition(":")
+    data = read_data(name, root or None, trial=chosen.trial)
+    return data.train if chosen.split == "train" else data.test
+
+
+def _read_list(path: Path) -> ImageSet:
+    """The images that a table lists.
+
+    Raises:
+        OSError: It cannot be opened.
+        ValueError: A column is missing, or a cell does not hold what it must.
+    """
+    from mabm.data import UNKNOWN, ImageSet
+
+    header, *rows = read_table(path)
+    names = [name.strip().lower() for name in header]
+    missing = [name for name in _COLUMNS[:3] if name not in names]
+    if missing or len(set(names)) < len(names):
+        raise ValueError(
+            f"{path} must have columns path, camera, modality and maybe identity, got {header}"
+        )
+    if not rows:
+        raise ValueError(f"{path} must list images, got none")
+    files, columns = [], []
+    for number, row in enumerate(rows, 2):
+        where = f"{path}, row {number}"
+        if len(row) != len(names):
+            raise ValueError(f"{where}: must have {len(names)} columns, got {len(row)}")
+        cells = dict(zip(names, (cell.strip() for cell in row), strict=True))
+        files.append(path.parent / cells["path"])
+        columns.append(
+            (
+                _whole(cells.get("identity", ""), UNKNOWN, f"{where}: identity"),
+                _whole(cells["camera"], UNKNOWN, f"{where}: camera"),
+                modality_number(cells["modality"], where),
+            )
+        )
+    absent = [file for file in files if not file.is_file()]
+    if absent:
+        more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
+        raise FileNotFoundError(f"{path} lists images that are not there: {absent[0]}{more}")
+    identity, camera, modality = np.array(columns, dtype=np.int64).T
+    return ImageSet(files, identity, camera, modality)
+
+
+def _whole(text: str, unknown: int, where: str) -> int:
+    if text in ("", str(unknown)):
+        return unknown
+    if not text.isdecimal():
+        raise ValueError(f"{where} must be an integer >= 0, or empty where unknown, got {text!r}")
+    return int(text)
+
+
+def _load(chosen: argparse.Namespace) -> tuple[Encoder, tuple[int, int] | None]:
+    """The encoder, and the size of images that it was trained with, where that is known.
+
+    Raises:
+        FileNotFoundError: There is no such run, file or name.
+        ValueError: The file is not of the encoder, or does not say which it is of.
+    """
+    from mabm.models import build_encoder, load_encoder, load_pretrained
+
+    path = Path(chosen.weights)
+    if path.is_dir():
+        path = path / "weights.pt"
+    if not path.exists() and chosen.weights == _SHIPPED:
+        return load_pretrained(_SHIPPED), None
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"WEIGHTS must be a finished run, a file or {_SHIPPED}, got {chosen.weights}"
+        )
+    if chosen.model is not None:
+        return build_encoder(chosen.model, weights=path), None
+    try:
+        encoder, meta = load_encoder(path)
+    except ValueError as error:
+        raise ValueError(f"{error}; give --model NAME if these are weights alone") from error
+    data = meta.get("config", {}).get("data", {})
+    return encoder, (data["height"], data["width"]) if "height" in data else encoder.image_size
+
+
+COMMAND = Command(
+    name="extract",
+    help="images to features",
+    description=(
+        "Turn images into features: the mean of an image's and of its mirror image's, each of "
+        "length one, after the encoder's BNNeck. mabm cluster reads what this writes."
+    ),
+    examples="""
+mabm extract runs/sysu --data sysu_mm01:/data/SYSU-MM01 --output train.npz
+    training images by the encoder of a run; then: mabm cluster train.npz
+mabm extract emoji-xm --data emoji_xm --split test --renormalise --output test.npz
+    open data and weights, both shipped with mabm
+mabm extract weights.pt --model agw-resnet50 --images list.csv --output features.safetensors
+    images of your own: a table with the columns path, camera, modality
+""",
+    add_arguments=_add_arguments,
+    execute=_execute,
+)

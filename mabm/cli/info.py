@@ -1,0 +1,114 @@
+"""``mabm info``: versions, devices and extras, what a report of a fault begins with."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+from importlib import metadata
+from typing import Any, Final
+
+import torch
+
+from mabm._extension import build_info
+from mabm.cli.command import Command, write
+
+_NEEDED: Final = ("numpy", "scikit-learn")
+_EXTRAS: Final = {
+    "demo": ("matplotlib", "tqdm"),
+    "train": ("jinja2", "pillow", "pydantic", "safetensors", "tomli-w"),
+    "tensorboard": ("tensorboard",),
+    "timm": ("timm",),
+}
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON instead of lines")
+
+
+def _execute(chosen: argparse.Namespace) -> int:
+    facts = _facts()
+    write(json.dumps(facts, indent=2) if chosen.json else _in_lines(facts))
+    return 0
+
+
+def _facts() -> dict[str, Any]:
+    build = build_info()
+    return {
+        "mabm": build.version,
+        "python": platform.python_version(),
+        "torch": build.torch,
+        "built_with": {
+            "torch": build.built_with_torch,
+            "cuda": build.cuda,
+            "architectures": list(build.architectures),
+        },
+        "backends": list(build.backends),
+        "devices": _devices(),
+        "threads": torch.get_num_threads(),
+        "packages": {name: _version(name) for name in _NEEDED},
+        "extras": {
+            extra: {name: _version(name) for name in names} for extra, names in _EXTRAS.items()
+        },
+    }
+
+
+def _devices() -> list[str]:
+    found = ["cpu"]
+    if torch.cuda.is_available():
+        for number in range(torch.cuda.device_count()):
+            properties = torch.cuda.get_device_properties(number)
+            found.append(
+                f"cuda:{number} {properties.name}, {properties.total_memory / 2**30:.0f} GiB, "
+                f"sm_{properties.major}{properties.minor}"
+            )
+    return found
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _in_lines(facts: dict[str, Any]) -> str:
+    built = facts["built_with"]
+    cuda = "no CUDA"
+    if built["cuda"] is not None:
+        cuda = f"CUDA {built['cuda']} for {' '.join(built['architectures'])}"
+    lines = [
+        ("mabm", facts["mabm"]),
+        ("Python", facts["python"]),
+        ("torch", f"{facts['torch']} (ops built with {built['torch']} and {cuda})"),
+        ("ops for", ", ".join(facts["backends"])),
+        ("devices", "; ".join(facts["devices"])),
+        ("threads", str(facts["threads"])),
+        *((name, version or "missing") for name, version in facts["packages"].items()),
+    ]
+    for extra, packages in facts["extras"].items():
+        missing = [name for name, version in packages.items() if version is None]
+        words = ", ".join(f"{name} {version}" for name, version in packages.items() if version)
+        if missing:
+            remedy = f'{", ".join(missing)} missing: pip install "mabm[{extra}]"'
+            words = f"{words}; {remedy}" if words else remedy
+        lines.append((f"extra {extra}", words))
+    width = max(len(name) for name, _ in lines)
+    return "\n".join(f"{name:{width}}  {value}" for name, value in lines)
+
+
+COMMAND = Command(
+    name="info",
+    help="versions, devices and extras",
+    description=(
+        "Tell how this build of mabm was made and what it runs on: versions, the devices that "
+        "there are ops for, the devices of this machine, and which optional packages are "
+        "installed."
+    ),
+    examples="""
+mabm info            lines to read
+mabm info --json     the same for a program
+""",
+    add_arguments=_add_arguments,
+    execute=_execute,
+)

@@ -1,0 +1,163 @@
+"""The parser of the command line, and what becomes of an error: one line and an exit status."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import textwrap
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+import torch
+
+from mabm._extension import build_info
+from mabm.cli import census, cluster, demo, evaluate, extract, info, train
+from mabm.cli.command import Command, OutputClosedError, UsageError, abandon_output
+
+_COMMANDS: Final[tuple[Command, ...]] = (
+    demo.COMMAND,
+    cluster.COMMAND,
+    train.COMMAND,
+    evaluate.COMMAND,
+    extract.COMMAND,
+    census.COMMAND,
+    info.COMMAND,
+)
+
+OK: Final = 0
+FAILURE: Final = 1
+USAGE: Final = 2  # argparse's own
+INTERRUPTED: Final = 130  # as a shell reports a process that SIGINT ended
+OUTPUT_CLOSED: Final = 141  # likewise SIGPIPE
+
+_WIDTH: Final = 96
+_EXIT_STATUS: Final = """\
+exit status:
+  0    done
+  1    it could not be done, or what was checked is not as it should be
+  2    the words typed do not make a command
+  130  interrupted from the keyboard
+  141  whoever read the output has gone
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status.
+
+    Errors are one line on standard error, with ``--debug`` preceded by the traceback. Messages of
+    the library go to standard error while the command runs; nothing else of logging is changed.
+
+    Args:
+        arguments: Words after the program's name; default those of the process.
+
+    Raises:
+        SystemExit: From argparse: status 2 for words that it cannot read, 0 after ``--help`` and
+            ``--version``.
+    """
+    parser = _build_parser()
+    try:
+        chosen = parser.parse_args(arguments)
+    except SystemExit:
+        _flush_help()
+        raise
+    place = f"mabm {chosen.command}"
+    with _logging_to_stderr(chosen.level):
+        try:
+            status: int = chosen.execute(chosen)
+        except KeyboardInterrupt:
+            _report(place, "interrupted", chosen.debug)
+            return INTERRUPTED
+        except OutputClosedError:
+            return OUTPUT_CLOSED
+        except UsageError as error:
+            _report(place, f"{error} (mabm {chosen.command} --help says more)", chosen.debug)
+            return USAGE
+        except Exception as error:
+            _report(place, _in_words(error), chosen.debug)
+            return FAILURE
+    return status
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.strerror}: {error.filename}"
+    # What the library raises on purpose explains itself; of anything else the type is a hint.
+    told = ImportError | OSError | ValueError | MemoryError | torch.OutOfMemoryError
+    if str(error) and (isinstance(error, told) or type(error).__module__.startswith("mabm.")):
+        return str(error)
+    return f"{type(error).__name__}: {error} (--debug shows where)"
+
+
+def _report(place: str, message: str, debug: bool) -> None:
+    if debug:
+        traceback.print_exc()
+    sys.stderr.write(f"{place}: {' '.join(message.split())}\n")
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mabm",
+        description="Find which unlabelled images show the same person across cameras.",
+        epilog=f"Each command has its own help: mabm cluster --help\n\n{_EXIT_STATUS}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"mabm {build_info().version}")
+    _add_common(parser, debug=False, level=logging.INFO)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    for command in _COMMANDS:
+        of_command = commands.add_parser(
+            command.name,
+            help=command.help,
+            description=textwrap.fill(command.description, _WIDTH),
+            epilog=f"examples:\n{_indented(command.examples)}\n\n{_EXIT_STATUS}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.add_arguments(of_command)
+        # Said before or after the command's name; what is not said after leaves what was before.
+        _add_common(of_command, debug=argparse.SUPPRESS, level=argparse.SUPPRESS)
+        of_command.set_defaults(execute=command.execute)
+    return parser
+
+
+def _add_common(parser: argparse.ArgumentParser, *, debug: Any, level: Any) -> None:
+    group = parser.add_argument_group("messages")
+    group.add_argument(
+        "--debug", action="store_true", default=debug, help="show the traceback of an error"
+    )
+    either = group.add_mutually_exclusive_group()
+    for option, constant, text in (
+        ("--quiet", logging.ERROR, "no messages but errors"),
+        ("--verbose", logging.DEBUG, "all messages"),
+    ):
+        either.add_argument(
+            option, dest="level", action="store_const", const=constant, default=level, help=text
+        )
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {line}".rstrip() for line in text.strip().splitlines())
+
+
+def _flush_help() -> None:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        abandon_output()
+
+
+@contextmanager
+def _logging_to_stderr(level: int) -> Iterator[None]:
+    """The library's messages from ``level`` up go to standard error meanwhile."""
+    logger, handler = logging.getLogger("mabm"), logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+        logger.removeHandler(handler)
