@@ -1,12 +1,9 @@
-"""Weights from files, and encoders to files. Reading one never executes code."""
+"""Weights into encoders, and encoders to files and back. Reading one never executes code."""
 
 from __future__ import annotations
 
 import logging
 import os
-import pickle
-import re
-import zipfile
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +19,7 @@ from torch import Tensor, nn
 from mabm.models.encoder import Encoder
 from mabm.models.registry import new_encoder
 from mabm.models.two_stream import TwoStreamEncoder
+from mabm.models.weight_files import named_tensors, read_torch, read_weights
 
 _LOG = logging.getLogger(__name__)
 
@@ -31,9 +29,6 @@ VERSION: Final = 1
 # Weights that ship beside this file: the name that stands for them, and their encoder.
 _SHIPPED: Final = {"emoji-xm": ("emoji_xm_encoder.npz", "small")}
 
-# Where checkpoints of other code bases keep the tensors, and what wrappers put before each name.
-_NESTS: Final = ("state", "state_dict", "model", "model_state_dict")
-_WRAPPERS: Final = re.compile(r"^(?:module\.|_orig_mod\.)+")
 _SHOWN: Final = 4  # names in a message
 
 
@@ -149,7 +144,14 @@ def load_weights(encoder: Encoder, source: str | PathLike[str] | IO[bytes]) -> L
         ValueError: If the file is of another kind or damaged, holds anything but tensors, or does
             not fit.
     """
-    found = read_weights(source)
+    report = _fill(encoder, read_weights(source))
+    name = Path(source).name if isinstance(source, (str, PathLike)) else "weights"
+    _LOG.info("%s: %s", name, report)
+    return report
+
+
+def _fill(encoder: Encoder, found: Mapping[str, Tensor]) -> LoadReport:
+    """Copies tensors into the encoder if they fit, or raises ValueError and changes nothing."""
     own = encoder.state_dict()
     sources = {name: _first(found, name, encoder.pretrained_name(name)) for name in own}
     filled = {name: origin for name, origin in sources.items() if origin is not None}
@@ -178,13 +180,11 @@ def load_weights(encoder: Encoder, source: str | PathLike[str] | IO[bytes]) -> L
         for name, tensor in tensors.items():
             own[name].copy_(tensor)
     used = set(filled.values())
-    report = LoadReport(
+    return LoadReport(
         loaded=tuple(filled),
         missing=tuple(missing),
         left_out=tuple(name for name in found if name not in used),
     )
-    _LOG.info("%s: %s", "weights" if _is_stream(source) else Path(str(source)).name, report)
-    return report
 
 
 def _first(found: Mapping[str, Tensor], *names: str) -> str | None:
@@ -193,66 +193,6 @@ def _first(found: Mapping[str, Tensor], *names: str) -> str | None:
 
 def _some(names: Any) -> list[str]:
     return sorted(names)[:_SHOWN]
-
-
-def _is_stream(source: object) -> bool:
-    return not isinstance(source, (str, PathLike))
-
-
-def read_weights(source: str | PathLike[str] | IO[bytes]) -> dict[str, Tensor]:
-    """The named tensors of a file, on the CPU, without executing code; see ``load_weights``."""
-    if isinstance(source, (str, PathLike)):
-        path = Path(source)
-        if path.suffix in {".pth", ".pt"}:
-            return _named_tensors(_read_torch(path), path)
-        if path.suffix == ".safetensors":
-            return _read_safetensors(path)
-        if path.suffix != ".npz":
-            raise ValueError(
-                f"weights must be a .pth, .pt, .safetensors or .npz file, got {str(source)!r}"
-            )
-    try:
-        with np.load(source, allow_pickle=False) as archive:
-            return {name: torch.from_numpy(archive[name]) for name in archive.files}
-    except (zipfile.BadZipFile, EOFError, TypeError) as error:
-        raise ValueError(f"{source} is no .npz file of numbers: {error}") from error
-
-
-def _read_torch(path: Path) -> object:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{path} must be a file of torch.save with nothing but tensors and plain values in it: "
-            "other objects could execute code when loaded, and are refused"
-        ) from error
-    except (RuntimeError, EOFError, LookupError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is no whole file of torch.save: {error}") from error
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        import safetensors
-        import safetensors.torch
-    except ImportError as error:
-        raise ImportError(
-            'reading .safetensors needs safetensors: pip install "mabm[train]"'
-        ) from error
-    try:
-        return safetensors.torch.load_file(path)
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is no whole file of safetensors: {error}") from error
-
-
-def _named_tensors(value: object, path: Path) -> dict[str, Tensor]:
-    """The state dict in what ``torch.load`` gave, without what wrappers put before names."""
-    while isinstance(value, Mapping):
-        if value and all(isinstance(item, Tensor) for item in value.values()):
-            return {_WRAPPERS.sub("", str(name)): tensor for name, tensor in value.items()}
-        value = next((value[nest] for nest in _NESTS if nest in value), None)
-    raise ValueError(
-        f"{path} must hold named tensors, alone or as one of {list(_NESTS)}; it does not"
-    )
 
 
 def save_weights(encoder: Encoder, path: str | PathLike[str]) -> None:
@@ -324,7 +264,7 @@ def load_encoder(
         ValueError: If the file is of another kind or version, damaged, or not of its encoder.
     """
     path = Path(path)
-    content = _read_torch(path)
+    content = read_torch(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(
             f"{path} must be a file of save_encoder; for the weights of a backbone use "
@@ -341,19 +281,20 @@ def load_encoder(
         name, num_modalities=num_modalities, image_size=None if size is None else tuple(size)
     )
     try:
-        encoder.load_state_dict(state)
-    except RuntimeError as error:
+        report = _fill(encoder, named_tensors(state, path))
+    except ValueError as error:
         raise ValueError(f"{path} does not hold an encoder {name!r}: {error}") from error
+    if report.missing or report.left_out:
+        raise ValueError(f"{path} does not hold an encoder {name!r}: {report}")
     return encoder.to(device).eval(), meta
 
 
 def _plain(value: object, place: str) -> object:
     """Plain values in plain containers, or a TypeError that says where another one is."""
-    if value is None or isinstance(value, bool):
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    for kind in (int, float, str):
-        if isinstance(value, kind):
-            return kind(value)  # a NumPy scalar counts as one of these, and pickles as code
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str):

@@ -1,0 +1,342 @@
+"""Weights: what is read from which file, what is refused, and that nothing read is executed."""
+
+import logging
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+from mabm.models import (
+    AgwResNet50,
+    TwoStreamEncoder,
+    build_encoder,
+    load_encoder,
+    load_pretrained,
+    load_weights,
+    save_encoder,
+    save_weights,
+)
+
+WIDTHS = (4, 4, 4, 4, 6)
+
+
+def narrow() -> TwoStreamEncoder:
+    return TwoStreamEncoder(widths=WIDTHS)
+
+
+def state_of(encoder: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+
+
+def assert_equal(found: nn.Module, expected: dict[str, torch.Tensor]) -> None:
+    assert found.state_dict().keys() == expected.keys()
+    for name, tensor in found.state_dict().items():
+        assert torch.equal(tensor, expected[name]), name
+
+
+class Bomb:
+    """What an attacker would pickle: unpickling it writes a file."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.marker),)
+
+
+# ---- the kinds of files
+
+
+@pytest.mark.parametrize(
+    "kind", ["plain.pth", "nested.pt", "wrapped.pth", "ours.pt", "a.safetensors", "a.npz"]
+)
+def test_every_kind_of_file_fills_the_encoder(kind: str, tmp_path: Path) -> None:
+    path, source = tmp_path / kind, narrow()
+    nn.init.normal_(source.stems[1][1].running_mean)
+    state = state_of(source)
+    if kind == "plain.pth":
+        torch.save(state, path)
+    elif kind == "nested.pt":
+        torch.save({"epoch": 3, "state_dict": state, "best": 0.5}, path)
+    elif kind == "wrapped.pth":
+        torch.save({"model": {f"module.{name}": tensor for name, tensor in state.items()}}, path)
+    elif kind == "ours.pt":
+        save_encoder(source, path, name="small", meta={})
+    elif kind == "a.safetensors":
+        safetensors.torch.save_file(state, path)
+    else:
+        np.savez(path, **{name: tensor.numpy() for name, tensor in state.items()})
+    encoder = narrow()
+    report = load_weights(encoder, path)
+    assert_equal(encoder, state)
+    assert set(report.loaded) == set(state)
+    assert report.missing == report.left_out == ()
+
+
+def test_half_precision_is_widened(tmp_path: Path) -> None:
+    source = narrow()
+    torch.save(
+        {n: t.half() if t.is_floating_point() else t for n, t in state_of(source).items()},
+        tmp_path / "half.pth",
+    )
+    encoder = narrow()
+    load_weights(encoder, tmp_path / "half.pth")
+    assert encoder.blocks[0].body[0].weight.dtype == torch.float32
+    torch.testing.assert_close(
+        encoder.blocks[0].body[0].weight, source.blocks[0].body[0].weight, rtol=1e-3, atol=1e-4
+    )
+
+
+def test_a_plain_resnet_fills_every_stem(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A file with the names of torchvision's ResNet-50, its classifier too."""
+    single = AgwResNet50(num_modalities=1, non_local=(0, 0, 0, 0)).state_dict()
+    state = {n.removeprefix("stems.0."): t.half() for n, t in single.items() if n[:5] != "neck."}
+    state |= {"fc.weight": torch.zeros(10, 2048), "fc.bias": torch.zeros(10)}
+    # Older files of torchvision have no counters of batch normalisation.
+    state = {n: t for n, t in state.items() if not n.endswith("num_batches_tracked")}
+    torch.save(state, tmp_path / "resnet50.pth")
+    encoder = AgwResNet50()
+    before = state_of(encoder)
+    with caplog.at_level(logging.INFO, logger="mabm.models.weights"):
+        report = load_weights(encoder, tmp_path / "resnet50.pth")
+    own = encoder.state_dict()
+    for group in (0, 1):
+        assert torch.equal(own[f"stems.{group}.conv1.weight"], state["conv1.weight"].float())
+        assert torch.equal(own[f"stems.{group}.bn1.bias"], state["bn1.bias"].float())
+    assert torch.equal(own["layer4.2.conv3.weight"], state["layer4.2.conv3.weight"].float())
+    assert report.left_out == ("fc.weight", "fc.bias")
+    assert {name.split(".")[0] for name in report.missing} == {"non_local", "neck"}
+    for name in report.missing:
+        assert torch.equal(own[name], before[name]), name
+    assert {*report.loaded, *report.missing} == {n for n in own if "num_batches" not in n}
+    assert [record.getMessage() for record in caplog.records] == [
+        f"resnet50.pth: {len(report.loaded)} tensors loaded; not in the file, left as they were: "
+        f"non_local ({len(report.missing) - 4}), neck (4); in the file, not used: fc (2)"
+    ]
+
+
+# ---- what is refused
+
+
+@pytest.mark.parametrize("kind", ["zip.pth", "old.pt", "raw.pth", "nested.pt"])
+def test_pickled_code_is_refused_and_never_run(kind: str, tmp_path: Path) -> None:
+    path, marker = tmp_path / kind, tmp_path / "was_here"
+    state: dict[str, object] = {**state_of(narrow()), "bomb": Bomb(marker)}
+    if kind == "raw.pth":
+        path.write_bytes(pickle.dumps(state, protocol=2))
+    elif kind == "nested.pt":
+        torch.save({"format": "mabm-encoder", "version": 1, "state": state}, path)
+    else:
+        torch.save(state, path, _use_new_zipfile_serialization=kind == "zip.pth")
+    encoder = narrow()
+    before = state_of(encoder)
+    for load in (lambda: load_weights(encoder, path), lambda: load_encoder(path)):
+        with pytest.raises(ValueError, match="could execute code when loaded, and are refused"):
+            load()
+    assert not marker.exists()
+    assert_equal(encoder, before)
+    # The file is a working attack: only the way it is read makes it harmless.
+    with path.open("rb") as stream:
+        if kind == "raw.pth":
+            pickle.load(stream)
+        else:
+            torch.load(stream, weights_only=False)
+    assert marker.exists()
+
+
+def test_pickled_arrays_are_refused_and_never_run(tmp_path: Path) -> None:
+    marker = tmp_path / "was_here"
+    arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in state_of(narrow()).items()}
+    arrays["neck.weight"] = np.array([Bomb(marker)], dtype=object)
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(ValueError, match="allow_pickle=False"):
+        load_weights(narrow(), tmp_path / "a.npz")
+    assert not marker.exists()
+
+
+def test_files_that_do_not_fit_change_nothing(tmp_path: Path) -> None:
+    encoder, good = narrow(), state_of(narrow())
+    before, path = state_of(encoder), tmp_path / "a.pth"
+    cases: list[tuple[dict[str, torch.Tensor], str]] = [
+        (
+            {**good, "neck.weight": torch.ones(7)},
+            r"neck\.weight must have shape \(6,\), got \(7,\)",
+        ),
+        ({**good, "neck.weight": torch.full((6,), torch.nan)}, r"neck\.weight must be finite"),
+        ({n: t for n, t in good.items() if n != "gem_power"}, r"missing 1: \['gem_power'\]"),
+        ({"features.0.weight": torch.ones(2)}, r"such as .*, got \['features\.0\.weight'\]"),
+        ({}, "must hold named tensors"),
+    ]
+    for state, message in cases:
+        torch.save(state, path)
+        with pytest.raises(ValueError, match=message):
+            load_weights(encoder, path)
+        assert_equal(encoder, before)
+    torch.save([1, 2], path)
+    with pytest.raises(ValueError, match="must hold named tensors"):
+        load_weights(encoder, path)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors", ".npz"])
+def test_damaged_files_are_named(suffix: str, tmp_path: Path) -> None:
+    state, path = state_of(narrow()), tmp_path / f"a{suffix}"
+    if suffix == ".pth":
+        torch.save(state, path)
+    elif suffix == ".safetensors":
+        safetensors.torch.save_file(state, path)
+    else:
+        save_weights(narrow(), path)
+    whole = path.read_bytes()
+    for content in (whole[: len(whole) // 2], whole[:7], b"", b"no weights at all"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"a\.(pth|npz|safetensors)"):
+            load_weights(narrow(), path)
+
+
+def test_missing_files_and_strange_names(tmp_path: Path) -> None:
+    for suffix in ("pth", "safetensors", "npz"):
+        with pytest.raises(FileNotFoundError):
+            load_weights(narrow(), tmp_path / f"none.{suffix}")
+    with pytest.raises(FileNotFoundError):
+        load_encoder(tmp_path / "none.pt")
+    with pytest.raises(ValueError, match=r"must be a \.pth, \.pt, .* or \.npz file, got"):
+        load_weights(narrow(), tmp_path / "weights.pkl")
+
+
+def test_safetensors_missing_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "safetensors", None)
+    with pytest.raises(ImportError, match=r'pip install "mabm\[train\]"'):
+        load_weights(narrow(), tmp_path / "a.safetensors")
+
+
+# ---- encoders by name
+
+
+def test_build_encoder_draws_from_its_seed_alone() -> None:
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    one, same, other = (build_encoder("small", seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert_equal(same, state_of(one))
+    assert not torch.equal(
+        one.state_dict()["blocks.0.body.0.weight"], other.state_dict()["blocks.0.body.0.weight"]
+    )
+    assert one.training
+    assert build_encoder("small", num_modalities=3).num_modalities == 3
+
+
+def test_shipped_weights_by_name() -> None:
+    assert_equal(build_encoder("small", weights="emoji-xm"), state_of(load_pretrained("emoji-xm")))
+    with pytest.raises(
+        ValueError,
+        match=r"'emoji-xm' are of the encoder 'small' with 2 .* got "
+        r"'agw-resnet50' with 2",
+    ):
+        build_encoder("agw-resnet50", weights="emoji-xm")
+    with pytest.raises(ValueError, match="with 2 modalities, got 'small' with 3"):
+        build_encoder("small", weights="emoji-xm", num_modalities=3)
+
+
+def test_weights_of_a_file_by_name(tmp_path: Path) -> None:
+    source = build_encoder("small", seed=5)
+    torch.save(source.state_dict(), tmp_path / "a.pth")
+    assert_equal(build_encoder("small", weights=tmp_path / "a.pth"), state_of(source))
+
+
+@pytest.mark.parametrize("name", ["resnet50", "timm:", ""])
+def test_unknown_encoders_are_named(name: str) -> None:
+    with pytest.raises(ValueError, match=r"one of \['agw-resnet50', 'small'\] or 'timm:NAME', got"):
+        build_encoder(name)
+
+
+# ---- whole encoders
+
+
+class Wrapper(nn.Module):
+    """As ``DistributedDataParallel`` wraps a module."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_an_encoder_comes_back_as_it_was(wrapped: bool, tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    encoder = build_encoder("small", num_modalities=3, seed=9)
+    meta = {
+        "data": "regdb",
+        "trial": None,
+        "scores": [np.float64(0.5), float("nan"), np.float32(2)],
+        "config": {"sizes": (48, np.int64(3)), "on": True},
+    }
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    save_encoder(Wrapper(encoder) if wrapped else encoder, path, name="small", meta=meta)
+    found, back = load_encoder(path)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert_equal(found, state_of(encoder))
+    assert found.num_modalities == 3
+    assert not found.training
+    assert back["data"] == "regdb"
+    assert back["trial"] is None
+    assert back["scores"][::2] == [0.5, 2.0]
+    assert np.isnan(back["scores"][1])
+    assert back["config"] == {"sizes": [48, 3], "on": True}
+    assert os.listdir(tmp_path) == ["weights.pt"]
+    content = torch.load(path, weights_only=True)
+    assert content["format"] == "mabm-encoder"
+    assert content["version"] == 1
+
+
+def test_an_unfinished_write_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "weights.pt"
+    save_encoder(narrow(), path, name="small", meta={})
+    old = path.read_bytes()
+
+    def full_disk(_: object, stream: Any) -> None:
+        stream.write(b"half of")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(OSError, match="no space left"):
+        save_encoder(narrow(), path, name="small", meta={})
+    assert path.read_bytes() == old
+    assert os.listdir(tmp_path) == ["weights.pt"]
+
+
+def test_what_is_no_encoder_is_not_saved(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    with pytest.raises(TypeError, match="encoder must be an Encoder, got Linear"):
+        save_encoder(nn.Linear(2, 2), path, name="small", meta={})
+    with pytest.raises(TypeError, match=r"meta\['a'\]\[1\] must be a plain value, got Tensor"):
+        save_encoder(narrow(), path, name="small", meta={"a": [1, torch.ones(1)]})
+    with pytest.raises(TypeError, match=r"meta\['a'\] must have strings as keys, got 3"):
+        save_encoder(narrow(), path, name="small", meta={"a": {3: 4}})
+    assert not path.exists()
+
+
+def test_what_is_no_encoder_is_not_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    torch.save(narrow().state_dict(), path)
+    with pytest.raises(ValueError, match="must be a file of save_encoder; for the weights of a"):
+        load_encoder(path)
+    torch.save({"format": "mabm-encoder", "version": 2}, path)
+    with pytest.raises(ValueError, match="must be of version 1, got 2"):
+        load_encoder(path)
+    torch.save({"format": "mabm-encoder", "version": 1, "name": "small"}, path)
+    with pytest.raises(ValueError, match="it has no 'num_modalities'"):
+        load_encoder(path)
+    save_encoder(narrow(), path, name="small", meta={})  # of another size than "small" has
+    with pytest.raises(ValueError, match="does not hold an encoder 'small': weights of stems"):
+        load_encoder(path)
