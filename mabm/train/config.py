@@ -8,6 +8,7 @@ Names and defaults are those of the published method on SYSU-MM01 (Wang et al., 
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ from typing import Any, ClassVar, Final, Literal, get_args
 from mabm._arrays import check_real
 from mabm.data.sets import DATA_SETS
 from mabm.graph import check_max_distance, check_min_samples
-from mabm.presets import PRESETS, Preset, check_integer, check_k1, check_k2
+from mabm.presets import MAX_K, PRESETS, Preset, check_integer, check_k1, check_k2
 
 CONFIGS: Final = ("sysu", "regdb", "llcm", "emoji-xm")
 """Names of the shipped configurations."""
@@ -148,7 +149,9 @@ class ClusteringConfig(_Table):
         check_max_distance("eps", self.eps)
         check_min_samples(self.min_samples)
         check_k2(PRESETS["bmil"], self.k2, check_k1(PRESETS["bmil"], self.k1, num_groups=2))
-        check_k2(PRESETS["spcl"], self.k2_alone, check_k1(PRESETS["spcl"], self.k1_alone, 1))
+        check_integer("alone_k1", self.k1_alone, at_least=1, at_most=MAX_K)
+        ends = ", which ends at alone_k1"
+        check_integer("alone_k2", self.k2_alone, at_least=1, at_most=self.k1_alone, reason=ends)
         _check_choice("half_list", self.half_list, get_args(HalfList))
         _check_choice("association", self.association, get_args(Association))
         if check_real("subset_ratio", self.subset_ratio, 0.0, 1.0) == 0:
@@ -338,20 +341,32 @@ def parse_config(tree: Mapping[str, Any], source: str = "config") -> Config:
 
     Raises:
         ImportError: pydantic is missing.
-        ValueError: An unknown key or a value out of contract; every one of them is named.
+        ValueError: An unknown key, or a value of another kind or out of contract; every table with
+            one is named. Kinds are taken strictly: ``true`` is no integer, and ``"8"`` is none.
     """
     try:
         from pydantic import TypeAdapter, ValidationError
     except ImportError as error:
         raise ImportError('configurations need pydantic: pip install "mabm[train]"') from error
+    # By way of JSON, since in strict mode pydantic makes dataclasses of JSON's tables alone.
+    text = json.dumps(tree, default=str)
     try:
-        return TypeAdapter(Config).validate_python(tree)
+        return TypeAdapter(Config).validate_json(text, strict=True)
     except ValidationError as error:
-        lines = [
-            f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}, got {each['input']!r}"
-            for each in error.errors()
-        ]
-        raise ValueError(f"{source}: {'; '.join(lines)}") from None
+        raise ValueError(f"{source}: {'; '.join(map(_complaint, error.errors()))}") from None
+
+
+def _complaint(error: Mapping[str, Any]) -> str:
+    """What pydantic found, in the words of this library: key, contract and value."""
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "value_error":  # of __post_init__, whose messages begin with the field
+        return f"{key}.{error['ctx']['error']}"
+    if error["type"] == "unexpected_keyword_argument":
+        table = Config() if len(error["loc"]) == 1 else getattr(Config(), error["loc"][0])
+        names = ", ".join(each.name for each in dataclasses.fields(table))
+        return f"{key} must be one of {names}"
+    contract = error["msg"].removeprefix("Input should be ")
+    return f"{key} must be {contract}, got {error['input']!r}"
 
 
 def to_tree(config: Config) -> dict[str, dict[str, Any]]:
@@ -375,7 +390,8 @@ def to_toml(config: Config) -> str:
     return tomli_w.dumps(to_tree(config))
 
 
-def _read_tree(source: str | Path) -> dict[str, Any]:
+def _read_tree(source: str | Path, above: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The tables of a shipped name or a file, laid over those of its base."""
     if str(source) in CONFIGS:
         name = f"configs/{source}.toml"
         tree = _parse_toml(resources.files("mabm.train").joinpath(name).read_text("utf-8"), name)
@@ -391,9 +407,14 @@ def _read_tree(source: str | Path) -> dict[str, Any]:
     base = tree.pop("base", None)
     if base is None:
         return tree
+    if not isinstance(base, str):
+        raise ValueError(f"base must be a shipped name or a TOML file, got {base!r} in {source}")
+    above = (*above, str(source))
     if base not in CONFIGS and folder is not None:
-        base = folder / base
-    merged = _read_tree(base)
+        base = str(folder / base)
+    if base in above:
+        raise ValueError(f"base must not lead back to itself, got {' -> '.join((*above, base))}")
+    merged = _read_tree(base, above)
     for table, fields in tree.items():
         if isinstance(fields, dict) and isinstance(merged.get(table, {}), dict):
             merged.setdefault(table, {}).update(fields)
@@ -408,9 +429,11 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     if not (equals and dot and table and key):
         raise ValueError(f"an override must read table.key=value, got {override!r}")
     fields = tree.setdefault(table, {})
+    if not isinstance(fields, dict):
+        raise ValueError(f"{table} must be a table, got {fields!r}")
     text = text.strip()
     if text.lower() == "none":
-        fields.pop(key, None)
+        fields[key] = None
         return
     try:
         fields[key] = _parse_toml(f"value = {text}", override)["value"]

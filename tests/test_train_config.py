@@ -1,0 +1,228 @@
+"""Configurations: what ships, what overrides change, and what a mistake is told."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mabm.train import CONFIGS, ClusteringConfig, Config, load_config, to_toml
+from mabm.train.config import parse_config, to_tree
+
+
+def differing(one: Config, other: Config) -> dict[str, tuple[Any, Any]]:
+    """By table.key, the values of both where they differ."""
+    return {
+        f"{table}.{key}": (value, getattr(getattr(other, table), key))
+        for table, fields in dataclasses.asdict(one).items()
+        for key, value in fields.items()
+        if value != getattr(getattr(other, table), key)
+    }
+
+
+def test_the_configuration_of_sysu_is_the_published_one() -> None:
+    config = load_config("sysu")
+    assert config == Config()  # the defaults of the library
+    assert (config.data.height, config.data.width, config.augmentation.padding) == (288, 144, 10)
+    assert (config.batch.identities, config.batch.instances, config.batch.cameras) == (8, 16, True)
+    for stage in (config.stage1, config.stage2):
+        assert (stage.epochs, stage.iterations, stage.step, stage.gamma) == (50, 200, 20, 0.1)
+        assert (stage.lr, stage.weight_decay) == (3.5e-4, 5e-4)
+    clustering, contrast = config.clustering, config.contrast
+    assert (clustering.k1, clustering.k2, clustering.eps) == (30, 6, 0.6)
+    assert (clustering.k1_alone, clustering.k2_alone, clustering.subset_ratio) == (30, 6, 1.0)
+    assert (contrast.temperature, contrast.momentum, contrast.margin) == (0.05, 0.1, 0.2)
+    assert (contrast.num_selected, contrast.memory, contrast.split) == (50, "hybrid", True)
+    assert clustering.association == "modality-aware"
+
+
+def test_other_data_sets_differ_from_sysu_where_the_method_says() -> None:
+    sysu = load_config("sysu")
+    assert differing(sysu, load_config("regdb")) == {
+        "data.name": ("sysu_mm01", "regdb"),
+        "data.trial": (None, 1),
+        "augmentation.jitter_infrared": (True, False),
+        "clustering.eps": (0.6, 0.3),
+        "batch.identities": (8, 4),
+        "batch.cameras": (True, False),
+        "stage1.iterations": (200, 100),
+        "stage2.iterations": (200, 100),
+    }
+    assert differing(sysu, load_config("llcm")) == {
+        "data.name": ("sysu_mm01", "llcm"),
+        "augmentation.jitter_infrared": (True, False),
+    }
+    changed = differing(sysu, load_config("emoji-xm"))
+    tables = {name.partition(".")[0] for name in changed}
+    assert {"data.name", "model.name", "model.weights"} <= changed.keys()
+    assert "contrast" not in tables  # losses and memories are the method's everywhere
+    assert not any(name.endswith((".lr", ".weight_decay", ".gamma")) for name in changed)
+
+
+def test_overrides() -> None:
+    config = load_config(
+        "regdb",
+        [
+            "clustering.eps = 0.5",
+            "clustering.association=naive",  # a bare word
+            'model.name="timm:resnet18"',
+            "model.weights=/some/where/else.pth",
+            "data.trial=none",
+            "run.compile=true",
+            "stage1.lr=1",  # an integer will do for a number
+            "stage1.epochs=3",
+            "stage1.epochs=4",  # the later one wins
+            "clustering.alone_k1=None",
+        ],
+    )
+    assert differing(load_config("regdb"), config) == {
+        "clustering.eps": (0.3, 0.5),
+        "clustering.association": ("modality-aware", "naive"),
+        "model.name": ("agw-resnet50", "timm:resnet18"),
+        "model.weights": (None, "/some/where/else.pth"),
+        "data.trial": (1, None),
+        "run.compile": (False, True),
+        "stage1.lr": (3.5e-4, 1.0),
+        "stage1.epochs": (50, 4),
+    }
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("batch.identities=0", r"batch\.identities must be at least 1, got 0"),
+        ("batch.identities=eight", r"batch\.identities must be a valid integer, got 'eight'"),
+        ("batch.identities='8'", r"batch\.identities must be a valid integer, got '8'"),
+        ("batch.identities=8.5", r"batch\.identities must be a valid integer.*, got 8\.5"),
+        ("batch.identities=true", r"batch\.identities must be a valid integer, got True"),
+        ("batch.identities=none", r"batch\.identities must be a valid integer, got None"),
+        ("batch.micro_batches=3", r"batch\.micro_batches must divide .* = 128, got 3"),
+        ("run.compile=1", r"run\.compile must be a valid boolean, got 1"),
+        ("run.seed=-1", r"run\.seed must be at least 0, got -1"),
+        ("run.precision=half", r"run\.precision must be 'float32', .* or 'float16', got 'half'"),
+        ("model.weights=5", r"model\.weights must be a valid string, got 5"),
+        ("data.name=market", r"data\.name must be one of .*'regdb'.*, got 'market'"),
+        ("data.trial=0", r"data\.trial must be at least 1, got 0"),
+        ("stage2.lr=0", r"stage2\.lr must be above 0, got 0\.0"),
+        ("stage2.lr=nan", r"stage2\.lr must be .*, got nan"),
+        ("stage2.lr=inf", r"stage2\.lr must be .*, got inf"),
+        ("stage2.lr=3.5e-4x", r"stage2\.lr must be a valid number, got '3\.5e-4x'"),
+        ("clustering.eps=1.0", r"clustering\.eps must be .*, got 1\.0"),
+        ("clustering.k1=1", r"clustering\.k1 must be in \[2, 1024\].*, got 1"),
+        ("clustering.k2=31", r"clustering\.k2 must be in \[1, 30\].*, got 31"),
+        ("clustering.alone_k1=0", r"clustering\.alone_k1 must be in \[1, 1024\], got 0"),
+        ("clustering.alone_k1=5", r"clustering\.alone_k2 must be in \[1, 5\].*, got 6"),
+        ("clustering.subset_ratio=0", r"clustering\.subset_ratio must be above 0, got 0\.0"),
+        ("clustering.association=all", r"clustering\.association must be 'none', .*, got 'all'"),
+        ("contrast.momentum=2", r"contrast\.momentum must be in \[0, 1\], got 2"),
+        ("augmentation.flip=-0.5", r"augmentation\.flip must be in \[0, 1\], got -0\.5"),
+        ("batch.identites=8", r"batch\.identites must be one of identities, instances, cameras"),
+        ("batsh.identities=8", r"batsh must be one of data, model, .*, run$"),
+        ("batsh.identities=none", r"batsh must be one of data, model, .*, run$"),
+        ("identities=8", r"an override must read table\.key=value, got 'identities=8'"),
+        ("batch.identities", r"an override must read table\.key=value, got 'batch\.identities'"),
+        (".identities=8", r"an override must read table\.key=value"),
+    ],
+)
+def test_a_mistake_is_named_with_its_contract_and_value(override: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_config("sysu", [override])
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    with pytest.raises(ValueError, match=r"seed.*") as raised:
+        load_config("sysu", ["run.seed=-1", "batch.instances=0", "data.foo=1"])
+    for name in ("run.seed", "batch.instances", "data.foo"):
+        assert f"{name} must" in str(raised.value)
+
+
+def test_options_can_be_made_without_a_file() -> None:
+    assert ClusteringConfig(k1=20, alone_k1=12, k2=4).k1_alone == 12
+    with pytest.raises(ValueError, match=r"k2 must be in \[1, 20\].*, got 21"):
+        ClusteringConfig(k1=20, k2=21)
+    preset = ClusteringConfig(half_list="balanced").preset
+    assert (preset.name, preset.half_list) == ("bmil", "balanced")
+
+
+@st.composite
+def configs(draw: st.DrawFn) -> Config:
+    """Shipped ones with some fields changed, of every kind there is."""
+    overrides = [
+        f"run.seed={draw(st.integers(0, 2**63 - 1))}",
+        f"run.tensorboard={draw(st.sampled_from(['true', 'false']))}",
+        f"stage1.lr={draw(st.floats(1e-9, 1e3))!r}",
+        f"clustering.eps={draw(st.floats(0, 0.99))!r}",
+        f"data.identities={draw(st.sampled_from(['none', '7']))}",
+        f"contrast.memory={draw(st.sampled_from(['hybrid', 'mean', 'hard']))}",
+    ]
+    config = load_config(draw(st.sampled_from(CONFIGS)), overrides)
+    text = draw(st.text(st.characters(exclude_categories=["Cs"]), max_size=20))
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, root=text))
+
+
+@given(configs())
+def test_toml_and_back(config: Config) -> None:
+    assert parse_config(to_tree(config)) == config
+    assert parse_config(_toml_tree(config)) == config
+
+
+def _toml_tree(config: Config) -> dict[str, Any]:
+    from mabm.train import config as module
+
+    return module._parse_toml(to_toml(config), "text")
+
+
+def test_what_a_run_wrote_can_be_read(tmp_path: Path) -> None:
+    config = load_config("regdb", ["run.seed=3", "data.trial=none", "clustering.alone_k1=12"])
+    file = tmp_path / "config.toml"
+    file.write_text(to_toml(config), encoding="utf-8")
+    assert load_config(file) == config
+    assert load_config(str(file), ["run.seed=4"]).run.seed == 4
+
+
+def test_a_file_changes_its_base(tmp_path: Path) -> None:
+    (tmp_path / "lab").mkdir()
+    (tmp_path / "lab" / "ours.toml").write_text('base = "regdb"\n[batch]\nidentities = 2\n')
+    (tmp_path / "mine.toml").write_text('base = "lab/ours.toml"\n[run]\nseed = 5\n')
+    config = load_config(tmp_path / "mine.toml", ["batch.instances=4"])
+    assert differing(load_config("regdb"), config) == {
+        "batch.identities": (4, 2),
+        "batch.instances": (16, 4),
+        "run.seed": (0, 5),
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("data = 5", r"data must be .*, got 5"),
+        ("[data]\nname = ", r"bad\.toml must be TOML"),
+        ("[[data]]\nroot = 'a'", r"data must be .*, got \[\{'root': 'a'\}\]"),
+        ("base = 5", r"base must be a shipped name or a TOML file, got 5"),
+        ("base = 'bad.toml'", r"base must not lead back to itself, got .*bad\.toml -> .*bad\.toml"),
+        ("bases = 'sysu'", r"bases must be one of data, model"),
+        ("[data]\nroot = 2020-01-01\nheight = [1]", r"data\.height must be .*, got \[1\]"),
+    ],
+)
+def test_a_file_that_is_no_configuration(text: str, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "bad.toml"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_config(file)
+
+
+def test_an_override_of_what_is_no_table(tmp_path: Path) -> None:
+    file = tmp_path / "bad.toml"
+    file.write_text("data = 5")
+    with pytest.raises(ValueError, match="data must be a table, got 5"):
+        load_config(file, ["data.height=1"])
+
+
+def test_a_name_that_is_neither_shipped_nor_a_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="one of sysu, regdb, llcm, emoji-xm or a TOML"):
+        load_config("sysu-mm01")
+    (tmp_path / "mine.toml").write_text('base = "no_such.toml"')
+    with pytest.raises(FileNotFoundError, match=r"no_such\.toml"):
+        load_config(tmp_path / "mine.toml")
