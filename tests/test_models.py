@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from mabm.data import identity_splits, render_identities
 from mabm.models import TwoStreamEncoder, extract, load_pretrained, load_weights, save_weights
+from mabm.models.encoder import generalised_mean
 from mabm.models.pretrain import Schedule, infrared_to_visible, train
 
 
@@ -23,6 +24,15 @@ def pretrained() -> TwoStreamEncoder:
 def batch() -> tuple[torch.Tensor, torch.Tensor]:
     frames = render_identities(identity_splits().unlabelled[:2])
     return torch.from_numpy(frames.images), torch.from_numpy(frames.modality)
+
+
+def narrow(num_modalities: int = 2) -> TwoStreamEncoder:
+    return TwoStreamEncoder(num_modalities=num_modalities, widths=(4, 4, 4, 4, 6))
+
+
+def noise(count: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (count, 3, 12, 10), generator=generator, dtype=torch.uint8)
 
 
 def test_size_is_as_described() -> None:
@@ -61,6 +71,89 @@ def test_modality_chooses_the_stem(
         assert not torch.allclose(pretrained(images, modality), pretrained(images, 1 - modality))
 
 
+@pytest.mark.parametrize("order", ["sorted", "mixed"])
+def test_each_stem_sees_its_own_images_only(order: str) -> None:
+    """In training: statistics of a stem are those of its images, an absent one stays untouched."""
+    encoder = narrow(num_modalities=3)
+    images, modality = noise(7), torch.tensor([0, 0, 0, 2, 2, 2, 2])
+    if order == "mixed":
+        shuffled = torch.tensor([3, 0, 4, 1, 5, 2, 6])
+        images, modality = images[shuffled], modality[shuffled]
+    encoder(images, modality).square().sum().backward()
+    for group in (0, 2):
+        convolution, norm, _ = encoder.stems[group]
+        maps = convolution((images[modality == group].float() - 127.5) / 64)
+        torch.testing.assert_close(norm.running_mean, 0.1 * maps.mean(dim=(0, 2, 3)))
+        assert int(norm.num_batches_tracked) == 1
+    assert int(encoder.stems[1][1].num_batches_tracked) == 0
+    assert torch.equal(encoder.stems[1][1].running_mean, torch.zeros(4))
+    assert all(parameter.grad is None for parameter in encoder.stems[1].parameters())
+
+
+def test_floating_images_give_what_bytes_give() -> None:
+    encoder, images, modality = narrow().eval(), noise(5), torch.tensor([0, 1, 1, 0, 1])
+    expected = encoder(images, modality)
+    for dtype in (torch.float32, torch.float64, torch.float16):  # float16 holds 0..255 exactly
+        assert torch.equal(encoder(images.to(dtype), modality), expected)
+    shifted = encoder(images.float() + 0.5, modality)
+    assert not torch.allclose(shifted, expected, atol=1e-4)
+
+
+def test_double_precision_throughout() -> None:
+    encoder, modality = narrow().double().eval(), torch.tensor([1, 0])
+    images = torch.rand(2, 3, 6, 6, dtype=torch.float64) * 255
+    assert encoder(images, modality).dtype == torch.float64
+    images.requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: encoder(x, modality), images, eps=1e-3, atol=1e-6)
+
+
+def test_generalised_mean_is_the_power_mean() -> None:
+    maps = torch.randn(3, 4, 5, 2, dtype=torch.float64)
+    expected = np.mean(np.maximum(maps.numpy(), 1e-6) ** 2.5, axis=(2, 3)) ** (1 / 2.5)
+    found = generalised_mean(maps, 2.5)
+    np.testing.assert_allclose(found.numpy(), expected)
+    assert torch.equal(generalised_mean(maps, torch.tensor(2.5, dtype=torch.float64)), found)
+
+
+def test_generalised_mean_leaves_half_precision() -> None:
+    """300 ** 3 is no number of float16, and autocast would take the power there."""
+    maps = torch.full((1, 2, 3, 3), 300.0, dtype=torch.float16)
+    with torch.autocast("cpu", dtype=torch.float16):
+        found = generalised_mean(maps, 3.0)
+    torch.testing.assert_close(found, torch.full((1, 2), 300.0))
+
+
+def test_autocast_stays_close_and_ends_in_full_precision(
+    pretrained: TwoStreamEncoder, batch: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    with torch.inference_mode():
+        exact = pretrained(*batch)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            rough = pretrained(*batch)
+    assert rough.dtype == torch.float32
+    assert F.cosine_similarity(exact, rough).min() > 0.98
+    assert not torch.equal(exact, rough)
+
+
+def test_compiled_encoder_gives_the_same() -> None:
+    encoder, images = narrow().eval(), noise(6)
+    graphs: list[torch.fx.GraphModule] = []
+
+    def backend(graph: torch.fx.GraphModule, _: list[torch.Tensor]) -> torch.fx.GraphModule:
+        graphs.append(graph)
+        return graph
+
+    compiled = torch.compile(encoder, backend=backend)
+    for modality in (torch.tensor([0, 0, 0, 1, 1, 1]), torch.tensor([0, 1, 1, 0, 1, 1])):
+        expected = encoder(images, modality)
+        torch.testing.assert_close(compiled(images, modality), expected)
+    # The graph breaks once, where images of each modality are counted; what comes before the count
+    # is compiled once, what follows once for each composition.
+    assert len(graphs) == 3
+    compiled(images, modality.flip(0))
+    assert len(graphs) == 3
+
+
 def test_gradients_reach_both_stems(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
     encoder = TwoStreamEncoder()
     encoder(*batch).square().sum().backward()
@@ -82,6 +175,25 @@ def test_extract_is_the_mean_of_two_unit_vectors(
     assert (features.norm(dim=1) < 0.9999).any()
     unit = extract(pretrained, images, modality, normalise_mean=True)
     torch.testing.assert_close(unit.norm(dim=1), torch.ones(len(images)))
+
+
+def test_extract_takes_wrapped_encoders_and_no_images(
+    batch: tuple[torch.Tensor, torch.Tensor],
+) -> None:
+    class Wrapper(torch.nn.Module):
+        def __init__(self, inner: torch.nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, images: torch.Tensor, modality: torch.Tensor) -> torch.Tensor:
+            return self.inner(images, modality)
+
+    encoder = narrow()
+    images, modality = batch
+    expected = extract(encoder, images, modality)
+    assert torch.equal(extract(Wrapper(encoder), images, modality), expected)
+    torch.testing.assert_close(extract(encoder, images.float(), modality), expected)
+    assert extract(encoder, images[:0], modality[:0]).shape == (0, 6)
 
 
 def test_extract_leaves_the_encoder_as_it_was(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
