@@ -161,7 +161,7 @@ def test_all_parts_are_there(written: Callable[..., Page]) -> None:
         "Clusters against identities",
         "Noise and spanning clusters",
         "Neighbours in another modality",
-        "Where the nearest neighbours are, last epoch",
+        "Where the nearest neighbours are: stage 2, epoch 3",
         "How far apart are two images of one identity?",
         "What the clusters hold",
         "Searched: there",

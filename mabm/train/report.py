@@ -217,13 +217,14 @@ def _curves(history: Sequence[Entry], names: Mapping[int, str]) -> list[dict[str
 
 
 def _last_mix(history: Sequence[Entry], names: Mapping[int, str]) -> dict[str, Any] | None:
-    mixes = [mix for mix in neighbor_mixes(history) if mix]
-    if not mixes:
+    mixes = zip(history, neighbor_mixes(history), strict=True)
+    found = [(name_epoch(entry), *mix) for entry, mix in mixes if mix]
+    if not found:
         return None
-    modalities, rows = mixes[-1]
+    epoch, modalities, rows = found[-1]
     heads = [_name(modality, names) for modality in modalities]
     texts = [[percent(share) for share in row or [None] * len(heads)] for row in rows]
-    return {"heads": heads, "rows": list(zip(heads, texts, strict=True))}
+    return {"epoch": epoch, "heads": heads, "rows": list(zip(heads, texts, strict=True))}
 
 
 def _show_clustering(

@@ -147,7 +147,7 @@ def draw_curves(
             digits = 0 if axes.get_ylim()[1] > 0.05 else 1
             axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=digits))
         clear_frame(axes)
-        _mark_stages(axes, boundaries)
+        _mark_stages(axes, boundaries, first)
         return _to_svg(figure, label)
 
 
@@ -155,15 +155,15 @@ def _any_negative(lines: Sequence[Line]) -> bool:
     return any(bool((line.values < 0).any()) for line in lines)
 
 
-def _mark_stages(axes: Axes, boundaries: Mapping[float, str]) -> None:
-    left = axes.get_xlim()[0]
+def _mark_stages(axes: Axes, boundaries: Mapping[float, str], first: int) -> None:
     for place, name in boundaries.items():
-        if place > left:
+        is_inside = place > first  # a stage that everything belongs to needs no line
+        if is_inside:
             axes.axvline(place, color=QUIET, linewidth=1, linestyle=(0, (4, 3)))
         axes.text(
-            max(place, left),
+            place if is_inside else axes.get_xlim()[0],
             1.03,
-            f" {name}" if place > left else name,
+            name,
             transform=axes.get_xaxis_transform(),
             color=QUIET,
             fontsize=9,
@@ -178,6 +178,7 @@ def draw_distance_spread(histogram: PairHistogram, across: bool) -> str:
         figure = new_figure(_WIDTH, _HEIGHT + 0.4)
         axes = figure.add_axes((0.085, 0.15, 0.885, 0.73))
         draw_spread(axes, histogram, across)
+        axes.set_ylim(top=2 * max(int(histogram.counts.max()), 1))  # the same for both sides
         axes.yaxis.set_major_formatter(FuncFormatter(_short_count))
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("Jaccard distance J")
