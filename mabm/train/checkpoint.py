@@ -12,10 +12,14 @@ import hashlib
 import logging
 import os
 import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
 
+import numpy as np
 import torch
+from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -32,23 +36,34 @@ class Position(NamedTuple):
 
 
 def save_checkpoint(folder: Path, position: Position, state: dict[str, Any]) -> Path:
-    """Writes a checkpoint, and removes those before the last two.
+    """Writes a checkpoint, and removes all others but the one before it.
+
+    What is left of one that was not finished goes too, and so do checkpoints of later positions:
+    the run has gone back before them, since they are damaged.
 
     Args:
         folder: Where checkpoints are; exists.
         position: What comes next.
-        state: Tensors, numbers, strings, and lists and dictionaries of them.
+        state: Tensors, numbers, strings, and lists, tuples and dictionaries of them.
 
     Returns:
         The file.
+
+    Raises:
+        OSError: It cannot be written; those that are there stay.
+        TypeError: ``state`` holds anything else, which could not be read again.
     """
+    state = _plain(state, "state")
     path = folder / f"checkpoint-{position.stage}-{position.epoch:04d}-{position.iteration:06d}.pt"
     digest = write_torch(path, {"position": list(position), **state})
-    write_text(path.with_suffix(".pt.sha256"), f"{digest}  {path.name}\n")
-    for _, old in _checkpoints(folder)[:-_KEPT]:
-        # The checksum goes first: what is left of a removal cut short is no checkpoint.
-        old.with_suffix(".pt.sha256").unlink(missing_ok=True)
-        old.unlink(missing_ok=True)
+    write_text(_sidecar(path), f"{digest}  {path.name}\n")
+    there = _checkpoints(folder)
+    finished = [old for at, old in there if at <= position and _sidecar(old).is_file()]
+    for _, old in there:
+        if old not in finished[-_KEPT:]:
+            # The checksum goes first: what is left of a removal cut short is no checkpoint.
+            _sidecar(old).unlink(missing_ok=True)
+            old.unlink(missing_ok=True)
     return path
 
 
@@ -67,24 +82,16 @@ def load_newest(folder: Path) -> tuple[Position, dict[str, Any]] | None:
 
 def write_torch(path: Path, value: object) -> str:
     """Saves ``value`` at ``path`` as a whole or not at all; returns its SHA-256."""
-    beside = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with beside.open("wb") as stream:
+    with _moved_into(path) as stream:
         hashing = _Hashing(stream)
         torch.save(value, hashing)  # type: ignore[arg-type]
-        stream.flush()
-        os.fsync(stream.fileno())
-    _move(beside, path)
     return hashing.digest.hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:
     """Writes ``text`` to ``path`` as a whole or not at all."""
-    beside = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with beside.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    _move(beside, path)
+    with _moved_into(path) as stream:
+        stream.write(text.encode("utf-8"))
 
 
 def clear_parts(folder: Path) -> None:
@@ -103,13 +110,33 @@ def _checkpoints(folder: Path) -> list[tuple[Position, Path]]:
     return sorted(found)
 
 
+def _sidecar(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
 def _is_whole(path: Path) -> bool:
-    sidecar = path.with_suffix(".pt.sha256")
+    sidecar = _sidecar(path)
     if not sidecar.is_file():
         return False
     with path.open("rb") as stream:
         digest = _digest(stream)
-    return sidecar.read_text(encoding="utf-8").split()[:1] == [digest.hexdigest()]
+    return sidecar.read_bytes().split()[:1] == [digest.hexdigest().encode("ascii")]
+
+
+def _plain(value: object, place: str) -> Any:
+    """The same with NumPy's numbers as Python's, which are all that is read without code."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, Tensor) or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, Mapping):
+        return {
+            _plain(key, place): _plain(item, f"{place}[{key!r}]") for key, item in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        items = [_plain(item, f"{place}[{index}]") for index, item in enumerate(value)]
+        return tuple(items) if isinstance(value, tuple) else items
+    raise TypeError(f"{place} must be tensors and plain values, got {type(value).__name__}")
 
 
 def _digest(stream: IO[bytes]) -> Any:
@@ -119,8 +146,18 @@ def _digest(stream: IO[bytes]) -> Any:
     return digest
 
 
-def _move(beside: Path, path: Path) -> None:
-    os.replace(beside, path)
+@contextmanager
+def _moved_into(path: Path) -> Iterator[IO[bytes]]:
+    """A file beside ``path`` that takes its place once it is written and on the disk."""
+    beside = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with beside.open("wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
     # The folder too, or a machine that goes down forgets the move.
     if hasattr(os, "O_DIRECTORY"):
         descriptor = os.open(path.parent, os.O_DIRECTORY)
