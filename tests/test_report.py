@@ -89,7 +89,10 @@ def samples(count: int = 48) -> tuple[np.ndarray, ...]:
     rng = np.random.default_rng(0)
     identity = np.arange(count) // 12
     features = np.eye(8)[identity] + 0.3 * rng.normal(size=(count, 8))
-    return features.astype(np.float32), identity, np.arange(count) % 2
+    arrays = features.astype(np.float32), identity, np.arange(count) % 2
+    for array in arrays:  # as image sets keep theirs
+        array.setflags(write=False)
+    return arrays
 
 
 def read(rows: list[int]) -> np.ndarray:

@@ -82,7 +82,7 @@ def test_steps_count_on(writers: list[FakeWriter], tmp_path: Path) -> None:
     with TensorBoardLog(tmp_path) as log:
         log.append({"stage": 1, "epoch": 1, "seconds": 1.0})
         log.append({"stage": 2, "epoch": 1, "seconds": 2.0})
-    assert (writers[0].folder, writers[0].purge_step) == (str(tmp_path), None)
+    assert (writers[0].folder, writers[0].purge_step) == (str(tmp_path), 0)
     assert writers[0].points == [
         ("seconds", 1.0, 0),
         ("warnings", 0.0, 0),
@@ -121,4 +121,15 @@ def test_event_file_holds_the_scalars(tmp_path: Path) -> None:
     events.Reload()
     assert set(events.Tags()["scalars"]) == set(SCALARS)
     assert [(p.step, p.value) for p in events.Scalars("seconds")] == [(0, 4.5), (1, 9.0)]
+    for step in (2, 3, 4):  # a log of its own for every entry
+        with TensorBoardLog(tmp_path, first_step=step) as log:
+            log.append({**ENTRY, "seconds": 10.0 + step})
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [p.value for p in events.Scalars("seconds")] == [4.5, 9.0, 12.0, 13.0, 14.0]
+    with TensorBoardLog(tmp_path) as log:  # from the start, after a kill in the first epoch
+        log.append(ENTRY)
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [p.step for p in events.Scalars("seconds")] == [0]
     assert events.Scalars("evaluation/infrared-to-visible/mAP")[0].value == 0.375

@@ -21,8 +21,8 @@ class TensorBoardLog:
 
     Args:
         folder: Where the event file goes; created if missing.
-        first_step: Step of the first entry that will be written. When a run is resumed, the
-            number of entries that its history keeps: what a killed run wrote later is hidden.
+        first_step: Step of the first entry that will be written: the number of entries that the
+            history holds before it. What a killed run wrote from that step on is hidden.
 
     Raises:
         ImportError: If TensorBoard is missing.
@@ -37,7 +37,7 @@ class TensorBoardLog:
                 'writing for TensorBoard needs it: pip install "mabm[tensorboard]"'
             ) from error
         self._step = first_step
-        self._writer: Any = SummaryWriter(os.fspath(folder), purge_step=first_step or None)
+        self._writer: Any = SummaryWriter(os.fspath(folder), purge_step=first_step)
 
     def append(self, entry: Mapping[str, Any]) -> None:
         """Writes the scalars of one epoch entry, as :class:`mabm.train.history.History` holds it.
