@@ -24,7 +24,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from mabm.evaluation import SearchScores
 from mabm.models import build_encoder, save_encoder
-from mabm.train import distributed
+from mabm.train import distributed, reporting
 from mabm.train.batches import MODALITIES, Place, View, draw_batches, view_batch
 from mabm.train.checkpoint import (
     Position,
@@ -134,11 +134,14 @@ class _Run:
         self.inputs: Inputs = read_inputs(config.data)
         self.modality = self.inputs.modality.to(device)
         _check_modalities(self.inputs)
-        self.encoder = build_encoder(
-            config.model.name, weights=config.model.weights, seed=config.run.seed
+        encoder = build_encoder(
+            config.model.name,
+            weights=config.model.weights,
+            seed=config.run.seed,
+            image_size=(config.data.height, config.data.width),
         ).to(device)
-        distributed.copy_from_first(self.encoder)
-        self.encoder = distributed.join_batch_norm(self.encoder)
+        distributed.copy_from_first(encoder)
+        self.encoder = distributed.join_batch_norm(encoder)
         self.history = History(folder / "history.jsonl")
         self.position = Position(1, 0, 0)
         self.state: EpochState | None = None
@@ -175,6 +178,8 @@ class _Run:
                 self._run_epoch()
         if self.is_first:
             self._write_end()
+        if self.config.run.report and not (self.folder / reporting.FILE).exists():
+            reporting.report_run(self.encoder, self.inputs, self.config, self.folder)
         distributed.barrier()
         return TrainResult(self.folder, self.scores, self.history.read())
 

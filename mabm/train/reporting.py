@@ -1,0 +1,108 @@
+"""The report of a run, from the encoder that it ended with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Final
+
+import torch
+from torch import nn
+
+from mabm.data import load_drawings
+from mabm.evaluation import SEARCH_TASKS
+from mabm.train import distributed
+from mabm.train.batches import Place
+from mabm.train.config import Config, to_toml
+from mabm.train.epoch import Clusters, find_clusters
+from mabm.train.history import History
+from mabm.train.inputs import Inputs
+from mabm.train.report import write_report
+from mabm.train.scoring import extract_test_features
+from mabm.train.snapshots import ClusteringSnapshot, RetrievalSnapshot
+from mabm.train.steps import extract_features
+
+FILE: Final = "report.html"
+
+_NOTES: Final = {
+    "emoji_xm": "Emoji-XM: drawings, not photographs. Colour emoji play the visible camera, "
+    "monochrome ones the infrared camera."
+}
+
+
+def report_run(encoder: nn.Module, inputs: Inputs, config: Config, folder: Path) -> None:
+    """Clusters the training images and searches the test images once more, and writes the page.
+
+    All processes take part; the first one writes.
+
+    Args:
+        encoder: What the run ended with.
+        inputs: Its images.
+        config: Its configuration.
+        folder: Its folder, with ``history.jsonl`` and ``environment.json``.
+
+    Raises:
+        ImportError: What draws or fills the page is missing.
+        OSError: The page cannot be written.
+    """
+    device = next(encoder.parameters()).device
+    size, workers = config.batch.evaluation, config.data.workers
+    features = extract_features(
+        encoder, inputs.train, inputs.modality, batch_size=size, workers=workers
+    ).to(device)
+    tested = extract_test_features(encoder, inputs.test, batch_size=size, workers=workers)
+    last = Place(config.run.seed, 2 if config.stage2.epochs else 1, config.stage2.epochs)
+    found = find_clusters(features, inputs.modality.to(device), config, last)
+    if distributed.rank():
+        return
+    name = inputs.data.name
+    train, test = inputs.data.train, inputs.data.test
+    environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+    write_report(
+        folder / FILE,
+        title=f"{name}, {config.clustering.association} association, seed {config.run.seed}",
+        config_toml=to_toml(config),
+        environment=environment,
+        history=History(folder / "history.jsonl").read(),
+        clustering=ClusteringSnapshot(
+            features,
+            _labels(found, inputs.modality.to(device)),
+            train.modality,
+            inputs.train.__getitems__,
+            identity=train.identity,
+            k1=config.clustering.k1,
+            k2=config.clustering.k2,
+            eps=config.clustering.eps,
+            preset=config.clustering.preset,
+            identity_names=_emoji_name if name == "emoji_xm" else None,
+        ),
+        retrieval=[
+            RetrievalSnapshot.from_search(
+                tested,
+                test.identity,
+                test.camera,
+                test.modality,
+                task=task,
+                read=inputs.test.__getitems__,
+            )
+            for task in SEARCH_TASKS[name]
+        ],
+        note=_NOTES.get(name, ""),
+    )
+
+
+def _labels(found: Clusters, modality: torch.Tensor) -> torch.Tensor:
+    """Global clusters, or those of each modality side by side where there are none."""
+    if found.together is not None:
+        return found.together
+    labels = found.alone.clone()
+    start = 0
+    for group in torch.unique(modality).tolist():
+        rows = (modality == group) & (labels >= 0)
+        labels[rows] += start
+        start = int(labels.amax()) + 1 if bool((labels >= 0).any()) else 0
+    return labels
+
+
+def _emoji_name(identity: int) -> str:
+    return str(load_drawings().identity_name[identity])

@@ -1,0 +1,156 @@
+"""Whole runs: what they leave, going on after a kill, and what stops them."""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from training_cases import history_of, small_config, small_data, weights_of
+
+from mabm.evaluation import SearchScores
+from mabm.train import TrainingError, inputs, train, trainer
+
+CASES = Path(__file__).with_name("training_cases.py")
+
+
+@pytest.fixture(autouse=True)
+def data(monkeypatch: pytest.MonkeyPatch) -> None:
+    records = small_data()
+    monkeypatch.setattr(inputs, "read_data", lambda *_, **__: records)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run in a process of its own that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    subprocess.run([sys.executable, str(CASES), str(folder)], check=True)
+    return folder
+
+
+def test_a_run_leaves_what_it_says(finished: Path) -> None:
+    assert {path.name for path in finished.iterdir() if "checkpoint" not in path.name} == {
+        "config.toml",
+        "environment.json",
+        "history.jsonl",
+        "result.json",
+        "stage1.pt",
+        "weights.pt",
+    }
+    entries = history_of(finished)
+    assert [(e["stage"], e["epoch"]) for e in entries] == [(0, 0), (1, 1), (1, 2), (2, 1), (2, 2)]
+    assert ["evaluation" in entry for entry in entries] == [True, False, True, False, True]
+    assert set(entries[1]["losses"]) == {"within visible", "within infrared"}
+    assert {"across visible", "across infrared"} < set(entries[3]["losses"])
+    assert set(entries[3]["clusters"]) == {"visible", "infrared", "global"}
+    assert entries[3]["diagnostics"]["all"]["pair_recall"] is not None
+
+
+def test_a_finished_run_is_left_as_it_is(finished: Path) -> None:
+    before = {path: path.read_bytes() for path in finished.iterdir() if path.name != "result.json"}
+    result = train(small_config(), finished, progress=False)
+    assert {path: path.read_bytes() for path in before} == before
+    assert [type(scores) for scores in result.scores] == [SearchScores] * 2
+    assert result.scores[0].to_dict() == result.history[-1]["evaluation"]["infrared-to-visible"]
+
+
+def test_killed_ten_times_it_ends_with_the_same_bits(finished: Path, tmp_path: Path) -> None:
+    rng = random.Random(5)
+    command = [sys.executable, str(CASES), str(tmp_path)]
+    kills = 0
+    for _ in range(40):
+        seen = _newest(tmp_path)
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        # Start-up is no moment worth killing at: wait for a sign of progress, then for a moment.
+        deadline = time.monotonic() + 300
+        while process.poll() is None and _newest(tmp_path) == seen:
+            assert time.monotonic() < deadline, "no progress in five minutes"
+            time.sleep(0.001)
+        if kills < 10:
+            time.sleep(rng.uniform(0, 0.25))
+        else:
+            process.wait()
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            kills += 1
+        elif process.returncode == 0:
+            break
+    assert kills >= 10
+    expected, found = weights_of(finished), weights_of(tmp_path)
+    assert expected.keys() == found.keys()
+    assert [name for name in expected if not expected[name].equal(found[name])] == []
+    assert history_of(tmp_path) == history_of(finished)
+
+
+def _newest(folder: Path) -> str:
+    return max((path.name for path in folder.glob("checkpoint-*.pt")), default="")
+
+
+@pytest.mark.parametrize("every", [0, 2])
+def test_checkpoints_change_nothing(every: int, finished: Path, tmp_path: Path) -> None:
+    train(small_config(f"run.checkpoint_every={every}"), tmp_path, progress=False)
+    found = weights_of(tmp_path)
+    assert all(tensor.equal(found[name]) for name, tensor in weights_of(finished).items())
+
+
+def test_a_resumed_run_must_be_the_same(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match=r"clustering\.eps must be 0\.5 .*, got 0\.4"):
+        train(small_config("clustering.eps=0.4"), finished, progress=False)
+    with pytest.raises(ValueError, match="output must hold no run"):
+        train(small_config(), finished, resume=False, progress=False)
+    records = small_data()
+    other = type(records)("emoji_xm", records.train.select(np.arange(200)), records.test)
+    monkeypatch.setattr(inputs, "read_data", lambda *_, **__: other)
+    with pytest.raises(ValueError, match="training images must be those"):
+        train(small_config(), finished, progress=False)
+
+
+def test_a_run_touches_no_random_state(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    random.seed(3)
+    before = torch.get_rng_state(), random.getstate(), numpy_state()
+    config = small_config("stage1.epochs=1", "stage1.iterations=1", "stage2.epochs=0")
+    train(config, tmp_path, progress=False)
+    assert torch.get_rng_state().equal(before[0])
+    assert (random.getstate(), numpy_state()) == before[1:]
+
+
+def numpy_state() -> str:
+    return str(np.random.get_state())  # noqa: NPY002 - the global one is what is asked about
+
+
+def test_without_clusters_it_stops_and_says_why(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"nothing to learn from.*clustering\.eps \(now 0\)"):
+        train(small_config("clustering.eps=0.0"), tmp_path, progress=False)
+    assert trainer.load_newest(tmp_path) is not None  # the start is kept
+
+
+def test_a_stage_can_be_left_out(tmp_path: Path) -> None:
+    config = small_config("stage1.epochs=0", "stage2.epochs=1", "stage2.iterations=1")
+    result = train(config, tmp_path, progress=False)
+    assert [(e["stage"], e["epoch"]) for e in result.history] == [(0, 0), (2, 1)]
+
+
+@pytest.mark.parametrize("association", ["none", "naive", "hungarian", "sinkhorn"])
+def test_every_association_trains(association: str, tmp_path: Path) -> None:
+    config = small_config(
+        "stage1.epochs=0",
+        "stage2.epochs=1",
+        f"clustering.association={association}",
+        "contrast.split=false",
+    )
+    losses = train(config, tmp_path, progress=False).history[-1]["losses"]
+    assert ("across visible" in losses) == (association != "none")
+
+
+def test_one_process_cannot_hold_part_of_a_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer.distributed, "world_size", lambda: 3)
+    with pytest.raises(ValueError, match=r"batch\.identities must be a multiple of the 3 process"):
+        train(small_config(), tmp_path, progress=False)

@@ -1,0 +1,62 @@
+"""Small training runs on Emoji-XM: a few identities, a few steps, a checkpoint after each."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mabm.data import ImageSet, ReidData, identity_splits, render_identities
+from mabm.train import Config, inputs, load_config, train
+
+NUM_TRAIN, NUM_TEST = 14, 6
+SMALL = (
+    "batch.identities=4",
+    "batch.instances=4",
+    "stage1.epochs=2",
+    "stage1.iterations=3",
+    "stage2.epochs=2",
+    "stage2.iterations=3",
+    "run.checkpoint_every=1",
+    "run.evaluate_every=0",
+    "run.report=false",
+)
+
+
+def small_config(*overrides: str) -> Config:
+    return load_config("emoji-xm", [*SMALL, *overrides])
+
+
+def small_data() -> ReidData:
+    """The first unlabelled identities, some to train and some to test on; no test identity."""
+    wanted = identity_splits().unlabelled[: NUM_TRAIN + NUM_TEST]
+    frames = render_identities(wanted)
+    images = ImageSet(frames.images, frames.identity, frames.camera, frames.modality)
+    is_test = np.isin(frames.identity, wanted[NUM_TRAIN:])
+    train_rows, test_rows = np.flatnonzero(~is_test), np.flatnonzero(is_test)
+    return ReidData("emoji_xm", images.select(train_rows), images.select(test_rows))
+
+
+def use_small_data() -> None:
+    """Makes :func:`mabm.train.train` read it, in this process."""
+    data = small_data()
+    inputs.read_data = lambda *_, **__: data
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    return torch.load(folder / "weights.pt", weights_only=True)["state"]
+
+
+def history_of(folder: Path) -> list[dict[str, Any]]:
+    """All entries, without the times."""
+    entries = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in entry.items() if k != "seconds"} for entry in entries]
+
+
+if __name__ == "__main__":
+    import sys
+
+    torch.set_num_threads(1)
+    use_small_data()
+    train(small_config(*sys.argv[2:]), sys.argv[1], progress=False)
