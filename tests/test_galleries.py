@@ -1,13 +1,17 @@
 """Galleries: those that Python's own ``random`` draws, without touching it."""
 
+import os
 import random
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from miniature_trees import build_llcm, build_sysu
 
 import mabm
+from mabm.data import VISIBLE, read_data
 
 CAMERAS = (1, 2, 4, 5)
 
@@ -110,3 +114,30 @@ def test_refused(change: dict[str, object], error: type[Exception], message: str
     good = {"identity": np.array([1, 2]), "camera": np.array([1, 1]), "cameras": (1,), "trial": 0}
     with pytest.raises(error, match=message):
         mabm.draw_gallery(**{**good, **change})
+
+
+@pytest.mark.usefixtures("_python_random")
+@pytest.mark.parametrize("name", ["sysu_mm01", "llcm"])
+def test_equal_to_what_python_draws_from_folders(name: str, tmp_path: Path) -> None:
+    build, folders = {
+        "sysu_mm01": (build_sysu, {camera: f"cam{camera}" for camera in CAMERAS}),
+        "llcm": (build_llcm, {camera: f"test_vis/cam{camera}" for camera in range(1, 10)}),
+    }[name]
+    root = build(tmp_path, test=5, images=7)
+    images = read_data(name, root).test
+    visible = np.flatnonzero(images.modality == VISIBLE)
+    people = sorted(set(images.identity.tolist()))
+    for trial in range(10):
+        random.seed(trial)
+        expected = []
+        for person in people:
+            for folder in folders.values():
+                place = root / folder / f"{person:04d}"
+                if place.is_dir():
+                    expected.append(place / random.choice(sorted(os.listdir(place))))
+        rows = mabm.draw_gallery(
+            images.identity[visible], images.camera[visible], cameras=tuple(folders), trial=trial
+        )
+        drawn = [images.images[row] for row in visible[rows]]
+        assert [path.name for path in drawn] == [path.name for path in expected]
+        assert [path.parent.name for path in drawn] == [path.parent.name for path in expected]
