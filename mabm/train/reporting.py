@@ -9,18 +9,18 @@ from typing import Final
 import torch
 from torch import nn
 
-from mabm.data import load_drawings
+from mabm.data import INFRARED, load_drawings
 from mabm.evaluation import SEARCH_TASKS
 from mabm.train import distributed
-from mabm.train.batches import Place
+from mabm.train.batches import MODALITIES, Place
 from mabm.train.config import Config, to_toml
-from mabm.train.epoch import Clusters, find_clusters
+from mabm.train.epoch import NAMES, Clusters, find_clusters
 from mabm.train.history import History
 from mabm.train.inputs import Inputs
 from mabm.train.report import write_report
 from mabm.train.scoring import extract_test_features
 from mabm.train.snapshots import ClusteringSnapshot, RetrievalSnapshot
-from mabm.train.steps import extract_features
+from mabm.train.steps import distance_together, extract_features
 
 FILE: Final = "report.html"
 
@@ -58,6 +58,7 @@ def report_run(encoder: nn.Module, inputs: Inputs, config: Config, folder: Path)
     name = inputs.data.name
     train, test = inputs.data.train, inputs.data.test
     environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+    preset, k2 = distance_together(config.clustering, len(MODALITIES))
     write_report(
         folder / FILE,
         title=f"{name}, {config.clustering.association} association, seed {config.run.seed}",
@@ -71,9 +72,9 @@ def report_run(encoder: nn.Module, inputs: Inputs, config: Config, folder: Path)
             inputs.train.__getitems__,
             identity=train.identity,
             k1=config.clustering.k1,
-            k2=config.clustering.k2,
+            k2=k2,
             eps=config.clustering.eps,
-            preset=config.clustering.preset,
+            preset=preset,
             identity_names=_emoji_name if name == "emoji_xm" else None,
         ),
         retrieval=[
@@ -88,6 +89,7 @@ def report_run(encoder: nn.Module, inputs: Inputs, config: Config, folder: Path)
             for task in SEARCH_TASKS[name]
         ],
         note=_NOTES.get(name, ""),
+        modality_names={**NAMES, INFRARED: "thermal"} if name == "regdb" else NAMES,
     )
 
 

@@ -24,6 +24,7 @@ from mabm.losses import (
 )
 from mabm.memory import HardMemory, HybridMemory, MeanMemory
 from mabm.models import extract
+from mabm.presets import PRESETS, Preset
 from mabm.prototypes import PrototypeSplit, split_prototypes
 from mabm.train import distributed
 from mabm.train.config import ClusteringConfig, ContrastConfig
@@ -201,20 +202,29 @@ def cluster_together(
     rows = torch.nonzero(_mask(chosen, labels)).flatten()
     if not len(rows):
         return labels
-    groups = len(torch.unique(modality[rows]))
-    naive = options.association == "naive"
+    preset, k2 = distance_together(options, len(torch.unique(modality[rows])))
     found = pseudo_labels(
         features[rows],
         modality[rows],
         eps=options.eps,
         min_samples=options.min_samples,
         k1=options.k1,
-        # As many rows in all for either: the modality-aware distance takes k2 of each modality.
-        k2=min(options.k2 * groups, options.k1) if naive else options.k2,
-        preset="spcl" if naive else options.preset,
+        k2=k2,
+        preset=preset,
     )
     labels[rows] = found.labels
     return labels
+
+
+def distance_together(options: ClusteringConfig, num_modalities: int) -> tuple[Preset, int]:
+    """The preset and ``k2`` that samples are clustered by together.
+
+    Blind to modality (``"naive"``), as many rows are averaged in all as by the modality-aware
+    distance, which takes ``k2`` of each modality.
+    """
+    if options.association == "naive":
+        return PRESETS["spcl"], min(options.k2 * num_modalities, options.k1)
+    return options.preset, options.k2
 
 
 def build_memory(source: PrototypeSplit[Tensor], options: ContrastConfig | None = None) -> Memory:
