@@ -251,6 +251,17 @@ def test_weights_of_a_file_by_name(tmp_path: Path) -> None:
     assert_equal(build_encoder("small", weights=tmp_path / "a.pth"), state_of(source))
 
 
+def test_initial_weights_seed_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What seeds every GPU as well is not called: their states could not be put back."""
+
+    def refuse(seed: int) -> None:
+        raise AssertionError(seed)
+
+    monkeypatch.setattr(torch, "manual_seed", refuse)
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", refuse)
+    assert build_encoder("small").num_modalities == 2
+
+
 @pytest.mark.parametrize("name", ["resnet50", "timm:", ""])
 def test_unknown_encoders_are_named(name: str) -> None:
     with pytest.raises(ValueError, match=r"one of \['agw-resnet50', 'small'\] or 'timm:NAME', got"):
@@ -336,6 +347,12 @@ def test_what_is_no_encoder_is_not_loaded(tmp_path: Path) -> None:
         load_encoder(path)
     torch.save({"format": "mabm-encoder", "version": 1, "name": "small"}, path)
     with pytest.raises(ValueError, match="it has no 'num_modalities'"):
+        load_encoder(path)
+    save_encoder(TwoStreamEncoder(), path, name="small", meta={})
+    content = torch.load(path, weights_only=True)
+    content["state"]["stems.2.0.weight"] = torch.ones(1)
+    torch.save(content, path)
+    with pytest.raises(ValueError, match=r"not hold an encoder 'small': .* not used: stems \(1\)"):
         load_encoder(path)
     save_encoder(narrow(), path, name="small", meta={})  # of another size than "small" has
     with pytest.raises(ValueError, match="does not hold an encoder 'small': weights of stems"):

@@ -12,7 +12,7 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from mabm._batch import full_precision, without_autocast
+from mabm._batch import full_precision
 
 _GEM_EPS = 1e-6  # keeps x ** p differentiable where the last ReLU gave zero
 
@@ -121,12 +121,11 @@ def bnneck(num_features: int) -> nn.BatchNorm1d:
 def generalised_mean(maps: Tensor, power: Tensor | float) -> Tensor:
     """Pools (N, C, H, W) to (N, C): the mean of ``x ** p``, to the power ``1 / p``.
 
-    Values below 1e-6 count as that. Half precision is left before the power is taken: 300 ** 3
-    is beyond float16.
+    Values below 1e-6 count as that. Half precision is left before the power is taken, as 300 ** 3
+    is beyond float16; autocast does not bring it back, on either kind of device.
     """
-    with without_autocast(maps.device):
-        lifted = full_precision(maps).clamp(min=_GEM_EPS).pow(power)
-        return lifted.mean(dim=(2, 3)).pow(1 / power)
+    lifted = full_precision(maps).clamp(min=_GEM_EPS).pow(power)
+    return lifted.mean(dim=(2, 3)).pow(1 / power)
 
 
 def _check(images: Tensor, modality: Tensor) -> None:
