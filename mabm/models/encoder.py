@@ -20,8 +20,8 @@ _GEM_EPS = 1e-6  # keeps x ** p differentiable where the last ReLU gave zero
 class Encoder(nn.Module):
     """Turns images of several modalities into features of one space; the base of every encoder.
 
-    A subclass sets ``neck`` and defines ``_pooled``; one that has a stem for each modality keeps
-    them in a ``ModuleList`` and calls ``_stemmed``.
+    A subclass sets ``neck`` and defines ``_pooled``, which sends each modality through its own stem
+    (``stemmed``) and all of them through the same trunk.
 
     Attributes:
         num_features: D, columns of the features.
@@ -57,7 +57,8 @@ class Encoder(nn.Module):
         """Features after the BNNeck, not normalised.
 
         A stem whose modality is absent from the batch does not run: its statistics stay and its
-        parameters get no gradient.
+        parameters get no gradient. So with ``SyncBatchNorm`` every process must pass the same
+        modalities, or they wait for one another for ever.
 
         Where ``modality`` is on the CPU, nothing waits for a GPU; where it is on a GPU, the host
         waits once for the number of images of each modality. ``torch.compile`` breaks the graph at
