@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
 import shutil
 import subprocess
 import sys
@@ -216,6 +218,8 @@ def test_lists_of_paths_may_be_written_in_many_ways(regdb: Path) -> None:
         path.write_bytes(("\ufeff" + "\r\n\r\n".join(lines) + "\r\n  \r\n").encode())
     image = sorted((regdb / "Visible" / "1").iterdir())[0]
     image.rename(image.with_suffix(".BMP"))
+    thermal = regdb / "idx" / "test_thermal_1.txt"
+    thermal.write_bytes(thermal.read_bytes().replace(b".bmp", b".BMP"))
     found = read_regdb(regdb, trial=1)
     for before, after in ((expected.train, found.train), (expected.test, found.test)):
         assert np.array_equal(before.identity, after.identity)
@@ -397,6 +401,13 @@ def test_read_data_checks_what_it_is_asked(
     name, root, trial = arguments
     with pytest.raises(ValueError, match=message):
         read_data(name, root, trial=trial)
+
+
+@pytest.mark.parametrize("module", ["census", "images", "records"])
+def test_docstring_examples(module: str) -> None:
+    result = doctest.testmod(importlib.import_module(f"mabm.data.{module}"))
+    assert result.attempted > 0
+    assert result.failed == 0
 
 
 def test_importing_the_data_needs_no_pillow() -> None:

@@ -358,7 +358,9 @@ def test_a_foreign_file_is_never_overwritten(files: list[Path], tmp_path: Path) 
     cache = tmp_path / "cache"
     ImageReader(image_set(files), size=SIZE, cache=cache)
     path = cache_file(cache)
-    for content in (b"somebody's letter", bytes(10_000)):
+    own = path.read_bytes()
+    assert own.startswith(b"mabm decoded images 1: (6, 3, 16, 8)\n")
+    for content in (b"somebody's letter", bytes(10_000), own.replace(b"(6, 3,", b"(7, 3,")):
         path.write_bytes(content)
         with pytest.raises(ValueError, match="is no cache of 6 images"):
             ImageReader(image_set(files), size=SIZE, cache=cache)

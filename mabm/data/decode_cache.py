@@ -65,7 +65,7 @@ class DecodeCache:
         if mark == bytes(_MARK.itemsize):
             return False
         stored = os.pread(self._file, self._row_bytes, self._row_at(row))
-        if len(stored) < self._row_bytes or mark != _mark(row, stored):
+        if mark != _mark(row, stored):
             return False
         pixels[...] = np.frombuffer(stored, dtype=np.uint8).reshape(self.shape)
         return True
