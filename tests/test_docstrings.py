@@ -8,16 +8,17 @@ from pathlib import Path
 import pytest
 
 import mabm
-from mabm import evaluation
 
-CORE = [m.name for m in pkgutil.iter_modules(mabm.__path__) if not m.ispkg and m.name[0] != "_"]
-CORE += [f"evaluation.{m.name}" for m in pkgutil.iter_modules(evaluation.__path__)]
+MODULES = [
+    module.name
+    for module in pkgutil.walk_packages(mabm.__path__, "mabm.")
+    if not any(part.startswith("_") for part in module.name.split("."))
+]
 
 
-@pytest.mark.parametrize("name", CORE)
+@pytest.mark.parametrize("name", MODULES)
 def test_docstring_examples(name: str) -> None:
-    module = importlib.import_module(f"mabm.{name}")
-    assert doctest.testmod(module).failed == 0
+    assert doctest.testmod(importlib.import_module(name)).failed == 0
 
 
 def test_readme_examples() -> None:
