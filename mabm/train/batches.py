@@ -54,7 +54,7 @@ class View:
 
     Attributes:
         images: (B, 3, H, W) float32.
-        modality: (B,) int64.
+        modality: (B,) int64 on the CPU, where encoders read it without waiting for a GPU.
         rows: (J,) int64 image numbers of the joined batch, in the order of its features.
         sections: Sizes of this process's parts: visible, again visible, infrared.
     """
@@ -120,6 +120,9 @@ def view_batch(
         place: Of the step; no other place has these draws.
         options: Augmentation.
         device: Where the views are made and stay.
+
+    Returns:
+        Views of this process's images; what one process would make of the joined batch, its share.
     """
     counts = [len(rows.get(group, ())) for group in MODALITIES]
     numbers = [torch.tensor(rows.get(group, ()), dtype=torch.int64) for group in MODALITIES]
@@ -138,7 +141,7 @@ def view_batch(
     sections = tuple(len(part) for part in parts)
     return View(
         torch.cat(parts),
-        torch.cat(modality).to(device),
+        torch.cat(modality),
         distributed.join(torch.cat(joined).to(device), sections),
         sections,
     )
