@@ -32,7 +32,7 @@ ITERATIONS = load_config(CONFIG).stage2.iterations
 ARMS = {
     # One step an iteration where the others take two: twice the iterations.
     "intra only": (
-        "clustering.association=none",
+        "clustering.association=off",
         f"stage2.iterations={2 * ITERATIONS}",
     ),
     "naive global clustering": ("clustering.association=naive", "contrast.split=false"),

@@ -136,7 +136,7 @@ def test_a_stage_can_be_left_out(tmp_path: Path) -> None:
     assert [(e["stage"], e["epoch"]) for e in result.history] == [(0, 0), (2, 1)]
 
 
-@pytest.mark.parametrize("association", ["none", "naive", "hungarian", "sinkhorn"])
+@pytest.mark.parametrize("association", ["off", "naive", "hungarian", "sinkhorn"])
 def test_every_association_trains(association: str, tmp_path: Path) -> None:
     config = small_config(
         "stage1.epochs=0",
@@ -145,7 +145,7 @@ def test_every_association_trains(association: str, tmp_path: Path) -> None:
         "contrast.split=false",
     )
     losses = train(config, tmp_path, progress=False).history[-1]["losses"]
-    assert ("across visible" in losses) == (association != "none")
+    assert ("across visible" in losses) == (association != "off")
 
 
 def test_one_process_cannot_hold_part_of_a_batch(

@@ -25,7 +25,7 @@ from mabm.presets import MAX_K, PRESETS, Preset, check_integer, check_k1, check_
 CONFIGS: Final = ("sysu", "regdb", "llcm", "emoji-xm")
 """Names of the shipped configurations."""
 
-Association = Literal["none", "naive", "hungarian", "sinkhorn", "modality-aware"]
+Association = Literal["off", "naive", "hungarian", "sinkhorn", "modality-aware"]
 MemoryKind = Literal["hybrid", "mean", "hard"]
 Precision = Literal["float32", "bfloat16", "float16"]
 HalfList = Literal["merged", "balanced"]
@@ -132,7 +132,7 @@ class ClusteringConfig(_Table):
             with 0.5 on SYSU-MM01, because a dense matrix of all does not fit.
         association: How stage 2 joins modalities. ``"modality-aware"``: the method.
             ``"naive"``: global clustering blind to modality. ``"hungarian"``, ``"sinkhorn"``:
-            clusters of each modality matched afterwards. ``"none"``: not at all.
+            clusters of each modality matched afterwards. ``"off"``: not at all.
     """
 
     k1: int = 30

@@ -139,7 +139,7 @@ def find_clusters(features: Tensor, modality: Tensor, config: Config, place: Pla
         chosen, others = _subsets(modality, options.subset_ratio, place)
         alone = cluster_modalities(features, modality, options, chosen=chosen)
         together = None
-        if place.stage == 2 and options.association != "none":
+        if place.stage == 2 and options.association != "off":
             together = cluster_together(features, modality, alone, options, chosen=others)
         found = Clusters(alone.cpu(), None if together is None else together.cpu())
     else:

@@ -24,7 +24,7 @@ from mabm.losses import (
 )
 from mabm.memory import HardMemory, HybridMemory, MeanMemory
 from mabm.models import extract
-from mabm.presets import PRESETS, Preset
+from mabm.presets import PRESETS, Preset, check_integer
 from mabm.prototypes import PrototypeSplit, split_prototypes
 from mabm.train import distributed
 from mabm.train.config import ClusteringConfig, ContrastConfig
@@ -75,11 +75,15 @@ def extract_features(
 
     Raises:
         TrainingError: A feature is not finite.
+        ValueError: ``batch_size`` is below 1, or there are not as many modalities as images.
 
     Source:
         Wang et al., AAAI 2026 (BMIL), as released.
     """
+    check_integer("batch_size", batch_size, at_least=1)
     count, ranks = len(images), distributed.world_size()
+    if modality.shape != (count,):
+        raise ValueError(f"modality must be ({count},), got shape {tuple(modality.shape)}")
     bounds = [count * part // ranks for part in range(ranks + 1)]
     first, last = bounds[distributed.rank()], bounds[distributed.rank() + 1]
     batches = [
@@ -113,7 +117,10 @@ def extract_features(
 
 
 def read_batches(images: Images, batches: list[list[int]], workers: int) -> DataLoader[Any]:
-    """A loader of (B, 3, H, W) uint8 images, one item for each list of rows."""
+    """A loader of (B, 3, H, W) uint8 images, one item for each list of rows.
+
+    It leaves the global random state alone.
+    """
     dataset: Dataset[Any] = images  # type: ignore[assignment]
     return DataLoader(
         dataset,
@@ -121,6 +128,7 @@ def read_batches(images: Images, batches: list[list[int]], workers: int) -> Data
         num_workers=workers,
         collate_fn=_as_read,  # type: ignore[arg-type]  # what __getitems__ gave
         pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # else a seed for the workers is drawn from the global one
     )
 
 
@@ -195,7 +203,7 @@ def cluster_together(
     options = options or ClusteringConfig()
     modality = modality.to(features.device)
     labels = torch.full_like(modality, NOISE)
-    if options.association == "none":
+    if options.association == "off":
         return labels
     if options.association in ("hungarian", "sinkhorn"):
         return associate_clusters(features, alone, modality, method=options.association).labels
