@@ -1,0 +1,347 @@
+"""The steps of an epoch against direct calls of what they are made of."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import mabm
+from mabm.train import (
+    ClusteringConfig,
+    ContrastConfig,
+    TrainingError,
+    build_memory,
+    cluster_modalities,
+    cluster_together,
+    contrast_across,
+    contrast_within,
+    distributed,
+    extract_features,
+)
+from mabm.train.steps import read_batches, split_within
+
+OPTIONS = ClusteringConfig(k1=12, k2=3, eps=0.6, min_samples=3, alone_k1=8, alone_k2=2)
+
+
+def samples(seed: int = 0) -> tuple[Tensor, Tensor]:
+    """160 features around 8 centres, with a gap between modalities, in no order."""
+    rng = np.random.default_rng(seed)
+    identity, modality = rng.integers(0, 8, 160), rng.integers(0, 2, 160)
+    centres, gap = rng.normal(size=(8, 24)), rng.normal(size=(2, 24))
+    features = centres[identity] + 0.3 * gap[modality] + 0.15 * rng.normal(size=(160, 24))
+    return F.normalize(torch.from_numpy(features).float()), torch.from_numpy(modality)
+
+
+# Extraction
+
+
+class Images:
+    """Images as a reader gives them, batch by batch."""
+
+    def __init__(self, count: int) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.pixels = torch.randint(0, 256, (count, 3, 6, 5), generator=generator).to(torch.uint8)
+        self.asked: list[list[int]] = []
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitems__(self, rows: list[int]) -> Tensor:
+        self.asked.append(rows)
+        return self.pixels[rows]
+
+
+class Small(nn.Module):
+    """Two stems that tell left from right, and statistics that training would move."""
+
+    num_features = 8
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(4)
+        self.stems = nn.ModuleList(nn.Linear(90, 8) for _ in range(2))
+        self.norm = nn.BatchNorm1d(8)
+
+    def forward(self, images: Tensor, modality: Tensor) -> Tensor:
+        flat = images.float().flatten(1) / 255
+        both = torch.stack([stem(flat) for stem in self.stems])
+        return self.norm(both[modality, torch.arange(len(flat))])
+
+
+def by_definition(encoder: nn.Module, images: Images, modality: Tensor) -> Tensor:
+    encoder.eval()
+    with torch.no_grad():
+        straight = F.normalize(encoder(images.pixels, modality), dim=1)
+        mirrored = F.normalize(encoder(images.pixels.flip(3), modality), dim=1)
+    return 0.5 * (straight + mirrored)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("batch_size", [1, 4, 100])
+def test_features_are_the_mean_of_an_image_and_its_mirror_image(
+    training: bool, batch_size: int
+) -> None:
+    images, modality, encoder = Images(11), torch.arange(11) % 2, Small().train(training)
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    found = extract_features(encoder, images, modality, batch_size=batch_size)
+    assert encoder.training is training
+    assert all(value.equal(before[name]) for name, value in encoder.state_dict().items())
+    expected = by_definition(encoder, images, modality)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    norms = found.norm(dim=1)
+    assert norms.min() < 0.99  # not normalised again
+    again = extract_features(encoder, images, modality, batch_size=batch_size, normalise_mean=True)
+    torch.testing.assert_close(again, F.normalize(expected, dim=1), rtol=1e-5, atol=1e-6)
+    asked = images.asked[: -(-11 // batch_size)]
+    assert [row for rows in asked for row in rows] == list(range(11))
+    assert max(map(len, asked)) == min(batch_size, 11)
+
+
+def test_features_can_be_trained_on() -> None:
+    features = extract_features(Small(), Images(4), torch.zeros(4, dtype=torch.int64))
+    assert not features.is_inference()
+    weights = torch.ones(8, requires_grad=True)
+    (features * weights).sum().backward()
+    assert weights.grad is not None
+    features += 1
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_reading_leaves_the_random_state_alone(workers: int) -> None:
+    before = torch.get_rng_state()
+    found = list(read_batches(Images(5), [[4, 0], [2], [1, 1, 3]], workers))
+    assert torch.get_rng_state().equal(before)
+    pixels = Images(5).pixels
+    assert [
+        batch.equal(pixels[rows])
+        for batch, rows in zip(found, ([4, 0], [2], [1, 1, 3]), strict=True)
+    ] == [True] * 3
+
+
+def test_processes_share_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, modality = Small(), torch.arange(11) % 2
+    expected = extract_features(encoder, Images(11), modality)
+    for count in (2, 4, 13):
+        parts = []
+        for rank in range(count):
+            monkeypatch.setattr(distributed, "world_size", lambda count=count: count)
+            monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+            monkeypatch.setattr(distributed, "join_ragged", lambda part: part)
+            parts.append(extract_features(encoder, Images(11), modality, batch_size=2))
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+        torch.testing.assert_close(torch.cat(parts), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_features_that_are_not_finite_stop_the_run() -> None:
+    encoder = Small()
+    with torch.no_grad():
+        encoder.stems[1].bias[3] = torch.nan
+    with pytest.raises(TrainingError, match=r"got 2 of 5 that are not, the first in row 1"):
+        extract_features(encoder, Images(5), torch.tensor([0, 1, 0, 1, 0]))
+
+
+def test_extraction_names_what_does_not_fit() -> None:
+    with pytest.raises(ValueError, match=r"modality must be \(5,\), got shape \(6,\)"):
+        extract_features(Small(), Images(5), torch.zeros(6, dtype=torch.int64))
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        extract_features(Small(), Images(5), torch.zeros(5, dtype=torch.int64), batch_size=0)
+
+
+# Clustering
+
+
+def test_each_modality_is_clustered_alone() -> None:
+    features, modality = samples()
+    labels = cluster_modalities(features, modality, OPTIONS)
+    for group in (0, 1):
+        rows = modality == group
+        expected = mabm.pseudo_labels(
+            features[rows], preset="spcl", k1=8, k2=2, eps=0.6, min_samples=3
+        )
+        assert expected.num_clusters > 2
+        assert labels[rows].equal(expected.labels)
+
+
+@pytest.mark.parametrize("half_list", ["merged", "balanced"])
+def test_together_by_the_modality_aware_distance(half_list: Any) -> None:
+    features, modality = samples()
+    options = replace(OPTIONS, half_list=half_list)
+    labels = cluster_together(features, modality, torch.full((160,), -1), options)
+    preset = replace(mabm.PRESETS["bmil"], half_list=half_list)
+    expected = mabm.pseudo_labels(
+        features, modality, preset=preset, k1=12, k2=3, eps=0.6, min_samples=3
+    )
+    assert expected.num_spanning > 2
+    assert labels.equal(expected.labels)
+
+
+@pytest.mark.parametrize(("k2", "rows"), [(3, 6), (7, 12)])
+def test_together_blind_to_modality(k2: int, rows: int) -> None:
+    features, modality = samples()
+    options = replace(OPTIONS, association="naive", k2=k2)
+    labels = cluster_together(features, modality, torch.full((160,), -1), options)
+    # As many rows as the other takes of both modalities, and no more than there are.
+    expected = mabm.pseudo_labels(features, preset="spcl", k1=12, k2=rows, eps=0.6, min_samples=3)
+    assert labels.equal(expected.labels)
+    assert not labels.equal(cluster_together(features, modality, labels, OPTIONS))
+
+
+@pytest.mark.parametrize("method", ["hungarian", "sinkhorn"])
+def test_together_by_matching(method: Any) -> None:
+    features, modality = samples()
+    alone = cluster_modalities(features, modality, OPTIONS)
+    options = replace(OPTIONS, association=method)
+    labels = cluster_together(features, modality, alone, options)
+    expected = mabm.associate_clusters(features, alone, modality, method=method)
+    assert labels.equal(expected.labels)
+    assert (labels >= 0).equal(alone >= 0)
+
+
+def test_together_not_at_all() -> None:
+    features, modality = samples()
+    alone = cluster_modalities(features, modality, OPTIONS)
+    labels = cluster_together(features, modality, alone, replace(OPTIONS, association="off"))
+    assert labels.tolist() == [-1] * 160
+
+
+def test_published_options_by_default() -> None:
+    features, modality = samples()
+    alone = cluster_modalities(features, modality)
+    assert alone.equal(cluster_modalities(features, modality, ClusteringConfig()))
+    rows = modality == 1
+    expected = mabm.pseudo_labels(features[rows], preset="spcl", k1=30, k2=6, eps=0.6)
+    assert alone[rows].equal(expected.labels)
+    together = cluster_together(features, modality, alone)
+    assert together.equal(mabm.pseudo_labels(features, modality, k1=30, k2=6, eps=0.6).labels)
+
+
+def test_only_what_is_chosen_takes_part() -> None:
+    features, modality = samples()
+    chosen = torch.arange(160) % 3 != 0
+    alone = cluster_modalities(features, modality, OPTIONS, chosen=chosen)
+    together = cluster_together(features, modality, alone, OPTIONS, chosen=chosen)
+    few = features[chosen], modality[chosen]
+    assert alone[chosen].equal(cluster_modalities(*few, OPTIONS))
+    assert together[chosen].equal(cluster_together(*few, alone[chosen], OPTIONS))
+    assert set(alone[~chosen].tolist()) == set(together[~chosen].tolist()) == {-1}
+    nothing = torch.zeros(160, dtype=torch.bool)
+    assert set(cluster_modalities(features, modality, OPTIONS, chosen=nothing).tolist()) == {-1}
+    found = cluster_together(features, modality, alone, OPTIONS, chosen=nothing)
+    assert set(found.tolist()) == {-1}
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 5])
+@pytest.mark.parametrize(
+    "association", ["none", "naive", "hungarian", "sinkhorn", "modality-aware"]
+)
+def test_a_modality_with_few_samples(count: int, association: Any) -> None:
+    features, modality = samples()
+    rows = torch.cat([torch.nonzero(modality == g)[: (80, count)[g], 0] for g in (0, 1)])
+    options = replace(OPTIONS, association=association)
+    alone = cluster_modalities(features[rows], modality[rows], options)
+    together = cluster_together(features[rows], modality[rows], alone, options)
+    assert alone.shape == together.shape == rows.shape
+    assert alone.dtype == together.dtype == torch.int64
+    first = modality[rows] == 0
+    assert alone[first].equal(
+        cluster_modalities(features[rows][first], modality[rows][first], OPTIONS)
+    )
+    assert bool((together[first] >= 0).any()) == (association != "none")
+
+
+def test_inputs_stay_as_they_are() -> None:
+    features, modality = samples()
+    before = features.clone(), modality.clone()
+    alone = cluster_modalities(features, modality, OPTIONS)
+    kept = alone.clone()
+    for association in ("naive", "hungarian", "modality-aware"):
+        cluster_together(features, modality, alone, replace(OPTIONS, association=association))
+    build_memory(split_within(features, alone, modality, 0)).update(features[:2], alone[:2].abs())
+    assert features.equal(before[0])
+    assert modality.equal(before[1])
+    assert alone.equal(kept)
+
+
+# Contrast
+
+
+def test_prototypes_within_a_modality() -> None:
+    features, modality = samples()
+    alone = cluster_modalities(features, modality, OPTIONS)
+    for group in (0, 1):
+        rows = modality == group
+        split = split_within(features, alone, modality, group)
+        expected = mabm.split_prototypes(features[rows], alone[rows])
+        torch.testing.assert_close(split.prototypes, expected.prototypes)
+        assert split.targets[rows].equal(expected.targets)
+        assert set(split.targets[~rows].tolist()) == {-1}
+
+
+KINDS = {"hybrid": mabm.HybridMemory, "mean": mabm.MeanMemory, "hard": mabm.HardMemory}
+
+
+@pytest.fixture(params=list(KINDS))
+def case(request: pytest.FixtureRequest) -> tuple[Any, ...]:
+    """Options, a memory of split prototypes after an update, a batch and its targets."""
+    features, modality = samples()
+    options = ContrastConfig(
+        memory=request.param, temperature=0.1, margin=0.7, momentum=0.3, num_selected=5
+    )
+    labels = cluster_together(features, modality, modality, OPTIONS)
+    split = mabm.split_prototypes(features, labels, modality)
+    memory = build_memory(split, options)
+    memory.update(features[:40], split.targets[:40])
+    batch = features[80:120].clone().requires_grad_()
+    return options, memory, batch, split.targets[80:120]
+
+
+def test_memories_are_of_the_kind_asked_for(case: tuple[Any, ...]) -> None:
+    options, memory, _, _ = case
+    assert type(memory) is KINDS[options.memory]
+    assert memory.momentum == 0.3
+    assert isinstance(build_memory(memory_source()), mabm.HybridMemory)  # published
+
+
+def memory_source() -> mabm.PrototypeSplit[Tensor]:
+    features, modality = samples()
+    return mabm.split_prototypes(
+        features, cluster_modalities(features, modality, OPTIONS), modality
+    )
+
+
+def test_contrast_within_is_the_published_loss(case: tuple[Any, ...]) -> None:
+    options, memory, batch, targets = case
+    loss = contrast_within(batch, targets, memory, options)
+    if options.memory == "hybrid":
+        expected = mabm.hybrid_contrast_loss(
+            batch, memory.prototypes, targets, temperature=0.1, margin=0.7
+        )
+    else:
+        expected = mabm.cluster_contrast_loss(batch, memory.prototypes, targets, temperature=0.1)
+    assert loss.equal(expected)
+    assert not loss.equal(contrast_within(batch, targets, memory))
+
+
+def test_contrast_across_is_the_published_loss(case: tuple[Any, ...]) -> None:
+    options, memory, batch, targets = case
+    loss = contrast_across(batch, targets, memory, options)
+    expected = mabm.multi_positive_loss(
+        batch, memory.prototypes, targets, memory.clusters, temperature=0.1, num_selected=5
+    )
+    assert loss.equal(expected)
+    assert not loss.equal(contrast_across(batch, targets, memory))
+
+
+@pytest.mark.parametrize("contrast", [contrast_within, contrast_across])
+def test_contrast_moves_features_alone(contrast: Any, case: tuple[Any, ...]) -> None:
+    options, memory, batch, targets = case
+    before = memory.prototypes.clone()
+    contrast(batch, targets, memory, options).backward()
+    assert memory.prototypes.equal(before)
+    assert not memory.prototypes.requires_grad
+    moved = batch.grad.abs().sum(1) > 0
+    assert moved.equal(targets >= 0)
