@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 CPP := 'csrc/*' 'tests/kernels/*.h' 'tests/kernels/*.cpp'
 SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 
-.PHONY: demo test lint format kernels wheel bench clean
+.PHONY: demo test lint format kernels wheel bench ablation clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m mabm demo
@@ -45,8 +45,13 @@ bench: $(VENV)/installed
 	$(BIN)/python benchmarks/pseudo_labels.py
 	$(BIN)/python benchmarks/losses.py
 
+# The ablation of the method on open data, three seeds: some hours of one core, shared by all there
+# are. It can be stopped and started again.
+ablation: $(VENV)/installed
+	$(BIN)/python benchmarks/ablation.py
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info mabm/_C*.so demo_output
+	rm -rf $(VENV) build dist *.egg-info mabm/_C*.so demo_output ablation_output
 
 $(VENV)/torch:
 	$(PYTHON) -m venv $(VENV)
