@@ -236,6 +236,18 @@ def test_what_is_wrong_is_said_and_nothing_else(
     assert not census.is_complete
 
 
+def test_lists_of_whole_paths_are_followed(tmp_path: Path) -> None:
+    root = build_regdb(tmp_path / "data")
+    prefix_lists(f"{root}/")(root)
+    assert take_census("regdb", root, trial=1).problems == ()
+    elsewhere = shutil.move(root / "Visible" / "1", tmp_path / "elsewhere")
+    for path in (root / "idx").iterdir():
+        path.write_text(path.read_text().replace(str(root / "Visible" / "1"), str(elsewhere)))
+    (tmp_path / "elsewhere" / "male_front_v_00001_1.bmp").write_bytes(b"")
+    census = take_census("regdb", root, trial=1)
+    assert census.problems == (f"1 image file of 0 bytes: {elsewhere}/male_front_v_00001_1.bmp",)
+
+
 @pytest.mark.parametrize("name", list(BUILDERS))
 def test_a_root_at_the_wrong_level_is_the_only_problem(tmp_path: Path, name: str) -> None:
     root = BUILDERS[name](tmp_path / "data")

@@ -137,13 +137,14 @@ def is_image(name: str) -> bool:
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
+def image_names(folder: Path) -> list[str]:
+    """Returns the names of a folder's images, ascending; none if there is no folder."""
+    return sorted(filter(is_image, os.listdir(folder))) if folder.is_dir() else []
+
+
 def images_in(folder: Path) -> list[Path]:
     """Returns the images of a folder in the order of their names; none if there is no folder."""
-    if not folder.is_dir():
-        return []
-    with os.scandir(folder) as entries:
-        names = sorted(entry.name for entry in entries if is_image(entry.name))
-    return [folder / name for name in names]
+    return [folder / name for name in image_names(folder)]
 
 
 def numbered_folders(scan: Scan, parent: Path) -> dict[int, Path]:
@@ -182,12 +183,11 @@ def read_list(scan: Scan, name: str) -> Iterator[tuple[Path, int]]:
 
     Of the file names, upper and lower case are held equal where the exact name is not there.
     """
-    root = scan.root
-    folders: dict[Path, dict[str, Path]] = {}
-    absent: list[PurePosixPath] = []
-    seen: set[Path] = set()
+    folders: dict[str, dict[str, str]] = {}
+    absent: list[str] = []
+    seen: set[str] = set()
     lines = [line.strip() for line in _text(scan, name).splitlines()]
-    if not any(lines) and (root / name).is_file():
+    if not any(lines) and (scan.root / name).is_file():
         scan.wrong(f"{name} is empty")
     for number, line in enumerate(lines, 1):
         if not line:
@@ -196,21 +196,21 @@ def read_list(scan: Scan, name: str) -> Iterator[tuple[Path, int]]:
         if len(words) < 2 or not re.fullmatch("[0-9]+", words[1]):
             scan.wrong(f"{name}, line {number}, must be a path and a label, got {line!r}")
             return
-        listed_as = PurePosixPath(words[0].replace("\\", "/"))
-        folder = root / listed_as.parent
+        path = words[0].replace("\\", "/")
+        folder, _, file = path.rpartition("/")
         if folder not in folders:
-            files = images_in(folder)
-            folders[folder] = {path.name.lower(): path for path in files}
-            folders[folder].update({path.name: path for path in files})
+            there = image_names(scan.root / folder)
+            folders[folder] = {found.lower(): found for found in there}
+            folders[folder].update({found: found for found in there})
         known = folders[folder]
-        path = known.get(listed_as.name) or known.get(listed_as.name.lower())
-        if path is None:
-            absent.append(listed_as)
-        elif path in seen:
-            scan.wrong(f"{name}, line {number}, lists {listed_as} again")
+        found = known.get(file) or known.get(file.lower())
+        if found is None:
+            absent.append(path)
+        elif f"{folder}/{found}" in seen:
+            scan.wrong(f"{name}, line {number}, lists {path} again")
         else:
-            seen.add(path)
-            yield path, int(words[1])
+            seen.add(f"{folder}/{found}")
+            yield scan.root / folder / found, int(words[1])
     if absent:
         scan.missing(
             f"{name} lists {counted(absent, 'image')} that cannot be found: {listed(absent)}"
@@ -238,8 +238,8 @@ def counted(things: Sequence[object], noun: str) -> str:
 
 
 def within(path: Path, root: Path) -> str:
-    """Returns a path as seen from the root."""
-    return path.relative_to(root).as_posix()
+    """Returns a path as seen from the root, whole where it lies elsewhere."""
+    return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
 
 
 def _text(scan: Scan, name: str) -> str:
@@ -257,8 +257,8 @@ def _folders_in(folder: Path) -> list[Path]:
         return []
 
 
-def _explain_prefix(scan: Scan, name: str, path: PurePosixPath) -> None:
-    parts = path.parts
+def _explain_prefix(scan: Scan, name: str, path: str) -> None:
+    parts = PurePosixPath(path).parts
     for count in range(1, len(parts)):
         if scan.root.joinpath(*parts[count:]).is_file():
             prefix = PurePosixPath(*parts[:count])
