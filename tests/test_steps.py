@@ -235,9 +235,7 @@ def test_only_what_is_chosen_takes_part() -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 5])
-@pytest.mark.parametrize(
-    "association", ["none", "naive", "hungarian", "sinkhorn", "modality-aware"]
-)
+@pytest.mark.parametrize("association", ["off", "naive", "hungarian", "sinkhorn", "modality-aware"])
 def test_a_modality_with_few_samples(count: int, association: Any) -> None:
     features, modality = samples()
     rows = torch.cat([torch.nonzero(modality == g)[: (80, count)[g], 0] for g in (0, 1)])
@@ -250,7 +248,7 @@ def test_a_modality_with_few_samples(count: int, association: Any) -> None:
     assert alone[first].equal(
         cluster_modalities(features[rows][first], modality[rows][first], OPTIONS)
     )
-    assert bool((together[first] >= 0).any()) == (association != "none")
+    assert bool((together[first] >= 0).any()) == (association != "off")
 
 
 def test_inputs_stay_as_they_are() -> None:

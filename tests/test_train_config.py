@@ -115,7 +115,7 @@ def test_overrides() -> None:
         ("clustering.alone_k1=0", r"clustering\.alone_k1 must be in \[1, 1024\], got 0"),
         ("clustering.alone_k1=5", r"clustering\.alone_k2 must be in \[1, 5\].*, got 6"),
         ("clustering.subset_ratio=0", r"clustering\.subset_ratio must be above 0, got 0\.0"),
-        ("clustering.association=all", r"clustering\.association must be 'none', .*, got 'all'"),
+        ("clustering.association=all", r"clustering\.association must be 'off', .*, got 'all'"),
         ("contrast.momentum=2", r"contrast\.momentum must be in \[0, 1\], got 2"),
         ("augmentation.flip=-0.5", r"augmentation\.flip must be in \[0, 1\], got -0\.5"),
         ("batch.identites=8", r"batch\.identites must be one of identities, instances, cameras"),

@@ -89,7 +89,8 @@ class EpochState:
         """Reads what :meth:`to_tree` gave."""
         banks = {}
         for name, bank in tree["banks"].items():
-            memory = build_memory(bank["memory"]["prototypes"][-1:].flatten(0, -2), config.contrast)
+            prototypes = bank["memory"]["prototypes"]  # (P, D), or (2, P, D) of two banks
+            memory = build_memory(prototypes.flatten(0, -2), config.contrast)
             memory.load_state_dict(bank["memory"])
             banks[name] = Bank(memory.to(device), bank["targets"].to(device))
         return cls(

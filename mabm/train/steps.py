@@ -235,7 +235,9 @@ def distance_together(options: ClusteringConfig, num_modalities: int) -> tuple[P
     return options.preset, options.k2
 
 
-def build_memory(source: PrototypeSplit[Tensor], options: ContrastConfig | None = None) -> Memory:
+def build_memory(
+    source: PrototypeSplit[Tensor] | Tensor, options: ContrastConfig | None = None
+) -> Memory:
     """A memory of the kind asked for, that starts from the prototypes of ``source``."""
     options = options or ContrastConfig()
     kind: type[Memory] = _MEMORIES[options.memory]

@@ -1,0 +1,254 @@
+"""The start of an epoch: clusters and memories, and where there is little to learn from."""
+
+import io
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import mabm
+from mabm.data import INFRARED, VISIBLE
+from mabm.train import Config, TrainingError, cluster_modalities, cluster_together, load_config
+from mabm.train.batches import Place
+from mabm.train.epoch import Clusters, EpochState, begin_epoch, find_clusters
+
+STAGE1, STAGE2 = Place(3, 1, 4), Place(3, 2, 4)
+
+
+def config_with(*overrides: str) -> Config:
+    small = ("clustering.k1=12", "clustering.k2=2", "clustering.min_samples=3")
+    return load_config("sysu", [*small, *overrides])
+
+
+def samples() -> tuple[Tensor, Tensor]:
+    """200 features around 8 centres, with a gap between modalities, in no order."""
+    generator = torch.Generator().manual_seed(0)
+    identity = torch.randint(0, 8, (200,), generator=generator)
+    modality = torch.randint(0, 2, (200,), generator=generator)
+    centres, gap = torch.randn(8, 24, generator=generator), torch.randn(2, 24, generator=generator)
+    noise = torch.randn(200, 24, generator=generator)
+    return F.normalize(centres[identity] + 0.3 * gap[modality] + 0.15 * noise), modality
+
+
+def labels_of(**sizes: list[int]) -> tuple[Tensor, Tensor]:
+    """Labels and modality: ``visible=[3, 2]`` is a cluster of 3 and one of 2, and 4 of noise."""
+    labels, modality = [], []
+    for group, name in ((VISIBLE, "visible"), (INFRARED, "infrared")):
+        own = [number for number, size in enumerate(sizes.get(name, [])) for _ in range(size)]
+        labels += [*own, *[-1] * 4]
+        modality += [group] * (len(own) + 4)
+    return torch.tensor(labels), torch.tensor(modality)
+
+
+def begin(
+    together: Callable[[Tensor, Tensor], Tensor] | None = None,
+    config: Config | None = None,
+    **sizes: list[int],
+) -> EpochState:
+    alone, modality = labels_of(**sizes)
+    features = torch.randn(len(alone), 8, generator=torch.Generator().manual_seed(1))
+    shared = None if together is None else together(alone, modality)
+    return begin_epoch(features, modality, Clusters(alone, shared), config or Config())
+
+
+# Clusters
+
+
+@pytest.mark.parametrize("place", [STAGE1, STAGE2])
+def test_clusters_are_those_of_the_steps(place: Place) -> None:
+    features, modality = samples()
+    config = config_with()
+    found = find_clusters(features, modality, config, place)
+    alone = cluster_modalities(features, modality, config.clustering)
+    assert found.alone.equal(alone)
+    if place.stage == 1:
+        assert found.together is None
+    else:
+        assert found.together is not None
+        assert found.together.equal(cluster_together(features, modality, alone, config.clustering))
+        assert found.together.max() > 2
+
+
+def test_stage_2_without_association_has_no_global_clusters() -> None:
+    config = config_with("clustering.association=off")
+    assert find_clusters(*samples(), config, STAGE2).together is None
+
+
+@pytest.mark.parametrize("ratio", [0.5, 0.25, 0.01])
+def test_subsets_are_disjoint_as_published(ratio: float) -> None:
+    features, modality = samples()
+    config = config_with(f"clustering.subset_ratio={ratio}", "clustering.min_samples=1")
+    found = find_clusters(features, modality, config, STAGE2)
+    assert found.together is not None
+    # With one sample as a core nothing is noise but what was not chosen.
+    alone, together = found.alone >= 0, found.together >= 0
+    visible = modality == VISIBLE
+    assert alone.logical_xor(together).equal(visible)
+    assert int((alone & visible).sum()) == max(round(ratio * int(visible.sum())), 1)
+    # Clustered among themselves, as if there were no others.
+    expected = cluster_modalities(features[alone], modality[alone], config.clustering)
+    assert found.alone[alone].equal(expected)
+    few = features[together], modality[together]
+    assert found.together[together].equal(cluster_together(*few, few[1], config.clustering))
+
+
+def test_subsets_are_drawn_anew_in_each_epoch_and_stage() -> None:
+    features, modality = samples()
+    config = config_with("clustering.subset_ratio=0.5", "clustering.min_samples=1")
+
+    def chosen(seed: int, stage: int, epoch: int) -> tuple[bool, ...]:
+        place = Place(seed, stage, epoch)
+        return tuple((find_clusters(features, modality, config, place).alone >= 0).tolist())
+
+    places = [(0, 1, 0), (0, 1, 1), (0, 1, 2), (0, 2, 0), (0, 2, 1), (1, 1, 0)]
+    assert len({chosen(*place) for place in places}) == len(places)
+    torch.manual_seed(5)
+    assert chosen(0, 1, 0) == chosen(0, 1, 0)
+    # Each visible image has its turn: a half is left out 20 times once in a million.
+    seen = torch.tensor([chosen(0, 1, epoch) for epoch in range(20)])
+    assert bool(seen.any(0).all())
+    assert not bool(seen[:, modality == VISIBLE].all(0).any())
+
+
+# Memories
+
+
+def test_memories_start_from_the_prototypes() -> None:
+    features, modality = samples()
+    config = config_with()
+    clusters = find_clusters(features, modality, config, STAGE2)
+    state = begin_epoch(features, modality, clusters, config)
+    assert clusters.together is not None
+    assert list(state.banks) == ["visible", "infrared", "global"]
+    assert (state.warnings, state.sums, state.steps, state.skipped) == ([], {}, {}, 0)
+    split = mabm.split_prototypes(features, clusters.together, modality)
+    bank = state.banks["global"]
+    assert bank.memory.prototypes.equal(split.prototypes.expand(2, -1, -1))
+    assert bank.memory.clusters.equal(split.clusters)
+    assert bank.targets.equal(split.targets)
+    assert state.clusters["global"] == int(clusters.together.max()) + 1 < len(split)
+    for group, name in ((VISIBLE, "visible"), (INFRARED, "infrared")):
+        own = torch.where(modality == group, clusters.alone, -1)
+        assert state.banks[name].targets.equal(own)
+        assert state.clusters[name] == int(own.max()) + 1
+        for cluster in range(state.clusters[name]):
+            mean = F.normalize(features[own == cluster].mean(0), dim=0)
+            prototype = state.banks[name].memory.prototypes[:, cluster]
+            torch.testing.assert_close(prototype, mean.expand(2, -1))
+
+
+def test_one_prototype_a_cluster_where_it_is_not_split() -> None:
+    features, modality = samples()
+    config = config_with("contrast.split=false", "contrast.memory=hard")
+    clusters = find_clusters(features, modality, config, STAGE2)
+    bank = begin_epoch(features, modality, clusters, config).banks["global"]
+    assert isinstance(bank.memory, mabm.HardMemory)
+    assert clusters.together is not None
+    assert bank.targets.equal(clusters.together)
+
+
+def test_stage_1_has_no_global_memory() -> None:
+    state = begin(visible=[4, 3], infrared=[2, 2, 2])
+    assert list(state.banks) == ["visible", "infrared"]
+    assert state.clusters == {"visible": 2, "infrared": 3}
+    assert state.warnings == []
+
+
+# Guards
+
+
+@pytest.mark.parametrize("sizes", [[], [5]])
+def test_a_modality_with_too_few_clusters_is_left_out(
+    sizes: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "mabm"):
+        state = begin(visible=[4, 3], infrared=sizes)
+    assert list(state.banks) == ["visible"]
+    assert state.clusters == {"visible": 2, "infrared": len(sizes)}
+    assert state.warnings == [f"infrared: {len(sizes)} clusters, left out within modalities"]
+    assert state.warnings[0] in caplog.text
+    assert list(begin(visible=sizes, infrared=[4, 3]).banks) == ["infrared"]
+
+
+@pytest.mark.parametrize(("visible", "infrared"), [([], []), ([9], []), ([9], [9])])
+def test_nothing_to_learn_from(visible: list[int], infrared: list[int]) -> None:
+    with pytest.raises(TrainingError, match=r"no modality has two clusters .*eps \(now 0\.6\)"):
+        begin(visible=visible, infrared=infrared)
+    with pytest.raises(TrainingError, match=r"1 global\): nothing to learn from"):
+        begin(lambda alone, _: torch.zeros_like(alone), visible=visible, infrared=infrared)
+
+
+def test_global_clusters_alone_are_enough() -> None:
+    state = begin(lambda alone, _: torch.arange(len(alone)) % 3, visible=[5], infrared=[])
+    assert list(state.banks) == ["global"]
+    assert state.clusters == {"visible": 1, "infrared": 0, "global": 3}
+
+
+@pytest.mark.parametrize(("count", "number"), [(0, -1), (1, 0)])
+def test_too_few_global_clusters(count: int, number: int) -> None:
+    state = begin(lambda alone, _: torch.full_like(alone, number), visible=[4, 3], infrared=[2, 2])
+    assert list(state.banks) == ["visible", "infrared"]
+    assert state.clusters["global"] == count
+    assert state.warnings == [f"{count} global clusters, no contrast across modalities"]
+
+
+def test_global_clusters_without_one_modality() -> None:
+    state = begin(
+        lambda alone, modality: torch.where(modality == INFRARED, alone, -1),
+        visible=[4, 3],
+        infrared=[2, 2],
+    )
+    assert list(state.banks) == ["visible", "infrared", "global"]
+    assert state.warnings == ["visible: no image in a global cluster, left out across modalities"]
+    assert set(state.banks["global"].targets.tolist()) == {-1, 0, 1}
+
+
+@pytest.mark.parametrize(("few", "is_odd"), [(4, False), (3, True)])
+def test_very_different_numbers_of_clusters(few: int, is_odd: bool) -> None:
+    state = begin(visible=[2] * 16, infrared=[2] * few)
+    assert list(state.banks) == ["visible", "infrared"]  # a warning, and training goes on
+    assert bool(state.warnings) == is_odd
+    if is_odd:
+        expected = f"very different numbers of clusters (16 visible, {few} infrared)"
+        assert state.warnings[0].startswith(expected)
+
+
+# What a checkpoint keeps
+
+
+@pytest.mark.parametrize("kind", ["hybrid", "mean", "hard"])
+def test_a_state_is_kept_whole(kind: str) -> None:
+    features, modality = samples()
+    config = config_with(f"contrast.memory={kind}", "contrast.momentum=0.4")
+    state = begin_epoch(
+        features, modality, find_clusters(features, modality, config, STAGE2), config
+    )
+    for bank in state.banks.values():
+        bank.memory.update(features[:50], bank.targets[:50])
+    state.add({"within visible": 0.1, "across visible": 0.2})
+    state.add({"within visible": 0.3})
+    state.skipped = 2
+    state.warnings.append("something")
+    stream = io.BytesIO()
+    torch.save(state.to_tree(), stream)
+    stream.seek(0)
+    tree: dict[str, Any] = torch.load(stream, weights_only=True)
+    again = EpochState.from_tree(tree, config, torch.device("cpu"))
+    assert (again.sums, again.steps) == (state.sums, state.steps)
+    assert (again.clusters, again.warnings) == (state.clusters, ["something"])
+    assert (again.skipped, again.means()) == (2, {"within visible": 0.2, "across visible": 0.2})
+    for _ in range(2):  # as it was, and after the same further update
+        assert list(again.banks) == list(state.banks)
+        for name, bank in state.banks.items():
+            other = again.banks[name]
+            assert type(other.memory) is type(bank.memory)
+            assert other.memory.momentum == 0.4
+            assert other.memory.prototypes.equal(bank.memory.prototypes)
+            assert other.memory.clusters.equal(bank.memory.clusters)
+            assert other.targets.equal(bank.targets)
+            for each in (bank, other):
+                each.memory.update(features[50:90], each.targets[50:90])
