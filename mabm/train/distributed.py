@@ -16,6 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from mabm._batch import full_precision
+
 
 def world_size() -> int:
     """Number of processes that train together."""
@@ -89,6 +91,8 @@ def join_ragged(part: Tensor) -> Tensor:
         return part
     counts: list[Any] = [None] * world_size()
     dist.all_gather_object(counts, part.shape[0])
+    if not max(counts):
+        return part
     padded = part.new_zeros((max(counts), *part.shape[1:]))
     padded[: part.shape[0]] = part
     joined = torch.split(join(padded), max(counts))
@@ -148,13 +152,17 @@ def join_batch_norm(module: nn.Module) -> nn.Module:
     """
     if world_size() == 1:
         return module
-    if next(module.parameters()).is_cuda:
+    if any(each.is_cuda for each in module.parameters()):
         convert: Callable[[nn.Module], nn.Module] = nn.SyncBatchNorm.convert_sync_batchnorm
         return convert(module)
+    return _with_joined_batch_norm(module)
+
+
+def _with_joined_batch_norm(module: nn.Module) -> nn.Module:
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
         return _JoinedBatchNorm(module)
     for name, child in module.named_children():
-        setattr(module, name, join_batch_norm(child))
+        setattr(module, name, _with_joined_batch_norm(child))
     return module
 
 
@@ -187,7 +195,7 @@ class _JoinedBatchNorm(nn.modules.batchnorm._BatchNorm):
             return super().forward(x)
         dims = [0, *range(2, x.dim())]
         shape = [1, -1] + [1] * (x.dim() - 2)
-        wide = x.float()
+        wide = full_precision(x)
         count = wide.new_full((1,), x.numel() // x.shape[1])
         sums = _summed(torch.cat([wide.sum(dims), count]))
         total = sums[-1].detach()

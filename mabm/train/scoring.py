@@ -122,15 +122,29 @@ def evaluate_weights(
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of that name; ``"auto"`` is this process's GPU where there is one, else the CPU.
+    """The device of that name; ``"auto"`` is a GPU where there is one, else the CPU.
 
-    Under ``torchrun`` each process has the GPU of its local rank.
+    A GPU without a number (``"auto"``, ``"cuda"``) is that of the process's local rank under
+    ``torchrun``, else the first.
+
+    Raises:
+        ValueError: There is no such device.
     """
-    if name != "auto":
-        return torch.device(name)
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device must be auto, cpu, cuda or cuda:NUMBER, got {name!r}") from None
+    if device.type != "cuda":
+        return device
+    number = device.index if ":" in name else int(os.environ.get("LOCAL_RANK", "0"))
+    if number >= torch.cuda.device_count():
+        raise ValueError(
+            f"device must be one of the {torch.cuda.device_count()} GPUs there are, "
+            f"got {name!r} in the process of local rank {os.environ.get('LOCAL_RANK', '0')}"
+        )
+    return torch.device("cuda", number)
 
 
 def _named(data: str, names: Sequence[str] | None) -> tuple[SearchTask, ...]:

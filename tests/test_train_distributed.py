@@ -1,0 +1,336 @@
+"""Several processes against one: what they join, and that they train as one with the joined batch.
+
+Two real processes, started once for each half of the file, write what they found; the tests compare
+it with what one process finds, in float64 where rounding would hide a mistake.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+
+import mabm
+from mabm.models import TwoStreamEncoder
+from mabm.train import Learner, distributed
+from mabm.train.scoring import choose_device
+
+RANKS = 2
+SECTIONS = (4, 4, 2)  # of a process
+Found = list[dict[str, Any]]
+
+
+def rows(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def share_of(joined: Tensor, sections: tuple[int, ...], rank: int) -> Tensor:
+    """A process's part of a batch that holds one section after the other."""
+    parts = torch.split(joined, [RANKS * size for size in sections])
+    return torch.cat(
+        [part[rank * size : (rank + 1) * size] for part, size in zip(parts, sections, strict=True)]
+    )
+
+
+# What each process does
+
+
+def one_rank(rank: int, address: str, results: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=RANKS)
+    try:
+        found = {name: act(rank) for name, act in ACTS.items()}
+        torch.save(found, f"{results}/{rank}.pt")
+    finally:
+        dist.destroy_process_group()
+
+
+def exchange(rank: int) -> dict[str, Any]:
+    part = share_of(torch.arange(20), SECTIONS, rank)
+    joined = distributed.join(part, SECTIONS)
+    sizes = ((3, 1), (0, 2), (4, 0), (0, 0))
+    return {
+        "size": (distributed.world_size(), distributed.rank()),
+        "join": joined,
+        "join whole": distributed.join(rows(2, 3, seed=rank)),
+        "own": distributed.own(joined, SECTIONS).equal(part),
+        "ragged": [distributed.join_ragged(torch.full((each[rank], 2), rank)) for each in sizes],
+        "share": distributed.share({"of": rank, "labels": torch.full((3,), rank)}),
+        "detached": distributed.join(rows(1, 1).requires_grad_()).requires_grad,
+    }
+
+
+def sum_of_gradients(rank: int) -> list[Tensor | None]:
+    both, one, none, frozen = (nn.Parameter(torch.zeros(2, 3)) for _ in range(4))
+    frozen.requires_grad_(False)
+    both.grad = torch.full((2, 3), rank + 1.0)
+    if rank:
+        one.grad = torch.full((2, 3), 5.0)
+    distributed.sum_gradients([both, one, none, frozen])
+    distributed.sum_gradients([frozen])
+    return [each.grad for each in (both, one, none, frozen)]
+
+
+def copied(rank: int) -> dict[str, Tensor]:
+    torch.manual_seed(rank)
+    module = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    module(torch.rand(4, 3))
+    distributed.copy_from_first(module)
+    return module.state_dict()
+
+
+NORMS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "1d": (lambda: nn.BatchNorm1d(3), (6, 3)),
+    "1d, long": (lambda: nn.BatchNorm1d(3), (4, 3, 5)),
+    "2d": (lambda: nn.BatchNorm2d(3, eps=0.1, momentum=0.3), (4, 3, 5, 2)),
+    "cumulative": (lambda: nn.BatchNorm2d(3, momentum=None), (4, 3, 2, 2)),
+    "plain": (lambda: nn.BatchNorm1d(3, affine=False), (6, 3)),
+    "without statistics": (lambda: nn.BatchNorm1d(3, track_running_stats=False), (6, 3)),
+}
+
+
+def norm_of(name: str) -> nn.Module:
+    """In a network, with modules that have no parameters; its bias frozen, as a BNNeck's is."""
+    norm = NORMS[name][0]().double()
+    if norm.affine:
+        with torch.no_grad():
+            norm.weight.copy_(rows(3, seed=8))
+            norm.bias.copy_(rows(3, seed=9))
+        norm.bias.requires_grad_(False)
+    return nn.Sequential(nn.ReLU(), nn.Sequential(nn.Identity(), norm))
+
+
+def through(module: nn.Module, x: Tensor, gradient: Tensor) -> dict[str, Tensor | None]:
+    """Two batches, forward and back, and one in evaluation."""
+    x = x.clone().requires_grad_()
+    module.train()
+    module(x + 1)
+    output = module(x)
+    output.backward(gradient)
+    distributed.sum_gradients(module.parameters())
+    found = {name: value.clone() for name, value in module.state_dict().items()}
+    if "1.1.running_mean" in found:
+        found["evaluated"] = module.eval()(x)
+    for name, parameter in module.named_parameters():
+        found[f"{name}.grad"] = parameter.grad
+    return found | {"output": output, "x.grad": x.grad}
+
+
+def normalised(rank: int) -> dict[str, Any]:
+    found = {}
+    for name, (_, shape) in NORMS.items():
+        module = distributed.join_batch_norm(norm_of(name))
+        sections = (shape[0] // RANKS,)
+        parts = (share_of(rows(*shape, seed=seed), sections, rank) for seed in (1, 2))
+        found[name] = through(module, *parts)
+    return found
+
+
+class Dense(nn.Module):
+    """An encoder without batch normalisation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stems = nn.ModuleList(nn.Linear(3 * 64, 12) for _ in range(2))
+
+    def forward(self, images: Tensor, modality: Tensor) -> Tensor:
+        flat = images.flatten(1) / 255
+        return torch.stack([stem(flat) for stem in self.stems])[modality, torch.arange(len(flat))]
+
+
+LEARNERS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
+    "two streams": (TwoStreamEncoder, {}),
+    "in parts": (Dense, {"micro_batches": 2}),
+}
+
+
+def learner_of(name: str) -> Learner:
+    kind, options = LEARNERS[name]
+    torch.manual_seed(6)
+    encoder = distributed.join_batch_norm(kind().double())
+    optimizer = torch.optim.Adam(encoder.parameters(), lr=1e-3, weight_decay=0.1)
+    return Learner(encoder, optimizer, **options)
+
+
+def contrast(features: Tensor) -> dict[str, Tensor]:
+    """Losses of the joined batch that are no sums over it."""
+    memory = nn.functional.normalize(rows(2, 5, features.shape[1], seed=3), dim=2)
+    targets = torch.arange(len(features)) % 5
+    split = RANKS * sum(SECTIONS[:2])
+    return {
+        name: mabm.hybrid_contrast_loss(part, memory, own, margin=0.5)
+        for name, part, own in zip(
+            ("visible", "infrared"),
+            torch.split(features, [split, len(features) - split]),
+            torch.split(targets, [split, len(features) - split]),
+            strict=True,
+        )
+    }
+
+
+def steps(learner: Learner, images: Tensor, modality: Tensor, sections: Any) -> dict[str, Any]:
+    """Three steps: the losses and features of each, and what has become of the encoder."""
+    taken = [learner.step(images, modality, contrast, sections) for _ in range(3)]
+    gradients = {name: each.grad for name, each in learner.encoder.named_parameters()}
+    return {"taken": taken, "state": learner.encoder.state_dict(), "gradients": gradients}
+
+
+def joined_batch() -> tuple[Tensor, Tensor, tuple[int, ...]]:
+    sizes = tuple(RANKS * size for size in SECTIONS)
+    images = 127 + 60 * rows(sum(sizes), 3, 8, 8, seed=4)
+    return images, (torch.arange(len(images)) >= sum(sizes[:2])).long(), sizes
+
+
+def learned(rank: int) -> dict[str, Any]:
+    images, modality, _ = joined_batch()
+    parts = [share_of(each, SECTIONS, rank) for each in (images, modality)]
+    return {name: steps(learner_of(name), *parts, SECTIONS) for name in LEARNERS}
+
+
+def left_out(rank: int) -> dict[str, Any]:
+    """One process alone meets a gradient that is not finite."""
+    learner = learner_of("two streams")
+    if rank:
+        learner.encoder.gem_power.register_hook(lambda gradient: gradient * torch.nan)
+    before = {name: value.clone() for name, value in learner.encoder.state_dict().items()}
+    images, modality, _ = joined_batch()
+    parts = [share_of(each, SECTIONS, rank) for each in (images, modality)]
+    taken = learner.step(*parts, contrast, SECTIONS)
+    state = learner.encoder.state_dict()
+    return {"taken": taken, "same": all(state[name].equal(before[name]) for name in state)}
+
+
+ACTS: dict[str, Callable[[int], Any]] = {
+    "exchange": exchange,
+    "gradients": sum_of_gradients,
+    "copied": copied,
+    "normalised": normalised,
+    "learned": learned,
+    "left out": left_out,
+}
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
+    folder = tmp_path_factory.mktemp("ranks")
+    mp.spawn(one_rank, args=(f"file://{folder}/rendezvous", str(folder)), nprocs=RANKS)
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(RANKS)]
+
+
+# What came of it
+
+
+def test_a_joined_batch_is_that_of_one_process(found: Found) -> None:
+    for rank, each in enumerate(found):
+        exchanged = each["exchange"]
+        assert exchanged["size"] == (RANKS, rank)
+        assert exchanged["join"].tolist() == list(range(20))
+        assert exchanged["own"]
+        assert exchanged["join whole"].equal(torch.cat([rows(2, 3), rows(2, 3, seed=1)]))
+        assert [part[:, 0].tolist() for part in exchanged["ragged"]] == [
+            [0, 0, 0, 1],
+            [1, 1],
+            [0, 0, 0, 0],
+            [],
+        ]
+        assert exchanged["ragged"][3].shape == (0, 2)
+        assert exchanged["share"]["of"] == 0
+        assert exchanged["share"]["labels"].tolist() == [0, 0, 0]
+        assert not exchanged["detached"]
+
+
+def test_gradients_are_summed(found: Found) -> None:
+    for each in found:
+        both, one, none, frozen = each["gradients"]
+        assert both.equal(torch.full((2, 3), 3.0))
+        assert one.equal(torch.full((2, 3), 5.0))
+        assert none is None
+        assert frozen is None
+
+
+def test_all_start_from_the_first(found: Found) -> None:
+    expected = found[0]["copied"]
+    assert expected["1.num_batches_tracked"] == 1
+    assert all(value.equal(expected[name]) for name, value in found[1]["copied"].items())
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_batch_normalisation_is_that_of_the_joined_batch(name: str, found: Found) -> None:
+    shape = NORMS[name][1]
+    expected = through(norm_of(name), rows(*shape, seed=1), rows(*shape, seed=2))
+    assert expected["x.grad"] is not None
+    for rank, each in enumerate(found):
+        ours = each["normalised"][name]
+        assert ours.keys() == expected.keys()
+        for key, value in expected.items():
+            if value is None:
+                assert ours[key] is None
+                continue
+            if key in ("output", "x.grad", "evaluated"):
+                value = share_of(value, (shape[0] // RANKS,), rank)  # noqa: PLW2901
+            torch.testing.assert_close(ours[key], value, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_steps_are_those_of_one_process_with_the_joined_batch(name: str, found: Found) -> None:
+    expected = steps(learner_of(name), *joined_batch())
+    assert expected["taken"][0][0] != expected["taken"][2][0]
+    for each in found:
+        ours = each["learned"][name]
+        for (losses, features), (own, joined) in zip(expected["taken"], ours["taken"], strict=True):
+            assert own == pytest.approx(losses, rel=1e-9)
+            torch.testing.assert_close(joined, features, rtol=1e-8, atol=1e-8)
+        for part in ("state", "gradients"):
+            assert ours[part].keys() == expected[part].keys()
+            for key, value in expected[part].items():
+                if value is not None:
+                    torch.testing.assert_close(ours[part][key], value, rtol=1e-7, atol=1e-8)
+        # And to the bit those of each other.
+        first = found[0]["learned"][name]["state"]
+        assert all(value.equal(first[key]) for key, value in ours["state"].items())
+
+
+def test_all_leave_a_step_out_where_one_must(found: Found) -> None:
+    assert [each["left out"] for each in found] == [{"taken": None, "same": True}] * RANKS
+
+
+def test_one_process_joins_nothing() -> None:
+    part, module = rows(4, 2), nn.BatchNorm1d(2)
+    assert (distributed.world_size(), distributed.rank()) == (1, 0)
+    assert distributed.join(part, (1, 3)).equal(part)
+    assert distributed.own(part, (1, 3)).equal(part)
+    assert distributed.join_ragged(part).equal(part)
+    assert distributed.share("what") == "what"
+    assert distributed.join_batch_norm(module) is module
+    distributed.barrier()
+    with distributed.process_group(torch.device("cpu")):
+        assert not dist.is_initialized()
+
+
+@pytest.mark.parametrize(
+    ("name", "gpus", "expected"),
+    [
+        ("auto", 0, "cpu"),
+        ("auto", 4, "cuda:3"),
+        ("cuda", 4, "cuda:3"),
+        ("cuda:1", 4, "cuda:1"),
+        ("cpu", 4, "cpu"),
+        ("cuda", 2, r"one of the 2 GPUs there are, got 'cuda' in the process of local rank 3"),
+        ("cuda:5", 4, "one of the 4 GPUs there are, got 'cuda:5'"),
+        ("gpu", 4, "must be auto, cpu, cuda or cuda:NUMBER, got 'gpu'"),
+    ],
+)
+def test_each_process_has_its_gpu(
+    name: str, gpus: int, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    if " " in expected:
+        with pytest.raises(ValueError, match=expected):
+            choose_device(name)
+    else:
+        assert str(choose_device(name)) == expected
