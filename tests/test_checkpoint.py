@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import torch
 
+from mabm._files import write_text
 from mabm.train import checkpoint
 from mabm.train.checkpoint import (
     Position,
     clear_parts,
     load_newest,
     save_checkpoint,
-    write_text,
     write_torch,
 )
 

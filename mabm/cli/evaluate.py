@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 from pathlib import Path
 
-from mabm.cli.command import Command, UsageError, add_device, positive, resolve_device, write
-from mabm.cli.files import check_output, write_text
+from mabm._files import write_text
+from mabm.cli.command import (
+    Command,
+    UsageError,
+    add_device,
+    positive,
+    resolve_device,
+    shows_progress,
+    write,
+)
+from mabm.cli.files import check_output
 from mabm.evaluation import SEARCH_TASKS, SearchScores, format_search_scores
 from mabm.reranking import RerankOptions
 
@@ -79,7 +87,7 @@ def _execute(chosen: argparse.Namespace) -> int:
             tasks=chosen.task,
             rerank=rerank,
             device=str(device),
-            progress=chosen.level < logging.ERROR,
+            progress=shows_progress(chosen),
         )
         for run in chosen.runs
     ]

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import csv
 import importlib
-import os
-import tempfile
+import io
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mabm._arrays import check_column, to_tensor
+from mabm._files import moved_into, write_text
 
 Column = npt.NDArray[np.int64]
 
@@ -141,36 +141,28 @@ def save_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
     """
     first = next(iter(arrays.values()))
     if path.suffix == ".npy":
-        _write_whole(path, lambda part: np.save(part, first, allow_pickle=False))
+        with moved_into(path) as stream:
+            np.save(stream, first, allow_pickle=False)
     elif path.suffix == ".npz":
         keywords: dict[str, Any] = dict(arrays)
-        _write_whole(path, lambda part: np.savez(part, **keywords))
+        with moved_into(path) as stream:
+            np.savez(stream, **keywords)
     elif path.suffix == ".csv":
-        _write_whole(path, lambda part: _save_csv(part, arrays))
+        write_text(path, _csv_of(arrays))
     else:
-        save_file = _safetensors("numpy").save_file
+        save = _safetensors("numpy").save
         numbers = {name: array for name, array in arrays.items() if array.dtype.kind in "fiub"}
-        _write_whole(path, lambda part: save_file(numbers, part))
+        with moved_into(path) as stream:
+            stream.write(save(numbers))
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file, which is complete or not there."""
-    _write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
-
-
-def _write_whole(path: Path, save: Callable[[Path], object]) -> None:
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
-        part = Path(folder) / path.name
-        save(part)
-        os.replace(part, path)
-
-
-def _save_csv(path: Path, columns: Mapping[str, npt.NDArray[Any]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["row", *columns])
-        values = [column.tolist() for column in columns.values()]
-        writer.writerows([row, *cells] for row, cells in enumerate(zip(*values, strict=True)))
+def _csv_of(columns: Mapping[str, npt.NDArray[Any]]) -> str:
+    stream = io.StringIO(newline="")
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["row", *columns])
+    values = [column.tolist() for column in columns.values()]
+    writer.writerows([row, *cells] for row, cells in enumerate(zip(*values, strict=True)))
+    return stream.getvalue()
 
 
 def _load_npy(path: Path) -> npt.NDArray[Any]:

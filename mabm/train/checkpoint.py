@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from mabm._files import PART, moved_into, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -82,21 +82,15 @@ def load_newest(folder: Path) -> tuple[Position, dict[str, Any]] | None:
 
 def write_torch(path: Path, value: object) -> str:
     """Saves ``value`` at ``path`` as a whole or not at all; returns its SHA-256."""
-    with _moved_into(path) as stream:
+    with moved_into(path) as stream:
         hashing = _Hashing(stream)
         torch.save(value, hashing)  # type: ignore[arg-type]
     return hashing.digest.hexdigest()
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes ``text`` to ``path`` as a whole or not at all."""
-    with _moved_into(path) as stream:
-        stream.write(text.encode("utf-8"))
-
-
 def clear_parts(folder: Path) -> None:
     """Removes what writes that were cut short have left."""
-    for part in folder.glob("*.part"):
+    for part in folder.glob(f"*{PART}"):
         part.unlink(missing_ok=True)
 
 
@@ -144,27 +138,6 @@ def _digest(stream: IO[bytes]) -> Any:
     while block := stream.read(2**20):
         digest.update(block)
     return digest
-
-
-@contextmanager
-def _moved_into(path: Path) -> Iterator[IO[bytes]]:
-    """A file beside ``path`` that takes its place once it is written and on the disk."""
-    beside = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with beside.open("wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-    # The folder too, or a machine that goes down forgets the move.
-    if hasattr(os, "O_DIRECTORY"):
-        descriptor = os.open(path.parent, os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 class _Hashing:

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from mabm._files import moved_into
 from mabm.presets import check_integer
-
-_PARTIAL_SUFFIX = ".partial"
 
 
 class History:
@@ -91,12 +90,8 @@ class History:
         content = b"".join(kept)
         if not self.path.exists() or self.path.stat().st_size == len(content):
             return
-        partial = self.path.with_name(self.path.name + _PARTIAL_SUFFIX)
-        with partial.open("wb") as stream:
+        with moved_into(self.path) as stream:
             stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(partial, self.path)
 
     def _entries(self) -> list[tuple[dict[str, Any], bytes]]:
         if not self.path.exists():

@@ -13,6 +13,7 @@ import torch
 
 import mabm
 from mabm._arrays import to_tensor
+from mabm._files import write_text
 from mabm.cluster_quality import evenly_chosen_clusters
 from mabm.jaccard import encode_samples, jaccard_distance
 from mabm.plots import PairHistogram, pair_histogram, require_matplotlib
@@ -124,9 +125,7 @@ def write_report(
         config=config_toml,
     )
     target = Path(path)
-    partial = target.with_name(target.name + ".partial")
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, target)
+    write_text(target, page)
     return target
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from mabm._files import write_text
 from mabm.evaluation import SearchScores
 from mabm.models import build_encoder, save_encoder
 from mabm.train import distributed, reporting
@@ -31,7 +32,6 @@ from mabm.train.checkpoint import (
     clear_parts,
     load_newest,
     save_checkpoint,
-    write_text,
 )
 from mabm.train.config import Config, to_toml, to_tree
 from mabm.train.diagnostics import diagnose_epoch
@@ -170,15 +170,21 @@ class _Run:
         """Trains to the end."""
         total = sum(self.config.stage(s).epochs * self.config.stage(s).iterations for s in (1, 2))
         with (
-            tqdm(total=total, disable=not self.progress, unit="it", dynamic_ncols=True) as self.bar,
+            tqdm(
+                total=total,
+                initial=self._iterations_before(self.position),
+                disable=not self.progress or self.position.stage == FINISHED,
+                dynamic_ncols=True,
+            ) as self.bar,
             logging_redirect_tqdm([logging.getLogger("mabm")]) if self.progress else nullcontext(),
         ):
-            self.bar.update(self._iterations_before(self.position))
             while self.position.stage != FINISHED:
                 self._run_epoch()
         if self.is_first:
             self._write_end()
         if self.config.run.report and not (self.folder / reporting.FILE).exists():
+            if self.is_first:
+                logger.info("report: clusters and searches of the last epoch")
             reporting.report_run(self.encoder, self.inputs, self.config, self.folder)
         distributed.barrier()
         return TrainResult(self.folder, self.scores, self.history.read())
@@ -223,6 +229,7 @@ class _Run:
         if self.state is None:
             self.state, diagnostics = self._begin(place)
             self.diagnostics = diagnostics
+        self._describe("training")
         self._iterate(place, stage.iterations)
         next_position = Position(position.stage, position.epoch + 1, 0)
         is_last = next_position.epoch == stage.epochs
@@ -406,7 +413,11 @@ class _Run:
             self.history.truncate(stage=stage, epoch=epoch)
         distributed.barrier()
         self.scores = _last_scores(self.history.read())
-        logger.info("going on at stage %d, epoch %d, iteration %d", *position)
+        if position.stage == FINISHED:
+            logger.info("%s holds a finished run", self.folder)
+        else:
+            words = "going on at stage %d epoch %d, after %d iterations"
+            logger.info(words, position.stage, position.epoch + 1, position.iteration)
 
     def _record(self, entry: Mapping[str, Any]) -> None:
         if not self.is_first:
