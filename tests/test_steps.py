@@ -1,5 +1,6 @@
 """The steps of an epoch against direct calls of what they are made of."""
 
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -108,6 +109,12 @@ def test_features_can_be_trained_on() -> None:
     (features * weights).sum().backward()
     assert weights.grad is not None
     features += 1
+
+
+def test_no_more_workers_than_cpus() -> None:
+    many, none = (read_batches(Images(1), [[0]], workers) for workers in (10_000, 0))
+    assert 1 <= many.num_workers <= (os.cpu_count() or 1)
+    assert none.num_workers == 0
 
 
 @pytest.mark.parametrize("workers", [0, 1])

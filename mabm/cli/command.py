@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -61,6 +62,11 @@ def abandon_output() -> None:
     """Lets what is still to be written vanish, so that the interpreter ends without a complaint."""
     with suppress(OSError), open(os.devnull, "wb") as nowhere:  # OSError: it is no file
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
+def shows_progress(chosen: argparse.Namespace) -> bool:
+    """Whether progress bars are shown: on a terminal, which can redraw a line, and not if quiet."""
+    return bool(chosen.level < logging.ERROR and sys.stderr.isatty())
 
 
 def natural(text: str) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mabm.cli.command import Command, natural, write
+from mabm.cli.command import Command, natural, shows_progress, write
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +33,9 @@ def _execute(chosen: argparse.Namespace) -> int:
 
     given = {name: getattr(chosen, name) for name in ("k1", "k2", "eps")}
     settings = demo.Settings(**{name: value for name, value in given.items() if value is not None})
-    result = demo.run(chosen.output, seed=chosen.seed, settings=settings)
+    result = demo.run(
+        chosen.output, seed=chosen.seed, settings=settings, progress=shows_progress(chosen)
+    )
     lines = [demo.format_table(result), ""]
     lines += [f"saved {picture}" for picture in result.pictures]
     write("\n".join([*lines, f"{result.seconds:.1f} s in all"]))

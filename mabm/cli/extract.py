@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from mabm.cli.command import (
     natural,
     positive,
     resolve_device,
+    shows_progress,
     write,
 )
 from mabm.cli.files import check_output, modality_number, read_table, save_arrays
@@ -111,7 +111,7 @@ def _execute(chosen: argparse.Namespace) -> int:
         batch_size=chosen.batch_size,
         workers=chosen.workers,
         normalise_mean=chosen.renormalise,
-        progress=chosen.level < logging.ERROR,
+        progress=shows_progress(chosen),
     )
     arrays: dict[str, npt.NDArray[Any]] = {
         "features": features.numpy(),

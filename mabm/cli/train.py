@@ -8,7 +8,7 @@ import logging
 import os
 from pathlib import Path
 
-from mabm.cli.command import Command, UsageError, positive, write
+from mabm.cli.command import Command, UsageError, positive, shows_progress, write
 from mabm.evaluation import format_search_scores
 
 
@@ -63,7 +63,7 @@ def _execute(chosen: argparse.Namespace) -> int:
         config,
         chosen.output,
         resume=not chosen.no_resume,
-        progress=chosen.level < logging.ERROR,
+        progress=shows_progress(chosen),
     )
     if is_first:
         if result.scores:

@@ -51,7 +51,7 @@ class DataConfig(_Table):
         held_out: Take so many training identities, evenly spaced, out of training and evaluate on
             them in place of the test set: for choosing settings without looking at the test set.
         cache: Folder for images decoded once, or ``None`` to decode them each time.
-        workers: Processes that decode; 0 decodes in the training process.
+        workers: Processes that decode, at most one a CPU; 0 decodes in the training process.
     """
 
     name: str = "sysu_mm01"

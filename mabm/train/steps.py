@@ -6,6 +6,7 @@ leave one out, or replace it: :mod:`mabm.train.trainer` is one way to string the
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sized
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -120,16 +121,28 @@ def read_batches(images: Images, batches: list[list[int]], workers: int) -> Data
     """A loader of (B, 3, H, W) uint8 images, one item for each list of rows.
 
     It leaves the global random state alone.
+
+    Args:
+        images: Read a batch at a time.
+        batches: Rows of each item.
+        workers: Processes that read ahead, at most one for each CPU: PyTorch warns of more.
     """
     dataset: Dataset[Any] = images  # type: ignore[assignment]
     return DataLoader(
         dataset,
         batch_sampler=batches,
-        num_workers=workers,
+        num_workers=min(workers, _num_cpus()),
         collate_fn=_as_read,  # type: ignore[arg-type]  # what __getitems__ gave
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # else a seed for the workers is drawn from the global one
     )
+
+
+def _num_cpus() -> int:
+    """CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _as_read(images: Tensor) -> Tensor:
