@@ -146,7 +146,6 @@ class _Run:
         self.position = Position(1, 0, 0)
         self.state: EpochState | None = None
         self.scores: list[SearchScores] = []
-        self.clustered: tuple[Tensor, Clusters] | None = None
         self.bar: tqdm[Any] | None = None
 
     # Beginning and end
@@ -264,7 +263,6 @@ class _Run:
         ).to(self.device)
         clusters = find_clusters(features, self.modality, self.config, place)
         state = begin_epoch(features, self.modality, clusters, self.config)
-        self.clustered = (features, clusters)
         return state, self._diagnose(features, clusters) if self.is_first else {}
 
     def _diagnose(self, features: Tensor, clusters: Clusters) -> dict[str, Any]:
