@@ -10,13 +10,19 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from datetime import timedelta
+from typing import Any, Final
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from mabm._batch import full_precision
+
+
+# How long processes wait for the first one, which alone clusters, scores and writes. PyTorch's ten
+# minutes with NCCL may not do for a large data set on a small machine.
+_PATIENCE: Final = timedelta(hours=2)
 
 
 def world_size() -> int:
@@ -45,9 +51,9 @@ def process_group(device: torch.device) -> Iterator[None]:
         yield
         return
     if device.type == "cuda":
-        dist.init_process_group("nccl", device_id=device)
+        dist.init_process_group("nccl", device_id=device, timeout=_PATIENCE)
     else:
-        dist.init_process_group("gloo")
+        dist.init_process_group("gloo", timeout=_PATIENCE)
     try:
         yield
     finally:

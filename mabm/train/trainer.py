@@ -186,7 +186,8 @@ class _Run:
                 logger.info("report: clusters and searches of the last epoch")
             reporting.report_run(self.encoder, self.inputs, self.config, self.folder)
         distributed.barrier()
-        return TrainResult(self.folder, self.scores, self.history.read())
+        history = self.history.read()
+        return TrainResult(self.folder, _last_scores(history), history)  # the same in every process
 
     def _start(self) -> None:
         if self.is_first:
