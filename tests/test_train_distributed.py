@@ -1,21 +1,28 @@
 """Several processes against one: what they join, and that they train as one with the joined batch.
 
-Two real processes, started once for each half of the file, write what they found; the tests compare
-it with what one process finds, in float64 where rounding would hide a mistake.
+Two real processes, started once, write what they found; the tests compare it with what one process
+finds, in float64, where rounding hides no mistake.
 """
 
+import os
+import shutil
+import socket
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+import training_cases
 from torch import Tensor, nn
 
 import mabm
+from mabm.data import ReidData
 from mabm.models import TwoStreamEncoder
-from mabm.train import Learner, distributed
+from mabm.train import Learner, TrainResult, distributed, inputs, train, trainer
 from mabm.train.scoring import choose_device
 
 RANKS = 2
@@ -38,14 +45,16 @@ def share_of(joined: Tensor, sections: tuple[int, ...], rank: int) -> Tensor:
 # What each process does
 
 
-def one_rank(rank: int, address: str, results: str) -> None:
+def one_rank(rank: int, port: int, results: str) -> None:
+    """One of the processes, as ``torchrun`` would start it."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=RANKS)
-    try:
+    os.environ |= {"WORLD_SIZE": str(RANKS), "RANK": str(rank), "LOCAL_RANK": str(rank)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    with distributed.process_group(torch.device("cpu")):
         found = {name: act(rank) for name, act in ACTS.items()}
-        torch.save(found, f"{results}/{rank}.pt")
-    finally:
-        dist.destroy_process_group()
+        found["run"] = whole_run(Path(results))
+    assert not dist.is_initialized()
+    torch.save(found, f"{results}/{rank}.pt")
 
 
 def exchange(rank: int) -> dict[str, Any]:
@@ -203,6 +212,36 @@ def left_out(rank: int) -> dict[str, Any]:
     return {"taken": taken, "same": all(state[name].equal(before[name]) for name in state)}
 
 
+RUN = ("data.height=24", "data.width=24", "batch.identities=2", "batch.instances=4")
+RUN += ("stage1.epochs=1", "stage1.iterations=2", "stage2.epochs=1", "stage2.iterations=2")
+
+
+def run_in(folder: Path) -> TrainResult:
+    """A run on eleven identities, its encoder in float64."""
+    data = training_cases.small_data()
+    few = [
+        each.select(np.flatnonzero(np.isin(each.identity, np.unique(each.identity)[:count])))
+        for each, count in ((data.train, 8), (data.test, 3))
+    ]
+    build = trainer.build_encoder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inputs, "read_data", lambda *_, **__: ReidData("emoji_xm", *few))
+        patch.setattr(trainer, "build_encoder", lambda *args, **more: build(*args, **more).double())
+        return train(training_cases.small_config(*RUN), folder, progress=False)
+
+
+def whole_run(folder: Path) -> dict[str, Any]:
+    """A run, and one that goes on from the middle of its last epoch."""
+    result = run_in(folder / "whole")
+    if distributed.rank() == 0:
+        shutil.copytree(folder / "whole", folder / "resumed")
+        for path in (folder / "resumed").glob("checkpoint-3-*"):
+            path.unlink()
+    distributed.barrier()
+    run_in(folder / "resumed")
+    return {"scores": [scores.to_dict() for scores in result.scores], "history": result.history}
+
+
 ACTS: dict[str, Callable[[int], Any]] = {
     "exchange": exchange,
     "gradients": sum_of_gradients,
@@ -214,9 +253,17 @@ ACTS: dict[str, Callable[[int], Any]] = {
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
-    mp.spawn(one_rank, args=(f"file://{folder}/rendezvous", str(folder)), nprocs=RANKS)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(one_rank, args=(port, str(folder)), nprocs=RANKS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(folder: Path) -> Found:
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(RANKS)]
 
 
@@ -295,6 +342,57 @@ def test_steps_are_those_of_one_process_with_the_joined_batch(name: str, found: 
 
 def test_all_leave_a_step_out_where_one_must(found: Found) -> None:
     assert [each["left out"] for each in found] == [{"taken": None, "same": True}] * RANKS
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    run_in(folder)
+    return folder
+
+
+def within_the_last_epoch(folder: Path) -> dict[str, Any]:
+    return torch.load(folder / "checkpoint-2-0000-000001.pt", weights_only=True)
+
+
+def test_a_run_of_two_processes_is_that_of_one(folder: Path, alone: Path) -> None:
+    expected, found = (within_the_last_epoch(each) for each in (alone, folder / "whole"))
+    assert set(expected["epoch"]["banks"]) == {"visible", "infrared", "global"}
+    for name, bank in expected["epoch"]["banks"].items():
+        ours = found["epoch"]["banks"][name]
+        assert ours["targets"].equal(bank["targets"])  # the same clusters, label for label
+        assert ours["memory"]["clusters"].equal(bank["memory"]["clusters"])
+        torch.testing.assert_close(
+            ours["memory"]["prototypes"], bank["memory"]["prototypes"], rtol=0, atol=1e-6
+        )
+    ends = [training_cases.weights_of(each) for each in (alone, folder / "whole")]
+    start = torch.load(alone / "stage1.pt", weights_only=True)["state"]
+    assert ends[0].keys() == ends[1].keys()
+    for name, value in ends[0].items():
+        torch.testing.assert_close(ends[1][name], value, rtol=1e-9, atol=1e-9)
+    assert not ends[0]["neck.weight"].equal(start["neck.weight"])
+    losses = [training_cases.history_of(each)[-1]["losses"] for each in (alone, folder / "whole")]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+    assert set(losses[0]) == {
+        f"{kind} {modality}"
+        for kind in ("within", "across")
+        for modality in ("visible", "infrared")
+    }
+
+
+def test_every_process_knows_the_result(found: Found, folder: Path) -> None:
+    assert found[0]["run"] == found[1]["run"]
+    assert found[0]["run"]["scores"]
+    history = training_cases.history_of(folder / "whole")
+    assert [(each["stage"], each["epoch"]) for each in history] == [(0, 0), (1, 1), (2, 1)]
+
+
+def test_processes_go_on_from_a_checkpoint_to_the_same_bits(folder: Path) -> None:
+    expected, found = (training_cases.weights_of(folder / each) for each in ("whole", "resumed"))
+    assert all(value.equal(found[name]) for name, value in expected.items())
+    histories = [training_cases.history_of(folder / each) for each in ("whole", "resumed")]
+    assert histories[0] == histories[1]
 
 
 def test_one_process_joins_nothing() -> None:
