@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -44,10 +46,25 @@ class Inputs:
         return torch.from_numpy(self.data.train.camera.copy())
 
     def digest(self) -> str:
-        """Changes when the training images do, in number, order, camera or modality."""
+        """Changes when the training images do: in number, order, camera or modality.
+
+        And in what they are: pixels, or the names of files from the folder that they have in
+        common, which itself may move.
+        """
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
+        train = self.data.train
         digest = hashlib.sha256()
-        for column in (self.data.train.camera, self.data.train.modality):
-            digest.update(np.ascontiguousarray(column).tobytes())
+        for column in (train.camera, train.modality):
+            digest.update(column.tobytes())
+        if isinstance(train.images, np.ndarray):
+            digest.update(np.ascontiguousarray(train.images).data)
+        elif train.images:
+            folder = os.path.commonpath(train.images)
+            for path in train.images:
+                digest.update(os.fsencode(path.relative_to(folder).as_posix()) + b"\0")
         return digest.hexdigest()
 
 
