@@ -111,6 +111,7 @@ def _settings(config: Config, device: torch.device) -> Iterator[None]:
     """Random state, device and algorithms as the run wants them, and as they were afterwards."""
     on_gpu = device.type == "cuda"
     was = torch.are_deterministic_algorithms_enabled()
+    only_warned = torch.is_deterministic_algorithms_warn_only_enabled()
     with (
         torch.random.fork_rng(devices=[device] if on_gpu else []),
         torch.cuda.device(device) if on_gpu else nullcontext(),
@@ -120,7 +121,7 @@ def _settings(config: Config, device: torch.device) -> Iterator[None]:
         try:
             yield
         finally:
-            torch.use_deterministic_algorithms(was)
+            torch.use_deterministic_algorithms(was, warn_only=only_warned)
 
 
 class _Run:
@@ -295,7 +296,7 @@ class _Run:
                     options=self.config.augmentation,
                     device=self.device,
                 )
-                torch.manual_seed(here.number(distributed.rank()))
+                self._seed(here.number(distributed.rank()))
                 self._step(step, view)
             self.bar.update()
             done = iteration + 1
@@ -463,6 +464,12 @@ class _Run:
         write_text(self.folder / "result.json", json.dumps(result, indent=2) + "\n")
 
     # Small things
+
+    def _seed(self, number: int) -> None:
+        """Not by torch.manual_seed, which would seed every GPU, not this process's alone."""
+        torch.default_generator.manual_seed(number)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(number)
 
     def _skip_empty(self, position: Position) -> Position:
         while position.stage != FINISHED and not self.config.stage(position.stage).epochs:
