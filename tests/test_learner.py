@@ -28,6 +28,7 @@ class Plain(nn.Module):
         self.trunk = nn.Sequential(nn.Tanh(), nn.Dropout(dropout), nn.Linear(WIDTH, WIDTH))
 
     def forward(self, images: Tensor, modality: Tensor) -> Tensor:
+        assert len(images)
         flat = images.flatten(1) / 255
         both = torch.stack([stem(flat) for stem in self.stems])
         return self.trunk(self.norm(both[modality, torch.arange(len(flat))]))
