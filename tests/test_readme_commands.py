@@ -1,0 +1,196 @@
+"""The commands in the README's sections "Train" and "Command line" are run, as they stand there.
+
+What is changed so that all of them together take a minute: SYSU-MM01, RegDB and LLCM are miniature
+trees, the open data is cut to a few identities, and ``mabm train`` is given small images, batches
+and stages by further ``--set`` options. ``sysu`` runs once with AGW's ResNet-50, from a file named
+and laid out as torchvision's; the other runs take the small encoder. ``torchrun`` is what stands
+behind that name, ``python -m torch.distributed.run``, on a free port; it starts two processes.
+Installations (``pip``) are left out.
+"""
+
+import itertools
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from miniature_trees import build_llcm, build_regdb, build_sysu
+
+from mabm import demo, train
+from mabm.cli import main
+from mabm.data import emoji_xm
+from mabm.models import build_encoder
+
+ROOT = Path(__file__).parents[1]
+SECTIONS = ("Train", "Command line")
+NAMES = ("demo", "cluster", "train", "evaluate", "extract", "census", "info")
+
+FOLDERS = {"sysu_mm01": "DATA/SYSU-MM01", "regdb": "DATA/RegDB", "llcm": "DATA/LLCM"}
+SIZE = (48, 24)
+SHORT = [
+    "data.workers=0",
+    "clustering.k1=12",
+    "clustering.k2=3",
+    "batch.identities=2",
+    "batch.instances=4",
+    *(f"stage{stage}.{key}" for stage in (1, 2) for key in ("epochs=1", "iterations=2")),
+]
+SMALL_IMAGES = [f"data.height={SIZE[0]}", f"data.width={SIZE[1]}"]
+SMALL_ENCODER = ["model.name=small", "model.weights=emoji-xm", "run.report=false"]
+
+# Something that a command's output must say.
+SAYS = {
+    "demo": "saved demo_output/clusters.png",
+    "cluster": "clusters",
+    "train": "mAP",
+    "evaluate": "mAP",
+    "extract": "features",
+    "census": "published",
+    "info": "torch",
+}
+
+
+def sections() -> dict[str, str]:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    parts = re.split(r"^## (.+)\n", text, flags=re.MULTILINE)
+    found = dict(zip(parts[1::2], parts[2::2], strict=True))
+    return {name: found[name] for name in SECTIONS}
+
+
+def commands_of(section: str) -> list[list[str]]:
+    """Its commands, word by word: lines of code blocks, and code within the text and tables.
+
+    An option that a row of a table names beside a command is tried in place of its output.
+    """
+    found = []
+    for part in re.split(r"^(```.*?\n```)$", section, flags=re.MULTILINE | re.DOTALL):
+        if part.startswith("```"):
+            lines = part.splitlines()[1:-1]
+            found += [words for line in lines if (words := shlex.split(line, comments=True))]
+            continue
+        for paragraph in re.split(r"\n\n|(?<=\|)\n", part):
+            spans = [shlex.split(span) for span in re.findall(r"`([^`]+)`", paragraph)]
+            programs = [words for words in spans if is_command(words)]
+            found += programs
+            if paragraph.startswith("|"):
+                options = [words for words in spans if words[0].startswith("--")]
+                found += [without_output(programs[0]) + words for words in options if programs]
+    return [words for words in found if words[0] != "pip"]
+
+
+def without_output(words: list[str]) -> list[str]:
+    if "--output" not in words:
+        return words
+    place = words.index("--output")
+    return words[:place] + words[place + 2 :]
+
+
+def is_command(words: list[str]) -> bool:
+    """Whether it is more than the name of a program."""
+    programs = ("mabm", "torchrun", "python", "make")
+    return len(words) > 1 and words[0] in programs and words != ["python", "-m", "mabm"]
+
+
+def arguments_of(words: list[str]) -> list[str]:
+    """What ``mabm`` is given: without the program's name, small, and with the roots there are."""
+    known = words[0] == "mabm" or (words[0] == "torchrun" and "mabm" in words)
+    assert known, f"cannot run {shlex.join(words)}"
+    words = words[words.index("mabm") + 1 :]
+    data = next((name for name in FOLDERS if name in " ".join(words)), "")
+    words = [re.sub(r"(?<!\w)ROOT\b", FOLDERS.get(data, "ROOT"), word) for word in words]
+    if words[0] != "train" or "--show" in words:
+        return words
+    overrides = [*SHORT, *([] if words[1] == "emoji-xm" else SMALL_IMAGES)]
+    if "runs/sysu" not in words and words[1] != "emoji-xm":
+        overrides += SMALL_ENCODER
+    return [*words, *(word for override in overrides for word in ("--set", override))]
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A working folder with all that the commands take as given."""
+    folder = tmp_path_factory.mktemp("workplace")
+    build_sysu(folder / FOLDERS["sysu_mm01"], train=4, val=2, test=3, images=3, size=SIZE)
+    build_regdb(folder / FOLDERS["regdb"], identities=12, images=8, size=SIZE)
+    build_llcm(folder / FOLDERS["llcm"], train=6, test=3, images=3, size=SIZE)
+    encoder = build_encoder("agw-resnet50", seed=1)
+    state = {
+        encoder.pretrained_name(name): tensor  # of both stems, the last one stays
+        for name, tensor in encoder.state_dict().items()
+        if not name.startswith(encoder.top)
+    }
+    torch.save({**state, "fc.weight": torch.zeros(1000, 2048)}, folder / "resnet50.pth")
+    rng = np.random.default_rng(0)
+    person, modality = np.arange(400) % 20, rng.integers(0, 2, 400)
+    features = rng.normal(size=(20, 32))[person] + 0.3 * rng.normal(size=(400, 32))
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    np.save(folder / "features.npy", features.astype(np.float32))
+    np.save(folder / "modality.npy", modality)
+    splits = emoji_xm.identity_splits()
+    few = replace(splits, unlabelled=splits.unlabelled[:14], test=splits.test[:4])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for module in (emoji_xm, demo):
+            patch.setattr(module, "identity_splits", lambda: few)
+        yield folder
+
+
+def run_by_torchrun(words: list[str]) -> tuple[int, str]:
+    """``torchrun ... -m mabm ...`` in processes of its own: status and standard output."""
+    options = words[1 : words.index("mabm") + 1]
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    done = subprocess.run(
+        [*start, *options, *arguments_of(words)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    )
+    return done.returncode, done.stdout
+
+
+def test_commands_are_found() -> None:
+    """Every configuration is trained, every command is in the table, and all else is refused."""
+    found = {
+        name: [shlex.join(words) for words in commands_of(s)] for name, s in sections().items()
+    }
+    for config in train.CONFIGS:
+        assert any(line.startswith(f"mabm train {config} --") for line in found["Train"])
+    assert {line.split()[1] for line in found["Command line"]} == {*NAMES, "COMMAND"}
+    assert any(line.startswith("torchrun ") for line in found["Train"])
+    with pytest.raises(AssertionError, match="cannot run make dance"):
+        arguments_of(commands_of("First:\n\n```\nmake dance  # now\n```\n")[0])
+
+
+def test_every_command_runs(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (words for section in sections().values() for words in commands_of(section)):
+        line = shlex.join(words)
+        if "COMMAND" in words:
+            for name in NAMES:
+                with pytest.raises(SystemExit) as left:
+                    main([name if word == "COMMAND" else word for word in words[1:]])
+                assert left.value.code == 0, line
+                assert capsys.readouterr().out.startswith(f"usage: mabm {name}"), line
+            continue
+        if words[0] == "torchrun":
+            status, out = run_by_torchrun(words)
+            error = ""
+        else:
+            status = main(arguments_of(words))
+            out, error = capsys.readouterr()
+        command = arguments_of(words)[0]
+        # A miniature is not what was published, which census says by its status.
+        assert status == (1 if command == "census" else 0), f"{line}\n{error}"
+        assert ("[clustering]" if "--show" in words else SAYS[command]) in out, line
+        for option, file in itertools.pairwise(words):
+            if option in ("--output", "--json") and "--show" not in words:
+                assert Path(file).exists(), f"{line}: {file}"
+    history = (workplace / "runs" / "sysu-2" / "history.jsonl").read_text().splitlines()
+    assert len(history) == 3  # the start and two epochs, written once
