@@ -1,5 +1,6 @@
 """Small training runs on Emoji-XM: a few identities, a few steps, a checkpoint after each."""
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ def small_config(*overrides: str) -> Config:
     return load_config("emoji-xm", [*SMALL, *overrides])
 
 
+@functools.cache
 def small_data() -> ReidData:
     """The first unlabelled identities, some to train and some to test on; no test identity."""
     wanted = identity_splits().unlabelled[: NUM_TRAIN + NUM_TEST]

@@ -270,7 +270,8 @@ class RunConfig(_Table):
         compile: Whether ``torch.compile`` prepares the encoder.
         device: ``"auto"`` takes a GPU where there is one, else the CPU.
         deterministic: Whether PyTorch is held to algorithms that give the same bits each time, for
-            as long as the run lasts. CPU runs repeat to the bit in any case.
+            as long as the run lasts. CPU runs repeat to the bit in any case; on a GPU the
+            environment must have CUBLAS_WORKSPACE_CONFIG, which PyTorch then asks for.
         checkpoint_every: Iterations between checkpoints within an epoch; 0: at its end alone.
         evaluate_every: Epochs between evaluations; the last of a stage is always evaluated. 0: that
             one alone.

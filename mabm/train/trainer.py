@@ -195,7 +195,8 @@ class _Run:
             write_text(self.folder / "config.toml", to_toml(self.config))
             environment = json.dumps(describe_environment(), indent=2)
             write_text(self.folder / "environment.json", environment + "\n")
-            self.history.path.unlink(missing_ok=True)
+            for name in ("history.jsonl", "result.json", "stage1.pt", "weights.pt", reporting.FILE):
+                (self.folder / name).unlink(missing_ok=True)  # of a run that is no more
         started = time.perf_counter()
         entry: dict[str, Any] = {"stage": 0, "epoch": 0, **self._evaluate()}
         self._record({**entry, "seconds": time.perf_counter() - started})
@@ -362,10 +363,15 @@ class _Run:
             return
         losses, features = taken
         self.state.add(losses)
+        if step:
+            # Both modalities at once: where they share a prototype, neither has the last word.
+            bank = banks[GLOBAL]
+            bank.memory.update(features, bank.targets[view.rows], gather=False)  # joined already
+            return
         for group, own in zip(MODALITIES, torch.split(features, split), strict=True):
             if group in parts:
                 rows, bank = parts[group]
-                bank.memory.update(own, bank.targets[rows], gather=False)  # joined already
+                bank.memory.update(own, bank.targets[rows], gather=False)
 
     # What is kept
 
@@ -503,6 +509,12 @@ def _check_processes(config: Config) -> None:
         raise ValueError(
             f"batch.identities must be a multiple of the {ranks} processes, "
             f"got {config.batch.identities}"
+        )
+    share = config.batch.identities // ranks * config.batch.instances
+    if share % config.batch.micro_batches:
+        raise ValueError(
+            f"batch.micro_batches must divide the {share} images of a modality that each process "
+            f"has, got {config.batch.micro_batches}"
         )
 
 
