@@ -6,12 +6,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from training_cases import history_of, small_config, small_data, weights_of
 
+from mabm import HybridMemory
 from mabm.evaluation import SearchScores
 from mabm.train import TrainingError, inputs, train, trainer
 
@@ -146,6 +148,26 @@ def test_every_association_trains(association: str, tmp_path: Path) -> None:
     )
     losses = train(config, tmp_path, progress=False).history[-1]["losses"]
     assert ("across visible" in losses) == (association != "off")
+
+
+def test_modalities_that_share_a_prototype_move_it_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither has the last word, which would weigh the other's images a tenth."""
+    sizes: list[int] = []
+    update = HybridMemory.update
+
+    def record(self: HybridMemory, features: torch.Tensor, *args: Any, **options: Any) -> None:
+        sizes.append(len(features))
+        update(self, features, *args, **options)
+
+    monkeypatch.setattr(HybridMemory, "update", record)
+    config = small_config(
+        "stage1.epochs=0", "stage2.epochs=1", "stage2.iterations=1", "contrast.split=false"
+    )
+    train(config, tmp_path, progress=False)
+    visible, infrared = 2 * 16, 16  # 4 x 4 images, visible ones in two views
+    assert sizes == [visible, infrared, visible + infrared]
 
 
 def test_one_process_cannot_hold_part_of_a_batch(
