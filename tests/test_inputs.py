@@ -11,8 +11,9 @@ import torch
 from miniature_trees import build_regdb, build_sysu
 
 from mabm.data import UNKNOWN, ImageReader, ImageSet, ReidData, read_data
+from mabm.models import build_encoder, save_encoder
 from mabm.train import DataConfig, inputs
-from mabm.train.inputs import Inputs, choose_identities, read_inputs
+from mabm.train.inputs import Inputs, check_start, choose_identities, read_inputs
 
 
 def data(num_identities: int = 12) -> ReidData:
@@ -178,3 +179,19 @@ def test_files_may_move_but_not_change_places(tmp_path: Path) -> None:
     assert first.train.modality[0] == first.train.modality[1]
     assert digest_of(first.train.select(order)) != digest_of(first.train)
     assert digest_of(first.train.select([0])) != digest_of(first.train.select([]))
+
+
+def test_a_model_of_another_trial_is_no_start(tmp_path: Path) -> None:
+    encoder, path = build_encoder("small"), tmp_path / "weights.pt"
+    regdb = replace(data(), name="regdb", trial=2)
+    for meta in ({"data": "regdb", "trial": 2}, {"data": "sysu_mm01", "trial": None}, {}):
+        save_encoder(encoder, path, name="small", meta=meta)
+        check_start(str(path), regdb)
+    save_encoder(encoder, path, name="small", meta={"data": "regdb", "trial": 1})
+    with pytest.raises(ValueError, match=r"model\.weights must not .* trial than 2, got trial 1"):
+        check_start(str(path), regdb)
+    check_start(str(path), data())  # other data, without trials
+    torch.save(encoder.state_dict(), path)  # of a backbone: it does not say
+    check_start(str(path), regdb)
+    check_start("emoji-xm", regdb)
+    check_start(None, regdb)

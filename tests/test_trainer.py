@@ -1,5 +1,6 @@
 """Whole runs: what they leave, going on after a kill, and what stops them."""
 
+import logging
 import random
 import signal
 import subprocess
@@ -120,6 +121,23 @@ def test_a_run_touches_no_random_state(tmp_path: Path) -> None:
     train(config, tmp_path, progress=False)
     assert torch.get_rng_state().equal(before[0])
     assert (random.getstate(), numpy_state()) == before[1:]
+
+
+@pytest.mark.parametrize("name", ["", "mabm"])
+def test_a_message_is_shown_once(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logger, handler = logging.getLogger(name), logging.StreamHandler(sys.stderr)
+    level = logging.getLogger("mabm").level
+    logger.addHandler(handler)
+    logging.getLogger("mabm").setLevel(logging.INFO)
+    config = small_config("stage1.epochs=1", "stage1.iterations=1", "stage2.epochs=0")
+    try:
+        train(config, tmp_path, progress=True)
+    finally:
+        logging.getLogger("mabm").setLevel(level)
+        logger.removeHandler(handler)
+    assert capsys.readouterr().err.count("stage 1 epoch 1/1, ") == 1
 
 
 def numpy_state() -> str:

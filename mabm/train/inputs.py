@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mabm.data import ImageReader, ImageSet, ReidData, read_data
 from mabm.data.records import UNKNOWN
+from mabm.models.weight_files import read_torch
 from mabm.train.config import DataConfig
 
 IntArray = npt.NDArray[np.int64]
@@ -87,6 +88,31 @@ def read_inputs(config: DataConfig) -> Inputs:
         ImageReader(data.train, size=size, cache=place),
         ImageReader(data.test, size=size, cache=place),
     )
+
+
+def check_start(weights: str | None, data: ReidData) -> None:
+    """Refuses to start from a model of another trial, which has seen test images of this one.
+
+    Args:
+        weights: As ``ModelConfig.weights``. What a run wrote says what it was trained on.
+        data: What is trained on now.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is of a run on another trial of the same data set, or damaged.
+    """
+    if data.trial is None or weights is None or Path(weights).suffix not in {".pt", ".pth"}:
+        return
+    content = read_torch(Path(weights))
+    meta = content.get("meta") if isinstance(content, dict) else None
+    if not isinstance(meta, dict) or meta.get("data") != data.name:
+        return
+    if meta.get("trial") != data.trial:
+        raise ValueError(
+            f"model.weights must not be of another trial than {data.trial}, got trial "
+            f"{meta.get('trial')} in {weights}: about half of the test identities of one trial of "
+            f"{data.name} are training identities of another"
+        )
 
 
 def choose_identities(

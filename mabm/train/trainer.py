@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -38,7 +39,7 @@ from mabm.train.diagnostics import diagnose_epoch
 from mabm.train.environment import describe_environment
 from mabm.train.epoch import GLOBAL, NAMES, Clusters, EpochState, begin_epoch, find_clusters
 from mabm.train.history import History
-from mabm.train.inputs import Inputs, read_inputs
+from mabm.train.inputs import Inputs, check_start, read_inputs
 from mabm.train.learner import Learner
 from mabm.train.scoring import choose_device, extract_test_features, score_searches
 from mabm.train.steps import contrast_across, contrast_within, extract_features, read_batches
@@ -47,7 +48,8 @@ logger = logging.getLogger(__name__)
 
 FINISHED = 3  # the stage after the last
 
-# What may differ between the start of a run and its continuation: it changes no number.
+# What may differ between the start of a run and its continuation: it changes no number, but for the
+# device, which rounds in its own way.
 _FREE = (
     "data.root",
     "data.cache",
@@ -135,6 +137,7 @@ class _Run:
         self.inputs: Inputs = read_inputs(config.data)
         self.modality = self.inputs.modality.to(device)
         _check_modalities(self.inputs)
+        check_start(config.model.weights, self.inputs.data)
         encoder = build_encoder(
             config.model.name,
             weights=config.model.weights,
@@ -176,7 +179,7 @@ class _Run:
                 disable=not self.progress or self.position.stage == FINISHED,
                 dynamic_ncols=True,
             ) as self.bar,
-            logging_redirect_tqdm([logging.getLogger("mabm")]) if self.progress else nullcontext(),
+            logging_redirect_tqdm(_loggers_on_terminal()) if self.progress else nullcontext(),
         ):
             while self.position.stage != FINISHED:
                 self._run_epoch()
@@ -447,7 +450,6 @@ class _Run:
         if not self.is_first:
             return {}
         data = self.inputs.data
-        self.test_features = features
         self.scores = score_searches(features, self.inputs.test, data.name, trial=data.trial)
         return {"evaluation": {scores.task: scores.to_dict() for scores in self.scores}}
 
@@ -497,6 +499,15 @@ class _Run:
             stage, epoch, _ = self.position
             epochs = self.config.stage(stage).epochs
             self.bar.set_description(f"stage {stage}, epoch {epoch + 1}/{epochs}: {what}")
+
+
+def _loggers_on_terminal() -> list[logging.Logger]:
+    """Those that write where the bar is; a message that comes by way of two comes once."""
+    return [
+        logger
+        for logger in (logging.getLogger("mabm"), logging.getLogger())
+        if any(getattr(h, "stream", None) in (sys.stdout, sys.stderr) for h in logger.handlers)
+    ]
 
 
 def _in_order(batch: Mapping[int, list[int]]) -> list[int]:
