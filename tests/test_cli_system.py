@@ -271,7 +271,8 @@ def test_extract_a_data_set_and_cluster_it(
     file = tmp_path / "train.npz"
     status, out, _ = run("extract", sysu_run, "--data", f"sysu_mm01:{sysu}", "--output", file)
     assert status == 0
-    assert out == f"{len(images)} x 192 features of {images!r}\nsaved {file}\n"
+    groups = [f"{(images.modality == group).sum()} of modality {group}" for group in (0, 1)]
+    assert out == f"{len(images)} x 192 features ({', '.join(groups)})\nsaved {file}\n"
     with np.load(file, allow_pickle=False) as archive:
         np.testing.assert_allclose(archive["features"], by_hand(images), rtol=0, atol=1e-5)
         for name in ("modality", "camera", "identity"):

@@ -7,10 +7,16 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from mabm.cli.command import Command, UsageError, add_device, resolve_device, write
+from mabm.cli.command import (
+    Command,
+    UsageError,
+    add_device,
+    groups_in_words,
+    resolve_device,
+    write,
+)
 from mabm.cli.files import check_output, read_features, read_modality, save_arrays
 from mabm.clustering import PseudoLabels, pseudo_labels
 from mabm.graph import check_max_distance
@@ -138,18 +144,10 @@ def _read(chosen: argparse.Namespace) -> tuple[Tensor, Tensor | None]:
 
 def _describe(chosen: argparse.Namespace, features: Tensor, modality: Tensor | None) -> str:
     shape = " x ".join(map(str, features.shape))
-    groups = "no modality"
-    if modality is not None:
-        numbers, counts = torch.unique(modality, return_counts=True)
-        each = ", ".join(
-            f"{count} of modality {number}"
-            for number, count in zip(numbers.tolist(), counts.tolist(), strict=True)
-        )
-        groups = each if len(numbers) <= 4 else f"{len(numbers)} modalities"
     preset = chosen.preset or ("spcl" if modality is None else "bmil")
     return (
-        f"{shape} features ({groups}) on {features.device}; {preset}, k1 = {chosen.k1}, "
-        f"k2 = {chosen.k2}, min_samples = {chosen.min_samples}, {chosen.precision}"
+        f"{shape} features ({groups_in_words(modality)}) on {features.device}; "
+        f"{preset}, k1 = {chosen.k1}, k2 = {chosen.k2}, min_samples = {chosen.min_samples}, {chosen.precision}"
     )
 
 

@@ -9,10 +9,13 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 
 from mabm._extension import backends
+
+_MOST_GROUPS: Final = 4  # that are told one by one
 
 
 class UsageError(Exception):
@@ -67,6 +70,19 @@ def abandon_output() -> None:
 def shows_progress(chosen: argparse.Namespace) -> bool:
     """Whether progress bars are shown: on a terminal, which can redraw a line, and not if quiet."""
     return bool(chosen.level < logging.ERROR and sys.stderr.isatty())
+
+
+def groups_in_words(modality: torch.Tensor | None) -> str:
+    """How many samples there are of each modality."""
+    if modality is None:
+        return "no modality"
+    numbers, counts = torch.unique(modality, return_counts=True)
+    if len(numbers) > _MOST_GROUPS:
+        return f"{len(numbers)} modalities"
+    return ", ".join(
+        f"{count} of modality {number}"
+        for number, count in zip(numbers.tolist(), counts.tolist(), strict=True)
+    )
 
 
 def natural(text: str) -> int:

@@ -14,6 +14,7 @@ from mabm.cli.command import (
     Command,
     UsageError,
     add_device,
+    groups_in_words,
     natural,
     positive,
     resolve_device,
@@ -104,10 +105,11 @@ def _execute(chosen: argparse.Namespace) -> int:
         size = (chosen.size[0], chosen.size[1])
     elif size is None and not isinstance(images.images, np.ndarray):
         size = _SIZE
+    modality = torch.from_numpy(images.modality.copy())
     features = extract_features(
         encoder.to(device),
         ImageReader(images, size=size, cache=chosen.cache),
-        torch.from_numpy(images.modality.copy()),
+        modality,
         batch_size=chosen.batch_size,
         workers=chosen.workers,
         normalise_mean=chosen.renormalise,
@@ -122,7 +124,8 @@ def _execute(chosen: argparse.Namespace) -> int:
     if not isinstance(images.images, np.ndarray):
         arrays["path"] = np.array([str(path) for path in images.images])
     save_arrays(chosen.output, arrays)
-    write(f"{' x '.join(map(str, features.shape))} features of {images!r}\nsaved {chosen.output}")
+    shape = " x ".join(map(str, features.shape))
+    write(f"{shape} features ({groups_in_words(modality)})\nsaved {chosen.output}")
     return 0
 
 

@@ -145,7 +145,8 @@ def load_weights(encoder: Encoder, source: str | PathLike[str] | IO[bytes]) -> L
             not fit.
     """
     report = _fill(encoder, read_weights(source))
-    name = Path(source).name if isinstance(source, (str, PathLike)) else "weights"
+    place = source if isinstance(source, (str, PathLike)) else getattr(source, "name", "weights")
+    name = Path(place).name
     _LOG.info("%s: %s", name, report)
     return report
 
