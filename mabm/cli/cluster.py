@@ -147,7 +147,8 @@ def _describe(chosen: argparse.Namespace, features: Tensor, modality: Tensor | N
     preset = chosen.preset or ("spcl" if modality is None else "bmil")
     return (
         f"{shape} features ({groups_in_words(modality)}) on {features.device}; "
-        f"{preset}, k1 = {chosen.k1}, k2 = {chosen.k2}, min_samples = {chosen.min_samples}, {chosen.precision}"
+        f"{preset}, k1 = {chosen.k1}, k2 = {chosen.k2}, min_samples = {chosen.min_samples}, "
+        f"{chosen.precision}"
     )
 
 
