@@ -41,6 +41,24 @@ class RetrievalProtocol:
         """Whether the protocol reads cameras."""
         return bool(self.excluded_cameras) or self.exclude_same_camera
 
+    def compared(self, matches: Tensor, query_cameras: Tensor, gallery_cameras: Tensor) -> Tensor:
+        """Which pairs of a query and a gallery sample are compared.
+
+        Args:
+            matches: (Q, G) bool, whether the two are of one identity.
+            query_cameras: Integers, broadcast to (Q, G).
+            gallery_cameras: Likewise.
+
+        Returns:
+            (Q, G) bool.
+        """
+        kept = torch.ones_like(matches)
+        for query_camera, gallery_camera in self.excluded_cameras:
+            kept &= (query_cameras != query_camera) | (gallery_cameras != gallery_camera)
+        if self.exclude_same_camera:
+            kept &= ~matches | (query_cameras != gallery_cameras)
+        return kept
+
 
 def _published(*protocols: RetrievalProtocol) -> Mapping[str, RetrievalProtocol]:
     return MappingProxyType({protocol.name: protocol for protocol in protocols})
@@ -187,15 +205,9 @@ def _kept(
     rows: slice,
 ) -> Tensor:
     """(B, G) whether each sample of the ranked galleries is compared with the query."""
-    kept = torch.ones_like(matches)
     if cameras is None:
-        return kept
-    own, others = cameras[0][rows, None], cameras[1][order]
-    for query_camera, gallery_camera in protocol.excluded_cameras:
-        kept &= (own != query_camera) | (others != gallery_camera)
-    if protocol.exclude_same_camera:
-        kept &= ~matches | (own != others)
-    return kept
+        return torch.ones_like(matches)
+    return protocol.compared(matches, cameras[0][rows, None], cameras[1][order])
 
 
 def _check_distance(value: object) -> Tensor:

@@ -144,7 +144,8 @@ class RetrievalSnapshot:
         for rows in torch.split(queries, _ROWS_AT_ONCE):
             distance = minus_inner_products(x[rows.to(x.device)], x[gallery.to(x.device)]).cpu()
             matches = people[rows, None] == people[gallery]
-            distance[_left_out(task, rows, gallery, places, matches)] = torch.inf
+            compared = task.protocol.compared(matches, places[rows, None], places[gallery])
+            distance[~compared] = torch.inf
             ranked = distance.sort(dim=1, stable=True)
             there = ranked.values.isfinite()
             right = matches.gather(1, ranked.indices) & there
@@ -176,19 +177,6 @@ def _rows_of(
     if cameras is not None:
         chosen &= torch.isin(places, torch.tensor(cameras))
     return torch.nonzero(chosen).flatten()
-
-
-def _left_out(
-    task: SearchTask, queries: Tensor, gallery: Tensor, places: Tensor, matches: Tensor
-) -> Tensor:
-    """(Q, G) bool: what the protocol keeps from being compared."""
-    own, others = places[queries, None], places[gallery]
-    left_out = torch.zeros_like(matches)
-    for first, second in task.protocol.excluded_cameras:
-        left_out |= (own == first) & (others == second)
-    if task.protocol.exclude_same_camera:
-        left_out |= matches & (own == others)
-    return left_out
 
 
 def _average_precision(right: Tensor) -> Tensor:
