@@ -113,6 +113,17 @@ def test_a_resumed_run_must_be_the_same(finished: Path, monkeypatch: pytest.Monk
         train(small_config(), finished, progress=False)
 
 
+def test_a_finished_run_without_checkpoints_is_not_started_anew(
+    finished: Path, tmp_path: Path
+) -> None:
+    for name in ("config.toml", "history.jsonl", "result.json", "stage1.pt", "weights.pt"):
+        (tmp_path / name).write_bytes((finished / name).read_bytes())
+    with pytest.raises(ValueError, match="finished run whose checkpoints are gone"):
+        train(small_config(), tmp_path, progress=False)
+    assert weights_of(tmp_path).keys() == weights_of(finished).keys()
+    assert history_of(tmp_path) == history_of(finished)
+
+
 def test_a_run_touches_no_random_state(tmp_path: Path) -> None:
     torch.manual_seed(3)
     random.seed(3)

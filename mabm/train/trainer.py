@@ -47,6 +47,7 @@ from mabm.train.steps import contrast_across, contrast_within, extract_features,
 logger = logging.getLogger(__name__)
 
 FINISHED = 3  # the stage after the last
+RESULT = "result.json"  # written when all is done
 
 # What may differ between the start of a run and its continuation: it changes no number, but for the
 # device, which rounds in its own way.
@@ -99,7 +100,7 @@ def train(
         OSError: A file cannot be read or written.
         TrainingError: Training cannot go on.
         ValueError: The configuration does not fit the data, the processes, or the run that is
-            there.
+            there; or that one is finished and its checkpoints are gone.
     """
     device = choose_device(config.run.device)
     with distributed.process_group(device), _settings(config, device):
@@ -163,6 +164,11 @@ class _Run:
         there = load_newest(self.folder)
         if there is not None and not resume:
             raise ValueError(f"output must hold no run unless it is resumed, got {self.folder}")
+        if there is None and (self.folder / RESULT).exists():
+            raise ValueError(
+                "output must not hold a finished run whose checkpoints are gone, which a new one "
+                f"would replace, got {self.folder}"
+            )
         self.learner = self._make_learner()
         if there is None:
             self._start()
@@ -198,7 +204,7 @@ class _Run:
             write_text(self.folder / "config.toml", to_toml(self.config))
             environment = json.dumps(describe_environment(), indent=2)
             write_text(self.folder / "environment.json", environment + "\n")
-            for name in ("history.jsonl", "result.json", "stage1.pt", "weights.pt", reporting.FILE):
+            for name in ("history.jsonl", "stage1.pt", "weights.pt", reporting.FILE):
                 (self.folder / name).unlink(missing_ok=True)  # of a run that is no more
         started = time.perf_counter()
         entry: dict[str, Any] = {"stage": 0, "epoch": 0, **self._evaluate()}
@@ -469,7 +475,7 @@ class _Run:
     def _write_end(self) -> None:
         self._save_encoder("weights.pt")
         result = {"scores": [scores.to_dict() for scores in self.scores]}
-        write_text(self.folder / "result.json", json.dumps(result, indent=2) + "\n")
+        write_text(self.folder / RESULT, json.dumps(result, indent=2) + "\n")
 
     # Small things
 
@@ -569,13 +575,16 @@ def _last_scores(history: list[dict[str, Any]]) -> list[SearchScores]:
 def _line(entry: Mapping[str, Any], config: Config) -> str:
     """One line on an epoch, for the log."""
     stage, epoch = entry["stage"], entry["epoch"]
-    words = (
-        ["start"] if not stage else [f"stage {stage} epoch {epoch}/{config.stage(stage).epochs}"]
-    )
-    words += [f"{name} {value:.3f}" for name, value in entry.get("losses", {}).items()]
-    words += [f"{count} {name} clusters" for name, count in entry.get("clusters", {}).items()]
+    where = f"stage {stage} epoch {epoch}/{config.stage(stage).epochs}" if stage else "start"
+    words = []
+    if losses := entry.get("losses"):
+        each = (f"{value:.3f} {name}" for name, value in losses.items())
+        words.append(f"loss {', '.join(each)}")
+    if clusters := entry.get("clusters"):
+        each = (f"{count} {name}" for name, count in clusters.items())
+        words.append(f"clusters {', '.join(each)}")
     for name, scores in entry.get("evaluation", {}).items():
         mean = scores["mean"]
         words.append(f"{name} R1 {100 * mean['rank1']:.1f} mAP {100 * mean['mAP']:.1f}")
     words.append(f"{entry['seconds']:.1f} s")
-    return ", ".join(words)
+    return f"{where}: {'; '.join(words)}"
