@@ -148,7 +148,7 @@ def test_a_message_is_shown_once(
     finally:
         logging.getLogger("mabm").setLevel(level)
         logger.removeHandler(handler)
-    assert capsys.readouterr().err.count("stage 1 epoch 1/1, ") == 1
+    assert capsys.readouterr().err.count("stage 1 epoch 1/1: ") == 1
 
 
 def numpy_state() -> str:
