@@ -82,21 +82,23 @@ def main() -> None:
 
 
 def run(chosen: argparse.Namespace, seed: int, name: str, changes: tuple[str, ...]) -> Path:
-    """Trains one run, unless it is there already, and returns its folder."""
+    """Trains one run, or what is left of it, and returns its folder.
+
+    A finished one is left as it is, unless its settings were others: these are refused.
+    """
     words = "".join(letter if letter.isalnum() else " " for letter in name).split()
     folder = (chosen.output / f"seed-{seed}" / "-".join(words)).resolve()
-    if not (folder / "result.json").exists():
-        # Tested at the start and the end alone: nothing in between chooses anything.
-        common = (f"run.seed={seed}", "run.evaluate_every=0", "run.report=false")
-        settings = [*common, *chosen.set, *changes]
-        command = [sys.executable, "-m", "mabm", "--quiet", "train", CONFIG]
-        command += ["--output", str(folder)]
-        for setting in settings:
-            command += ["--set", setting]
-        environment = {**os.environ, "OMP_NUM_THREADS": str(chosen.threads)}
-        began = time.perf_counter()
-        subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
-        print(f"seed {seed}, {name}: {time.perf_counter() - began:.0f} s", flush=True)
+    # Tested at the start and the end alone: nothing in between chooses anything.
+    common = (f"run.seed={seed}", "run.evaluate_every=0", "run.report=false")
+    settings = [*common, *chosen.set, *changes]
+    command = [sys.executable, "-m", "mabm", "--quiet", "train", CONFIG]
+    command += ["--output", str(folder)]
+    for setting in settings:
+        command += ["--set", setting]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(chosen.threads)}
+    began = time.perf_counter()
+    subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
+    print(f"seed {seed}, {name}: {time.perf_counter() - began:.0f} s", flush=True)
     return folder
 
 

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from mabm._batch import NOISE
-from mabm.data import INFRARED, VISIBLE
+from mabm.data import VISIBLE
 from mabm.prototypes import PrototypeSplit, split_prototypes
 from mabm.train import distributed
 from mabm.train.batches import MODALITIES, Place
 from mabm.train.config import Config
+from mabm.train.diagnostics import MODALITY_NAMES
 from mabm.train.errors import TrainingError
 from mabm.train.steps import (
     Memory,
@@ -29,7 +30,6 @@ from mabm.train.steps import (
 logger = logging.getLogger(__name__)
 
 GLOBAL = "global"
-NAMES: Mapping[int, str] = {VISIBLE: "visible", INFRARED: "infrared"}
 
 # A modality with several times the clusters of the other is likely clustered too finely; the
 # published runs keep within a factor of two.
@@ -187,7 +187,7 @@ def begin_epoch(
     counts: dict[str, int] = {}
     warnings: list[str] = []
     for group in MODALITIES:
-        name = NAMES[group]
+        name = MODALITY_NAMES[group]
         split = split_within(features, clusters.alone, modality, group)
         counts[name] = len(split)
         if len(split) < _FEWEST_CLUSTERS:
@@ -228,7 +228,7 @@ def _compare(counts: Mapping[str, int], warnings: list[str]) -> None:
 def _absent(split: PrototypeSplit[Tensor], modality: Tensor) -> list[str]:
     present = torch.unique(modality[split.targets != NOISE]).tolist()
     return [
-        f"{NAMES[group]}: no image in a global cluster, left out across modalities"
+        f"{MODALITY_NAMES[group]}: no image in a global cluster, left out across modalities"
         for group in MODALITIES
         if group not in present
     ]

@@ -49,6 +49,19 @@ _NUM_CLUSTERS: Final = 10  # rows of the contact sheet
 _TILES_A_SIDE: Final = 8  # members shown of a cluster in each modality
 
 
+def require_packages() -> Any:
+    """Returns jinja2, or raises the ImportError that names the extra which the report needs."""
+    try:
+        import jinja2
+        import PIL  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            'the report needs jinja2, matplotlib and Pillow: pip install "mabm[train]"'
+        ) from error
+    require_matplotlib("train")
+    return jinja2
+
+
 def write_report(
     path: str | os.PathLike[str],
     *,
@@ -90,14 +103,7 @@ def write_report(
         OSError: If the file cannot be written.
         ValueError: If ``max_samples`` is below 2, or images do not have the shape promised.
     """
-    try:
-        import jinja2
-        import PIL  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            'the report needs jinja2, matplotlib and Pillow: pip install "mabm[train]"'
-        ) from error
-    require_matplotlib("train")
+    jinja2 = require_packages()
     check_integer("max_samples", max_samples, at_least=2)
     template = jinja2.Environment(
         loader=jinja2.PackageLoader("mabm.train", ""),

@@ -14,7 +14,8 @@ from mabm.evaluation import SEARCH_TASKS
 from mabm.train import distributed
 from mabm.train.batches import MODALITIES, Place
 from mabm.train.config import Config, to_toml
-from mabm.train.epoch import NAMES, Clusters, find_clusters
+from mabm.train.diagnostics import MODALITY_NAMES
+from mabm.train.epoch import Clusters, find_clusters
 from mabm.train.history import History
 from mabm.train.inputs import Inputs
 from mabm.train.report import write_report
@@ -89,7 +90,9 @@ def report_run(encoder: nn.Module, inputs: Inputs, config: Config, folder: Path)
             for task in SEARCH_TASKS[name]
         ],
         note=_NOTES.get(name, ""),
-        modality_names={**NAMES, INFRARED: "thermal"} if name == "regdb" else NAMES,
+        modality_names={**MODALITY_NAMES, INFRARED: "thermal"}
+        if name == "regdb"
+        else MODALITY_NAMES,
     )
 
 

@@ -35,32 +35,28 @@ from mabm.train.checkpoint import (
     save_checkpoint,
 )
 from mabm.train.config import Config, to_toml, to_tree
-from mabm.train.diagnostics import diagnose_epoch
+from mabm.train.diagnostics import MODALITY_NAMES, diagnose_epoch
 from mabm.train.environment import describe_environment
-from mabm.train.epoch import GLOBAL, NAMES, Clusters, EpochState, begin_epoch, find_clusters
+from mabm.train.epoch import GLOBAL, Clusters, EpochState, begin_epoch, find_clusters
 from mabm.train.history import History
 from mabm.train.inputs import Inputs, check_start, read_inputs
 from mabm.train.learner import Learner
+from mabm.train.report import require_packages
+from mabm.train.resuming import (
+    FINISHED,
+    check_same,
+    describe_entry,
+    iterations_before,
+    last_entry,
+    last_scores,
+    skip_empty_stages,
+)
 from mabm.train.scoring import choose_device, extract_test_features, score_searches
 from mabm.train.steps import contrast_across, contrast_within, extract_features, read_batches
 
 logger = logging.getLogger(__name__)
 
-FINISHED = 3  # the stage after the last
 RESULT = "result.json"  # written when all is done
-
-# What may differ between the start of a run and its continuation: it changes no number, but for the
-# device, which rounds in its own way.
-_FREE = (
-    "data.root",
-    "data.cache",
-    "data.workers",
-    "run.device",
-    "run.checkpoint_every",
-    "run.evaluate_every",
-    "run.tensorboard",
-    "run.report",
-)
 
 
 @dataclass(frozen=True)
@@ -157,6 +153,8 @@ class _Run:
 
     def prepare(self, resume: bool) -> None:
         """Makes the folder and goes to where the run stands."""
+        if self.config.run.report:
+            require_packages()  # now, not when training is over
         if self.is_first:
             self.folder.mkdir(parents=True, exist_ok=True)
             clear_parts(self.folder)
@@ -181,7 +179,7 @@ class _Run:
         with (
             tqdm(
                 total=total,
-                initial=self._iterations_before(self.position),
+                initial=iterations_before(self.config, self.position),
                 disable=not self.progress or self.position.stage == FINISHED,
                 dynamic_ncols=True,
             ) as self.bar,
@@ -197,7 +195,7 @@ class _Run:
             reporting.report_run(self.encoder, self.inputs, self.config, self.folder)
         distributed.barrier()
         history = self.history.read()
-        return TrainResult(self.folder, _last_scores(history), history)  # the same in every process
+        return TrainResult(self.folder, last_scores(history), history)  # the same in every process
 
     def _start(self) -> None:
         if self.is_first:
@@ -209,7 +207,7 @@ class _Run:
         started = time.perf_counter()
         entry: dict[str, Any] = {"stage": 0, "epoch": 0, **self._evaluate()}
         self._record({**entry, "seconds": time.perf_counter() - started})
-        self._move(self._skip_empty(Position(1, 0, 0)))
+        self._move(skip_empty_stages(self.config, Position(1, 0, 0)))
 
     def _make_learner(self) -> Learner:
         stage = self.config.stage(min(self.position.stage, 2))
@@ -262,7 +260,7 @@ class _Run:
         if is_last:
             if position.stage == 1:
                 self._save_encoder("stage1.pt")
-            next_position = self._skip_empty(Position(position.stage + 1, 0, 0))
+            next_position = skip_empty_stages(self.config, Position(position.stage + 1, 0, 0))
         self._move(next_position)
 
     def _begin(self, place: Place) -> tuple[EpochState, dict[str, Any]]:
@@ -320,7 +318,9 @@ class _Run:
         assert self.state is not None
         banks, batch = self.state.banks, self.config.batch
         within = {
-            group: banks[NAMES[group]].targets for group in MODALITIES if NAMES[group] in banks
+            group: banks[MODALITY_NAMES[group]].targets
+            for group in MODALITIES
+            if MODALITY_NAMES[group] in banks
         }
         across = {}
         if GLOBAL in banks:
@@ -348,7 +348,7 @@ class _Run:
         sizes = [size * distributed.world_size() for size in view.sections]
         split = [sum(sizes[:-1]), sizes[-1]]
         parts = {
-            group: (rows, banks[GLOBAL if step else NAMES[group]])
+            group: (rows, banks[GLOBAL if step else MODALITY_NAMES[group]])
             for group, rows in zip(MODALITIES, torch.split(view.rows, split), strict=True)
             if len(rows)
         }
@@ -360,10 +360,10 @@ class _Run:
                 targets = bank.targets[rows]
                 if step:
                     loss = 0.5 * contrast_across(of[group], targets, bank.memory, contrast)
-                    losses[f"across {NAMES[group]}"] = loss
+                    losses[f"across {MODALITY_NAMES[group]}"] = loss
                 else:
                     loss = contrast_within(of[group], targets, bank.memory, contrast)
-                    losses[f"within {NAMES[group]}"] = loss
+                    losses[f"within {MODALITY_NAMES[group]}"] = loss
             return losses
 
         taken = self.learner.step(view.images, view.modality, losses_of, view.sections)
@@ -408,7 +408,7 @@ class _Run:
         distributed.barrier()
 
     def _restore(self, position: Position, kept: Mapping[str, Any]) -> None:
-        _check_same(kept["config"], to_tree(self.config))
+        check_same(kept["config"], to_tree(self.config))
         if kept["images"] != self.inputs.digest():
             raise ValueError(
                 f"the training images must be those that the run in {self.folder} began with"
@@ -424,10 +424,10 @@ class _Run:
             self.state = EpochState.from_tree(kept["epoch"], self.config, self.device)
             self.diagnostics = kept["diagnostics"]
         if self.is_first:
-            stage, epoch = _last_entry(position, self.config)
+            stage, epoch = last_entry(self.config, position)
             self.history.truncate(stage=stage, epoch=epoch)
         distributed.barrier()
-        self.scores = _last_scores(self.history.read())
+        self.scores = last_scores(self.history.read())
         if position.stage == FINISHED:
             logger.info("%s holds a finished run", self.folder)
         else:
@@ -438,7 +438,7 @@ class _Run:
         if not self.is_first:
             return
         self.history.append(entry)
-        logger.info("%s", _line(entry, self.config))
+        logger.info("%s", describe_entry(entry, self.config))
         if self.config.run.tensorboard:
             from mabm.train.tensorboard import TensorBoardLog
 
@@ -485,21 +485,6 @@ class _Run:
         if self.device.type == "cuda":
             torch.cuda.manual_seed(number)
 
-    def _skip_empty(self, position: Position) -> Position:
-        while position.stage != FINISHED and not self.config.stage(position.stage).epochs:
-            position = Position(position.stage + 1, 0, 0)
-        return position
-
-    def _iterations_before(self, position: Position) -> int:
-        count = 0
-        for number in (1, 2):
-            stage = self.config.stage(number)
-            if number < position.stage:
-                count += stage.epochs * stage.iterations
-            elif number == position.stage:
-                count += position.epoch * stage.iterations + position.iteration
-        return count
-
     def _describe(self, what: str) -> None:
         if self.bar is not None:
             stage, epoch, _ = self.position
@@ -538,53 +523,4 @@ def _check_processes(config: Config) -> None:
 def _check_modalities(inputs: Inputs) -> None:
     for group in MODALITIES:
         if not bool((inputs.modality == group).any()):
-            raise ValueError(f"data must have {NAMES[group]} training images, got none")
-
-
-def _check_same(kept: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    before, after = _flat(kept), _flat(now)
-    for name in sorted({*before, *after}):
-        if name not in _FREE and before.get(name) != after.get(name):
-            raise ValueError(
-                f"{name} must be {before.get(name)!r} as in the run that is resumed, "
-                f"got {after.get(name)!r}"
-            )
-
-
-def _flat(tree: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    return {f"{table}.{key}": value for table, keys in tree.items() for key, value in keys.items()}
-
-
-def _last_entry(position: Position, config: Config) -> tuple[int, int]:
-    """Stage and number of the last whole epoch before ``position``; (0, 0) is the start."""
-    if position.stage != FINISHED and position.epoch:
-        return position.stage, position.epoch
-    for stage in range(min(position.stage - 1, 2), 0, -1):
-        if config.stage(stage).epochs:
-            return stage, config.stage(stage).epochs
-    return 0, 0
-
-
-def _last_scores(history: list[dict[str, Any]]) -> list[SearchScores]:
-    for entry in reversed(history):
-        if "evaluation" in entry:
-            return [SearchScores.from_dict(scores) for scores in entry["evaluation"].values()]
-    return []
-
-
-def _line(entry: Mapping[str, Any], config: Config) -> str:
-    """One line on an epoch, for the log."""
-    stage, epoch = entry["stage"], entry["epoch"]
-    where = f"stage {stage} epoch {epoch}/{config.stage(stage).epochs}" if stage else "start"
-    words = []
-    if losses := entry.get("losses"):
-        each = (f"{value:.3f} {name}" for name, value in losses.items())
-        words.append(f"loss {', '.join(each)}")
-    if clusters := entry.get("clusters"):
-        each = (f"{count} {name}" for name, count in clusters.items())
-        words.append(f"clusters {', '.join(each)}")
-    for name, scores in entry.get("evaluation", {}).items():
-        mean = scores["mean"]
-        words.append(f"{name} R1 {100 * mean['rank1']:.1f} mAP {100 * mean['mAP']:.1f}")
-    words.append(f"{entry['seconds']:.1f} s")
-    return f"{where}: {'; '.join(words)}"
+            raise ValueError(f"data must have {MODALITY_NAMES[group]} training images, got none")
