@@ -245,6 +245,7 @@ from pathlib import Path
 import torch
 from mabm.train.checkpoint import Position, load_newest, save_checkpoint
 
+torch.set_num_threads(1)  # a fork has none of the threads, and waits for them
 folder, moments, number = Path(sys.argv[1]), random.Random(0), 0
 for _ in range(15):
     read, write = os.pipe()
@@ -269,5 +270,5 @@ for _ in range(15):
 
 def test_a_process_killed_while_it_writes_leaves_a_good_one(tmp_path: Path) -> None:
     # What it told of is there, or the next, which it had no time to tell of.
-    subprocess.run([sys.executable, "-c", KILLER, str(tmp_path)], check=True)
+    subprocess.run([sys.executable, "-c", KILLER, str(tmp_path)], check=True, timeout=300)
     assert number_there(tmp_path) is not None
