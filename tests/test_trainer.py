@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,15 @@ CASES = Path(__file__).with_name("training_cases.py")
 def data(monkeypatch: pytest.MonkeyPatch) -> None:
     records = small_data()
     monkeypatch.setattr(inputs, "read_data", lambda *_, **__: records)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """As the runs in processes of their own: bits are those of one number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
