@@ -9,6 +9,7 @@ TORCH ?= torch==2.13.0
 VENV ?= .venv
 BIN := $(VENV)/bin
 CPP := 'csrc/*' 'tests/kernels/*.h' 'tests/kernels/*.cpp'
+TRAINING := $(wildcard tests/test_train*.py tests/test_learn*.py tests/test_readme_commands.py)
 SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 
 .PHONY: demo test lint format kernels wheel bench ablation clean
@@ -16,8 +17,11 @@ SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 demo: $(VENV)/installed
 	$(BIN)/python -m mabm demo
 
+# In two processes: whole training runs, after all other tests in one process, have crashed inside of
+# PyTorch's backward or at its exit, which neither half does. The cause is not known yet.
 test: $(VENV)/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TRAINING:%=--ignore=%)
+	$(BIN)/python -m pytest $(TRAINING)
 
 # Format, lint and types, changing nothing.
 lint: $(VENV)/linters
