@@ -1,10 +1,16 @@
-"""Settings that every test shares."""
+"""Settings and fixtures that tests share."""
+
+import builtins
+from collections.abc import Callable
 
 import devices
 import pytest
 import torch
+from commands import Run
 from devices import Device
 from hypothesis import HealthCheck, settings
+
+from mabm.cli import main
 
 # Examples are drawn the same way in every run, so that a failure is a failure for everyone.
 settings.register_profile(
@@ -33,3 +39,31 @@ def device(request: pytest.FixtureRequest) -> Device:
 def gpu() -> Device:
     """A GPU, for what there is to say of GPUs alone."""
     return devices.find("cuda")
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command of ``mabm`` in this process."""
+
+    def call(*words: object) -> tuple[int, str, str]:
+        status = main([str(word) for word in words])
+        printed = capsys.readouterr()
+        return status, printed.out, printed.err
+
+    return call
+
+
+@pytest.fixture
+def remove_package(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Makes imports of a package fail as if it were not installed."""
+    original = builtins.__import__
+
+    def remove(package: str) -> None:
+        def refuse(name: str, *args: object, **kwargs: object) -> object:
+            if name.partition(".")[0] == package:
+                raise ImportError(name)
+            return original(name, *args, **kwargs)
+
+        monkeypatch.setattr(builtins, "__import__", refuse)
+
+    return remove

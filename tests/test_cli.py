@@ -6,32 +6,20 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from commands import Run
+from packaging.requirements import Requirement
 from safetensors.numpy import save_file
 
 import mabm
 from mabm.cli import cluster, main
 
-Run = Callable[..., tuple[int, str, str]]
-
 COMMANDS = ("demo", "cluster", "train", "evaluate", "extract", "census", "info")
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs a command in this process: status, standard output, standard error."""
-
-    def call(*words: object) -> tuple[int, str, str]:
-        status = main([str(word) for word in words])
-        printed = capsys.readouterr()
-        return status, printed.out, printed.err
-
-    return call
 
 
 def process(*words: str, **options: object) -> subprocess.CompletedProcess[str]:
@@ -213,6 +201,19 @@ def test_info_in_json(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         "train": {"mabm-no-such-package": None}
     }
     assert 'mabm-no-such-package missing: pip install "mabm[train]"' in run("info")[1]
+
+
+def test_info_names_what_the_extras_ask_for(run: Run) -> None:
+    asked: dict[str, set[str]] = {}
+    for line in metadata.requires("mabm") or []:
+        requirement = Requirement(line)
+        for extra in ("demo", "train", "tensorboard", "timm"):
+            marker = requirement.marker
+            outside = marker is None or marker.evaluate({"extra": ""})
+            if not outside and marker.evaluate({"extra": extra}) and requirement.name != "mabm":
+                asked.setdefault(extra, set()).add(requirement.name)
+    extras = json.loads(run("info", "--json")[1])["extras"]
+    assert {extra: set(packages) for extra, packages in extras.items()} == asked
 
 
 # --- cluster

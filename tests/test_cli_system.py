@@ -2,19 +2,19 @@
 
 import csv
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from commands import Run
 from miniature_trees import build_regdb, build_sysu
 from safetensors.numpy import load_file
 
 import mabm
 from mabm import train as training
-from mabm.cli import main
 from mabm.data import (
     INFRARED,
     VISIBLE,
@@ -29,21 +29,8 @@ from mabm.models import build_encoder, extract, load_pretrained, save_encoder, s
 from mabm.train import Config, load_config
 from mabm.train.config import to_tree
 
-Run = Callable[..., tuple[int, str, str]]
 SIZE = (24, 12)
 SMALL = ["model.name=small", "model.weights=none", "data.height=24", "data.width=12"]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs a command in this process: status, standard output, standard error."""
-
-    def call(*words: object) -> tuple[int, str, str]:
-        status = main([str(word) for word in words])
-        printed = capsys.readouterr()
-        return status, printed.out, printed.err
-
-    return call
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,9 @@
 """The demo: its pictures, and the claim it shows."""
 
-import builtins
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib as mpl
@@ -95,16 +95,12 @@ def test_seed_chooses_other_frames(result: demo.DemoResult, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("missing", ["tqdm", "matplotlib"])
 def test_missing_extra_is_named(
-    missing: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    missing: str,
+    remove_package: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
-    original = builtins.__import__
-
-    def refuse(name: str, *args: object, **kwargs: object) -> object:
-        if name.partition(".")[0] == missing:
-            raise ImportError(name)
-        return original(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
+    remove_package(missing)
     monkeypatch.setattr(demo, "render_identities", None)  # nothing is rendered before
     with pytest.raises(ImportError, match=rf'{missing}: pip install "mabm\[demo\]"'):
         demo.run(tmp_path, identities=[0], progress=False)

@@ -1,7 +1,6 @@
 """The report: complete in itself, safe against what is put into it, and true to its numbers."""
 
 import base64
-import builtins
 import io
 import math
 import os
@@ -442,16 +441,12 @@ def test_failure_leaves_the_older_report(
 
 @pytest.mark.parametrize("missing", ["jinja2", "matplotlib", "PIL"])
 def test_missing_extra_is_named(
-    missing: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    missing: str,
+    remove_package: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
-    original = builtins.__import__
-
-    def refuse(name: str, *args: object, **kwargs: object) -> object:
-        if name.partition(".")[0] == missing:
-            raise ImportError(name)
-        return original(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
+    remove_package(missing)
     monkeypatch.setattr(report, "collect_results", None)  # nothing is done before
     with pytest.raises(ImportError, match=r'pip install "mabm\[train\]"'):
         write_report(tmp_path / "r.html", title="", config_toml="", environment={}, history=HISTORY)

@@ -8,19 +8,16 @@ images; an identity is a pattern of coloured blocks, which untrained convolution
 import json
 import math
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from commands import Run
 from miniature_trees import build_llcm, build_regdb, build_sysu
 
-from mabm.cli import main
 from mabm.train import load_config
-
-Run = Callable[..., tuple[int, str, str]]
 
 SIZE = (64, 32)
 SHORT = [
@@ -34,18 +31,6 @@ SHORT = [
     *(f"stage{stage}.{key}" for stage in (1, 2) for key in ("epochs=1", "iterations=2")),
 ]
 OVERRIDES = [word for override in SHORT for word in ("--set", override)]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs a command in this process: status, standard output, standard error."""
-
-    def call(*words: object) -> tuple[int, str, str]:
-        status = main([str(word) for word in words])
-        printed = capsys.readouterr()
-        return status, printed.out, printed.err
-
-    return call
 
 
 def train_and_evaluate(

@@ -167,7 +167,7 @@ def _csv_of(columns: Mapping[str, npt.NDArray[Any]]) -> str:
 
 def _load_npy(path: Path) -> npt.NDArray[Any]:
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+        return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]  # numpy says Any
     except (ValueError, EOFError) as error:
         raise ValueError(f"{path} must be a .npy file of numbers: {error}") from error
 

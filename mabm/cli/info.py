@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import sys
 from importlib import metadata
 from typing import Any, Final
 
@@ -14,9 +15,10 @@ from mabm._extension import build_info
 from mabm.cli.command import Command, write
 
 _NEEDED: Final = ("numpy", "scikit-learn")
+_TOML_READER: Final = ("tomli",) if sys.version_info < (3, 11) else ()  # later in Python itself
 _EXTRAS: Final = {
     "demo": ("matplotlib", "tqdm"),
-    "train": ("jinja2", "pillow", "pydantic", "safetensors", "tomli-w"),
+    "train": ("jinja2", "pillow", "pydantic", "safetensors", *_TOML_READER, "tomli-w"),
     "tensorboard": ("tensorboard",),
     "timm": ("timm",),
 }

@@ -196,6 +196,6 @@ def _check_size(images: ImageSet, size: tuple[int, int] | None) -> tuple[int, in
 
 def _require_pillow() -> None:
     try:
-        import PIL.Image  # noqa: F401
+        import PIL.Image  # noqa: F401 - whether it is there
     except ImportError as error:
         raise ImportError('reading image files needs Pillow: pip install "mabm[train]"') from error

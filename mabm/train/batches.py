@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mabm.data import INFRARED, VISIBLE
-from mabm.data.augmentation import Augmentation, augment
+from mabm.data.augmentation import Augmentation, Channels, augment
 from mabm.samplers import IdentityBatchSampler
 from mabm.train import distributed
 from mabm.train.config import AugmentationConfig, BatchConfig
@@ -163,12 +163,12 @@ def _infrared_recipe(options: AugmentationConfig, stage: int) -> Augmentation:
 
 
 def _recipe(
-    options: AugmentationConfig, jitter: float = 0.0, channels: str = "keep"
+    options: AugmentationConfig, jitter: float = 0.0, channels: Channels = "keep"
 ) -> Augmentation:
     return Augmentation(
         padding=options.padding,
         flip=options.flip,
         erasing=options.erasing,
         jitter=jitter,
-        channels=channels,  # type: ignore[arg-type]
+        channels=channels,
     )

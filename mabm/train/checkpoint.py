@@ -84,7 +84,7 @@ def write_torch(path: Path, value: object) -> str:
     """Saves ``value`` at ``path`` as a whole or not at all; returns its SHA-256."""
     with moved_into(path) as stream:
         hashing = _Hashing(stream)
-        torch.save(value, hashing)  # type: ignore[arg-type]
+        torch.save(value, hashing)  # type: ignore[arg-type]  # write() is all that it calls
     return hashing.digest.hexdigest()
 
 

@@ -227,7 +227,7 @@ class _JoinedBatchNorm(nn.modules.batchnorm._BatchNorm):
 
 
 def _summed(x: Tensor) -> Tensor:
-    total: Tensor = _SumOverProcesses.apply(x)  # type: ignore[no-untyped-call]
+    total: Tensor = _SumOverProcesses.apply(x)  # type: ignore[no-untyped-call]  # as torch declares it
     return total
 
 

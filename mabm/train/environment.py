@@ -7,6 +7,7 @@ import platform
 import re
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -86,6 +87,7 @@ def _describe_gpus() -> dict[str, str]:
             f"compute capability {device.major}.{device.minor}"
         )
     facts["CUDA of torch"] = str(torch.version.cuda)
-    if torch.backends.cudnn.is_available():  # type: ignore[no-untyped-call]
-        facts["cuDNN"] = str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
+    cudnn: Any = torch.backends.cudnn  # torch declares no types for it
+    if cudnn.is_available():
+        facts["cuDNN"] = str(cudnn.version())
     return facts

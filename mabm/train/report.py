@@ -53,7 +53,7 @@ def require_packages() -> Any:
     """Returns jinja2, or raises the ImportError that names the extra which the report needs."""
     try:
         import jinja2
-        import PIL  # noqa: F401
+        import PIL  # noqa: F401 - whether it is there
     except ImportError as error:
         raise ImportError(
             'the report needs jinja2, matplotlib and Pillow: pip install "mabm[train]"'

@@ -91,7 +91,7 @@ def extract_features(
         list(range(start, min(start + batch_size, last)))
         for start in range(first, last, batch_size)
     ]
-    parts = []
+    parts: list[Tensor] = []
     loader = read_batches(images, batches, workers)
     for rows, read in zip(
         batches, tqdm(loader, "features", disable=not progress, leave=False), strict=True
@@ -105,7 +105,8 @@ def extract_features(
         )
         parts.append(part)
     if not parts:
-        parts = [torch.empty(0, encoder.num_features)]  # type: ignore[call-overload]
+        num_features: Any = encoder.num_features  # which nn.Module does not declare
+        parts = [torch.empty(0, num_features)]
     device = next(encoder.parameters()).device
     features = distributed.join_ragged(torch.cat(parts).to(device)).cpu()
     bad = torch.nonzero(~features.isfinite().all(dim=1)).flatten()
@@ -174,16 +175,29 @@ def cluster_modalities(
     for group in torch.unique(modality).tolist():
         members = torch.nonzero((modality == group) & _mask(chosen, labels)).flatten()
         if len(members):
-            found = pseudo_labels(
-                features[members],
-                eps=options.eps,
-                min_samples=options.min_samples,
-                k1=options.k1_alone,
-                k2=options.k2_alone,
-                preset="spcl",
-            )
-            labels[members] = found.labels
+            neighbours = (options.k1_alone, options.k2_alone)
+            labels[members] = _clusters(features[members], None, options, *neighbours, "spcl")
     return labels
+
+
+def _clusters(
+    features: Tensor,
+    modality: Tensor | None,
+    options: ClusteringConfig,
+    k1: int,
+    k2: int,
+    preset: str | Preset,
+) -> Tensor:
+    found = pseudo_labels(
+        features,
+        modality,
+        eps=options.eps,
+        min_samples=options.min_samples,
+        k1=k1,
+        k2=k2,
+        preset=preset,
+    )
+    return found.labels
 
 
 def _mask(chosen: Tensor | None, labels: Tensor) -> Tensor:
@@ -221,19 +235,10 @@ def cluster_together(
     if options.association in ("hungarian", "sinkhorn"):
         return associate_clusters(features, alone, modality, method=options.association).labels
     rows = torch.nonzero(_mask(chosen, labels)).flatten()
-    if not len(rows):
-        return labels
-    preset, k2 = distance_together(options, len(torch.unique(modality[rows])))
-    found = pseudo_labels(
-        features[rows],
-        modality[rows],
-        eps=options.eps,
-        min_samples=options.min_samples,
-        k1=options.k1,
-        k2=k2,
-        preset=preset,
-    )
-    labels[rows] = found.labels
+    if len(rows):
+        present = modality[rows]
+        preset, k2 = distance_together(options, len(torch.unique(present)))
+        labels[rows] = _clusters(features[rows], present, options, options.k1, k2, preset)
     return labels
 
 
