@@ -1,6 +1,8 @@
 """The two-stream encoder, its weights, and the training that makes them."""
 
 import io
+import subprocess
+import sys
 from importlib import resources
 from pathlib import Path
 
@@ -88,6 +90,26 @@ def test_each_stem_sees_its_own_images_only(order: str) -> None:
     assert int(encoder.stems[1][1].num_batches_tracked) == 0
     assert torch.equal(encoder.stems[1][1].running_mean, torch.zeros(4))
     assert all(parameter.grad is None for parameter in encoder.stems[1].parameters())
+
+
+def test_narrow_encoders_keep_to_their_memory() -> None:
+    """Gradients of strided 1x1 convolutions of few channels: see ``_ResidualBlock.forward``.
+
+    In a process of its own, as what writes beyond its memory ends it.
+    """
+    script = (
+        "import torch\n"
+        "from mabm.models import TwoStreamEncoder\n"
+        "torch.set_num_threads(2)\n"
+        "encoder = TwoStreamEncoder(widths=(4, 4, 8, 12, 6))\n"
+        "for step in range(60):\n"
+        "    images = torch.rand(8 + step % 7, 3, 32 + step % 5, 28)\n"
+        "    encoder(images, torch.arange(len(images)) % 2).square().sum().backward()\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
 
 
 def test_floating_images_give_what_bytes_give() -> None:
