@@ -25,16 +25,11 @@ from pathlib import Path
 from mabm.train import load_config
 
 CONFIG = "emoji-xm"
-EPOCHS = load_config(CONFIG).stage2.epochs
-ITERATIONS = load_config(CONFIG).stage2.iterations
 
+INTRA_ONLY = "intra only"
 # Name -> what it changes. Without the split, a global cluster has one prototype for all its images.
 ARMS = {
-    # One step an iteration where the others take two: twice the iterations.
-    "intra only": (
-        "clustering.association=off",
-        f"stage2.iterations={2 * ITERATIONS}",
-    ),
+    INTRA_ONLY: ("clustering.association=off",),
     "naive global clustering": ("clustering.association=naive", "contrast.split=false"),
     "cluster matching (Hungarian)": ("clustering.association=hungarian", "contrast.split=false"),
     "modality-aware global clustering": ("contrast.split=false",),
@@ -54,6 +49,7 @@ def main() -> None:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change it in every run"
     )
     chosen = parser.parse_args()
+    iterations = load_config(CONFIG, chosen.set).stage2.iterations
     started = time.perf_counter()
     with ThreadPoolExecutor(chosen.jobs) as pool:
         seeds = range(chosen.seeds)
@@ -65,7 +61,9 @@ def main() -> None:
             weights = firsts[seed].result() / "stage1.pt"
             start = (f'model.weights="{weights}"', "stage1.epochs=0")
             for arm, changes in ARMS.items():
-                runs[arm, seed] = pool.submit(run, chosen, seed, arm, (*start, *changes))
+                # One step an iteration where the others take two: twice the iterations.
+                more = (f"stage2.iterations={2 * iterations}",) if arm == INTRA_ONLY else ()
+                runs[arm, seed] = pool.submit(run, chosen, seed, arm, (*start, *changes, *more))
         folders = {key: future.result() for key, future in runs.items()}
     first_folders = [future.result() for future in firsts.values()]
     histories = {arm: [read(folders[arm, seed]) for seed in range(chosen.seeds)] for arm in ARMS}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -231,8 +232,7 @@ def test_what_is_wrong_is_said_and_nothing_else(
     census = take_census(name, root, trial=1 if name == "regdb" else None)
     assert len(census.problems) == len(problems), census.problems
     for found, expected in zip(census.problems, problems, strict=True):
-        with pytest.raises(ValueError, match=expected):
-            raise ValueError(found)
+        assert re.search(expected, found)
     assert not census.is_complete
 
 

@@ -68,7 +68,9 @@ def test_words_that_make_no_command(words: list[str], capsys: pytest.CaptureFixt
     with pytest.raises(SystemExit) as left:
         main(words)
     assert left.value.code == 2
-    assert "error: " in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert is_one_line(told)
+    assert told.endswith("--help says more)\n")
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

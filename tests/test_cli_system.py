@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,10 @@ def test_train_shows_a_configuration_that_reads_back(
     file.write_text(out)
     assert load_config(file) == load_config(name, ["clustering.eps=0.25"])
     assert stand_in == []
+    # All there is to set, with what is not set in comments.
+    shown = {line.lstrip("# ").split()[0].rstrip(":") for line in out.splitlines() if line}
+    for table in fields(Config):
+        assert {key.name for key in fields(getattr(Config(), table.name))} <= shown
 
 
 @pytest.mark.parametrize(
@@ -134,7 +139,7 @@ def test_train_shows_a_configuration_that_reads_back(
         (["sisu", "--show"], 1, "config must be one of sysu, regdb, llcm, emoji-xm or a TOML file"),
         (["sysu", "--show", "--set", "stage1.epochs"], 1, "an override must read table.key=value"),
         (["sysu", "--show", "--set", "stage1.epoch=3"], 1, "sysu: "),
-        (["sysu", "--output", "run"], 1, "root must be the folder of sysu_mm01, got None"),
+        (["sysu", "--output", "run"], 2, "give --data ROOT, the folder of sysu_mm01 (data.root)"),
         (
             ["regdb", "--output", "run", "--trial", "12", "--data", "."],
             1,
@@ -221,12 +226,13 @@ def test_evaluate_averages_the_models_of_several_trials(
     assert (status, out) == (1, "")
     assert "model_trial must be 2, the trial that is tested, got 1" in err
     assert run("evaluate", folders[0], "--trial", 1, "--quiet")[0] == 0
-    assert "scores must hold every trial once" in run("evaluate", folders[0], folders[0])[2]
+    assert "each of another trial, got " in run("evaluate", folders[0], folders[0])[2]
 
 
 def test_evaluate_mistakes_are_one_line(sysu_run: Path, run: Run, tmp_path: Path) -> None:
     for words, status, message in [
-        ([tmp_path], 1, "path must be a finished run or a file of weights"),
+        ([tmp_path], 1, "RUN must be a finished run or a file of weights"),
+        ([sysu_run, sysu_run], 1, "RUN must be runs of one data set, each of another trial, got"),
         ([sysu_run, "--task", "visible-to-thermal"], 1, "tasks must be of all-search"),
         ([sysu_run, "--k1", "9"], 2, "--k1, --k2 and --lambda are of re-ranking"),
         ([sysu_run, "--json", tmp_path / "x.txt"], 1, "--json must end in .json, got"),
@@ -359,6 +365,9 @@ def test_extract_mistakes_are_one_line(sysu: Path, run: Run, tmp_path: Path) -> 
         (["emoji-xm", *file], 2, "give either --data NAME[:ROOT] or --images LIST.csv"),
         (["emoji-xm", *file, *data, "--images", "x"], 2, "give either --data"),
         (["emoji-xm", *file, "--images", "x", "--trial", 1], 2, "--trial is of --data regdb:ROOT"),
+        (["emoji-xm", *file, "--images", "x", "--split", "test"], 2, "--split is of --data"),
+        (["emoji-xm", *file, *data, "--model", "small"], 2, "--model is of a file of weights"),
+        (["emoji-xm", *file, "--data", "llcm"], 2, "--data must be llcm:ROOT"),
         (["nothing.pt", *file, *data], 1, "WEIGHTS must be a finished run, a file or emoji-xm"),
         ([sysu, *file, *data], 1, "WEIGHTS must be a finished run"),
         (
@@ -409,12 +418,12 @@ def test_census_that_is_complete(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_
 
 
 def test_census_mistakes_are_one_line(run: Run, tmp_path: Path) -> None:
-    for words in (
-        ("sisu", tmp_path),
-        ("llcm", tmp_path / "none"),
-        ("llcm", tmp_path, "--trial", 1),
+    for words, message in (
+        (("sisu", tmp_path), "name must be one of"),
+        (("llcm", tmp_path / "none"), "root must be a folder"),
+        (("llcm", tmp_path, "--trial", 1), "trial must be None for llcm"),
     ):
         status, out, err = run("census", *words)
         assert (status, out) == (1, "")
         assert err.count("\n") == 1
-        assert err.startswith("mabm census: ")
+        assert err.startswith(f"mabm census: {message}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import re
 import shutil
 import subprocess
 import sys
@@ -158,8 +159,7 @@ def test_a_wrong_sysu_mm01_is_told(
         read_sysu_mm01(sysu)
     problem, _, advice = str(raised.value).partition(";")
     assert advice.endswith(f"mabm census sysu_mm01 {sysu}")
-    with pytest.raises(error, match=message):
-        raise error(problem)
+    assert re.search(message, problem)
 
 
 def test_a_root_at_the_wrong_level_is_told(sysu: Path) -> None:

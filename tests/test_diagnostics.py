@@ -188,6 +188,34 @@ def test_epoch_is_told_by_modality_and_in_all(stage: int) -> None:
     assert (facts["all"]["num_spanning"] == 0) == (stage == 1)
 
 
+@pytest.mark.parametrize("stage", [1, 2])
+def test_what_was_not_clustered_is_no_noise(stage: int) -> None:
+    """As in an epoch that clusters half of the visible images alone, and the others together."""
+    rng = np.random.default_rng(4)
+    features = rng.normal(size=(60, 4)).astype(np.float32)
+    modality, identity = np.repeat([0, 1], 30), np.arange(60) % 5
+    chosen = (modality == 1) | (np.arange(60) % 2 == 0)
+    others = (modality == 1) | ~chosen
+    alone, together = np.where(chosen, identity, -1), np.where(others, identity, -1)
+    facts = diagnose_epoch(
+        features,
+        modality,
+        alone=alone,
+        together=together if stage == 2 else None,
+        identity=identity,
+        chosen=chosen,
+        others=torch.from_numpy(others),
+    )
+    assert [facts[name]["num_samples"] for name in facts] == [15, 30, 45]
+    assert [facts[name]["num_noise"] for name in facts] == [0, 0, 0]
+    assert facts["visible"]["ari"] == 1
+    if stage == 2:
+        assert facts["all"]["pair_recall"] == facts["all"]["pair_precision"] == 1
+    for wrong in (chosen[:-1], chosen.astype(np.int64)):
+        with pytest.raises(ValueError, match=r"chosen must be \(60,\) bool, got"):
+            diagnose_epoch(features, modality, alone=alone, chosen=wrong)
+
+
 def test_modalities_without_a_name_go_by_number() -> None:
     labels, modality = np.array([0, 0, -1, -1]), np.array([1, 1, 4, 4])
     names = {1: "thermal"}

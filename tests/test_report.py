@@ -19,9 +19,11 @@ import mabm
 from mabm.plots import pair_histogram
 from mabm.train import report
 from mabm.train.diagnostics import diagnose_epoch
+from mabm.train.epoch import Clusters
 from mabm.train.report import write_report
 from mabm.train.report_figures import draw_curves, make_lines, read_tiles
 from mabm.train.report_tables import NONE, collect_results, describe_seconds, tabulate_epochs
+from mabm.train.reporting import labels_shown
 from mabm.train.snapshots import ClusteringSnapshot, RetrievalSnapshot
 
 VOID = {"meta", "img", "br", "link", "input"}
@@ -451,6 +453,13 @@ def test_missing_extra_is_named(
     with pytest.raises(ImportError, match=r'pip install "mabm\[train\]"'):
         write_report(tmp_path / "r.html", title="", config_toml="", environment={}, history=HISTORY)
     assert not list(tmp_path.iterdir())
+
+
+def test_clusters_of_each_modality_alone_are_numbered_side_by_side() -> None:
+    alone, modality = torch.tensor([0, 1, -1, 0, 1, 2, 3]), torch.tensor([0, 0, 0, 1, 1, 1, 1])
+    found = labels_shown(Clusters(alone, None), modality)
+    assert found.tolist() == [0, 1, -1, 2, 3, 4, 5]
+    assert labels_shown(Clusters(alone, alone + 1), modality).equal(alone + 1)
 
 
 def test_seconds_in_words() -> None:

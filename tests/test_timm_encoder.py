@@ -52,7 +52,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     calls: list[dict[str, Any]] = []
     settings = {
         "free": Settings(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.25)),
-        "sized": Settings(fixed_input_size=True),
+        "sized": Settings(fixed_input_size=True, input_size=(3, 24, 40)),
         "headless": None,
     }
 
@@ -138,7 +138,7 @@ def test_the_size_goes_to_backbones_that_need_one(
 ) -> None:
     sized = build_encoder("timm:sized", image_size=(32, 16))
     assert build_encoder("timm:free", image_size=(32, 16)).image_size is None
-    assert build_encoder("timm:sized").image_size is None
+    assert build_encoder("timm:sized").image_size == (24, 40)
     assert [call.get("img_size") for call in made] == [(32, 16), None, None]
     assert sized.num_features == 8
     # A saved encoder is made again for the same size.

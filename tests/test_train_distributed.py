@@ -97,6 +97,7 @@ NORMS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "2d": (lambda: nn.BatchNorm2d(3, eps=0.1, momentum=0.3), (4, 3, 5, 2)),
     "cumulative": (lambda: nn.BatchNorm2d(3, momentum=None), (4, 3, 2, 2)),
     "plain": (lambda: nn.BatchNorm1d(3, affine=False), (6, 3)),
+    "with activation": (lambda: NormThenRelu(3), (4, 3, 5, 2)),
     "without statistics": (lambda: nn.BatchNorm1d(3, track_running_stats=False), (6, 3)),
 }
 
@@ -110,6 +111,17 @@ def norm_of(name: str) -> nn.Module:
             norm.bias.copy_(rows(3, seed=9))
         norm.bias.requires_grad_(False)
     return nn.Sequential(nn.ReLU(), nn.Sequential(nn.Identity(), norm))
+
+
+class NormThenRelu(nn.BatchNorm2d):
+    """As timm's ``BatchNormAct2d``."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__(num_features)
+        self.drop, self.act = nn.Identity(), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.drop(super().forward(x)))
 
 
 def through(module: nn.Module, x: Tensor, gradient: Tensor) -> dict[str, Tensor | None]:

@@ -123,15 +123,27 @@ def test_a_resumed_run_must_be_the_same(finished: Path, monkeypatch: pytest.Monk
         train(small_config(), finished, progress=False)
 
 
-def test_a_finished_run_without_checkpoints_is_not_started_anew(
-    finished: Path, tmp_path: Path
-) -> None:
-    for name in ("config.toml", "history.jsonl", "result.json", "stage1.pt", "weights.pt"):
-        (tmp_path / name).write_bytes((finished / name).read_bytes())
-    with pytest.raises(ValueError, match="finished run whose checkpoints are gone"):
+@pytest.mark.parametrize("name", ["history.jsonl", "result.json", "stage1.pt", "weights.pt"])
+def test_what_a_run_has_left_is_not_replaced(name: str, finished: Path, tmp_path: Path) -> None:
+    content = (finished / name).read_bytes()
+    (tmp_path / name).write_bytes(content)
+    (tmp_path / "checkpoint-2-0001-000000.pt").write_bytes(b"damaged")
+    with pytest.raises(ValueError, match=f"checkpoints are gone or damaged, .* with {name}"):
         train(small_config(), tmp_path, progress=False)
-    assert weights_of(tmp_path).keys() == weights_of(finished).keys()
-    assert history_of(tmp_path) == history_of(finished)
+    assert (tmp_path / name).read_bytes() == content
+
+
+def test_going_on_needs_no_starting_weights(finished: Path, tmp_path: Path) -> None:
+    """A checkpoint holds all: what the run began from may be gone."""
+    start, folder = tmp_path / "start.pt", tmp_path / "run"
+    start.write_bytes((finished / "weights.pt").read_bytes())
+    config = small_config(f'model.weights="{start}"')
+    train(config, folder, progress=False)
+    start.unlink()
+    for name in ("result.json", "weights.pt"):
+        (folder / name).unlink()
+    train(config, folder, progress=False)
+    assert (folder / "weights.pt").exists()
 
 
 def test_a_run_touches_no_random_state(tmp_path: Path) -> None:

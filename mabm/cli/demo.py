@@ -48,7 +48,7 @@ COMMAND = Command(
     description=(
         "Cluster frames of 350 unseen emoji, in colour (visible) and monochrome (infrared), by "
         "the naive and by the modality-aware distance; print a table and save two pictures. "
-        "Drawings, not photographs. Under a minute on two cores."
+        "Drawings, not photographs. Half a minute on two cores."
     ),
     examples="""
 mabm demo                          the table, and two pictures in demo_output

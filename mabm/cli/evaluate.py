@@ -77,6 +77,7 @@ def _execute(chosen: argparse.Namespace) -> int:
     if chosen.json is not None:
         check_output(chosen.json, (".json",), option="--json")
     device = resolve_device(chosen.device, needs_ops=False)
+    _check_runs(chosen.runs)
     from mabm.train import evaluate_weights
 
     results = [
@@ -100,6 +101,32 @@ def _execute(chosen: argparse.Namespace) -> int:
         write_text(chosen.json, json.dumps([each.to_dict() for each in scores], indent=2) + "\n")
         write(f"saved {chosen.json}")
     return 0
+
+
+def _check_runs(runs: list[Path]) -> None:
+    """Before any of them is tested, looks whether their results can be joined.
+
+    Raises:
+        FileNotFoundError: One of them is not there, or not finished.
+        ValueError: They are of several data sets, or twice of one trial.
+    """
+    from mabm.train.scoring import load_run
+
+    files = [run / "weights.pt" if run.is_dir() else run for run in runs]
+    for run, file in zip(runs, files, strict=True):
+        if not file.is_file():
+            raise FileNotFoundError(f"RUN must be a finished run or a file of weights, got {run}")
+    if len(runs) == 1:
+        return
+    parts = [load_run(file)[1].data for file in files]
+    if len({(part.name, part.trial) for part in parts}) < len(parts) or any(
+        part.name != parts[0].name for part in parts
+    ):
+        words = ", ".join(
+            f"{run} of {part.name}" + (f", trial {part.trial}" if part.trial else "")
+            for run, part in zip(runs, parts, strict=True)
+        )
+        raise ValueError(f"RUN must be runs of one data set, each of another trial, got {words}")
 
 
 def _defaults() -> tuple[int, int, float]:

@@ -50,8 +50,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--split",
         choices=("train", "test"),
-        default="train",
-        help="which of its images (default: %(default)s)",
+        help="which of its images (default: train)",
     )
     parser.add_argument("--trial", type=positive, metavar="N", help="trial of RegDB, 1 to 10")
     parser.add_argument(
@@ -94,6 +93,8 @@ def _execute(chosen: argparse.Namespace) -> int:
         raise UsageError("give either --data NAME[:ROOT] or --images LIST.csv")
     if chosen.images is not None and chosen.trial is not None:
         raise UsageError("--trial is of --data regdb:ROOT")
+    if chosen.images is not None and chosen.split is not None:
+        raise UsageError("--split is of --data NAME[:ROOT]")
     check_output(chosen.output, _OUTPUTS)
     device = resolve_device(chosen.device, needs_ops=False)
     from mabm.data import ImageReader
@@ -130,11 +131,13 @@ def _execute(chosen: argparse.Namespace) -> int:
 
 
 def _read_split(chosen: argparse.Namespace) -> ImageSet:
-    from mabm.data import read_data
+    from mabm.data import DATA_SETS, read_data
 
     name, _, root = chosen.data.partition(":")
+    if name in DATA_SETS and name != "emoji_xm" and not root:
+        raise UsageError(f"--data must be {name}:ROOT, with the folder that it is in, got {name}")
     data = read_data(name, root or None, trial=chosen.trial)
-    return data.train if chosen.split == "train" else data.test
+    return data.test if chosen.split == "test" else data.train
 
 
 def _read_list(path: Path) -> ImageSet:
@@ -198,13 +201,17 @@ def _load(chosen: argparse.Namespace) -> tuple[Encoder, tuple[int, int] | None]:
     if path.is_dir():
         path = path / "weights.pt"
     if not path.exists() and chosen.weights == _SHIPPED:
+        if chosen.model is not None:
+            raise UsageError(f"--model is of a file of weights; {_SHIPPED} says which it is of")
         return load_pretrained(_SHIPPED), None
     if not path.is_file():
         raise FileNotFoundError(
             f"WEIGHTS must be a finished run, a file or {_SHIPPED}, got {chosen.weights}"
         )
     if chosen.model is not None:
-        return build_encoder(chosen.model, weights=path), None
+        asked = None if chosen.size is None else (chosen.size[0], chosen.size[1])
+        encoder = build_encoder(chosen.model, weights=path, image_size=asked)
+        return encoder, encoder.image_size
     try:
         encoder, meta = load_encoder(path)
     except ValueError as error:

@@ -9,7 +9,7 @@ import textwrap
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import torch
 
@@ -97,8 +97,15 @@ def _report(place: str, message: str, debug: bool) -> None:
     sys.stderr.write(f"{place}: {' '.join(message.split())}\n")
 
 
+class _Parser(argparse.ArgumentParser):
+    """Complains in one line, without the usage that argparse puts before it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USAGE, f"{self.prog}: {message} ({self.prog} --help says more)\n")
+
+
 def _build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="mabm",
         description="Find which unlabelled images show the same person across cameras.",
         epilog=f"Each command has its own help: mabm cluster --help\n\n{_EXIT_STATUS}",

@@ -54,6 +54,9 @@ def _execute(chosen: argparse.Namespace) -> int:
     if chosen.show:
         write(to_toml(config).rstrip("\n"))
         return 0
+    name = config.data.name
+    if name != "emoji_xm" and config.data.root is None:
+        raise UsageError(f"give --data ROOT, the folder of {name} (data.root)")
     from mabm.train import train
 
     is_first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts
@@ -95,11 +98,13 @@ mabm train emoji-xm --output runs/emoji
     the open data that ships with mabm
 mabm train sysu --data /data/SYSU-MM01 --output runs/sysu --set model.weights=resnet50.pth
     SYSU-MM01 as published, from ImageNet weights in a file
-mabm train regdb --data /data/RegDB --trial 3 --output runs/regdb-3
+mabm train regdb --data /data/RegDB --trial 3 --output runs/regdb-3 \\
+        --set model.weights=resnet50.pth
     one of the ten trials of RegDB
 mabm train sysu --show --set clustering.eps=0.5 > mine.toml
     every setting there is, to edit; then: mabm train mine.toml --output runs/mine
-torchrun --nproc-per-node 4 -m mabm train sysu --data /data/SYSU-MM01 --output runs/sysu
+torchrun --nproc-per-node 4 -m mabm train sysu --data /data/SYSU-MM01 --output runs/sysu \\
+        --set model.weights=resnet50.pth
     on four GPUs, with the batch of one
 """,
     add_arguments=_add_arguments,

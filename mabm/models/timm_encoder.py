@@ -57,6 +57,9 @@ class TimmEncoder(Encoder):
             pixel_mean=[255 * value for value in settings.get("mean") or _MEAN],
             pixel_deviation=[255 * value for value in settings.get("std") or _DEVIATION],
         )
+        if sized and image_size is None and "input_size" in settings:
+            _, height, width = settings["input_size"]  # channels first
+            image_size = (height, width)
         self.image_size = image_size if sized else None
         self._firsts = _copy_first_convolutions(backbone, num_modalities, name)
         self.backbone: nn.Module = backbone

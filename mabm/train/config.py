@@ -131,8 +131,10 @@ class ClusteringConfig(_Table):
             below 1, the others (and not these) are clustered with the infrared images. Published
             with 0.5 on SYSU-MM01, because a dense matrix of all does not fit.
         association: How stage 2 joins modalities. ``"modality-aware"``: the method.
-            ``"naive"``: global clustering blind to modality. ``"hungarian"``, ``"sinkhorn"``:
-            clusters of each modality matched afterwards. ``"off"``: not at all.
+            ``"naive"``: global clustering blind to modality, by the classic distance with ``k1``,
+            and as many rows averaged as ``k2`` of each modality are, at most ``k1``.
+            ``"hungarian"``, ``"sinkhorn"``: clusters of each modality matched afterwards.
+            ``"off"``: not at all.
     """
 
     k1: int = 30
@@ -270,11 +272,12 @@ class RunConfig(_Table):
         compile: Whether ``torch.compile`` prepares the encoder.
         device: ``"auto"`` takes a GPU where there is one, else the CPU.
         deterministic: Whether PyTorch is held to algorithms that give the same bits each time, for
-            as long as the run lasts. CPU runs repeat to the bit in any case; on a GPU the
-            environment must have CUBLAS_WORKSPACE_CONFIG, which PyTorch then asks for.
+            as long as the run lasts. Runs on one CPU with one number of threads repeat to the bit
+            in any case; on a GPU the environment must have CUBLAS_WORKSPACE_CONFIG, which PyTorch
+            then asks for.
         checkpoint_every: Iterations between checkpoints within an epoch; 0: at its end alone.
-        evaluate_every: Epochs between evaluations; the last of a stage is always evaluated. 0: that
-            one alone.
+        evaluate_every: Epochs between evaluations; the start and the last epoch of a stage are
+            always evaluated. 0: these alone.
         max_skipped: Steps with a loss or gradient that is not finite which may be left out in a
             row before the run stops.
         tensorboard: Whether to write TensorBoard files.
@@ -324,7 +327,8 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
             the fields of :class:`Config`; what is left out keeps its default. A key ``base`` at the
             top names a shipped configuration or another file (from this one's folder) to change.
         overrides: ``"table.key=value"``, later ones win. The value is TOML; a bare word is a
-            string, and ``none`` is none.
+            string, and ``none`` is none. TOML has no such value, so that what a base has set is
+            unset here alone.
 
     Raises:
         ImportError: An extra is missing.
@@ -379,7 +383,7 @@ def to_tree(config: Config) -> dict[str, dict[str, Any]]:
 
 
 def to_toml(config: Config) -> str:
-    """The configuration as TOML that :func:`load_config` reads.
+    """The configuration as TOML that :func:`load_config` reads; ``None`` stands in comments.
 
     Raises:
         ImportError: tomli-w is missing.
@@ -388,7 +392,11 @@ def to_toml(config: Config) -> str:
         import tomli_w
     except ImportError as error:
         raise ImportError('configurations need tomli-w: pip install "mabm[train]"') from error
-    return tomli_w.dumps(to_tree(config))
+    tables = []
+    for table, fields in dataclasses.asdict(config).items():
+        text = tomli_w.dumps({table: to_tree(config)[table]})
+        tables.append(text + "".join(f"# {key}: none\n" for key in fields if fields[key] is None))
+    return "\n".join(tables)
 
 
 def _read_tree(source: str | Path, above: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from mabm._arrays import Array, ArrayT, check_column, check_modality, to_tensor
 from mabm.cluster_quality import (
@@ -159,6 +160,8 @@ def diagnose_epoch(
     alone: Array,
     together: Array | None = None,
     identity: Array | None = None,
+    chosen: Array | None = None,
+    others: Array | None = None,
     names: Mapping[int, str] = MODALITY_NAMES,
     num_neighbors: int = NUM_NEIGHBORS,
 ) -> dict[str, dict[str, Any]]:
@@ -170,6 +173,9 @@ def diagnose_epoch(
         alone: (N,) labels of each modality alone, counted from 0 in each, noise -1.
         together: (N,) labels across modalities, noise -1; ``None`` where there are none yet.
         identity: As :func:`diagnose`.
+        chosen: (N,) bool, the samples that were clustered alone; the rest counts for nothing, where
+            it would count as noise. All by default.
+        others: (N,) bool, those that were clustered together, likewise.
         names: What each modality is called; one that is not named goes by its number.
         num_neighbors: As :func:`neighbor_mix`.
 
@@ -198,18 +204,24 @@ def diagnose_epoch(
     facts = {}
     beside, num_clusters = np.full_like(apart, -1), 0
     for number in np.unique(groups).tolist():
-        members = groups == number
+        members = (groups == number) & _mask(chosen, len(apart), "chosen")
         labels = apart[members]
         beside[members] = np.where(labels < 0, -1, labels + num_clusters)
         num_clusters += int(labels.max(initial=-1)) + 1
         facts[names.get(number, f"modality {number}")] = diagnose(
             labels, groups[members], identity=None if people is None else people[members]
         ).to_dict()
-    ranks = nearest_samples(to_tensor(features, "features"), num_neighbors=num_neighbors)
+    if together is None:
+        shared, clustered = beside, _mask(chosen, len(apart), "chosen")
+    else:
+        shared = _column(together, len(apart), "together", "one a sample")
+        clustered = _mask(others, len(apart), "others")
+    rows = np.flatnonzero(clustered)
+    ranks = nearest_samples(to_tensor(features, "features")[rows], num_neighbors=num_neighbors)
     facts["all"] = diagnose(
-        beside if together is None else together,
-        groups,
-        identity=people,
+        shared[rows],
+        groups[rows],
+        identity=None if people is None else people[rows],
         ranks=ranks,
         num_neighbors=num_neighbors,
     ).to_dict()
@@ -293,6 +305,15 @@ def neighbor_mix(
 def _column(value: Array, count: int | None, name: str, each: str) -> IntArray:
     column: IntArray = check_column(value, count, name, each).cpu().numpy()
     return column
+
+
+def _mask(value: Array | None, count: int, name: str) -> npt.NDArray[np.bool_]:
+    if value is None:
+        return np.ones(count, dtype=bool)
+    mask = to_tensor(value, name)
+    if mask.dtype != torch.bool or mask.shape != (count,):
+        raise ValueError(f"{name} must be ({count},) bool, got {mask.dtype} {tuple(mask.shape)}")
+    return mask.cpu().numpy()
 
 
 def _number(value: float) -> float | None:

@@ -153,22 +153,44 @@ def join_batch_norm(module: nn.Module) -> nn.Module:
     """Makes batch normalisation take its statistics of the joined batch, in place.
 
     On a GPU these are PyTorch's :class:`torch.nn.SyncBatchNorm`, elsewhere our own: PyTorch's need
-    a GPU. Names in the state dict stay.
+    a GPU. Names in the state dict stay. The layers of timm that drop and activate what they have
+    normalised (``BatchNormAct2d``) still do.
+
+    Raises:
+        ValueError: A layer normalises batches in a way of its own, which would be lost.
     """
     if world_size() == 1:
         return module
-    if any(each.is_cuda for each in module.parameters()):
-        convert: Callable[[nn.Module], nn.Module] = nn.SyncBatchNorm.convert_sync_batchnorm
-        return convert(module)
-    return _with_joined_batch_norm(module)
+    on_gpu = any(each.is_cuda for each in module.parameters())
+    return _with_joined_batch_norm(
+        module, nn.SyncBatchNorm.convert_sync_batchnorm if on_gpu else _JoinedBatchNorm
+    )
 
 
-def _with_joined_batch_norm(module: nn.Module) -> nn.Module:
-    if isinstance(module, nn.modules.batchnorm._BatchNorm):
-        return _JoinedBatchNorm(module)
-    for name, child in module.named_children():
-        setattr(module, name, _with_joined_batch_norm(child))
-    return module
+def _with_joined_batch_norm(module: nn.Module, join: Callable[..., nn.Module]) -> nn.Module:
+    if not isinstance(module, nn.modules.batchnorm._BatchNorm):
+        for name, child in module.named_children():
+            setattr(module, name, _with_joined_batch_norm(child, join))
+        return module
+    joined = join(module)
+    if type(module) not in _PLAIN:
+        if set(dict(module.named_children())) != {"drop", "act"}:
+            raise ValueError(
+                "encoder must normalise batches as PyTorch does, where several processes join "
+                f"their batches, got {type(module).__name__}"
+            )
+        joined.drop, joined.act = module.drop, module.act
+        joined.register_forward_hook(_activate)
+    return joined
+
+
+def _activate(norm: nn.Module, _: object, normalised: Tensor) -> Tensor:
+    dropped = norm.get_submodule("drop")(normalised)
+    activated: Tensor = norm.get_submodule("act")(dropped)
+    return activated
+
+
+_PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class _JoinedBatchNorm(nn.modules.batchnorm._BatchNorm):

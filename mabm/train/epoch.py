@@ -120,10 +120,22 @@ class Clusters:
     Attributes:
         alone: (N,) int64 clusters of each modality, numbered from 0 in each; noise -1.
         together: (N,) int64 global clusters, noise -1, or ``None`` in stage 1.
+        chosen: (N,) bool, the samples that were clustered alone, the others being -1; ``None``:
+            all.
+        others: (N,) bool, those that were clustered together, likewise.
     """
 
     alone: Tensor
     together: Tensor | None
+    chosen: Tensor | None = None
+    others: Tensor | None = None
+
+    def to(self, device: torch.device) -> Clusters:
+        """The same on a device."""
+        rest = (self.together, self.chosen, self.others)
+        return Clusters(
+            self.alone.to(device), *(None if each is None else each.to(device) for each in rest)
+        )
 
 
 def find_clusters(features: Tensor, modality: Tensor, config: Config, place: Place) -> Clusters:
@@ -142,13 +154,11 @@ def find_clusters(features: Tensor, modality: Tensor, config: Config, place: Pla
         together = None
         if place.stage == 2 and options.association != "off":
             together = cluster_together(features, modality, alone, options, chosen=others)
-        found = Clusters(alone.cpu(), None if together is None else together.cpu())
+        found = Clusters(alone, together, chosen, others).to(torch.device("cpu"))
     else:
         found = None
     shared: Clusters = distributed.share(found)
-    device = features.device
-    together = None if shared.together is None else shared.together.to(device)
-    return Clusters(shared.alone.to(device), together)
+    return shared.to(features.device)
 
 
 def _subsets(modality: Tensor, ratio: float, place: Place) -> tuple[Tensor | None, Tensor | None]:

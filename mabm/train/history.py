@@ -7,13 +7,16 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from torch import Tensor
 
 from mabm._files import moved_into
 from mabm.presets import check_integer
+
+HISTORY: Final = "history.jsonl"
+"""The file's name in the folder of a run."""
 
 
 class History:

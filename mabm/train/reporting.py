@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +17,7 @@ from mabm.train.batches import MODALITIES, Place
 from mabm.train.config import Config, to_toml
 from mabm.train.diagnostics import MODALITY_NAMES
 from mabm.train.epoch import Clusters, find_clusters
-from mabm.train.history import History
+from mabm.train.history import HISTORY, History
 from mabm.train.inputs import Inputs
 from mabm.train.report import write_report
 from mabm.train.scoring import extract_test_features
@@ -53,7 +54,10 @@ def report_run(encoder: nn.Module, inputs: Inputs, config: Config, folder: Path)
     ).to(device)
     tested = extract_test_features(encoder, inputs.test, batch_size=size, workers=workers)
     last = Place(config.run.seed, 2 if config.stage2.epochs else 1, config.stage2.epochs)
-    found = find_clusters(features, inputs.modality.to(device), config, last)
+    # All images, whatever share of them an epoch takes.
+    clustering = replace(config.clustering, subset_ratio=1.0)
+    whole = replace(config, clustering=clustering)
+    found = find_clusters(features, inputs.modality.to(device), whole, last)
     if distributed.rank():
         return
     name = inputs.data.name
@@ -65,10 +69,10 @@ def report_run(encoder: nn.Module, inputs: Inputs, config: Config, folder: Path)
         title=f"{name}, {config.clustering.association} association, seed {config.run.seed}",
         config_toml=to_toml(config),
         environment=environment,
-        history=History(folder / "history.jsonl").read(),
+        history=History(folder / HISTORY).read(),
         clustering=ClusteringSnapshot(
             features,
-            _labels(found, inputs.modality.to(device)),
+            labels_shown(found, inputs.modality.to(device)),
             train.modality,
             inputs.train.__getitems__,
             identity=train.identity,
@@ -96,7 +100,7 @@ def report_run(encoder: nn.Module, inputs: Inputs, config: Config, folder: Path)
     )
 
 
-def _labels(found: Clusters, modality: torch.Tensor) -> torch.Tensor:
+def labels_shown(found: Clusters, modality: torch.Tensor) -> torch.Tensor:
     """Global clusters, or those of each modality side by side where there are none."""
     if found.together is not None:
         return found.together
@@ -105,7 +109,8 @@ def _labels(found: Clusters, modality: torch.Tensor) -> torch.Tensor:
     for group in torch.unique(modality).tolist():
         rows = (modality == group) & (labels >= 0)
         labels[rows] += start
-        start = int(labels.amax()) + 1 if bool((labels >= 0).any()) else 0
+        if bool(rows.any()):
+            start = int(labels[rows].amax()) + 1
     return labels
 
 

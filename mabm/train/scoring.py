@@ -19,8 +19,8 @@ from mabm.evaluation import (
     check_trial,
     evaluate_search,
 )
-from mabm.models import load_encoder
-from mabm.train.config import parse_config
+from mabm.models import Encoder, load_encoder
+from mabm.train.config import Config, parse_config
 from mabm.train.inputs import read_inputs
 from mabm.train.steps import extract_features
 
@@ -96,15 +96,7 @@ def evaluate_weights(
         ValueError: Another trial than the one trained on, an unknown task, or weights that no run
             wrote.
     """
-    place = Path(path)
-    if place.is_dir():
-        place = place / "weights.pt"
-    if not place.is_file():
-        raise FileNotFoundError(f"path must be a finished run or a file of weights, got {path}")
-    encoder, meta = load_encoder(place)
-    if "config" not in meta:
-        raise ValueError(f"path must be weights that a run wrote, with its configuration: {path}")
-    config = parse_config(meta["config"], str(place))
+    encoder, config = load_run(path)
     check_trial(config.data.trial, config.data.trial if trial is None else trial)
     chosen = _named(config.data.name, tasks)
     data = config.data if root is None else replace(config.data, root=root)
@@ -119,6 +111,27 @@ def evaluate_weights(
     return score_searches(
         features, inputs.test, data.name, tasks=chosen, rerank=rerank, trial=inputs.data.trial
     )
+
+
+def load_run(path: str | Path) -> tuple[Encoder, Config]:
+    """The encoder of a run, on the CPU in evaluation mode, and what it was trained by.
+
+    Args:
+        path: The folder of a run, or a file of weights that a run wrote.
+
+    Raises:
+        FileNotFoundError: There are no weights.
+        ValueError: They are weights that no run wrote.
+    """
+    place = Path(path)
+    if place.is_dir():
+        place = place / "weights.pt"
+    if not place.is_file():
+        raise FileNotFoundError(f"path must be a finished run or a file of weights, got {path}")
+    encoder, meta = load_encoder(place)
+    if "config" not in meta:
+        raise ValueError(f"path must be weights that a run wrote, with its configuration: {path}")
+    return encoder, parse_config(meta["config"], str(place))
 
 
 def choose_device(name: str) -> torch.device:

@@ -30,14 +30,8 @@ class TensorBoardLog:
 
     def __init__(self, folder: str | os.PathLike[str], *, first_step: int = 0) -> None:
         check_integer("first_step", first_step, at_least=0)
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise ImportError(
-                'writing for TensorBoard needs it: pip install "mabm[tensorboard]"'
-            ) from error
         self._step = first_step
-        self._writer: Any = SummaryWriter(os.fspath(folder), purge_step=first_step)
+        self._writer: Any = require_tensorboard()(os.fspath(folder), purge_step=first_step)
 
     def append(self, entry: Mapping[str, Any]) -> None:
         """Writes the scalars of one epoch entry, as :class:`mabm.train.history.History` holds it.
@@ -63,6 +57,17 @@ class TensorBoardLog:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def require_tensorboard() -> Any:
+    """Returns PyTorch's writer, or raises the ImportError that names the extra it needs."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ImportError(
+            'writing for TensorBoard needs it: pip install "mabm[tensorboard]"'
+        ) from error
+    return SummaryWriter
 
 
 def epoch_scalars(entry: Mapping[str, Any]) -> dict[str, float]:

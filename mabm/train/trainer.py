@@ -3,7 +3,7 @@
 Stage 1 clusters each modality alone and contrasts within it; stage 2 also clusters all images
 together, splits the clusters into prototypes of each modality and contrasts across. What is drawn
 at random depends on the seed and the place in the run alone, so that a run which was killed goes on
-from its last checkpoint to the same result, to the bit on a CPU.
+from its last checkpoint to the same result: to the bit on one CPU with one number of threads.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from mabm.train.config import Config, to_toml, to_tree
 from mabm.train.diagnostics import MODALITY_NAMES, diagnose_epoch
 from mabm.train.environment import describe_environment
 from mabm.train.epoch import GLOBAL, Clusters, EpochState, begin_epoch, find_clusters
-from mabm.train.history import History
+from mabm.train.history import HISTORY, History
 from mabm.train.inputs import Inputs, check_start, read_inputs
 from mabm.train.learner import Learner
 from mabm.train.report import require_packages
@@ -53,6 +53,7 @@ from mabm.train.resuming import (
 )
 from mabm.train.scoring import choose_device, extract_test_features, score_searches
 from mabm.train.steps import contrast_across, contrast_within, extract_features, read_batches
+from mabm.train.tensorboard import TensorBoardLog, require_tensorboard
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +97,7 @@ def train(
         OSError: A file cannot be read or written.
         TrainingError: Training cannot go on.
         ValueError: The configuration does not fit the data, the processes, or the run that is
-            there; or that one is finished and its checkpoints are gone.
+            there; or the checkpoints of that one are gone or damaged.
     """
     device = choose_device(config.run.device)
     with distributed.process_group(device), _settings(config, device):
@@ -134,16 +135,19 @@ class _Run:
         self.inputs: Inputs = read_inputs(config.data)
         self.modality = self.inputs.modality.to(device)
         _check_modalities(self.inputs)
-        check_start(config.model.weights, self.inputs.data)
+        self.there = load_newest(folder)
+        weights = config.model.weights if self.there is None else None  # a checkpoint holds all
+        if self.there is None:
+            self._check_start()
         encoder = build_encoder(
             config.model.name,
-            weights=config.model.weights,
+            weights=weights,
             seed=config.run.seed,
             image_size=(config.data.height, config.data.width),
         ).to(device)
         distributed.copy_from_first(encoder)
         self.encoder = distributed.join_batch_norm(encoder)
-        self.history = History(folder / "history.jsonl")
+        self.history = History(folder / HISTORY)
         self.position = Position(1, 0, 0)
         self.state: EpochState | None = None
         self.scores: list[SearchScores] = []
@@ -151,27 +155,50 @@ class _Run:
 
     # Beginning and end
 
+    def _check_start(self) -> None:
+        check_start(self.config.model.weights, self.inputs.data)
+        if self.config.model.weights is None and self.is_first:
+            logger.warning(
+                "model.weights is not set: %s starts from random weights, where published runs "
+                "start from ImageNet's",
+                self.config.model.name,
+            )
+
     def prepare(self, resume: bool) -> None:
         """Makes the folder and goes to where the run stands."""
         if self.config.run.report:
             require_packages()  # now, not when training is over
+        if self.config.run.tensorboard:
+            require_tensorboard()
         if self.is_first:
             self.folder.mkdir(parents=True, exist_ok=True)
             clear_parts(self.folder)
         distributed.barrier()
-        there = load_newest(self.folder)
+        there, self.there = self.there, None
         if there is not None and not resume:
             raise ValueError(f"output must hold no run unless it is resumed, got {self.folder}")
-        if there is None and (self.folder / RESULT).exists():
-            raise ValueError(
-                "output must not hold a finished run whose checkpoints are gone, which a new one "
-                f"would replace, got {self.folder}"
-            )
+        if there is None:
+            self._check_folder()
         self.learner = self._make_learner()
         if there is None:
             self._start()
         else:
             self._restore(*there)
+
+    def _check_folder(self) -> None:
+        """Refuses to replace what a run has left that came further than its first checkpoint."""
+        kept = [
+            name
+            for name in ("stage1.pt", "weights.pt", RESULT, reporting.FILE)
+            if (self.folder / name).exists()
+        ]
+        if any(entry["stage"] for entry in self.history.read()):
+            kept.append(HISTORY)
+        if kept:
+            raise ValueError(
+                "output must not hold a run whose checkpoints are gone or damaged, which a new one "
+                f"would replace, got {self.folder} with {', '.join(kept)}"
+            )
 
     def finish(self) -> TrainResult:
         """Trains to the end."""
@@ -202,8 +229,7 @@ class _Run:
             write_text(self.folder / "config.toml", to_toml(self.config))
             environment = json.dumps(describe_environment(), indent=2)
             write_text(self.folder / "environment.json", environment + "\n")
-            for name in ("history.jsonl", "stage1.pt", "weights.pt", reporting.FILE):
-                (self.folder / name).unlink(missing_ok=True)  # of a run that is no more
+            (self.folder / HISTORY).unlink(missing_ok=True)  # of a start that was cut short
         started = time.perf_counter()
         entry: dict[str, Any] = {"stage": 0, "epoch": 0, **self._evaluate()}
         self._record({**entry, "seconds": time.perf_counter() - started})
@@ -282,6 +308,8 @@ class _Run:
             alone=clusters.alone,
             together=clusters.together,
             identity=torch.from_numpy(self.inputs.data.train.identity.copy()),
+            chosen=clusters.chosen,
+            others=clusters.others,
         )
 
     def _iterate(self, place: Place, iterations: int) -> None:
@@ -440,8 +468,6 @@ class _Run:
         self.history.append(entry)
         logger.info("%s", describe_entry(entry, self.config))
         if self.config.run.tensorboard:
-            from mabm.train.tensorboard import TensorBoardLog
-
             before = len(self.history.read()) - 1
             with TensorBoardLog(self.folder / "tensorboard", first_step=before) as log:
                 log.append(entry)
