@@ -106,9 +106,13 @@ def read(folder: Path) -> list[dict]:
 
 
 def tabulate(rows: dict[str, list[dict]]) -> str:
-    """Mean and sample deviation over the seeds, in per cent."""
+    """Mean and sample deviation over the seeds, in per cent.
+
+    Pairs are those of one cluster across modalities: the share of them that are of one identity,
+    and the share of an identity's pairs that are among them.
+    """
     head = [f"{task} {score}" for task in TASKS for score in ("R1", "mAP")]
-    head += ["pair precision", "pair recall"]
+    head += ["pairs right", "pairs found"]
     lines = [
         "| | " + " | ".join(head) + " |",
         "|---|" + "---|" * len(head),
@@ -119,9 +123,11 @@ def tabulate(rows: dict[str, list[dict]]) -> str:
             for task in TASKS
             for score in ("rank1", "mAP")
         ]
-        for rate in ("pair_precision", "pair_recall"):
-            of = [entry.get("diagnostics", {}).get("all", {}).get(rate) for entry in entries]
-            columns.append([value for value in of if value is not None])
+        joined = [entry for entry in entries if "global" in entry.get("clusters", ())]
+        columns += [
+            [entry["diagnostics"]["all"][rate] for entry in joined]
+            for rate in ("pair_precision", "pair_recall")
+        ]
         lines.append(f"| {name} | " + " | ".join(map(spread, columns)) + " |")
     return "\n".join(lines)
 
