@@ -128,7 +128,7 @@ def read_batches(images: Images, batches: list[list[int]], workers: int) -> Data
         batches: Rows of each item.
         workers: Processes that read ahead, at most one for each CPU: PyTorch warns of more.
     """
-    dataset: Dataset[Any] = images  # type: ignore[assignment]
+    dataset: Dataset[Any] = images  # type: ignore[assignment]  # it has what a loader asks for
     return DataLoader(
         dataset,
         batch_sampler=batches,
