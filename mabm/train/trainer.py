@@ -179,6 +179,7 @@ class _Run:
             raise ValueError(f"output must hold no run unless it is resumed, got {self.folder}")
         if there is None:
             self._check_folder()
+            distributed.barrier()  # before the first process writes there
         self.learner = self._make_learner()
         if there is None:
             self._start()
