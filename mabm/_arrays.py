@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.masked import MaskedTensor
 
 from mabm._extension import backends
 
@@ -20,13 +22,42 @@ ArrayT = TypeVar("ArrayT", Tensor, NDArray[Any])
 _ROWS_AT_ONCE = 256
 _ROWS_AT_ONCE_ON_DEVICE = 4096
 
+_FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+_INTEGERS = {
+    *(torch.uint8, torch.uint16, torch.uint32, torch.uint64),
+    *(torch.int8, torch.int16, torch.int32, torch.int64),
+}
+
+_SHOWN_CHARACTERS = 100
+_SHOWN_BITS = 128
+
+
+def shown(value: object) -> str:
+    """What messages say of a value that may be anything: its ``repr`` on one line, cut if long."""
+    if isinstance(value, int) and value.bit_length() > _SHOWN_BITS:
+        return f"an integer of {value.bit_length()} bits"
+    text = " ".join(repr(value).split())
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[: _SHOWN_CHARACTERS - 3]}..."
+
 
 def to_tensor(value: object, name: str) -> Tensor:
-    """Returns a tensor over the same memory where that is possible, else over a copy."""
+    """Returns a tensor over the same memory where that is possible, else over a copy.
+
+    Raises:
+        TypeError: It is neither a dense tensor nor an array of real numbers, or has a mask.
+        ValueError: It has a shape and no values, as tensors on ``meta`` have.
+    """
     if isinstance(value, Tensor):
-        if value.layout != torch.strided:
-            raise TypeError(f"{name} must be a dense tensor, got layout {value.layout}")
-        return value.detach()
+        check_dense(value, name)
+        if not holds_values(value):
+            kind = "a tensor on meta" if value.is_meta else type(value).__name__
+            raise ValueError(f"{name} must hold values that can be read, got {kind}")
+        return value.detach().resolve_neg()
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name} must be an array without a mask, got MaskedArray; leave out what is masked, "
+            "or fill it"
+        )
     if not isinstance(value, np.ndarray):
         raise TypeError(
             f"{name} must be a torch.Tensor or a numpy.ndarray, got {type(value).__name__}"
@@ -37,12 +68,40 @@ def to_tensor(value: object, name: str) -> Tensor:
                 f"{name} must hold real numbers of at most 64 bits, got dtype {value.dtype}"
             )
         value = value.astype(np.float32)
-    # PyTorch takes neither negative strides, nor foreign byte orders, nor read-only memory.
+    # PyTorch takes neither negative strides, nor those of a field between others, nor foreign byte
+    # orders, nor read-only memory.
     if not value.dtype.isnative:
         value = value.astype(value.dtype.newbyteorder("="))
-    if not value.flags.writeable or any(stride < 0 for stride in value.strides):
+    if not (value.flags.writeable and value.flags.aligned) or any(
+        stride < 0 or stride % value.itemsize for stride in value.strides
+    ):
         value = value.copy()
     return torch.from_numpy(value)
+
+
+def check_instance(name: str, value: object, kind: type) -> None:
+    """Raises TypeError unless ``value`` is one of the library's own kinds."""
+    if not isinstance(value, kind):
+        raise TypeError(
+            f"{name} must be of {kind.__name__}, got {type(value).__name__}: {shown(value)}"
+        )
+
+
+def check_dense(tensor: Tensor, name: str) -> None:
+    """Raises TypeError for a tensor that is more or less than its numbers in rows and columns."""
+    if tensor.is_nested:
+        raise TypeError(f"{name} must be a dense tensor, got a nested one")
+    if tensor.layout != torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, got layout {tensor.layout}")
+    if isinstance(tensor, MaskedTensor):
+        raise TypeError(f"{name} must be a tensor without a mask, got MaskedTensor")
+
+
+def holds_values(tensor: Tensor) -> bool:
+    """Whether it has values that Python can read: not on ``meta``, nor under a trace or a vmap."""
+    if tensor.is_meta or isinstance(tensor, FakeTensor):
+        return False
+    return not torch._C._functorch.is_batchedtensor(tensor)
 
 
 @overload
@@ -84,10 +143,33 @@ def check_features(value: object, name: str = "features") -> Tensor:
     return tensor
 
 
-def check_matrix(tensor: Tensor, name: str) -> None:
-    """Raises TypeError unless its numbers are floating point, ValueError unless it is (N, D)."""
+def check_floating(tensor: Tensor, name: str) -> None:
+    """Raises TypeError unless it is float16, bfloat16, float32 or float64."""
     if not tensor.is_floating_point():
         raise TypeError(f"{name} must be floating point, got dtype {tensor.dtype}")
+    if tensor.dtype not in _FLOATS:
+        raise TypeError(
+            f"{name} must be float16, bfloat16, float32 or float64, got dtype {tensor.dtype}"
+        )
+
+
+def check_numbers(tensor: Tensor, name: str) -> Tensor:
+    """Returns a tensor whose numbers can be compared and counted with, in the same order.
+
+    Raises:
+        TypeError: Its numbers are neither integers nor of 16 to 64 bit floating point.
+        ValueError: An integer is 2**63 or more.
+    """
+    if tensor.dtype in (torch.uint16, torch.uint32, torch.uint64):
+        return to_int64(tensor, name)  # PyTorch neither compares nor sorts these
+    if tensor.dtype not in _FLOATS | _INTEGERS:
+        raise TypeError(f"{name} must hold real numbers, got dtype {tensor.dtype}")
+    return tensor
+
+
+def check_matrix(tensor: Tensor, name: str) -> None:
+    """Raises TypeError unless its numbers are floating point, ValueError unless it is (N, D)."""
+    check_floating(tensor, name)
     if tensor.dim() != 2:
         raise ValueError(f"{name} must be (N, D), got shape {tuple(tensor.shape)}")
     if tensor.shape[1] == 0:
@@ -136,15 +218,31 @@ def check_column(value: object, count: int | None, name: str, each: str) -> Tens
 
     Raises:
         TypeError: It is neither a tensor nor an array, or its numbers are no integers.
-        ValueError: It is not of shape (N,).
+        ValueError: It is not of shape (N,), or an integer is 2**63 or more.
     """
     column = to_tensor(value, name)
-    if column.is_floating_point() or column.is_complex() or column.dtype == torch.bool:
+    if not is_integer(column):
         raise TypeError(f"{name} must be integers, {each}, got dtype {column.dtype}")
     if column.dim() != 1 or (count is not None and len(column) != count):
         length = "N" if count is None else count
         raise ValueError(f"{name} must be ({length},), {each}, got shape {tuple(column.shape)}")
-    return column.to(torch.int64)
+    return to_int64(column, name)
+
+
+def is_integer(tensor: Tensor) -> bool:
+    """Whether its numbers are integers of any width; bool and quantized ones are none."""
+    return tensor.dtype in _INTEGERS
+
+
+def to_int64(integers: Tensor, name: str) -> Tensor:
+    """Returns integers as int64; ValueError where one of uint64 is 2**63 or more."""
+    if integers.dtype != torch.uint64:
+        return integers.to(torch.int64)
+    same_bits = integers.view(torch.int64)
+    wrapped = same_bits[same_bits < 0]
+    if len(wrapped):
+        raise ValueError(f"{name} must be below 2**63, got {int(wrapped[0]) + 2**64}")
+    return same_bits
 
 
 def check_real(
@@ -152,9 +250,13 @@ def check_real(
 ) -> float:
     """Returns a float in [low, high], or in [low, high) if ``below``; ``reason`` explains it."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.floating | np.integer):
-        raise TypeError(f"{name} must be a number, got {type(value).__name__}: {value!r}")
-    number = float(value)
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}: {shown(value)}")
+    try:
+        number = float(value)
+    except OverflowError:  # an integer beyond every float
+        number = math.inf if value > 0 else -math.inf
     if math.isnan(number) or number < low or number > high or (below and number == high):
         span = f"[{low:g}, {high:g}{')' if below else ']'}"
-        raise ValueError(f"{name} must be in {span}{reason}, got {value}")
+        given = shown(value) if isinstance(value, int) else value
+        raise ValueError(f"{name} must be in {span}{reason}, got {given}")
     return number

@@ -6,13 +6,24 @@ import math
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from mabm._arrays import check_matrix, check_real
+from mabm._arrays import (
+    check_dense,
+    check_matrix,
+    check_real,
+    holds_values,
+    is_integer,
+    row_blocks,
+    to_int64,
+)
 
 NOISE = -1
 """The target of a sample that belongs to no prototype."""
+
+# Similarities of unit vectors over less than this come near the end of float32.
+_LEAST_TEMPERATURE = 1e-30
+_LEAST_LENGTH = 1e-12  # as torch.nn.functional.normalize has it
 
 
 def full_precision(tensor: Tensor) -> Tensor:
@@ -28,13 +39,39 @@ def without_autocast(device: torch.device) -> AbstractContextManager[object]:
 
 
 def unit_rows(features: Tensor) -> Tensor:
-    """Returns the rows at length one in full precision; a row of zeros stays one."""
-    return F.normalize(full_precision(features), dim=1)
+    """Returns the rows at length one in full precision; a row of zeros stays one.
+
+    A row is NaN where its length is not finite: where it holds NaN or Inf, or numbers so great
+    (1.8e19 in float32) that the sum of their squares is infinite.
+    """
+    rows = full_precision(features)
+    lengths: Tensor = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    return rows / lengths.clamp_min(_LEAST_LENGTH).where(lengths.isfinite(), math.nan)
+
+
+def leave_out_not_finite(rows: Tensor, targets: Tensor) -> Tensor:
+    """Returns the targets with noise for the rows that hold NaN or Inf; waits for no device."""
+    greatest = torch.linalg.vector_norm(rows, math.inf, dim=1)
+    return targets.where(greatest.isfinite(), NOISE)
+
+
+def check_lengths(tensor: Tensor, name: str) -> None:
+    """Raises ValueError naming the first row of (N, D) that :func:`unit_rows` makes NaN of."""
+    if not holds_values(tensor) or not len(tensor):
+        return
+    lengths = torch.cat([torch.linalg.vector_norm(part, dim=1) for part in row_blocks(tensor)])
+    bad = torch.nonzero(~lengths.isfinite()).flatten()
+    if len(bad):
+        more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+        raise ValueError(
+            f"{name} must be finite and of finite length, got NaN, Inf or numbers too great "
+            f"in row {int(bad[0])}{more}"
+        )
 
 
 def values_are_at_hand(tensor: Tensor) -> bool:
-    """Whether its values can be read without waiting for a GPU or leaving a compiled graph."""
-    return tensor.is_cpu and not torch.compiler.is_compiling()
+    """Whether its values can be read without waiting for a GPU or leaving a traced graph."""
+    return tensor.is_cpu and not torch.compiler.is_compiling() and holds_values(tensor)
 
 
 def check_batch(
@@ -60,7 +97,7 @@ def check_batch(
         names: What messages call the first two arguments.
 
     Raises:
-        TypeError: One is no tensor or holds numbers of another kind.
+        TypeError: One is no dense tensor or holds numbers of another kind.
         ValueError: A shape, a device or a target differs from the contract.
     """
     rows = check_rows(features, names[0])
@@ -79,11 +116,15 @@ def check_rows(value: object, name: str) -> Tensor:
 
 
 def check_tensor(value: object, name: str) -> Tensor:
-    """Returns a dense tensor with its gradient, or raises TypeError."""
+    """Returns a dense tensor with its gradient, or raises TypeError.
+
+    Of a tensor made in inference mode, a copy that a backward pass can use.
+    """
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
-    if value.layout != torch.strided:
-        raise TypeError(f"{name} must be a dense tensor, got layout {value.layout}")
+    check_dense(value, name)
+    if not torch.compiler.is_compiling() and value.is_inference() and torch.is_grad_enabled():
+        return value.clone()
     return value
 
 
@@ -98,6 +139,7 @@ def _check_targets(
             f"got shape {tuple(targets.shape)}"
         )
     check_same_device(targets, rows, name, names[0])
+    targets = widen_targets(targets, name)
     if values_are_at_hand(targets) and targets.shape[0]:
         least, most = (int(bound) for bound in torch.aminmax(targets))
         if least < NOISE or most >= num_targets:
@@ -105,13 +147,21 @@ def _check_targets(
                 f"{name} must be in [-1, {num_targets}), rows of {what} or -1 for noise, "
                 f"got {least if least < NOISE else most}"
             )
-    return targets.to(torch.int64)
+    return targets
+
+
+def widen_targets(targets: Tensor, name: str) -> Tensor:
+    """Targets as int64; where they cannot be looked at, uint64 out of range stays out of range."""
+    if targets.dtype != torch.uint64 or values_are_at_hand(targets):
+        return to_int64(targets, name)
+    same_bits = targets.view(torch.int64)
+    return same_bits.where(same_bits >= 0, torch.iinfo(torch.int64).max)
 
 
 def check_integers(value: object, name: str) -> Tensor:
     """Returns a tensor of integers, or raises TypeError; bool is none."""
     tensor = check_tensor(value, name)
-    if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
+    if not is_integer(tensor):
         raise TypeError(f"{name} must be integers, got dtype {tensor.dtype}")
     return tensor
 
@@ -129,4 +179,9 @@ def check_temperature(value: object, name: str = "temperature") -> float:
     temperature = check_real(name, value, 0.0, math.inf, below=True)
     if temperature == 0:
         raise ValueError(f"{name} must be above 0, got {value}")
+    if temperature < _LEAST_TEMPERATURE:
+        raise ValueError(
+            f"{name} must be at least {_LEAST_TEMPERATURE:g}, for what is divided by less comes "
+            f"near the end of float32, got {value}"
+        )
     return temperature

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mabm._arrays import Array, ArrayT, check_real, like, to_tensor
+from mabm._arrays import Array, ArrayT, check_numbers, check_real, like, to_tensor
 from mabm.clustering import PseudoLabels
-from mabm.presets import check_integer
+from mabm.presets import check_choice, check_integer
 from mabm.prototypes import split_prototypes
 
 logger = logging.getLogger(__name__)
@@ -76,8 +76,7 @@ def associate_clusters(
         >>> mabm.associate_clusters(features, labels, modality)
         PseudoLabels(60 samples: 6 clusters, 6 spanning, 0 noise)
     """
-    if method not in get_args(Method):
-        raise ValueError(f"method must be one of {get_args(Method)}, got {method!r}")
+    check_choice("method", method, get_args(Method))
     x: Any = to_tensor(features, "features")
     split = split_prototypes(x, labels, modality)
     groups = to_tensor(modality, "modality").to(device=x.device, dtype=torch.int64)
@@ -244,9 +243,7 @@ def _number_by_first(clusters: Tensor) -> Tensor:
 
 def _check_cost(value: object) -> Tensor:
     """Returns a finite (A, B) cost in float64."""
-    cost = to_tensor(value, "cost")
-    if cost.is_complex() or cost.dtype == torch.bool:
-        raise TypeError(f"cost must hold real numbers, got dtype {cost.dtype}")
+    cost = check_numbers(to_tensor(value, "cost"), "cost")
     if cost.dim() != 2:
         raise ValueError(f"cost must be (A, B), got shape {tuple(cost.shape)}")
     cost = cost.to(torch.float64)
@@ -260,9 +257,7 @@ def _check_mass(name: str, value: object, count: int, device: torch.device) -> T
     """Returns (count,) float64 masses that sum to one; equal ones for ``None``."""
     if value is None:
         return torch.full((count,), 1 / count, dtype=torch.float64, device=device)
-    mass = to_tensor(value, name)
-    if mass.is_complex() or mass.dtype == torch.bool:
-        raise TypeError(f"{name} must hold real numbers, got dtype {mass.dtype}")
+    mass = check_numbers(to_tensor(value, name), name)
     if mass.shape != (count,):
         raise ValueError(f"{name} must be ({count},) as cost has it, got {tuple(mass.shape)}")
     mass = mass.to(device=device, dtype=torch.float64)

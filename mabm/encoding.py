@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mabm._arrays import ArrayT, check_features, to_tensor
+from mabm._arrays import ArrayT, check_features, check_instance, to_tensor
 from mabm._device_memory import naming_what_did_not_fit
 from mabm.presets import DEFAULT_K2, check_k2
 from mabm.ranking import Ranking
@@ -33,6 +33,7 @@ def encode_neighbors(features: ArrayT, neighbors: NeighborSets[Any]) -> Encoding
     Source:
         Wang et al., AAAI 2026 (BMIL), after Zhong et al., CVPR 2017, equation 7.
     """
+    check_instance("neighbors", neighbors, NeighborSets)
     x = check_features(features)
     if len(x) != len(neighbors):
         raise ValueError(
@@ -73,6 +74,8 @@ def expand_queries(
     Source:
         Wang et al., AAAI 2026 (BMIL); CA-Jaccard: Chen et al., CVPR 2024.
     """
+    check_instance("encoding", encoding, Encoding)
+    check_instance("ranking", ranking, Ranking)
     if len(encoding) != len(ranking.ranks):
         raise ValueError(
             f"encoding must have {len(ranking.ranks)} rows, one a ranked sample, "

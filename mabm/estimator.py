@@ -66,7 +66,7 @@ class ModalityDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # skle
             TypeError: As :func:`mabm.pseudo_labels`.
             ValueError: As :func:`mabm.pseudo_labels`.
         """
-        features = check_features(X if isinstance(X, Tensor) else np.asarray(X), "X")
+        features = check_features(_read(X), "X")
         found = pseudo_labels(
             features,
             modality,
@@ -87,3 +87,13 @@ class ModalityDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # skle
         ``ClusterMixin`` has the same; here it is annotated.
         """
         return self.fit(X, y, **metadata).labels_
+
+
+def _read(value: object) -> Tensor | NDArray[Any]:
+    """Rows as scikit-learn takes them, lists among them; a mask stays, to be refused."""
+    if isinstance(value, Tensor):
+        return value
+    try:
+        return np.asanyarray(value)
+    except ValueError as error:  # rows of unequal length
+        raise ValueError(f"X must be (N, D), got {type(value).__name__}: {error}") from None

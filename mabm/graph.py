@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mabm._arrays import ArrayT, check_real, like, to_tensor
+from mabm._arrays import ArrayT, check_real, like, shown, to_tensor
 from mabm._device_memory import naming_what_did_not_fit
 from mabm.presets import check_integer
 from mabm.rows import NeighborSets
@@ -109,6 +109,11 @@ class NeighborGraph(NeighborSets[ArrayT]):
             TypeError: As :meth:`dbscan`.
             ValueError: As :meth:`dbscan`, before anything is clustered.
         """
+        if not isinstance(eps_values, Iterable):
+            raise TypeError(
+                f"eps_values must be numbers one after the other, got {type(eps_values).__name__}: "
+                f"{shown(eps_values)}"
+            )
         eps_checked = [self._check_eps(eps) for eps in eps_values]
         entries = []
         for eps in eps_checked:

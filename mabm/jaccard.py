@@ -5,7 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mabm._arrays import Array, ArrayT, check_features, check_modality, like
+from mabm._arrays import (
+    Array,
+    ArrayT,
+    check_features,
+    check_instance,
+    check_modality,
+    like,
+    shown,
+    to_tensor,
+)
 from mabm._device_memory import check_fits, naming_what_did_not_fit
 from mabm.encoding import encode, expand_queries
 from mabm.graph import NeighborGraph, check_max_distance
@@ -62,13 +71,13 @@ def modality_jaccard(
         >>> mabm.modality_jaccard(features, modality).shape
         torch.Size([100, 100])
     """
-    shape: tuple[int, ...] = getattr(features, "shape", ())
-    count = shape[0] if len(shape) == 2 else 0  # anything else is refused below
+    x = to_tensor(features, "features")
+    count = x.shape[0] if x.dim() == 2 else 0  # anything else is refused below
     check_fits(
         count * count * 4,
         f"the dense ({count}, {count}) distance",
         "use mabm.jaccard_graph, which needs memory linear in N",
-        features.device if isinstance(features, Tensor) else torch.device("cpu"),
+        x.device,
     )
     encoding = encode_samples(features, modality, k1=k1, k2=k2, preset=preset, precision=precision)
     return jaccard_distance(encoding)
@@ -164,6 +173,7 @@ def jaccard_distance(
     Source:
         Wang et al., AAAI 2026 (BMIL), after Zhong et al., CVPR 2017, equation 10.
     """
+    check_instance("encoding", encoding, Encoding)
     parts = encoding.tensors()
     chosen = _slice_rows(parts, rows, "rows"), _slice_rows(parts, columns, "columns")
     shape = tuple(len(indptr) - 1 for indptr, *_ in chosen)
@@ -190,6 +200,7 @@ def prune_distances(
         TypeError: ``max_distance`` is no number.
         ValueError: ``max_distance`` lies outside [0, 1).
     """
+    check_instance("encoding", encoding, Encoding)
     bound = check_max_distance("max_distance", max_distance)
     with naming_what_did_not_fit(
         f"the graph of {len(encoding)} samples", "lower max_distance, or k1 and k2 before it"
@@ -202,7 +213,9 @@ def _slice_rows(parts: tuple[Tensor, ...], chosen: slice | None, name: str) -> t
     if chosen is None:
         return parts
     if not isinstance(chosen, slice):
-        raise TypeError(f"{name} must be a slice or None, got {type(chosen).__name__}: {chosen!r}")
+        raise TypeError(
+            f"{name} must be a slice or None, got {type(chosen).__name__}: {shown(chosen)}"
+        )
     indptr, indices, weights = parts
     start, stop, step = chosen.indices(len(indptr) - 1)
     if step != 1:

@@ -8,6 +8,9 @@ row out of the mean; a batch with nothing else has loss 0 and a gradient of zero
 Similarities, softmax and loss are float32 under autocast too (float64 where features are); call
 backward outside of it, as PyTorch asks for every loss. Values on a GPU are never waited for: every
 loss runs without a synchronisation, and compiles whole.
+
+A row of features that is not finite, or whose length is not (numbers of 1.8e19 or more in float32),
+makes the loss NaN: a gradient scaler then skips the step, as it should.
 """
 
 from __future__ import annotations
@@ -20,19 +23,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mabm._arrays import check_real
+from mabm._arrays import check_floating, check_real
 from mabm._batch import (
     NOISE,
     check_batch,
-    check_integers,
     check_same_device,
     check_temperature,
     check_tensor,
     full_precision,
     unit_rows,
-    values_are_at_hand,
     without_autocast,
 )
+from mabm._selection import check_clusters, check_mask, check_select, check_weights
 from mabm.presets import check_integer
 
 if TYPE_CHECKING:
@@ -107,7 +109,7 @@ def cluster_contrast_loss(
         features: (B, D) floating point, normalised here.
         prototypes: (C, D) floating point on the same device, taken as they are.
         targets: (B,) integers in [-1, C), the prototype of each feature, -1 for noise.
-        temperature: What similarities are divided by, above 0.
+        temperature: What similarities are divided by, at least 1e-30.
         return_logits: Whether to return the logits as well.
 
     Returns:
@@ -178,7 +180,7 @@ def hybrid_contrast_loss(
         prototypes: (2, C, D) floating point on the same device, the mean bank first, as
             :class:`mabm.HybridMemory` holds them; taken as they are.
         targets: (B,) integers in [-1, C), -1 for noise.
-        temperature: What similarities are divided by, above 0.
+        temperature: What similarities are divided by, at least 1e-30.
         margin: What the loss on the mean bank is forgiven, at least 0.
         return_logits: Whether to return the logits as well.
 
@@ -254,11 +256,12 @@ def multi_positive_loss(
         num_selected: Prototypes in the softmax, at least 1; all there are where there are fewer.
             Positives enter even where there are more of them. Of others that tie for the last
             place, those enter that ``torch.topk`` takes.
-        temperature: What similarities are divided by, above 0.
-        positive_weights: (P,) or (B, P) numbers >= 0 that weigh the positives' mean (weights of
-            others are not looked at), for instance by modality; all alike by default. A row
-            whose positives all weigh 0 is left out as noise is.
-        select: Which others enter the softmax; :func:`select_hardest` by default.
+        temperature: What similarities are divided by, at least 1e-30.
+        positive_weights: (P,) or (B, P) floating point that weighs the positives' mean (of others
+            it changes nothing), for instance by modality; all alike by default. Each is 0 or in
+            [1e-30, 1e30]. A row whose positives all weigh 0 is left out as noise is.
+        select: Which others enter the softmax, a :data:`Selector`; :func:`select_hardest` by
+            default.
         return_logits: Whether to return the logits as well.
 
     Returns:
@@ -269,7 +272,8 @@ def multi_positive_loss(
     Raises:
         TypeError: As :func:`cluster_contrast_loss`.
         ValueError: As :func:`cluster_contrast_loss`, or ``num_selected`` below 1, clusters or
-            weights of another shape, or a negative weight (on the CPU).
+            weights of another shape, a weight out of range (on the CPU), or an answer of ``select``
+            that is no mask of the logits.
 
     Source:
         Wang et al., AAAI 2026 (BMIL), modality-invariant contrast, as released.
@@ -285,9 +289,10 @@ def multi_positive_loss(
     num_prototypes, num_columns = banks.shape[-2:]
     rows, targets = check_batch(features, targets, num_columns, num_prototypes, "prototypes")
     check_same_device(banks, rows, "prototypes", "features")
-    owners = _check_clusters(clusters, banks)
+    owners = check_clusters(clusters, banks)
     count = check_integer("num_selected", num_selected, at_least=1)
-    weights = _check_weights(positive_weights, rows, num_prototypes)
+    weights = check_weights(positive_weights, rows, num_prototypes)
+    check_select(select)
     logits = _similarities(rows, banks, check_temperature(temperature))
     loss = multi_positive_of_logits(logits, targets, owners, count, weights, select)
     return (loss, logits) if return_logits else loss
@@ -427,6 +432,7 @@ class _SelectingLoss(nn.Module):
         super().__init__()
         self.num_selected = check_integer("num_selected", num_selected, at_least=1)
         self.temperature = check_temperature(temperature)
+        check_select(select)
         self.select = select
 
     def _options(self, positive_weights: Tensor | None) -> SelectionOptions:
@@ -502,7 +508,8 @@ def multi_positive_of_logits(
     is_noise = (targets == NOISE)[:, None]
     owners = clusters[targets.clamp(min=0)]
     positives = (owners[:, None] == clusters) & ~is_noise
-    entering = (select or select_hardest)(logits.detach(), positives, num_selected) | positives
+    selected = (select or select_hardest)(logits.detach(), positives, num_selected)
+    entering = check_mask(selected, logits) | positives
     log_softmax = logits.masked_fill(~entering, -math.inf).log_softmax(dim=-1)
     weights = positives.to(logits.dtype)
     if positive_weights is not None:
@@ -532,38 +539,9 @@ def _check_prototypes(
     value: object, dims: tuple[int, ...], shape: str, *, num_banks: int | None = None
 ) -> Tensor:
     prototypes = check_tensor(value, "prototypes")
-    if not prototypes.is_floating_point():
-        raise TypeError(f"prototypes must be floating point, got dtype {prototypes.dtype}")
+    check_floating(prototypes, "prototypes")
     banks, columns = prototypes.shape[:-2], prototypes.shape[-1:]
     wrong = prototypes.dim() not in dims or 0 in (*banks, *columns)
     if wrong or (num_banks is not None and banks != (num_banks,)):
         raise ValueError(f"prototypes must be {shape}, got shape {tuple(prototypes.shape)}")
     return prototypes
-
-
-def _check_clusters(value: object, prototypes: Tensor) -> Tensor:
-    clusters = check_integers(value, "clusters")
-    count = prototypes.shape[-2]
-    if clusters.shape != (count,):
-        raise ValueError(
-            f"clusters must be ({count},), one a prototype, got shape {tuple(clusters.shape)}"
-        )
-    check_same_device(clusters, prototypes, "clusters", "prototypes")
-    return clusters
-
-
-def _check_weights(value: object, rows: Tensor, count: int) -> Tensor | None:
-    if value is None:
-        return None
-    weights = check_tensor(value, "positive_weights")
-    if not weights.is_floating_point():
-        raise TypeError(f"positive_weights must be floating point, got dtype {weights.dtype}")
-    if weights.shape not in ((count,), (rows.shape[0], count)):
-        raise ValueError(
-            f"positive_weights must be ({count},) or ({rows.shape[0]}, {count}), "
-            f"got shape {tuple(weights.shape)}"
-        )
-    check_same_device(weights, rows, "positive_weights", "features")
-    if values_are_at_hand(weights) and weights.numel() and not (least := weights.min()) >= 0:
-        raise ValueError(f"positive_weights must not be negative, got {float(least):g}")
-    return weights

@@ -3,6 +3,9 @@
 A memory is read by the losses through ``memory.prototypes`` and changed by ``memory.update`` alone,
 never by a backward pass. An update puts a new tensor in the place of the old one, so that a
 backward pass that follows it still sees the memory as it was at forward.
+
+A row of features that is not finite moves nothing: it is left out, on its device and without a
+word, as noise is. A loss of such features is NaN, which is where it shows.
 """
 
 from __future__ import annotations
@@ -12,25 +15,28 @@ from typing import Any, ClassVar
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from mabm._arrays import check_real, to_tensor
+from mabm._arrays import check_column, check_matrix, check_real, to_tensor
 from mabm._batch import (
     NOISE,
     check_batch,
+    check_lengths,
     check_rows,
     full_precision,
+    leave_out_not_finite,
     unit_rows,
     values_are_at_hand,
     without_autocast,
 )
+from mabm._state import WholeState
 from mabm.presets import check_integer
 from mabm.prototypes import PrototypeSplit
 
 DEFAULT_MOMENTUM = 0.1
 
 
-class _Memory(nn.Module):
+class _Memory(WholeState):
     """What the kinds share: the buffers, their rebuilding, and the joined batch of all ranks."""
 
     prototypes: Tensor
@@ -57,10 +63,10 @@ class _Memory(nn.Module):
             ValueError: As the constructor.
         """
         prototypes, clusters = _read_source(source)
+        clusters = clusters.to(self.clusters.device)
         self.prototypes = self._fill(prototypes.to(self.prototypes))
-        self.clusters = clusters.to(self.clusters.device)
+        self.clusters = clusters
 
-    @torch.no_grad()
     def update(
         self,
         features: Tensor,
@@ -75,6 +81,10 @@ class _Memory(nn.Module):
         with the batches of all, joined in the order of the ranks, and ends with the same memory as
         one process given the joined batch. Batches may be of unequal sizes, or empty; to learn
         them, the host waits for the device. In one process it does not.
+
+        The batch counts as if rows that are not finite were not in it: those with NaN or Inf, as
+        float16 gives where a gradient scaler skips the step, and those whose length is infinite
+        in float32 (numbers of 1.8e19 or more; in float64 of such features).
 
         Args:
             features: (B, D) floating point on the memory's device, normalised here; detached.
@@ -92,8 +102,10 @@ class _Memory(nn.Module):
             raise ValueError(
                 f"features must be on {self.prototypes.device} as the memory is, got {rows.device}"
             )
-        with without_autocast(rows.device):
+        # In inference mode too the memory is to be one that a later backward pass can use.
+        with torch.inference_mode(False), torch.no_grad(), without_autocast(rows.device):
             rows = unit_rows(rows)
+            targets = leave_out_not_finite(rows, targets)
             if gather and dist.is_available() and dist.is_initialized():
                 rows, targets = _join_batches(rows, targets, group)
             prototypes = full_precision(self.prototypes)
@@ -115,16 +127,29 @@ class _Memory(nn.Module):
         count, num_columns = self.prototypes.shape[-2:]
         return f"{count} prototypes of {num_columns} dimensions, momentum={self.momentum:g}"
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+    def _prepare_for(self, state_dict: dict[str, Any], prefix: str) -> list[str]:
         """Takes a state with another number of prototypes, which changes from epoch to epoch."""
-        for name, axis in (("prototypes", -2), ("clusters", -1)):
-            stored, buffer = state_dict.get(prefix + name), getattr(self, name)
-            if isinstance(stored, Tensor) and stored.dim() == buffer.dim():
-                shape = list(buffer.shape)
-                shape[axis] = stored.shape[axis]
-                if tuple(shape) == stored.shape != buffer.shape:  # else nothing that fits is lost
-                    setattr(self, name, buffer.new_empty(shape))
-        super()._load_from_state_dict(state_dict, prefix, *args)
+        names = ("prototypes", "clusters")
+        found = {name: state_dict[prefix + name] for name in names if prefix + name in state_dict}
+        if not found:
+            return []
+        if missing := set(names) - set(found):
+            (other,) = found
+            return [f"{prefix}{missing.pop()} must be there beside {prefix}{other}, got none"]
+        try:
+            prototypes = to_tensor(found["prototypes"], f"{prefix}prototypes")
+            rows = prototypes.flatten(0, -2) if prototypes.dim() > 1 else prototypes
+            check_matrix(rows, f"{prefix}prototypes")
+            check_lengths(rows, f"{prefix}prototypes")
+            count = prototypes.shape[-2]
+            check_column(found["clusters"], count, f"{prefix}clusters", "one a prototype")
+        except (TypeError, ValueError) as error:
+            return [str(error)]
+        shape = (*self.prototypes.shape[:-2], count, self.prototypes.shape[-1])
+        if prototypes.shape == shape != self.prototypes.shape:  # PyTorch refuses other shapes
+            self.prototypes = self.prototypes.new_empty(shape)
+            self.clusters = self.clusters.new_empty(count)
+        return []
 
 
 class MeanMemory(_Memory):
@@ -368,13 +393,18 @@ def _join_batches(
 
 def _read_source(source: object) -> tuple[Tensor, Tensor]:
     """(P, D) prototypes and their (P,) clusters, of a split or of the prototypes alone."""
-    if isinstance(source, PrototypeSplit):
-        prototypes = to_tensor(source.prototypes, "source.prototypes")
-        clusters = to_tensor(source.clusters, "source.clusters")
-        return prototypes, clusters.to(device=prototypes.device, copy=True)
-    if not isinstance(source, Tensor):
-        raise TypeError(
-            f"source must be a PrototypeSplit or a torch.Tensor, got {type(source).__name__}"
-        )
-    prototypes = full_precision(check_rows(source, "source")).detach()
-    return prototypes, torch.arange(prototypes.shape[0], device=prototypes.device)
+    with torch.inference_mode(False), torch.no_grad():
+        if isinstance(source, PrototypeSplit):
+            prototypes = to_tensor(source.prototypes, "source.prototypes")
+            check_matrix(prototypes, "source.prototypes")
+            check_lengths(prototypes, "source.prototypes")
+            count = prototypes.shape[0]
+            clusters = check_column(source.clusters, count, "source.clusters", "one a prototype")
+            return prototypes, clusters.to(device=prototypes.device, copy=True)
+        if not isinstance(source, Tensor):
+            raise TypeError(
+                f"source must be a PrototypeSplit or a torch.Tensor, got {type(source).__name__}"
+            )
+        prototypes = full_precision(check_rows(source, "source")).detach()
+        check_lengths(prototypes, "source")
+        return prototypes, torch.arange(prototypes.shape[0], device=prototypes.device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mabm._arrays import ArrayT, to_tensor
+from mabm._arrays import ArrayT, check_instance, to_tensor
 from mabm._device_memory import naming_what_did_not_fit
 from mabm.ranking import Ranking
 from mabm.rows import NeighborSets
@@ -38,6 +38,7 @@ def k_reciprocal_neighbors(ranking: Ranking[ArrayT]) -> NeighborSets[ArrayT]:
         >>> [sets.row(i).tolist() for i in range(4)]
         [[0, 1], [0, 1], [2], [3]]
     """
+    check_instance("ranking", ranking, Ranking)
     with naming_what_did_not_fit(
         f"finding the neighbours of {len(ranking.ranks)} samples", "lower k1"
     ):

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, SupportsIndex, get_args
 
+from mabm._arrays import shown
+
 Lists = Literal["per_group", "single", "intra_inter"]
 Metric = Literal["inner_product", "euclidean"]
 HalfList = Literal["merged", "balanced"]
@@ -24,23 +26,51 @@ DEFAULT_K2 = 6
 # a mistyped argument, not a wish.
 MAX_K = 1024
 
+_MAX_INT64 = 2**63 - 1
+
 
 def check_integer(
-    name: str, value: object, *, at_least: int, at_most: int | None = None, reason: str = ""
+    name: str,
+    value: object,
+    *,
+    at_least: int,
+    at_most: int | None = _MAX_INT64,
+    reason: str = "",
 ) -> int:
     """Returns ``value`` as an int in [``at_least``, ``at_most``], or says what is wrong with it.
+
+    What ops and arrays count with is int64, and so is the greatest by default; ``None`` is for what
+    Python alone looks at, such as the seed of a generator.
 
     Raises:
         TypeError: ``value`` is no integer; bool and whole floats are none.
         ValueError: ``value`` is out of range; the message gives ``reason`` for the range.
     """
-    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
-        raise TypeError(f"{name} must be an integer, got {type(value).__name__}: {value!r}")
-    number = operator.index(value)
+    number = _index(value)
+    if number is None:
+        raise TypeError(f"{name} must be an integer, got {type(value).__name__}: {shown(value)}")
     if number < at_least or (at_most is not None and number > at_most):
-        span = f"at least {at_least}" if at_most is None else f"in [{at_least}, {at_most}]"
-        raise ValueError(f"{name} must be {span}{reason}, got {number}")
+        is_open = at_most is None or (at_most == _MAX_INT64 and number < at_least)
+        span = f"at least {at_least}" if is_open else f"in [{at_least}, {at_most}]"
+        raise ValueError(f"{name} must be {span}{reason}, got {shown(number)}")
     return number
+
+
+def _index(value: object) -> int | None:
+    """The integer that ``value`` is, or ``None``; an array of one integer without axes is one."""
+    is_bool = isinstance(value, bool) or "bool" in str(getattr(value, "dtype", ""))
+    if is_bool or not isinstance(value, SupportsIndex) or getattr(value, "shape", ()) != ():
+        return None
+    try:
+        return operator.index(value)
+    except (TypeError, RuntimeError):  # arrays and tensors have the method and may refuse
+        return None
+
+
+def check_choice(name: str, value: object, choices: tuple[str | None, ...]) -> None:
+    """Raises ValueError unless ``value`` is one of a few words, or ``None`` where that is one."""
+    if not (value is None or isinstance(value, str)) or value not in choices:
+        raise ValueError(f"{name} must be one of {choices}, got {shown(value)}")
 
 
 @dataclass(frozen=True)
@@ -92,8 +122,7 @@ class Preset:
             "query_expansion": get_args(QueryExpansion),
         }
         for field, allowed in choices.items():
-            if getattr(self, field) not in allowed:
-                raise ValueError(f"{field} must be one of {allowed}, got {getattr(self, field)!r}")
+            check_choice(field, getattr(self, field), allowed)
         for field in ("k1_intra", "k1_inter", "k2_intra", "k2_inter"):
             check_integer(field, getattr(self, field), at_least=1, at_most=MAX_K)
         if (self.query_expansion == "pooled") != (self.lists == "intra_inter"):
@@ -144,7 +173,7 @@ def resolve_preset(preset: str | Preset | None, *, has_modality: bool) -> Preset
         preset = PRESETS[preset]
     if not isinstance(preset, Preset):
         raise TypeError(
-            f"preset must be a name, a Preset or None, got {type(preset).__name__}: {preset!r}"
+            f"preset must be a name, a Preset or None, got {type(preset).__name__}: {shown(preset)}"
         )
     if preset.needs_modality and not has_modality:
         raise ValueError(f"preset {preset.name!r} needs modality, the group of each row; got None")
@@ -185,9 +214,9 @@ def check_k2(preset: Preset, k2: object, k1: int) -> int:
 
 
 def _refuse_override(preset: Preset, name: str, value: object, default: int) -> int:
-    if value != default:
+    if _index(value) != default:
         raise ValueError(
             f"preset {preset.name!r} has its own {name}_intra and {name}_inter (change them with "
-            f"dataclasses.replace); {name} must stay {default}, got {value!r}"
+            f"dataclasses.replace); {name} must stay {default}, got {shown(value)}"
         )
     return default

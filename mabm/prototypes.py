@@ -14,13 +14,12 @@ from mabm._arrays import (
     Array,
     ArrayT,
     check_column,
-    check_finite,
     check_matrix,
     check_modality,
     like,
     to_tensor,
 )
-from mabm._batch import NOISE, full_precision
+from mabm._batch import NOISE, check_lengths, full_precision
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,7 @@ def split_prototypes(
     Raises:
         TypeError: An argument of the wrong kind.
         ValueError: A shape out of contract, a label below -1, a modality below 0, or a row of
-            features that is not finite.
+            features that is not finite, or whose length is not.
 
     Source:
         Wang et al., AAAI 2026 (BMIL), modality-specific global prototypes.
@@ -136,22 +135,29 @@ def split_prototypes(
     x = array if isinstance(array, Tensor) else to_tensor(array, "features")
     to_tensor(x, "features")  # refuses what is not dense; x itself keeps its gradient
     check_matrix(x, "features")
-    x = full_precision(x)
-    check_finite(x.detach(), "features")
-    clusters = _check_labels(labels, len(x), x.device)
-    if modality is None:
-        groups = torch.zeros_like(clusters)
-    else:
-        groups = check_modality(modality, len(x), x.device, "modality")
+    # In inference mode too the split is to be one that a later backward pass can use.
+    takes_gradient = torch.is_grad_enabled()
+    with torch.inference_mode(False), torch.set_grad_enabled(takes_gradient):
+        x = full_precision(x)
+        check_lengths(x.detach(), "features")
+        clusters = _check_labels(labels, len(x), x.device)
+        if modality is None:
+            groups = torch.zeros_like(clusters)
+        else:
+            groups = check_modality(modality, len(x), x.device, "modality")
 
-    names, group_of = torch.unique(groups, return_inverse=True)
-    cells = torch.where(clusters == NOISE, NOISE, clusters * max(len(names), 1) + group_of)
-    cells, numbers = torch.unique(cells, return_inverse=True)
-    has_noise = int((cells == NOISE).any())  # the smallest cell, and so the first
-    cells, targets = cells[has_noise:], numbers - has_noise
-    prototypes = F.normalize(_means(x, targets, len(cells)), dim=1)
-    parts = (prototypes, cells // max(len(names), 1), names[cells % max(len(names), 1)], targets)
-    return PrototypeSplit(*(like(part, features) for part in parts))
+        names, group_of = torch.unique(groups, return_inverse=True)
+        # By number, as a label times the number of groups may be beyond int64.
+        labels_found, cluster_of = torch.unique(clusters, return_inverse=True)
+        cells = cluster_of * max(len(names), 1) + group_of
+        cells = torch.where(clusters == NOISE, NOISE, cells)
+        cells, numbers = torch.unique(cells, return_inverse=True)
+        has_noise = int((cells == NOISE).any())  # the smallest cell, and so the first
+        cells, targets = cells[has_noise:], numbers - has_noise
+        prototypes = F.normalize(_means(x, targets, len(cells)), dim=1)
+        places = cells // max(len(names), 1), cells % max(len(names), 1)
+        parts = (prototypes, labels_found[places[0]], names[places[1]], targets)
+        return PrototypeSplit(*(like(part, features) for part in parts))
 
 
 def _check_labels(value: object, count: int, device: torch.device) -> Tensor:

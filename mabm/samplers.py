@@ -15,6 +15,9 @@ from mabm.presets import check_integer
 
 Integers = NDArray[np.int64]
 
+# No batch has as many; a number above this is a mistyped argument, not a wish.
+_MOST = 2**16
+
 
 class IdentityBatchSampler(Sampler[list[int]]):
     """Batches of ``num_identities`` clusters with ``num_instances`` samples of each.
@@ -40,13 +43,13 @@ class IdentityBatchSampler(Sampler[list[int]]):
     Args:
         labels: (N,) integers, the cluster of each sample; noise, below 0, is never drawn.
         cameras: (N,) integers, the camera of each sample, or ``None`` to draw without regard to it.
-        num_identities: Clusters in a batch, at least 1. Published: 8.
-        num_instances: Samples of a cluster, at least 1. Published: 16.
+        num_identities: Clusters in a batch, in [1, 65536]. Published: 8.
+        num_instances: Samples of a cluster, in [1, 65536]. Published: 16.
         num_batches: Batches of an epoch on each rank; by default as many as it takes to draw every
             cluster at least once. Published: 200 on SYSU-MM01, 100 on RegDB.
         seed: An integer >= 0, or a generator that one is drawn from, once, now.
-        num_replicas: Number of ranks, at least 1; by default those of ``torch.distributed`` where
-            that is initialised by now, else 1.
+        num_replicas: Number of ranks, in [1, 65536]; by default those of ``torch.distributed``
+            where that is initialised by now, else 1.
         rank: This process's rank, in [0, num_replicas); by default likewise, else 0.
 
     Raises:
@@ -86,14 +89,14 @@ class IdentityBatchSampler(Sampler[list[int]]):
         self._cameras = None
         if cameras is not None:
             self._cameras = _read("cameras", cameras, len(clusters))
-        self.num_identities = check_integer("num_identities", num_identities, at_least=1)
-        self.num_instances = check_integer("num_instances", num_instances, at_least=1)
+        self.num_identities = _count("num_identities", num_identities)
+        self.num_instances = _count("num_instances", num_instances)
         in_processes = dist.is_available() and dist.is_initialized()
         if num_replicas is None:
             num_replicas = dist.get_world_size() if in_processes else 1
         if rank is None:
             rank = dist.get_rank() if in_processes else 0
-        self.num_replicas = check_integer("num_replicas", num_replicas, at_least=1)
+        self.num_replicas = _count("num_replicas", num_replicas)
         self.rank = check_integer("rank", rank, at_least=0, at_most=self.num_replicas - 1)
         self._members = _members(clusters)
         if not self._members:
@@ -107,7 +110,7 @@ class IdentityBatchSampler(Sampler[list[int]]):
         self.num_batches = check_integer("num_batches", num_batches, at_least=1)
         if isinstance(seed, torch.Generator):
             seed = int(torch.randint(2**62, (), generator=seed, device=seed.device))
-        self.seed = check_integer("seed", seed, at_least=0)
+        self.seed = check_integer("seed", seed, at_least=0, at_most=None)
         self.epoch = 0
 
     @property
@@ -122,7 +125,7 @@ class IdentityBatchSampler(Sampler[list[int]]):
             TypeError: ``epoch`` is no integer.
             ValueError: ``epoch`` is negative.
         """
-        self.epoch = check_integer("epoch", epoch, at_least=0)
+        self.epoch = check_integer("epoch", epoch, at_least=0, at_most=None)
 
     def __len__(self) -> int:
         """Number of batches of an epoch on each rank."""
@@ -172,6 +175,10 @@ class IdentityBatchSampler(Sampler[list[int]]):
         missing = self.num_instances - 1
         drawn = rng.choice(others, missing, replace=len(others) < missing)
         return [int(members[anchor]), *drawn.tolist()]
+
+
+def _count(name: str, value: object) -> int:
+    return check_integer(name, value, at_least=1, at_most=_MOST)
 
 
 def _read(name: str, value: object, count: int | None = None) -> Integers:

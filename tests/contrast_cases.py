@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mabm import losses, memory
+from mabm import _batch, _selection, memory
 
-BATCH_MODULES = (losses, memory)
+BATCH_MODULES = (_batch, _selection, memory)
 
 
 @dataclass(frozen=True)
@@ -87,10 +87,8 @@ class _Watch(TorchDispatchMode):
 def as_on_a_gpu() -> Iterator[None]:
     """Takes the way taken where values are not at hand, and refuses to wait for any."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (*BATCH_MODULES, losses.check_batch.__module__):
-            patch.setattr(
-                f"{getattr(module, '__name__', module)}.values_are_at_hand", lambda tensor: False
-            )
+        for module in BATCH_MODULES:
+            patch.setattr(module, "values_are_at_hand", lambda tensor: False)
         with _Watch():
             yield
 

@@ -1,6 +1,7 @@
 """Memories against released outputs, the reference and one another's processes."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,14 @@ GOLDEN = Path(__file__).parent / "golden"
 KINDS = (mabm.MeanMemory, mabm.HardMemory, mabm.HybridMemory)
 each_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 Kind = Callable[..., Any]
+Way = Callable[[], AbstractContextManager[Any]]
+both_ways = pytest.mark.parametrize("way", [nullcontext, as_on_a_gpu], ids=["at hand", "on a GPU"])
 
 
-def updated(kind: Kind, batch: Batch, **options: Any) -> Tensor:
+def updated(kind: Kind, batch: Batch, way: Way = nullcontext, **options: Any) -> Tensor:
     memory = kind(batch.prototypes, **options)
-    assert memory.update(batch.features, batch.targets) is None
+    with way():
+        assert memory.update(batch.features, batch.targets) is None
     return memory.prototypes
 
 
@@ -94,10 +98,7 @@ def test_matches_the_reference(kind: Kind, batch: Batch, momentum: float) -> Non
 @each_kind
 @given(batch=batches())
 def test_the_way_without_waiting_gives_the_same_bits(kind: Kind, batch: Batch) -> None:
-    expected = updated(kind, batch)
-    with as_on_a_gpu():
-        found = updated(kind, batch)
-    assert torch.equal(found, expected)
+    assert torch.equal(updated(kind, batch, as_on_a_gpu), updated(kind, batch))
 
 
 @each_kind
@@ -150,18 +151,15 @@ def test_of_samples_that_tie_the_first_is_taken(kind: Kind) -> None:
 
 
 @each_kind
-@pytest.mark.parametrize("way", ["at hand", "on a GPU"])
-def test_nothing_to_learn_changes_nothing(kind: Kind, way: str) -> None:
+@both_ways
+def test_nothing_to_learn_changes_nothing(kind: Kind, way: Way) -> None:
     for size, count in ((5, 4), (0, 4), (5, 0), (0, 0)):
         prototypes = torch.randn(count, 3)
         memory = kind(prototypes)
         before = memory.prototypes
         batch = (torch.randn(size, 3), torch.full((size,), -1))
-        if way == "at hand":
+        with way():
             memory.update(*batch)
-        else:
-            with as_on_a_gpu():
-                memory.update(*batch)
         assert torch.equal(memory.prototypes, before)
 
 
@@ -331,13 +329,12 @@ def test_known_repeats_change_nothing_and_are_held_to() -> None:
     expected = updated(mabm.MeanMemory, batch)
     for known in (4, 5, 100):
         assert torch.equal(updated(mabm.MeanMemory, batch, max_repeats=known), expected)
-        with as_on_a_gpu():
-            found = updated(mabm.MeanMemory, batch, max_repeats=known)
+        found = updated(mabm.MeanMemory, batch, as_on_a_gpu, max_repeats=known)
         assert torch.equal(found, expected)
     with pytest.raises(ValueError, match=r"more often than max_repeats = 3, got one 4 times"):
         updated(mabm.MeanMemory, batch, max_repeats=3)
-    with as_on_a_gpu(), pytest.raises(RuntimeError, match="more often than max_repeats = 3"):
-        updated(mabm.MeanMemory, batch, max_repeats=3)
+    with pytest.raises(RuntimeError, match="more often than max_repeats = 3"):
+        updated(mabm.MeanMemory, batch, as_on_a_gpu, max_repeats=3)
 
 
 SIZES = ((5, 9), (7, 0), (0, 6), (0, 0), (1, 1))

@@ -273,12 +273,12 @@ REFUSED = [
     ({"labels": np.zeros(0, int)}, ValueError, "labels must hold a cluster, .* got 0 samples"),
     ({"cameras": np.zeros(3, int)}, ValueError, r"cameras must be \(4,\), one a sample, got shape \(3,\)"),
     ({"cameras": np.zeros(4)}, TypeError, "cameras must be integers"),
-    ({"num_identities": 0}, ValueError, "num_identities must be at least 1, got 0"),
+    ({"num_identities": 0}, ValueError, r"num_identities must be in \[1, 65536\], got 0"),
     ({"num_instances": 1.5}, TypeError, "num_instances must be an integer, got float"),
     ({"num_batches": 0}, ValueError, "num_batches must be at least 1, got 0"),
     ({"seed": -1}, ValueError, "seed must be at least 0, got -1"),
     ({"seed": None}, TypeError, "seed must be an integer, got NoneType"),
-    ({"num_replicas": 0}, ValueError, "num_replicas must be at least 1, got 0"),
+    ({"num_replicas": 0}, ValueError, r"num_replicas must be in \[1, 65536\], got 0"),
     ({"num_replicas": 2, "rank": 2}, ValueError, r"rank must be in \[0, 1\], got 2"),
 ]  # fmt: skip
 

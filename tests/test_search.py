@@ -399,7 +399,7 @@ REFUSED = [
     ({"identity": np.arange(len(GOOD["identity"]))}, ValueError, "query_ids must have a match"),
     ({"task": "all-search"}, TypeError, "task must be a SearchTask, got str: 'all-search'"),
     ({"rerank": True}, TypeError, "rerank must be RerankOptions or None, got bool"),
-    ({"max_rank": 0}, ValueError, "max_rank must be at least 1, got 0"),
+    ({"max_rank": 0}, ValueError, r"max_rank must be in \[1, 1048576\], got 0"),
 ]  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mabm._arrays import check_features, to_tensor
+from mabm._arrays import check_features, shown, to_tensor
 from mabm._device_memory import check_fits
 from mabm._extension import backends
 from mabm.jaccard import jaccard_distance, modality_jaccard
@@ -50,13 +50,23 @@ def modality_of_names(name: str, files: Sequence[Any], count: int) -> NDArray[np
     Raises:
         ValueError: There are more or fewer, or a name tells no modality.
     """
+    if not isinstance(files, Sequence | np.ndarray):
+        raise TypeError(
+            f"{name} must be a sequence of file names, got {type(files).__name__}: {shown(files)}"
+        )
     if len(files) != count:
         raise ValueError(
             f"{name} must hold {count} entries, one a row of target_features, got {len(files)}"
         )
     modality = np.empty(count, dtype=np.int64)
     for row, entry in enumerate(files):
-        file = os.fspath(entry if isinstance(entry, str | os.PathLike) else entry[0])
+        try:
+            file = os.fspath(entry if isinstance(entry, str | os.PathLike) else entry[0])
+        except (TypeError, LookupError):
+            raise TypeError(
+                f"{name} must hold file names, or tuples that start with one, got {shown(entry)} "
+                f"in row {row}"
+            ) from None
         if "ir_modify" in file:
             modality[row] = INFRARED
         elif "rgb_modify" in file:

@@ -2,7 +2,8 @@
 
 The memory here keeps the old contract: **it moves during backward**, and a gradient sees the memory
 as it is when it is computed, with whatever an earlier backward did to it. That is what loops that
-call nothing but ``loss.backward()`` need. New code has :mod:`mabm.losses` and :mod:`mabm.memory`.
+call nothing but ``loss.backward()`` need. Inputs that are not finite move nothing, where the old
+code's memory became NaN. New code has :mod:`mabm.losses` and :mod:`mabm.memory`.
 """
 
 from __future__ import annotations
@@ -12,19 +13,23 @@ from typing import Any, Final, TypeAlias
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mabm._arrays import Array, check_real
+from mabm._arrays import Array, check_column, check_real, shown
 from mabm._batch import (
     check_batch,
     check_rows,
     check_same_device,
     check_temperature,
     full_precision,
+    leave_out_not_finite,
     unit_rows,
+    widen_targets,
     without_autocast,
 )
+from mabm._device_memory import check_fits
+from mabm._state import WholeState
 from mabm.compat._adapters import (
     Distances,
     check_search_option,
@@ -92,7 +97,8 @@ def cm(inputs: Tensor, indexes: Tensor, features: Tensor, momentum: float = 0.5)
     Args:
         inputs: (B, D) floating point, used as they are: callers normalise them.
         indexes: (B,) integers in [-1, K), the row of each input, -1 for none.
-        features: (K, D) floating point memory, **written to by backward**.
+        features: (K, D) floating point memory, **written to by backward**; one that was made in
+            inference mode cannot be, and is refused.
         momentum: What a row keeps of itself, in [0, 1].
 
     Returns:
@@ -132,7 +138,7 @@ def cm_hybrid(inputs: Tensor, indexes: Tensor, features: Tensor, momentum: float
     return _product(inputs, indexes, features, momentum, _move_stacked, num_banks=2)
 
 
-class ClusterMemory(nn.Module):
+class ClusterMemory(WholeState):
     """The memory of Cluster-Contrast's descendants: ``forward(f, y)`` is the loss.
 
     Callers assign ``memory.features`` after construction and then call nothing but
@@ -200,6 +206,12 @@ class ClusterMemory(nn.Module):
         self.mode = _check_mode(mode, bool(use_hard), self.has_multi_pos_loss)
         self.proxy_pseudo_labels: Array | None = None
         rows = self.num_samples * _NUM_BANKS[self.mode]
+        check_fits(
+            4 * rows * self.num_features,
+            f"a memory of ({rows}, {self.num_features})",
+            "use fewer num_samples or num_features",
+            torch.device("cpu"),
+        )
         self.register_buffer("features", torch.zeros(rows, self.num_features))
 
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -210,9 +222,12 @@ class ClusterMemory(nn.Module):
             ValueError: A shape, device or target out of contract, ``features`` of an odd number of
                 rows in ``"CMhybrid"``, or ``proxy_pseudo_labels`` not assigned.
         """
-        with without_autocast(check_rows(inputs, "inputs").device):
+        if self.features.is_inference() and torch.is_grad_enabled():
+            self.features = self.features.clone()  # which backward can write to
+        inputs = check_rows(inputs, "inputs")
+        with without_autocast(inputs.device):
             outputs = _PRODUCTS[self.mode](unit_rows(inputs), targets, self.features, self.momentum)
-            targets = targets.to(torch.int64)
+            targets = widen_targets(targets, "targets")
             banks = (outputs / self.temp).chunk(_NUM_BANKS[self.mode], dim=1)
             if self.has_multi_pos_loss:
                 return self._multi_positive(torch.stack(banks), targets)
@@ -228,12 +243,10 @@ class ClusterMemory(nn.Module):
                 "proxy_pseudo_labels must be assigned before a loss with has_multi_pos_loss, "
                 "got None"
             )
-        clusters = torch.as_tensor(self.proxy_pseudo_labels, device=logits.device)
-        if clusters.shape != logits.shape[-1:]:
-            raise ValueError(
-                f"proxy_pseudo_labels must be ({logits.shape[-1]},), one a row of a bank of "
-                f"features, got shape {tuple(clusters.shape)}"
-            )
+        each = "one a row of a bank of features"
+        clusters = check_column(
+            self.proxy_pseudo_labels, logits.shape[-1], "proxy_pseudo_labels", each
+        ).to(logits.device)
         return multi_positive_of_logits(
             logits, targets, clusters, DEFAULT_NUM_SELECTED, positive_weights=None, select=None
         )
@@ -264,6 +277,7 @@ class _MovingProduct(torch.autograd.Function):
             features = full_precision(ctx.features)
             to_inputs = (gradient @ features.to(gradient.dtype)).to(inputs.dtype)
             rows = full_precision(inputs).to(features.dtype)
+            indexes = leave_out_not_finite(rows, indexes)
             ctx.features.copy_(ctx.move(features, rows, indexes, ctx.momentum))
         return to_inputs, None, None, None, None
 
@@ -282,6 +296,11 @@ def _product(
     rows, targets = check_batch(inputs, indexes, memory.shape[1], count, "features", names=names)
     check_same_device(memory, rows, "features", "inputs")
     momentum = check_real("momentum", momentum, 0.0, 1.0)
+    if features.is_inference() and torch.is_grad_enabled():
+        raise ValueError(
+            "features must be a tensor that a backward pass can write to, got one made in "
+            "inference mode; use features.clone()"
+        )
     apply: Callable[..., Tensor] = _MovingProduct.apply
     return apply(rows, targets, memory.detach(), momentum, move)
 
@@ -296,7 +315,7 @@ def _check_mode(mode: object, use_hard: bool, has_multi_pos_loss: bool) -> str:
     if mode is None:
         return "CMhard" if use_hard else "CMhybrid" if has_multi_pos_loss else "CM"
     if not isinstance(mode, str) or mode not in _NUM_BANKS:
-        raise ValueError(f"mode must be one of {tuple(_NUM_BANKS)} or None, got {mode!r}")
+        raise ValueError(f"mode must be one of {tuple(_NUM_BANKS)} or None, got {shown(mode)}")
     if use_hard and mode != "CMhard":
         raise ValueError(f"mode must be 'CMhard' or None with use_hard, got {mode!r}")
     return mode

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mabm._arrays import to_tensor
 from mabm.evaluation import evaluate_retrieval
 
 __all__ = ["eval_llcm", "eval_regdb", "eval_sysu"]
@@ -82,7 +84,7 @@ def _evaluate(
     camids: tuple[Any, Any] | None,
     max_rank: int,
 ) -> tuple[NDArray[np.float32], float, float]:
-    distance = _to_numpy(distmat)
+    distance = _to_numpy("distmat", distmat)
     if distance.ndim != 2:
         raise ValueError(f"distmat must be (Q, G), got shape {distance.shape}")
     query = _labels("q_pids", q_pids, distance.shape[0])
@@ -110,11 +112,20 @@ def _evaluate(
 
 
 def _labels(name: str, value: Any, count: int) -> NDArray[Any]:
-    labels = _to_numpy(value)
+    labels = _to_numpy(name, value)
     if labels.shape != (count,):
         raise ValueError(f"{name} must be ({count},) as distmat has it, got shape {labels.shape}")
     return labels
 
 
-def _to_numpy(value: Any) -> NDArray[Any]:
-    return value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+def _to_numpy(name: str, value: Any) -> NDArray[Any]:
+    """Tensors and arrays as everywhere here, and in addition lists and arrays of any type."""
+    if isinstance(value, Tensor):
+        tensor = to_tensor(value, name).cpu()
+        return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    if isinstance(value, np.ma.MaskedArray):
+        to_tensor(value, name)  # refuses it
+    try:
+        return np.asarray(value)
+    except ValueError as error:  # rows of unequal length
+        raise ValueError(f"{name} must be an array, got {type(value).__name__}: {error}") from None

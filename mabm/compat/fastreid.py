@@ -20,6 +20,7 @@ from mabm.compat._adapters import (
 )
 from mabm.encoding import expand_queries
 from mabm.neighbors import k_reciprocal_neighbors
+from mabm.presets import check_choice
 from mabm.ranking import rank_neighbors
 from mabm.rows import Encoding
 
@@ -75,8 +76,7 @@ def _build(
     k2: int = 6,
     **_: object,
 ) -> Distances:
-    if metric not in _METRICS:
-        raise ValueError(f"metric must be one of {_METRICS}, got {metric!r}")
+    check_choice("metric", metric, _METRICS)
     if metric == "euclidean":
         return compute_euclidean_distance(feat_1, feat_2)
     if metric == "cosine":

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mabm._arrays import Array, check_real, to_tensor
+from mabm._arrays import Array, check_floating, check_real, to_tensor
 from mabm._device_memory import check_fits
 from mabm.compat._adapters import (
     Distances,
@@ -134,6 +134,8 @@ def _rerank(distance: Tensor, split: int, k1: object, k2: int, lambda_value: obj
     length = check_integer("k1", k1, at_least=1, at_most=MAX_K - 1)
     mix = check_real("lambda_value", lambda_value, 0.0, 1.0)
     furthest = distance.amax(dim=1, keepdim=True)
+    if not bool(furthest.isfinite().all()):
+        raise ValueError("distances must have squares that are finite in float32, got Inf")
     distance = distance / furthest.where(furthest > 0, 1.0)
     ranking = _rank(distance, length)
     neighbors = k_reciprocal_neighbors(ranking)
@@ -164,8 +166,7 @@ def _rank(distance: Tensor, k1: int) -> Ranking[Tensor]:
 
 def _read_distance(name: str, value: object, shape: tuple[int, int] | None) -> Tensor:
     distance = to_tensor(value, name).cpu()
-    if not distance.is_floating_point():
-        raise TypeError(f"{name} must be floating point, got dtype {distance.dtype}")
+    check_floating(distance, name)
     if distance.dim() != 2 or 0 in distance.shape:
         raise ValueError(
             f"{name} must be (Q, G) with at least one of each, got shape {tuple(distance.shape)}"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
-from mabm._arrays import Array, ArrayT, check_column, like
+from mabm._arrays import Array, ArrayT, check_column, like, shown
 from mabm.presets import check_integer
 
 
@@ -42,12 +43,17 @@ def draw_gallery(identity: ArrayT, camera: Array, *, cameras: Sequence[int], tri
     """
     people = check_column(identity, None, "identity", "one a row")
     places = check_column(camera, len(people), "camera", "one a row of identity").tolist()
+    if not isinstance(cameras, Sequence | np.ndarray):
+        raise TypeError(
+            f"cameras must be a sequence of integers, got {type(cameras).__name__}: "
+            f"{shown(cameras)}"
+        )
     order = {
         check_integer("cameras", number, at_least=0): place for place, number in enumerate(cameras)
     }
     if len(order) != len(cameras):
         raise ValueError(f"cameras must not repeat, got {tuple(cameras)}")
-    seed = check_integer("trial", trial, at_least=0)
+    seed = check_integer("trial", trial, at_least=0, at_most=None)
     cells: dict[tuple[int, int], list[int]] = {}
     for row, (person, number) in enumerate(zip(people.tolist(), places, strict=True)):
         if number in order:

@@ -10,7 +10,7 @@ from typing import Generic
 import torch
 from torch import Tensor
 
-from mabm._arrays import Array, ArrayT, check_column, like, to_tensor
+from mabm._arrays import Array, ArrayT, check_column, check_numbers, like, shown, to_tensor
 from mabm.presets import check_integer
 
 # Distances ranked in one step, which holds some ten int64 arrays of as many elements.
@@ -211,9 +211,7 @@ def _kept(
 
 
 def _check_distance(value: object) -> Tensor:
-    distance = to_tensor(value, "distance")
-    if distance.is_complex() or distance.dtype == torch.bool:
-        raise TypeError(f"distance must hold real numbers, got dtype {distance.dtype}")
+    distance = check_numbers(to_tensor(value, "distance"), "distance")
     if distance.dim() != 2 or 0 in distance.shape:
         raise ValueError(
             f"distance must be (Q, G) with at least one of each, got shape {tuple(distance.shape)}"
@@ -233,7 +231,7 @@ def _resolve_protocol(protocol: object) -> RetrievalProtocol:
     if not isinstance(protocol, RetrievalProtocol):
         raise TypeError(
             f"protocol must be a name or a RetrievalProtocol, got {type(protocol).__name__}: "
-            f"{protocol!r}"
+            f"{shown(protocol)}"
         )
     return protocol
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mabm._arrays import Array, check_column, check_features
+from mabm._arrays import Array, check_column, check_features, shown
 from mabm.evaluation.galleries import draw_gallery
 from mabm.evaluation.retrieval import RetrievalScores, evaluate_retrieval
 from mabm.evaluation.scores import SearchScores
@@ -20,6 +20,9 @@ from mabm.reranking import RerankOptions, rerank
 # Whole numbers of this many bits are exact in float64, and so is their sum.
 _EXACT_BITS = 53
 _ROWS_AT_ONCE = 1024
+
+# Every trial has a CMC of as many numbers; galleries are far smaller.
+_MOST_RANKS = 2**20
 
 
 def evaluate_search(
@@ -51,7 +54,7 @@ def evaluate_search(
             images than the trial's queries and gallery; ``None`` ranks by inner product alone.
         trial: What the result calls the one trial of a task that has one: RegDB's number of the
             split that ``features`` are of. ``None`` is 0.
-        max_rank: Greatest rank of the CMC, at least 1.
+        max_rank: Greatest rank of the CMC, in [1, 1048576].
 
     Returns:
         Scores of every trial. Galleries and, without ``rerank``, scores are the same bits on every
@@ -76,10 +79,10 @@ def evaluate_search(
         SearchScores(sysu_mm01 indoor-search: rank1 1.0000, mAP 1.0000, mINP 1.0000, 10 trials)
     """
     if not isinstance(task, SearchTask):
-        raise TypeError(f"task must be a SearchTask, got {type(task).__name__}: {task!r}")
+        raise TypeError(f"task must be a SearchTask, got {type(task).__name__}: {shown(task)}")
     if rerank is not None and not isinstance(rerank, RerankOptions):
         raise TypeError(f"rerank must be RerankOptions or None, got {type(rerank).__name__}")
-    max_rank = check_integer("max_rank", max_rank, at_least=1)
+    max_rank = check_integer("max_rank", max_rank, at_least=1, at_most=_MOST_RANKS)
     if trial is not None:
         check_integer("trial", trial, at_least=0)
         if task.num_trials > 1:

@@ -1,0 +1,52 @@
+"""States of modules: loaded whole, or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class WholeState(nn.Module):
+    """A module of buffers alone; where its state is refused they stay what they were.
+
+    Inside another module, whose state is loaded part by part, that holds for the errors of this
+    part; a key too many, which PyTorch counts in the end, finds it loaded.
+    """
+
+    def load_state_dict(self, *args: Any, **options: Any) -> Any:
+        """As every module's; an error leaves everything as it was, and names the key."""
+        put_back = _keep_buffers(self)
+        try:
+            return super().load_state_dict(*args, **options)
+        except BaseException:
+            put_back()
+            raise
+
+    def _prepare_for(self, state_dict: dict[str, Any], prefix: str) -> Iterable[str]:
+        """Makes room for a state, and tells what is wrong with it that PyTorch does not see."""
+        return ()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        *_, errors = args
+        before = len(errors)
+        put_back = _keep_buffers(self)
+        with torch.inference_mode(False), torch.no_grad():
+            errors.extend(self._prepare_for(state_dict, prefix))
+            if len(errors) == before:
+                super()._load_from_state_dict(state_dict, prefix, *args)
+        if len(errors) > before:
+            put_back()
+
+
+def _keep_buffers(module: nn.Module) -> Callable[[], None]:
+    kept = [(name, buffer, buffer.clone()) for name, buffer in module.named_buffers(recurse=False)]
+
+    def put_back() -> None:
+        with torch.no_grad():
+            for name, buffer, values in kept:
+                setattr(module, name, buffer.copy_(values))
+
+    return put_back
