@@ -10,7 +10,7 @@ from mabm._batch import check_integers, check_same_device, check_tensor, values_
 
 # Sums and products of weights within these neither overflow nor vanish in float32.
 _LEAST_WEIGHT = 1e-30
-_GREATEST_WEIGHT = 1e30
+_GREATEST_WEIGHT = 1e30 * (1 + 2**-23)  # what float32 makes of 1e30 among them
 
 
 def check_clusters(value: object, prototypes: Tensor) -> Tensor:

@@ -24,6 +24,9 @@ logger = logging.getLogger(__name__)
 
 Method = Literal["hungarian", "sinkhorn"]
 
+# Sums of a few logarithms up to this stay within float64.
+_GREATEST_EXPONENT = 1e300
+
 
 def associate_clusters(
     features: ArrayT,
@@ -201,6 +204,13 @@ def transport_plan(
         raise ValueError(f"regularization must be above 0, got {regularization}")
     tolerance = check_real("tolerance", tolerance, 0.0, math.inf)
     max_iterations = check_integer("max_iterations", max_iterations, at_least=1)
+    greatest = float(values.abs().max())
+    least = greatest / _GREATEST_EXPONENT
+    if weight < least:
+        raise ValueError(
+            f"regularization must be at least {least:g} for a cost of up to {greatest:g}, "
+            f"got {regularization}"
+        )
     row = _check_mass("row_mass", row_mass, values.shape[0], values.device)
     column = _check_mass("column_mass", column_mass, values.shape[1], values.device)
     kernel = -values / weight
@@ -264,6 +274,6 @@ def _check_mass(name: str, value: object, count: int, device: torch.device) -> T
     if not bool((mass.isfinite() & (mass >= 0)).all()):
         raise ValueError(f"{name} must be finite and not negative, got {mass.tolist()[:8]}")
     total = mass.sum()
-    if not bool(total > 0):
-        raise ValueError(f"{name} must sum to more than 0, got {float(total):g}")
+    if not 0 < float(total) < math.inf:
+        raise ValueError(f"{name} must sum to a finite number above 0, got {float(total):g}")
     return mass / total

@@ -109,7 +109,7 @@ class NeighborGraph(NeighborSets[ArrayT]):
             TypeError: As :meth:`dbscan`.
             ValueError: As :meth:`dbscan`, before anything is clustered.
         """
-        if not isinstance(eps_values, Iterable):
+        if not isinstance(eps_values, Iterable) or getattr(eps_values, "shape", None) == ():
             raise TypeError(
                 f"eps_values must be numbers one after the other, got {type(eps_values).__name__}: "
                 f"{shown(eps_values)}"
@@ -124,9 +124,11 @@ class NeighborGraph(NeighborSets[ArrayT]):
         return entries
 
     def _check_eps(self, eps: object) -> float:
-        if isinstance(eps, float | np.floating) and np.float32(eps) == np.float32(
-            self.max_distance
-        ):
+        with np.errstate(over="ignore"):
+            is_bound = isinstance(eps, float | np.floating) and np.float32(eps) == np.float32(
+                self.max_distance
+            )
+        if is_bound:
             return self.max_distance  # compared in float32, as distances are
         reason = ", which ends at the graph's max_distance"
         return check_real("eps", eps, 0.0, self.max_distance, reason=reason)

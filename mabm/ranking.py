@@ -18,7 +18,15 @@ from torch import Tensor
 from mabm._arrays import Array, ArrayT, check_features, check_modality, like, to_tensor
 from mabm._candidates import Candidates, ListLayout, propose_candidates
 from mabm._device_memory import naming_what_did_not_fit
-from mabm.presets import DEFAULT_K1, MAX_K, Preset, check_integer, check_k1, resolve_preset
+from mabm.presets import (
+    DEFAULT_K1,
+    MAX_K,
+    Preset,
+    check_choice,
+    check_integer,
+    check_k1,
+    resolve_preset,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -190,11 +198,8 @@ def check_precision(value: object) -> Precision:
     Raises:
         ValueError: It is none.
     """
-    if value == "exact":
-        return "exact"
-    if value == "fast":
-        return "fast"
-    raise ValueError(f"precision must be one of {get_args(Precision)}, got {value!r}")
+    check_choice("precision", value, get_args(Precision))
+    return "exact" if value == "exact" else "fast"
 
 
 def rank(

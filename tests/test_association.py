@@ -205,7 +205,7 @@ REFUSED = [
     (mabm.transport_plan, {"max_iterations": 0}, ValueError, "max_iterations must be at least 1, got 0"),
     (mabm.transport_plan, {"row_mass": np.ones(3)}, ValueError, r"row_mass must be \(2,\) as cost has it, got \(3,\)"),
     (mabm.transport_plan, {"column_mass": np.array([1.0, -1, 1])}, ValueError, "column_mass must be finite and not negative"),
-    (mabm.transport_plan, {"column_mass": np.zeros(3)}, ValueError, "column_mass must sum to more than 0, got 0"),
+    (mabm.transport_plan, {"column_mass": np.zeros(3)}, ValueError, "column_mass must sum to a finite number above 0, got 0"),
     (mabm.transport_plan, {"column_mass": np.ones(3, bool)}, TypeError, "column_mass must hold real numbers"),
 ]  # fmt: skip
 

@@ -50,7 +50,7 @@ def modality_of_names(name: str, files: Sequence[Any], count: int) -> NDArray[np
     Raises:
         ValueError: There are more or fewer, or a name tells no modality.
     """
-    if not isinstance(files, Sequence | np.ndarray):
+    if not isinstance(files, Sequence | np.ndarray) or getattr(files, "shape", None) == ():
         raise TypeError(
             f"{name} must be a sequence of file names, got {type(files).__name__}: {shown(files)}"
         )

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mabm._arrays import to_tensor
+from mabm._arrays import check_numbers, to_tensor
 from mabm.evaluation import evaluate_retrieval
 
 __all__ = ["eval_llcm", "eval_regdb", "eval_sysu"]
@@ -122,6 +122,8 @@ def _to_numpy(name: str, value: Any) -> NDArray[Any]:
     """Tensors and arrays as everywhere here, and in addition lists and arrays of any type."""
     if isinstance(value, Tensor):
         tensor = to_tensor(value, name).cpu()
+        if tensor.dtype != torch.bool:  # identities may be anything that can be compared
+            check_numbers(tensor, name)
         return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
     if isinstance(value, np.ma.MaskedArray):
         to_tensor(value, name)  # refuses it

@@ -43,7 +43,11 @@ def draw_gallery(identity: ArrayT, camera: Array, *, cameras: Sequence[int], tri
     """
     people = check_column(identity, None, "identity", "one a row")
     places = check_column(camera, len(people), "camera", "one a row of identity").tolist()
-    if not isinstance(cameras, Sequence | np.ndarray):
+    if (
+        not isinstance(cameras, Sequence | np.ndarray)
+        or isinstance(cameras, str)
+        or (isinstance(cameras, np.ndarray) and not cameras.ndim)
+    ):
         raise TypeError(
             f"cameras must be a sequence of integers, got {type(cameras).__name__}: "
             f"{shown(cameras)}"
