@@ -105,7 +105,7 @@ class _Memory(WholeState):
         # In inference mode too the memory is to be one that a later backward pass can use.
         with torch.inference_mode(False), torch.no_grad(), without_autocast(rows.device):
             rows = unit_rows(rows)
-            targets = leave_out_not_finite(rows, targets)
+            targets = leave_out_not_finite(rows[:, :1], targets)  # unit rows are NaN as a whole
             if gather and dist.is_available() and dist.is_initialized():
                 rows, targets = _join_batches(rows, targets, group)
             prototypes = full_precision(self.prototypes)
