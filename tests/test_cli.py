@@ -381,7 +381,7 @@ CLUSTER_MISTAKES = [
     (["text.npz"], 1, "text.npz must be a .npz file of plain arrays: "),
     (["pickled.npz"], 1, "pickled.npz must be a .npz file of plain arrays: "),
     (["text.safetensors"], 1, "text.safetensors must be a .safetensors file: "),
-    (["named.npz"], 1, "--key must name one of the arrays in named.npz (embeddings, "),
+    (["named.npz"], 1, "named.npz must hold an array 'features', or one matrix alone, got"),
     (["both.npz", "--key", "colour"], 1, "--key must name one of the arrays in both.npz"),
     (["features.npy", "--key", "features"], 1, "--key must be left out for features.npy"),
     (["modality.npy", *NONE], 1, "modality.npy must hold floating-point features, got int64"),

@@ -9,11 +9,13 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import torch
 
 from mabm._extension import backends
+from mabm._files import unwritten
 
 _MOST_GROUPS: Final = 4  # that are told one by one
 
@@ -50,15 +52,24 @@ class Command:
 def write(text: str) -> None:
     """Writes text and the end of a line to standard output, at once.
 
+    What its encoding does not have, such as the bytes of a file's name that are no text, is written
+    as a backslash and a number.
+
     Raises:
-        OutputClosedError: Nobody reads it any more.
+        OSError: It takes no more.
+        OutputClosedError: Nobody reads it any more, or there is none.
     """
+    if sys.stdout is None:  # closed before the program began
+        raise OutputClosedError
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     try:
-        sys.stdout.write(text + "\n")
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
         sys.stdout.flush()
-    except BrokenPipeError as error:
+    except OSError as error:
         abandon_output()
-        raise OutputClosedError from error
+        if isinstance(error, BrokenPipeError):
+            raise OutputClosedError from error
+        raise unwritten(Path("standard output"), error) from error
 
 
 def abandon_output() -> None:
@@ -69,7 +80,7 @@ def abandon_output() -> None:
 
 def shows_progress(chosen: argparse.Namespace) -> bool:
     """Whether progress bars are shown: on a terminal, which can redraw a line, and not if quiet."""
-    return bool(chosen.level < logging.ERROR and sys.stderr.isatty())
+    return bool(chosen.level < logging.ERROR and sys.stderr and sys.stderr.isatty())
 
 
 def groups_in_words(modality: torch.Tensor | None) -> str:

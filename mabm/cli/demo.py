@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from mabm.cli.command import Command, natural, shows_progress, write
+from mabm.cli.outputs import check_folder, check_kind, is_picture
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +34,9 @@ def _execute(chosen: argparse.Namespace) -> int:
 
     given = {name: getattr(chosen, name) for name in ("k1", "k2", "eps")}
     settings = demo.Settings(**{name: value for name, value in given.items() if value is not None})
+    check_folder(chosen.output)
+    for name in (demo.CLUSTERS_PICTURE, demo.DISTANCES_PICTURE):
+        check_kind(chosen.output / name, is_picture)
     result = demo.run(
         chosen.output, seed=chosen.seed, settings=settings, progress=shows_progress(chosen)
     )

@@ -16,7 +16,7 @@ from mabm.cli.command import (
     shows_progress,
     write,
 )
-from mabm.cli.files import check_output
+from mabm.cli.outputs import check_output, is_scores
 from mabm.evaluation import SEARCH_TASKS, SearchScores, format_search_scores
 from mabm.reranking import RerankOptions
 
@@ -75,7 +75,8 @@ def _execute(chosen: argparse.Namespace) -> int:
     elif (chosen.k1, chosen.k2, chosen.lambda_value) != _defaults():
         raise UsageError("--k1, --k2 and --lambda are of re-ranking: give --rerank too")
     if chosen.json is not None:
-        check_output(chosen.json, (".json",), option="--json")
+        files = [_weights(run) for run in chosen.runs]
+        check_output(chosen.json, {".json": is_scores}, reads=files, option="--json")
     device = resolve_device(chosen.device, needs_ops=False)
     _check_runs(chosen.runs)
     from mabm.train import evaluate_weights
@@ -103,6 +104,10 @@ def _execute(chosen: argparse.Namespace) -> int:
     return 0
 
 
+def _weights(run: Path) -> Path:
+    return run / "weights.pt" if run.is_dir() else run
+
+
 def _check_runs(runs: list[Path]) -> None:
     """Before any of them is tested, looks whether their results can be joined.
 
@@ -112,7 +117,7 @@ def _check_runs(runs: list[Path]) -> None:
     """
     from mabm.train.scoring import load_run
 
-    files = [run / "weights.pt" if run.is_dir() else run for run in runs]
+    files = [_weights(run) for run in runs]
     for run, file in zip(runs, files, strict=True):
         if not file.is_file():
             raise FileNotFoundError(f"RUN must be a finished run or a file of weights, got {run}")

@@ -8,7 +8,7 @@ import sys
 import textwrap
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final, NoReturn
 
 import torch
@@ -34,6 +34,8 @@ INTERRUPTED: Final = 130  # as a shell reports a process that SIGINT ended
 OUTPUT_CLOSED: Final = 141  # likewise SIGPIPE
 
 _WIDTH: Final = 96
+_MOST_TOLD: Final = 2000  # letters of an error: a file's content may be in it
+_NO_MEMORY: Final = ("DefaultCPUAllocator", "Storage size calculation overflowed")  # of PyTorch
 _EXIT_STATUS: Final = """\
 exit status:
   0    done
@@ -86,15 +88,28 @@ def _in_words(error: Exception) -> str:
         return f"{error.strerror}: {error.filename}"
     # What the library raises on purpose explains itself; of anything else the type is a hint.
     told = ImportError | OSError | ValueError | MemoryError | torch.OutOfMemoryError
+    if isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY):
+        return "not enough memory (--debug shows where)"
     if str(error) and (isinstance(error, told) or type(error).__module__.startswith("mabm.")):
         return str(error)
     return f"{type(error).__name__}: {error} (--debug shows where)"
 
 
 def _report(place: str, message: str, debug: bool) -> None:
-    if debug:
-        traceback.print_exc()
-    sys.stderr.write(f"{place}: {' '.join(message.split())}\n")
+    if sys.stderr is None:  # closed before the program began
+        return
+    if len(message) > _MOST_TOLD:
+        message = f"{message[:_MOST_TOLD]}..."
+    # What no terminal can show, or would take for a command, as Python writes it.
+    words = "".join(
+        letter if letter.isprintable() else ascii(letter)[1:-1]
+        for letter in " ".join(message.split())
+    )
+    with suppress(OSError):  # it takes no more: the status still tells
+        if debug:
+            traceback.print_exc()
+        sys.stderr.write(f"{place}: {words}\n")
+        sys.stderr.flush()
 
 
 class _Parser(argparse.ArgumentParser):
@@ -150,9 +165,13 @@ def _indented(text: str) -> str:
 
 def _flush_help() -> None:
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
         abandon_output()
+        if not isinstance(error, BrokenPipeError):
+            _report("mabm", f"{error.strerror}: standard output", debug=False)
+            raise SystemExit(FAILURE) from error
 
 
 @contextmanager
