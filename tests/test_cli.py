@@ -92,6 +92,10 @@ class OutsideError(Exception):
         (FileNotFoundError(2, "No such file", "here.npy"), "mabm info: No such file: here.npy"),
         (MemoryError("too much"), "mabm info: too much"),
         (torch.OutOfMemoryError("lower k1"), "mabm info: lower k1"),
+        (
+            RuntimeError("[enforce fail at x.cpp:1] DefaultCPUAllocator: can't allocate 9 bytes"),
+            "mabm info: not enough memory (--debug shows where)",
+        ),
         (OutsideError("odd"), "mabm info: OutsideError: odd (--debug shows where)"),
         (KeyError("odd"), "mabm info: KeyError: 'odd' (--debug shows where)"),
         (MemoryError(), "mabm info: MemoryError: (--debug shows where)"),

@@ -15,6 +15,7 @@ from mabm.cli.command import (
     UsageError,
     add_device,
     groups_in_words,
+    integer,
     resolve_device,
     write,
 )
@@ -64,18 +65,21 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     options = parser.add_argument_group("clustering")
     options.add_argument(
-        "--k1", type=int, default=DEFAULT_K1, help="neighbours of a sample (default: %(default)s)"
+        "--k1",
+        type=integer,
+        default=DEFAULT_K1,
+        help="neighbours of a sample (default: %(default)s)",
     )
     options.add_argument(
         "--k2",
-        type=int,
+        type=integer,
         default=DEFAULT_K2,
         help="rows averaged by query expansion, of each modality with bmil (default: %(default)s)",
     )
     options.add_argument("--eps", type=float, help=f"radius of DBSCAN, in [0, 1) (default: {_EPS})")
     options.add_argument(
         "--min-samples",
-        type=int,
+        type=integer,
         default=4,
         metavar="N",
         help="samples within the radius, itself among them, that make a core (default: 4)",

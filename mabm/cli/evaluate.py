@@ -11,6 +11,7 @@ from mabm.cli.command import (
     Command,
     UsageError,
     add_device,
+    integer,
     positive,
     resolve_device,
     shows_progress,
@@ -55,8 +56,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="re-rank each trial's distances, aware of modality; published numbers are without",
     )
     options = RerankOptions()
-    group.add_argument("--k1", type=int, default=options.k1, help="(default: %(default)s)")
-    group.add_argument("--k2", type=int, default=options.k2, help="(default: %(default)s)")
+    group.add_argument("--k1", type=integer, default=options.k1, help="(default: %(default)s)")
+    group.add_argument("--k2", type=integer, default=options.k2, help="(default: %(default)s)")
     group.add_argument(
         "--lambda",
         type=float,

@@ -18,10 +18,12 @@ from mabm.cli.command import (
     natural,
     positive,
     resolve_device,
+    shortened,
     shows_progress,
+    whole_number,
     write,
 )
-from mabm.cli.files import modality_number, read_table, shortened, whole_number
+from mabm.cli.files import modality_number, read_table
 from mabm.cli.outputs import check_not_read, check_output, is_extracted, save_arrays
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mabm._arrays import check_column, to_tensor
 from mabm.cli.array_files import StoredArray, check_regular, open_arrays, suffix_of
+from mabm.cli.command import shortened, whole_number
 
 Column = npt.NDArray[np.int64]
 
@@ -20,8 +21,6 @@ MODALITY_WORDS: Final = {"visible": 0, "infrared": 1, "thermal": 1}
 """What a modality may be called instead of its number."""
 
 _ARRAYS: Final = (".npy", ".npz", ".safetensors")
-_LARGEST: Final = 2**63 - 1
-_MOST_SHOWN: Final = 40
 
 
 def read_features(path: Path, key: str | None) -> tuple[Tensor, Tensor | None]:
@@ -101,20 +100,6 @@ def modality_number(text: str, where: str) -> int:
             f"{', '.join(MODALITY_WORDS)}, got {shortened(text)}"
         )
     return number
-
-
-def whole_number(text: str) -> int | None:
-    """The integer in [0, 2^63) that a text is, or None."""
-    digits = text.lstrip("0")
-    if not text.isdecimal() or len(digits) > len(str(_LARGEST)):  # longer ones take their time
-        return None
-    number = int(text[-len(str(_LARGEST)) :])
-    return number if number <= _LARGEST else None
-
-
-def shortened(text: str) -> str:
-    """A text as Python writes it, but not all of one that fills a screen."""
-    return repr(text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}...")
 
 
 def read_table(path: Path) -> list[list[str]]:

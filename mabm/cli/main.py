@@ -15,7 +15,7 @@ import torch
 
 from mabm._extension import build_info
 from mabm.cli import census, cluster, demo, evaluate, extract, info, train
-from mabm.cli.command import Command, OutputClosedError, UsageError, abandon_output
+from mabm.cli.command import Command, OutputClosedError, UsageError, write
 
 _COMMANDS: Final[tuple[Command, ...]] = (
     demo.COMMAND,
@@ -62,9 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _build_parser()
     try:
         chosen = parser.parse_args(arguments)
-    except SystemExit:
-        _flush_help()
-        raise
+    except OSError as error:  # of printing the help
+        _report("mabm", _in_words(error), debug=False)
+        return FAILURE
     place = f"mabm {chosen.command}"
     with _logging_to_stderr(chosen.level):
         try:
@@ -118,6 +118,14 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(USAGE, f"{self.prog}: {message} ({self.prog} --help says more)\n")
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Argparse's own way to print, of help and version too, says nothing of a full disk."""
+        if message and file is not None and file is sys.stdout:
+            with suppress(OutputClosedError):
+                write(message.rstrip("\n"))
+        else:
+            super()._print_message(message, file)
+
 
 def _build_parser() -> argparse.ArgumentParser:
     parser = _Parser(
@@ -161,17 +169,6 @@ def _add_common(parser: argparse.ArgumentParser, *, debug: Any, level: Any) -> N
 
 def _indented(text: str) -> str:
     return "\n".join(f"  {line}".rstrip() for line in text.strip().splitlines())
-
-
-def _flush_help() -> None:
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except OSError as error:
-        abandon_output()
-        if not isinstance(error, BrokenPipeError):
-            _report("mabm", f"{error.strerror}: standard output", debug=False)
-            raise SystemExit(FAILURE) from error
 
 
 @contextmanager
