@@ -25,11 +25,7 @@ def moved_into(path: Path) -> Iterator[IO[bytes]]:
             ``path``. What was there stays. It also takes the place of the errors that
             ``torch.save`` and others raise when a write fails beneath them.
     """
-    target = Path(os.path.realpath(path))
-    if target.exists() and not target.is_file():
-        code = errno.EISDIR if target.is_dir() else errno.EEXIST
-        raise OSError(code, "Not a regular file", str(path))
-    beside = target.with_name(f"{target.name}.{os.getpid()}{PART}")
+    target, beside = _places(path)
     with naming_file(path):
         raw = beside.open("wb")
     stream = _Watched(raw)
@@ -58,6 +54,24 @@ def moved_into(path: Path) -> Iterator[IO[bytes]]:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
+
+
+def check_writable(path: Path) -> None:
+    """Raises what `moved_into` would raise before anything is written; nothing stays behind."""
+    _, beside = _places(path)
+    with naming_file(path):
+        beside.open("wb").close()
+        beside.unlink()
+
+
+def _places(path: Path) -> tuple[Path, Path]:
+    """The file that is replaced, all links followed, and the one written beside it."""
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():
+        code = errno.EISDIR if target.is_dir() else errno.EEXIST
+        raise OSError(code, "Not a regular file", str(path))
+    beside = target.with_name(f"{target.name}.{os.getpid()}{PART}")
+    return target, beside
 
 
 def write_text(path: Path, text: str) -> None:

@@ -336,9 +336,18 @@ EXTRACT_MISTAKES = [
     ("path,camera,camera,modality\nhere.jpg,1,1,0\n", "must have columns path, camera, modality"),
     ("path,camera,modality\n", "must list images, got none"),
     ("path,camera,modality\nhere.jpg,1\n", ", row 2: must have 3 columns, got 2"),
-    ("path,camera,modality\nhere.jpg,one,0\n", ", row 2: camera must be an integer >= 0, or empty"),
-    ("path,camera,modality\nhere.jpg,1,warm\n", ", row 2: modality must be an integer >= 0 or one"),
-    ("path,camera,modality,identity\na.jpg,1,0,x\n", ", row 2: identity must be an integer >= 0"),
+    (
+        "path,camera,modality\nhere.jpg,one,0\n",
+        ", row 2: camera must be an integer in [0, 2^63), or empty",
+    ),
+    (
+        "path,camera,modality\nhere.jpg,1,warm\n",
+        ", row 2: modality must be an integer in [0, 2^63) or one",
+    ),
+    (
+        "path,camera,modality,identity\na.jpg,1,0,x\n",
+        ", row 2: identity must be an integer in [0, 2^63)",
+    ),
 ]
 
 

@@ -9,23 +9,26 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from mabm.cli.array_files import suffix_of
 from mabm.cli.command import (
     Command,
     UsageError,
     add_device,
     groups_in_words,
+    integer,
     resolve_device,
     write,
 )
-from mabm.cli.files import check_output, read_features, read_modality, save_arrays
+from mabm.cli.files import read_features, read_modality
+from mabm.cli.outputs import check_output, is_labels, save_arrays
 from mabm.clustering import PseudoLabels, pseudo_labels
-from mabm.graph import check_max_distance
+from mabm.graph import check_max_distance, check_min_samples
 from mabm.jaccard import jaccard_graph
 from mabm.presets import DEFAULT_K1, DEFAULT_K2, PRESETS
 
 _NO_MODALITY = "none"
 _EPS = 0.6  # of SYSU-MM01
-_OUTPUTS = (".npy", ".csv", ".npz")
+_OUTPUTS = dict.fromkeys((".npy", ".csv", ".npz"), is_labels)
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +51,10 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="array of an .npz or .safetensors file (default: features, or the only matrix)",
     )
     parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="where labels go: .npy, .csv or .npz"
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="where labels go: .npy, .csv or .npz; replaces earlier labels, and nothing else",
     )
     parser.add_argument(
         "--sweep",
@@ -59,18 +65,21 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     options = parser.add_argument_group("clustering")
     options.add_argument(
-        "--k1", type=int, default=DEFAULT_K1, help="neighbours of a sample (default: %(default)s)"
+        "--k1",
+        type=integer,
+        default=DEFAULT_K1,
+        help="neighbours of a sample (default: %(default)s)",
     )
     options.add_argument(
         "--k2",
-        type=int,
+        type=integer,
         default=DEFAULT_K2,
         help="rows averaged by query expansion, of each modality with bmil (default: %(default)s)",
     )
     options.add_argument("--eps", type=float, help=f"radius of DBSCAN, in [0, 1) (default: {_EPS})")
     options.add_argument(
         "--min-samples",
-        type=int,
+        type=integer,
         default=4,
         metavar="N",
         help="samples within the radius, itself among them, that make a core (default: 4)",
@@ -96,8 +105,12 @@ def _execute(chosen: argparse.Namespace) -> int:
     radii = [_EPS if chosen.eps is None else chosen.eps] if chosen.sweep is None else chosen.sweep
     for eps in radii:
         check_max_distance("eps", eps)
+    check_min_samples(chosen.min_samples)
     if chosen.output is not None:
-        check_output(chosen.output, _OUTPUTS)
+        reads = [chosen.features]
+        if chosen.modality not in (None, _NO_MODALITY):
+            reads.append(Path(chosen.modality))
+        check_output(chosen.output, _OUTPUTS, reads=reads)
     device = resolve_device(chosen.device, needs_ops=True)
     features, modality = _read(chosen)
     features = features.to(device)
@@ -122,7 +135,7 @@ def _execute(chosen: argparse.Namespace) -> int:
     write(_summary(found, seconds))
     if chosen.output is not None:
         arrays = {"labels": labels}
-        if modality is not None and chosen.output.suffix != ".csv":
+        if modality is not None and suffix_of(chosen.output) != ".csv":
             arrays["modality"] = modality.cpu().numpy().astype(np.int64)
         save_arrays(chosen.output, arrays)
         write(f"saved {chosen.output}")

@@ -9,13 +9,17 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import torch
 
 from mabm._extension import backends
+from mabm._files import unwritten
 
 _MOST_GROUPS: Final = 4  # that are told one by one
+_MOST_SHOWN: Final = 40  # letters of what was typed or read
+_LARGEST: Final = 2**63 - 1
 
 
 class UsageError(Exception):
@@ -50,18 +54,27 @@ class Command:
 def write(text: str) -> None:
     """Writes text and the end of a line to standard output, at once.
 
+    What its encoding does not have, such as the bytes of a file's name that are no text, is written
+    as a backslash and a number.
+
     Raises:
-        OutputClosedError: Nobody reads it any more.
+        OSError: It takes no more.
+        OutputClosedError: Nobody reads it any more, or there is none.
     """
+    if sys.stdout is None:  # closed before the program began
+        raise OutputClosedError
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     try:
-        sys.stdout.write(text + "\n")
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
         sys.stdout.flush()
-    except BrokenPipeError as error:
-        abandon_output()
-        raise OutputClosedError from error
+    except OSError as error:
+        _abandon_output()
+        if isinstance(error, BrokenPipeError):
+            raise OutputClosedError from error
+        raise unwritten(Path("standard output"), error) from error
 
 
-def abandon_output() -> None:
+def _abandon_output() -> None:
     """Lets what is still to be written vanish, so that the interpreter ends without a complaint."""
     with suppress(OSError), open(os.devnull, "wb") as nowhere:  # OSError: it is no file
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
@@ -69,7 +82,7 @@ def abandon_output() -> None:
 
 def shows_progress(chosen: argparse.Namespace) -> bool:
     """Whether progress bars are shown: on a terminal, which can redraw a line, and not if quiet."""
-    return bool(chosen.level < logging.ERROR and sys.stderr.isatty())
+    return bool(chosen.level < logging.ERROR and sys.stderr and sys.stderr.isatty())
 
 
 def groups_in_words(modality: torch.Tensor | None) -> str:
@@ -85,18 +98,47 @@ def groups_in_words(modality: torch.Tensor | None) -> str:
     )
 
 
+def whole_number(text: str) -> int | None:
+    """The integer in [0, 2^63) that a text is, or None."""
+    digits = text.lstrip("0") or text[-1:]
+    # Python converts no thousands of digits, and nothing here needs more than 64 bits.
+    if not text.isdecimal() or len(digits) > len(str(_LARGEST)) or int(digits) > _LARGEST:
+        return None
+    return int(digits)
+
+
+def shortened(text: str) -> str:
+    """A text as Python writes it, but not all of one that fills a screen."""
+    return repr(text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}...")
+
+
+def integer(text: str) -> int:
+    """An integer of at most 64 bits, as an argument's type; the library checks its range."""
+    number = whole_number(text.removeprefix("-"))
+    if number is None:
+        raise argparse.ArgumentTypeError(
+            f"must be an integer of at most 64 bits, got {shortened(text)}"
+        )
+    return -number if text.startswith("-") else number
+
+
 def natural(text: str) -> int:
     """An integer of at least 0, as an argument's type."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"must be an integer >= 0, got {text!r}")
-    return int(text)
+    return _at_least(0, text)
 
 
 def positive(text: str) -> int:
     """An integer of at least 1, as an argument's type."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be an integer >= 1, got {text!r}")
-    return int(text)
+    return _at_least(1, text)
+
+
+def _at_least(least: int, text: str) -> int:
+    number = whole_number(text)
+    if number is None or number < least:
+        raise argparse.ArgumentTypeError(
+            f"must be an integer >= {least} of at most 64 bits, got {shortened(text)}"
+        )
+    return number
 
 
 def add_device(parser: argparse.ArgumentParser, *, results: str) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mabm.cli.command import Command, natural, shows_progress, write
+from mabm.cli.command import Command, integer, natural, shows_progress, write
+from mabm.cli.outputs import check_folder, check_kind, is_picture
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,8 +23,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0,
         help="which frames of the drawings are rendered (default: %(default)s)",
     )
-    parser.add_argument("--k1", type=int, help="neighbours of a sample (default: 24)")
-    parser.add_argument("--k2", type=int, help="rows averaged by query expansion (default: 6)")
+    parser.add_argument("--k1", type=integer, help="neighbours of a sample (default: 24)")
+    parser.add_argument("--k2", type=integer, help="rows averaged by query expansion (default: 6)")
     parser.add_argument("--eps", type=float, help="radius of DBSCAN (default: 0.5)")
 
 
@@ -33,6 +34,9 @@ def _execute(chosen: argparse.Namespace) -> int:
 
     given = {name: getattr(chosen, name) for name in ("k1", "k2", "eps")}
     settings = demo.Settings(**{name: value for name, value in given.items() if value is not None})
+    check_folder(chosen.output)
+    for name in (demo.CLUSTERS_PICTURE, demo.DISTANCES_PICTURE):
+        check_kind(chosen.output / name, is_picture)
     result = demo.run(
         chosen.output, seed=chosen.seed, settings=settings, progress=shows_progress(chosen)
     )

@@ -11,12 +11,13 @@ from mabm.cli.command import (
     Command,
     UsageError,
     add_device,
+    integer,
     positive,
     resolve_device,
     shows_progress,
     write,
 )
-from mabm.cli.files import check_output
+from mabm.cli.outputs import check_output, is_scores
 from mabm.evaluation import SEARCH_TASKS, SearchScores, format_search_scores
 from mabm.reranking import RerankOptions
 
@@ -55,8 +56,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="re-rank each trial's distances, aware of modality; published numbers are without",
     )
     options = RerankOptions()
-    group.add_argument("--k1", type=int, default=options.k1, help="(default: %(default)s)")
-    group.add_argument("--k2", type=int, default=options.k2, help="(default: %(default)s)")
+    group.add_argument("--k1", type=integer, default=options.k1, help="(default: %(default)s)")
+    group.add_argument("--k2", type=integer, default=options.k2, help="(default: %(default)s)")
     group.add_argument(
         "--lambda",
         type=float,
@@ -75,7 +76,8 @@ def _execute(chosen: argparse.Namespace) -> int:
     elif (chosen.k1, chosen.k2, chosen.lambda_value) != _defaults():
         raise UsageError("--k1, --k2 and --lambda are of re-ranking: give --rerank too")
     if chosen.json is not None:
-        check_output(chosen.json, (".json",), option="--json")
+        files = [_weights(run) for run in chosen.runs]
+        check_output(chosen.json, {".json": is_scores}, reads=files, option="--json")
     device = resolve_device(chosen.device, needs_ops=False)
     _check_runs(chosen.runs)
     from mabm.train import evaluate_weights
@@ -103,6 +105,10 @@ def _execute(chosen: argparse.Namespace) -> int:
     return 0
 
 
+def _weights(run: Path) -> Path:
+    return run / "weights.pt" if run.is_dir() else run
+
+
 def _check_runs(runs: list[Path]) -> None:
     """Before any of them is tested, looks whether their results can be joined.
 
@@ -112,7 +118,7 @@ def _check_runs(runs: list[Path]) -> None:
     """
     from mabm.train.scoring import load_run
 
-    files = [run / "weights.pt" if run.is_dir() else run for run in runs]
+    files = [_weights(run) for run in runs]
     for run, file in zip(runs, files, strict=True):
         if not file.is_file():
             raise FileNotFoundError(f"RUN must be a finished run or a file of weights, got {run}")

@@ -18,17 +18,20 @@ from mabm.cli.command import (
     natural,
     positive,
     resolve_device,
+    shortened,
     shows_progress,
+    whole_number,
     write,
 )
-from mabm.cli.files import check_output, modality_number, read_table, save_arrays
+from mabm.cli.files import modality_number, read_table
+from mabm.cli.outputs import check_not_read, check_output, is_extracted, save_arrays
 
 if TYPE_CHECKING:
     from mabm.data import ImageSet
     from mabm.models import Encoder
 
 _SHIPPED = "emoji-xm"
-_OUTPUTS = (".npz", ".npy", ".safetensors")
+_OUTPUTS = dict.fromkeys((".npz", ".npy", ".safetensors"), is_extracted)
 _SIZE = (288, 144)  # height and width of the field
 _COLUMNS = ("path", "camera", "modality", "identity")
 
@@ -95,13 +98,19 @@ def _execute(chosen: argparse.Namespace) -> int:
         raise UsageError("--trial is of --data regdb:ROOT")
     if chosen.images is not None and chosen.split is not None:
         raise UsageError("--split is of --data NAME[:ROOT]")
-    check_output(chosen.output, _OUTPUTS)
+    weights = Path(chosen.weights)
+    if weights.is_dir():
+        weights = weights / "weights.pt"
+    lists = [] if chosen.images is None else [chosen.images]
+    check_output(chosen.output, _OUTPUTS, reads=[weights, *lists])
     device = resolve_device(chosen.device, needs_ops=False)
     from mabm.data import ImageReader
     from mabm.train.steps import extract_features
 
     images = _read_list(chosen.images) if chosen.data is None else _read_split(chosen)
-    encoder, size = _load(chosen)
+    if not isinstance(images.images, np.ndarray):
+        check_not_read(chosen.output, images.images)
+    encoder, size = _load(chosen, weights)
     if chosen.size is not None:
         size = (chosen.size[0], chosen.size[1])
     elif size is None and not isinstance(images.images, np.ndarray):
@@ -183,12 +192,16 @@ def _read_list(path: Path) -> ImageSet:
 def _whole(text: str, unknown: int, where: str) -> int:
     if text in ("", str(unknown)):
         return unknown
-    if not text.isdecimal():
-        raise ValueError(f"{where} must be an integer >= 0, or empty where unknown, got {text!r}")
-    return int(text)
+    number = whole_number(text)
+    if number is None:
+        raise ValueError(
+            f"{where} must be an integer in [0, 2^63), or empty where unknown, got "
+            f"{shortened(text)}"
+        )
+    return number
 
 
-def _load(chosen: argparse.Namespace) -> tuple[Encoder, tuple[int, int] | None]:
+def _load(chosen: argparse.Namespace, path: Path) -> tuple[Encoder, tuple[int, int] | None]:
     """The encoder, and the size of images that it was trained with, where that is known.
 
     Raises:
@@ -197,9 +210,6 @@ def _load(chosen: argparse.Namespace) -> tuple[Encoder, tuple[int, int] | None]:
     """
     from mabm.models import build_encoder, load_encoder, load_pretrained
 
-    path = Path(chosen.weights)
-    if path.is_dir():
-        path = path / "weights.pt"
     if not path.exists() and chosen.weights == _SHIPPED:
         if chosen.model is not None:
             raise UsageError(f"--model is of a file of weights; {_SHIPPED} says which it is of")
@@ -216,8 +226,19 @@ def _load(chosen: argparse.Namespace) -> tuple[Encoder, tuple[int, int] | None]:
         encoder, meta = load_encoder(path)
     except ValueError as error:
         raise ValueError(f"{error}; give --model NAME if these are weights alone") from error
-    data = meta.get("config", {}).get("data", {})
-    return encoder, (data["height"], data["width"]) if "height" in data else encoder.image_size
+    return encoder, _trained_size(meta) or encoder.image_size
+
+
+def _trained_size(meta: Any) -> tuple[int, int] | None:
+    """Height and width in what a run says of itself; None where a file says something else."""
+    for name in ("config", "data"):
+        meta = meta.get(name) if isinstance(meta, dict) else None
+    if not isinstance(meta, dict):
+        return None
+    height, width = meta.get("height"), meta.get("width")
+    if not all(isinstance(edge, int) and edge >= 1 for edge in (height, width)):
+        return None
+    return height, width  # type: ignore[return-value]  # both are integers now
 
 
 COMMAND = Command(

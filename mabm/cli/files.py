@@ -1,14 +1,10 @@
-"""Arrays in files: .npy, .npz, .safetensors and .csv, by the end of the name."""
+"""What commands read: features, modality, tables; by the end of a file's name."""
 
 from __future__ import annotations
 
 import csv
-import importlib
-import io
-import zipfile
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -16,12 +12,15 @@ import torch
 from torch import Tensor
 
 from mabm._arrays import check_column, to_tensor
-from mabm._files import moved_into, write_text
+from mabm.cli.array_files import StoredArray, check_regular, open_arrays, suffix_of
+from mabm.cli.command import shortened, whole_number
 
 Column = npt.NDArray[np.int64]
 
 MODALITY_WORDS: Final = {"visible": 0, "infrared": 1, "thermal": 1}
 """What a modality may be called instead of its number."""
+
+_ARRAYS: Final = (".npy", ".npz", ".safetensors")
 
 
 def read_features(path: Path, key: str | None) -> tuple[Tensor, Tensor | None]:
@@ -39,19 +38,22 @@ def read_features(path: Path, key: str | None) -> tuple[Tensor, Tensor | None]:
         OSError: The file cannot be opened.
         ValueError: It holds something else.
     """
-    if path.suffix == ".npy":
+    arrays = open_arrays(path)
+    if suffix_of(path) == ".npy":
         if key is not None:
             raise ValueError(f"--key must be left out for {path}, which holds one array; got {key}")
-        return _floating(_load_npy(path), path), None
-    arrays = _read_archive(path)
+        return _floating(arrays[""], path), None
+    names = ", ".join(arrays) or "none"
     if key is None:
-        matrices = [name for name, array in arrays.items() if array.ndim == 2]
+        matrices = [name for name, array in arrays.items() if len(array.shape) == 2]
         key = matrices[0] if len(matrices) == 1 else "features"
+        if key not in arrays:
+            raise ValueError(
+                f"{path} must hold an array 'features', or one matrix alone, got {names}: name "
+                "one with --key"
+            )
     if key not in arrays:
-        raise ValueError(
-            f"--key must name one of the arrays in {path} ({', '.join(arrays) or 'none'}), "
-            f"got {key!r}"
-        )
+        raise ValueError(f"--key must name one of the arrays in {path} ({names}), got {key!r}")
     modality = arrays.get("modality")
     return _floating(arrays[key], path), None if modality is None else _whole(modality, path)
 
@@ -69,11 +71,13 @@ def read_modality(path: Path) -> Tensor:
         OSError: The file cannot be opened.
         ValueError: It holds something else.
     """
-    if path.suffix == ".npy":
-        return _whole(_load_npy(path), path)
-    if path.suffix == ".csv":
+    if suffix_of(path) == ".csv":
         return torch.from_numpy(_read_csv_column(path, "modality"))
-    arrays = _read_archive(path)
+    if suffix_of(path) not in _ARRAYS:
+        raise ValueError(
+            f"--modality must end in {', '.join(_ARRAYS)} or .csv, or be 'none', got {path}"
+        )
+    arrays = open_arrays(path)
     name = "modality" if "modality" in arrays or len(arrays) != 1 else next(iter(arrays))
     if name not in arrays:
         raise ValueError(f"{path} must hold an array 'modality', got {', '.join(arrays) or 'none'}")
@@ -89,12 +93,13 @@ def modality_number(text: str, where: str) -> int:
     word = text.strip().lower()
     if word in MODALITY_WORDS:
         return MODALITY_WORDS[word]
-    if not word.isdecimal():
+    number = whole_number(word)
+    if number is None:
         raise ValueError(
-            f"{where}: modality must be an integer >= 0 or one of {', '.join(MODALITY_WORDS)}, "
-            f"got {text!r}"
+            f"{where}: modality must be an integer in [0, 2^63) or one of "
+            f"{', '.join(MODALITY_WORDS)}, got {shortened(text)}"
         )
-    return int(word)
+    return number
 
 
 def read_table(path: Path) -> list[list[str]]:
@@ -104,6 +109,7 @@ def read_table(path: Path) -> list[list[str]]:
         OSError: The file cannot be opened.
         ValueError: It is no text, or holds no rows.
     """
+    check_regular(path)
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
             rows = [row for row in csv.reader(stream) if any(cell.strip() for cell in row)]
@@ -114,111 +120,20 @@ def read_table(path: Path) -> list[list[str]]:
     return rows
 
 
-def check_output(path: Path, kinds: Sequence[str], *, option: str = "--output") -> None:
-    """Refuses a path that no file of these kinds can be written to; nothing is written yet.
-
-    Raises:
-        FileNotFoundError: Its folder is not there.
-        ValueError: The end of its name is none of ``kinds``.
-    """
-    if path.suffix not in kinds:
-        raise ValueError(f"{option} must end in {' or '.join(kinds)}, got {path}")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{option} must lie in a folder that is there, got {path}")
-    if path.is_dir():
-        raise ValueError(f"{option} must be a file, got the folder {path}")
-
-
-def save_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Writes arrays: all of them to ``.npz`` or ``.safetensors`` (numbers alone), else the first.
-
-    ``.csv`` gets a line a row: its number, and a column for each array. A file is complete or not
-    there: it is written beside its place and moved.
-
-    Raises:
-        ImportError: ``.safetensors`` without its extra.
-        OSError: The file cannot be written.
-    """
-    first = next(iter(arrays.values()))
-    if path.suffix == ".npy":
-        with moved_into(path) as stream:
-            np.save(stream, first, allow_pickle=False)
-    elif path.suffix == ".npz":
-        keywords: dict[str, Any] = dict(arrays)
-        with moved_into(path) as stream:
-            np.savez(stream, **keywords)
-    elif path.suffix == ".csv":
-        write_text(path, _csv_of(arrays))
-    else:
-        save = _safetensors("numpy").save
-        numbers = {name: array for name, array in arrays.items() if array.dtype.kind in "fiub"}
-        with moved_into(path) as stream:
-            stream.write(save(numbers))
-
-
-def _csv_of(columns: Mapping[str, npt.NDArray[Any]]) -> str:
-    stream = io.StringIO(newline="")
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["row", *columns])
-    values = [column.tolist() for column in columns.values()]
-    writer.writerows([row, *cells] for row, cells in enumerate(zip(*values, strict=True)))
-    return stream.getvalue()
-
-
-def _load_npy(path: Path) -> npt.NDArray[Any]:
+def _floating(stored: StoredArray, path: Path) -> Tensor:
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]  # numpy says Any
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{path} must be a .npy file of numbers: {error}") from error
-
-
-def _read_archive(path: Path) -> dict[str, npt.NDArray[Any]]:
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    if path.suffix != ".npz":
-        raise ValueError(
-            f"{path} must end in .npy, .npz or .safetensors, got {path.suffix or 'no ending'!r}"
-        )
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        raise ValueError(f"{path} must be a .npz file of plain arrays: {error}") from error
-
-
-def _read_safetensors(path: Path) -> dict[str, Any]:
-    module = _safetensors("torch")
-    try:
-        return dict(module.load_file(path))
-    except OSError:
-        raise
-    except Exception as error:  # safetensors has an exception of its own
-        raise ValueError(f"{path} must be a .safetensors file: {error}") from error
-
-
-def _safetensors(flavour: str) -> Any:
-    try:
-        return importlib.import_module(f"safetensors.{flavour}")
-    except ImportError as error:
-        raise ImportError(
-            'files in .safetensors need safetensors: pip install "mabm[train]"'
-        ) from error
-
-
-def _floating(array: Any, path: Path) -> Tensor:
-    try:
-        features = to_tensor(array, "features")
+        features = to_tensor(stored.read(), "features")
     except TypeError as error:
         raise ValueError(f"{path}: {error}") from error
     if not features.is_floating_point():
-        raise ValueError(f"{path} must hold floating-point features, got {array.dtype}")
+        raise ValueError(f"{path} must hold floating-point features, got {stored.dtype}")
     return features
 
 
-def _whole(array: Any, path: Path) -> Tensor:
+def _whole(stored: StoredArray, path: Path) -> Tensor:
     try:
-        return check_column(array, None, "modality", "one a row of features")
-    except TypeError as error:
+        return check_column(stored.read(), None, "modality", "one a row of features")
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
 
 
@@ -229,12 +144,25 @@ def _read_csv_column(path: Path, name: str) -> Column:
     if name in header:
         place, first = header.index(name), 1
     elif len(header) == 1:
-        place, first = 0, int(not (header[0].isdecimal() or header[0] in MODALITY_WORDS))
+        place, first = 0, int(not _is_value(header[0]))
     else:
-        raise ValueError(f"{path} must have a column {name!r}, or one column; got {rows[0]}")
+        raise ValueError(
+            f"{path} must have a column {name!r}, or one column; got {shortened(','.join(rows[0]))}"
+        )
     values = []
     for number, row in enumerate(rows[first:], first + 1):
         if len(row) <= place:
-            raise ValueError(f"{path}, row {number}: must have {len(header)} columns, got {row}")
+            raise ValueError(
+                f"{path}, row {number}: must have {len(header)} columns, got {len(row)}"
+            )
         values.append(modality_number(row[place], f"{path}, row {number}"))
     return np.array(values, dtype=np.int64)
+
+
+def _is_value(cell: str) -> bool:
+    """Whether a cell is a modality, right or wrong, and no name of a column."""
+    try:
+        float(cell)
+    except ValueError:
+        return cell in MODALITY_WORDS
+    return True

@@ -8,14 +8,14 @@ import sys
 import textwrap
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final, NoReturn
 
 import torch
 
 from mabm._extension import build_info
 from mabm.cli import census, cluster, demo, evaluate, extract, info, train
-from mabm.cli.command import Command, OutputClosedError, UsageError, abandon_output
+from mabm.cli.command import Command, OutputClosedError, UsageError, write
 
 _COMMANDS: Final[tuple[Command, ...]] = (
     demo.COMMAND,
@@ -34,6 +34,8 @@ INTERRUPTED: Final = 130  # as a shell reports a process that SIGINT ended
 OUTPUT_CLOSED: Final = 141  # likewise SIGPIPE
 
 _WIDTH: Final = 96
+_MOST_TOLD: Final = 2000  # letters of an error: a file's content may be in it
+_NO_MEMORY: Final = ("DefaultCPUAllocator", "Storage size calculation overflowed")  # of PyTorch
 _EXIT_STATUS: Final = """\
 exit status:
   0    done
@@ -60,9 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _build_parser()
     try:
         chosen = parser.parse_args(arguments)
-    except SystemExit:
-        _flush_help()
-        raise
+    except OSError as error:  # of printing the help
+        _report("mabm", _in_words(error), debug=False)
+        return FAILURE
     place = f"mabm {chosen.command}"
     with _logging_to_stderr(chosen.level):
         try:
@@ -86,15 +88,28 @@ def _in_words(error: Exception) -> str:
         return f"{error.strerror}: {error.filename}"
     # What the library raises on purpose explains itself; of anything else the type is a hint.
     told = ImportError | OSError | ValueError | MemoryError | torch.OutOfMemoryError
+    if isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY):
+        return "not enough memory (--debug shows where)"
     if str(error) and (isinstance(error, told) or type(error).__module__.startswith("mabm.")):
         return str(error)
     return f"{type(error).__name__}: {error} (--debug shows where)"
 
 
 def _report(place: str, message: str, debug: bool) -> None:
-    if debug:
-        traceback.print_exc()
-    sys.stderr.write(f"{place}: {' '.join(message.split())}\n")
+    if sys.stderr is None:  # closed before the program began
+        return
+    if len(message) > _MOST_TOLD:
+        message = f"{message[:_MOST_TOLD]}..."
+    # What no terminal can show, or would take for a command, as Python writes it.
+    words = "".join(
+        letter if letter.isprintable() else ascii(letter)[1:-1]
+        for letter in " ".join(message.split())
+    )
+    with suppress(OSError):  # it takes no more: the status still tells
+        if debug:
+            traceback.print_exc()
+        sys.stderr.write(f"{place}: {words}\n")
+        sys.stderr.flush()
 
 
 class _Parser(argparse.ArgumentParser):
@@ -102,6 +117,14 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(USAGE, f"{self.prog}: {message} ({self.prog} --help says more)\n")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Argparse's own way to print, of help and version too, says nothing of a full disk."""
+        if message and file is not None and file is sys.stdout:
+            with suppress(OutputClosedError):
+                write(message.rstrip("\n"))
+        else:
+            super()._print_message(message, file)
 
 
 def _build_parser() -> argparse.ArgumentParser:
@@ -146,13 +169,6 @@ def _add_common(parser: argparse.ArgumentParser, *, debug: Any, level: Any) -> N
 
 def _indented(text: str) -> str:
     return "\n".join(f"  {line}".rstrip() for line in text.strip().splitlines())
-
-
-def _flush_help() -> None:
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        abandon_output()
 
 
 @contextmanager

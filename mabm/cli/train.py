@@ -7,9 +7,17 @@ import json
 import logging
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mabm.cli.command import Command, UsageError, positive, shows_progress, write
+from mabm.cli.outputs import check_folder, check_kind, check_not_read
 from mabm.evaluation import format_search_scores
+
+if TYPE_CHECKING:
+    from mabm.train import Config
+
+_WRITTEN = ("environment.json", "history.jsonl", "stage1.pt", "weights.pt",
+            "result.json", "report.html")  # fmt: skip
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,6 +58,8 @@ def _execute(chosen: argparse.Namespace) -> int:
         raise UsageError("give --output DIR, the folder of the run, or --show")
     from mabm.train.config import load_config, to_toml
 
+    if chosen.output is not None:
+        check_folder(chosen.output)
     config = load_config(chosen.config, _overrides(chosen))
     if chosen.show:
         write(to_toml(config).rstrip("\n"))
@@ -57,6 +67,7 @@ def _execute(chosen: argparse.Namespace) -> int:
     name = config.data.name
     if name != "emoji_xm" and config.data.root is None:
         raise UsageError(f"give --data ROOT, the folder of {name} (data.root)")
+    _check_folder_of_run(chosen.output, chosen.config, config)
     from mabm.train import train
 
     is_first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts
@@ -75,13 +86,65 @@ def _execute(chosen: argparse.Namespace) -> int:
     return 0
 
 
+def _check_folder_of_run(folder: Path, source: str, config: Config) -> None:
+    """Refuses a folder in which the run would write over what it reads or what is no run's.
+
+    Where there are checkpoints, everything under these names is the run's own. Its configuration is
+    not written again then, nor changed where it is the same: a run may go on with it.
+    """
+    from mabm.train.config import to_toml
+
+    is_run = any(folder.glob("checkpoint-[0-9]*-[0-9]*-[0-9]*.pt"))
+    kept = folder / "config.toml"
+    if not is_run:
+        check_kind(kept, _is_config_of_run)
+        check_kind(folder / "environment.json", _is_environment)
+        check_kind(folder / "history.jsonl", _is_history)
+    reads = [Path(source)]
+    if config.model.weights is not None:
+        reads.append(Path(config.model.weights))
+    for name in _WRITTEN:
+        check_not_read(folder / name, reads)
+    if not is_run and not (kept.is_file() and kept.read_text(encoding="utf-8") == to_toml(config)):
+        check_not_read(kept, reads)
+
+
+def _is_config_of_run(path: Path) -> bool:
+    from mabm.train.config import load_config, to_toml
+
+    return path.read_text(encoding="utf-8") == to_toml(load_config(path))
+
+
+def _is_environment(path: Path) -> bool:
+    facts = json.loads(path.read_text(encoding="utf-8"))
+    return isinstance(facts, dict) and {"mabm", "torch", "Python"} <= facts.keys()
+
+
+def _is_history(path: Path) -> bool:
+    entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return all(isinstance(each, dict) and {"stage", "epoch"} <= each.keys() for each in entries)
+
+
 def _overrides(chosen: argparse.Namespace) -> list[str]:
     given = []
     if chosen.data is not None:
-        given.append(f"data.root={json.dumps(str(chosen.data), ensure_ascii=False)}")  # as in TOML
+        given.append(f"data.root={_in_toml(str(chosen.data))}")
     if chosen.trial is not None:
         given.append(f"data.trial={chosen.trial}")
     return [*given, *chosen.set]
+
+
+def _in_toml(text: str) -> str:
+    """A text as TOML writes it: as JSON does, but that it has no character 127.
+
+    Raises:
+        ValueError: It is no text, as a file's name need not be.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"--data must be a folder whose name is UTF-8, got {text!r}") from error
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 COMMAND = Command(

@@ -101,7 +101,7 @@ def check_start(weights: str | None, data: ReidData) -> None:
         FileNotFoundError: There is no such file.
         ValueError: The file is of a run on another trial of the same data set, or damaged.
     """
-    if data.trial is None or weights is None or Path(weights).suffix not in {".pt", ".pth"}:
+    if data.trial is None or weights is None or Path(weights).suffix.lower() not in {".pt", ".pth"}:
         return
     content = read_torch(Path(weights))
     meta = content.get("meta") if isinstance(content, dict) else None

@@ -1,0 +1,245 @@
+"""Arrays in .npy, .npz and .safetensors, looked at before they are read; by the name's end."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import stat
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import IO, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+_NPY: Final = b"\x93NUMPY"
+_ZIP: Final = b"PK"
+_READABLE: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # what NumPy writes
+_MOST_INFLATED: Final = 1032  # bytes that deflate can make of one
+
+
+@dataclass(frozen=True)
+class StoredArray:
+    """An array in a file.
+
+    Attributes:
+        dtype: Of its numbers, by its name: ``"float32"``.
+        shape: Its shape.
+        read: Reads it: a NumPy array, of .safetensors a tensor. Raises as :func:`open_arrays`.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    read: Callable[[], Any]
+
+
+def check_regular(path: Path) -> None:
+    """Refuses what cannot be read as a file is: a folder, a pipe, a device.
+
+    Raises:
+        OSError: It is not there, or cannot be looked at.
+        ValueError: It is no regular file.
+    """
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+        raise ValueError(
+            f"{path} must be a regular file, got {kinds.get(stat.S_IFMT(mode), 'a device')}"
+        )
+
+
+def suffix_of(path: Path) -> str:
+    """The end of a file's name, in lower case."""
+    return path.suffix.lower()
+
+
+def open_arrays(path: Path) -> dict[str, StoredArray]:
+    """What a file holds, by name; the one array of a .npy file goes by the empty name.
+
+    No numbers are read yet, nothing in a file is ever executed, and no memory is taken that the
+    file does not account for: an array must be as long as its header says.
+
+    Args:
+        path: ``.npy`` (mapped into memory when read), ``.npz`` or ``.safetensors``.
+
+    Raises:
+        ImportError: ``.safetensors`` without its extra.
+        OSError: The file cannot be opened.
+        ValueError: It is damaged or of another kind.
+    """
+    check_regular(path)
+    readers = {".npy": _open_npy, ".npz": _open_npz, ".safetensors": _open_safetensors}
+    if suffix_of(path) not in readers:
+        raise ValueError(
+            f"{path} must end in .npy, .npz or .safetensors, got {path.suffix or 'no ending'!r}"
+        )
+    return readers[suffix_of(path)](path)
+
+
+def safetensors_module(flavour: str) -> Any:
+    """``safetensors.numpy`` or ``safetensors.torch``.
+
+    Raises:
+        ImportError: The extra is missing.
+    """
+    try:
+        return importlib.import_module(f"safetensors.{flavour}")
+    except ImportError as error:
+        raise ImportError(
+            'files in .safetensors need safetensors: pip install "mabm[train]"'
+        ) from error
+
+
+def _open_npy(path: Path) -> dict[str, StoredArray]:
+    with path.open("rb") as stream:
+        start = stream.read(len(_NPY))
+        stream.seek(0)
+        if start.startswith(_ZIP):
+            raise ValueError(f"{path} must be a .npy file, got a zip archive: name it .npz?")
+        try:
+            shape, by_columns, dtype = _read_header(stream, path.stat().st_size)
+        except _DamagedError as error:
+            raise ValueError(f"{path} must be a .npy file of numbers: {error}") from error
+        offset = stream.tell()
+
+    def read() -> npt.NDArray[Any]:
+        order: Any = "F" if by_columns else "C"
+        if 0 in shape:  # which cannot be mapped
+            return np.empty(shape, dtype, order)
+        return np.memmap(path, dtype, "r", offset, shape, order)
+
+    return {"": StoredArray(dtype.name, shape, read)}
+
+
+def _open_npz(path: Path) -> dict[str, StoredArray]:
+    arrays = {}
+    with path.open("rb") as stream:
+        if stream.read(len(_NPY)) == _NPY:
+            raise ValueError(f"{path} must be a .npz file, got a single array: name it .npy?")
+    for member in _members(path):
+        name = member.filename.removesuffix(".npy")
+        if name == member.filename:
+            continue  # no array
+        if name in arrays:
+            raise ValueError(f"{path} must hold every array once, got {name!r} twice")
+        shape, _, dtype = _of_member(path, member, _header_alone)
+        arrays[name] = StoredArray(
+            dtype.name, shape, partial(_of_member, path, member, _whole_array)
+        )
+    return arrays
+
+
+def _open_safetensors(path: Path) -> dict[str, StoredArray]:
+    module = safetensors_module("torch")
+    try:
+        tensors = module.load_file(path)
+    except MemoryError:
+        raise
+    except Exception as error:  # safetensors has an exception of its own
+        raise ValueError(f"{path} must be a .safetensors file: {error}") from error
+    return {
+        name: StoredArray(
+            str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), partial(_itself, tensor)
+        )
+        for name, tensor in tensors.items()
+    }
+
+
+def _itself(tensor: Any) -> Any:
+    return tensor
+
+
+# --- .npy and the members of .npz
+
+_Header = tuple[tuple[int, ...], bool, np.dtype[Any]]
+
+
+class _DamagedError(Exception):
+    """What is wrong with an array in a file."""
+
+
+def _read_header(stream: IO[bytes], size: int) -> _Header:
+    """Shape, whether columns come first, and dtype of an array that ``size`` bytes hold.
+
+    Raises:
+        _DamagedError: They do not.
+    """
+    if stream.read(len(_NPY)) != _NPY:
+        raise _DamagedError("it does not begin as one")
+    version = tuple(stream.read(2))
+    readers = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    if version not in readers:  # the third is of named fields
+        raise _DamagedError(f"its format must be 1.0 or 2.0, got {'.'.join(map(str, version))}")
+    try:
+        shape, by_columns, dtype = readers[version](stream)
+    except Exception as error:  # whatever Python's parser makes of damaged bytes
+        raise _DamagedError("its header is damaged") from error
+    if dtype.hasobject:
+        raise _DamagedError("it holds pickled objects, which could execute code when loaded")
+    if any(length < 0 for length in shape):
+        raise _DamagedError(f"its header says shape {shape}")
+    wanted, there = math.prod(shape) * dtype.itemsize, size - stream.tell()
+    if wanted > there:
+        raise _DamagedError(f"its header says {wanted} bytes of numbers, and {there} are there")
+    try:
+        np.broadcast_to(np.empty((), dtype), shape)
+    except ValueError as error:  # no numbers at all, of a shape that nothing can have
+        raise _DamagedError(f"its header says shape {shape}") from error
+    return shape, by_columns, dtype
+
+
+def _header_alone(_: IO[bytes], header: _Header) -> _Header:
+    return header
+
+
+def _whole_array(stream: IO[bytes], _: _Header) -> npt.NDArray[Any]:
+    stream.seek(0)
+    array: npt.NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
+    stream.read(1)  # where the end is, the archive's checksum is looked at
+    return array
+
+
+def _members(path: Path) -> list[zipfile.ZipInfo]:
+    with path.open("rb") as stream:
+        try:
+            with zipfile.ZipFile(stream) as archive:
+                return archive.infolist()
+        except Exception as error:  # of damaged bytes, more than zipfile's own
+            raise _not_npz(path, error) from error
+
+
+def _of_member(
+    path: Path, member: zipfile.ZipInfo, take: Callable[[IO[bytes], _Header], Any]
+) -> Any:
+    """What ``take`` makes of an array in an archive, from its stream past the header."""
+    if member.flag_bits & 1:
+        raise ValueError(f"{path} must not be encrypted, got {member.filename!r} with a password")
+    if member.compress_type not in _READABLE:
+        raise ValueError(
+            f"{path} must be stored or deflated as NumPy does it, got {member.filename!r} in the "
+            f"zip method {member.compress_type}"
+        )
+    with path.open("rb") as file:
+        size = min(member.compress_size, path.stat().st_size)
+        most = size if member.compress_type == zipfile.ZIP_STORED else (size + 1) * _MOST_INFLATED
+        try:
+            if member.file_size > most:
+                raise _DamagedError(f"{member.file_size} bytes cannot come of {size}")
+            with zipfile.ZipFile(file) as archive, archive.open(member) as stream:
+                return take(stream, _read_header(stream, member.file_size))
+        except MemoryError:
+            raise
+        except Exception as error:  # as above
+            raise _not_npz(path, error, member.filename) from error
+
+
+def _not_npz(path: Path, error: Exception, member: str | None = None) -> ValueError:
+    where = "" if member is None else f"{member!r}: "
+    reason = str(error) or type(error).__name__
+    return ValueError(f"{path} must be a .npz file of plain arrays: {where}{reason}")
