@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from mabm._files import moved_into
 from mabm.cluster_quality import evenly_chosen_clusters
 from mabm.data import INFRARED, VISIBLE, Frames, load_drawings
 from mabm.plots import QUIET, RIGHT, WRONG, PairHistogram, draw_spread, new_figure, styled
@@ -177,6 +178,6 @@ def _legend(
 
 
 def save_picture(figure: Figure, path: Path) -> None:
-    """Writes ``figure`` as a PNG."""
-    with styled():
-        figure.savefig(path, dpi=150, facecolor="white")
+    """Writes ``figure`` as a PNG, whole or not at all; the error of a full disk names the file."""
+    with styled(), moved_into(path) as stream:
+        figure.savefig(stream, format="png", dpi=150, facecolor="white")
