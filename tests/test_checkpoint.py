@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
 from full_disk import most_bytes
+
 from mabm._files import write_text
 from mabm.train import checkpoint
 from mabm.train.checkpoint import (
@@ -232,6 +232,8 @@ def itself() -> dict[str, Any]:
         ({"number": 2, "position": [1, 0, 41]}, r"position is \[1, 0, 41\]"),
         ({"number": 2, "position": "here"}, "position is 'here'"),
         (itself(), "position is "),
+        ({"position": [torch.ones(2), 0, 40]}, "position is "),
+        ({"position": [1, 0, 40], "version": torch.ones(2)}, "has version tensor"),
         ({"position": [1, 0, 40]}, "it has no 'number'"),
         ({"position": [1, 0, 40], "number": "two"}, "its 'number' is a str"),
         ({"position": [1, 0, 40], "number": 2, "version": 2}, "format has version 2, not 1"),
@@ -249,7 +251,9 @@ def test_other_content_gives_way_to_the_one_before(
     sign(newest)
     position, found = load_newest(tmp_path, {"number": int}) or (None, {})
     assert (position, found["number"]) == (FIRST, 1)
-    assert re.search(rf"{re.escape(newest.name)} is no checkpoint of this run: .*{message}", caplog.text)
+    assert re.search(
+        rf"{re.escape(newest.name)} is no checkpoint of this run: .*{message}", caplog.text
+    )
 
 
 def test_no_file_of_torch_gives_way_to_the_one_before(

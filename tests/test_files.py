@@ -9,8 +9,8 @@ from typing import IO, Any
 import numpy as np
 import pytest
 import torch
-
 from full_disk import most_bytes
+
 from mabm._files import moved_into, write_text
 
 CONTENT = np.zeros(1 << 16)

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from full_disk import most_bytes
 from torch import nn
 
-from full_disk import most_bytes
 from mabm.models import (
     AgwResNet50,
     TwoStreamEncoder,
@@ -220,7 +220,6 @@ def nested(depth: int) -> dict[str, object]:
     return value
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("content", [itself(0), itself(1), itself(7), itself(50), nested(50)])
 def test_a_file_that_holds_itself_or_is_nested_deep_is_refused(
     content: dict[str, object], tmp_path: Path
@@ -252,7 +251,10 @@ def quantized(values: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("strange", "message"),
     [
-        (lambda x: x.to_sparse(), "dense real numbers, got a tensor of layout torch.sparse_coo"),
+        (
+            lambda x: x.to_sparse(),
+            "must be dense real numbers, got a tensor of layout torch.sparse_coo",
+        ),
         (lambda x: x[None].to_sparse_csr(), "got a tensor of layout torch.sparse_csr"),
         (lambda x: x.to("meta"), "got a meta tensor, which has no values"),
         (lambda x: x.to(torch.complex64), "dense real numbers, got torch.complex64"),
@@ -272,7 +274,7 @@ def test_strange_tensors_are_named_and_change_nothing(
     torch.save(state, path)
     encoder = narrow()
     before = state_of(encoder)
-    with pytest.raises(ValueError, match=rf"a\.pth: weights of neck\.weight must be .*{message}") as caught:
+    with pytest.raises(ValueError, match=rf"a\.pth: weights of neck\.weight .*{message}") as caught:
         load_weights(encoder, path)
     assert "\n" not in str(caught.value)
     assert_equal(encoder, before)

@@ -311,8 +311,9 @@ def load_encoder(
             f"{path} must be a file of save_encoder; for the weights of a backbone use "
             "build_encoder(name, weights=path)"
         )
-    if content.get("version") != VERSION:
-        raise ValueError(f"{path} must be of version {VERSION}, got {content.get('version')!r}")
+    version = content.get("version")
+    if type(version) is not int or version != VERSION:
+        raise ValueError(f"{path} must be of version {VERSION}, got {version!r}")
     try:
         name, num_modalities = content["name"], content["num_modalities"]
         size, state, meta = content.get("image_size"), content["state"], content["meta"]

@@ -104,9 +104,12 @@ def _fault(
     """What is wrong with the content of a checkpoint."""
     if not isinstance(content, dict):
         return f"it holds a {type(content).__name__}"
-    if (version := content.get("version", _VERSION)) != _VERSION:  # older ones have none
+    version = content.get("version", _VERSION)  # older ones have none
+    if type(version) is not int or version != _VERSION:
         return f"its format has version {version!r}, not {_VERSION}"
-    if (found := content.get("position")) != list(position):
+    found = content.get("position")
+    is_plain = isinstance(found, list) and all(type(each) is int for each in found)
+    if not is_plain or found != list(position):
         return f"its position is {found!r}, not {list(position)}"
     for key, kind in kinds.items():
         if key not in content:
