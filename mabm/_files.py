@@ -13,6 +13,9 @@ from typing import IO, Any, Final, cast
 PART: Final = ".part"
 """How the name of a file ends that is being written."""
 
+DEEPEST: Final = 64
+"""How deep dictionaries and lists that are written may be nested; beyond it, one holds itself."""
+
 
 @contextmanager
 def moved_into(path: Path) -> Iterator[IO[bytes]]:

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import os
-import pickle
+import re
 import subprocess
 import sys
 from collections import OrderedDict
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from full_disk import most_bytes
 
 from mabm._files import write_text
 from mabm.train import checkpoint
@@ -199,15 +200,115 @@ class _Trap:
         return os.mkdir, (str(self.path),)
 
 
-def test_code_in_a_checkpoint_is_not_executed(tmp_path: Path) -> None:
+def test_code_in_a_checkpoint_is_not_executed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     trap = tmp_path / "executed"
     path = save_checkpoint(tmp_path, FIRST, state_of(1))
     torch.save({"number": _Trap(trap)}, path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()  # whoever puts it there knows sums too
     write_text(path.with_name(f"{path.name}.sha256"), f"{digest}  {path.name}\n")
-    with pytest.raises(pickle.UnpicklingError):
-        load_newest(tmp_path)
+    assert load_newest(tmp_path) is None
+    assert "could execute code" in caplog.text
     assert not trap.exists()
+
+
+def sign(path: Path) -> None:
+    """Whoever changes a checkpoint can make its checksum too."""
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    write_text(path.with_name(f"{path.name}.sha256"), f"{digest}  {path.name}\n")
+
+
+def itself() -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    content["position"] = content
+    return content
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"number": 2}, r"its position is None, not \[1, 0, 40\]"),
+        ({"number": 2, "position": [1, 0, 41]}, r"position is \[1, 0, 41\]"),
+        ({"number": 2, "position": "here"}, "position is 'here'"),
+        (itself(), "position is "),
+        ({"position": [torch.ones(2), 0, 40]}, "position is "),
+        ({"position": [1, 0, 40], "version": torch.ones(2)}, "has version tensor"),
+        ({"position": [1, 0, 40]}, "it has no 'number'"),
+        ({"position": [1, 0, 40], "number": "two"}, "its 'number' is a str"),
+        ({"position": [1, 0, 40], "number": 2, "version": 2}, "format has version 2, not 1"),
+        (torch.ones(3), "it holds a Tensor"),
+        ([1, 2], "it holds a list"),
+        (None, "it holds a NoneType"),
+    ],
+)
+def test_other_content_gives_way_to_the_one_before(
+    content: object, message: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_checkpoint(tmp_path, FIRST, state_of(1))
+    newest = save_checkpoint(tmp_path, SECOND, state_of(2))
+    torch.save(content, newest)
+    sign(newest)
+    position, found = load_newest(tmp_path, {"number": int}) or (None, {})
+    assert (position, found["number"]) == (FIRST, 1)
+    assert re.search(
+        rf"{re.escape(newest.name)} is no checkpoint of this run: .*{message}", caplog.text
+    )
+
+
+def test_no_file_of_torch_gives_way_to_the_one_before(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_checkpoint(tmp_path, FIRST, state_of(1))
+    newest = save_checkpoint(tmp_path, SECOND, state_of(2))
+    for content in (b"", b"text", newest.read_bytes()[:-100]):
+        newest.write_bytes(content)
+        sign(newest)
+        assert number_there(tmp_path) == 1
+    newest.unlink()
+    newest.mkdir()
+    assert number_there(tmp_path) == 1
+    assert len(caplog.records) == 4
+
+
+def test_a_renamed_one_is_not_taken(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    first = save_checkpoint(tmp_path, FIRST, state_of(1))
+    later = tmp_path / "checkpoint-2-0000-000000.pt"
+    later.write_bytes(first.read_bytes())
+    sign(later)
+    position, _ = load_newest(tmp_path) or (None, {})
+    assert position == FIRST
+    assert "its position is [1, 0, 0], not [2, 0, 0]" in caplog.text
+
+
+def test_one_without_a_version_is_of_the_first(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path, FIRST, state_of(1))
+    content = torch.load(path, weights_only=True)
+    del content["version"]
+    torch.save(content, path)
+    sign(path)
+    assert number_there(tmp_path) == 1
+
+
+@pytest.mark.parametrize("size", [0, 1000, 4096])
+def test_a_full_disk_is_named_and_what_was_there_stays(tmp_path: Path, size: int) -> None:
+    save_checkpoint(tmp_path, FIRST, state_of(1))
+    before = names(tmp_path)
+    with most_bytes(size), pytest.raises(OSError, match="File too large") as caught:
+        save_checkpoint(tmp_path, SECOND, state_of(2))
+    assert caught.value.filename == str(tmp_path / "checkpoint-1-0000-000040.pt")
+    assert names(tmp_path) == before
+    assert number_there(tmp_path) == 1
+    save_checkpoint(tmp_path, SECOND, state_of(2))
+    assert number_there(tmp_path) == 2
+
+
+def test_a_state_that_holds_itself_is_not_written(tmp_path: Path) -> None:
+    state = state_of(1)
+    state["more"] = [state]
+    with pytest.raises(ValueError, match="nested at most 64 deep; does it hold itself"):
+        save_checkpoint(tmp_path, FIRST, state)
+    assert names(tmp_path) == []
 
 
 def test_only_what_can_be_read_again_is_written(tmp_path: Path) -> None:

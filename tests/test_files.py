@@ -2,15 +2,14 @@
 
 import errno
 import os
-import resource
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import pytest
 import torch
+from full_disk import most_bytes
 
 from mabm._files import moved_into, write_text
 
@@ -21,17 +20,6 @@ WRITERS: dict[str, Callable[[IO[bytes]], Any]] = {
     "np.savez": lambda stream: np.savez(stream, CONTENT),
     "torch.save": lambda stream: torch.save(torch.from_numpy(CONTENT), stream),
 }
-
-
-@contextmanager
-def most_bytes(size: int) -> Iterator[None]:
-    """No file can grow beyond a size: a disk that is full."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("writer", WRITERS)

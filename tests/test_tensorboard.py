@@ -1,11 +1,11 @@
 """TensorBoard: which scalars an entry has, and that the event file holds them."""
 
 import sys
-import types
 from pathlib import Path
 from typing import Any
 
 import pytest
+from full_disk import most_bytes
 
 from mabm.train.tensorboard import TensorBoardLog, epoch_scalars
 
@@ -43,34 +43,16 @@ SCALARS = {
 }
 
 
-class FakeWriter:
-    """Stands for torch's, and remembers what it is asked to do."""
+def points_of(file: Path) -> tuple[int, list[tuple[str, float, int]]]:
+    """From what step on a file hides what came before it, and its points."""
+    pytest.importorskip("tensorboard")  # one of the tests' packages, yet not of every GPU machine's
+    from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 
-    made: "list[FakeWriter]"
-
-    def __init__(self, folder: str, purge_step: int | None = None) -> None:
-        self.folder, self.purge_step = folder, purge_step
-        self.points: list[tuple[str, float, int]] = []
-        self.done: list[str] = []
-        self.made.append(self)
-
-    def add_scalar(self, tag: str, value: float, step: int) -> None:
-        self.points.append((tag, value, step))
-
-    def flush(self) -> None:
-        self.done.append("flush")
-
-    def close(self) -> None:
-        self.done.append("close")
-
-
-@pytest.fixture
-def writers(monkeypatch: pytest.MonkeyPatch) -> list[FakeWriter]:
-    module = types.ModuleType("torch.utils.tensorboard")
-    FakeWriter.made = []
-    module.SummaryWriter = FakeWriter  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
-    return FakeWriter.made
+    version, start, *events = LegacyEventFileLoader(str(file)).Load()
+    assert version.file_version == "brain.Event:2"
+    assert start.session_log.status == start.session_log.START
+    values = [(event.summary.value[0], event.step) for event in events]
+    return start.step, [(value.tag, value.simple_value, step) for value, step in values]
 
 
 def test_scalars_are_the_finite_numbers() -> None:
@@ -78,31 +60,51 @@ def test_scalars_are_the_finite_numbers() -> None:
     assert epoch_scalars({"stage": 1, "epoch": 1}) == {"warnings": 0}
 
 
-def test_steps_count_on(writers: list[FakeWriter], tmp_path: Path) -> None:
-    with TensorBoardLog(tmp_path) as log:
+def test_steps_count_on(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    with TensorBoardLog(tmp_path / "new" / "folder") as log:
         log.append({"stage": 1, "epoch": 1, "seconds": 1.0})
         log.append({"stage": 2, "epoch": 1, "seconds": 2.0})
-    assert (writers[0].folder, writers[0].purge_step) == (str(tmp_path), 0)
-    assert writers[0].points == [
+    (file,) = (tmp_path / "new" / "folder").iterdir()
+    expected = [
         ("seconds", 1.0, 0),
         ("warnings", 0.0, 0),
         ("seconds", 2.0, 1),
         ("warnings", 0.0, 1),
     ]
-    assert writers[0].done == ["flush", "flush", "close"]
+    assert points_of(file) == (0, expected)
 
 
-def test_a_resumed_run_hides_what_came_after(writers: list[FakeWriter], tmp_path: Path) -> None:
-    log = TensorBoardLog(tmp_path, first_step=5)
-    log.append({"stage": 2, "epoch": 1, "seconds": 2.0})
-    assert writers[0].purge_step == 5
-    assert writers[0].points[0] == ("seconds", 2.0, 5)
+def test_a_resumed_run_hides_what_came_after(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    with TensorBoardLog(tmp_path, first_step=5) as log:
+        log.append({"stage": 2, "epoch": 1, "seconds": 2.0})
+        (file,) = tmp_path.iterdir()
+        hidden_from, points = points_of(file)  # on the disk before the log is closed
+    assert hidden_from == 5
+    assert points[0] == ("seconds", 2.0, 5)
     with pytest.raises(ValueError, match="first_step must be at least 0, got -1"):
         TensorBoardLog(tmp_path, first_step=-1)
 
 
+@pytest.mark.parametrize("size", [0, 20, 60, 200])
+def test_a_full_disk_is_an_error_that_names_the_file(
+    size: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("tensorboard")
+    with (
+        most_bytes(size),
+        pytest.raises(OSError, match="File too large") as caught,
+        TensorBoardLog(tmp_path) as log,
+    ):
+        log.append(ENTRY)
+    (file,) = tmp_path.iterdir()
+    assert caught.value.filename == str(file)
+    assert capfd.readouterr().err == ""  # no thread complains on its own
+
+
 def test_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    monkeypatch.setitem(sys.modules, "tensorboard.compat.proto.event_pb2", None)
     with pytest.raises(ImportError, match=r'pip install "mabm\[tensorboard\]"'):
         TensorBoardLog(tmp_path / "new")
     assert not (tmp_path / "new").exists()

@@ -1,6 +1,8 @@
 """Configurations: what ships, what overrides change, and what a mistake is told."""
 
+import codecs
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +94,7 @@ def test_overrides() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("batch.identities=0", r"batch\.identities must be at least 1, got 0"),
+        ("batch.identities=0", r"batch\.identities must be in \[1, 65536\], got 0"),
         ("batch.identities=eight", r"batch\.identities must be a valid integer, got 'eight'"),
         ("batch.identities='8'", r"batch\.identities must be a valid integer, got '8'"),
         ("batch.identities=8.5", r"batch\.identities must be a valid integer.*, got 8\.5"),
@@ -100,11 +102,11 @@ def test_overrides() -> None:
         ("batch.identities=none", r"batch\.identities must be a valid integer, got None"),
         ("batch.micro_batches=3", r"batch\.micro_batches must divide .* = 128, got 3"),
         ("run.compile=1", r"run\.compile must be a valid boolean, got 1"),
-        ("run.seed=-1", r"run\.seed must be at least 0, got -1"),
+        ("run.seed=-1", r"run\.seed must be in \[0, 9223372036854775807\], got -1"),
         ("run.precision=half", r"run\.precision must be 'float32', .* or 'float16', got 'half'"),
         ("model.weights=5", r"model\.weights must be a valid string, got 5"),
         ("data.name=market", r"data\.name must be one of .*'regdb'.*, got 'market'"),
-        ("data.trial=0", r"data\.trial must be at least 1, got 0"),
+        ("data.trial=0", r"data\.trial must be in \[1, 1000000\], got 0"),
         ("stage2.lr=0", r"stage2\.lr must be above 0, got 0\.0"),
         ("stage2.lr=nan", r"stage2\.lr must be .*, got nan"),
         ("stage2.lr=inf", r"stage2\.lr must be .*, got inf"),
@@ -146,6 +148,9 @@ def test_options_can_be_made_without_a_file() -> None:
     assert (preset.name, preset.half_list) == ("bmil", "balanced")
 
 
+_CHARACTERS = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
+
+
 @st.composite
 def configs(draw: st.DrawFn) -> Config:
     """Shipped ones with some fields changed, of every kind there is."""
@@ -158,7 +163,7 @@ def configs(draw: st.DrawFn) -> Config:
         f"contrast.memory={draw(st.sampled_from(['hybrid', 'mean', 'hard']))}",
     ]
     config = load_config(draw(st.sampled_from(CONFIGS)), overrides)
-    text = draw(st.text(st.characters(exclude_categories=["Cs"]), max_size=20))
+    text = draw(st.text(_CHARACTERS, min_size=1, max_size=20))
     return dataclasses.replace(config, data=dataclasses.replace(config.data, root=text))
 
 
@@ -226,3 +231,137 @@ def test_a_name_that_is_neither_shipped_nor_a_file(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text('base = "no_such.toml"')
     with pytest.raises(FileNotFoundError, match=r"no_such\.toml"):
         load_config(tmp_path / "mine.toml")
+
+
+STRANGE = (
+    "nan",
+    "inf",
+    "-inf",
+    "-1",
+    "0",
+    "0.5",
+    "1e300",
+    "1e9",
+    str(2**63),
+    str(2**70),
+    "1" * 400,
+    "1" * 5000,
+    '""',
+    r'"\u0000"',
+    "[]",
+    "[[]]",
+    "{}",
+    "true",
+    "2020-01-01",
+    "2020-01-01T00:00:00Z",
+    "12:00:00",
+    "\udcff",
+    "[" * 500 + "]" * 500,
+    "1\nmore = 2",
+)
+
+
+def refusal(override: str) -> ValueError | None:
+    try:
+        load_config("sysu", [override])
+    except ValueError as error:
+        return error
+    return None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        f"{table.name}.{field.name}"
+        for table in dataclasses.fields(Config)
+        for field in dataclasses.fields(getattr(Config(), table.name))
+    ],
+)
+def test_strange_values_of_every_field_are_taken_or_refused_in_words(name: str) -> None:
+    for value in STRANGE:
+        if (error := refusal(f"{name}={value}")) is not None:
+            assert type(error) is ValueError
+            assert "\n" not in str(error)
+            assert len(str(error)) < 1000 or len(value) == 400  # an integer is shown whole
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        f"run.seed={2**70}",
+        f"run.seed={2**63}",
+        "data.height=1000000000",
+        "data.height=1e9",
+        "data.width=4097",
+        "data.workers=100000",
+        "data.root=''",
+        r'data.root="a\u0000"',
+        "data.root=2020-01-01",
+        "model.weights=''",
+        "augmentation.padding=1000000000",
+        f"clustering.min_samples={2**63}",
+        "contrast.temperature=1e-45",
+        "contrast.temperature=inf",
+        "contrast.margin=1e300",
+        "batch.instances=1000000000",
+        "batch.evaluation=1000000000",
+        "stage1.lr=1e300",
+        "stage1.weight_decay=1e300",
+        "stage2.iterations=1000000000",
+        "run.evaluate_every=nan",
+    ],
+)
+def test_absurd_values_are_refused_by_name(override: str) -> None:
+    name = override.partition("=")[0]
+    with pytest.raises(ValueError, match=rf"{name} must be "):
+        load_config("sysu", [override])
+
+
+def test_an_override_holds_one_value() -> None:
+    with pytest.raises(ValueError, match="an override must hold one value, got"):
+        load_config("sysu", ["run.seed=1\nother = 2"])
+
+
+def test_a_byte_order_mark_and_an_empty_file_are_taken(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_bytes(codecs.BOM_UTF8 + b"[run]\nseed = 3\n")
+    assert load_config(file).run.seed == 3
+    file.write_bytes(b"")
+    assert load_config(file) == Config()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[run]\nseed = 3\n".encode("utf-16"), "must be in UTF-8, got UTF-16"),
+        ("[run]\nseed = 3\n".encode("utf-32"), "must be in UTF-8, got UTF-32"),
+        ("[run]\nseed = 3\n".encode("utf-16-le"), "must be TOML: "),
+        ('[data]\nroot = "é"\n'.encode("latin-1"), "must be in UTF-8: .*position 15"),
+        (b"a = " + b"[" * 500 + b"]" * 500, "must be "),
+        (b"a = " + b"[" * 5000 + b"]" * 5000, "must be TOML: .*nested"),
+        (b"[" + b"a." * 5000 + b"a]", "must "),
+        (b"[run]\nseed = 1\nseed = 2\n", "must be TOML: "),
+        (b"[run]\nseed = 1\0\n", "must be TOML: "),
+        (b"[run]\nseed = " + b"1" * 5000, "must be TOML: "),
+        (b"#" * (2**20 + 1), "must be TOML of at most 1048576 bytes, got 1048577"),
+        (b"base = '../folder/bad.toml'", "base must not lead back to itself"),
+        (b"base = '" + b"./" * 50 + b"bad.toml'", "base must not lead back to itself"),
+    ],
+)
+def test_files_in_other_forms_are_refused_in_a_line(
+    content: bytes, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "folder").mkdir()
+    file = tmp_path / "folder" / "bad.toml"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_config(file)
+    assert type(caught.value) is ValueError
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_file_is_no_configuration(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")  # which would never be read to its end
+    for source in (tmp_path, tmp_path / "pipe", "a\0b"):
+        with pytest.raises(FileNotFoundError, match="or a TOML file"):
+            load_config(source)

@@ -1,8 +1,11 @@
 """Weights: what is read from which file, what is refused, and that nothing read is executed."""
 
+import io
 import logging
 import os
 import pickle
+import zipfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from full_disk import most_bytes
 from torch import nn
 
 from mabm.models import (
@@ -199,6 +203,179 @@ def test_damaged_files_are_named(suffix: str, tmp_path: Path) -> None:
             load_weights(narrow(), path)
 
 
+def itself(length: int) -> dict[str, object]:
+    """A dictionary that holds itself after as many others."""
+    first: dict[str, object] = {}
+    last = first
+    for _ in range(length):
+        last["state"] = {}
+        last = last["state"]  # type: ignore[assignment]
+    last["state"] = first
+    return first
+
+
+def nested(depth: int) -> dict[str, object]:
+    value: dict[str, object] = dict(state_of(narrow()))
+    for _ in range(depth):
+        value = {"model": value}
+    return value
+
+
+@pytest.mark.parametrize("content", [itself(0), itself(1), itself(7), itself(50), nested(50)])
+def test_a_file_that_holds_itself_or_is_nested_deep_is_refused(
+    content: dict[str, object], tmp_path: Path
+) -> None:
+    path = tmp_path / "s.pth"
+    torch.save(content, path)
+    encoder = narrow()
+    before = state_of(encoder)
+    with pytest.raises(ValueError, match=r"s\.pth must hold named tensors"):
+        load_weights(encoder, path)
+    with pytest.raises(ValueError, match=r"s\.pth must be a file of save_encoder"):
+        load_encoder(path)
+    assert_equal(encoder, before)
+
+
+def test_tensors_are_found_beside_other_things_of_those_names(tmp_path: Path) -> None:
+    state = state_of(narrow())
+    torch.save({"state": "done", "model": {"state_dict": state}}, tmp_path / "a.PTH")
+    encoder = narrow()
+    load_weights(encoder, tmp_path / "a.PTH")
+    assert_equal(encoder, state)
+
+
+def quantized(values: torch.Tensor) -> torch.Tensor:
+    return torch.quantize_per_tensor(values, 0.1, 0, torch.qint8)
+
+
+@pytest.mark.filterwarnings("ignore:.*(sparse|Sparse|quantize|TypedStorage|nested)")
+@pytest.mark.parametrize(
+    ("strange", "message"),
+    [
+        (
+            lambda x: x.to_sparse(),
+            "must be dense real numbers, got a tensor of layout torch.sparse_coo",
+        ),
+        (lambda x: x[None].to_sparse_csr(), "got a tensor of layout torch.sparse_csr"),
+        (lambda x: x.to("meta"), "got a meta tensor, which has no values"),
+        (lambda x: x.to(torch.complex64), "dense real numbers, got torch.complex64"),
+        (lambda x: x > 0, "dense real numbers, got torch.bool"),
+        (lambda x: x.long(), "dense real numbers, got torch.int64"),
+        (quantized, "got a quantized tensor"),
+        (lambda x: torch.nested.nested_tensor([x, x[:2]]), "got a nested tensor"),
+        (lambda x: x * torch.inf, "must be finite"),
+        (lambda x: x.double() * 1e300, "must be finite"),
+    ],
+)
+def test_strange_tensors_are_named_and_change_nothing(
+    strange: Any, message: str, tmp_path: Path
+) -> None:
+    path, state = tmp_path / "a.pth", state_of(narrow())
+    state["neck.weight"] = strange(torch.ones(6))
+    torch.save(state, path)
+    encoder = narrow()
+    before = state_of(encoder)
+    with pytest.raises(ValueError, match=rf"a\.pth: weights of neck\.weight .*{message}") as caught:
+        load_weights(encoder, path)
+    assert "\n" not in str(caught.value)
+    assert_equal(encoder, before)
+
+
+@pytest.mark.parametrize("value", [torch.tensor(1.5), torch.tensor(True), torch.tensor(1j)])
+def test_counters_are_integers(value: torch.Tensor, tmp_path: Path) -> None:
+    state = {**state_of(narrow()), "neck.num_batches_tracked": value}
+    torch.save(state, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=rf"dense integer numbers, got {value.dtype}"):
+        load_weights(narrow(), tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_other_precisions_are_rounded(dtype: torch.dtype, tmp_path: Path) -> None:
+    state = state_of(narrow())
+    kept = {n: t.to(dtype) if t.is_floating_point() else t.int() for n, t in state.items()}
+    torch.save(kept, tmp_path / "a.pth")
+    encoder = narrow()
+    load_weights(encoder, tmp_path / "a.pth")
+    assert_equal(encoder, {name: kept[name].to(tensor.dtype) for name, tensor in state.items()})
+
+
+def test_a_small_file_of_gigabytes_is_not_unpacked(tmp_path: Path) -> None:
+    """Two gigabytes of zeros in two megabytes, in a form that each reader would unpack."""
+    for name, entry in (("a.npz", "neck.weight.npy"), ("a.pth", "a/data.pkl")):
+        path = tmp_path / name
+        with (
+            zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
+            archive.open(entry, "w", force_zip64=True) as stream,
+        ):
+            for _ in range(17):
+                stream.write(bytes(2**26))
+        with pytest.raises(ValueError, match=rf"{name} must hold at most 20 times its \d+ bytes"):
+            load_weights(narrow(), path)
+
+
+def npz_with(header: str) -> bytes:
+    """An archive with one array, whose header is given and whose numbers are missing."""
+    text = header.encode().ljust(118 - 1) + b"\n"
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("neck.weight.npy", b"\x93NUMPY\x01\x00" + bytes([118, 0]) + text)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"1 2 3\n",
+        pickle.dumps({"a": 1}),
+        npz_with("{'descr': '<f4', 'fortran_order': False, 'shape': (4611686018427387904,), }"),
+        npz_with(f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({10**30},), }}"),
+        npz_with("{'descr': '<f4', 'fortran_order': False, 'shape': (-1,), }"),
+        npz_with("{'descr': '<U4', 'fortran_order': False, 'shape': (0,), }"),
+        npz_with("{'descr': [('x', '<f4')], 'fortran_order': False, 'shape': (0,), }"),
+        npz_with("("),
+    ],
+)
+def test_damaged_archives_of_arrays_are_named(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.npz is no whole \.npz file of numbers: ") as caught:
+        load_weights(narrow(), path)
+    assert type(caught.value) is ValueError
+    assert "\n" not in str(caught.value)
+    assert "allow_pickle=True" not in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", ["pth", "npz", "safetensors"])
+def test_what_is_no_file_is_not_read(suffix: str, tmp_path: Path) -> None:
+    folder, pipe = tmp_path / f"folder.{suffix}", tmp_path / f"pipe.{suffix}"
+    folder.mkdir()
+    os.mkfifo(pipe)  # which would never be read to its end
+    for path in (folder, pipe):
+        with pytest.raises(ValueError, match=r"must be a file, got "):
+            load_weights(narrow(), path)
+
+
+@pytest.mark.parametrize("wrong", ["missing", "unexpected", "shape", "kind"])
+@pytest.mark.parametrize("assign", [False, True])
+def test_a_state_dict_that_does_not_fit_changes_nothing(wrong: str, assign: bool) -> None:
+    encoder = narrow()
+    before, kept = state_of(encoder), dict(encoder.named_parameters())
+    state: dict[str, Any] = {name: tensor + 1 for name, tensor in before.items()}
+    if wrong == "missing":
+        del state["neck.bias"]
+    elif wrong == "unexpected":
+        state["fc.weight"] = torch.ones(1)
+    else:
+        state["neck.bias"] = torch.ones(5) if wrong == "shape" else "bias"
+    with pytest.raises(RuntimeError):
+        encoder.load_state_dict(state, assign=assign)
+    assert_equal(encoder, before)
+    assert all(kept[name] is each for name, each in encoder.named_parameters())
+    state = {name: tensor + 1 for name, tensor in before.items()}
+    encoder.load_state_dict(state, assign=assign)
+    assert_equal(encoder, state)
+
+
 def test_missing_files_and_strange_names(tmp_path: Path) -> None:
     for suffix in ("pth", "safetensors", "npz"):
         with pytest.raises(FileNotFoundError):
@@ -326,6 +503,28 @@ def test_an_unfinished_write_leaves_the_old_file(
     assert os.listdir(tmp_path) == ["weights.pt"]
 
 
+@pytest.mark.parametrize("write", ["encoder", "weights"])
+def test_a_full_disk_is_named_and_what_was_there_stays(write: str, tmp_path: Path) -> None:
+    path = tmp_path / "weights"
+    path.write_bytes(b"before")
+    save = partial(save_encoder, name="small", meta={}) if write == "encoder" else save_weights
+    with most_bytes(1000), pytest.raises(OSError, match="File too large") as caught:
+        save(narrow(), path)
+    assert caught.value.filename == str(path)
+    assert path.read_bytes() == b"before"
+    assert os.listdir(tmp_path) == ["weights"]
+    save_weights(narrow(), path)
+    assert os.listdir(tmp_path) == ["weights"]  # that very name
+
+
+def test_meta_that_holds_itself_is_not_saved(tmp_path: Path) -> None:
+    meta: dict[str, Any] = {}
+    meta["more"] = [meta]
+    with pytest.raises(ValueError, match="nested at most 64 deep; does it hold itself"):
+        save_encoder(narrow(), tmp_path / "a.pt", name="small", meta=meta)
+    assert os.listdir(tmp_path) == []
+
+
 def test_what_is_no_encoder_is_not_saved(tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
     with pytest.raises(TypeError, match="encoder must be an Encoder, got Linear"):
@@ -350,6 +549,25 @@ def test_what_is_no_encoder_is_not_loaded(tmp_path: Path) -> None:
         load_encoder(path)
     save_encoder(TwoStreamEncoder(), path, name="small", meta={})
     content = torch.load(path, weights_only=True)
+    for key, value, message in (
+        ("name", 5, "must have a string as name, got 5"),
+        ("name", "large", "does not hold an encoder 'large': name must be one of"),
+        ("num_modalities", "two", r"num_modalities in \[1, \d+\], .* got 'two'"),
+        ("num_modalities", True, r"num_modalities in \[1, \d+\], .* got True"),
+        ("num_modalities", 10**9, r"num_modalities in \[1, \d+\], .* got 1000000000"),
+        ("num_modalities", 3, "does not hold an encoder 'small'"),
+        ("image_size", 5, r"\(height, width\) as image_size, got 5"),
+        ("image_size", (1, 2, 3), r"\(height, width\) as image_size, got \(1, 2, 3\)"),
+        ("image_size", (48, -1), r"\(height, width\) as image_size, got \(48, -1\)"),
+        ("image_size", (10**9, 10**9), r"image_size must be in \[1, 4096\], got 1000000000"),
+        ("meta", None, "a dictionary as meta, got NoneType"),
+        ("state", [1], "must hold named tensors"),
+        ("version", torch.ones(1), "must be of version 1, got"),
+    ):
+        torch.save({**content, key: value}, path)
+        with pytest.raises(ValueError, match=rf"a\.pt .*{message}") as caught:
+            load_encoder(path)
+        assert "\n" not in str(caught.value)
     content["state"]["stems.2.0.weight"] = torch.ones(1)
     torch.save(content, path)
     with pytest.raises(ValueError, match=r"not hold an encoder 'small': .* not used: stems \(1\)"):

@@ -27,6 +27,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from mabm._files import naming_file
 from mabm.data.records import ByteArray
 
 _FORMAT: Final = 1  # changes with the layout below, and with how decode_image decodes
@@ -91,6 +92,11 @@ class DecodeCache:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
         weakref.finalize(self, os.close, self._file)
+        with naming_file(self.path):
+            self._complete()
+
+    def _complete(self) -> None:
+        """Gives the file its size and its head, or finds that it has them."""
         size = self._row_at(self.num_rows)
         found = os.fstat(self._file).st_size
         head = os.pread(self._file, len(self._head), 0)

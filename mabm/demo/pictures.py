@@ -178,6 +178,6 @@ def _legend(
 
 
 def save_picture(figure: Figure, path: Path) -> None:
-    """Writes ``figure`` as a PNG, whole or not at all."""
+    """Writes ``figure`` as a PNG, whole or not at all; the error of a full disk names the file."""
     with styled(), moved_into(path) as stream:
         figure.savefig(stream, format="png", dpi=150, facecolor="white")

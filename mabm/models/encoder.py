@@ -6,8 +6,8 @@ GeM pooling (Radenovic et al., TPAMI 2019) and a BNNeck with frozen bias (Luo et
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -92,6 +92,25 @@ class Encoder(nn.Module):
             # Back from one modality after the other to the order of the batch.
             pooled = pooled[torch.argsort(order).to(pooled.device, non_blocking=True)]
         return cast(Tensor, self.neck(pooled))
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """As of ``torch.nn.Module``, but all or nothing: if it raises, all is as it was."""
+        before = [
+            (tensors, name, tensor, tensor.detach().clone())
+            for module in self.modules()
+            for tensors in cast(list[dict[str, Any]], [module._parameters, module._buffers])
+            for name, tensor in tensors.items()
+            if tensor is not None
+        ]
+        try:
+            return super().load_state_dict(state_dict, strict=strict, assign=assign)
+        except BaseException:
+            with torch.no_grad():
+                for tensors, name, tensor, values in before:
+                    tensors[name] = tensor.copy_(values)
+            raise
 
     def pretrained_name(self, name: str) -> str:
         """The name that a file of pretrained weights has for ``name`` of ``state_dict()``."""

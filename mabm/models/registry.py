@@ -11,12 +11,19 @@ from mabm.models.agw import AgwResNet50
 from mabm.models.encoder import Encoder
 from mabm.models.timm_encoder import TimmEncoder
 from mabm.models.two_stream import TwoStreamEncoder
+from mabm.presets import check_integer
 
 ENCODERS: Final[dict[str, Callable[[int], Encoder]]] = {
     "agw-resnet50": lambda num_modalities: AgwResNet50(num_modalities=num_modalities),
     "small": lambda num_modalities: TwoStreamEncoder(num_modalities=num_modalities),
 }
 """Names of encoders, beside ``"timm:NAME"`` for a backbone of timm."""
+
+MAX_EDGE: Final = 4096
+"""Pixels of a side of an image, at most: far above what is used, below what breaks a machine."""
+
+MAX_SEED: Final = 2**63 - 1
+"""The greatest seed that PyTorch's generators take and TOML can hold."""
 
 _TIMM: Final = "timm:"
 
@@ -41,8 +48,13 @@ def new_encoder(
 
     Raises:
         ImportError: If a backbone of timm is asked for and timm is missing.
-        ValueError: If the name is unknown.
+        ValueError: If the name is unknown, or a number out of range.
     """
+    if num_modalities < 1:
+        raise ValueError(f"num_modalities must be >= 1, got {num_modalities}")
+    for edge in image_size or ():
+        check_integer("image_size", edge, at_least=1, at_most=MAX_EDGE)
+    check_integer("seed", seed, at_least=0, at_most=MAX_SEED)
     is_timm = name.startswith(_TIMM) and len(name) > len(_TIMM)
     if not is_timm and name not in ENCODERS:
         raise ValueError(f"name must be one of {sorted(ENCODERS)} or 'timm:NAME', got {name!r}")

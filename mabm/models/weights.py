@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mabm._files import moved_into
+from mabm._files import DEEPEST, moved_into
 from mabm.models.encoder import Encoder
 from mabm.models.registry import new_encoder
 from mabm.models.two_stream import TwoStreamEncoder
@@ -142,12 +143,16 @@ def load_weights(encoder: Encoder, source: str | PathLike[str] | IO[bytes]) -> L
         FileNotFoundError: If there is no such file.
         ImportError: If safetensors is needed and missing.
         ValueError: If the file is of another kind or damaged, holds anything but tensors, or does
-            not fit.
+            not fit: each tensor must be dense, of numbers that are finite in the encoder's dtype,
+            and real or integer as the encoder's is.
     """
-    report = _fill(encoder, read_weights(source))
     place = source if isinstance(source, (str, PathLike)) else getattr(source, "name", "weights")
-    name = Path(place).name
-    _LOG.info("%s: %s", name, report)
+    found = read_weights(source)
+    try:
+        report = _fill(encoder, found)
+    except ValueError as error:
+        raise ValueError(f"{os.fspath(place)}: {error}") from error
+    _LOG.info("%s: %s", Path(place).name, report)
     return report
 
 
@@ -161,15 +166,9 @@ def _fill(encoder: Encoder, found: Mapping[str, Tensor]) -> LoadReport:
             f"weights must have names of {type(encoder).__name__} such as {_some(own)}, "
             f"got {_some(found)}"
         )
-    tensors = {name: encoder.adapted(name, found[origin]) for name, origin in filled.items()}
-    for name, tensor in tensors.items():
-        if tensor.shape != own[name].shape:
-            raise ValueError(
-                f"weights of {name} must have shape {tuple(own[name].shape)}, "
-                f"got {tuple(tensor.shape)}"
-            )
-        if not tensor.isfinite().all():
-            raise ValueError(f"weights of {name} must be finite")
+    tensors = {
+        name: _fitted(encoder, name, found[origin], own[name]) for name, origin in filled.items()
+    }
     missing = [n for n in own if n not in filled and not n.endswith("num_batches_tracked")]
     needed = [name for name in missing if not name.startswith(encoder.top)]
     if needed:
@@ -188,6 +187,44 @@ def _fill(encoder: Encoder, found: Mapping[str, Tensor]) -> LoadReport:
     )
 
 
+def _fitted(encoder: Encoder, name: str, tensor: Tensor, own: Tensor) -> Tensor:
+    """A tensor of a file in shape and dtype of the encoder's, or ValueError."""
+    kind = _unfit(tensor, own)
+    if kind is not None:
+        wanted = "real" if own.is_floating_point() else "integer"
+        raise ValueError(f"weights of {name} must be dense {wanted} numbers, got {kind}")
+    try:
+        tensor = encoder.adapted(name, tensor)
+    except RuntimeError as error:
+        raise ValueError(f"weights of {name} cannot be adapted: {error}") from error
+    if tensor.shape != own.shape:
+        raise ValueError(
+            f"weights of {name} must have shape {tuple(own.shape)}, got {tuple(tensor.shape)}"
+        )
+    tensor = tensor.to(own.dtype)
+    if not tensor.isfinite().all():
+        raise ValueError(f"weights of {name} must be finite")
+    return tensor
+
+
+def _unfit(tensor: Tensor, own: Tensor) -> str | None:
+    """What a tensor is that cannot take the place of ``own``."""
+    if tensor.is_meta:
+        return "a meta tensor, which has no values"
+    if tensor.is_nested:
+        return "a nested tensor"
+    if tensor.is_quantized:
+        return "a quantized tensor"
+    if tensor.layout != torch.strided:
+        return f"a tensor of layout {tensor.layout}"
+    if own.is_floating_point():
+        return None if tensor.is_floating_point() else str(tensor.dtype)
+    is_integer = not (
+        tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool
+    )
+    return None if is_integer else str(tensor.dtype)
+
+
 def _first(found: Mapping[str, Tensor], *names: str) -> str | None:
     return next((name for name in names if name in found), None)
 
@@ -197,13 +234,22 @@ def _some(names: Any) -> list[str]:
 
 
 def save_weights(encoder: Encoder, path: str | PathLike[str]) -> None:
-    """Writes parameters and running statistics to an ``.npz`` of float16 arrays."""
+    """Writes parameters and running statistics to an ``.npz`` of float16 arrays.
+
+    Args:
+        encoder: Whose they are.
+        path: Where to, as it is; an older file is replaced once the new one is whole.
+
+    Raises:
+        OSError: If it cannot be written; what was there stays.
+    """
     arrays = {
         name: tensor.detach().cpu().numpy().astype(np.float16)
         for name, tensor in encoder.state_dict().items()
         if tensor.is_floating_point()
     }
-    np.savez_compressed(path, **arrays)
+    with moved_into(Path(path)) as stream:
+        np.savez_compressed(stream, **arrays)
 
 
 def save_encoder(
@@ -223,7 +269,9 @@ def save_encoder(
             string-keyed dictionaries of them.
 
     Raises:
+        OSError: If it cannot be written; what was there stays.
         TypeError: If ``encoder`` is no encoder, or ``meta`` holds anything else.
+        ValueError: If ``meta`` is nested without end.
     """
     inner = encoder
     while not isinstance(inner, Encoder):
@@ -263,18 +311,33 @@ def load_encoder(
             f"{path} must be a file of save_encoder; for the weights of a backbone use "
             "build_encoder(name, weights=path)"
         )
-    if content.get("version") != VERSION:
-        raise ValueError(f"{path} must be of version {VERSION}, got {content.get('version')!r}")
+    version = content.get("version")
+    if type(version) is not int or version != VERSION:
+        raise ValueError(f"{path} must be of version {VERSION}, got {version!r}")
     try:
         name, num_modalities = content["name"], content["num_modalities"]
         size, state, meta = content.get("image_size"), content["state"], content["meta"]
     except KeyError as error:
         raise ValueError(f"{path} is no whole file of save_encoder: it has no {error}") from error
-    encoder = new_encoder(
-        name, num_modalities=num_modalities, image_size=None if size is None else tuple(size)
-    )
+    tensors = named_tensors(state, path)
+    if not isinstance(name, str):
+        raise ValueError(f"{path} must have a string as name, got {name!r}")
+    if not _is_count(num_modalities) or num_modalities > len(tensors):  # each has a stem
+        raise ValueError(
+            f"{path} must have num_modalities in [1, {len(tensors)}], the number of its tensors, "
+            f"got {num_modalities!r}"
+        )
+    if size is not None and not (
+        isinstance(size, (list, tuple)) and len(size) == 2 and all(map(_is_count, size))
+    ):
+        raise ValueError(f"{path} must have (height, width) as image_size, got {size!r}")
+    if not isinstance(meta, dict):
+        raise ValueError(f"{path} must have a dictionary as meta, got {type(meta).__name__}")
     try:
-        report = _fill(encoder, named_tensors(state, path))
+        encoder = new_encoder(
+            name, num_modalities=num_modalities, image_size=None if size is None else tuple(size)
+        )
+        report = _fill(encoder, tensors)
     except ValueError as error:
         raise ValueError(f"{path} does not hold an encoder {name!r}: {error}") from error
     if report.missing or report.left_out:
@@ -282,8 +345,14 @@ def load_encoder(
     return encoder.to(device).eval(), meta
 
 
-def _plain(value: object, place: str) -> object:
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _plain(value: object, place: str, depth: int = 0) -> object:
     """Plain values in plain containers, or a TypeError that says where another one is."""
+    if depth > DEEPEST:
+        raise ValueError(f"meta must be nested at most {DEEPEST} deep; does it hold itself?")
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or isinstance(value, (bool, int, float, str)):
@@ -292,7 +361,9 @@ def _plain(value: object, place: str) -> object:
         for key in value:
             if not isinstance(key, str):
                 raise TypeError(f"{place} must have strings as keys, got {key!r}")
-        return {str(key): _plain(item, f"{place}[{key!r}]") for key, item in value.items()}
+        return {
+            str(key): _plain(item, f"{place}[{key!r}]", depth + 1) for key, item in value.items()
+        }
     if isinstance(value, (list, tuple)):
-        return [_plain(item, f"{place}[{index}]") for index, item in enumerate(value)]
+        return [_plain(item, f"{place}[{index}]", depth + 1) for index, item in enumerate(value)]
     raise TypeError(f"{place} must be a plain value, got {type(value).__name__}")

@@ -13,17 +13,19 @@ import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, Final, NamedTuple
+from typing import IO, Any, Final, NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mabm._files import PART, moved_into, write_text
+from mabm._files import DEEPEST, PART, moved_into, write_text
+from mabm.models.weight_files import read_torch
 
 logger = logging.getLogger(__name__)
 
 _NAME: Final = re.compile(r"checkpoint-(\d+)-(\d+)-(\d+)\.pt")
+_VERSION: Final = 1
 _KEPT: Final = 2  # should the disk lose the newest, there is the one before
 
 
@@ -52,10 +54,11 @@ def save_checkpoint(folder: Path, position: Position, state: dict[str, Any]) -> 
     Raises:
         OSError: It cannot be written; those that are there stay.
         TypeError: ``state`` holds anything else, which could not be read again.
+        ValueError: ``state`` is nested without end.
     """
     state = _plain(state, "state")
     path = folder / f"checkpoint-{position.stage}-{position.epoch:04d}-{position.iteration:06d}.pt"
-    digest = write_torch(path, {"position": list(position), **state})
+    digest = write_torch(path, {"version": _VERSION, "position": list(position), **state})
     write_text(_sidecar(path), f"{digest}  {path.name}\n")
     there = _checkpoints(folder)
     finished = [old for at, old in there if at <= position and _sidecar(old).is_file()]
@@ -67,16 +70,52 @@ def save_checkpoint(folder: Path, position: Position, state: dict[str, Any]) -> 
     return path
 
 
-def load_newest(folder: Path) -> tuple[Position, dict[str, Any]] | None:
+def load_newest(
+    folder: Path, kinds: Mapping[str, type | tuple[type, ...]] | None = None
+) -> tuple[Position, dict[str, Any]] | None:
     """Reads the newest good checkpoint onto the CPU; ``None`` if there is none.
 
-    Ones that are not whole are passed over, which the log says.
+    Ones that are not whole, of another format or of another position than their name says are
+    passed over, which the log says.
+
+    Args:
+        folder: Where checkpoints are.
+        kinds: What a state must hold, and of which type.
     """
     for position, path in reversed(_checkpoints(folder)):
-        if _is_whole(path):
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            return position, state
-        logger.warning("%s is damaged or was not finished; taking the one before", path.name)
+        if not _is_whole(path):
+            logger.warning("%s is damaged or was not finished; taking the one before", path.name)
+            continue
+        try:
+            content = read_torch(path)
+        except ValueError as error:
+            logger.warning("%s; taking the one before", error)
+            continue
+        fault = _fault(content, position, kinds or {})
+        if fault is None:
+            return position, cast(dict[str, Any], content)
+        logger.warning("%s is no checkpoint of this run: %s; taking the one before", path, fault)
+    return None
+
+
+def _fault(
+    content: object, position: Position, kinds: Mapping[str, type | tuple[type, ...]]
+) -> str | None:
+    """What is wrong with the content of a checkpoint."""
+    if not isinstance(content, dict):
+        return f"it holds a {type(content).__name__}"
+    version = content.get("version", _VERSION)  # older ones have none
+    if type(version) is not int or version != _VERSION:
+        return f"its format has version {version!r}, not {_VERSION}"
+    found = content.get("position")
+    is_plain = isinstance(found, list) and all(type(each) is int for each in found)
+    if not is_plain or found != list(position):
+        return f"its position is {found!r}, not {list(position)}"
+    for key, kind in kinds.items():
+        if key not in content:
+            return f"it has no {key!r}"
+        if not isinstance(content[key], kind):
+            return f"its {key!r} is a {type(content[key]).__name__}"
     return None
 
 
@@ -110,25 +149,30 @@ def _sidecar(path: Path) -> Path:
 
 def _is_whole(path: Path) -> bool:
     sidecar = _sidecar(path)
-    if not sidecar.is_file():
+    if not (sidecar.is_file() and path.is_file()):
         return False
     with path.open("rb") as stream:
         digest = _digest(stream)
+    if sidecar.stat().st_size > 2**16:  # a checksum and a name are far shorter
+        return False
     return sidecar.read_bytes().split()[:1] == [digest.hexdigest().encode("ascii")]
 
 
-def _plain(value: object, place: str) -> Any:
+def _plain(value: object, place: str, depth: int = 0) -> Any:
     """The same with NumPy's numbers as Python's, which are all that is read without code."""
+    if depth > DEEPEST:
+        raise ValueError(f"state must be nested at most {DEEPEST} deep; does it hold itself?")
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or isinstance(value, Tensor) or type(value) in (bool, int, float, str):
         return value
     if isinstance(value, Mapping):
         return {
-            _plain(key, place): _plain(item, f"{place}[{key!r}]") for key, item in value.items()
+            _plain(key, place, depth + 1): _plain(item, f"{place}[{key!r}]", depth + 1)
+            for key, item in value.items()
         }
     if isinstance(value, (list, tuple)):
-        items = [_plain(item, f"{place}[{index}]") for index, item in enumerate(value)]
+        items = [_plain(item, f"{place}[{index}]", depth + 1) for index, item in enumerate(value)]
         return tuple(items) if isinstance(value, tuple) else items
     raise TypeError(f"{place} must be tensors and plain values, got {type(value).__name__}")
 

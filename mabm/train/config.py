@@ -7,9 +7,10 @@ Names and defaults are those of the published method on SYSU-MM01 (Wang et al., 
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import json
-import math
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,10 +21,30 @@ from typing import Any, ClassVar, Final, Literal, get_args
 from mabm._arrays import check_real
 from mabm.data.sets import DATA_SETS
 from mabm.graph import check_max_distance, check_min_samples
+from mabm.models.registry import MAX_EDGE, MAX_SEED
 from mabm.presets import MAX_K, PRESETS, Preset, check_integer, check_k1, check_k2
 
 CONFIGS: Final = ("sysu", "regdb", "llcm", "emoji-xm")
 """Names of the shipped configurations."""
+
+# Far above what is used, and below what no machine can do.
+_MOST: Final = 10**6  # of what is counted in a run
+_MOST_IN_BATCH: Final = 2**16
+_MOST_WORKERS: Final = 1024
+_GREATEST_RATE: Final = 1e3
+_TEMPERATURES: Final = 1e-4, 1e4
+_GREATEST_MARGIN: Final = 1e4
+
+_MOST_BYTES: Final = 2**20  # of a file
+_MOST_BASES: Final = 16
+_LONGEST: Final = 100  # characters of a value that a message shows
+# What files begin with that are no UTF-8; the longer ones first.
+_OTHER_ENCODINGS: Final = (
+    (codecs.BOM_UTF32_LE, "UTF-32"),
+    (codecs.BOM_UTF32_BE, "UTF-32"),
+    (codecs.BOM_UTF16_LE, "UTF-16"),
+    (codecs.BOM_UTF16_BE, "UTF-16"),
+)
 
 Association = Literal["off", "naive", "hungarian", "sinkhorn", "modality-aware"]
 MemoryKind = Literal["hybrid", "mean", "hard"]
@@ -66,11 +87,13 @@ class DataConfig(_Table):
 
     def __post_init__(self) -> None:
         _check_choice("name", self.name, tuple(DATA_SETS))
-        _check_integers(self, 1, "height", "width")
-        _check_integers(self, 0, "held_out", "workers")
+        _check_paths(self, "root", "cache")
+        _check_integers(self, 1, MAX_EDGE, "height", "width")
+        _check_integers(self, 0, _MOST, "held_out")
+        _check_integers(self, 0, _MOST_WORKERS, "workers")
         for name in ("trial", "identities"):
             if getattr(self, name) is not None:
-                _check_integers(self, 1, name)
+                _check_integers(self, 1, _MOST, name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +108,9 @@ class ModelConfig(_Table):
 
     name: str = "agw-resnet50"
     weights: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_paths(self, "name", "weights")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +136,7 @@ class AugmentationConfig(_Table):
     second_view: bool = True
 
     def __post_init__(self) -> None:
-        _check_integers(self, 0, "padding")
+        _check_integers(self, 0, MAX_EDGE, "padding")
         for name in ("flip", "erasing", "jitter"):
             check_real(name, getattr(self, name), 0.0, 1.0)
 
@@ -150,6 +176,7 @@ class ClusteringConfig(_Table):
     def __post_init__(self) -> None:
         check_max_distance("eps", self.eps)
         check_min_samples(self.min_samples)
+        _check_integers(self, 1, _MOST, "min_samples")
         check_k2(PRESETS["bmil"], self.k2, check_k1(PRESETS["bmil"], self.k1, num_groups=2))
         check_integer("alone_k1", self.k1_alone, at_least=1, at_most=MAX_K)
         ends = ", which ends at alone_k1"
@@ -196,11 +223,10 @@ class ContrastConfig(_Table):
     split: bool = True
 
     def __post_init__(self) -> None:
-        if check_real("temperature", self.temperature, 0.0, math.inf, below=True) == 0:
-            raise ValueError(f"temperature must be above 0, got {self.temperature}")
-        check_real("margin", self.margin, 0.0, math.inf, below=True)
+        check_real("temperature", self.temperature, *_TEMPERATURES)
+        check_real("margin", self.margin, 0.0, _GREATEST_MARGIN)
         check_real("momentum", self.momentum, 0.0, 1.0)
-        _check_integers(self, 1, "num_selected")
+        _check_integers(self, 1, _MOST, "num_selected")
         _check_choice("memory", self.memory, get_args(MemoryKind))
 
 
@@ -225,7 +251,8 @@ class BatchConfig(_Table):
     evaluation: int = 256
 
     def __post_init__(self) -> None:
-        _check_integers(self, 1, "identities", "instances", "micro_batches", "evaluation")
+        names = "identities", "instances", "micro_batches", "evaluation"
+        _check_integers(self, 1, _MOST_IN_BATCH, *names)
         if self.identities * self.instances % self.micro_batches:
             raise ValueError(
                 f"micro_batches must divide identities * instances = "
@@ -254,11 +281,11 @@ class StageConfig(_Table):
     gamma: float = 0.1
 
     def __post_init__(self) -> None:
-        _check_integers(self, 0, "epochs")
-        _check_integers(self, 1, "iterations", "step")
-        if check_real("lr", self.lr, 0.0, math.inf, below=True) == 0:
+        _check_integers(self, 0, _MOST, "epochs")
+        _check_integers(self, 1, _MOST, "iterations", "step")
+        if check_real("lr", self.lr, 0.0, _GREATEST_RATE) == 0:
             raise ValueError(f"lr must be above 0, got {self.lr}")
-        check_real("weight_decay", self.weight_decay, 0.0, math.inf, below=True)
+        check_real("weight_decay", self.weight_decay, 0.0, _GREATEST_RATE)
         check_real("gamma", self.gamma, 0.0, 1.0)
 
 
@@ -296,7 +323,8 @@ class RunConfig(_Table):
     report: bool = True
 
     def __post_init__(self) -> None:
-        _check_integers(self, 0, "seed", "checkpoint_every", "evaluate_every", "max_skipped")
+        _check_integers(self, 0, MAX_SEED, "seed")
+        _check_integers(self, 0, _MOST, "checkpoint_every", "evaluate_every", "max_skipped")
         _check_choice("precision", self.precision, get_args(Precision))
 
 
@@ -324,7 +352,8 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
 
     Args:
         source: A shipped name (:data:`CONFIGS`) or the path of a TOML file. Tables and keys are
-            the fields of :class:`Config`; what is left out keeps its default. A key ``base`` at the
+            the fields of :class:`Config`; what is left out keeps its default. UTF-8, with or
+            without a byte-order mark, of at most 1 MiB. A key ``base`` at the
             top names a shipped configuration or another file (from this one's folder) to change.
         overrides: ``"table.key=value"``, later ones win. The value is TOML; a bare word is a
             string, and ``none`` is none. TOML has no such value, so that what a base has set is
@@ -353,8 +382,12 @@ def parse_config(tree: Mapping[str, Any], source: str = "config") -> Config:
         from pydantic import TypeAdapter, ValidationError
     except ImportError as error:
         raise ImportError('configurations need pydantic: pip install "mabm[train]"') from error
-    # By way of JSON, since in strict mode pydantic makes dataclasses of JSON's tables alone.
-    text = json.dumps(tree, default=str)
+    # By way of JSON, since in strict mode pydantic makes dataclasses of JSON's tables alone. A date
+    # becomes a table, lest it pass as a string.
+    try:
+        text = json.dumps(tree, default=lambda value: {type(value).__name__: str(value)})
+    except (RecursionError, ValueError) as error:  # ValueError: an integer of thousands of digits
+        raise ValueError(f"{source} must hold tables of plain values: {error}") from None
     try:
         return TypeAdapter(Config).validate_json(text, strict=True)
     except ValidationError as error:
@@ -363,7 +396,9 @@ def parse_config(tree: Mapping[str, Any], source: str = "config") -> Config:
 
 def _complaint(error: Mapping[str, Any]) -> str:
     """What pydantic found, in the words of this library: key, contract and value."""
-    key = ".".join(str(part) for part in error["loc"])
+    key = _cut(".".join(str(part) for part in error["loc"]))
+    if error["type"] == "json_invalid":  # we wrote it: lone surrogates or too deep
+        return f"values must be Unicode and not nested deep: {error['ctx']['error']}"
     if error["type"] == "value_error":  # of __post_init__, whose messages begin with the field
         return f"{key}.{error['ctx']['error']}"
     if error["type"] == "unexpected_keyword_argument":
@@ -371,7 +406,11 @@ def _complaint(error: Mapping[str, Any]) -> str:
         names = ", ".join(each.name for each in dataclasses.fields(table))
         return f"{key} must be one of {names}"
     contract = error["msg"].removeprefix("Input should be ")
-    return f"{key} must be {contract}, got {error['input']!r}"
+    return f"{key} must be {contract}, got {_cut(repr(error['input']))}"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def to_tree(config: Config) -> dict[str, dict[str, Any]]:
@@ -411,7 +450,7 @@ def _read_tree(source: str | Path, above: tuple[str, ...] = ()) -> dict[str, Any
             raise FileNotFoundError(
                 f"config must be one of {', '.join(CONFIGS)} or a TOML file, got {str(source)!r}"
             )
-        tree = _parse_toml(path.read_text("utf-8"), str(path))
+        tree = _parse_toml(_read_text(path), str(path))
         folder = path.parent
     base = tree.pop("base", None)
     if base is None:
@@ -420,8 +459,8 @@ def _read_tree(source: str | Path, above: tuple[str, ...] = ()) -> dict[str, Any
         raise ValueError(f"base must be a shipped name or a TOML file, got {base!r} in {source}")
     above = (*above, str(source))
     if base not in CONFIGS and folder is not None:
-        base = str(folder / base)
-    if base in above:
+        base = os.path.normpath(folder / base)
+    if _is_one_of(base, above) or len(above) > _MOST_BASES:
         raise ValueError(f"base must not lead back to itself, got {' -> '.join((*above, base))}")
     merged = _read_tree(base, above)
     for table, fields in tree.items():
@@ -430,6 +469,27 @@ def _read_tree(source: str | Path, above: tuple[str, ...] = ()) -> dict[str, Any
         else:
             merged[table] = fields
     return merged
+
+
+def _is_one_of(base: str, above: Sequence[str]) -> bool:
+    """Whether it was read already, by that name or by another."""
+    return base in above or (
+        os.path.exists(base)
+        and any(os.path.samefile(base, each) for each in above if os.path.exists(each))
+    )
+
+
+def _read_text(path: Path) -> str:
+    if (size := path.stat().st_size) > _MOST_BYTES:
+        raise ValueError(f"{path} must be TOML of at most {_MOST_BYTES} bytes, got {size}")
+    content = path.read_bytes()
+    for mark, encoding in _OTHER_ENCODINGS:
+        if content.startswith(mark):
+            raise ValueError(f"{path} must be in UTF-8, got {encoding}")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} must be in UTF-8: {error}") from None
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:
@@ -445,9 +505,13 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         fields[key] = None
         return
     try:
-        fields[key] = _parse_toml(f"value = {text}", override)["value"]
+        parsed = _parse_toml(f"value = {text}", override)
     except ValueError:
         fields[key] = text  # a bare word
+        return
+    if len(parsed) != 1:
+        raise ValueError(f"an override must hold one value, got {override!r}")
+    fields[key] = parsed["value"]
 
 
 def _parse_toml(text: str, source: str) -> dict[str, Any]:
@@ -460,15 +524,24 @@ def _parse_toml(text: str, source: str) -> dict[str, Any]:
             raise ImportError('configurations need tomli: pip install "mabm[train]"') from error
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError:
+        raise ValueError(f"{source} must be TOML: it is nested too deep") from None
+    except ValueError as error:  # of the syntax, or an integer of thousands of digits
         raise ValueError(f"{source} must be TOML: {error}") from None
 
 
-def _check_integers(table: object, least: int, *names: str) -> None:
+def _check_integers(table: object, least: int, most: int, *names: str) -> None:
     for name in names:
-        check_integer(name, getattr(table, name), at_least=least)
+        check_integer(name, getattr(table, name), at_least=least, at_most=most)
+
+
+def _check_paths(table: object, *names: str) -> None:
+    for name in names:
+        value = getattr(table, name)
+        if value is not None and (not str(value) or "\0" in str(value)):
+            raise ValueError(f"{name} must be a name without NUL, got {_cut(repr(value))}")
 
 
 def _check_choice(name: str, value: object, choices: Sequence[str]) -> None:
     if value not in choices:
-        raise ValueError(f"{name} must be one of {tuple(choices)}, got {value!r}")
+        raise ValueError(f"{name} must be one of {tuple(choices)}, got {_cut(repr(value))}")

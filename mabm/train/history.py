@@ -6,13 +6,14 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from torch import Tensor
 
-from mabm._files import moved_into
+from mabm._files import DEEPEST, moved_into, naming_file
 from mabm.presets import check_integer
 
 HISTORY: Final = "history.jsonl"
@@ -54,20 +55,26 @@ class History:
                 JSON has no NaN and no infinity: these become null.
 
         Raises:
-            OSError: The line cannot be written.
+            OSError: The line cannot be written; the file is as it was.
             TypeError: A value that JSON has no form for, or a key that is no string.
-            ValueError: ``"stage"`` or ``"epoch"`` is missing or negative.
+            ValueError: ``"stage"`` or ``"epoch"`` is missing or negative, or the entry is nested
+                without end.
         """
         _position(entry, "entry")
-        line = (strict_json(entry) + "\n").encode()
+        rest = memoryview((strict_json(entry) + "\n").encode())
         # Unbuffered, so that the line is one write: a kill tears it at worst, and mixes nothing.
-        with self.path.open("ab", buffering=0) as stream:
+        with naming_file(self.path), self.path.open("ab", buffering=0) as stream:
             end = _end_of_last_line(self.path)
             if end < stream.tell():
                 stream.truncate(end)
-            if stream.write(line) != len(line):
-                raise OSError(f"{self.path}: the line was written in part; is the disk full?")
-            os.fsync(stream.fileno())
+            try:
+                while rest:  # a write in part is followed by one that says why
+                    rest = rest[stream.write(rest) :]
+                os.fsync(stream.fileno())
+            except OSError:
+                with suppress(OSError):
+                    stream.truncate(end)
+                raise
 
     def read(self) -> list[dict[str, Any]]:
         """All entries, first to last; none where there is no file.
@@ -104,11 +111,14 @@ class History:
         for number, line in enumerate(lines, start=1):
             try:
                 entry = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise ValueError(f"{self.path}, line {number} is no JSON: {error}") from error
             if not isinstance(entry, dict):
                 raise ValueError(f"{self.path}, line {number} must be a JSON object, got {entry!r}")
-            _position(entry, f"{self.path}, line {number}")
+            try:
+                _position(entry, f"{self.path}, line {number}")
+            except TypeError as error:
+                raise ValueError(str(error)) from error
             entries.append((entry, line + b"\n"))
         return entries
 
@@ -122,7 +132,9 @@ def strict_json(value: object) -> str:
     return json.dumps(_plain(value), ensure_ascii=False, allow_nan=False)
 
 
-def _plain(value: object) -> Any:
+def _plain(value: object, depth: int = 0) -> Any:
+    if depth > DEEPEST:
+        raise ValueError(f"values must be nested at most {DEEPEST} deep; does one hold itself?")
     if isinstance(value, Tensor):
         value = value.detach().cpu().tolist()
     elif isinstance(value, np.generic | np.ndarray):
@@ -135,9 +147,9 @@ def _plain(value: object) -> Any:
         for key in value:
             if not isinstance(key, str):
                 raise TypeError(f"keys must be str, got {type(key).__name__}: {key!r}")
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: _plain(item, depth + 1) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_plain(item, depth + 1) for item in value]
     raise TypeError(f"values must have a form in JSON, got {type(value).__name__}: {value!r}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -16,6 +17,7 @@ from mabm.train import distributed
 from mabm.train.batches import MODALITIES, Place
 from mabm.train.config import Config, to_toml
 from mabm.train.diagnostics import MODALITY_NAMES
+from mabm.train.environment import describe_environment
 from mabm.train.epoch import Clusters, find_clusters
 from mabm.train.history import HISTORY, History
 from mabm.train.inputs import Inputs
@@ -23,6 +25,8 @@ from mabm.train.report import write_report
 from mabm.train.scoring import extract_test_features
 from mabm.train.snapshots import ClusteringSnapshot, RetrievalSnapshot
 from mabm.train.steps import distance_together, extract_features
+
+logger = logging.getLogger(__name__)
 
 FILE: Final = "report.html"
 
@@ -62,7 +66,7 @@ def report_run(encoder: nn.Module, inputs: Inputs, config: Config, folder: Path)
         return
     name = inputs.data.name
     train, test = inputs.data.train, inputs.data.test
-    environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+    environment = _environment_of(folder)
     preset, k2 = distance_together(config.clustering, len(MODALITIES))
     write_report(
         folder / FILE,
@@ -98,6 +102,20 @@ def report_run(encoder: nn.Module, inputs: Inputs, config: Config, folder: Path)
         if name == "regdb"
         else MODALITY_NAMES,
     )
+
+
+def _environment_of(folder: Path) -> dict[str, str]:
+    """What the run began on, or, where that file is gone or damaged, what it ended on."""
+    path = folder / "environment.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        logger.warning("%s cannot be read (%s); the report describes today's", path, error)
+        return describe_environment()
+    if not isinstance(found, dict):
+        logger.warning("%s is no JSON object; the report describes today's", path)
+        return describe_environment()
+    return {str(name): str(words) for name, words in found.items()}
 
 
 def labels_shown(found: Clusters, modality: torch.Tensor) -> torch.Tensor:

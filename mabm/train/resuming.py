@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import NoneType
 from typing import Any, Final
 
 from mabm.evaluation import SearchScores
@@ -11,6 +12,18 @@ from mabm.train.config import Config
 
 FINISHED: Final = 3
 """The stage after the last."""
+
+KINDS: Final[Mapping[str, type | tuple[type, ...]]] = {
+    "config": dict,
+    "images": str,
+    "encoder": dict,
+    "optimizer": dict,
+    "scaler": dict,
+    "skipped": int,
+    "epoch": (dict, NoneType),
+    "diagnostics": (dict, NoneType),
+}
+"""What a checkpoint of a run holds, and of which type."""
 
 # What may differ between the start of a run and its continuation: it changes no number, but for the
 # device, which rounds in its own way.

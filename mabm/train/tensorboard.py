@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from mabm._files import naming_file
 from mabm.presets import check_integer
 
 
@@ -26,12 +30,27 @@ class TensorBoardLog:
 
     Raises:
         ImportError: If TensorBoard is missing.
+        OSError: If the file cannot be written, then or later; ``filename`` is the file.
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, first_step: int = 0) -> None:
         check_integer("first_step", first_step, at_least=0)
         self._step = first_step
-        self._writer: Any = require_tensorboard()(os.fspath(folder), purge_step=first_step)
+        self._event, record_writer = require_tensorboard()
+        os.makedirs(folder, exist_ok=True)
+        name = f"events.out.tfevents.{time.time_ns() // 10**9:010d}.{time.time_ns()}.{os.getpid()}"
+        self._path = Path(folder) / name
+        # Written here and not by torch's writer, whose thread tells of a full disk on its own.
+        with naming_file(self._path):
+            self._file = self._path.open("xb")
+        self._records: Any = record_writer(self._file)
+        try:
+            self._write(file_version="brain.Event:2")
+            self._write(step=first_step, session_log={"status": "START"})  # hides what came after
+        except OSError:
+            with suppress(OSError):
+                self._file.close()
+            raise
 
     def append(self, entry: Mapping[str, Any]) -> None:
         """Writes the scalars of one epoch entry, as :class:`mabm.train.history.History` holds it.
@@ -39,13 +58,20 @@ class TensorBoardLog:
         What is no finite number has no point in its curve.
         """
         for tag, value in epoch_scalars(entry).items():
-            self._writer.add_scalar(tag, value, self._step)
-        self._writer.flush()
+            summary = {"value": [{"tag": tag, "simple_value": value}]}
+            self._write(step=self._step, summary=summary)
         self._step += 1
 
     def close(self) -> None:
         """Ends the event file."""
-        self._writer.close()
+        with naming_file(self._path):
+            self._file.close()
+
+    def _write(self, **fields: Any) -> None:
+        event = self._event(wall_time=time.time(), **fields)
+        with naming_file(self._path):
+            self._records.write(event.SerializeToString())
+            self._records.flush()
 
     def __enter__(self) -> TensorBoardLog:
         return self
@@ -59,15 +85,16 @@ class TensorBoardLog:
         self.close()
 
 
-def require_tensorboard() -> Any:
-    """Returns PyTorch's writer, or raises the ImportError that names the extra it needs."""
+def require_tensorboard() -> tuple[Any, Any]:
+    """TensorBoard's event and its writer of records, or an ImportError that names the extra."""
     try:
-        from torch.utils.tensorboard import SummaryWriter
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.summary.writer.record_writer import RecordWriter
     except ImportError as error:
         raise ImportError(
             'writing for TensorBoard needs it: pip install "mabm[tensorboard]"'
         ) from error
-    return SummaryWriter
+    return Event, RecordWriter
 
 
 def epoch_scalars(entry: Mapping[str, Any]) -> dict[str, float]:

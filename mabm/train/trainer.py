@@ -44,6 +44,7 @@ from mabm.train.learner import Learner
 from mabm.train.report import require_packages
 from mabm.train.resuming import (
     FINISHED,
+    KINDS,
     check_same,
     describe_entry,
     iterations_before,
@@ -135,7 +136,7 @@ class _Run:
         self.inputs: Inputs = read_inputs(config.data)
         self.modality = self.inputs.modality.to(device)
         _check_modalities(self.inputs)
-        self.there = load_newest(folder)
+        self.there = load_newest(folder, KINDS)
         weights = config.model.weights if self.there is None else None  # a checkpoint holds all
         if self.there is None:
             self._check_start()
