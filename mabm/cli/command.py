@@ -15,6 +15,9 @@ import torch
 
 from mabm._extension import backends
 
+INTERRUPTED: Final = 130  # as a shell reports a process that SIGINT ended
+TERMINATED: Final = 143  # likewise SIGTERM
+
 _MOST_GROUPS: Final = 4  # that are told one by one
 
 

@@ -6,9 +6,21 @@ import argparse
 import json
 import logging
 import os
+import signal
+import sys
+import traceback
 from pathlib import Path
 
-from mabm.cli.command import Command, UsageError, positive, shows_progress, write
+from mabm.cli.command import (
+    INTERRUPTED,
+    TERMINATED,
+    Command,
+    UsageError,
+    positive,
+    shows_progress,
+    write,
+)
+from mabm.cli.interruption import ending_in_time
 from mabm.evaluation import format_search_scores
 
 
@@ -57,22 +69,50 @@ def _execute(chosen: argparse.Namespace) -> int:
     name = config.data.name
     if name != "emoji_xm" and config.data.root is None:
         raise UsageError(f"give --data ROOT, the folder of {name} (data.root)")
-    from mabm.train import train
+    from mabm.train import TrainingStopped, train
 
     is_first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts
     if not is_first:
         logging.getLogger("mabm").setLevel(logging.ERROR)
-    result = train(
-        config,
-        chosen.output,
-        resume=not chosen.no_resume,
-        progress=shows_progress(chosen),
-    )
+
+    def tell(number: int) -> None:
+        if is_first:
+            sys.stderr.write(f"mabm train: {_words_at_end(number, chosen.output)}\n")
+
+    try:
+        with ending_in_time(tell) as stop:
+            result = train(
+                config,
+                chosen.output,
+                resume=not chosen.no_resume,
+                progress=shows_progress(chosen),
+                stop=stop,
+            )
+    except KeyboardInterrupt:
+        if chosen.debug:
+            traceback.print_exc()
+        tell(signal.SIGINT)
+        return INTERRUPTED
+    except TrainingStopped:
+        tell(signal.SIGTERM)
+        return TERMINATED
     if is_first:
         if result.scores:
             write(format_search_scores(result.scores))
         write(f"saved {result.folder}")
     return 0
+
+
+def _words_at_end(number: int, folder: Path) -> str:
+    """What has become of a run that a signal ended."""
+    from mabm.train.checkpoint import newest_position
+    from mabm.train.resuming import name_position
+
+    what = "interrupted" if number == signal.SIGINT else "ended by SIGTERM"
+    position = newest_position(folder)
+    if position is None:
+        return f"{what} before the first checkpoint; the same command begins again"
+    return f"{what}; the same command goes on from the checkpoint at {name_position(position)}"
 
 
 def _overrides(chosen: argparse.Namespace) -> list[str]:
@@ -91,7 +131,8 @@ COMMAND = Command(
         "Train an encoder on unlabelled images of two modalities, in two stages: first within "
         "each modality, then across them. Prints the scores of the last epoch on the test set and "
         "writes configuration, history, checkpoints, weights and a report to a folder. "
-        "Interrupted or killed at any moment, the same command goes on from the last checkpoint."
+        "Interrupted or killed at any moment, the same command goes on from the last checkpoint; "
+        "at SIGTERM it writes one first."
     ),
     examples="""
 mabm train emoji-xm --output runs/emoji
