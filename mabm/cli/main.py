@@ -46,7 +46,7 @@ exit status:
   2    the words typed do not make a command
   130  interrupted from the keyboard
   141  whoever read the output has gone
-  143  ended by SIGTERM, which "mabm train" meets with a checkpoint
+  143  ended by SIGTERM
 """
 
 
