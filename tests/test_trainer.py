@@ -2,6 +2,7 @@
 
 import logging
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from training_cases import history_of, small_config, small_data, weights_of
 
 from mabm import HybridMemory
 from mabm.evaluation import SearchScores
-from mabm.train import TrainingError, inputs, train, trainer
+from mabm.train import TrainingError, TrainingStopped, inputs, progress, train, trainer
 
 CASES = Path(__file__).with_name("training_cases.py")
 
@@ -104,6 +105,47 @@ def _newest(folder: Path) -> str:
     return max((path.name for path in folder.glob("checkpoint-*.pt")), default="")
 
 
+SHORT = ("run.precision='float32'", "batch.identities=2", "run.checkpoint_every=0")
+SHORT += ("stage1.epochs=1", "stage1.iterations=2", "stage2.epochs=1", "stage2.iterations=1")
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("short")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inputs, "read_data", lambda *_, **__: small_data())
+        train(small_config(*SHORT), folder, progress=False)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("asked", "position"),
+    [
+        (2, (1, 0, 0)),  # with features, before clusters
+        (3, (1, 0, 0)),  # with clusters, which are kept
+        (4, (1, 0, 1)),
+        (5, (1, 0, 2)),  # before the epoch is evaluated
+        (10, (3, 0, 0)),  # before the end
+    ],
+)
+def test_asked_to_stop_it_goes_on_to_the_same_bits(
+    asked: int, position: tuple[int, int, int], short: Path, tmp_path: Path
+) -> None:
+    answers = iter([False] * (asked - 1) + [True])
+    with pytest.raises(TrainingStopped):
+        train(small_config(*SHORT), tmp_path, progress=False, stop=lambda: next(answers))
+    there = trainer.load_newest(tmp_path)
+    assert there is not None
+    assert there[0] == position
+    assert (there[1]["epoch"] is not None) == (asked in (3, 4, 5))
+    assert not (tmp_path / "weights.pt").exists()
+    train(small_config(*SHORT), tmp_path, progress=False)
+    expected, found = weights_of(short), weights_of(tmp_path)
+    assert [name for name in expected if not expected[name].equal(found[name])] == []
+    assert history_of(tmp_path) == history_of(short)
+
+
 @pytest.mark.parametrize("every", [0, 2])
 def test_checkpoints_change_nothing(every: int, finished: Path, tmp_path: Path) -> None:
     train(small_config(f"run.checkpoint_every={every}"), tmp_path, progress=False)
@@ -171,6 +213,37 @@ def test_a_message_is_shown_once(
         logging.getLogger("mabm").setLevel(level)
         logger.removeHandler(handler)
     assert capsys.readouterr().err.count("stage 1 epoch 1/1: ") == 1
+
+
+def test_the_log_tells_how_far_a_run_is(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO, logger="mabm")
+    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", 0.0)
+    config = small_config(*SHORT, "stage1.epochs=2", "stage2.epochs=0")
+    train(config, tmp_path, progress=False)
+    records = small_data().train.modality
+    counts = f"{(records == 0).sum()} visible and {(records == 1).sum()} infrared"
+    lines = [record.message for record in caplog.records if record.name.startswith("mabm.train")]
+    assert lines[0].startswith(f"on the CPU, 1 thread: {counts} images to train on, ")
+    assert lines[1:3] == [
+        "stage 1: 2 epochs of 2 iterations",
+        f"the run is kept in {tmp_path}",  # without a report, as configured
+    ]
+    told = [re.sub(r"about \d+ s", "about X s", line.split(" s; ")[-1]) for line in lines[4:]]
+    assert told == [
+        "stage 1 epoch 1/2: clusters",
+        "stage 1 epoch 1/2: training",
+        "stage 1 epoch 1/2, iteration 1/2; about X s left of stage 1",
+        "stage 1 epoch 1/2, iteration 2/2; about X s left of stage 1",
+        "about X s left of stage 1",  # at the end of the line on the epoch
+        "stage 1 epoch 2/2: clusters",
+        "stage 1 epoch 2/2: training",
+        "stage 1 epoch 2/2, iteration 1/2; about X s left of stage 1",
+        "stage 1 epoch 2/2, iteration 2/2",
+        "stage 1 epoch 2/2: evaluation",
+        lines[-1],
+    ]
 
 
 def numpy_state() -> str:

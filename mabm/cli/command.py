@@ -17,6 +17,9 @@ import torch
 from mabm._extension import backends
 from mabm._files import unwritten
 
+INTERRUPTED: Final = 130  # as a shell reports a process that SIGINT ended
+TERMINATED: Final = 143  # likewise SIGTERM
+
 _MOST_GROUPS: Final = 4  # that are told one by one
 _MOST_SHOWN: Final = 40  # letters of what was typed or read
 _LARGEST: Final = 2**63 - 1

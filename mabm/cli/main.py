@@ -15,7 +15,7 @@ import torch
 
 from mabm._extension import build_info
 from mabm.cli import census, cluster, demo, evaluate, extract, info, train
-from mabm.cli.command import Command, OutputClosedError, UsageError, write
+from mabm.cli.command import INTERRUPTED, Command, OutputClosedError, UsageError, write
 
 _COMMANDS: Final[tuple[Command, ...]] = (
     demo.COMMAND,
@@ -30,8 +30,7 @@ _COMMANDS: Final[tuple[Command, ...]] = (
 OK: Final = 0
 FAILURE: Final = 1
 USAGE: Final = 2  # argparse's own
-INTERRUPTED: Final = 130  # as a shell reports a process that SIGINT ended
-OUTPUT_CLOSED: Final = 141  # likewise SIGPIPE
+OUTPUT_CLOSED: Final = 141  # as a shell reports a process that SIGPIPE ended
 
 _WIDTH: Final = 96
 _MOST_TOLD: Final = 2000  # letters of an error: a file's content may be in it
@@ -43,6 +42,7 @@ exit status:
   2    the words typed do not make a command
   130  interrupted from the keyboard
   141  whoever read the output has gone
+  143  ended by SIGTERM
 """
 
 

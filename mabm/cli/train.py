@@ -6,10 +6,22 @@ import argparse
 import json
 import logging
 import os
+import signal
+import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mabm.cli.command import Command, UsageError, positive, shows_progress, write
+from mabm.cli.command import (
+    INTERRUPTED,
+    TERMINATED,
+    Command,
+    UsageError,
+    positive,
+    shows_progress,
+    write,
+)
+from mabm.cli.interruption import ending_in_time
 from mabm.cli.outputs import check_folder, check_kind, check_not_read
 from mabm.evaluation import format_search_scores
 
@@ -68,17 +80,33 @@ def _execute(chosen: argparse.Namespace) -> int:
     if name != "emoji_xm" and config.data.root is None:
         raise UsageError(f"give --data ROOT, the folder of {name} (data.root)")
     _check_folder_of_run(chosen.output, chosen.config, config)
-    from mabm.train import train
+    from mabm.train import TrainingStopped, train
 
     is_first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts
     if not is_first:
         logging.getLogger("mabm").setLevel(logging.ERROR)
-    result = train(
-        config,
-        chosen.output,
-        resume=not chosen.no_resume,
-        progress=shows_progress(chosen),
-    )
+
+    def tell(number: int) -> None:
+        if is_first:
+            sys.stderr.write(f"mabm train: {_words_at_end(number, chosen.output)}\n")
+
+    try:
+        with ending_in_time(tell) as stop:
+            result = train(
+                config,
+                chosen.output,
+                resume=not chosen.no_resume,
+                progress=shows_progress(chosen),
+                stop=stop,
+            )
+    except KeyboardInterrupt:
+        if chosen.debug:
+            traceback.print_exc()
+        tell(signal.SIGINT)
+        return INTERRUPTED
+    except TrainingStopped:
+        tell(signal.SIGTERM)
+        return TERMINATED
     if is_first:
         if result.scores:
             write(format_search_scores(result.scores))
@@ -121,8 +149,21 @@ def _is_environment(path: Path) -> bool:
 
 
 def _is_history(path: Path) -> bool:
-    entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    *lines, _ = path.read_text(encoding="utf-8").split("\n")  # a kill may tear the last one
+    entries = [json.loads(line) for line in lines]
     return all(isinstance(each, dict) and {"stage", "epoch"} <= each.keys() for each in entries)
+
+
+def _words_at_end(number: int, folder: Path) -> str:
+    """What has become of a run that a signal ended."""
+    from mabm.train.checkpoint import newest_position
+    from mabm.train.resuming import name_position
+
+    what = "interrupted" if number == signal.SIGINT else "ended by SIGTERM"
+    position = newest_position(folder)
+    if position is None:
+        return f"{what} before the first checkpoint; the same command begins again"
+    return f"{what}; the same command goes on from the checkpoint at {name_position(position)}"
 
 
 def _overrides(chosen: argparse.Namespace) -> list[str]:
@@ -154,7 +195,8 @@ COMMAND = Command(
         "Train an encoder on unlabelled images of two modalities, in two stages: first within "
         "each modality, then across them. Prints the scores of the last epoch on the test set and "
         "writes configuration, history, checkpoints, weights and a report to a folder. "
-        "Interrupted or killed at any moment, the same command goes on from the last checkpoint."
+        "Interrupted or killed at any moment, the same command goes on from the last checkpoint; "
+        "at SIGTERM it writes one first."
     ),
     examples="""
 mabm train emoji-xm --output runs/emoji

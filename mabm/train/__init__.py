@@ -24,7 +24,7 @@ from mabm.train.config import (
     load_config,
     to_toml,
 )
-from mabm.train.errors import TrainingError
+from mabm.train.errors import RunInUseError, TrainingError, TrainingStopped
 from mabm.train.learner import Learner
 from mabm.train.scoring import evaluate_weights
 from mabm.train.steps import (
@@ -48,9 +48,11 @@ __all__ = [
     "Learner",
     "ModelConfig",
     "RunConfig",
+    "RunInUseError",
     "StageConfig",
     "TrainResult",
     "TrainingError",
+    "TrainingStopped",
     "build_memory",
     "cluster_modalities",
     "cluster_together",

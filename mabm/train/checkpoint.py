@@ -119,6 +119,12 @@ def _fault(
     return None
 
 
+def newest_position(folder: Path) -> Position | None:
+    """Where the newest checkpoint stands that was finished, by its name alone."""
+    finished = [position for position, path in _checkpoints(folder) if _sidecar(path).is_file()]
+    return finished[-1] if finished else None
+
+
 def write_torch(path: Path, value: object) -> str:
     """Saves ``value`` at ``path`` as a whole or not at all; returns its SHA-256."""
     with moved_into(path) as stream:

@@ -113,6 +113,15 @@ def share(value: Any) -> Any:
     return box[0]
 
 
+def any_of(flag: bool, device: torch.device) -> bool:
+    """Whether the flag is set in any process; ``device`` is where they train."""
+    if world_size() == 1:
+        return flag
+    flags = torch.tensor(flag, dtype=torch.int32, device=device)
+    dist.all_reduce(flags, dist.ReduceOp.MAX)
+    return bool(flags)
+
+
 def sum_gradients(parameters: Iterable[Tensor]) -> None:
     """Sums each gradient over the processes; a parameter without one in any process keeps none."""
     if world_size() == 1:

@@ -46,6 +46,14 @@ def skip_empty_stages(config: Config, position: Position) -> Position:
     return position
 
 
+def name_position(position: Position) -> str:
+    """What comes next, for people."""
+    if position.stage == FINISHED:
+        return "the end of training"
+    after = f", after {position.iteration} iterations" if position.iteration else ""
+    return f"stage {position.stage} epoch {position.epoch + 1}{after}"
+
+
 def iterations_before(config: Config, position: Position) -> int:
     """How many iterations of a whole run lie before ``position``."""
     count = 0

@@ -30,6 +30,7 @@ from mabm.prototypes import PrototypeSplit, split_prototypes
 from mabm.train import distributed
 from mabm.train.config import ClusteringConfig, ContrastConfig
 from mabm.train.errors import TrainingError
+from mabm.train.workers import begin_worker
 
 Memory: TypeAlias = MeanMemory | HardMemory | HybridMemory
 
@@ -135,6 +136,7 @@ def read_batches(images: Images, batches: list[list[int]], workers: int) -> Data
         num_workers=min(workers, _num_cpus()),
         collate_fn=_as_read,  # type: ignore[arg-type]  # what __getitems__ gave
         pin_memory=torch.cuda.is_available(),
+        worker_init_fn=begin_worker,
         generator=torch.Generator(),  # else a seed for the workers is drawn from the global one
     )
 

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +19,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from mabm._files import write_text
 from mabm.evaluation import SearchScores
@@ -38,20 +35,23 @@ from mabm.train.config import Config, to_toml, to_tree
 from mabm.train.diagnostics import MODALITY_NAMES, diagnose_epoch
 from mabm.train.environment import describe_environment
 from mabm.train.epoch import GLOBAL, Clusters, EpochState, begin_epoch, find_clusters
+from mabm.train.errors import TrainingStopped
 from mabm.train.history import HISTORY, History
 from mabm.train.inputs import Inputs, check_start, read_inputs
 from mabm.train.learner import Learner
+from mabm.train.progress import Progress
 from mabm.train.report import require_packages
 from mabm.train.resuming import (
     FINISHED,
     KINDS,
     check_same,
     describe_entry,
-    iterations_before,
     last_entry,
     last_scores,
+    name_position,
     skip_empty_stages,
 )
+from mabm.train.run_lock import locked
 from mabm.train.scoring import choose_device, extract_test_features, score_searches
 from mabm.train.steps import contrast_across, contrast_within, extract_features, read_batches
 from mabm.train.tensorboard import TensorBoardLog, require_tensorboard
@@ -77,13 +77,18 @@ class TrainResult:
 
 
 def train(
-    config: Config, output: str | Path, *, resume: bool = True, progress: bool = True
+    config: Config,
+    output: str | Path,
+    *,
+    resume: bool = True,
+    progress: bool = True,
+    stop: Callable[[], bool] | None = None,
 ) -> TrainResult:
     """Runs both stages, or what is left of them.
 
     Started again with the same folder it goes on from the last checkpoint; a finished run is left
-    as it is. Under ``torchrun`` the processes share each batch and end with equal weights. The
-    random state of the process is put back in the end.
+    as it is. No other run can use the folder meanwhile. Under ``torchrun`` the processes share each
+    batch and end with equal weights. The random state of the process is put back in the end.
 
     Args:
         config: Of the run.
@@ -91,18 +96,24 @@ def train(
             ``history.jsonl``, checkpoints, ``stage1.pt`` and ``weights.pt``, ``result.json`` and
             ``report.html``.
         resume: Whether to go on with a run that is there; otherwise a folder with one is refused.
-        progress: Whether to show a progress bar.
+        progress: Whether to show a progress bar; without one the log tells how far it is.
+        stop: Asked after every iteration and between the parts of an epoch whether to stop; what a
+            handler of SIGTERM sets, for instance. Where several processes train together, all have
+            one or none, and the yes of one stops all.
 
     Raises:
         ImportError: An extra is missing.
         OSError: A file cannot be read or written.
+        RunInUseError: Another run is going on in the folder.
         TrainingError: Training cannot go on.
+        TrainingStopped: ``stop`` said so; a checkpoint holds all that was done.
         ValueError: The configuration does not fit the data, the processes, or the run that is
             there; or the checkpoints of that one are gone or damaged.
     """
     device = choose_device(config.run.device)
-    with distributed.process_group(device), _settings(config, device):
-        run = _Run(config, Path(output), device, progress and distributed.rank() == 0)
+    folder = Path(output)
+    with distributed.process_group(device), _settings(config, device), locked(folder):
+        run = _Run(config, folder, device, progress, stop)
         run.prepare(resume)
         return run.finish()
 
@@ -128,11 +139,18 @@ def _settings(config: Config, device: torch.device) -> Iterator[None]:
 class _Run:
     """A run in the making."""
 
-    def __init__(self, config: Config, folder: Path, device: torch.device, progress: bool) -> None:
+    def __init__(
+        self,
+        config: Config,
+        folder: Path,
+        device: torch.device,
+        progress: bool,
+        stop: Callable[[], bool] | None,
+    ) -> None:
         _check_processes(config)
-        self.config, self.folder, self.device = config, folder, device
-        self.progress = progress
+        self.config, self.folder, self.device, self.stop = config, folder, device, stop
         self.is_first = distributed.rank() == 0
+        self.progress = Progress(config, bar=progress, speaks=self.is_first)
         self.inputs: Inputs = read_inputs(config.data)
         self.modality = self.inputs.modality.to(device)
         _check_modalities(self.inputs)
@@ -152,7 +170,6 @@ class _Run:
         self.position = Position(1, 0, 0)
         self.state: EpochState | None = None
         self.scores: list[SearchScores] = []
-        self.bar: tqdm[Any] | None = None
 
     # Beginning and end
 
@@ -172,7 +189,6 @@ class _Run:
         if self.config.run.tensorboard:
             require_tensorboard()
         if self.is_first:
-            self.folder.mkdir(parents=True, exist_ok=True)
             clear_parts(self.folder)
         distributed.barrier()
         there, self.there = self.there, None
@@ -182,6 +198,8 @@ class _Run:
             self._check_folder()
             distributed.barrier()  # before the first process writes there
         self.learner = self._make_learner()
+        if there is None or there[0].stage != FINISHED:
+            self.progress.announce(self.inputs, self.device, self.folder)
         if there is None:
             self._start()
         else:
@@ -204,18 +222,10 @@ class _Run:
 
     def finish(self) -> TrainResult:
         """Trains to the end."""
-        total = sum(self.config.stage(s).epochs * self.config.stage(s).iterations for s in (1, 2))
-        with (
-            tqdm(
-                total=total,
-                initial=iterations_before(self.config, self.position),
-                disable=not self.progress or self.position.stage == FINISHED,
-                dynamic_ncols=True,
-            ) as self.bar,
-            logging_redirect_tqdm(_loggers_on_terminal()) if self.progress else nullcontext(),
-        ):
+        with self.progress.shown(self.position):
             while self.position.stage != FINISHED:
                 self._run_epoch()
+        self._stop_if_asked(self.position)
         if self.is_first:
             self._write_end()
         if self.config.run.report and not (self.folder / reporting.FILE).exists():
@@ -258,15 +268,17 @@ class _Run:
 
     def _run_epoch(self) -> None:
         position, started = self.position, time.perf_counter()
+        self._stop_if_asked(position)
         stage = self.config.stage(position.stage)
         place = Place(self.config.run.seed, position.stage, position.epoch)
         for group in self.learner.optimizer.param_groups:
             group["lr"] = stage.lr * stage.gamma ** (position.epoch // stage.step)
-        self._describe("clusters")
+        self.progress.describe(position, "clusters")
         if self.state is None:
             self.state, diagnostics = self._begin(place)
             self.diagnostics = diagnostics
-        self._describe("training")
+            self._stop_if_asked(position, saved=False)
+        self.progress.describe(position, "training")
         self._iterate(place, stage.iterations)
         next_position = Position(position.stage, position.epoch + 1, 0)
         is_last = next_position.epoch == stage.epochs
@@ -281,7 +293,7 @@ class _Run:
         }
         every = self.config.run.evaluate_every
         if is_last or (every and next_position.epoch % every == 0):
-            self._describe("evaluation")
+            self.progress.describe(position, "evaluation")
             entry.update(self._evaluate())
         self._record({**entry, "seconds": time.perf_counter() - started})
         self.state = None
@@ -299,6 +311,7 @@ class _Run:
             batch_size=self.config.batch.evaluation,
             workers=self.config.data.workers,
         ).to(self.device)
+        self._stop_if_asked(self.position)
         clusters = find_clusters(features, self.modality, self.config, place)
         state = begin_epoch(features, self.modality, clusters, self.config)
         return state, self._diagnose(features, clusters) if self.is_first else {}
@@ -316,7 +329,6 @@ class _Run:
 
     def _iterate(self, place: Place, iterations: int) -> None:
         assert self.state is not None
-        assert self.bar is not None
         first = self.position.iteration
         plans = self._plans(place, first, iterations)
         rows = [
@@ -336,10 +348,11 @@ class _Run:
                 )
                 self._seed(here.number(distributed.rank()))
                 self._step(step, view)
-            self.bar.update()
-            done = iteration + 1
-            if every and done % every == 0 and done < iterations:
-                self._move(Position(place.stage, place.epoch, done))
+            done = Position(place.stage, place.epoch, iteration + 1)
+            self.progress.advance(done)
+            if every and done.iteration % every == 0 and done.iteration < iterations:
+                self._move(done)
+            self._stop_if_asked(done, saved=done == self.position)
 
     def _plans(
         self, place: Place, first: int, iterations: int
@@ -414,6 +427,14 @@ class _Run:
 
     # What is kept
 
+    def _stop_if_asked(self, position: Position, *, saved: bool = True) -> None:
+        """Stops before ``position`` if any process is to, and saves what no checkpoint has yet."""
+        if self.stop is None or not distributed.any_of(self.stop(), self.device):
+            return
+        if not saved:
+            self._move(position)
+        raise TrainingStopped(f"training goes on from {name_position(position)}")
+
     def _move(self, position: Position) -> None:
         """Goes on to ``position``, and saves a checkpoint there."""
         is_new_stage = position.stage != self.position.stage
@@ -461,14 +482,15 @@ class _Run:
         if position.stage == FINISHED:
             logger.info("%s holds a finished run", self.folder)
         else:
-            words = "going on at stage %d epoch %d, after %d iterations"
-            logger.info(words, position.stage, position.epoch + 1, position.iteration)
+            logger.info("going on at %s", name_position(position))
 
     def _record(self, entry: Mapping[str, Any]) -> None:
         if not self.is_first:
             return
         self.history.append(entry)
-        logger.info("%s", describe_entry(entry, self.config))
+        left = self.progress.time_left(Position(entry["stage"], entry["epoch"], 0))
+        words = describe_entry(entry, self.config)
+        logger.info("%s", f"{words}; {left}" if left else words)
         if self.config.run.tensorboard:
             before = len(self.history.read()) - 1
             with TensorBoardLog(self.folder / "tensorboard", first_step=before) as log:
@@ -512,21 +534,6 @@ class _Run:
         torch.default_generator.manual_seed(number)
         if self.device.type == "cuda":
             torch.cuda.manual_seed(number)
-
-    def _describe(self, what: str) -> None:
-        if self.bar is not None:
-            stage, epoch, _ = self.position
-            epochs = self.config.stage(stage).epochs
-            self.bar.set_description(f"stage {stage}, epoch {epoch + 1}/{epochs}: {what}")
-
-
-def _loggers_on_terminal() -> list[logging.Logger]:
-    """Those that write where the bar is; a message that comes by way of two comes once."""
-    return [
-        logger
-        for logger in (logging.getLogger("mabm"), logging.getLogger())
-        if any(getattr(h, "stream", None) in (sys.stdout, sys.stderr) for h in logger.handlers)
-    ]
 
 
 def _in_order(batch: Mapping[int, list[int]]) -> list[int]:

@@ -1,0 +1,190 @@
+"""What a run says of itself while it goes on: a bar on a terminal, lines in a log elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from mabm.train import distributed, reporting
+from mabm.train.batches import MODALITIES
+from mabm.train.checkpoint import Position
+from mabm.train.config import Config
+from mabm.train.diagnostics import MODALITY_NAMES
+from mabm.train.inputs import Inputs
+from mabm.train.resuming import FINISHED, iterations_before
+
+logger = logging.getLogger(__name__)
+
+_SECONDS_BETWEEN_LINES: Final = 60.0
+
+
+class Progress:
+    """Shows how far a run is, and how long the stage will take.
+
+    Args:
+        config: Of the run.
+        bar: Whether to show a bar; without one the log has a line a minute, and those of the epochs
+            tell the time left.
+        speaks: Whether this process speaks at all, as the first of several does.
+    """
+
+    def __init__(self, config: Config, *, bar: bool, speaks: bool) -> None:
+        self._config = config
+        self._shows_bar, self._speaks = bar and speaks, speaks
+        self._bar: tqdm[Any] | None = None
+        self._pace = _Pace(-1)
+        self._said = time.monotonic()
+
+    def announce(self, inputs: Inputs, device: torch.device, folder: Path) -> None:
+        """Says what is trained, on what, and where the results will be."""
+        if not self._speaks:
+            return
+        on = [_name(device), _count(torch.get_num_threads(), "thread", "threads")]
+        if (processes := distributed.world_size()) > 1:
+            on.append(f"the first of {processes} processes")
+        images = " and ".join(
+            f"{int((inputs.modality == group).sum()):,} {MODALITY_NAMES[group]}"
+            for group in MODALITIES
+        )
+        logger.info(
+            "on %s: %s images to train on, %s to test on", ", ".join(on), images, len(inputs.test)
+        )
+        stages = [
+            f"stage {number}: {_count(stage.epochs, 'epoch', 'epochs')} of "
+            f"{_count(stage.iterations, 'iteration', 'iterations')}"
+            for number, stage in ((n, self._config.stage(n)) for n in (1, 2))
+            if stage.epochs
+        ]
+        if stages:
+            logger.info("%s", "; ".join(stages))
+        report = f"; at the end its report is {folder / reporting.FILE}"
+        logger.info("the run is kept in %s%s", folder, report if self._config.run.report else "")
+
+    @contextmanager
+    def shown(self, position: Position) -> Iterator[None]:
+        """Shows the bar meanwhile, with messages of the log above it."""
+        total = sum(self._config.stage(s).epochs * self._config.stage(s).iterations for s in (1, 2))
+        with (
+            tqdm(
+                total=total,
+                initial=iterations_before(self._config, position),
+                disable=not self._shows_bar or position.stage == FINISHED,
+                dynamic_ncols=True,
+            ) as self._bar,
+            logging_redirect_tqdm(_loggers_on_terminal()) if self._shows_bar else nullcontext(),
+        ):
+            yield
+
+    def describe(self, position: Position, what: str) -> None:
+        """Says what comes now."""
+        if self._pace.stage != position.stage:
+            self._pace = _Pace(position.stage)
+        self._pace.count_rest()
+        words = f"{self._name_epoch(position)}: {what}"
+        if self._bar is not None:
+            self._bar.set_description(words)
+        self._say(words)
+
+    def advance(self, position: Position) -> None:
+        """Counts an iteration; ``position`` is what comes after it."""
+        self._pace.count_iteration()
+        if self._bar is not None:
+            self._bar.update()
+        where = f"iteration {position.iteration}/{self._config.stage(position.stage).iterations}"
+        left = self.time_left(position)
+        self._say(f"{self._name_epoch(position)}, {where}" + (f"; {left}" if left else ""))
+
+    def time_left(self, position: Position) -> str:
+        """How long the stage will go on, in words; nothing with a bar, or where it is not known.
+
+        Nothing is said of stage 2 before it is there: its iterations take more steps.
+        """
+        if position.stage != self._pace.stage:
+            return ""
+        stage = self._config.stage(position.stage)
+        epochs = stage.epochs - position.epoch
+        seconds = self._pace.estimate(
+            iterations=epochs * stage.iterations - position.iteration,
+            epochs=epochs - (position.iteration > 0),
+        )
+        if self._shows_bar or not seconds:
+            return ""
+        return f"about {_in_words(seconds)} left of stage {position.stage}"
+
+    def _say(self, words: str) -> None:
+        now = time.monotonic()
+        if self._speaks and not self._shows_bar and now - self._said >= _SECONDS_BETWEEN_LINES:
+            self._said = now
+            logger.info("%s", words)
+
+    def _name_epoch(self, position: Position) -> str:
+        stage, epoch, _ = position
+        return f"stage {stage} epoch {epoch + 1}/{self._config.stage(stage).epochs}"
+
+
+class _Pace:
+    """How long iterations take in a stage, and what an epoch takes besides."""
+
+    def __init__(self, stage: int) -> None:
+        self.stage = stage
+        self._last = time.monotonic()
+        self._iterating = self._resting = 0.0
+        self._iterations = self._epochs = 0
+        self._within = False
+
+    def count_iteration(self) -> None:
+        self._iterating += self._since_last()
+        self._iterations += 1
+        if not self._within:
+            self._within, self._epochs = True, self._epochs + 1
+
+    def count_rest(self) -> None:
+        self._resting += self._since_last()
+        self._within = False
+
+    def estimate(self, *, iterations: int, epochs: int) -> float | None:
+        """Seconds for so many iterations, and the rest of so many epochs."""
+        if not self._iterations:
+            return None
+        a_rest = self._resting / self._epochs
+        return iterations * self._iterating / self._iterations + epochs * a_rest
+
+    def _since_last(self) -> float:
+        before, self._last = self._last, time.monotonic()
+        return self._last - before
+
+
+def _loggers_on_terminal() -> list[logging.Logger]:
+    """Those that write where the bar is; a message that comes by way of two comes once."""
+    return [
+        logger
+        for logger in (logging.getLogger("mabm"), logging.getLogger())
+        if any(getattr(h, "stream", None) in (sys.stdout, sys.stderr) for h in logger.handlers)
+    ]
+
+
+def _name(device: torch.device) -> str:
+    if device.type != "cuda":
+        return f"the {device.type.upper()}"
+    return f"{device} ({torch.cuda.get_device_name(device)})"
+
+
+def _count(number: int, one: str, several: str) -> str:
+    return f"{number} {one if number == 1 else several}"
+
+
+def _in_words(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(round(seconds), 1)} s"
+    if seconds < 90 * 60:
+        return f"{round(seconds / 60)} min"
+    return f"{seconds / 3600:.1f} h"
