@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from mabm._extension import interruptible
+
 # Limit, use, statistics and the name in them of file cache that is given back on demand, for
 # containers of control groups version 2 and 1.
 _CGROUPS = (
@@ -83,8 +85,8 @@ def check_fits(needed: int, what: str, instead: str, device: torch.device) -> No
 
 
 @contextmanager
-def naming_what_did_not_fit(what: str, instead: str) -> Iterator[None]:
-    """Says in words what was being done when a GPU's memory ran out, and what to lower.
+def running_ops(what: str, instead: str) -> Iterator[None]:
+    """Around calls of ops: says in words what did not fit in memory, and lets Ctrl-C through.
 
     Args:
         what: The work, as the subject of the message.
@@ -92,10 +94,19 @@ def naming_what_did_not_fit(what: str, instead: str) -> Iterator[None]:
 
     Raises:
         torch.OutOfMemoryError: The work ran out of memory on a GPU.
+        MemoryError: It did so on the CPU.
+        BaseException: What a signal handler raised in the midst of an op, such as
+            KeyboardInterrupt.
     """
     try:
-        yield
+        with interruptible():
+            yield
+    except MemoryError as error:
+        raise MemoryError(f"{what} ran out of memory ({error}); {instead}") from error
     except RuntimeError as error:  # an op has no other type for it
+        if (at := str(error).find("can't allocate memory")) >= 0:  # PyTorch's own, on the CPU
+            reason = str(error)[at:].splitlines()[0]
+            raise MemoryError(f"{what} ran out of memory ({reason}); {instead}") from error
         if not isinstance(error, torch.OutOfMemoryError) and "out of memory" not in str(error):
             raise
         # An op's message begins with the place in its source; this is what the user needs of it.

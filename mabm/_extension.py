@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
 import mabm
+
+_INTERRUPTED = "interrupted by a signal"  # what csrc/common/interrupts.h says
 
 
 def load() -> None:
@@ -25,6 +29,27 @@ def load() -> None:
             "itself: `pip install --no-build-isolation -e .`); they need torch >= 2.10, got "
             f"{torch.__version__}"
         ) from error
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Lets Ctrl-C through, and what else a signal handler raises, from the midst of an op.
+
+    An op runs Python's signal handlers while it works (``csrc/common/interrupts.h``). Where one
+    raises, the op ends with an error of PyTorch's kind and keeps what was raised.
+
+    Raises:
+        BaseException: What the handler raised, such as KeyboardInterrupt.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if _INTERRUPTED not in str(error):
+            raise
+        interruption = importlib.import_module("mabm._C").take_interruption()
+        if interruption is None:
+            raise
+        raise interruption from None
 
 
 def backends() -> tuple[str, ...]:

@@ -22,6 +22,9 @@ from mabm._arrays import row_blocks
 _MATRIX_UNIT_ROUNDOFF = 2.0**-22
 # Scaled entries stay below this, a fourth of what float16 holds.
 _HALF_RANGE_EXPONENT = 14
+# Products of numbers in one call, a fraction of a second's work: Python looks for a signal between
+# two calls. That is 1,024 rows of a tile of 2,048 dimensions.
+_PRODUCTS_AT_ONCE = 2**33
 
 
 def growth(terms: int, roundoff: float) -> float:
@@ -70,8 +73,10 @@ class FloatProduct:
         return self._x[start:stop] - self.mean
 
     def multiply(self, own: Tensor, others: Tensor, out: Tensor) -> None:
-        """As :meth:`Product.multiply`."""
-        torch.mm(own, others.T, out=out)
+        """As :meth:`Product.multiply`, some rows at a time."""
+        step = max(1, _PRODUCTS_AT_ONCE // max(1, others.numel()))
+        for start in range(0, len(own), step):
+            torch.mm(own[start : start + step], others.T, out=out[start : start + step])
 
     def error_bounds(self, centred_length: Tensor) -> Tensor:
         """As :meth:`Product.error_bounds`."""

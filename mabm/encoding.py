@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mabm._arrays import ArrayT, check_features, check_instance, to_tensor
-from mabm._device_memory import naming_what_did_not_fit
+from mabm._device_memory import running_ops
 from mabm.presets import DEFAULT_K2, check_k2
 from mabm.ranking import Ranking
 from mabm.rows import Encoding, NeighborSets
@@ -44,7 +44,7 @@ def encode_neighbors(features: ArrayT, neighbors: NeighborSets[Any]) -> Encoding
 
 def encode(x: Tensor, neighbors: NeighborSets[Any]) -> Encoding[Tensor]:
     """:func:`encode_neighbors` on checked arguments, in tensors."""
-    with naming_what_did_not_fit(f"encoding {len(x)} samples", "lower k1"):
+    with running_ops(f"encoding {len(x)} samples", "lower k1"):
         parts = torch.ops.mabm.encode_neighbors(x, *neighbors.tensors())
     return Encoding.of_op(x, *parts)
 
@@ -84,9 +84,7 @@ def expand_queries(
     k2 = check_k2(ranking.preset, k2, ranking.k1)
     if k2 == 1 and ranking.preset.query_expansion != "pooled":
         return encoding
-    with naming_what_did_not_fit(
-        f"averaging the rows of {len(encoding)} samples", "lower k2 or k1"
-    ):
+    with running_ops(f"averaging the rows of {len(encoding)} samples", "lower k2 or k1"):
         rows, weights = _averaged_rows(ranking, k2)
         # Without a neighbour a row stays as it is.
         alone = (rows < 0).all(dim=1)

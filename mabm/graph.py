@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mabm._arrays import ArrayT, check_real, like, shown, to_tensor
-from mabm._device_memory import naming_what_did_not_fit
+from mabm._device_memory import running_ops
 from mabm.presets import check_integer
 from mabm.rows import NeighborSets
 
@@ -135,7 +135,7 @@ class NeighborGraph(NeighborSets[ArrayT]):
 
     def _labels(self, eps: object, min_samples: object) -> Tensor:
         eps, min_samples = self._check_eps(eps), check_min_samples(min_samples)
-        with naming_what_did_not_fit(
+        with running_ops(
             f"clustering {len(self)} samples", "lower max_distance, or k1 and k2 before it"
         ):
             labels: Tensor = torch.ops.mabm.dbscan(*self.tensors(), eps, min_samples)

@@ -15,7 +15,7 @@ from mabm._arrays import (
     shown,
     to_tensor,
 )
-from mabm._device_memory import check_fits, naming_what_did_not_fit
+from mabm._device_memory import check_fits, running_ops
 from mabm.encoding import encode, expand_queries
 from mabm.graph import NeighborGraph, check_max_distance
 from mabm.neighbors import k_reciprocal_neighbors
@@ -177,7 +177,7 @@ def jaccard_distance(
     parts = encoding.tensors()
     chosen = _slice_rows(parts, rows, "rows"), _slice_rows(parts, columns, "columns")
     shape = tuple(len(indptr) - 1 for indptr, *_ in chosen)
-    with naming_what_did_not_fit(
+    with running_ops(
         f"the dense {shape} distance", "ask for fewer rows at a time, or for prune_distances"
     ):
         distance = torch.ops.mabm.jaccard_distance(*chosen[0], *chosen[1], len(encoding))
@@ -202,7 +202,7 @@ def prune_distances(
     """
     check_instance("encoding", encoding, Encoding)
     bound = check_max_distance("max_distance", max_distance)
-    with naming_what_did_not_fit(
+    with running_ops(
         f"the graph of {len(encoding)} samples", "lower max_distance, or k1 and k2 before it"
     ):
         parts = torch.ops.mabm.jaccard_graph(*encoding.tensors(), bound)

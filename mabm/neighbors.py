@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mabm._arrays import ArrayT, check_instance, to_tensor
-from mabm._device_memory import naming_what_did_not_fit
+from mabm._device_memory import running_ops
 from mabm.ranking import Ranking
 from mabm.rows import NeighborSets
 
@@ -39,9 +39,7 @@ def k_reciprocal_neighbors(ranking: Ranking[ArrayT]) -> NeighborSets[ArrayT]:
         [[0, 1], [0, 1], [2], [3]]
     """
     check_instance("ranking", ranking, Ranking)
-    with naming_what_did_not_fit(
-        f"finding the neighbours of {len(ranking.ranks)} samples", "lower k1"
-    ):
+    with running_ops(f"finding the neighbours of {len(ranking.ranks)} samples", "lower k1"):
         ranks = to_tensor(ranking.ranks, "ranks").contiguous()
         mask = torch.ops.mabm.reciprocal_mask(ranks)
         half = _half_list(ranking)

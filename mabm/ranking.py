@@ -12,12 +12,13 @@ import logging
 from dataclasses import dataclass, fields
 from typing import Generic, Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mabm._arrays import Array, ArrayT, check_features, check_modality, like, to_tensor
 from mabm._candidates import Candidates, ListLayout, propose_candidates
-from mabm._device_memory import naming_what_did_not_fit
+from mabm._device_memory import running_ops
 from mabm.presets import (
     DEFAULT_K1,
     MAX_K,
@@ -71,6 +72,8 @@ class Ranking(Generic[ArrayT]):
                 f"scores must be {tuple(ranks.shape)} float64, got "
                 f"{tuple(scores.shape)} {scores.dtype}"
             )
+        if not all(isinstance(width, int | np.integer) for width in self.widths):
+            raise TypeError(f"widths must be integers, got {self.widths}")
         if min(self.widths, default=0) < 0 or sum(self.widths) != ranks.shape[1]:
             raise ValueError(
                 f"widths must be at least 0 and sum to {ranks.shape[1]}, got {self.widths}"
@@ -210,7 +213,7 @@ def rank(
     Raises:
         torch.OutOfMemoryError: The memory of a GPU ran out; the message says what to lower.
     """
-    with naming_what_did_not_fit(
+    with running_ops(
         f"ranking {len(x)} samples of {x.shape[1]} dimensions",
         "lower k1, free memory that other tensors hold, or move the features to the CPU",
     ):

@@ -47,7 +47,8 @@ class NeighborSets(Generic[ArrayT]):
             raise ValueError(
                 f"indices must be (entries,) int32, got {tuple(indices.shape)} {indices.dtype}"
             )
-        if indptr[0] != 0 or indptr[-1] != len(indices) or bool((indptr.diff() < 0).any()):
+        descends = indptr[1:] < indptr[:-1]  # their differences may wrap
+        if indptr[0] != 0 or indptr[-1] != len(indices) or bool(descends.any()):
             raise ValueError(
                 f"indptr must ascend from 0 to {len(indices)}, the number of indices, got "
                 f"{int(indptr[0])} to {int(indptr[-1])}"
@@ -166,10 +167,14 @@ class Encoding(NeighborSets[ArrayT]):
             values: (entries,) floating point, finite and not negative; a row needs one above 0.
 
         Raises:
+            TypeError: ``values`` are complex.
             ValueError: A value is negative or not finite, or a row sums to zero.
         """
         sets = NeighborSets(indptr, indices)
-        fractions = to_tensor(values, "values").to(torch.float64)
+        fractions = to_tensor(values, "values")
+        if fractions.is_complex():
+            raise TypeError(f"values must hold real numbers, got dtype {fractions.dtype}")
+        fractions = fractions.to(torch.float64)
         if fractions.shape != sets.indices.shape:
             raise ValueError(f"values must be ({len(sets.indices)},), got {tuple(fractions.shape)}")
         if not bool((torch.isfinite(fractions) & (fractions >= 0)).all()):

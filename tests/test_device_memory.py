@@ -78,7 +78,7 @@ def test_work_that_runs_out_of_memory_says_what_to_lower(error: RuntimeError) ->
     reason = line[line.index("out of memory") :]  # without the place in the source of an op
     with (
         pytest.raises(torch.OutOfMemoryError) as caught,
-        _device_memory.naming_what_did_not_fit("ranking 9 samples", "lower k1"),
+        _device_memory.running_ops("ranking 9 samples", "lower k1"),
     ):
         raise error
     assert str(caught.value) == f"ranking 9 samples ran out of GPU memory ({reason}); lower k1"
@@ -87,7 +87,7 @@ def test_work_that_runs_out_of_memory_says_what_to_lower(error: RuntimeError) ->
 def test_other_errors_stay_as_they_are() -> None:
     with (
         pytest.raises(RuntimeError, match="something else"),
-        _device_memory.naming_what_did_not_fit("this", "do that"),
+        _device_memory.running_ops("this", "do that"),
     ):
         raise RuntimeError("something else")
 

@@ -326,6 +326,7 @@ def test_precision_reaches_the_ranking(name: str, monkeypatch: pytest.MonkeyPatc
         ({"ranks": np.full((3, 2), -1)}, "scores must be -inf exactly where ranks are -1"),
         ({"k1": -5}, r"k1 must be in \[1, 1024\], got -5"),
         ({"preset": "spcl"}, "preset must be a Preset, got str"),
+        ({"widths": (2**64, 2 - 2**64)}, "widths must be at least 0 and sum to 2, got"),
         ({"preset": mabm.PRESETS["ca_jaccard"]}, "widths must be those of two lists"),
         ({"preset": mabm.PRESETS["modal_invariant"]}, "groups must be given .*, got None"),
         ({"groups": np.zeros(2, dtype=np.int64)}, r"groups must be \(3,\)"),

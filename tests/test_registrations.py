@@ -112,10 +112,108 @@ def test_ops_check_what_they_are_given(
         op(name)(*args)
 
 
-def test_on_the_cpu_ops_look_at_the_ends_of_rows() -> None:  # on a GPU they would have to wait
-    features, _, indices = make_samples(CPU)["encode_neighbors"]
-    with pytest.raises(RuntimeError, match="indptr must run from 0 to"):
-        op("encode_neighbors")(features, torch.tensor([0, 9999]), indices)
+# What used to end the process: numbers that address memory, out of range. (An argument is a whole
+# new tensor, or a number in place of one in the sample's own tensor.)
+OUT_OF_RANGE = [
+    ("collect_candidates_", 2, 2, r"row_groups must be in \[0, 2\), got 2"),
+    ("collect_candidates_", 2, -(2**31), r"row_groups must be in \[0, 2\), got -2147483648"),
+    ("collect_candidates_", 3, 2**31 - 1, r"column_groups must be in \[0, 2\), got 2147483647"),
+    ("collect_candidates_", 4, 2, r"list_of_group must be in \[0, 2\), got 2"),
+    ("collect_candidates_", 4, -1, r"list_of_group must be in \[0, 2\), got -1"),
+    ("collect_candidates_", 8, 8, r"counts must be in \[0, 8\), got 8"),
+    ("collect_candidates_", 8, -1, r"counts must be in \[0, 8\), got -1"),
+    ("rank_candidates", 1, 24, r"rows must be in \[0, 24\), got 24"),
+    ("rank_candidates", 1, -(2**63), r"rows must be in \[0, 24\), got -9223372036854775808"),
+    ("rank_candidates", 3, 24, r"candidates must be in \[0, 24\), got 24"),
+    ("rank_candidates", 3, -1, r"candidates must be in \[0, 24\), got -1"),
+    ("rank_candidates", 4, 9, r"counts must be in \[0, 9\), got 9"),
+    ("rank_exactly", 1, 2**62, r"rows must be in \[0, 24\), got 4611686018427387904"),
+    ("rank_exactly", 2, 2, r"groups must be in \[0, 2\), got 2"),
+    ("rank_exactly", 3, 2, r"list_of_group must be in \[0, 2\), got 2"),
+    ("reciprocal_mask", 0, 24, r"ranks must be in \[-1, 24\), got 24"),
+    ("reciprocal_mask", 0, 2**63 - 1, r"ranks must be in \[-1, 24\), got 9223372036854775807"),
+    ("reciprocal_mask", 0, -2, r"ranks must be in \[-1, 24\), got -2"),
+    ("expand_neighbors", 0, 24, r"ranks must be in \[-1, 24\), got 24"),
+    ("expand_neighbors", 0, torch.full((24, 6), -1), "ranks must not be -1 where the mask is set"),
+    ("expand_neighbors", 2, 24, r"half_ranks must be in \[-1, 24\), got 24"),
+    ("encode_neighbors", 1, 2**62, "indptr must ascend, got 4611686018427387904 and then"),
+    ("encode_neighbors", 1, -1, "indptr must ascend, got 0 and then -1 in row 0"),
+    ("encode_neighbors", 1, torch.tensor([0, 9999] * 12 + [9999]), "indptr must run from 0 to"),
+    ("encode_neighbors", 2, 24, r"indices must be in \[0, 24\), got 24"),
+    ("encode_neighbors", 2, -1, r"indices must be in \[0, 24\), got -1"),
+    ("average_encodings", 1, 24, r"indices must be in \[0, 24\), got 24"),
+    ("average_encodings", 2, 0, "weights must be positive, got 0 or less in row 0"),
+    ("average_encodings", 3, 24, r"neighbors must be in \[-1, 24\), got 24"),
+    ("average_encodings", 4, float("nan"), r"neighbor_weights must be in \[0, 1\]"),
+    ("jaccard_distance", 1, 24, r"indices must be in \[0, 24\), got 24"),
+    ("jaccard_distance", 4, -1, r"indices must be in \[0, 24\), got -1"),
+    ("jaccard_graph", 0, -(2**63), "indptr must ascend"),
+    ("jaccard_graph", 1, 24, r"indices must be in \[0, 24\), got 24"),
+    ("jaccard_graph", 2, -5, "weights must be positive, got 0 or less in row 0"),
+    ("jaccard_graph", 2, 2**31 - 1, r"must sum to less than 2\^31, got \d+ in row 0"),
+    ("dbscan", 0, 2**62, "indptr must ascend"),
+    ("dbscan", 1, 24, r"indices must be in \[0, 24\), got 24"),
+    ("dbscan", 1, -1, r"indices must be in \[0, 24\), got -1"),
+]
+
+
+@pytest.mark.parametrize(("name", "position", "wrong", "message"), OUT_OF_RANGE)
+def test_on_the_cpu_ops_look_at_numbers_that_address_memory(
+    name: str, position: int, wrong: float | torch.Tensor, message: str
+) -> None:  # on a GPU they would have to wait
+    args = list(make_samples(CPU)[name])
+    if not isinstance(wrong, torch.Tensor):
+        changed = args[position].clone()
+        first = 1 if name == "jaccard_graph" and position == 0 else 0
+        first = 1 if changed.dim() == 1 and len(changed) == 25 else first  # a start of rows
+        changed.view(-1)[first] = wrong
+        wrong = changed
+    args[position] = wrong
+    with pytest.raises(RuntimeError, match=message):
+        op(name)(*args)
+
+
+def test_rows_that_do_not_ascend_are_no_encoding() -> None:
+    indptr, indices, weights, _ = make_samples(CPU)["jaccard_graph"]
+    row = int((indptr.diff() > 1).nonzero()[0])
+    indices = indices.clone()
+    indices[indptr[row] + 1] = indices[indptr[row]]
+    with pytest.raises(RuntimeError, match=f"indices must ascend within each row.* row {row}"):
+        op("jaccard_graph")(indptr, indices, weights, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("name", "position", "wrong", "message"),
+    [
+        ("collect_candidates_", 5, -1, "first_column must be at least 0 .* got -1"),
+        ("collect_candidates_", 5, 2**31 - 24, "the last one below 2.31, got 2147483624"),
+        ("rank_candidates", 7, [3, -1], "widths must be in .*, got -1"),
+        ("rank_exactly", 4, [2**62, 2**62], "widths must be in .*, got 4611686018427387904"),
+        ("rank_exactly", 4, [3, -(2**62)], "widths must be in .*, got -4611686018427387904"),
+        ("jaccard_distance", 6, -1, "num_samples must be in .*, got -1"),
+        ("jaccard_distance", 6, 2**62, "num_samples must be in .*, got 4611686018427387904"),
+        ("jaccard_graph", 3, float("nan"), r"max_distance must be in \[0, 1\), got -?nan"),
+        ("jaccard_graph", 3, 1.0, r"max_distance must be in \[0, 1\), got 1"),
+    ],
+)
+def test_numbers_on_the_host_are_checked_everywhere(
+    name: str, position: int, wrong: object, message: str, samples: Samples
+) -> None:
+    args = list(samples[name])
+    args[position] = wrong
+    with pytest.raises(RuntimeError, match=message):
+        op(name)(*args)
+
+
+def test_features_that_are_not_finite_end_in_ranks_all_the_same() -> None:
+    features, rows, *rest = make_samples(CPU)["rank_exactly"]
+    features = features.clone()
+    features[::3] = torch.nan
+    features[1::3] = torch.inf
+    ranks, scores = op("rank_exactly")(features, rows, *rest)
+    assert int(ranks.min()) >= 0
+    assert int(ranks.max()) < 24
+    assert not bool(scores.isnan().any())
 
 
 @pytest.mark.parametrize("name", sorted(NAMES - {"reciprocal_mask"}))  # which takes one tensor

@@ -23,6 +23,8 @@ def sets(indptr: list[int], indices: list[int], device: Device) -> mabm.Neighbor
         ([0, 1, 3], [0, 1], r"indptr must ascend from 0 to 2, .* got 0 to 3"),
         ([0, 2, 1, 2], [0, 1], r"indptr must ascend"),
         ([1, 2], [0, 0], r"indptr must ascend from 0 to 2"),
+        ([0, 2**62, -(2**63), -(2**62), 0], [], r"indptr must ascend from 0 to 0"),
+        ([0, 2**63 - 1, -(2**63), 1], [0], r"indptr must ascend from 0 to 1"),
         ([0, 1], [1], r"indices must be in \[0, 1\), got 1 to 1"),
         ([0, 1], [-1], r"indices must be in \[0, 1\), got -1"),
         ([0, 2, 2], [1, 0], r"indices must ascend within each row"),
@@ -34,6 +36,19 @@ def test_malformed_rows_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         sets(indptr, indices, device)
+
+
+def test_starts_whose_differences_wrap_are_refused_by_every_kind_of_rows(device: Device) -> None:
+    starts = device.put(torch.tensor([0, 2**62, -(2**63), -(2**62), 0]))
+    none = device.put(torch.zeros(0, dtype=torch.int32))
+    for make in (
+        lambda: mabm.NeighborSets(starts, none),
+        lambda: mabm.Encoding(starts, none, none),
+        lambda: mabm.Encoding.from_values(starts, none, none.double()),
+        lambda: mabm.NeighborGraph(starts, none, none.float(), 0.6),
+    ):
+        with pytest.raises(ValueError, match="indptr must ascend from 0 to 0"):
+            make()
 
 
 def test_a_row_may_begin_below_the_end_of_the_one_before(device: Device) -> None:
@@ -129,6 +144,12 @@ def test_values_that_are_no_encoding_are_refused(
     parts = (np.array([0, 1, 2]), np.array([0, 1], dtype=np.int32), np.array(values))
     with pytest.raises(ValueError, match=message):
         mabm.Encoding.from_values(*map(device.put, parts))
+
+
+def test_complex_values_are_refused(device: Device) -> None:
+    parts = (np.array([0, 1]), np.array([0], dtype=np.int32))
+    with pytest.raises(TypeError, match=r"values must hold real numbers, got dtype"):
+        mabm.Encoding.from_values(*map(device.put, parts), device.put(torch.ones(1) * 1j))
 
 
 @pytest.mark.parametrize(

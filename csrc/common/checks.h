@@ -7,10 +7,16 @@
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include <algorithm>
 #include <cstdint>
+#include <exception>
 #include <initializer_list>
 #include <limits>
+#include <new>
 #include <optional>
+#include <string>
+#include <type_traits>
+#include <utility>
 
 #include "common/rows.h"
 
@@ -75,37 +81,114 @@ T* write(const Tensor& tensor) {
   return static_cast<T*>(tensor.mutable_data_ptr());
 }
 
+// What Python sees as a MemoryError.
+class OutOfMemory : public std::bad_alloc {
+ public:
+  explicit OutOfMemory(std::string what) : what_(std::move(what)) {}
+  const char* what() const noexcept override { return what_.c_str(); }
+
+ private:
+  std::string what_;
+};
+
 // A new CPU tensor of T.
 template <class T>
 Tensor make_tensor(std::initializer_list<int64_t> sizes) {
-  return torch::stable::empty(torch::headeronly::IntHeaderOnlyArrayRef(sizes.begin(), sizes.size()),
-                              scalar_type_of<T>(), std::nullopt,
-                              torch::stable::Device(torch::headeronly::DeviceType::CPU));
+  try {
+    return torch::stable::empty(
+        torch::headeronly::IntHeaderOnlyArrayRef(sizes.begin(), sizes.size()), scalar_type_of<T>(),
+        std::nullopt, torch::stable::Device(torch::headeronly::DeviceType::CPU));
+  } catch (const std::exception&) {
+    std::string words;
+    for (const int64_t size : sizes) {
+      words += (words.empty() ? "" : " x ") + std::to_string(size);
+    }
+    throw OutOfMemory("no room for " + words + " numbers of " + std::to_string(sizeof(T)) +
+                      " bytes");
+  }
 }
 
-// CSR rows of an op: sets, or with their weights.
+// The checks of values. They are for the CPU alone: on a GPU they would wait for the device, so
+// there an op trusts its caller, and a number out of range is undefined behavior.
+
+// Checks that every number is in [low, high); linear, and the compiler makes it one pass of SIMD.
+template <class T>
+void check_range(const Tensor& tensor, const char* name, int64_t low, int64_t high) {
+  if (!tensor.is_cpu()) {
+    return;
+  }
+  const T* numbers = read<T>(tensor);
+  const int64_t count = tensor.numel();
+  using Unsigned = std::make_unsigned_t<T>;
+  // One past the greatest int32 at most, so that the width fits in its unsigned kind, too.
+  const int64_t fitting = sizeof(T) < 8 ? std::min(high, int64_t{1} << 31) : high;
+  const auto first = static_cast<Unsigned>(low);
+  const auto width = static_cast<Unsigned>(high > low ? fitting - low : 0);
+  int outside = 0;
+  for (int64_t at = 0; at < count; ++at) {
+    outside |= static_cast<Unsigned>(static_cast<Unsigned>(numbers[at]) - first) >= width;
+  }
+  if (outside) {
+    const T* wrong = std::find_if(numbers, numbers + count,
+                                  [&](T number) { return number < low || number >= high; });
+    STD_TORCH_CHECK(false, name, " must be in [", low, ", ", high, "), got ", *wrong);
+  }
+}
+
+// CSR rows of an op over columns [0, num_columns): sets, or with their weights an encoding.
 inline Rows read_rows(const Tensor& indptr, const Tensor& indices) {
   check_same_device(indptr, {&indices});
   check_tensor<int64_t>(indptr, "indptr", 1);
   check_tensor<int32_t>(indices, "indices", 1);
   STD_TORCH_CHECK(indptr.numel() > 0, "indptr must have one entry more than there are rows, got 0");
   const Rows rows{indptr.numel() - 1, read<int64_t>(indptr), read<int32_t>(indices), nullptr};
-  if (indptr.is_cpu()) {  // elsewhere a look at it would wait for the device
+  STD_TORCH_CHECK(rows.count <= std::numeric_limits<int32_t>::max(),
+                  "rows must be fewer than 2^31, got ", rows.count);
+  if (indptr.is_cpu()) {
     STD_TORCH_CHECK(rows.indptr[0] == 0 && rows.indptr[rows.count] == indices.numel(),
                     "indptr must run from 0 to ", indices.numel(), ", got ", rows.indptr[0], " to ",
                     rows.indptr[rows.count]);
+    for (int64_t row = 0; row < rows.count; ++row) {
+      STD_TORCH_CHECK(rows.begin(row) <= rows.end(row), "indptr must ascend, got ", rows.begin(row),
+                      " and then ", rows.end(row), " in row ", row);
+    }
   }
-  STD_TORCH_CHECK(rows.count <= std::numeric_limits<int32_t>::max(),
-                  "rows must be fewer than 2^31, got ", rows.count);
   return rows;
 }
 
-inline Rows read_rows(const Tensor& indptr, const Tensor& indices, const Tensor& weights) {
-  Rows rows = read_rows(indptr, indices);
+// Sets: rows in any order, with or without repeats.
+inline Rows read_sets(const Tensor& indptr, const Tensor& indices, int64_t num_columns) {
+  const Rows rows = read_rows(indptr, indices);
+  check_range<int32_t>(indices, "indices", 0, num_columns);
+  return rows;
+}
+
+// Encodings: rows that ascend, of positive weights whose sum is an int32, as overlaps are.
+inline Rows read_encoding(const Tensor& indptr, const Tensor& indices, const Tensor& weights,
+                          int64_t num_columns) {
+  Rows rows = read_sets(indptr, indices, num_columns);
   check_same_device(indptr, {&weights});
   check_tensor<int32_t>(weights, "weights", 1);
   check_size(weights, "weights", 0, indices.numel());
   rows.weights = read<int32_t>(weights);
+  if (!indptr.is_cpu()) {
+    return rows;
+  }
+  for (int64_t row = 0; row < rows.count; ++row) {
+    int64_t sum = 0;
+    int unfit = 0;
+    int32_t before = -1;
+    for (int64_t at = rows.begin(row); at < rows.end(row); ++at) {
+      unfit |= rows.weights[at] <= 0;
+      unfit |= (rows.indices[at] <= before) << 1;
+      before = rows.indices[at];
+      sum += rows.weights[at];
+    }
+    STD_TORCH_CHECK((unfit & 1) == 0, "weights must be positive, got 0 or less in row ", row);
+    STD_TORCH_CHECK(unfit == 0, "indices must ascend within each row, got others in row ", row);
+    STD_TORCH_CHECK(sum <= std::numeric_limits<int32_t>::max(),
+                    "weights of each row must sum to less than 2^31, got ", sum, " in row ", row);
+  }
   return rows;
 }
 

@@ -4,28 +4,97 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <exception>
+#include <mutex>
 #include <vector>
 
 #include "common/checks.h"
+#include "common/interrupts.h"
 
 namespace mabm {
 
 // Rows are handed out in blocks of this many, so that threads with lighter rows take more of them.
 constexpr int64_t kRowBlock = 64;
 
-// Calls body(block, first, last, scratch) for every block of rows, in any order, on all threads;
-// each thread makes one scratch by make_scratch().
+// What threads that share a loop tell each other: the next block, and what made the loop end early.
+class RowLoop {
+ public:
+  explicit RowLoop(int64_t num_blocks) : num_blocks_(num_blocks), failed_block_(num_blocks) {}
+
+  // The next block of rows, or -1 where there is none left or the loop has failed.
+  int64_t take() {
+    const int64_t block = failed_ ? num_blocks_ : next_++;
+    return block < num_blocks_ ? block : -1;
+  }
+
+  // Whether to give up, as threads other than the main one learn here; there a signal that has come
+  // throws.
+  bool is_interrupted() const {
+    check_interrupts();
+    return interrupted_;
+  }
+
+  // Keeps the error in flight if it is the first in row order. Blocks are handed out in ascending
+  // order and those before a failing one are finished, so that is the same for any number of
+  // threads. A signal goes before any error.
+  void fail(int64_t block, bool interrupted) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (error_ == nullptr || interrupted || (!interrupted_ && block < failed_block_)) {
+      error_ = std::current_exception();
+      failed_block_ = block;
+    }
+    interrupted_ = interrupted_ || interrupted;
+    failed_ = true;
+  }
+
+  void rethrow() const {
+    if (error_ != nullptr) {
+      std::rethrow_exception(error_);
+    }
+  }
+
+ private:
+  const int64_t num_blocks_;
+  std::atomic<int64_t> next_{0};
+  std::atomic<bool> failed_{false};
+  std::atomic<bool> interrupted_{false};
+  std::mutex mutex_;
+  std::exception_ptr error_;
+  int64_t failed_block_;
+};
+
+// Rows [first, last), block number `index` of a loop.
+struct RowBlock {
+  int64_t index;
+  int64_t first;
+  int64_t last;
+  const RowLoop& loop;
+};
+
+// Calls body(block, scratch) for every block of rows, in any order, on all threads; each thread
+// makes one scratch by make_scratch(). A body that works on a block for long looks at
+// block.loop.is_interrupted() now and then, and returns if so. An error in any of them is thrown
+// here.
 template <class MakeScratch, class Body>
 void for_each_row_block(int64_t num_rows, const MakeScratch& make_scratch, const Body& body) {
   const int64_t num_blocks = (num_rows + kRowBlock - 1) / kRowBlock;
   const int64_t workers = std::min<int64_t>(torch::stable::get_num_threads(), num_blocks);
-  std::atomic<int64_t> next{0};
+  RowLoop loop(num_blocks);
   torch::stable::parallel_for(0, workers, 1, [&](int64_t, int64_t) {
-    auto scratch = make_scratch();
-    for (int64_t block = next++; block < num_blocks; block = next++) {
-      body(block, block * kRowBlock, std::min(num_rows, (block + 1) * kRowBlock), scratch);
+    int64_t index = num_blocks;  // an error before the first block comes after those of blocks
+    try {
+      auto scratch = make_scratch();
+      while ((index = loop.take()) >= 0 && !loop.is_interrupted()) {
+        const int64_t first = index * kRowBlock;
+        body(RowBlock{index, first, std::min(num_rows, first + kRowBlock), loop}, scratch);
+      }
+    } catch (const Interrupted&) {
+      loop.fail(index, true);
+    } catch (...) {
+      loop.fail(index, false);
     }
   });
+  loop.rethrow();
 }
 
 struct NoScratch {};
@@ -35,11 +104,22 @@ template <class Body>
 void for_each_row(int64_t num_rows, const Body& body) {
   for_each_row_block(
       num_rows, [] { return NoScratch{}; },
-      [&](int64_t, int64_t first, int64_t last, NoScratch&) {
-        for (int64_t row = first; row < last; ++row) {
+      [&](const RowBlock& block, NoScratch&) {
+        for (int64_t row = block.first; row < block.last; ++row) {
           body(row);
         }
       });
+}
+
+// Calls body(row) for every row in ascending order, on this thread.
+template <class Body>
+void for_each_row_in_order(int64_t num_rows, const Body& body) {
+  for (int64_t first = 0; first < num_rows; first += kRowBlock) {
+    check_interrupts();
+    for (int64_t row = first; row < std::min(num_rows, first + kRowBlock); ++row) {
+      body(row);
+    }
+  }
 }
 
 // Rows of unequal length as their block's thread appends them.
@@ -62,15 +142,14 @@ struct RaggedRows {
     rows.blocks.resize((num_rows + kRowBlock - 1) / kRowBlock);
     int64_t* indptr = write<int64_t>(rows.indptr);
     indptr[0] = 0;
-    for_each_row_block(num_rows, make_scratch,
-                       [&](int64_t index, int64_t first, int64_t last, auto& scratch) {
-                         auto& block = rows.blocks[index];
-                         for (int64_t row = first; row < last; ++row) {
-                           const auto before = block.indices.size();
-                           body(row, block.indices, block.values, scratch);
-                           indptr[row + 1] = static_cast<int64_t>(block.indices.size() - before);
-                         }
-                       });
+    for_each_row_block(num_rows, make_scratch, [&](const RowBlock& block, auto& scratch) {
+      auto& [indices, values] = rows.blocks[block.index];
+      for (int64_t row = block.first; row < block.last; ++row) {
+        const auto before = indices.size();
+        body(row, indices, values, scratch);
+        indptr[row + 1] = static_cast<int64_t>(indices.size() - before);
+      }
+    });
     for (int64_t row = 0; row < num_rows; ++row) {
       indptr[row + 1] += indptr[row];
     }
@@ -85,15 +164,14 @@ struct RaggedRows {
     const int64_t* starts = read<int64_t>(indptr);
     for_each_row_block(
         num_rows(), [] { return NoScratch{}; },
-        [&](int64_t index, int64_t first, int64_t, NoScratch&) {
-          auto& block = blocks[index];
-          std::copy(block.indices.begin(), block.indices.end(),
-                    write<int32_t>(indices) + starts[first]);
+        [&](const RowBlock& block, NoScratch&) {
+          auto& rows = blocks[block.index];
+          const int64_t start = starts[block.first];
+          std::copy(rows.indices.begin(), rows.indices.end(), write<int32_t>(indices) + start);
           if (values != nullptr) {
-            std::copy(block.values.begin(), block.values.end(),
-                      write<Value>(*values) + starts[first]);
+            std::copy(rows.values.begin(), rows.values.end(), write<Value>(*values) + start);
           }
-          block = {};
+          rows = {};
         });
   }
 };

@@ -1,7 +1,13 @@
 // The checks of every op's arguments, once for all backends: each returns what the work needs to
 // know of their sizes. Where pointers are on, the backends read them.
+//
+// Shapes, dtypes and numbers on the host are checked everywhere. Numbers in tensors that address
+// memory are checked on the CPU alone (common/checks.h), as are those that would overflow. What is
+// only a quantity (features, products, scores, thresholds, distances) is not looked at: one that is
+// not finite makes a meaningless result, and no more.
 #pragma once
 
+#include <limits>
 #include <numeric>
 #include <optional>
 #include <vector>
@@ -9,6 +15,9 @@
 #include "common/checks.h"
 
 namespace mabm {
+
+// What an int32 can number.
+constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
 
 // The candidates of B rows: L lists of at most C entries each.
 struct ListSizes {
@@ -32,14 +41,15 @@ inline ListSizes check_lists(const Tensor& candidate_scores, const Tensor& candi
     check_size(thresholds, "thresholds", axis, candidates.size(axis));
   }
   const ListSizes sizes{candidates.size(0), candidates.size(1), candidates.size(2)};
-  STD_TORCH_CHECK(sizes.capacity >= 2, "candidates must have room for 2 a list, got ",
+  STD_TORCH_CHECK(sizes.capacity >= 2 && sizes.capacity <= kMost,
+                  "candidates must have room for 2 a list and less than 2^31, got ",
                   sizes.capacity);
   return sizes;
 }
 
 inline ListSizes check_collect_candidates(const Tensor& products, const Tensor& biases,
                                           const Tensor& row_groups, const Tensor& column_groups,
-                                          const Tensor& list_of_group,
+                                          const Tensor& list_of_group, int64_t first_column,
                                           const Tensor& candidate_scores, const Tensor& candidates,
                                           const Tensor& counts, const Tensor& thresholds) {
   const ListSizes lists = check_lists(candidate_scores, candidates, counts, thresholds);
@@ -54,7 +64,22 @@ inline ListSizes check_collect_candidates(const Tensor& products, const Tensor& 
   check_size(row_groups, "row_groups", 0, lists.num_rows);
   check_size(column_groups, "column_groups", 0, products.size(1));
   check_size(list_of_group, "list_of_group", 1, list_of_group.size(0));
+  STD_TORCH_CHECK(first_column >= 0 && first_column <= kMost - products.size(1),
+                  "first_column must be at least 0 and the last one below 2^31, got ", first_column,
+                  " and ", products.size(1), " columns");
+  check_range<int32_t>(row_groups, "row_groups", 0, list_of_group.size(0));
+  check_range<int32_t>(column_groups, "column_groups", 0, list_of_group.size(0));
+  check_range<int32_t>(list_of_group, "list_of_group", 0, lists.num_lists);
+  check_range<int32_t>(counts, "counts", 0, lists.capacity);
   return lists;
+}
+
+// Checks the length of each list.
+inline void check_widths(const std::vector<int64_t>& widths) {
+  for (const int64_t width : widths) {
+    STD_TORCH_CHECK(width >= 0 && width <= kMost, "widths must be in [0, ", kMost, "], got ",
+                    width);
+  }
 }
 
 // Columns of ranks that lists of these widths take together.
@@ -75,11 +100,24 @@ inline ListSizes check_rank_candidates(const Tensor& features, const Tensor& row
   check_size(rows, "rows", 0, lists.num_rows);
   check_size(error_bounds, "error_bounds", 0, lists.num_rows);
   check_size(candidates, "candidates", 1, static_cast<int64_t>(widths.size()));
+  check_widths(widths);
+  check_range<int64_t>(rows, "rows", 0, features.size(0));
+  check_range<int32_t>(counts, "counts", 0, lists.capacity + 1);
+  if (candidates.is_cpu()) {
+    const auto* count = read<int32_t>(counts);
+    for (int64_t list = 0; list < counts.numel(); ++list) {
+      const int32_t* begin = read<int32_t>(candidates) + list * lists.capacity;
+      for (const int32_t* index = begin; index < begin + count[list]; ++index) {
+        STD_TORCH_CHECK(*index >= 0 && *index < features.size(0), "candidates must be in [0, ",
+                        features.size(0), "), got ", *index);
+      }
+    }
+  }
   return lists;
 }
 
 inline void check_rank_exactly(const Tensor& features, const Tensor& rows, const Tensor& groups,
-                               const Tensor& list_of_group) {
+                               const Tensor& list_of_group, const std::vector<int64_t>& widths) {
   check_same_device(features, {&rows, &groups, &list_of_group});
   check_tensor<float>(features, "features", 2);
   check_tensor<int64_t>(rows, "rows", 1);
@@ -87,15 +125,35 @@ inline void check_rank_exactly(const Tensor& features, const Tensor& rows, const
   check_tensor<int32_t>(list_of_group, "list_of_group", 2);
   check_size(groups, "groups", 0, features.size(0));
   check_size(list_of_group, "list_of_group", 1, list_of_group.size(0));
+  check_widths(widths);
+  check_range<int64_t>(rows, "rows", 0, features.size(0));
+  check_range<int32_t>(groups, "groups", 0, list_of_group.size(0));
+  check_range<int32_t>(list_of_group, "list_of_group", 0, static_cast<int64_t>(widths.size()));
+}
+
+// Checks lists of ranks, padded by -1: (N, K).
+inline void check_ranks(const Tensor& ranks, const char* name) {
+  check_tensor<int64_t>(ranks, name, 2);
+  STD_TORCH_CHECK(ranks.size(0) <= kMost, name, " must have fewer than 2^31 rows, got ",
+                  ranks.size(0));
+  check_range<int64_t>(ranks, name, -1, ranks.size(0));
 }
 
 inline MaskedRanks read_masked(const Tensor& ranks, const Tensor& mask, const char* name) {
   check_same_device(ranks, {&mask});
-  check_tensor<int64_t>(ranks, name, 2);
+  check_ranks(ranks, name);
   check_tensor<bool>(mask, name, 2);
   check_size(mask, name, 0, ranks.size(0));
   check_size(mask, name, 1, ranks.size(1));
-  return {ranks.size(1), read<int64_t>(ranks), read<bool>(mask)};
+  const MaskedRanks lists{ranks.size(1), read<int64_t>(ranks), read<bool>(mask)};
+  if (ranks.is_cpu()) {
+    int outside = 0;
+    for (int64_t at = 0; at < ranks.numel(); ++at) {
+      outside |= lists.mask[at] & (lists.ranks[at] < 0);
+    }
+    STD_TORCH_CHECK(outside == 0, name, " must not be -1 where the mask is set, got -1");
+  }
+  return lists;
 }
 
 // The half lists, of width 0 where there are none.
@@ -106,15 +164,16 @@ inline MaskedRanks read_half(const Tensor& ranks, const std::optional<Tensor>& h
   }
   STD_TORCH_CHECK(half_mask.has_value(), "half_mask must come with half_ranks");
   check_same_device(ranks, {&*half_ranks});
+  const MaskedRanks half = read_masked(*half_ranks, *half_mask, "half_ranks");
   check_size(*half_ranks, "half_ranks", 0, ranks.size(0));
-  return read_masked(*half_ranks, *half_mask, "half_ranks");
+  return half;
 }
 
 inline Rows check_encode_neighbors(const Tensor& features, const Tensor& indptr,
                                    const Tensor& indices) {
   check_same_device(features, {&indptr, &indices});
   check_tensor<float>(features, "features", 2);
-  const Rows neighbors = read_rows(indptr, indices);
+  const Rows neighbors = read_sets(indptr, indices, indptr.numel() - 1);
   check_size(features, "features", 0, neighbors.count);
   return neighbors;
 }
@@ -123,18 +182,51 @@ inline Rows check_average_encodings(const Tensor& indptr, const Tensor& indices,
                                     const Tensor& weights, const Tensor& neighbors,
                                     const Tensor& neighbor_weights) {
   check_same_device(indptr, {&neighbors, &neighbor_weights});
-  const Rows encoding = read_rows(indptr, indices, weights);
+  const Rows encoding = read_encoding(indptr, indices, weights, indptr.numel() - 1);
   check_tensor<int64_t>(neighbors, "neighbors", 2);
   check_tensor<double>(neighbor_weights, "neighbor_weights", 2);
   check_size(neighbors, "neighbors", 0, encoding.count);
   check_size(neighbor_weights, "neighbor_weights", 0, encoding.count);
   check_size(neighbor_weights, "neighbor_weights", 1, neighbors.size(1));
+  check_range<int64_t>(neighbors, "neighbors", -1, encoding.count);
+  if (neighbor_weights.is_cpu()) {
+    const double* weight = read<double>(neighbor_weights);
+    int inside = 1;
+    for (int64_t at = 0; at < neighbor_weights.numel(); ++at) {
+      inside &= weight[at] >= 0 && weight[at] <= 1;
+    }
+    STD_TORCH_CHECK(inside, "neighbor_weights must be in [0, 1], got NaN or another");
+  }
   return encoding;
+}
+
+// The encodings of rows and columns over N samples.
+struct EncodingPair {
+  Rows rows;
+  Rows columns;
+};
+
+inline EncodingPair check_jaccard_distance(const Tensor& row_indptr, const Tensor& row_indices,
+                                           const Tensor& row_weights, const Tensor& column_indptr,
+                                           const Tensor& column_indices,
+                                           const Tensor& column_weights, int64_t num_samples) {
+  check_same_device(row_indptr, {&column_indptr});
+  STD_TORCH_CHECK(num_samples >= 0 && num_samples <= kMost, "num_samples must be in [0, ", kMost,
+                  "], got ", num_samples);
+  return {read_encoding(row_indptr, row_indices, row_weights, num_samples),
+          read_encoding(column_indptr, column_indices, column_weights, num_samples)};
+}
+
+inline Rows check_jaccard_graph(const Tensor& indptr, const Tensor& indices, const Tensor& weights,
+                                double max_distance) {
+  STD_TORCH_CHECK(max_distance >= 0 && max_distance < 1, "max_distance must be in [0, 1), got ",
+                  max_distance);
+  return read_encoding(indptr, indices, weights, indptr.numel() - 1);
 }
 
 inline Rows check_dbscan(const Tensor& indptr, const Tensor& indices, const Tensor& distances) {
   check_same_device(indptr, {&distances});
-  const Rows rows = read_rows(indptr, indices);
+  const Rows rows = read_sets(indptr, indices, indptr.numel() - 1);
   check_tensor<float>(distances, "distances", 1);
   check_size(distances, "distances", 0, indices.numel());
   return rows;

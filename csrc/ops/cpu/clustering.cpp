@@ -32,15 +32,19 @@ Tensor dbscan(const Tensor& indptr, const Tensor& indices, const Tensor& distanc
 
   int64_t num_clusters = 0;
   std::vector<int64_t> frontier;
-  for (int64_t first = 0; first < rows.count; ++first) {
+  int64_t num_seen = 0;
+  for_each_row_in_order(rows.count, [&](int64_t first) {
     if (!is_core[first] || label[first] >= 0) {
-      continue;
+      return;
     }
     label[first] = num_clusters;
     frontier.push_back(first);
     while (!frontier.empty()) {
       const int64_t row = frontier.back();
       frontier.pop_back();
+      if (++num_seen % kRowBlock == 0) {
+        check_interrupts();
+      }
       for (int64_t at = rows.begin(row); at < rows.end(row); ++at) {
         const int64_t other = rows.indices[at];
         if (distance[at] <= radius && is_core[other] && label[other] < 0) {
@@ -50,7 +54,7 @@ Tensor dbscan(const Tensor& indptr, const Tensor& indices, const Tensor& distanc
       }
     }
     ++num_clusters;
-  }
+  });
 
   for_each_row(rows.count, [&](int64_t row) {
     if (is_core[row]) {

@@ -7,6 +7,7 @@
 
 #include "common/fixed_point.h"
 #include "common/row_blocks.h"
+#include "ops/arguments.h"
 
 namespace mabm {
 namespace {
@@ -34,12 +35,12 @@ struct Inverted {
     entries.resize(num_entries);
     positions.resize(num_entries);
     std::vector<int64_t> next(starts.begin(), starts.end() - 1);
-    for (int64_t row = 0; row < rows.count; ++row) {
+    for_each_row_in_order(rows.count, [&](int64_t row) {
       for (int64_t at = rows.begin(row); at < rows.end(row); ++at) {
         positions[at] = next[rows.indices[at]]++;
         entries[positions[at]] = {static_cast<int32_t>(row), rows.weights[at]};
       }
-    }
+    });
   }
 
   const Entry* begin(int64_t column) const { return entries.data() + starts[column]; }
@@ -61,32 +62,33 @@ Tensor jaccard_distance(const Tensor& row_indptr, const Tensor& row_indices,
                         const Tensor& row_weights, const Tensor& column_indptr,
                         const Tensor& column_indices, const Tensor& column_weights,
                         int64_t num_samples) {
-  const Rows rows = read_rows(row_indptr, row_indices, row_weights);
-  const Rows columns = read_rows(column_indptr, column_indices, column_weights);
+  const auto [rows, columns] =
+      check_jaccard_distance(row_indptr, row_indices, row_weights, column_indptr, column_indices,
+                             column_weights, num_samples);
   const Inverted inverted(columns, num_samples);
   const std::vector<int64_t> sums = row_sums(rows);
   const std::vector<int64_t> column_sums = row_sums(columns);
   Tensor distance = make_tensor<float>({rows.count, columns.count});
   float* out = write<float>(distance);
   const auto make_scratch = [&] { return std::vector<int32_t>(columns.count); };
-  for_each_row_block(rows.count, make_scratch,
-                     [&](int64_t, int64_t first, int64_t last, std::vector<int32_t>& overlaps) {
-                       for (int64_t row = first; row < last; ++row) {
-                         std::fill(overlaps.begin(), overlaps.end(), 0);
-                         for (int64_t at = rows.begin(row); at < rows.end(row); ++at) {
-                           const int64_t column = rows.indices[at];
-                           const int32_t weight = rows.weights[at];
-                           for (auto e = inverted.begin(column); e != inverted.end(column); ++e) {
-                             overlaps[e->row] += std::min(weight, e->weight);
-                           }
-                         }
-                         float* out_row = out + row * columns.count;
-                         for (int64_t column = 0; column < columns.count; ++column) {
-                           out_row[column] = distance_of_overlap(overlaps[column],
-                                                                 sums[row] + column_sums[column]);
-                         }
-                       }
-                     });
+  for_each_row_block(
+      rows.count, make_scratch, [&](const RowBlock& block, std::vector<int32_t>& overlaps) {
+        for (int64_t row = block.first; row < block.last; ++row) {
+          std::fill(overlaps.begin(), overlaps.end(), 0);
+          for (int64_t at = rows.begin(row); at < rows.end(row); ++at) {
+            const int64_t column = rows.indices[at];
+            const int32_t weight = rows.weights[at];
+            for (auto e = inverted.begin(column); e != inverted.end(column); ++e) {
+              overlaps[e->row] += std::min(weight, e->weight);
+            }
+          }
+          float* out_row = out + row * columns.count;
+          for (int64_t column = 0; column < columns.count; ++column) {
+            out_row[column] =
+                distance_of_overlap(overlaps[column], sums[row] + column_sums[column]);
+          }
+        }
+      });
   return distance;
 }
 
@@ -198,7 +200,7 @@ class NearRows {
 // zeros among them. Only j >= i is computed; J is symmetric to the bit.
 std::tuple<Tensor, Tensor, Tensor> jaccard_graph(const Tensor& indptr, const Tensor& indices,
                                                  const Tensor& weights, double max_distance) {
-  const Rows rows = read_rows(indptr, indices, weights);
+  const Rows rows = check_jaccard_graph(indptr, indices, weights, max_distance);
   const Inverted inverted(rows, rows.count);
   const std::vector<int64_t> sums = row_sums(rows);
   auto upper = RaggedRows<float>::build(
@@ -211,13 +213,13 @@ std::tuple<Tensor, Tensor, Tensor> jaccard_graph(const Tensor& indptr, const Ten
   std::vector<int64_t> lower(rows.count, 0);
   const int64_t* upper_starts = read<int64_t>(upper.indptr);
   const auto for_each_upper = [&](const auto& body) {
-    for (int64_t row = 0; row < rows.count; ++row) {
+    for_each_row_in_order(rows.count, [&](int64_t row) {
       const auto& block = upper.blocks[row / kRowBlock];
       const int64_t offset = upper_starts[row / kRowBlock * kRowBlock];
       for (int64_t at = upper_starts[row]; at < upper_starts[row + 1]; ++at) {
         body(row, block.indices[at - offset], block.values[at - offset]);
       }
-    }
+    });
   };
   for_each_upper([&](int64_t row, int32_t other, float) { lower[other] += other != row; });
   Tensor out_indptr = make_tensor<int64_t>({rows.count + 1});

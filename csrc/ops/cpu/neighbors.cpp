@@ -13,7 +13,7 @@ namespace {
 
 // mask[i, m]: ranks[i, m] = j is present and i stands in ranks[j]. R(i) = {j in N(i) : i in N(j)}.
 Tensor reciprocal_mask(const Tensor& ranks) {
-  check_tensor<int64_t>(ranks, "ranks", 2);
+  check_ranks(ranks, "ranks");
   const int64_t num_rows = ranks.size(0);
   const int64_t width = ranks.size(1);
   Tensor mask = make_tensor<bool>({num_rows, width});

@@ -42,6 +42,13 @@ bool ranks_before(const Scored& a, const Scored& b) {
   return a.score > b.score || (a.score == b.score && a.index < b.index);
 }
 
+// A score that is NaN, of features that are not finite, ranks last: sorting needs an order.
+template <class T>
+T or_lowest(T score) {
+  constexpr T lowest = -std::numeric_limits<T>::infinity();
+  return score >= lowest ? score : lowest;
+}
+
 // Columns [begin, end) of one group, or of several (group -1).
 struct Run {
   int64_t begin;
@@ -100,7 +107,7 @@ struct CandidateLists {
     }
     scratch.resize(capacity);
     for (int64_t slot = 0; slot < capacity; ++slot) {
-      scratch[slot] = {list_scores[slot], list_indices[slot]};
+      scratch[slot] = {or_lowest(list_scores[slot]), list_indices[slot]};
     }
     const auto middle = scratch.begin() + capacity / 2;
     std::nth_element(scratch.begin(), middle, scratch.end(),
@@ -121,7 +128,7 @@ void collect_candidates_(const Tensor& products, const Tensor& biases, const Ten
                          const Tensor& candidates, const Tensor& counts, const Tensor& thresholds) {
   const ListSizes sizes =
       check_collect_candidates(products, biases, row_groups, column_groups, list_of_group,
-                               candidate_scores, candidates, counts, thresholds);
+                               first_column, candidate_scores, candidates, counts, thresholds);
   const CandidateLists lists(sizes, candidate_scores, candidates, counts, thresholds);
   const int64_t num_columns = products.size(1);
   const int64_t num_groups = list_of_group.size(0);
@@ -137,34 +144,32 @@ void collect_candidates_(const Tensor& products, const Tensor& biases, const Ten
     std::vector<float> group_thresholds;
   };
   const auto make_scratch = [&] { return Scratch{{}, std::vector<float>(num_groups)}; };
-  for_each_row_block(
-      lists.num_rows, make_scratch, [&](int64_t, int64_t first, int64_t last, Scratch& scratch) {
-        for (int64_t row = first; row < last; ++row) {
-          const float* row_products = product + row * num_columns;
-          const int32_t* list_of = list_table + row_group[row] * num_groups;
-          float* group_thresholds = scratch.group_thresholds.data();
-          const auto refresh = [&] {
-            for (int64_t group = 0; group < num_groups; ++group) {
-              group_thresholds[group] = lists.thresholds[row * lists.num_lists + list_of[group]];
-            }
-          };
-          refresh();
-          for (const Run& run : runs) {
-            for (int64_t column = run.begin; column < run.end; ++column) {
-              column = run.group >= 0 ? first_above(row_products, bias, group_thresholds[run.group],
-                                                    column, run.end)
-                                      : first_above(row_products, bias, column_group,
-                                                    group_thresholds, column, run.end);
-              if (column < run.end &&
-                  lists.add(row * lists.num_lists + list_of[column_group[column]],
-                            row_products[column] + bias[column], first_column + column,
-                            scratch.candidates)) {
-                refresh();
-              }
-            }
+  for_each_row_block(lists.num_rows, make_scratch, [&](const RowBlock& block, Scratch& scratch) {
+    for (int64_t row = block.first; row < block.last; ++row) {
+      const float* row_products = product + row * num_columns;
+      const int32_t* list_of = list_table + row_group[row] * num_groups;
+      float* group_thresholds = scratch.group_thresholds.data();
+      const auto refresh = [&] {
+        for (int64_t group = 0; group < num_groups; ++group) {
+          group_thresholds[group] = lists.thresholds[row * lists.num_lists + list_of[group]];
+        }
+      };
+      refresh();
+      for (const Run& run : runs) {
+        for (int64_t column = run.begin; column < run.end; ++column) {
+          column = run.group >= 0 ? first_above(row_products, bias, group_thresholds[run.group],
+                                                column, run.end)
+                                  : first_above(row_products, bias, column_group, group_thresholds,
+                                                column, run.end);
+          if (column < run.end && lists.add(row * lists.num_lists + list_of[column_group[column]],
+                                            row_products[column] + bias[column],
+                                            first_column + column, scratch.candidates)) {
+            refresh();
           }
         }
-      });
+      }
+    }
+  });
 }
 
 // Writes the first `width` of the scored samples, nearest first, and -1 where there are fewer.
@@ -204,8 +209,8 @@ std::tuple<Tensor, Tensor, Tensor> rank_candidates(
   };
   for_each_row_block(
       lists.num_rows, [] { return Scratch{}; },
-      [&](int64_t, int64_t first, int64_t last, Scratch& scratch) {
-        for (int64_t row = first; row < last; ++row) {
+      [&](const RowBlock& block, Scratch& scratch) {
+        for (int64_t row = block.first; row < block.last; ++row) {
           const float* own = x + row_of[row] * dim;
           bool proven = std::isfinite(bound[row]);
           int64_t column = row * total;
@@ -215,8 +220,10 @@ std::tuple<Tensor, Tensor, Tensor> rank_candidates(
             const int64_t width = widths[list - row * lists.num_lists];
             const int32_t count = lists.counts[list];
             double least = kLowest;
-            if (count > width) {
-              scratch.sorted.assign(list_scores, list_scores + count);
+            if (count > width && width > 0) {
+              scratch.sorted.resize(count);
+              std::transform(list_scores, list_scores + count, scratch.sorted.begin(),
+                             or_lowest<float>);
               const auto kth = scratch.sorted.begin() + width - 1;
               std::nth_element(scratch.sorted.begin(), kth, scratch.sorted.end(),
                                std::greater<float>());
@@ -229,7 +236,7 @@ std::tuple<Tensor, Tensor, Tensor> rank_candidates(
               if (list_scores[slot] >= least) {
                 const int64_t index = list_indices[slot];
                 scratch.scored.push_back(
-                    {exact_score(own, x + index * dim, dim, euclidean), index});
+                    {or_lowest(exact_score(own, x + index * dim, dim, euclidean)), index});
               }
             }
             write_list(scratch.scored, width, out_ranks + column, out_scores + column);
@@ -244,7 +251,7 @@ std::tuple<Tensor, Tensor, Tensor> rank_candidates(
 std::tuple<Tensor, Tensor> rank_exactly(const Tensor& features, const Tensor& rows,
                                         const Tensor& groups, const Tensor& list_of_group,
                                         const std::vector<int64_t>& widths, bool euclidean) {
-  check_rank_exactly(features, rows, groups, list_of_group);
+  check_rank_exactly(features, rows, groups, list_of_group, widths);
   const int64_t num_samples = features.size(0);
   const int64_t dim = features.size(1);
   const int64_t num_groups = list_of_group.size(0);
@@ -263,11 +270,16 @@ std::tuple<Tensor, Tensor> rank_exactly(const Tensor& features, const Tensor& ro
   const auto num_lists = static_cast<int64_t>(widths.size());
   for_each_row_block(
       rows.numel(), [&] { return Lists(kRowBlock * num_lists); },
-      [&](int64_t, int64_t first, int64_t last, Lists& lists) {
+      [&](const RowBlock& block, Lists& lists) {
+        const int64_t first = block.first;
+        const int64_t last = block.last;
         for (auto& list : lists) {
           list.clear();
         }
         for (int64_t tile = 0; tile < num_samples; tile += kExactTile) {
+          if (block.loop.is_interrupted()) {
+            return;
+          }
           const int64_t tile_end = std::min(num_samples, tile + kExactTile);
           for (int64_t row = first; row < last; ++row) {
             const int64_t own = row_of[row];
@@ -275,7 +287,8 @@ std::tuple<Tensor, Tensor> rank_exactly(const Tensor& features, const Tensor& ro
             for (int64_t other = tile; other < tile_end; ++other) {
               const int64_t width = widths[list_of[group_of[other]]];
               auto& list = lists[(row - first) * num_lists + list_of[group_of[other]]];
-              list.push_back({exact_score(x + own * dim, x + other * dim, dim, euclidean), other});
+              list.push_back(
+                  {or_lowest(exact_score(x + own * dim, x + other * dim, dim, euclidean)), other});
               // A list longer than it may be is cut to the entries that can still be in it.
               if (static_cast<int64_t>(list.size()) >= 2 * width + kExactTile) {
                 std::nth_element(list.begin(), list.begin() + width, list.end(), ranks_before);

@@ -71,9 +71,9 @@ Tensor jaccard_distance(const Tensor& row_indptr, const Tensor& row_indices,
                         const Tensor& row_weights, const Tensor& column_indptr,
                         const Tensor& column_indices, const Tensor& column_weights,
                         int64_t num_samples) {
-  check_same_device(row_indptr, {&column_indptr});
-  const Rows rows = read_rows(row_indptr, row_indices, row_weights);
-  const Rows columns = read_rows(column_indptr, column_indices, column_weights);
+  const auto [rows, columns] =
+      check_jaccard_distance(row_indptr, row_indices, row_weights, column_indptr, column_indices,
+                             column_weights, num_samples);
   const OnDevice on(row_indptr);
   Tensor distances = on.make<float>({rows.count, columns.count}, "the dense distance");
   const Inverted inverted(on, columns, column_indices, num_samples);
@@ -88,7 +88,7 @@ Tensor jaccard_distance(const Tensor& row_indptr, const Tensor& row_indices,
 
 std::tuple<Tensor, Tensor, Tensor> jaccard_graph(const Tensor& indptr, const Tensor& indices,
                                                  const Tensor& weights, double max_distance) {
-  const Rows rows = read_rows(indptr, indices, weights);
+  const Rows rows = check_jaccard_graph(indptr, indices, weights, max_distance);
   const OnDevice on(indptr);
   const Inverted inverted(on, rows, indices, rows.count);
   const RowSums sums(on, rows);

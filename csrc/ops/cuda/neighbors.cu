@@ -11,7 +11,7 @@ namespace mabm {
 namespace {
 
 Tensor reciprocal_mask(const Tensor& ranks) {
-  check_tensor<int64_t>(ranks, "ranks", 2);
+  check_ranks(ranks, "ranks");
   const OnDevice on(ranks);
   Tensor mask = on.make<bool>({ranks.size(0), ranks.size(1)}, "the reciprocal mask");
   on.check(launch_reciprocal_mask(read<int64_t>(ranks), ranks.size(0), ranks.size(1),

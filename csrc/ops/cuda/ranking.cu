@@ -23,7 +23,7 @@ void collect_candidates_(const Tensor& products, const Tensor& biases, const Ten
                          const Tensor& candidates, const Tensor& counts, const Tensor& thresholds) {
   const ListSizes sizes =
       check_collect_candidates(products, biases, row_groups, column_groups, list_of_group,
-                               candidate_scores, candidates, counts, thresholds);
+                               first_column, candidate_scores, candidates, counts, thresholds);
   const OnDevice on(products);
   const CandidateLists<float> lists{sizes.num_lists,
                                     sizes.capacity,
@@ -80,7 +80,7 @@ std::tuple<Tensor, Tensor, Tensor> rank_candidates(
 std::tuple<Tensor, Tensor> rank_exactly(const Tensor& features, const Tensor& rows,
                                         const Tensor& groups, const Tensor& list_of_group,
                                         const std::vector<int64_t>& widths, bool euclidean) {
-  check_rank_exactly(features, rows, groups, list_of_group);
+  check_rank_exactly(features, rows, groups, list_of_group, widths);
   const OnDevice on(features);
   const int64_t num_samples = features.size(0);
   const int64_t dim = features.size(1);
