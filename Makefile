@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 CPP := 'csrc/*' 'tests/kernels/*.h' 'tests/kernels/*.cpp'
 SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 
-.PHONY: demo test lint format kernels wheel bench ablation clean
+.PHONY: demo test lint format kernels gpu-dry-run wheel bench ablation clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m mabm demo
@@ -36,6 +36,10 @@ format: $(VENV)/linters
 kernels: $(VENV)/installed
 	$(BIN)/python .ci/compile_kernels.py
 	VENV=$(VENV) .ci/kernels
+
+# What is to run on a machine with a GPU, without one: the same steps on small inputs.
+gpu-dry-run: $(VENV)/installed
+	PYTHON=$(BIN)/python .ci/gpu_dry_run
 
 # Builds the wheel, installs it into an empty environment and runs its main job there.
 wheel: $(VENV)/installed

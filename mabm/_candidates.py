@@ -87,13 +87,8 @@ def propose_candidates(
     count = len(x)
     product = product_of(x)
     bias, bounds = _bias_and_error_bounds(x, product, euclidean)
-    # Twice what is kept, which is twice the list and some: the proof needs a gap behind the list.
-    capacity = 2 * (2 * max(layout.widths) + 16)
-    lists = len(layout.widths)
-    side, candidate_bytes = _tile_side(x.device), _CANDIDATE_BYTES
-    if x.is_cuda:
-        candidate_bytes = min(_GPU_CANDIDATE_BYTES, 4 * side * side)
-    block = max(1, min(side, count, candidate_bytes // (8 * lists * capacity)))
+    capacity, lists = _capacity(layout.widths), len(layout.widths)
+    block, side = tile_shape(x, layout.widths)
     tile = torch.empty(block * min(side, count), dtype=torch.float32, device=x.device)
     for start in range(0, count, block):
         rows = torch.arange(start, min(start + block, count), device=x.device)
@@ -120,6 +115,23 @@ def propose_candidates(
                 *candidates[:4],
             )
         yield rows, candidates
+
+
+def tile_shape(x: Tensor, widths: list[int]) -> tuple[int, int]:
+    """Rows and columns of a tile of scores, for lists of these lengths."""
+    side, candidate_bytes = _tile_side(x.device), _CANDIDATE_BYTES
+    if x.is_cuda:
+        candidate_bytes = min(_GPU_CANDIDATE_BYTES, 4 * side * side)
+    rows = candidate_bytes // (8 * len(widths) * _capacity(widths))
+    return max(1, min(side, len(x), rows)), side
+
+
+def _capacity(widths: list[int]) -> int:
+    """Candidates of a row for each list.
+
+    Twice what is kept, which is twice the list and some: the proof needs a gap behind the list.
+    """
+    return 2 * (2 * max(widths) + 16)
 
 
 def _tile_side(device: torch.device) -> int:

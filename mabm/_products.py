@@ -19,7 +19,7 @@ from mabm._arrays import row_blocks
 # Matrix units cut off what float32 arithmetic rounds: a step aligns K products and the sum so far
 # to the greatest of them and cuts off their sum, K + 2 losses of at most 2^-23 of the magnitude. So
 # D products lose (1 + 2 / K) D 2^-23 of it; K is 4 or more.
-_MATRIX_UNIT_ROUNDOFF = 2.0**-22
+MATRIX_UNIT_ROUNDOFF = 2.0**-22
 # Scaled entries stay below this, a fourth of what float16 holds.
 _HALF_RANGE_EXPONENT = 14
 # Products of numbers in one call, a fraction of a second's work: Python looks for a signal between
@@ -80,7 +80,7 @@ class FloatProduct:
 
     def error_bounds(self, centred_length: Tensor) -> Tensor:
         """As :meth:`Product.error_bounds`."""
-        roundoff = _MATRIX_UNIT_ROUNDOFF if self._x.is_cuda else 2.0**-24
+        roundoff = MATRIX_UNIT_ROUNDOFF if self._x.is_cuda else 2.0**-24
         part = growth(self._x.shape[1] + 8, roundoff) + _operand_rounding(self._x.device)
         return part * centred_length * centred_length.max()
 
@@ -131,7 +131,7 @@ class HalfProduct:
         greatest_lost, greatest = self._lost.max(), centred_length.max()
         terms = self._halves.shape[1] + 8
         return (
-            growth(terms, _MATRIX_UNIT_ROUNDOFF) * kept * kept.max()
+            growth(terms, MATRIX_UNIT_ROUNDOFF) * kept * kept.max()
             + (self._lost * greatest + kept * greatest_lost) * (1 + 2.0**-20)
             + growth(8, 2.0**-24) * centred_length * greatest
         )

@@ -1,9 +1,12 @@
 """Settings and fixtures that tests share."""
 
 import builtins
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Generator
+from pathlib import Path
 
 import devices
+import extras
 import pytest
 import torch
 from commands import Run
@@ -21,6 +24,62 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("mabm")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With ``-m gpu``, files without a test of the kind are not even imported."""
+    asked = config.option.markexpr == "gpu" and collection_path.match("test_*.py")
+    return True if asked and not devices.names_a_device(collection_path) else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Marks what runs on a GPU; where it is asked for alone, the most telling of it comes first."""
+    for item in items:
+        if devices.takes_a_gpu(item):
+            item.add_marker(pytest.mark.gpu)
+    if config.option.markexpr == "gpu":
+        items.sort(key=lambda item: item.path.name != devices.MOST_TELLING)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """A file that imports a package of an extra is skipped, by name, where that is missing."""
+    report = yield
+    call = report.call
+    if call.excinfo is not None and (module := extras.missed_by(call.excinfo.value)):
+        report.outcome = "skipped"
+        report.longrepr = (str(collector.path), 0, f"Skipped: {extras.reason(module)}")
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """So is a test that fails because the library could not import such a package."""
+    report = yield
+    if call.excinfo is not None and (module := extras.missed_by(call.excinfo.value)):
+        report.outcome = "skipped"
+        report.longrepr = (str(item.path), 0, f"Skipped: {extras.reason(module)}")
+    return report
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skips what needs a package that is missing; ends a process whose GPU is lost.
+
+    Of the next test such a process could tell nothing.
+    """
+    for mark in item.iter_markers("needs"):
+        if module := extras.first_missing(mark.args):
+            pytest.skip(extras.reason(module))
+    if item.get_closest_marker("gpu") and (said := devices.lost()):
+        if "PYTEST_XDIST_WORKER" in os.environ:
+            os._exit(3)  # another process takes its place, and the tests after this one
+        pytest.exit(f"the GPU is lost before {item.nodeid}: {said}", returncode=1)
 
 
 @pytest.fixture(autouse=True)

@@ -1,8 +1,11 @@
 """The devices that tests run on: the CPU, and a GPU where there is one."""
 
+import functools
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -69,6 +72,39 @@ def find(name: str) -> Device:
     if reason := obstacle(name):
         pytest.skip(reason)
     return Device(torch.device(name))
+
+
+FIXTURES = ("device", "gpu")
+"""By these alone a test comes to a device; both are in conftest.py."""
+
+MOST_TELLING = "test_devices.py"
+"""What runs before all other tests of a GPU, which may not have time for all of them."""
+
+
+@functools.cache
+def names_a_device(path: Path) -> bool:
+    """Whether a file of tests can have one that takes a device: it must name the fixture."""
+    return re.search(rf"\b({'|'.join(FIXTURES)}): Device\b", path.read_text("utf-8")) is not None
+
+
+def takes_a_gpu(item: pytest.Item) -> bool:
+    """Whether a test runs on a GPU: by its fixture, or by the parameter of one."""
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    return "gpu" in getattr(item, "fixturenames", ()) or params.get("device") == "cuda"
+
+
+def lost() -> str | None:
+    """What PyTorch says of a GPU that a kernel has brought down, ``None`` while it works.
+
+    Whatever this process asks of it from then on fails alike.
+    """
+    if not torch.cuda.is_initialized():
+        return None
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError as error:
+        return str(error).splitlines()[0]
+    return None
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 import torch
-from devices import CPU, Device, find
+from devices import CPU, Device
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
@@ -15,11 +15,6 @@ from mabm.data import Augmentation, _draws, augment, augmentation
 
 NOTHING = {"padding": 0, "flip": 0.0, "erasing": 0.0}
 EVERYTHING = Augmentation(padding=3, jitter=0.5, channels="infrared")
-
-
-@pytest.fixture(params=["cpu", "cuda"])
-def device(request: pytest.FixtureRequest) -> Device:
-    return find(request.param)
 
 
 def noise(count: int, height: int = 12, width: int = 8, seed: int = 0) -> torch.Tensor:
@@ -78,8 +73,8 @@ def test_an_image_is_augmented_alike_in_every_batch(device: Device) -> None:
     assert len(np.unique(np.concatenate([many, other]).reshape(48, -1), axis=0)) > 40
 
 
-def test_a_gpu_gives_the_pixels_of_the_cpu() -> None:
-    gpu, images, keys = find("cuda"), noise(64), np.arange(64)
+def test_a_gpu_gives_the_pixels_of_the_cpu(gpu: Device) -> None:
+    images, keys = noise(64), np.arange(64)
     expected = augment(images, EVERYTHING, seed=3, keys=keys)
     found = augment(gpu.put(images), EVERYTHING, seed=3, keys=keys)
     np.testing.assert_allclose(gpu.get(found), CPU.get(expected), atol=1e-2)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from commands import Run
+from extras import needs_training
 from miniature_trees import build_regdb, build_sysu
 from safetensors.numpy import load_file
 
@@ -76,6 +77,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Config, Any, dict[st
     return calls
 
 
+@needs_training
 def test_train_passes_on_what_was_typed(
     stand_in: list[Any],
     run: Run,
@@ -106,6 +108,7 @@ def test_train_passes_on_what_was_typed(
     assert options == {"resume": False, "progress": False}
 
 
+@needs_training
 def test_train_under_torchrun_speaks_once(
     stand_in: list[Any], run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -116,6 +119,7 @@ def test_train_under_torchrun_speaks_once(
     assert [options["progress"] for _, _, options in stand_in] == [False] * 2  # no terminal here
 
 
+@needs_training
 @pytest.mark.parametrize("name", training.CONFIGS)
 def test_train_shows_a_configuration_that_reads_back(
     name: str, stand_in: list[Any], run: Run, tmp_path: Path
@@ -132,6 +136,7 @@ def test_train_shows_a_configuration_that_reads_back(
         assert {key.name for key in fields(getattr(Config(), table.name))} <= shown
 
 
+@needs_training
 @pytest.mark.parametrize(
     ("words", "status", "message"),
     [
@@ -208,6 +213,7 @@ def test_evaluate_one_task_reranked(sysu_run: Path, sysu: Path, run: Run, tmp_pa
     assert "all-search" not in out
 
 
+@needs_training
 def test_evaluate_averages_the_models_of_several_trials(
     regdb: Path, run: Run, tmp_path: Path
 ) -> None:

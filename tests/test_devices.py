@@ -12,6 +12,7 @@ from devices import CPU, Device, switched
 from golden_files import GOLDEN, Golden
 from hypothesis import given, settings
 from op_samples import OPS, make_samples
+from pipeline import results
 
 import mabm
 from mabm import _candidates
@@ -28,37 +29,6 @@ OF_KNOWN_SIZE = (
 )
 # About half a second: longer by far than a launch takes, whatever else the machine does.
 CYCLES = 10**9
-
-
-def results(features: Any, modality: Any, options: dict[str, Any]) -> dict[str, Any]:
-    """What every stage puts out, by name."""
-    ranked = {name: value for name, value in options.items() if name != "k2"}
-    ranking = mabm.rank_neighbors(features, modality, **ranked)
-    sets = mabm.k_reciprocal_neighbors(ranking)
-    encoding = mabm.encode_neighbors(features, sets)
-    expanded = mabm.encode_samples(features, modality, **options)
-    graph = mabm.jaccard_graph(features, modality, max_distance=0.8, **options)
-    found = mabm.pseudo_labels(features, modality, **options)
-    return {
-        "ranks": ranking.ranks,
-        "scores": ranking.scores,
-        "merged ranks": ranking.merged(),
-        "starts of sets": sets.indptr,
-        "sets": sets.indices,
-        "starts of rows": encoding.indptr,
-        "columns": encoding.indices,
-        "weights": encoding.weights,
-        "starts of expanded rows": expanded.indptr,
-        "columns of expanded rows": expanded.indices,
-        "weights of expanded rows": expanded.weights,
-        "distance": mabm.modality_jaccard(features, modality, **options),
-        "part of the distance": mabm.jaccard_distance(expanded, slice(0, 3), slice(1, None)),
-        "starts of the graph": graph.indptr,
-        "columns of the graph": graph.indices,
-        "distances of the graph": graph.distances,
-        "labels": found.labels,
-        **{f"labels at {eps}": graph.dbscan(eps, 3) for eps in (0.0, 0.3, 0.6, 0.8)},
-    }
 
 
 def check_same(found: dict[str, Any], expected: dict[str, Any], device: Device) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from extras import needs_training
 from torch import Tensor
 
 import mabm
@@ -15,6 +16,8 @@ from mabm.data import INFRARED, VISIBLE
 from mabm.train import Config, TrainingError, cluster_modalities, cluster_together, load_config
 from mabm.train.batches import Place
 from mabm.train.epoch import Clusters, EpochState, begin_epoch, find_clusters
+
+pytestmark = needs_training
 
 STAGE1, STAGE2 = Place(3, 1, 4), Place(3, 2, 4)
 

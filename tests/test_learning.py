@@ -5,12 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from extras import needs_training
 
 from mabm.data import ImageReader, ImageSet, render_identities
 from mabm.models import load_encoder, load_pretrained
 from mabm.train import load_config, train
 from mabm.train.inputs import read_inputs
 from mabm.train.scoring import extract_test_features, score_searches
+
+pytestmark = needs_training
 
 PRESET = Path(__file__).with_name("emoji_xm_60.toml")
 UNSEEN_FRAME = 100  # no run looks at frames of so high a number

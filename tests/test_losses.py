@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from contrast_cases import Batch, as_on_a_gpu, batches, no_synchronisation, one_batch, unit
+from devices import Device
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -239,11 +240,10 @@ def test_weights_are_not_waited_for_either() -> None:
     assert torch.equal(found, expected)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is present")
 @each_loss
-def test_no_synchronisation_on_a_gpu(loss: Loss) -> None:
+def test_no_synchronisation_on_a_gpu(gpu: Device, loss: Loss) -> None:
     batch = one_batch()
-    f, p, y, c = (part.cuda() for part in parts(batch))
+    f, p, y, c = map(gpu.put, parts(batch))
     f.requires_grad_()
     loss(f, p, y, c).backward()  # libraries loaded
     f.grad = None

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from contrast_cases import Batch, as_on_a_gpu, batches, no_synchronisation, one_batch
+from devices import Device
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -308,16 +309,15 @@ def test_updates_compile_whole(kind: Kind) -> None:
         torch.testing.assert_close(other.prototypes, memory.prototypes)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is present")
 @pytest.mark.parametrize(
     ("kind", "options"), [*((kind, {}) for kind in KINDS), (mabm.MeanMemory, {"max_repeats": 24})]
 )
-def test_no_synchronisation_on_a_gpu(kind: Kind, options: dict[str, int]) -> None:
+def test_no_synchronisation_on_a_gpu(gpu: Device, kind: Kind, options: dict[str, int]) -> None:
     batch = one_batch()
     expected = updated(kind, batch)
-    memory = kind(batch.prototypes, **options).cuda()
-    features, targets = batch.features.cuda(), batch.targets.cuda()
-    kind(batch.prototypes, **options).cuda().update(features, targets)  # libraries loaded
+    memory = kind(batch.prototypes, **options).to(gpu.torch)
+    features, targets = gpu.put(batch.features), gpu.put(batch.targets)
+    kind(batch.prototypes, **options).to(gpu.torch).update(features, targets)  # libraries loaded
     with no_synchronisation():
         memory.update(features, targets)
     torch.testing.assert_close(memory.prototypes.cpu(), expected)

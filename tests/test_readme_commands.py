@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from extras import needs_training
 from miniature_trees import build_llcm, build_regdb, build_sysu
 
 from mabm import demo, train
@@ -169,6 +170,7 @@ def test_commands_are_found() -> None:
         arguments_of(commands_of("First:\n\n```\nmake dance  # now\n```\n")[0])
 
 
+@needs_training
 def test_every_command_runs(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words in (words for section in sections().values() for words in commands_of(section)):
         line = shlex.join(words)

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from extras import needs_training
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mabm.train import CONFIGS, ClusteringConfig, Config, load_config, to_toml
 from mabm.train.config import parse_config, to_tree
+
+pytestmark = needs_training
 
 
 def differing(one: Config, other: Config) -> dict[str, tuple[Any, Any]]:

@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 import training_cases
+from extras import needs_training
 from torch import Tensor, nn
 
 import mabm
@@ -24,6 +25,8 @@ from mabm.data import ReidData
 from mabm.models import TwoStreamEncoder
 from mabm.train import Learner, TrainResult, distributed, inputs, train, trainer
 from mabm.train.scoring import choose_device
+
+pytestmark = needs_training
 
 RANKS = 2
 SECTIONS = (4, 4, 2)  # of a process

@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from devices import Device
+from extras import needs_training
 from training_cases import history_of, small_config, small_data, weights_of
 
 from mabm.train import inputs, train
+
+pytestmark = needs_training
 
 
 @pytest.fixture(autouse=True)

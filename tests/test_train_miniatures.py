@@ -15,9 +15,12 @@ import numpy as np
 import pytest
 import torch
 from commands import Run
+from extras import needs_training
 from miniature_trees import build_llcm, build_regdb, build_sysu
 
 from mabm.train import load_config
+
+pytestmark = needs_training
 
 SIZE = (64, 32)
 SHORT = [

@@ -14,11 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from extras import needs_training
 from training_cases import history_of, small_config, small_data, weights_of
 
 from mabm import HybridMemory
 from mabm.evaluation import SearchScores
 from mabm.train import TrainingError, TrainingStopped, inputs, progress, train, trainer
+
+pytestmark = needs_training
 
 CASES = Path(__file__).with_name("training_cases.py")
 

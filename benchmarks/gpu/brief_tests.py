@@ -1,32 +1,17 @@
-"""A plugin for pytest under a tool that slows everything down: few examples, and an end in time.
+"""A plugin for pytest under a tool that slows everything down: it comes to an end in time.
 
-    MABM_BRIEF_SECONDS=40 PYTHONPATH=benchmarks/gpu python -m pytest -p brief_tests -k cuda
+    MABM_BRIEF_SECONDS=40 PYTHONPATH=benchmarks/gpu python -m pytest -p brief_tests -m gpu
 
-Hypothesis draws two examples a test, and after so many seconds no further test is begun, so that
-the tool around it still comes to its summary.
+After so many seconds no further test is begun, so that the tool still comes to its summary.
 """
 
 import os
 import time
 
 import pytest
-from hypothesis import HealthCheck, settings
 
 _START = time.monotonic()
 _SECONDS = float(os.environ.get("MABM_BRIEF_SECONDS", "40"))
-
-
-def pytest_sessionstart() -> None:
-    """Replaces the profile that tests/conftest.py has loaded by now."""
-    settings.register_profile(
-        "brief",
-        deadline=None,
-        derandomize=True,
-        database=None,
-        max_examples=2,
-        suppress_health_check=list(HealthCheck),
-    )
-    settings.load_profile("brief")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

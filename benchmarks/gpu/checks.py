@@ -11,6 +11,7 @@ from stages import Prepared
 from torch import Tensor
 
 import mabm
+from mabm._products import MATRIX_UNIT_ROUNDOFF, HalfProduct, growth
 
 # Up to so many samples the CPU clusters them too (seconds on many cores).
 REFERENCE_LIMIT = 34_167
@@ -36,14 +37,16 @@ def exact_scores(features: Tensor, rows: Tensor) -> Tensor:
     return torch.cat([few @ block.to(torch.float64).T for block in blocks], dim=1)
 
 
-def check_ranks(given: Prepared) -> dict[str, bool]:
-    """Holds some rows of the ranking against float64 products and PyTorch's top-k."""
-    rows = sampled_rows(given.features)
-    scores = exact_scores(given.features, rows)
-    ranks, found = given.ranking.ranks[rows], given.ranking.scores[rows]
+def check_ranks(
+    features: Tensor, modality: Tensor, ranking: mabm.Ranking[Tensor]
+) -> dict[str, bool]:
+    """Holds some rows of a ranking against float64 products and PyTorch's top-k."""
+    rows = sampled_rows(features)
+    scores = exact_scores(features, rows)
+    ranks, found = ranking.ranks[rows], ranking.scores[rows]
     best = []
-    for group, width in enumerate(given.ranking.widths):
-        outside = given.modality != group
+    for group, width in enumerate(ranking.widths):
+        outside = modality != group
         best.append(scores.masked_fill(outside, -torch.inf).topk(width, dim=1).values)
     distinct = ranks.sort(dim=1).values.diff(dim=1)
     return {
@@ -55,6 +58,43 @@ def check_ranks(given: Prepared) -> dict[str, bool]:
 
 def _close(ours: Tensor, theirs: Tensor) -> bool:
     return bool(((ours - theirs).abs() <= _SCORE_TOLERANCE).all())
+
+
+def check_product(given: Prepared) -> tuple[dict[str, bool], dict[str, Any]]:
+    """Holds the float16 product of some rows with all against float64, and against its bound.
+
+    The bound is that of the whole error, rounding of the operands among it; what the additions
+    alone lose is told apart, for the matrix units' part in the bound is an assumption.
+    """
+    features, rows = given.features, sampled_rows(given.features)
+    product = HalfProduct(features)
+    wide_mean, unit = product.mean.to(torch.float64), product.unit
+    lengths = [
+        torch.linalg.vector_norm(block.to(torch.float64) - wide_mean, dim=1)
+        for block in features.split(_COLUMNS_AT_ONCE)
+    ]
+    bounds = product.error_bounds(torch.cat(lengths))[rows]
+    operand = product.operand(0, len(features))
+    own, few = operand[rows], features[rows].to(torch.float64) - wide_mean
+    own_length = torch.linalg.vector_norm(own.to(torch.float64), dim=1)
+    terms = growth(features.shape[1] + 8, MATRIX_UNIT_ROUNDOFF)
+    of_bound = of_additions = 0.0
+    for first in range(0, len(features), _COLUMNS_AT_ONCE):
+        others = operand[first : first + _COLUMNS_AT_ONCE]
+        found = torch.empty(len(own), len(others), device=features.device)
+        product.multiply(own, others, found)
+        wide = others.to(torch.float64)
+        centred = features[first : first + _COLUMNS_AT_ONCE].to(torch.float64) - wide_mean
+        off = (found / unit - few @ centred.T).abs().amax(dim=1)
+        of_bound = max(of_bound, float((off / bounds).nan_to_num().max()))
+        added = (found.to(torch.float64) - own.to(torch.float64) @ wide.T).abs()
+        most = terms * own_length[:, None] * torch.linalg.vector_norm(wide, dim=1)
+        of_additions = max(of_additions, float((added / most).nan_to_num().max()))
+    facts = {"product_error_of_bound": of_bound, "additions_error_of_bound": of_additions}
+    return {
+        "product: its error is within the bound": of_bound <= 1,
+        "product: its additions lose what was assumed": of_additions <= 1,
+    }, facts
 
 
 def check_again(given: Prepared) -> dict[str, bool]:

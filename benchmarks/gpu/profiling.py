@@ -51,9 +51,12 @@ def profile_stages(given: Prepared, device: torch.device) -> dict[str, Any]:
     return found
 
 
-def profile_table(size: Mapping[str, Any]) -> str:
-    """The same as text, beside the time that each call takes without a profiler."""
-    lines = [f"N = {size['samples']:,}, D = {size['dim']}, warm; times of kernels by the profiler."]
+def profile_table(size: Mapping[str, Any]) -> list[str]:
+    """The same as lines of text, beside the time that each call takes without a profiler."""
+    lines = [
+        "## Kernels",
+        f"N = {size['samples']:,}, D = {size['dim']}, warm; times of kernels by the profiler.",
+    ]
     for stage, figures in size["profile"].items():
         timed = size["stages"].get(stage)
         whole = f" of {timed['median_ms']:.3f} ms" if timed else " ms"
@@ -65,4 +68,4 @@ def profile_table(size: Mapping[str, Any]) -> str:
         for kernel in figures["kernels"]:
             name = kernel["name"][:_NAME_WIDTH]
             lines.append(f"{kernel['ms']:10.3f}{kernel['calls']:8d}  {name}")
-    return "\n".join(lines) + "\n"
+    return lines

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stages import AFTER_RANKING, FAST, RANKING, WHOLE
+from stages import AFTER_RANKING, FAST, PRODUCT, RANKING, WHOLE
 
 DETAILS = "## Stages and peers"
 
@@ -40,7 +40,8 @@ def targets_met(sizes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _measured(sizes: Sequence[Mapping[str, Any]], count: int, dim: int) -> dict[str, Any] | None:
     for size in sizes:
-        if (size["samples"], size["dim"]) == (count, dim) and WHOLE in size["stages"]:
+        wanted = (size["samples"], size["dim"], size["kind"]) == (count, dim, "usual")
+        if wanted and WHOLE in size["stages"]:
             return size["stages"][WHOLE]
     return None
 
@@ -61,8 +62,9 @@ def summary(results: Mapping[str, Any]) -> list[str]:
         lines.append(f"ceilings: products {products} TFLOP/s; copy {rates['copy'] / 1e12:.3g} TB/s")
     lines += [
         "",
-        f"{'N':>8}{'D':>6} {'checks':<8}{'whole ms':>10}{'least':>9}{'most':>9}{'floor':>9}"
-        f"{'x floor':>9}{'fast':>10}{'ranking':>10}{'after':>9}{'peak GB':>9}{'unproven':>9}",
+        f"{'N':>8}{'D':>6} {'kind':<7}{'checks':<8}{'whole ms':>10}{'least':>9}{'most':>9}"
+        f"{'floor':>9}{'x floor':>9}{'first':>9}{'fast':>10}{'ranking':>10}{'product':>9}"
+        f"{'after':>9}{'peak GB':>9}{'unproven':>9}  clocks",
     ]
     lines += [_line(size) for size in results["sizes"]]
     lines.append("")
@@ -73,7 +75,7 @@ def summary(results: Mapping[str, Any]) -> list[str]:
 
 
 def _line(size: Mapping[str, Any]) -> str:
-    start = f"{size['samples']:>8}{size['dim']:>6} "
+    start = f"{size['samples']:>8}{size['dim']:>6} {size['kind']:<7}"
     stages = size["stages"]
     if WHOLE not in stages:
         why = size["not_run"].get("everything") or size["not_run"].get(WHOLE) or "failed"
@@ -87,11 +89,15 @@ def _line(size: Mapping[str, Any]) -> str:
     after_all = f"{sum(after):.2f}" if len(after) == len(AFTER_RANKING) else "-"
     peak = size.get("peak_bytes_beyond_inputs")
     peak_text = "-" if peak is None else f"{peak / 1e9:.2f}"
+    first = f"{size['first_call_ms']:.1f}" if "first_call_ms" in size else "-"
+    said = size.get("clocks", {})
+    names = ("clocks.sm", "power.draw", "temperature.gpu")
+    clocks = ", ".join(said[name] for name in names if name in said)
     return (
         f"{start}{_verdict(size):<8}{whole['median_ms']:10.2f}{whole['least_ms']:9.2f}"
         f"{whole['most_ms']:9.2f}{whole['floor_ms']:9.2f}{whole['times_floor']:9.2f}"
-        f"{median(FAST):>10}{median(RANKING):>10}{after_all:>9}{peak_text:>9}"
-        f"{size.get('unproven_rows', '-'):>9}"
+        f"{first:>9}{median(FAST):>10}{median(RANKING):>10}{median(PRODUCT):>9}{after_all:>9}"
+        f"{peak_text:>9}{size.get('unproven_rows', '-'):>9}  {clocks}"
     )
 
 
@@ -107,18 +113,19 @@ def details(results: Mapping[str, Any]) -> list[str]:
     """Every measurement of every size, with what failed and what was not run."""
     lines = [DETAILS]
     for size in results["sizes"]:
-        lines += ["", f"N = {size['samples']:,}, D = {size['dim']}"]
+        lines += ["", f"N = {size['samples']:,}, D = {size['dim']}, {size['kind']}"]
         lines += [f"  BROKEN: {name}" for name, holds in size["checks"].items() if not holds]
         lines += [f"  ERROR in {name}: {said}" for name, said in size["errors"].items()]
         lines += [f"  {name}: {value}" for name, value in size["facts"].items()]
         if size["stages"] or size["peers"]:
             lines.append(
                 f"  {'':<44}{'median ms':>12}{'least':>11}{'most':>11}{'rounds':>8}"
-                f"{'floor ms':>11}{'x floor':>9}"
+                f"{'floor ms':>11}{'x floor':>9}{'GB/s':>9}"
             )
         for name, figures in size["stages"].items():
             times = f"{figures['floor_ms']:11.3f}{figures['times_floor']:9.2f}"
-            lines.append(f"  {name:<44}{_figures(figures)}{times} {figures['floor_of']}")
+            times += f"{figures['bytes_per_second'] / 1e9:9.1f} {figures['floor_of']}"
+            lines.append(f"  {name:<44}{_figures(figures)}{times}")
         for name, figures in size["peers"].items():
             agrees = f"  agrees {figures['agrees']:.6f}"
             lines.append(f"  {name:<44}{_figures(figures)}{agrees}")

@@ -1,117 +1,174 @@
 #!/usr/bin/env bash
-# One command for a machine with an NVIDIA GPU: builds in place, then runs every test, the tests of
-# the GPU under compute-sanitizer, and the microbenchmarks, inside ten minutes and without network.
+# What to run on a machine with an NVIDIA GPU that is there for a few minutes: two parts, without
+# network, each a row of steps in the order of their worth.
 #
-#   [MABM_COMMIT=...] [OUT=folder] benchmarks/gpu/run.sh [arguments of microbenchmarks.py]
+#   benchmarks/gpu/run.sh first    builds in place; a first call; times at N = 34,167; counters of
+#                                  each kernel (ncu); the tests of the GPU. At most 330 s.
+#   benchmarks/gpu/run.sh second   goes on with that build: memcheck, racecheck, synccheck; times at
+#                                  N = 100,000 and 400,000; training. At most 300 s.
 #
 #   PYTHON           an interpreter with a CUDA build of PyTorch >= 2.10, setuptools, ninja, pytest,
-#                    hypothesis and scikit-learn (python3)
-#   OUT              where logs and results go (benchmarks/gpu/output)
+#                    pytest-xdist, pytest-timeout, hypothesis and scikit-learn (python3)
+#   OUT              where the results go (benchmarks/gpu/output): four files a part
 #   MABM_COMMIT      what the results say was measured, where there is no .git
-#   MABM_SECONDS     for everything together (570)
-#   MABM_DEVICE=cpu  tries this script out where there is no GPU
+#   MABM_SECONDS     for the part, instead of the seconds above
+#   MABM_DEVICE=cpu  a dry run where there is no GPU: the same steps on small inputs
 #
-# Every phase has a limit of its own and a log, and none stops the next. Exits with 1 if the build, a
-# test, the sanitizer or a check of the benchmarks failed.
+# Every step has a limit of its own and is written down as it ends, and none stops the next. Exits
+# with 1 if the build, a comparison, a test or a sanitizer failed.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 1
 
 PYTHON=${PYTHON:-python3}
-OUT=$(mkdir -p "${OUT:-benchmarks/gpu/output}" && cd "${OUT:-benchmarks/gpu/output}" && pwd) || exit 1
 DEVICE=${MABM_DEVICE:-cuda}
-TOTAL=${MABM_SECONDS:-570}
+# A dry run may be on a slow machine, and its limits are not what it tries out.
+SLACK=$([ "$DEVICE" = cpu ] && echo 4 || echo 1)
+PART=${1:-}
+case $PART in
+  first) PART_SECONDS=${MABM_SECONDS:-$((330 * SLACK))} ;;
+  second) PART_SECONDS=${MABM_SECONDS:-$((300 * SLACK))} ;;
+  *)
+    echo "usage: benchmarks/gpu/run.sh first|second" >&2
+    exit 2
+    ;;
+esac
+OUT=$(mkdir -p "${OUT:-benchmarks/gpu/output}" && cd "${OUT:-benchmarks/gpu/output}" && pwd) || exit 1
+HERE=benchmarks/gpu
 CORES=$(nproc)
-# What the benchmarks keep for themselves, however long the rest takes.
-BENCHMARK_SECONDS=170
+STAMP=build/gpu-build # what the ops in place were built of
+
+# shellcheck source-path=SCRIPTDIR
+source "$HERE/steps.sh"
+rm -f "$OUT/$PART.json" "$OUT/$PART-table.txt"
 
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
-# Plugins that happen to be installed warn, and here a warning is an error; xdist alone is wanted.
+# Plugins that happen to be installed warn, and here a warning is an error; these alone are wanted.
 export PYTEST_DISABLE_PLUGIN_AUTOLOAD=1
-rm -f "$OUT"/{build,tests,sanitizer,benchmarks}.log "$OUT"/{results.json,table.txt,profile.txt}
 
-failed=0
-notes=() # a line a phase
+# A limit of so many seconds, or less where the part has less left.
+within() { least $(($1 * SLACK)) "$(left)"; }
 
-# The least of some numbers.
-least() { printf '%s\n' "$@" | sort -n | head -n 1; }
+# ---- The build --------------------------------------------------------------------------------
 
-# Writes down what came of a phase.
-note() {
-  notes+=("$1=$2")
-  echo "$1: $2"
+# What GPU there is, as an architecture to compile for.
+capability() {
+  [ "$DEVICE" = cpu ] && return
+  "$PYTHON" -c 'import torch; print("%d.%d" % torch.cuda.get_device_capability())' 2>>"$LOG"
 }
 
-# Runs a command as a phase, with a limit in seconds, its output added to a log. Sets `status`, and
-# `took` to how long it was or what came of it.
-status=0
-took=
-phase() {
-  local log=$1 limit=$2 start=$SECONDS
-  shift 2
-  if ((limit < 5)); then
-    status=124 took="no time left"
-    return
-  fi
-  # An interrupt first, at which pytest still sums up.
-  timeout --signal=INT --kill-after=10 "$limit" "$@" >>"$OUT/$log" 2>&1
-  status=$?
-  took="$((SECONDS - start)) s"
-  if ((status == 124 || status == 137)); then
-    took="CUT OFF after $took"
-  fi
+# Tells apart sources, PyTorch and architectures.
+fingerprint() {
+  {
+    find setup.py csrc -type f -print0 | sort -z | xargs -0 cat
+    "$PYTHON" -c 'import sys, torch; print(sys.version, torch.__version__, torch.version.cuda)'
+    echo "$DEVICE ${TORCH_CUDA_ARCH_LIST:-}"
+  } | sha256sum
 }
+
+loads() { "$PYTHON" -c "import mabm, sys; sys.exit('$DEVICE' not in mabm.backends())" >>"$LOG" 2>&1; }
 
 build() {
-  local force=0
-  if [ "$DEVICE" = cuda ]; then
-    force=1
-    TORCH_CUDA_ARCH_LIST=$("$PYTHON" -c \
-      'import torch; print("%d.%d" % torch.cuda.get_device_capability())') || {
-      note build "not run: $PYTHON has no PyTorch that sees a GPU"
-      exit 1
-    }
-    export TORCH_CUDA_ARCH_LIST
+  local architecture wanted force=()
+  if ! architecture=$(capability); then
+    fail build "$PYTHON has no PyTorch that sees a GPU"
+    exit 1
+  fi
+  if [ -n "$architecture" ]; then
+    export TORCH_CUDA_ARCH_LIST=$architecture
+    force=(FORCE_CUDA=1)
     # An nvcc on the PATH may be a link into the toolkit, or a script outside of it.
     if [ -z "${CUDA_HOME:-}" ] && [ -x /usr/local/cuda/bin/nvcc ]; then
       export CUDA_HOME=/usr/local/cuda
     fi
     # Lines for the sanitizer and profilers; registers and spills of each kernel for the log.
     export NVCC_APPEND_FLAGS="${NVCC_APPEND_FLAGS:-} -lineinfo -res-usage"
-    { nvidia-smi; nvcc --version; } >>"$OUT/build.log" 2>&1
+    { nvidia-smi; nvcc --version; } >>"$LOG" 2>&1
   fi
-  phase build.log 240 env FORCE_CUDA=$force MAX_JOBS="$CORES" "$PYTHON" setup.py build_ext --inplace
-  if ((status == 0)); then
-    "$PYTHON" -c "import mabm, sys; sys.exit('$DEVICE' not in mabm.backends())" \
-      >>"$OUT/build.log" 2>&1
-    status=$?
+  wanted=$(fingerprint)
+  if [ "$(cat $STAMP 2>/dev/null)" = "$wanted" ] && loads; then
+    say build "that of before${architecture:+, for $architecture}"
+    return
   fi
-  if ((status == 0)); then
-    note build "done in $took${TORCH_CUDA_ARCH_LIST:+, for $TORCH_CUDA_ARCH_LIST}"
+  step build "$(within 150)" env "${force[@]}" MAX_JOBS="$CORES" "$PYTHON" setup.py build_ext --inplace
+  if ((status == 0)) && loads; then
+    mkdir -p build && echo "$wanted" >$STAMP
+    say build "done in $took${architecture:+, for $architecture}"
   else
-    failed=1
-    note build "FAILED ($took)"
-    grep -aiE 'error|mabm:' "$OUT/build.log" | head -n 20
+    fail build "$took"
+    output | grep -aiE 'error|mabm:' | head -n 20 | quote
   fi
 }
 
-run_tests() {
-  local workers=() counted gpu
-  if "$PYTHON" -c 'import xdist' 2>/dev/null; then
-    workers=(-p xdist -n "$(least "$CORES" 8)")
-  fi
-  phase tests.log "$(least 240 $((TOTAL - SECONDS - BENCHMARK_SECONDS - 40)))" \
-    env OMP_NUM_THREADS=2 "$PYTHON" -m pytest ${workers[@]+"${workers[@]}"} -p no:cacheprovider \
-    -vv -rfE --tb=short --durations=15 tests
-  counted=$(grep -aE '^=+ .*(passed|failed|error|no tests).* =+$' "$OUT/tests.log" | tail -n 1 |
-    sed 's/^=* *//; s/ *=*$//')
-  gpu=$(grep -acE 'PASSED.*[[-]cuda|[[-]cuda.*PASSED' "$OUT/tests.log")
-  if ((status == 0)); then
-    note tests "${counted:-passed}, $gpu on the GPU by name"
+# ---- What runs on the build -------------------------------------------------------------------
+
+smoke() {
+  step smoke "$(within 40)" "$PYTHON" $HERE/smoke.py --device "$DEVICE"
+  if ((status == 0)); then say smoke "$(output | grep -a . | tail -n 2 | head -n 1), $took"; else fail smoke "$took"; fi
+  output | grep -aE '^(first|DIFFERS|ERROR)' | head -n 12 | quote
+}
+
+# measure SIZES LIMIT: sizes by the name that microbenchmarks.py has for them.
+measure() {
+  local sizes=$1 limit notes=() line
+  limit=$(within "$2")
+  while IFS= read -r line; do notes+=(--note "${line/: /=}"); done < <(grep -E '^[a-z]+: ' "$SUMMARY")
+  step measurement "$limit" "$PYTHON" $HERE/microbenchmarks.py --device "$DEVICE" --sizes "$sizes" \
+    --seconds $((limit - GRACE - 10)) --output "$OUT" --name "$PART" ${notes[@]+"${notes[@]}"}
+  if ((status == 0)); then say measurement "done in $took"; else fail measurement "exit $status, $took"; fi
+  if [ -e "$OUT/$PART-table.txt" ]; then
+    sed -n '/^ceilings/,/^## /{/^## /d;p}' "$OUT/$PART-table.txt" | grep . | quote
   else
-    failed=1
-    note tests "FAILED ($took): ${counted:-$(grep -ac PASSED "$OUT/tests.log") passed, no summary}, $gpu on the GPU by name"
-    grep -aE '^(FAILED|ERROR) ' "$OUT/tests.log" | cut -c 1-200 | head -n 25
+    output | tail -n 5 | quote
   fi
+}
+
+# counters LIMIT: what ncu counts of each kernel, once.
+counters() {
+  local limit program ncu=()
+  limit=$(within "$1")
+  program=("$PYTHON" "$HERE/one_launch.py" --device "$DEVICE" --seconds "$((limit / 2))")
+  if command -v ncu >/dev/null; then
+    ncu=(ncu --clock-control none --profile-from-start off --csv --page details
+      --kernel-name-base demangled --kernel-name regex:mabm --launch-count 60
+      --section SpeedOfLight --section Occupancy --section LaunchStats
+      --section MemoryWorkloadAnalysis)
+  fi
+  step counters "$limit" ${ncu[@]+"${ncu[@]}"} "${program[@]}"
+  if ((${#ncu[@]} == 0 && status == 0)); then
+    say counters "not run: there is no ncu (the calls for it ran in $took)"
+  elif output | grep -aq ERR_NVGPUCTRPERM; then
+    say counters "not run: this machine keeps its performance counters from users"
+  elif ((${#ncu[@]} == 0)); then
+    fail counters "exit $status, $took"
+  else
+    say counters "exit $status, $took"
+    output | "$PYTHON" $HERE/counter_table.py 2>&1 | tee -a "$SUMMARY"
+  fi
+}
+
+# gpu_tests NAME LIMIT ARGUMENTS...: tests with the marker, in four processes.
+gpu_tests() {
+  local name=$1 limit=$2 plugins=() counted
+  shift 2
+  if "$PYTHON" -c 'import xdist' 2>/dev/null; then
+    # In small portions, so that what comes first is run first.
+    plugins=(-p xdist -n "$(least 4 "$CORES")" --dist load --maxschedchunk 4)
+    if "$PYTHON" -c 'import pytest_timeout' 2>/dev/null; then
+      # A kernel that hangs cannot be interrupted: its process is ended, and another takes its place.
+      plugins+=(-p pytest_timeout --timeout 60 --timeout-method thread)
+    fi
+  fi
+  step "$name" "$limit" env OMP_NUM_THREADS=$((CORES / 4 > 1 ? CORES / 4 : 1)) "$PYTHON" -m pytest \
+    ${plugins[@]+"${plugins[@]}"} -p no:cacheprovider -m gpu -vv -rfEs --tb=short --durations=10 "$@"
+  counted=$(output | grep -aE '^=+ .*(passed|failed|skipped|error|no tests).* =+$' | tail -n 1 | sed 's/^=* *//; s/ *=*$//')
+  counted=${counted:-$(output | grep -ac PASSED) passed, $(output | grep -ac 'FAILED tests') failed, no summary}
+  if ((status == 0)) && { [ "$DEVICE" = cpu ] || [[ $counted == *passed* ]]; }; then
+    say "$name" "$counted"
+  else
+    fail "$name" "exit $status, $took; $counted"
+  fi
+  output | grep -aE '^(FAILED|ERROR) ' | head -n 25 | quote
+  output | grep -aE '^SKIPPED ' | sort | uniq -c | sort -rn | head -n 5 | quote
 }
 
 find_sanitizer() {
@@ -121,70 +178,71 @@ find_sanitizer() {
   ls "$(dirname "$(readlink -f "$nvcc")")/compute-sanitizer" 2>/dev/null
 }
 
+# sanitize TOOL LIMIT: the golden files and sizes about those of warps and blocks, under a tool.
 sanitize() {
-  local tool=$1 limit=$2 sanitizer filter=() found tests
+  local tool=$1 limit found passed sanitizer filter=()
+  local tests=(-p no:cacheprovider -m gpu -vv --tb=line -k "golden_files or sizes_about" tests/test_devices.py)
+  limit=$(within "$2")
   if ! sanitizer=$(find_sanitizer); then
-    note "$tool" "not run: there is no compute-sanitizer"
-    echo "$tool not run: there is no compute-sanitizer" >>"$OUT/sanitizer.log"
+    step "$tool" "$limit" "$PYTHON" -m pytest --collect-only "${tests[@]}"
+    if ((status == 0)); then
+      say "$tool" "not run: there is no compute-sanitizer (for $(output | grep -ac '<Function'))"
+    else
+      fail "$tool" "there is no compute-sanitizer, and no test for it: exit $status"
+    fi
     return
   fi
   if "$sanitizer" --help 2>&1 | grep -q -- --kernel-name; then
     filter=(--kernel-name kernel_substring=mabm) # and not the kernels of PyTorch
   fi
-  echo "==== $tool" >>"$OUT/sanitizer.log"
   # Without PyTorch's cache every tensor is an allocation of its own, whose ends are known.
-  phase sanitizer.log "$limit" \
-    env PYTORCH_NO_CUDA_MEMORY_CACHING=1 MABM_BRIEF_SECONDS=$((limit - 12)) \
-    PYTHONPATH="$PWD/benchmarks/gpu:$PYTHONPATH" \
+  step "$tool" "$limit" env PYTORCH_NO_CUDA_MEMORY_CACHING=1 MABM_BRIEF_SECONDS=$((limit - GRACE - 10)) \
+    PYTHONPATH="$PWD/$HERE:$PYTHONPATH" \
     "$sanitizer" --tool "$tool" --report-api-errors no --print-limit 20 --error-exitcode 86 \
-    ${filter[@]+"${filter[@]}"} "$PYTHON" -m pytest -p brief_tests -p no:cacheprovider -vv --tb=line \
-    -k "${MABM_SANITIZED:-cuda and not compile and not opcheck}" \
-    tests/test_{jaccard,encoding,neighbors,ranking,clustering}.py
-  sed -n "/^==== $tool/,\$p" "$OUT/sanitizer.log" >"$OUT/.part"
-  found=$(grep -aoE '(ERROR|RACECHECK) SUMMARY: .*' "$OUT/.part" | tail -n 1)
-  tests=$(grep -acE '\bPASSED\b' "$OUT/.part")
-  if grep -aqiE 'device not supported|unable to (attach|find)|error 999' "$OUT/.part"; then
-    note "$tool" "not run: compute-sanitizer refuses this device"
+    ${filter[@]+"${filter[@]}"} "$PYTHON" -m pytest -p brief_tests "${tests[@]}"
+  found=$(output | grep -aoE '(ERROR|RACECHECK) SUMMARY: .*' | tail -n 1)
+  passed=$(output | grep -acE '\bPASSED\b')
+  if output | grep -aqiE 'device not supported|unable to (attach|find)|error 999'; then
+    say "$tool" "not run: compute-sanitizer refuses this device"
   elif [ -n "$found" ] && ! [[ $found =~ SUMMARY:\ 0\  ]]; then
-    failed=1
-    note "$tool" "FOUND ${found#*: } ($tests tests passed, $took)"
-    grep -aE '^=========' "$OUT/.part" | head -n 12
-  elif [ -n "$found" ]; then
-    note "$tool" "${found#*: }, $tests tests passed, exit $status, $took"
+    fail "$tool" "${found#*: } ($passed tests passed, $took)"
+    output | grep -aE '^=========' | head -n 12 | quote
+  elif output | grep -aq FAILED || ((passed == 0)); then
+    fail "$tool" "${found:-no summary}, $passed tests passed, exit $status, $took"
   else
-    note "$tool" "no summary, $tests tests passed, exit $status, $took: see sanitizer.log"
-  fi
-  rm -f "$OUT/.part"
-}
-
-run_benchmarks() {
-  local given=() left=$((TOTAL - SECONDS - 20)) item
-  for item in "${notes[@]}"; do
-    given+=(--note "$item")
-  done
-  phase benchmarks.log $((left + 15)) \
-    "$PYTHON" benchmarks/gpu/microbenchmarks.py --device "$DEVICE" --seconds "$left" \
-    --output "$OUT" "${given[@]}" "$@"
-  if ((status == 0)); then
-    note benchmarks "done in $took"
-  else
-    failed=1
-    note benchmarks "FAILED (exit $status, $took)"
-    grep -aE 'Error|BROKEN|ERROR' "$OUT/benchmarks.log" "$OUT/table.txt" 2>/dev/null |
-      cut -c 1-300 | tail -n 15
+    say "$tool" "${found:-no summary}, $passed tests passed, exit $status, $took"
   fi
 }
 
-build
-run_tests
-for tool in memcheck racecheck; do
-  sanitize $tool "$(least 45 $((TOTAL - SECONDS - BENCHMARK_SECONDS)))"
-done
-run_benchmarks "$@"
+training() {
+  step batches "$(within 30)" "$PYTHON" $HERE/train_batch.py --device "$DEVICE" --seconds $((15 * SLACK))
+  if ((status == 0)); then say batches "done in $took"; else fail batches "exit $status, $took"; fi
+  output | grep -aE '^(step|ERROR)' | quote
+  gpu_tests training "$(left)" tests/test_train_gpu.py
+}
 
-echo
-if [ -e "$OUT/table.txt" ]; then
-  sed '/^## /,$d' "$OUT/table.txt"
+# ---- The parts --------------------------------------------------------------------------------
+
+sizes=$PART
+if [ "$DEVICE" = cpu ]; then
+  sizes=small-$PART
+  export OMP_NUM_THREADS=1 # small inputs, on a machine that may be busy
 fi
-echo "benchmarks: ${notes[-1]#*=}; $SECONDS s in all; everything is in $OUT"
+build
+case $PART in
+  first)
+    smoke
+    measure "$sizes" 90
+    counters 50
+    gpu_tests tests "$(left)" --ignore tests/test_train_gpu.py tests
+    ;;
+  second)
+    sanitize memcheck 60
+    sanitize racecheck 60
+    sanitize synccheck 40
+    measure "$sizes" 95
+    training
+    ;;
+esac
+say "$PART" "$((SECONDS - STARTED)) s in all; $([ $failed = 0 ] && echo 'nothing failed' || echo 'SOMETHING FAILED'); everything is in $OUT"
 exit $failed

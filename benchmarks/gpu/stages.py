@@ -6,9 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 import mabm
+from mabm._candidates import tile_shape
+from mabm._products import Product, product_of
 from mabm.rows import NeighborSets
 
 # Beyond it no dense matrix is made: (N, N) float32 takes 4.7 GB there.
@@ -28,6 +31,7 @@ class Prepared:
     expanded: mabm.Encoding[Tensor]
     graph: mabm.NeighborGraph[Tensor]
     labels: Tensor
+    product: Product
 
     @classmethod
     def of(cls, features: Tensor, modality: Tensor) -> Prepared:
@@ -38,7 +42,9 @@ class Prepared:
         expanded = mabm.expand_queries(encoding, ranking)
         graph = mabm.prune_distances(expanded)
         labels = graph.dbscan()
-        return cls(features, modality, ranking, neighbors, encoding, expanded, graph, labels)
+        product = product_of(features)
+        parts = (ranking, neighbors, encoding, expanded, graph, labels, product)
+        return cls(features, modality, *parts)
 
     @property
     def num_queries(self) -> int:
@@ -117,6 +123,25 @@ def _dense(given: Prepared) -> Floor:
     return Floor(size_of(given.expanded) + 4.0 * len(given.features) ** 2, {})
 
 
+def _multiply_tiles(given: Prepared) -> None:
+    """The ranking's product in its tiles, with nothing made of them."""
+    count, product = len(given.features), given.product
+    block, side = tile_shape(given.features, given.ranking.widths)
+    tile = torch.empty(block * min(side, count), device=given.features.device)
+    for start in range(0, count, block):
+        own = product.operand(start, start + block)
+        for first in range(0, count, side):
+            others = product.operand(first, first + side)
+            out = tile[: len(own) * len(others)].view(len(own), len(others))
+            product.multiply(own, others, out)
+
+
+def _product_alone(given: Prepared) -> Floor:
+    operands = size_of(given.product.operand(0, len(given.features)))
+    moved = operands + 4.0 * len(given.features) ** 2
+    return Floor(moved, {"float16": given.product_operations})
+
+
 def _rerank(given: Prepared) -> Tensor:
     split = len(given.features) - given.num_queries
     (gallery, query), (left, right) = (
@@ -135,6 +160,7 @@ def _reranking(given: Prepared) -> Floor:
 
 WHOLE, FAST = "pseudo_labels", "pseudo_labels, fast"
 RANKING = "rank_neighbors"
+PRODUCT = "product alone, in the tiles of the ranking"
 
 STAGES = (
     Stage(WHOLE, lambda g: mabm.pseudo_labels(g.features, g.modality), _whole),
@@ -166,6 +192,7 @@ STAGES = (
         lambda g: mabm.rank_neighbors(g.features, g.modality, precision="fast"),
         _ranking,
     ),
+    Stage(PRODUCT, _multiply_tiles, _product_alone),
     Stage("jaccard_distance", lambda g: mabm.jaccard_distance(g.expanded), _dense, dense=True),
     Stage("rerank", _rerank, _reranking, dense=True),
 )

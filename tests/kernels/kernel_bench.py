@@ -4,16 +4,15 @@ import functools
 from dataclasses import dataclass
 from types import ModuleType
 
+import grid_build
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
-import build
 from mabm import _extension
 
 _extension.load()  # torch.ops.mabm, the ops of the CPU
-BENCH = build.load("bench", ("bench.cpp",))
 
 SIZES = [1, 31, 32, 33, 257]
 """Where rows end before, with and behind a warp, and a block of each size here."""
@@ -21,13 +20,19 @@ SIZES = [1, 31, 32, 33, 257]
 ONE = 1 << 30
 """The weights of a row sum to about this."""
 
-in_every_order = pytest.mark.parametrize("seed", build.SEEDS)
+in_every_order = pytest.mark.parametrize("seed", grid_build.SEEDS)
+
+
+def bench() -> ModuleType:
+    """The launchers, compiled when a test first asks for them."""
+    return grid_build.load("bench", ("bench.cpp",))
 
 
 def shuffled(seed: int) -> ModuleType:
     """The launchers, with the order of threads and blocks drawn from a seed."""
-    BENCH.set_seed(seed)
-    return BENCH
+    launchers = bench()
+    launchers.set_seed(seed)
+    return launchers
 
 
 def assert_same_bits(found: NDArray, expected: NDArray) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import grid_build
 import numpy as np
 import pytest
 import torch
@@ -10,18 +11,16 @@ from cases import KINDS, Case, cases, make_features
 from golden_files import GOLDEN, Golden
 from hypothesis import given, settings
 
-import build
 import mabm
 from mabm import _candidates, _products
-
-EMULATED = build.load_ops()
 
 
 @contextmanager
 def on_the_grid() -> Iterator[None]:
     """Every op of the library is the GPU's meanwhile, and so is the product."""
+    emulated = grid_build.load_ops()
     ops, product_of = torch.ops.mabm, _candidates.product_of
-    torch.ops.mabm, _candidates.product_of = EMULATED, _products.HalfProduct
+    torch.ops.mabm, _candidates.product_of = emulated, _products.HalfProduct
     try:
         yield
     finally:
@@ -58,7 +57,8 @@ def check_same_results(
 
 def check_same_parts(name: str, *args: object) -> tuple[torch.Tensor, ...]:
     """Holds an op of rows against the CPU's, and returns what it made."""
-    expected, found = getattr(torch.ops.mabm, name)(*args), getattr(EMULATED, name)(*args)
+    emulated = grid_build.load_ops()
+    expected, found = getattr(torch.ops.mabm, name)(*args), getattr(emulated, name)(*args)
     assert len(found) == len(expected)
     for part, wanted in zip(found, expected, strict=True):
         assert torch.equal(part, wanted)
@@ -146,8 +146,9 @@ def test_there_is_an_op_for_each_of_the_cpu() -> None:
         for name in torch._C._dispatch_get_all_op_names()
         if name.startswith("mabm::")
     }
+    emulated = grid_build.load_ops()
     for name in names:
-        assert hasattr(EMULATED, name)
+        assert hasattr(emulated, name)
         assert torch._C._dispatch_has_kernel_for_dispatch_key(f"mabm_emulated::{name}", "CPU")
 
 

@@ -5,11 +5,10 @@ import sys
 from collections.abc import Iterator
 from types import ModuleType
 
+import grid_build
 import numpy as np
 import pytest
 import torch
-
-import build
 
 FULL = 0xFFFFFFFF
 LANE = np.arange(32)
@@ -19,7 +18,7 @@ LANE = np.arange(32)
 def variant(request: pytest.FixtureRequest) -> ModuleType:
     """The grid as it is, and with the switch for machines that have none in assembly."""
     defines = ("EMULATED_UCONTEXT",) if request.param == "ucontext" else ()
-    loaded = build.load("emulator_checks", ("emulator_checks.cpp",), defines=defines)
+    loaded = grid_build.load("emulator_checks", ("emulator_checks.cpp",), defines=defines)
     assert loaded.switch == request.param
     return loaded
 
@@ -32,7 +31,7 @@ def grid(variant: ModuleType) -> Iterator[ModuleType]:
     variant.set_seed(0)
 
 
-@pytest.fixture(params=build.SEEDS)
+@pytest.fixture(params=grid_build.SEEDS)
 def shuffled(grid: ModuleType, request: pytest.FixtureRequest) -> ModuleType:
     """The grid in each of the orders."""
     grid.set_seed(request.param)
@@ -216,12 +215,12 @@ def test_pieces_of_shared_memory_are_apart_and_the_same_for_all_threads(
     assert shuffled.pieces(3).tolist() == [1010101.0 * (63 - i) for i in range(64)] * 3
 
 
-@pytest.mark.skipif(not build.SANITIZED, reason="shown by AddressSanitizer: .ci/kernels")
+@pytest.mark.skipif(not grid_build.SANITIZED, reason="shown by AddressSanitizer: .ci/kernels")
 @pytest.mark.parametrize("piece", [0, 1, 2])
 def test_writing_behind_a_piece_stops_the_program(piece: int) -> None:
     code = (
-        f"import sys; sys.path.insert(0, {str(build.HERE)!r}); import build\n"
-        f"build.load('emulator_checks', ('emulator_checks.cpp',)).overrun({piece})"
+        f"import sys; sys.path.insert(0, {str(grid_build.HERE)!r}); import grid_build\n"
+        f"grid_build.load('emulator_checks', ('emulator_checks.cpp',)).overrun({piece})"
     )
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 from kernel_bench import (
-    BENCH,
     KINDS,
     ONE,
     SIZES,
     Rows,
     assert_same_bits,
+    bench,
     in_every_order,
     make_rows,
     shuffled,
@@ -189,16 +189,13 @@ def test_parts_that_round_to_nothing_are_left_out(seed: int) -> None:
     check(seed, encoding, neighbors, factors)
 
 
-MOST = BENCH.SHARED_MEMBERS
-
-
 @in_every_order
 @pytest.mark.parametrize("num_tables", [2, 9])
 def test_rows_about_the_size_of_shared_memory(num_tables: int, seed: int) -> None:
     rng = np.random.default_rng(num_tables)
-    count = 1600
+    count, most = 1600, bench().SHARED_MEMBERS
     lengths = np.ones(count, int)
-    lengths[[3, 4, 5, 6]] = [MOST, MOST + 1, MOST - 1, 1000]
+    lengths[[3, 4, 5, 6]] = [most, most + 1, most - 1, 1000]
     encoding = Rows.of(lengths, count, rng)
     neighbors = np.arange(count)[:, None].repeat(2, axis=1)
     neighbors[[900, 901, 1599]] = [[4, 3], [6, 6], [5, 6]]
@@ -210,7 +207,7 @@ def test_rows_about_the_size_of_shared_memory(num_tables: int, seed: int) -> Non
 def test_a_full_table_that_keeps_few_of_its_members(seed: int) -> None:
     count = 1600
     lengths = np.ones(count, int)
-    lengths[[0, 1]] = [MOST, count]
+    lengths[[0, 1]] = [bench().SHARED_MEMBERS, count]
     encoding = Rows.of(lengths, count, np.random.default_rng(0))
     in_long = np.arange(len(encoding.weights)) < lengths[:2].sum()
     encoding = encoding.with_weights(np.where(in_long, 1, encoding.weights))
@@ -222,14 +219,14 @@ def test_a_full_table_that_keeps_few_of_its_members(seed: int) -> None:
 def first_slots(count: int) -> NDArray[np.uint32]:
     """Where columns belong in a table in shared memory."""
     mixed = np.arange(count, dtype=np.uint32) * np.uint32(2654435769)
-    return (mixed >> np.uint32(16) ^ mixed) & np.uint32(BENCH.SHARED_SLOTS - 1)
+    return (mixed >> np.uint32(16) ^ mixed) & np.uint32(bench().SHARED_SLOTS - 1)
 
 
 @in_every_order
 def test_columns_that_all_belong_to_few_slots(seed: int) -> None:
     # Where they come to lie, and how far from their slots, depends on who comes first.
-    last = BENCH.SHARED_SLOTS - 1
-    num_columns = 100 * BENCH.SHARED_SLOTS
+    last = bench().SHARED_SLOTS - 1
+    num_columns = 100 * bench().SHARED_SLOTS
     slots = first_slots(num_columns)
     columns = [
         np.flatnonzero(np.isin(slots, chosen))[:120] for chosen in ([9, 59], [last], [last - 1, 0])

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 from kernel_bench import (
-    BENCH,
     KINDS,
     ONE,
     SIZES,
     Rows,
     assert_same_bits,
+    bench,
     in_every_order,
     make_rows,
     shuffled,
@@ -25,10 +25,10 @@ Inverted = tuple[NDArray[np.int64], NDArray[np.int32]]
 def invert(rows: Rows) -> Inverted:
     """By the launchers, as the binding does; held against the definition."""
     order = np.argsort(rows.indices, kind="stable")
-    row_of = BENCH.rows_of_entries(rows.indptr)
+    row_of = bench().rows_of_entries(rows.indptr)
     expected_rows = np.repeat(np.arange(rows.count, dtype=np.int32), np.diff(rows.indptr))
     assert_same_bits(row_of, expected_rows)
-    starts, entries = BENCH.invert_rows(
+    starts, entries = bench().invert_rows(
         rows.indices[order], order, row_of, rows.weights, rows.num_columns
     )
     counts = np.bincount(rows.indices, minlength=rows.num_columns)
@@ -39,7 +39,7 @@ def invert(rows: Rows) -> Inverted:
 
 def sums_of(rows: Rows) -> tuple[NDArray[np.int64], int]:
     """Sums and the least of them by the launcher, held against the definition."""
-    sums, least = BENCH.row_sums(*rows.arrays)
+    sums, least = bench().row_sums(*rows.arrays)
     row_of = np.repeat(np.arange(rows.count), np.diff(rows.indptr))
     expected = np.zeros(rows.count, np.int64)
     np.add.at(expected, row_of, rows.weights)
@@ -99,9 +99,9 @@ def test_no_rows_and_no_columns(seed: int) -> None:
 
 def long_rows(rng: np.random.Generator) -> tuple[Rows, Rows]:
     """Three rows and more columns than a window has, with entries about every edge of one."""
-    count = 2 * BENCH.WINDOW + 10
+    count = 2 * bench().WINDOW + 10
     lengths = (rng.random(count) < 0.01).astype(int)
-    for edge in (0, BENCH.WINDOW, 2 * BENCH.WINDOW, count):
+    for edge in (0, bench().WINDOW, 2 * bench().WINDOW, count):
         lengths[max(edge - 2, 0) : edge + 2] = 3
     return Rows.of(np.array([5, 20, 0]), 20, rng), Rows.of(lengths, 20, rng)
 
@@ -169,7 +169,7 @@ def test_windows_of_which_a_warp_has_several_parts(seed: int) -> None:
 @in_every_order
 @pytest.mark.parametrize("window", [0, 300])
 def test_rows_with_about_as_many_near_ones_as_there_are_places(window: int, seed: int) -> None:
-    sizes = [1, *range(BENCH.NEAR_SLOTS - 1, BENCH.NEAR_SLOTS + 2)]
+    sizes = [1, *range(bench().NEAR_SLOTS - 1, bench().NEAR_SLOTS + 2)]
     rng = np.random.default_rng(0)
     kinds = Rows.of(np.full(len(sizes), 4), 20, rng)
     rows = kinds.take(rng.permutation(np.repeat(np.arange(len(sizes)), sizes)))
@@ -212,7 +212,7 @@ def test_overlaps_of_a_single_unit_count(seed: int) -> None:
 
 @in_every_order
 def test_sums_of_many_rows_and_of_long_ones(seed: int) -> None:
-    BENCH.set_seed(seed)
+    bench().set_seed(seed)
     for kind in KINDS:
         for count in SIZES:
             sums_of(make_rows(kind, count))
@@ -226,7 +226,7 @@ def test_sums_of_many_rows_and_of_long_ones(seed: int) -> None:
 
 @in_every_order
 def test_columns_of_more_entries_than_a_block_has_threads(seed: int) -> None:
-    BENCH.set_seed(seed)
+    bench().set_seed(seed)
     for num_columns in (1, 255, 256, 257):
         rng = np.random.default_rng(num_columns)
         lengths = rng.integers(0, min(num_columns, 3) + 1, 700)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from kernel_bench import BENCH, SIZES, assert_same_bits, in_every_order, shuffled, tensors
+from kernel_bench import SIZES, assert_same_bits, bench, in_every_order, shuffled, tensors
 from numpy.typing import NDArray
 
 from mabm import reference
@@ -58,7 +58,7 @@ def check(seed: int, lists: Masked, half: Masked, num_tables: int = 3) -> NDArra
     from_cpu = torch.ops.mabm.expand_neighbors(*tensors(*lists, *half))
     assert_same_bits(indptr, from_cpu[0].numpy())
     assert_same_bits(indices, from_cpu[1].numpy())
-    assert np.array_equal(too_long == 1, lengths > BENCH.SHARED_MEMBERS)
+    assert np.array_equal(too_long == 1, lengths > bench().SHARED_MEMBERS)
     assert set(too_long.tolist()) <= {0, 1}
     return np.flatnonzero(too_long)
 
@@ -120,25 +120,22 @@ def put(lists: Masked, row: int, members: NDArray) -> None:
     lists[1][row, : len(members)] = True
 
 
-MOST = BENCH.SHARED_MEMBERS
-
-
 @in_every_order
 @pytest.mark.parametrize("num_tables", [2, 9])
 def test_rows_about_the_size_of_shared_memory(num_tables: int, seed: int) -> None:
     rng = np.random.default_rng(num_tables)
-    count = 1600
+    count, most = 1600, bench().SHARED_MEMBERS
     lists, half = empty_lists(count, count), empty_lists(count, 1)
-    lengths = {3: MOST, 4: MOST + 1, 5: MOST - 1, 900: count, 901: 1, 1599: 1590, 0: MOST + 1}
+    lengths = {3: most, 4: most + 1, 5: most - 1, 900: count, 901: 1, 1599: 1590, 0: most + 1}
     for row, length in lengths.items():
         put(lists, row, rng.permutation(count)[:length])
     assert check(seed, lists, half, num_tables).tolist() == [0, 4, 900, 1599]
 
 
 @in_every_order
-@pytest.mark.parametrize("length", [MOST, MOST + 1])
-def test_a_row_that_expansion_makes_long(length: int, seed: int) -> None:
-    count = 1600
+@pytest.mark.parametrize("beyond", [0, 1])
+def test_a_row_that_expansion_makes_long(beyond: int, seed: int) -> None:
+    count, length = 1600, bench().SHARED_MEMBERS + beyond
     lists, half = empty_lists(count, 80), empty_lists(count, 61)
     members = np.random.default_rng(length).permutation(count)[:length]
     own, others = members[:80], members[80:]
@@ -148,4 +145,4 @@ def test_a_row_that_expansion_makes_long(length: int, seed: int) -> None:
     for q, added in zip(own, np.array_split(others, 80), strict=True):
         put(half, q, np.concatenate([own[:41], added]))
     put(lists, 8, own[:41])  # and one that stays short
-    assert check(seed, lists, half, 2).tolist() == ([7, 1000] if length > MOST else [])
+    assert check(seed, lists, half, 2).tolist() == ([7, 1000] if beyond else [])

@@ -1,0 +1,75 @@
+# Steps with a limit each, for run.sh: sourced, not run.
+#
+# Set before: OUT (a folder), PART (a name), PART_SECONDS (for all steps together). A step's output
+# goes to $OUT/$PART.log as it comes, what came of it to $OUT/$PART.txt as it ends.
+# shellcheck shell=bash disable=SC2034
+
+LOG=$OUT/$PART.log
+SUMMARY=$OUT/$PART.txt
+GRACE=8                      # seconds between asking a step to end and ending it
+MOST_BYTES=$((3 * 1024 * 1024)) # of a step's output; the middle of more is dropped
+STARTED=$SECONDS
+
+failed=0 # whether anything did
+status=0 # of the last step
+took=    # how long that was, or what came of it
+offset=0 # where its output starts in the log
+
+: >"$LOG"
+: >"$SUMMARY"
+
+# The least of some numbers.
+least() { printf '%s\n' "$@" | sort -n | head -n 1; }
+
+# Seconds that the part has left.
+left() { echo $((PART_SECONDS - SECONDS + STARTED)); }
+
+# say NAME TEXT: writes down what came of a step.
+say() { echo "$1: $2" | tee -a "$SUMMARY"; }
+
+# fail NAME TEXT: the same of something that must not be.
+fail() {
+  failed=1
+  say "$1" "FAILED: $2"
+}
+
+# What the last step printed.
+output() { tail -c +$((offset + 1)) "$LOG"; }
+
+# Adds lines of the standard input to the summary, indented and cut short.
+quote() { cut -c 1-200 | sed 's/^/    /' | tee -a "$SUMMARY"; }
+
+trim() {
+  local size=$(($(stat -c %s "$LOG") - offset))
+  if ((size > MOST_BYTES)); then
+    {
+      head -c $((offset + MOST_BYTES / 2)) "$LOG"
+      printf '\n[%d bytes left out]\n' $((size - MOST_BYTES))
+      tail -c $((MOST_BYTES / 2)) "$LOG"
+    } >"$LOG.part"
+    mv "$LOG.part" "$LOG"
+  fi
+}
+
+# step NAME LIMIT COMMAND...: runs a command for at most LIMIT seconds and no longer than the part
+# lasts. Sets `status`, which is 124 or 137 where it was cut off, and `took`.
+step() {
+  local name=$1 limit start=$SECONDS
+  limit=$(least "$2" "$(left)")
+  shift 2
+  echo "==== $name, at most $limit s: $*" >>"$LOG"
+  offset=$(stat -c %s "$LOG")
+  if ((limit <= GRACE)); then
+    status=124 took="no time left"
+    return
+  fi
+  # An interrupt first, at which pytest still sums up; the whole group of processes is ended.
+  timeout --signal=INT --kill-after=$GRACE $((limit - GRACE)) "$@" >>"$LOG" 2>&1 </dev/null
+  status=$?
+  took="$((SECONDS - start)) s"
+  if ((status == 124 || status == 137)); then
+    took="CUT OFF after $took"
+  fi
+  echo "==== $name: exit $status, $took" >>"$LOG"
+  trim
+}
