@@ -63,6 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit:
         _flush_help()
         raise
+    except BrokenPipeError:  # at help, in Python 3.10; later ones leave it to _flush_help
+        abandon_output()
+        return 0
     place = f"mabm {chosen.command}"
     with _logging_to_stderr(chosen.level):
         try:
