@@ -1,23 +1,33 @@
 """Builds the compiled ops; everything else about the package is in pyproject.toml.
 
 With CUDA where this torch is a CUDA build and its toolkit is there, for the CPU alone otherwise;
-whether the machine has a GPU does not matter. Two environment variables have a say:
+whether the machine has a GPU does not matter. What the build lacks is said in one line before
+anything is compiled. Environment variables have a say:
 
     FORCE_CUDA            1: with CUDA, or fail and say what is missing; 0: for the CPU alone
-    TORCH_CUDA_ARCH_LIST  GPU architectures such as "8.0;9.0+PTX"; unless set, ARCHITECTURES below
+    TORCH_CUDA_ARCH_LIST  GPU architectures such as "8.0;9.0+PTX", or "all" for ARCHITECTURES below;
+                          unless set, the GPUs of this machine, and "all" where there are none
+    CUDA_HOME             the folder of the toolkit; unless set, that of the nvcc on the PATH
+    CXX, CC               the C++ compiler, and the one that nvcc takes for the code around kernels
 """
 
+from __future__ import annotations  # so that an old Python reaches the line that refuses it
+
 import os
+import platform
 import re
+import shlex
+import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import sysconfig
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-from setuptools import Extension, setup
-from torch.utils.cpp_extension import CUDA_HOME, BuildExtension, CppExtension, CUDAExtension
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from setuptools import Extension
 
 ROOT = Path(__file__).resolve().parent
 # PyTorch's stable ABI as of 2.10: one build serves every later release.
@@ -43,6 +53,18 @@ NVCC_FLAGS = [
 # From Turing to Blackwell. A GPU also runs code for an earlier minor version of its major one (10.3
 # that for 10.0), and GPUs to come compile the PTX of the newest.
 ARCHITECTURES = ["7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0"]
+OLDEST_PYTHON = (3, 10)
+OLDEST_TORCH = (2, 10)  # the first with the whole of the stable ABI that the ops use
+OLDEST_SETUPTOOLS = (77, 0)  # the first that reads the license of pyproject.toml
+CPP_PROBE = """
+#include <optional>
+#include <string_view>
+template <typename T> constexpr int size() {
+  if constexpr (sizeof(T) == 4) { return 4; } else { return 8; }
+}
+static_assert(__cplusplus >= 201703L && size<int>() == 4);
+std::optional<std::string_view> text;
+"""
 
 
 class Toolkit(NamedTuple):
@@ -50,35 +72,182 @@ class Toolkit(NamedTuple):
 
     version: str  # such as 13.0
     architectures: list[str]  # that it compiles for, such as 9.0
+    cudart: Path | None = None  # the runtime library that the ops are linked with
+    fault: str = ""  # why nothing can be built with it
 
 
 class Decision(NamedTuple):
-    """What is built, and for the CPU alone why."""
+    """What is built, and why that."""
 
     cuda: str | None  # version of the toolkit; None for the CPU alone
     architectures: list[str]  # such as sm_90, or compute_90 for PTX
-    reason: str = ""
+    reason: str = ""  # for the CPU alone, or for these architectures
 
     def __str__(self) -> str:
         if self.cuda is None:
             return f"mabm: building the CPU ops alone: {self.reason}"
         names = " ".join(self.architectures)
-        return f"mabm: building CPU and CUDA ops (CUDA {self.cuda}, architectures {names})"
+        because = f": {self.reason}" if self.reason else ""
+        return (
+            f"mabm: building CPU and CUDA ops, which takes minutes (CUDA {self.cuda}, "
+            f"architectures {names}{because})"
+        )
 
 
 class ImpossibleBuildError(Exception):
     """What was asked for cannot be built."""
 
 
+def as_numbers(version: str) -> tuple[int, ...]:
+    """The first two numbers of a version."""
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:2])
+
+
+def require_python_packages() -> None:
+    """Looks for the Python, setuptools, torch and ninja that a build needs.
+
+    Raises:
+        ImpossibleBuildError: One is missing or too old.
+    """
+    if sys.version_info < OLDEST_PYTHON:
+        raise ImpossibleBuildError(
+            f"Python >= 3.10 is needed, got {platform.python_version()} ({sys.executable})"
+        )
+    then = "then again `pip install --no-build-isolation .`"
+    setuptools = load("setuptools", f"`pip install 'setuptools>=77' ninja numpy`, {then}")
+    if as_numbers(setuptools.__version__) < OLDEST_SETUPTOOLS:
+        raise ImpossibleBuildError(
+            f"setuptools >= 77 is needed, got {setuptools.__version__}: `pip install "
+            f"'setuptools>=77'`, {then}"
+        )
+    torch = load(
+        "torch", f"`pip install torch` (any build >= 2.10 that suits this machine), {then}"
+    )
+    if as_numbers(torch.__version__) < OLDEST_TORCH:
+        raise ImpossibleBuildError(
+            f"torch >= 2.10 is needed, got {torch.__version__}: `pip install 'torch>=2.10'`, {then}"
+        )
+    scripts = sysconfig.get_path("scripts")
+    if shutil.which("ninja") is None:  # pip may have put it where no PATH leads
+        if shutil.which("ninja", path=scripts) is None:
+            raise ImpossibleBuildError(f"ninja is not installed: `pip install ninja`, {then}")
+        os.environ["PATH"] = os.pathsep.join([scripts, os.environ.get("PATH", "")])
+
+
+def load(name: str, remedy: str) -> Any:
+    """Imports a package that a build needs, or raises what to type."""
+    try:
+        return __import__(name)
+    except (ImportError, OSError) as error:
+        missing = isinstance(error, ModuleNotFoundError) and error.name == name
+        trouble = "is not installed" if missing else f"does not load ({error})"
+        raise ImpossibleBuildError(f"{name} {trouble} in {sys.prefix}: first {remedy}") from error
+
+
+def require_compiler() -> None:
+    """Looks for a C++17 compiler and the headers of Python; MSVC is left to setuptools to find.
+
+    Raises:
+        ImpossibleBuildError: There is none, it does not compile C++17, or the headers are missing.
+    """
+    if sys.platform == "win32":
+        return
+    headers = Path(sysconfig.get_path("include"), "Python.h")
+    if not headers.is_file():
+        version = ".".join(platform.python_version_tuple()[:2])
+        raise ImpossibleBuildError(
+            f"there is no {headers}: install the headers of Python {version} (Debian and Ubuntu: "
+            f"`apt install python{version}-dev`)"
+        )
+    chosen = os.environ.get("CXX")
+    # The names by which setuptools and PyTorch call the compiler.
+    for name in [chosen] if chosen else [sysconfig.get_config_var("CXX") or "c++", "c++"]:
+        command = shlex.split(name)
+        try:
+            subprocess.run(
+                [*command, "-std=c++17", "-fsyntax-only", "-x", "c++", "-"],
+                input=CPP_PROBE,
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+        except OSError as error:
+            raise ImpossibleBuildError(
+                f"there is no C++ compiler {command[0]}: install one (Debian and Ubuntu: `apt "
+                "install g++`), or set CXX to the one to take"
+            ) from error
+        except subprocess.CalledProcessError as error:
+            raise ImpossibleBuildError(
+                f"the C++ compiler {name} does not compile C++17 ({first_error(error.stderr)}): "
+                "install g++ >= 9 or clang >= 9 and set CXX to it"
+            ) from error
+
+
+def first_error(output: str) -> str:
+    """The line of a compiler's output that says what is wrong."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    return next((line for line in lines if "error" in line), lines[-1] if lines else "no message")
+
+
+def find_cuda_home(environ: Mapping[str, str]) -> str | None:
+    """The folder of the CUDA toolkit, None where there is none in sight.
+
+    The nvcc on the PATH may be a link to the one of the toolkit, or a script that calls it: nvcc
+    itself is asked.
+    """
+    named = environ.get("CUDA_HOME") or environ.get("CUDA_PATH")
+    if named:
+        return named
+    nvcc = shutil.which("nvcc", path=environ.get("PATH"))
+    if nvcc is None:
+        return "/usr/local/cuda" if Path("/usr/local/cuda").is_dir() else None
+    try:
+        command = [nvcc, "--dryrun", "-x", "cu", "-c", os.devnull]
+        plan = subprocess.run(command, capture_output=True, text=True, check=False).stderr
+    except OSError:
+        plan = ""
+    top = re.search(r"^#\$ TOP=(.+)$", plan, re.MULTILINE)
+    folders = [
+        *([Path(top[1].strip()).resolve()] if top else []),
+        Path(nvcc).resolve().parents[1],
+        Path(nvcc).parents[1],  # as Debian has it: a script in /usr/bin, headers in /usr/include
+    ]
+    whole = [folder for folder in folders if find_cudart(folder) and has_headers(folder)]
+    return str([*whole, *folders][0])
+
+
+def of_target(part: str) -> str:
+    """Where conda and the toolkit itself keep a part for this machine."""
+    machine = platform.machine()
+    return f"targets/{'sbsa' if machine == 'aarch64' else machine}-linux/{part}"
+
+
+def has_headers(cuda_home: Path) -> bool:
+    """Whether a toolkit has the headers of the CUDA runtime."""
+    folders = ("include", of_target("include"))
+    return any(Path(cuda_home, folder, "cuda_runtime.h").is_file() for folder in folders)
+
+
+def find_cudart(cuda_home: Path) -> Path | None:
+    """The CUDA runtime of a toolkit to link with; pip has it by its full name alone."""
+    multiarch = f"lib/{platform.machine()}-linux-gnu"
+    folders = ("lib64", "lib", of_target("lib"), multiarch, "lib/x64")
+    for name in ("libcudart.so", "cudart.lib", "libcudart.so.[0-9]*"):
+        for folder in folders:
+            found = sorted(Path(cuda_home, folder).glob(name))
+            if found:
+                return found[0]
+    return None
+
+
 def find_toolkit(cuda_home: str | None) -> Toolkit | None:
     """The toolkit in a folder, or None if there is no nvcc that runs."""
     if cuda_home is None:
         return None
+    nvcc = str(Path(cuda_home, "bin", "nvcc"))
     try:
         version, listed = (
-            subprocess.run(
-                [Path(cuda_home, "bin", "nvcc"), option], capture_output=True, text=True, check=True
-            ).stdout
+            subprocess.run([nvcc, option], capture_output=True, text=True, check=True).stdout
             for option in ("--version", "--list-gpu-arch")
         )
     except (OSError, subprocess.CalledProcessError):
@@ -87,7 +256,34 @@ def find_toolkit(cuda_home: str | None) -> Toolkit | None:
     if release is None:
         return None
     numbers = re.findall(r"compute_(\d+)(\d)", listed)
-    return Toolkit(release[1], [f"{major}.{minor}" for major, minor in numbers])
+    cudart = find_cudart(Path(cuda_home))
+    fault = ""
+    if not has_headers(Path(cuda_home)):
+        fault = "has no cuda_runtime.h"
+    elif cudart is None:
+        fault = "has no libcudart to link with"
+    elif sys.platform != "win32":
+        host = ["-ccbin", os.environ["CC"]] if os.environ.get("CC") else []
+        asked = subprocess.run(
+            [nvcc, *host, "-std=c++17", "-E", "-x", "cu", os.devnull],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if asked.returncode != 0:
+            fault = f"does not work with this C++ compiler ({first_error(asked.stderr)})"
+    architectures = [f"{major}.{minor}" for major, minor in numbers]
+    return Toolkit(release[1], architectures, cudart, fault)
+
+
+def find_gpus() -> list[str]:
+    """Compute capabilities of the GPUs of this machine, such as 9.0."""
+    import torch
+
+    if torch.version.cuda is None or not torch.cuda.is_available():
+        return []
+    found = [torch.cuda.get_device_capability(n) for n in range(torch.cuda.device_count())]
+    return [f"{major}.{minor}" for major, minor in sorted(set(found))]
 
 
 def find_obstacle(
@@ -116,18 +312,30 @@ def find_obstacle(
     return None
 
 
-def choose_architectures(wanted: str, known: Sequence[str]) -> list[str]:
+def serve(gpu: str, known: Sequence[str]) -> str | None:
+    """What to compile for a GPU: its own number, or the nearest before it that nvcc knows."""
+    earlier = [number for number in known if as_numbers(number) <= as_numbers(gpu)]
+    if not earlier:
+        return None
+    newest = max(earlier, key=as_numbers)
+    return newest if as_numbers(newest)[0] == as_numbers(gpu)[0] else f"{newest}+PTX"
+
+
+def choose_architectures(wanted: str, known: Sequence[str], gpus: Iterable[str] = ()) -> list[str]:
     """What to compile for, in the names of nvcc and ``torch.cuda.get_arch_list()``.
 
     PyTorch's own reading of the variable is not used: it does not say what it chose, and where the
-    variable is not set it takes the GPUs of the machine alone, and fails where there are none.
+    variable is not set it fails on a machine without a GPU.
 
     Args:
         wanted: TORCH_CUDA_ARCH_LIST, empty where it is not set.
         known: What nvcc compiles for: the default goes without the rest.
+        gpus: Compute capabilities to compile for where the variable is not set.
     """
     numbers = wanted.replace(";", " ").split()
     if not numbers:
+        numbers = list(filter(None, (serve(gpu, known) for gpu in gpus)))
+    if not numbers or wanted == "all":
         numbers = [number for number in ARCHITECTURES if number in known]
         numbers[-1:] = [f"{number}+PTX" for number in numbers[-1:]]
     if not numbers:
@@ -141,7 +349,7 @@ def choose_architectures(wanted: str, known: Sequence[str]) -> list[str]:
         match = re.fullmatch(r"(\d+)\.(\d[a-z]?)(\+PTX)?", number)
         if match is None:
             raise ImpossibleBuildError(
-                "TORCH_CUDA_ARCH_LIST must be numbers, with +PTX where wanted, such as "
+                'TORCH_CUDA_ARCH_LIST must be "all" or numbers, with +PTX where wanted, such as '
                 f'"8.0;9.0+PTX", got "{wanted}"'
             )
         binaries.append(f"sm_{match[1]}{match[2]}")
@@ -155,11 +363,13 @@ def decide(
     torch_cuda: str | None,
     cuda_home: str | None,
     toolkit: Toolkit | None,
+    gpus: Sequence[str] = (),
 ) -> Decision:
-    """Decides what is built; the last three arguments are those of ``find_obstacle``.
+    """Decides what is built; the arguments are those of the functions above.
 
     Raises:
-        ImpossibleBuildError: FORCE_CUDA=1 cannot be honoured, or a variable is not understood.
+        ImpossibleBuildError: FORCE_CUDA=1 cannot be honoured, the toolkit for this torch is not
+            whole, or a variable is not understood.
     """
     force = environ.get("FORCE_CUDA", "")
     if force not in ("", "0", "1"):
@@ -176,8 +386,20 @@ def decide(
             )
         return Decision(None, [], reason)
     assert toolkit is not None  # or it would have been the obstacle
-    wanted = environ.get("TORCH_CUDA_ARCH_LIST", "")
-    return Decision(toolkit.version, choose_architectures(wanted, toolkit.architectures))
+    if toolkit.fault:
+        raise ImpossibleBuildError(
+            f"the CUDA toolkit in {cuda_home} {toolkit.fault}: set CUDA_HOME to the folder of a "
+            f"whole toolkit of CUDA {torch_cuda} (CC and CXX to a compiler that it works with), or "
+            "FORCE_CUDA=0 for the CPU ops alone"
+        )
+    wanted = environ.get("TORCH_CUDA_ARCH_LIST", "").strip()
+    chosen = choose_architectures(wanted, toolkit.architectures, gpus)
+    reason = (
+        ""
+        if wanted or not gpus
+        else ("the GPU of this machine; TORCH_CUDA_ARCH_LIST=all for others too")
+    )
+    return Decision(toolkit.version, chosen, reason)
 
 
 def gencode(architectures: Sequence[str]) -> list[str]:
@@ -185,40 +407,73 @@ def gencode(architectures: Sequence[str]) -> list[str]:
     return [f"-gencode=arch=compute_{name.partition('_')[2]},code={name}" for name in architectures]
 
 
-def extension(decision: Decision) -> Extension:
-    """Describes the extension: every source in csrc that this build can compile, and how."""
+def extension(decision: Decision, cudart: Path | None = None) -> Extension:
+    """Describes the extension: every source in csrc that this build can compile, and how.
+
+    Args:
+        decision: What is built.
+        cudart: The CUDA runtime to link with, for a build with CUDA.
+    """
+    import torch
+    from torch.utils.cpp_extension import CppExtension, CUDAExtension
+
     sources = [*ROOT.glob("csrc/*.cpp"), *ROOT.glob("csrc/ops/cpu/*.cpp")]
-    flags = {"cxx": [TORCH_STABLE_ABI, *(MSVC_FLAGS if sys.platform == "win32" else FLAGS)]}
+    # What an earlier torch left in build/ would be taken for this one's: its name makes it stale.
+    common = [TORCH_STABLE_ABI, f"-DMABM_TORCH={torch.__version__}"]
+    flags = {"cxx": [*common, *(MSVC_FLAGS if sys.platform == "win32" else FLAGS)]}
     kind: Any = CppExtension
+    folders: list[str] = []
     if decision.cuda is not None:
         kind = CUDAExtension
         sources += ROOT.glob("csrc/ops/cuda/*.cu")
-        flags["nvcc"] = [*NVCC_FLAGS, *gencode(decision.architectures)]
+        flags["nvcc"] = [*common[1:], *NVCC_FLAGS, *gencode(decision.architectures)]
         flags["cxx"] += [  # csrc/library.cpp keeps them for mabm.build_info()
             f"-DMABM_CUDA_VERSION={decision.cuda}",
             f"-DMABM_CUDA_ARCHITECTURES={','.join(decision.architectures)}",
         ]
+        folders = [str(cudart.parent)] if cudart is not None else []
     described: Extension = kind(
         "mabm._C",
         sorted(str(path.relative_to(ROOT)) for path in sources),
         include_dirs=[str(ROOT / "csrc")],
+        library_dirs=folders,
         extra_compile_args=flags,
         py_limited_api=True,
     )
+    if cudart is not None and cudart.suffix not in (".so", ".lib"):
+        at = described.libraries.index("cudart")
+        described.libraries[at] = f":{cudart.name}"  # by its full name
     return described
 
 
 def main() -> None:
-    """Decides, says so in a line, and builds."""
+    """Looks for what a build needs, decides, says so in a line, and builds."""
     try:
-        decision = decide(os.environ, torch.version.cuda, CUDA_HOME, find_toolkit(CUDA_HOME))
+        require_python_packages()
+        require_compiler()
+        import torch
+
+        home = None if torch.version.cuda is None else find_cuda_home(os.environ)
+        toolkit = find_toolkit(home)
+        decision = decide(os.environ, torch.version.cuda, home, toolkit, find_gpus())
     except ImpossibleBuildError as error:
         sys.exit(f"mabm: {error}")
     print(decision)
+    if decision.cuda is not None and home is not None:
+        os.environ["CUDA_HOME"] = home  # PyTorch reads it once, at the following import
+    from setuptools import setup
+    from torch.utils.cpp_extension import BuildExtension
+
+    cudart = toolkit.cudart if toolkit is not None and decision.cuda is not None else None
     setup(
-        ext_modules=[extension(decision)],
+        ext_modules=[extension(decision, cudart)],
         cmdclass={"build_ext": BuildExtension},
-        options={"bdist_wheel": {"py_limited_api": "cp310"}},
+        options={
+            "bdist_wheel": {"py_limited_api": "cp310"},
+            # setuptools takes what lies in build/ for up to date, whichever torch it is of; ninja,
+            # which does the compiling, sees what has changed.
+            "build_ext": {"force": True},
+        },
     )
 
 

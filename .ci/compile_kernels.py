@@ -108,9 +108,8 @@ def compile_file(command: Sequence[str], source: Path) -> str:
 
 def main() -> None:
     """Compiles, writes the table, and prints a line that sums it up."""
-    found = shutil.which("nvcc")
-    home = os.environ.get("CUDA_HOME") or (found and str(Path(found).parents[1]))
     setup = load_setup()
+    home = setup.find_cuda_home(os.environ)
     toolkit = setup.find_toolkit(home)
     if toolkit is None:
         print("CUDA ops: not compiled, there is no nvcc on the PATH or under CUDA_HOME")

@@ -3,32 +3,80 @@
 from __future__ import annotations
 
 import importlib
+import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 
 import mabm
 
-_INTERRUPTED = "interrupted by a signal"  # what csrc/common/interrupts.h says
+_INTERRUPTED: Final = "interrupted by a signal"  # what csrc/common/interrupts.h says
+_REBUILD: Final = (
+    "from the repository: `pip install --no-build-isolation .` (for work on the source itself: "
+    "`pip install --no-build-isolation -e .`)"
+)
 
 
 def load() -> None:
     """Loads ``mabm._C``, which registers the ops under ``torch.ops.mabm``.
 
+    Warns (``RuntimeWarning``) where they load, but do not fit the torch that runs.
+
     Raises:
         ImportError: The ops were never built for this interpreter, or do not load with this torch.
     """
     try:
-        importlib.import_module("mabm._C")
+        ops = importlib.import_module("mabm._C")
     except ImportError as error:
+        never_built = isinstance(error, ModuleNotFoundError) and error.name == "mabm._C"
+        remedy = f"Build and install them {_REBUILD}; they need torch >= 2.10, got {_running()}"
+        if not never_built:
+            remedy = (
+                f"This torch is {_running()}: if it replaced the one that they were built with, "
+                f"build and install them anew {_REBUILD}; they need torch >= 2.10"
+            )
         raise ImportError(
-            f"the compiled ops of mabm could not be loaded ({error}). Build and install them from "
-            "the repository with `pip install --no-build-isolation .` (for work on the source "
-            "itself: `pip install --no-build-isolation -e .`); they need torch >= 2.10, got "
-            f"{torch.__version__}"
+            f"the compiled ops of mabm could not be loaded ({error}). {remedy}"
         ) from error
+    misfit = find_misfit(ops.CUDA_VERSION or None, str(torch.__version__), torch.version.cuda)
+    if misfit is not None:
+        warnings.warn(misfit, RuntimeWarning, stacklevel=3)
+
+
+def _running() -> str:
+    cuda = torch.version.cuda
+    return f"{torch.__version__} ({'no CUDA' if cuda is None else f'CUDA {cuda}'})"
+
+
+def find_misfit(built_cuda: str | None, torch_version: str, torch_cuda: str | None) -> str | None:
+    """Why ops may fail with a torch although they load, and what to do; None where they fit.
+
+    Ops fit every torch from 2.10 on, whichever they were built with, and those with CUDA every such
+    torch of the same CUDA major version. Ops for the CPU alone fit a torch with CUDA as well.
+
+    Args:
+        built_cuda: Version of CUDA that the ops were built with; None for the CPU alone.
+        torch_version: Version of the torch that runs.
+        torch_cuda: Version of CUDA that this torch was built with, None for none.
+    """
+    if tuple(int(number) for number in re.findall(r"\d+", torch_version)[:2]) < (2, 10):
+        return (
+            f"the compiled ops of mabm need torch >= 2.10, got {torch_version}: "
+            "`pip install 'torch>=2.10'`"
+        )
+    if built_cuda is None:
+        return None
+    if torch_cuda is None or torch_cuda.split(".")[0] != built_cuda.split(".")[0]:
+        return (
+            f"the compiled ops of mabm were built with CUDA {built_cuda} and torch "
+            f"{torch_version} with {torch_cuda or 'none'}: install a torch of CUDA {built_cuda}, "
+            f"or build and install the ops anew {_REBUILD}"
+        )
+    return None
 
 
 @contextmanager

@@ -111,9 +111,13 @@ class NeighborSets(Generic[ArrayT]):
         indptr, indices = self.tensors()[:2]
         shape = (len(self), len(self))
         values = self._values()
-        return torch.sparse_csr_tensor(
-            indptr, indices.to(torch.int64), values, shape, check_invariants=False
-        )
+        checked = torch.sparse.check_sparse_tensor_invariants
+        in_force = checked.is_enabled()  # type: ignore[no-untyped-call]
+        # Sets what is set already: PyTorch warns whoever builds a sparse tensor and has not said
+        # whether to check it. Releases 2.11 and 2.12 take this context alone for an answer, and not
+        # the argument check_invariants.
+        with checked(in_force):  # type: ignore[no-untyped-call]
+            return torch.sparse_csr_tensor(indptr, indices.to(torch.int64), values, shape)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,5 +1,8 @@
 """Compressed rows: what they refuse, hand out and turn into."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -85,6 +88,25 @@ def test_exports_keep_explicit_zeros(device: Device) -> None:
     assert (scipy_graph.toarray() == device.get(torch_graph.to_dense())).all()
     assert scipy_graph.dtype == np.float32
     assert scipy_graph.has_sorted_indices
+
+
+@pytest.mark.parametrize(
+    ("choice", "enabled"),
+    [("", False), ("invariants.enable()", True), ("invariants.disable()", False)],
+)
+def test_a_sparse_tensor_comes_without_advice_on_checking_it(choice: str, enabled: bool) -> None:
+    code = (
+        "import warnings, torch, mabm\n"
+        "invariants = torch.sparse.check_sparse_tensor_invariants\n"
+        "graph = mabm.jaccard_graph(torch.eye(4), k1=2, k2=1)\n"
+        "warnings.simplefilter('error')\n"
+        "warnings.filterwarnings('ignore', 'Sparse CSR tensor support is in beta')\n"
+        f"{choice}\n"
+        "print(graph.to_torch().layout, invariants.is_enabled())\n"
+    )
+    # In a process of its own: PyTorch warns once, and where nobody has chosen.
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == (f"torch.sparse_csr {enabled}\n", "")
 
 
 def test_parts_may_be_of_any_memory_layout(device: Device) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import torch
 
-from mabm._extension import build_info
+from mabm._extension import build_info, find_misfit
 from mabm.cli.command import Command, write
 
 _NEEDED: Final = ("numpy", "scikit-learn")
@@ -40,12 +40,14 @@ def _facts() -> dict[str, Any]:
         "mabm": build.version,
         "python": platform.python_version(),
         "torch": build.torch,
+        "torch_cuda": torch.version.cuda,
         "built_with": {
             "torch": build.built_with_torch,
             "cuda": build.cuda,
             "architectures": list(build.architectures),
         },
         "backends": list(build.backends),
+        "advice": _advise(build.cuda, build.torch, torch.version.cuda),
         "devices": _devices(),
         "threads": torch.get_num_threads(),
         "packages": {name: _version(name) for name in _NEEDED},
@@ -53,6 +55,16 @@ def _facts() -> dict[str, Any]:
             extra: {name: _version(name) for name in names} for extra, names in _EXTRAS.items()
         },
     }
+
+
+def _advise(built_cuda: str | None, torch_version: str, torch_cuda: str | None) -> str | None:
+    misfit = find_misfit(built_cuda, torch_version, torch_cuda)
+    if misfit is None and built_cuda is None and torch_cuda is not None:
+        return (
+            f"the ops are for the CPU alone and this torch has CUDA {torch_cuda}: for ops on GPUs, "
+            "build them anew with `FORCE_CUDA=1 pip install --no-build-isolation .`"
+        )
+    return misfit
 
 
 def _devices() -> list[str]:
@@ -84,6 +96,7 @@ def _in_lines(facts: dict[str, Any]) -> str:
         ("Python", facts["python"]),
         ("torch", f"{facts['torch']} (ops built with {built['torch']} and {cuda})"),
         ("ops for", ", ".join(facts["backends"])),
+        *([("advice", facts["advice"])] if facts["advice"] is not None else []),
         ("devices", "; ".join(facts["devices"])),
         ("threads", str(facts["threads"])),
         *((name, version or "missing") for name, version in facts["packages"].items()),
