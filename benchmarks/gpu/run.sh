@@ -76,7 +76,7 @@ build() {
   if [ -n "$architecture" ]; then
     export TORCH_CUDA_ARCH_LIST=$architecture
     force=(FORCE_CUDA=1)
-    # An nvcc on the PATH may be a link into the toolkit, or a script outside of it.
+    # The toolkit of the machine goes before whatever an nvcc on the PATH belongs to.
     if [ -z "${CUDA_HOME:-}" ] && [ -x /usr/local/cuda/bin/nvcc ]; then
       export CUDA_HOME=/usr/local/cuda
     fi
