@@ -220,6 +220,15 @@ def test_train_replaces_nothing_of_another_kind(
     assert f"another kind than the command writes, got {name}" in err
 
 
+@pytest.mark.usefixtures("no_training")
+@pytest.mark.parametrize("torn", ["", '{"st', '{"stage": 0, "epoch'])
+def test_train_goes_on_after_a_kill_that_tore_its_first_line(
+    torn: str, place: Path, run: Run
+) -> None:
+    Path("history.jsonl").write_text(torn)
+    assert "the work begins" in refused(run, "train", "emoji-xm", "--output", ".")
+
+
 # --- places that cannot be written to
 
 

@@ -96,6 +96,7 @@ def test_train_passes_on_what_was_typed(
     assert out.splitlines()[2] == f"saved {tmp_path / 'run'}"
     config, output, options = stand_in[0]
     assert output == tmp_path / "run"
+    assert not options.pop("stop")()
     assert options == {"resume": True, "progress": True}
     assert (config.data.name, config.data.root, config.data.trial) == ("regdb", str(root), 4)
     assert (config.stage1.epochs, config.clustering.eps) == (2, 0.4)
@@ -105,6 +106,7 @@ def test_train_passes_on_what_was_typed(
     assert run("train", file, "--output", tmp_path / "run", *words)[0] == 0
     config, _, options = stand_in[1]
     assert (config.data.root, config.clustering.k1, config.clustering.k2) == (str(sysu), 20, 6)
+    assert not options.pop("stop")()
     assert options == {"resume": False, "progress": False}
 
 

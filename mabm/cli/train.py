@@ -149,8 +149,11 @@ def _is_environment(path: Path) -> bool:
 
 
 def _is_history(path: Path) -> bool:
-    *lines, _ = path.read_text(encoding="utf-8").split("\n")  # a kill may tear the last one
+    *lines, torn = path.read_text(encoding="utf-8").split("\n")  # a kill may tear the last one
     entries = [json.loads(line) for line in lines]
+    start = '{"stage": '
+    if not (torn.startswith(start) or start.startswith(torn)):
+        return False
     return all(isinstance(each, dict) and {"stage", "epoch"} <= each.keys() for each in entries)
 
 
