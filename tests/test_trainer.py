@@ -228,7 +228,9 @@ def test_the_log_tells_how_far_a_run_is(
     records = small_data().train.modality
     counts = f"{(records == 0).sum()} visible and {(records == 1).sum()} infrared"
     lines = [record.message for record in caplog.records if record.name.startswith("mabm.train")]
-    assert lines[0].startswith(f"on the CPU, 1 thread: {counts} images to train on, ")
+    threads = torch.get_num_threads()
+    words = f"{threads} thread{'s' if threads > 1 else ''}"
+    assert lines[0].startswith(f"on the CPU, {words}: {counts} images to train on, ")
     assert lines[1:3] == [
         "stage 1: 2 epochs of 2 iterations",
         f"the run is kept in {tmp_path}",  # without a report, as configured
@@ -247,6 +249,24 @@ def test_the_log_tells_how_far_a_run_is(
         "stage 1 epoch 2/2: evaluation",
         lines[-1],
     ]
+
+
+@pytest.mark.parametrize(
+    ("capability", "precision", "warned"),
+    [("AVX2", "bfloat16", True), ("AVX512", "bfloat16", False), ("AVX2", "float32", False)],
+)
+def test_a_cpu_without_bfloat16_is_named(
+    capability: str,
+    precision: str,
+    warned: bool,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    config = small_config(*SHORT, "stage2.epochs=0", f"run.precision={precision}")
+    train(config, tmp_path, progress=False)
+    assert ("run.precision=float32" in caplog.text) == warned
 
 
 def numpy_state() -> str:

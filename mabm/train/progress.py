@@ -25,6 +25,7 @@ from mabm.train.resuming import FINISHED, iterations_before
 logger = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_LINES: Final = 60.0
+_WITHOUT_BFLOAT16: Final = ("AVX2", "NO AVX")  # as PyTorch names CPUs of x86
 
 
 class Progress:
@@ -58,6 +59,15 @@ class Progress:
         logger.info(
             "on %s: %s images to train on, %s to test on", ", ".join(on), images, len(inputs.test)
         )
+        if (
+            self._config.run.precision == "bfloat16"
+            and device.type == "cpu"
+            and torch.backends.cpu.get_cpu_capability() in _WITHOUT_BFLOAT16
+        ):
+            logger.warning(
+                "this CPU has no instructions for bfloat16, with which convolutions take many "
+                "times as long here: start a new run with run.precision=float32"
+            )
         stages = [
             f"stage {number}: {_count(stage.epochs, 'epoch', 'epochs')} of "
             f"{_count(stage.iterations, 'iteration', 'iterations')}"
