@@ -22,6 +22,7 @@ SMALL = (
     "run.checkpoint_every=1",
     "run.evaluate_every=0",
     "run.report=false",
+    "run.precision=float32",  # every CPU has it
 )
 
 
