@@ -2,9 +2,10 @@
 // the fake kernels in mabm/_registrations.py, both under the same names.
 //
 // Rows of unequal length are CSR: indptr (N + 1) int64, indices (nnz) int32. An encoding adds
-// weights (nnz) int32 in units of 2^-30 (common/fixed_point.h). The ops check shapes and dtypes;
-// that numbers of rows and groups are in range is for their callers to see to, as the public
-// functions do.
+// weights (nnz) int32 in units of 2^-30 (common/fixed_point.h). The ops check shapes and dtypes
+// everywhere. On the CPU they also check the values that address memory or could overflow, such as
+// numbers of rows and groups (ops/arguments.h). On CUDA that would wait for the device: there
+// values are for the callers to see to, as the public functions do.
 
 #include <Python.h>  // in its limited form, by -DPy_LIMITED_API
 #include <torch/csrc/stable/library.h>

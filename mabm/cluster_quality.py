@@ -1,12 +1,12 @@
 """How well clusters agree with identities, and how well they bridge modalities.
 
 Labels come from DBSCAN: -1 is noise. A noise sample is counted as a cluster of its own throughout:
-it is paired with nothing, which is how a training loop treats it. scikit-learn is loaded by the two
-measures that are its own.
+it is paired with nothing, which is how a training loop treats it.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,10 +69,17 @@ def adjusted_rand_index(labels: IntArray, identity: IntArray) -> float:
     Raises:
         ValueError: If the shapes differ.
     """
-    from sklearn.metrics import adjusted_rand_score  # loads slowly
-
     _check_shapes(labels=labels, identity=identity)
-    return float(adjusted_rand_score(identity, _noise_as_singletons(labels)))
+    clusters = _noise_as_singletons(labels)
+    # Pairs that are together in both partitions, in one of them alone, and in neither.
+    both = _pairs(clusters, identity)
+    clusters_only, identity_only = _pairs(clusters) - both, _pairs(identity) - both
+    neither = math.comb(len(labels), 2) - both - clusters_only - identity_only
+    if clusters_only == identity_only == 0:
+        return 1.0
+    ways = (both + identity_only) * (identity_only + neither)
+    ways += (both + clusters_only) * (clusters_only + neither)
+    return 2 * (both * neither - clusters_only * identity_only) / ways
 
 
 def normalised_mutual_information(labels: IntArray, identity: IntArray) -> float:
@@ -81,10 +88,20 @@ def normalised_mutual_information(labels: IntArray, identity: IntArray) -> float
     Raises:
         ValueError: If the shapes differ.
     """
-    from sklearn.metrics import normalized_mutual_info_score  # loads slowly
-
     _check_shapes(labels=labels, identity=identity)
-    return float(normalized_mutual_info_score(identity, _noise_as_singletons(labels)))
+    # Not by scikit-learn, which warns of more classes than half the samples, as noise makes them.
+    cluster_of, cluster_counts = _numbered(_noise_as_singletons(labels))
+    name_of, name_counts = _numbered(identity)
+    if len(cluster_counts) == len(name_counts) <= 1:
+        return 1.0
+    if min(len(cluster_counts), len(name_counts)) == 1:
+        return 0.0
+    cells, counts = np.unique(cluster_of * len(name_counts) + name_of, return_counts=True)
+    expected = cluster_counts[cells // len(name_counts)] * name_counts[cells % len(name_counts)]
+    total = len(labels)
+    terms = counts / total * (np.log(counts) - np.log(expected) + np.log(total))
+    entropies = _entropy(cluster_counts) + _entropy(name_counts)
+    return float(max(terms.sum(), 0.0) / (entropies / 2))
 
 
 def evenly_chosen_clusters(
@@ -120,14 +137,14 @@ def evenly_chosen_clusters(
     if identity is not None:
         _check_shapes(labels=labels, identity=identity)
     ordered = []
-    for cluster in range(int(labels.max(initial=-1)) + 1):
+    for cluster in np.unique(labels[labels >= 0]).tolist():
         members = np.flatnonzero(labels == cluster)
-        if not members.size or (spanning and len(np.unique(modality[members])) < 2):
+        if spanning and len(np.unique(modality[members])) < 2:
             continue
         purity = 0.0
         if identity is not None:
             known = identity[members][identity[members] >= 0]
-            purity = np.bincount(known).max() / known.size if known.size else -1.0
+            purity = _numbered(known)[1].max() / known.size if known.size else -1.0
         ordered.append((-purity, -members.size, cluster))
     ordered.sort()
     places = np.round(np.linspace(0, len(ordered) - 1, min(count, len(ordered))))
@@ -135,10 +152,22 @@ def evenly_chosen_clusters(
 
 
 def _noise_as_singletons(labels: IntArray) -> IntArray:
+    clusters, counts = _numbered(labels)  # by number, as one beyond the greatest label may wrap
     noise = labels < 0
-    clusters = labels.copy()
-    clusters[noise] = labels.max(initial=-1) + 1 + np.arange(noise.sum())
+    clusters[noise] = len(counts) + np.arange(noise.sum())
     return clusters
+
+
+def _numbered(values: IntArray) -> tuple[IntArray, IntArray]:
+    """The place of each value among the (M,) distinct ones, and how often each of them occurs."""
+    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return places, counts
+
+
+def _entropy(counts: IntArray) -> float:
+    """Entropy in nats of a partition into parts of these sizes."""
+    total = counts.sum()
+    return float(-(counts / total * (np.log(counts) - np.log(total))).sum())
 
 
 def _pairs(*columns: IntArray) -> int:

@@ -21,18 +21,31 @@ from mabm.ranking import Precision
 class PseudoLabels(Generic[ArrayT]):
     """Cluster labels of N samples and statistics of them, computed when they are asked for.
 
+    In labels made by hand, clusters may have any numbers >= 0: those without a sample do not count.
+
     Attributes:
         labels: (N,) int64: clusters 0..C-1 without gaps, noise -1.
         modality: (N,) int64, the group of each sample, or ``None``.
+
+    Raises:
+        ValueError: By the statistics, as a look at the labels waits for their device: a label is
+            below -1.
     """
 
     labels: ArrayT
     modality: Array | None = None
 
     @cached_property
-    def _sizes(self) -> Tensor:
+    def _labels(self) -> Tensor:
         labels = to_tensor(self.labels, "labels")
-        return torch.bincount(labels[labels >= 0])
+        if len(labels) and (least := int(labels.min())) < -1:
+            raise ValueError(f"labels must be clusters >= 0 or -1 for noise, got {least}")
+        return labels
+
+    @cached_property
+    def _sizes(self) -> Tensor:
+        labels = self._labels
+        return torch.unique(labels[labels >= 0], return_counts=True)[1]
 
     @property
     def num_clusters(self) -> int:
@@ -42,17 +55,18 @@ class PseudoLabels(Generic[ArrayT]):
     @cached_property
     def num_noise(self) -> int:
         """Number of samples in no cluster."""
-        return int((to_tensor(self.labels, "labels") < 0).sum())
+        return int((self._labels < 0).sum())
 
     @cached_property
     def num_spanning(self) -> int | None:
         """Number of clusters with samples of every modality, or ``None`` without a modality."""
         if self.modality is None:
             return None
-        labels = to_tensor(self.labels, "labels")
         groups, group_of = torch.unique(to_tensor(self.modality, "modality"), return_inverse=True)
-        clustered = labels >= 0
-        cells = torch.unique(labels[clustered] * len(groups) + group_of[clustered])
+        clustered = self._labels >= 0
+        # By number, as a label times the number of groups may be beyond int64.
+        _, cluster_of = torch.unique(self._labels[clustered], return_inverse=True)
+        cells = torch.unique(cluster_of * len(groups) + group_of[clustered])
         if not len(cells):
             return 0
         return int((torch.bincount(cells // len(groups)) == len(groups)).sum())

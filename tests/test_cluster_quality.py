@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -48,16 +49,43 @@ def test_pairs_equal_brute_force(seed: int) -> None:
         assert math.isnan(quality.recall)
 
 
+def check_against_scikit_learn(labels: np.ndarray, identity: np.ndarray) -> None:
+    singletons = np.where(labels < 0, labels.max(initial=0) + 1 + np.arange(len(labels)), labels)
+    with warnings.catch_warnings():  # scikit-learn 1.7 tells of more classes than half the samples
+        warnings.simplefilter("ignore", UserWarning)
+        ari = adjusted_rand_score(identity, singletons)
+        nmi = normalized_mutual_info_score(identity, singletons)
+    assert adjusted_rand_index(labels, identity) == pytest.approx(ari, abs=1e-12)
+    assert normalised_mutual_information(labels, identity) == pytest.approx(nmi, abs=1e-12)
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_agreement_counts_noise_as_clusters_of_one(seed: int) -> None:
     labels, identity, _ = random_case(seed)
-    singletons = np.where(labels < 0, 100 + np.arange(len(labels)), labels)
-    assert adjusted_rand_index(labels, identity) == pytest.approx(
-        adjusted_rand_score(identity, singletons), abs=1e-12
-    )
-    assert normalised_mutual_information(labels, identity) == pytest.approx(
-        normalized_mutual_info_score(identity, singletons), abs=1e-12
-    )
+    check_against_scikit_learn(labels, identity)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.2, 0.9, 1.0])
+def test_agreement_equals_scikit_learn_with_many_samples(noise: float) -> None:
+    rng = np.random.default_rng(0)
+    identity = rng.integers(0, 700, 20_000)
+    labels = np.where(rng.random(20_000) < 0.8, identity, rng.integers(0, 700, 20_000))
+    labels[rng.random(20_000) < noise] = -1
+    check_against_scikit_learn(labels, identity)
+    one_apart = np.zeros(20_000, dtype=np.int64)
+    one_apart[0] = 1
+    check_against_scikit_learn(labels, one_apart)
+    check_against_scikit_learn(one_apart, one_apart[::-1])
+
+
+def test_agreement_warns_of_nothing() -> None:
+    # Of these, scikit-learn 1.7 warns: more than half the samples are clusters of their own.
+    labels = np.array([-1] * 30 + [0] * 10)
+    identity = np.arange(40) // 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert 0 < adjusted_rand_index(labels, identity) < 1
+        assert 0 < normalised_mutual_information(labels, identity) < 1
 
 
 def test_agreement_at_its_ends() -> None:
@@ -69,6 +97,18 @@ def test_agreement_at_its_ends() -> None:
     assert normalised_mutual_information(alone, alone) == 1
     noise = np.full(4, -1)
     assert adjusted_rand_index(noise, identity) == 0
+
+
+def test_labels_may_have_any_numbers() -> None:
+    great = 2**63 - 1
+    labels = np.array([great, great, 2**62, 2**62, -1, -1])
+    identity = labels[::-1].copy()
+    modality = np.array([0, 1, 0, 1, 0, 1])
+    few, few_identity = np.array([1, 1, 0, 0, -1, -1]), np.array([-1, -1, 0, 0, 1, 1])
+    for measure in (adjusted_rand_index, normalised_mutual_information):
+        assert measure(labels, identity) == measure(few, few_identity)
+    assert cross_modality_pairs(labels, identity, modality).num_found == 2
+    assert evenly_chosen_clusters(labels, modality, identity).tolist() == [2**62, great]
 
 
 def test_measures_refuse_mixed_shapes() -> None:

@@ -48,6 +48,29 @@ def test_naive_clustering_tells_which_clusters_span(device: Device) -> None:
     assert found.num_spanning == 1
 
 
+def test_labels_by_hand_may_have_any_numbers(device: Device) -> None:
+    great = 2**62
+    labels = device.put(np.array([great, great, -1, 5, great + 7, 2**63 - 1, 2**63 - 1, 5]))
+    modality = device.put(np.array([0, 1, 0, 1, 0, 0, 1, 1]))
+    found = mabm.PseudoLabels(labels, modality)
+    assert found.num_clusters == 4
+    assert found.num_noise == 1
+    assert found.num_spanning == 2
+    assert found.size_histogram == {1: 1, 2: 3}
+    assert repr(found) == "PseudoLabels(8 samples: 4 clusters, 2 spanning, 1 noise)"
+
+
+@pytest.mark.parametrize("label", [-2, -(2**62), -(2**63)])
+@pytest.mark.parametrize(
+    "statistic", ["num_clusters", "num_noise", "num_spanning", "size_histogram"]
+)
+def test_labels_below_noise_are_refused(device: Device, label: int, statistic: str) -> None:
+    labels = device.put(np.array([0, 0, label]))
+    found = mabm.PseudoLabels(labels, device.put(np.array([0, 1, 0])))
+    with pytest.raises(ValueError, match=f"^labels must be clusters >= 0 or -1 .* got {label}$"):
+        getattr(found, statistic)
+
+
 def test_duplicates_are_one_cluster(device: Device) -> None:
     features = device.put(np.ones((40, 3), dtype=np.float32))
     found = mabm.pseudo_labels(features, device.put(np.arange(40) % 2), k1=80)
