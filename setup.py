@@ -210,7 +210,8 @@ def find_cuda_home(environ: Mapping[str, str]) -> str | None:
     folders = [
         *([Path(top[1].strip()).resolve()] if top else []),
         Path(nvcc).resolve().parents[1],
-        Path(nvcc).parents[1],  # as Debian has it: a script in /usr/bin, headers in /usr/include
+        # As Debian has it: a script in /usr/bin, headers in /usr/include.
+        Path(nvcc).absolute().parents[1],
     ]
     whole = [folder for folder in folders if find_cudart(folder) and has_headers(folder)]
     return str([*whole, *folders][0])

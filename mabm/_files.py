@@ -16,6 +16,8 @@ PART: Final = ".part"
 DEEPEST: Final = 64
 """How deep dictionaries and lists that are written may be nested; beyond it, one holds itself."""
 
+_NO_SYNC: Final = (errno.EACCES, errno.EBADF, errno.EINVAL, errno.ENOTSUP)
+
 
 @contextmanager
 def moved_into(path: Path) -> Iterator[IO[bytes]]:
@@ -49,14 +51,9 @@ def moved_into(path: Path) -> Iterator[IO[bytes]]:
             raw.close()
         with suppress(OSError):
             beside.unlink(missing_ok=True)
-    # The folder too, or a machine that goes down forgets the move.
     if hasattr(os, "O_DIRECTORY"):
         with naming_file(path):
-            descriptor = os.open(target.parent, os.O_DIRECTORY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            _sync_folder(target.parent)
 
 
 def check_writable(path: Path) -> None:
@@ -65,6 +62,23 @@ def check_writable(path: Path) -> None:
     with naming_file(path):
         beside.open("wb").close()
         beside.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Puts a move within a folder on the disk, or a machine that goes down forgets it.
+
+    Network file systems may not know how, and one need not be allowed to list the folder; the file
+    is whole all the same.
+    """
+    try:
+        descriptor = os.open(folder, os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
 
 
 def _places(path: Path) -> tuple[Path, Path]:

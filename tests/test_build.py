@@ -455,3 +455,12 @@ def test_what_kernels_take_is_read_from_the_report_of_nvcc() -> None:
         "add_kernel<true>  sm_100          8       0      0        0\n"
         "fill_kernel        sm_90         32      64    880     1428\n"
     )
+
+
+def test_an_nvcc_in_the_current_folder_is_no_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "nvcc").write_text("#!/bin/sh\n")
+    (tmp_path / "nvcc").chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    assert BUILD.find_cuda_home({"PATH": "."}) == str(tmp_path.parent)

@@ -330,14 +330,23 @@ def test_only_what_can_be_read_again_is_written(tmp_path: Path) -> None:
 
 
 def test_other_files_are_left_alone(tmp_path: Path) -> None:
-    others = ["checkpoint-best.pt", "weights.pt", "checkpoint-1-0000-000000.pt.1.part"]
-    for name in others:
+    others = ["checkpoint-best.pt", "weights.pt", "film.mkv.part", "scores.json.12.part"]
+    left = [
+        f"{name}.1.part"
+        for name in (
+            "checkpoint-1-0000-000000.pt",
+            "checkpoint-1-0000-000000.pt.sha256",
+            *("stage1.pt", "weights.pt", "report.html", "history.jsonl"),
+            *("config.toml", "environment.json", "result.json"),
+        )
+    ]
+    for name in (*others, *left):
         (tmp_path / name).write_text("something")
     for number, position in enumerate((FIRST, SECOND, THIRD)):
         save_checkpoint(tmp_path, position, state_of(number))
-    assert set(others) < set(names(tmp_path))
+    assert {*others, *left} < set(names(tmp_path))
     clear_parts(tmp_path)
-    assert set(others) - set(names(tmp_path)) == {others[-1]}
+    assert {*others, *left} - set(names(tmp_path)) == set(left)
 
 
 KILLER = """

@@ -2,7 +2,9 @@
 
 import errno
 import os
+import stat
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import IO, Any
 
@@ -94,3 +96,22 @@ def test_what_is_no_regular_file_is_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(IsADirectoryError, match="Not a regular file"):
         write_text(tmp_path, "more")
     assert (tmp_path / "pipe").is_fifo()
+
+
+@pytest.mark.parametrize(("code", "is_told"), [(errno.EINVAL, False), (errno.EIO, True)])
+def test_a_folder_that_cannot_be_synchronised_has_the_file(
+    code: int, is_told: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Network file systems say EINVAL, and every file of theirs would count as not written."""
+    sync = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(code, os.strerror(code))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    path = tmp_path / "values"
+    with pytest.raises(OSError, match="values") if is_told else nullcontext():
+        write_text(path, "more")
+    assert path.read_text() == "more"

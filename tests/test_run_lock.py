@@ -131,6 +131,18 @@ def test_without_locks_it_goes_on_and_says_so(
     assert "cannot be locked (Function not implemented): start no second run" in caplog.text
 
 
+def test_where_there_is_no_fcntl_it_goes_on_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As on Windows, which has neither of these."""
+    monkeypatch.setattr(run_lock, "fcntl", None)
+    monkeypatch.delattr(os, "pread")
+    monkeypatch.delattr(os, "pwrite")
+    with locked(tmp_path):
+        assert str(os.getpid()) in (tmp_path / run_lock.FILE).read_text()
+    assert "cannot be locked on this system: start no second run" in caplog.text
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)

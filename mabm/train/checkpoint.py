@@ -25,6 +25,10 @@ from mabm.models.weight_files import read_torch
 logger = logging.getLogger(__name__)
 
 _NAME: Final = re.compile(r"checkpoint-(\d+)-(\d+)-(\d+)\.pt")
+_LEFT: Final = re.compile(
+    r"(checkpoint-[\d-]+\.pt(\.sha256)?|(stage1|weights)\.pt|config\.toml|(environment|result)\.json|"
+    rf"history\.jsonl|report\.html)\.\d+{re.escape(PART)}"
+)
 _VERSION: Final = 1
 _KEPT: Final = 2  # should the disk lose the newest, there is the one before
 
@@ -134,9 +138,13 @@ def write_torch(path: Path, value: object) -> str:
 
 
 def clear_parts(folder: Path) -> None:
-    """Removes what writes that were cut short have left."""
+    """Removes what writes of a run that were cut short have left, and no other's unfinished files.
+
+    A browser's downloads may end alike, and what another command is writing here does.
+    """
     for part in folder.glob(f"*{PART}"):
-        part.unlink(missing_ok=True)
+        if _LEFT.fullmatch(part.name):
+            part.unlink(missing_ok=True)
 
 
 def _checkpoints(folder: Path) -> list[tuple[Position, Path]]:

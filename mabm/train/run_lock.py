@@ -135,7 +135,7 @@ def _sign(descriptor: int) -> None:
     words = f"process {os.getpid()} on {socket.gethostname()}, since {since}\n"
     with suppress(OSError):  # a full disk: the lock holds all the same
         os.truncate(descriptor, 0)
-        os.pwrite(descriptor, words.encode(), 0)
+        os.write(descriptor, words.encode())
 
 
 def _holder(descriptor: int) -> str:
