@@ -9,8 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
-from torch.masked import MaskedTensor
 
 from mabm._extension import backends
 
@@ -27,6 +25,11 @@ _INTEGERS = {
     *(torch.uint8, torch.uint16, torch.uint32, torch.uint64),
     *(torch.int8, torch.int16, torch.int32, torch.int64),
 }
+
+# Kinds of tensors that PyTorch does not promise to keep under these names; none of them is needed.
+_FAKE = getattr(getattr(torch, "_subclasses", None), "FakeTensor", ())
+_MASKED = getattr(getattr(torch, "masked", None), "MaskedTensor", ())
+_is_batched = getattr(getattr(torch._C, "_functorch", None), "is_batchedtensor", None)
 
 _SHOWN_CHARACTERS = 100
 _SHOWN_BITS = 128
@@ -93,15 +96,15 @@ def check_dense(tensor: Tensor, name: str) -> None:
         raise TypeError(f"{name} must be a dense tensor, got a nested one")
     if tensor.layout != torch.strided:
         raise TypeError(f"{name} must be a dense tensor, got layout {tensor.layout}")
-    if isinstance(tensor, MaskedTensor):
+    if isinstance(tensor, _MASKED):
         raise TypeError(f"{name} must be a tensor without a mask, got MaskedTensor")
 
 
 def holds_values(tensor: Tensor) -> bool:
     """Whether it has values that Python can read: not on ``meta``, nor under a trace or a vmap."""
-    if tensor.is_meta or isinstance(tensor, FakeTensor):
+    if tensor.is_meta or isinstance(tensor, _FAKE):
         return False
-    return not torch._C._functorch.is_batchedtensor(tensor)
+    return _is_batched is None or not _is_batched(tensor)
 
 
 @overload

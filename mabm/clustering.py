@@ -45,7 +45,8 @@ class PseudoLabels(Generic[ArrayT]):
     @cached_property
     def _sizes(self) -> Tensor:
         labels = self._labels
-        return torch.unique(labels[labels >= 0], return_counts=True)[1]
+        sizes: Tensor = torch.unique(labels[labels >= 0], return_counts=True)[1]
+        return sizes
 
     @property
     def num_clusters(self) -> int:

@@ -47,12 +47,13 @@ class NeighborSets(Generic[ArrayT]):
             raise ValueError(
                 f"indices must be (entries,) int32, got {tuple(indices.shape)} {indices.dtype}"
             )
+        span = f"indptr must ascend from 0 to {len(indices)}, the number of indices, got"
+        if indptr[0] != 0 or indptr[-1] != len(indices):
+            raise ValueError(f"{span} {int(indptr[0])} to {int(indptr[-1])}")
         descends = indptr[1:] < indptr[:-1]  # their differences may wrap
-        if indptr[0] != 0 or indptr[-1] != len(indices) or bool(descends.any()):
-            raise ValueError(
-                f"indptr must ascend from 0 to {len(indices)}, the number of indices, got "
-                f"{int(indptr[0])} to {int(indptr[-1])}"
-            )
+        if bool(descends.any()):
+            row = int(torch.nonzero(descends)[0])
+            raise ValueError(f"{span} {int(indptr[row])} and then {int(indptr[row + 1])}")
         if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < len(self):
             raise ValueError(
                 f"indices must be in [0, {len(self)}), got "

@@ -32,7 +32,7 @@ def data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inputs, "read_data", lambda *_, **__: records)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
     """As the runs in processes of their own: bits are those of one number of threads."""
     before = torch.get_num_threads()
@@ -215,7 +215,7 @@ def test_a_message_is_shown_once(
     finally:
         logging.getLogger("mabm").setLevel(level)
         logger.removeHandler(handler)
-    assert capsys.readouterr().err.count("stage 1 epoch 1/1: ") == 1
+    assert capsys.readouterr().err.count("stage 1 epoch 1/1: loss ") == 1
 
 
 def test_the_log_tells_how_far_a_run_is(

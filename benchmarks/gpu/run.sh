@@ -102,7 +102,7 @@ build() {
 # ---- What runs on the build -------------------------------------------------------------------
 
 smoke() {
-  step smoke "$(within 40)" "$PYTHON" $HERE/smoke.py --device "$DEVICE"
+  step smoke "$(within 40)" "$PYTHON" $HERE/smoke.py --device "$DEVICE" || return
   if ((status == 0)); then say smoke "$(output | grep -a . | tail -n 2 | head -n 1), $took"; else fail smoke "$took"; fi
   output | grep -aE '^(first|DIFFERS|ERROR)' | head -n 12 | quote
 }
@@ -113,7 +113,7 @@ measure() {
   limit=$(within "$2")
   while IFS= read -r line; do notes+=(--note "${line/: /=}"); done < <(grep -E '^[a-z]+: ' "$SUMMARY")
   step measurement "$limit" "$PYTHON" $HERE/microbenchmarks.py --device "$DEVICE" --sizes "$sizes" \
-    --seconds $((limit - GRACE - 10)) --output "$OUT" --name "$PART" ${notes[@]+"${notes[@]}"}
+    --seconds $((limit - GRACE - 10)) --output "$OUT" --name "$PART" ${notes[@]+"${notes[@]}"} || return
   if ((status == 0)); then say measurement "done in $took"; else fail measurement "exit $status, $took"; fi
   if [ -e "$OUT/$PART-table.txt" ]; then
     sed -n '/^ceilings/,/^## /{/^## /d;p}' "$OUT/$PART-table.txt" | grep . | quote
@@ -133,7 +133,7 @@ counters() {
       --section SpeedOfLight --section Occupancy --section LaunchStats
       --section MemoryWorkloadAnalysis)
   fi
-  step counters "$limit" ${ncu[@]+"${ncu[@]}"} "${program[@]}"
+  step counters "$limit" ${ncu[@]+"${ncu[@]}"} "${program[@]}" || return
   if ((${#ncu[@]} == 0 && status == 0)); then
     say counters "not run: there is no ncu (the calls for it ran in $took)"
   elif output | grep -aq ERR_NVGPUCTRPERM; then
@@ -159,7 +159,7 @@ gpu_tests() {
     fi
   fi
   step "$name" "$limit" env OMP_NUM_THREADS=$((CORES / 4 > 1 ? CORES / 4 : 1)) "$PYTHON" -m pytest \
-    ${plugins[@]+"${plugins[@]}"} -p no:cacheprovider -m gpu -vv -rfEs --tb=short --durations=10 "$@"
+    ${plugins[@]+"${plugins[@]}"} -p no:cacheprovider -m gpu -vv -rfEs --tb=short --durations=10 "$@" || return
   counted=$(output | grep -aE '^=+ .*(passed|failed|skipped|error|no tests).* =+$' | tail -n 1 | sed 's/^=* *//; s/ *=*$//')
   counted=${counted:-$(output | grep -ac PASSED) passed, $(output | grep -ac 'FAILED tests') failed, no summary}
   if ((status == 0)) && { [ "$DEVICE" = cpu ] || [[ $counted == *passed* ]]; }; then
@@ -184,7 +184,7 @@ sanitize() {
   local tests=(-p no:cacheprovider -m gpu -vv --tb=line -k "golden_files or sizes_about" tests/test_devices.py)
   limit=$(within "$2")
   if ! sanitizer=$(find_sanitizer); then
-    step "$tool" "$limit" "$PYTHON" -m pytest --collect-only "${tests[@]}"
+    step "$tool" "$limit" "$PYTHON" -m pytest --collect-only "${tests[@]}" || return
     if ((status == 0)); then
       say "$tool" "not run: there is no compute-sanitizer (for $(output | grep -ac '<Function'))"
     else
@@ -199,7 +199,7 @@ sanitize() {
   step "$tool" "$limit" env PYTORCH_NO_CUDA_MEMORY_CACHING=1 MABM_BRIEF_SECONDS=$((limit - GRACE - 10)) \
     PYTHONPATH="$PWD/$HERE:$PYTHONPATH" \
     "$sanitizer" --tool "$tool" --report-api-errors no --print-limit 20 --error-exitcode 86 \
-    ${filter[@]+"${filter[@]}"} "$PYTHON" -m pytest -p brief_tests "${tests[@]}"
+    ${filter[@]+"${filter[@]}"} "$PYTHON" -m pytest -p brief_tests "${tests[@]}" || return
   found=$(output | grep -aoE '(ERROR|RACECHECK) SUMMARY: .*' | tail -n 1)
   passed=$(output | grep -acE '\bPASSED\b')
   if output | grep -aqiE 'device not supported|unable to (attach|find)|error 999'; then
@@ -215,7 +215,7 @@ sanitize() {
 }
 
 training() {
-  step batches "$(within 30)" "$PYTHON" $HERE/train_batch.py --device "$DEVICE" --seconds $((15 * SLACK))
+  step batches "$(within 30)" "$PYTHON" $HERE/train_batch.py --device "$DEVICE" --seconds $((15 * SLACK)) || return
   if ((status == 0)); then say batches "done in $took"; else fail batches "exit $status, $took"; fi
   output | grep -aE '^(step|ERROR)' | quote
   gpu_tests training "$(left)" tests/test_train_gpu.py

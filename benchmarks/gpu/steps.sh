@@ -52,7 +52,8 @@ trim() {
 }
 
 # step NAME LIMIT COMMAND...: runs a command for at most LIMIT seconds and no longer than the part
-# lasts. Sets `status`, which is 124 or 137 where it was cut off, and `took`.
+# lasts. Sets `status`, which is 124 or 137 where it was cut off, and `took`. Where no time is left it
+# runs nothing, says so, and returns 1; otherwise 0, whatever came of the command.
 step() {
   local name=$1 limit start=$SECONDS
   limit=$(least "$2" "$(left)")
@@ -61,7 +62,8 @@ step() {
   offset=$(stat -c %s "$LOG")
   if ((limit <= GRACE)); then
     status=124 took="no time left"
-    return
+    say "$name" "not run: $took"
+    return 1
   fi
   # An interrupt first, at which pytest still sums up; the whole group of processes is ended.
   timeout --signal=INT --kill-after=$GRACE $((limit - GRACE)) "$@" >>"$LOG" 2>&1 </dev/null

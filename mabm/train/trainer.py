@@ -112,10 +112,12 @@ def train(
     """
     device = choose_device(config.run.device)
     folder = Path(output)
-    with distributed.process_group(device), _settings(config, device), locked(folder):
-        run = _Run(config, folder, device, progress, stop)
-        run.prepare(resume)
-        return run.finish()
+    with distributed.process_group(device), _settings(config, device):
+        _check_processes(config)
+        with locked(folder):
+            run = _Run(config, folder, device, progress, stop)
+            run.prepare(resume)
+            return run.finish()
 
 
 @contextmanager
@@ -147,7 +149,6 @@ class _Run:
         progress: bool,
         stop: Callable[[], bool] | None,
     ) -> None:
-        _check_processes(config)
         self.config, self.folder, self.device, self.stop = config, folder, device, stop
         self.is_first = distributed.rank() == 0
         self.progress = Progress(config, bar=progress, speaks=self.is_first)
