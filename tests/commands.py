@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 import numpy as np
-from safetensors.numpy import save_file
 
 # What the fixture ``run`` is. Words of the command line; status, standard output, standard error.
 Run: TypeAlias = Callable[..., tuple[int, str, str]]
@@ -20,6 +19,8 @@ def write_inputs(folder: Path) -> None:
     np.save(folder / "f.npy", features)
     np.save(folder / "m.npy", modality)
     np.savez(folder / "g.npz", features=features, modality=modality)
+    from safetensors.numpy import save_file  # of an extra, which not every machine has
+
     save_file({"features": features, "modality": modality}, folder / "s.safetensors")
     rows = "".join(f"{row},{group}\n" for row, group in enumerate(modality))
     (folder / "m.csv").write_text(f"row,modality\n{rows}")
