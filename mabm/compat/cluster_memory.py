@@ -8,7 +8,6 @@ memory became NaN. New code has :mod:`mabm.losses` and :mod:`mabm.memory`.
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from typing import Final
 
@@ -28,12 +27,18 @@ from mabm._batch import (
 )
 from mabm._device_memory import check_fits
 from mabm._state import WholeState
-from mabm.compat._moving import check_momentum, moving_product, number_in
+from mabm.compat._memories import (
+    check_momentum,
+    check_smooth,
+    contrast,
+    moving_product,
+    number_in,
+    of_hardest_images,
+)
 from mabm.losses import (
     DEFAULT_MARGIN,
     DEFAULT_NUM_SELECTED,
     DEFAULT_TEMPERATURE,
-    cross_entropy,
     multi_positive_of_logits,
 )
 from mabm.memory import move_banks, move_by_each, move_by_hardest
@@ -41,9 +46,6 @@ from mabm.presets import check_integer
 
 __all__ = ["ClusterMemory", "cm", "cm_hard", "cm_hybrid"]
 
-# The released label smoothing: its weight, and of how many classes one shares in it.
-_EPSILON: Final = 0.1
-_CLASSES_PER_SHARE: Final = 50
 # PCLHD draws a cluster's images with replacement where a batch has fewer of them.
 _ENOUGH_TO_DRAW_FROM: Final = 16
 
@@ -224,9 +226,7 @@ class ClusterMemory(WholeState):
         self.temp = check_temperature(temp, "temp")
         check_momentum(momentum)
         self.momentum = momentum
-        self.smooth = check_real(
-            "smooth", float(smooth) if isinstance(smooth, bool) else smooth, 0.0, math.inf
-        )
+        self.smooth = check_smooth(smooth)
         self.hard_weight = check_real("hard_weight", hard_weight, 0.0, 1.0)
         self.num_instances = check_integer("num_instances", num_instances, at_least=0)
         self.has_multi_pos_loss = bool(has_multi_pos_loss)
@@ -331,7 +331,7 @@ class ClusterMemory(WholeState):
                 return logits
             targets = widen_targets(targets, "targets")
             if by_images:
-                return self._loss(_of_hardest_images(logits, targets, self.num_instances), targets)
+                return self._loss(of_hardest_images(logits, targets, self.num_instances), targets)
             banks = logits.chunk(_NUM_BANKS[mode], dim=1)
             if self.has_multi_pos_loss and mode != "CM":
                 return self._multi_positive(torch.stack(banks), targets)
@@ -380,23 +380,7 @@ class ClusterMemory(WholeState):
         )
 
     def _loss(self, logits: Tensor, targets: Tensor, ca: Array | None = None) -> Tensor:
-        is_smoothed = self.smooth > 0
-        if not logits.shape[1] or (ca is None and not is_smoothed):
-            return cross_entropy(logits, targets)
-        if is_smoothed:
-            losses = _smoothed(logits, targets, self.num_samples)
-        else:
-            losses = F.cross_entropy(logits, targets, ignore_index=NOISE, reduction="none")
-        if ca is not None:
-            weights = torch.as_tensor(ca, device=losses.device).to(losses.dtype)
-            if weights.shape not in ((), losses.shape):
-                raise ValueError(
-                    f"ca must be ({len(losses)},), one a row of inputs, or a number, "
-                    f"got shape {tuple(weights.shape)}"
-                )
-            losses = losses * weights
-        is_noise = targets == NOISE
-        return losses.masked_fill(is_noise, 0.0).sum() / (~is_noise).sum().clamp(min=1)
+        return contrast(logits, targets, self.num_samples if self.smooth > 0 else None, ca)
 
     def _multi_positive(self, logits: Tensor, targets: Tensor) -> Tensor:
         if self.proxy_pseudo_labels is None:
@@ -442,28 +426,6 @@ def _move_images(
         drawn = np.random.choice(len(own), num_instances, replace=len(own) < enough)  # noqa: NPY002
         moved[target::num_clusters] = own[torch.from_numpy(drawn).to(own.device)]
     return moved
-
-
-def _of_hardest_images(logits: Tensor, targets: Tensor, num_instances: int) -> Tensor:
-    """(B, K) of (B, num_instances * K): the least of the own cluster's, the greatest of others'."""
-    images = logits.reshape(len(logits), num_instances, -1)
-    clusters = torch.arange(images.shape[2], device=logits.device)
-    return images.amin(1).where(targets[:, None] == clusters, images.amax(1))
-
-
-def _smoothed(logits: Tensor, targets: Tensor, num_classes: int) -> Tensor:
-    """(B,) cross entropy with the smoothed labels that :class:`ClusterMemory` tells of."""
-    if num_classes < 1:
-        raise ValueError(f"num_samples must be at least 1 with smooth, got {num_classes}")
-    log_probabilities = logits.log_softmax(dim=1)
-    own = log_probabilities.gather(1, targets.clamp(min=0)[:, None])[:, 0]
-    num_greatest = num_classes // _CLASSES_PER_SHARE
-    if num_greatest > 1:
-        greatest = log_probabilities.topk(min(num_greatest, logits.shape[1]), dim=1).values
-        shared = greatest.sum(dim=1) / num_greatest
-    else:
-        shared = log_probabilities.sum(dim=1) / num_classes
-    return -(1 - _EPSILON) * own - _EPSILON * shared
 
 
 def _check_mode(mode: object) -> str:

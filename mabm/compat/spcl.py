@@ -17,7 +17,7 @@ from mabm._arrays import check_column
 from mabm._batch import NOISE, check_temperature, widen_targets, without_autocast
 from mabm._device_memory import check_fits
 from mabm._state import WholeState
-from mabm.compat._moving import check_momentum, moving_product, number_in
+from mabm.compat._memories import check_momentum, moving_product, number_in
 from mabm.losses import DEFAULT_TEMPERATURE
 from mabm.memory import move_by_each
 from mabm.presets import check_integer
@@ -53,9 +53,9 @@ class HybridMemory(WholeState):
     ``p = exp(s_c) / (sum over clusters of exp(s) + 1e-6)`` and ``s_c`` is the mean similarity to
     the images of cluster c over ``temp``. A label that no image has is no cluster.
 
-    SpCL itself, O2CAP's baseline and MPJL call ``HybridMemory(num_features, num_samples, temp=,
-    momentum=)`` and ``memory(f, indexes)``; the domain adaptation of SpCL puts the class centers of
-    the source before the images of the target.
+    SpCL calls ``HybridMemory(num_features, num_samples, temp=, momentum=)`` and
+    ``memory(f, indexes)``; its domain adaptation puts the class centers of the source before the
+    images of the target. MPJL has a class of this name in its ``models.cm`` with another loss.
 
     Args:
         num_features: D.

@@ -1,16 +1,19 @@
-"""A product with a memory that moves in backward: what the memories of :mod:`mabm.compat` share."""
+"""What the old memories share: products that move them in backward, and losses of logits."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mabm._arrays import check_real
+from mabm._arrays import Array, check_real
 from mabm._batch import (
+    NOISE,
     check_batch,
     check_rows,
     check_same_device,
@@ -18,9 +21,14 @@ from mabm._batch import (
     leave_out_not_finite,
     without_autocast,
 )
+from mabm.losses import cross_entropy
 
 Move: TypeAlias = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 """``move(features, inputs, indexes, momentum)`` -> the features after a batch."""
+
+# The released label smoothing: its weight, and of how many classes one shares in it.
+_EPSILON: Final = 0.1
+_CLASSES_PER_SHARE: Final = 50
 
 
 def number_in(value: Any) -> Any:
@@ -31,6 +39,11 @@ def number_in(value: Any) -> Any:
 def check_momentum(value: object, name: str = "momentum") -> float:
     """Returns a float in [0, 1] of a number or a tensor of one."""
     return check_real(name, number_in(value), 0.0, 1.0)
+
+
+def check_smooth(value: float) -> float:
+    """Returns the switch of label smoothing as a float that is not negative."""
+    return check_real("smooth", float(value) if isinstance(value, bool) else value, 0.0, math.inf)
 
 
 class _MovingProduct(torch.autograd.Function):
@@ -89,3 +102,56 @@ def moving_product(
         )
     apply: Callable[..., Tensor] = _MovingProduct.apply
     return apply(rows, targets, memory.detach(), moved_by, move)
+
+
+def contrast(
+    logits: Tensor, targets: Tensor, num_smoothed: int | None, weights: Array | None = None
+) -> Tensor:
+    """Mean cross entropy of (B, C) logits over the rows that are no noise; 0 where all are.
+
+    Args:
+        logits: (B, C) floating point.
+        targets: (B,) int64 in [-1, C).
+        num_smoothed: K of the released label smoothing, ``None`` for none of it: 0.9 for the
+            target, and 0.1 / K for each of the C classes, or from K = 100 on 0.1 / (K // 50) for
+            each of the K // 50 greatest.
+        weights: (B,) weights of the rows' losses, or a number.
+    """
+    if not logits.shape[1] or (weights is None and num_smoothed is None):
+        return cross_entropy(logits, targets)
+    if num_smoothed is None:
+        losses = F.cross_entropy(logits, targets, ignore_index=NOISE, reduction="none")
+    else:
+        losses = _smoothed(logits, targets, num_smoothed)
+    if weights is not None:
+        factors = torch.as_tensor(weights, device=losses.device).to(losses.dtype)
+        if factors.shape not in ((), losses.shape):
+            raise ValueError(
+                f"ca must be ({len(losses)},), one a row of inputs, or a number, "
+                f"got shape {tuple(factors.shape)}"
+            )
+        losses = losses * factors
+    is_noise = targets == NOISE
+    return losses.masked_fill(is_noise, 0.0).sum() / (~is_noise).sum().clamp(min=1)
+
+
+def of_hardest_images(logits: Tensor, targets: Tensor, num_instances: int) -> Tensor:
+    """(B, K) of (B, num_instances * K): the least of the own cluster's, the greatest of others'."""
+    images = logits.reshape(len(logits), num_instances, -1)
+    clusters = torch.arange(images.shape[2], device=logits.device)
+    return images.amin(1).where(targets[:, None] == clusters, images.amax(1))
+
+
+def _smoothed(logits: Tensor, targets: Tensor, num_classes: int) -> Tensor:
+    """(B,) cross entropy with the smoothed labels of :func:`contrast`."""
+    if num_classes < 1:
+        raise ValueError(f"num_samples must be at least 1 with smooth, got {num_classes}")
+    log_probabilities = logits.log_softmax(dim=1)
+    own = log_probabilities.gather(1, targets.clamp(min=0)[:, None])[:, 0]
+    num_greatest = num_classes // _CLASSES_PER_SHARE
+    if num_greatest > 1:
+        greatest = log_probabilities.topk(min(num_greatest, logits.shape[1]), dim=1).values
+        shared = greatest.sum(dim=1) / num_greatest
+    else:
+        shared = log_probabilities.sum(dim=1) / num_classes
+    return -(1 - _EPSILON) * own - _EPSILON * shared
