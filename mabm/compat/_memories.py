@@ -80,16 +80,16 @@ def moving_product(
     move: Move,
     num_banks: int = 1,
     name: str = "features",
+    rows_of: str = "an even number of rows, the mean bank and the hard one",
 ) -> Tensor:
-    """``inputs @ features.T`` after the checks of :func:`cm`; backward calls ``move``."""
+    """``inputs @ features.T`` after the checks of ``cm``; backward calls ``move``.
+
+    Messages call the memory ``name``, and say ``rows_of`` where its rows are not ``num_banks``
+    times a number.
+    """
     memory = check_rows(features, name)
-    if num_banks < 1 or memory.shape[0] % num_banks:
-        banks = (
-            "an even number of rows, the mean bank and the hard one"
-            if num_banks == 2 and name == "features"
-            else f"num_instances = {num_banks} rows for every cluster"
-        )
-        raise ValueError(f"{name} must have {banks}, got {memory.shape[0]}")
+    if memory.shape[0] % num_banks:
+        raise ValueError(f"{name} must have {rows_of}, got {memory.shape[0]}")
     count = memory.shape[0] // num_banks
     names = ("inputs", "indexes")
     rows, targets = check_batch(inputs, indexes, memory.shape[1], count, name, names=names)

@@ -368,15 +368,16 @@ class ClusterMemory(WholeState):
             self.features_ema = self.features_ema.clone()
 
     def _similarities_of_images(self, rows: Tensor, targets: Tensor, momentum: float) -> Tensor:
-        count = self.num_instances
+        count = check_integer("num_instances", self.num_instances, at_least=1)
         if self.features_ema is None:
             raise ValueError(
                 "features_ema must be assigned before model_name='encoder_ema' in mode 'CMhard', "
                 f"({count} * K, D) images of clusters, got None"
             )
         move = partial(_move_images, num_instances=count)
+        each = f"num_instances = {count} rows for every cluster"
         return moving_product(
-            rows, targets, self.features_ema, momentum, move, count, "features_ema"
+            rows, targets, self.features_ema, momentum, move, count, "features_ema", each
         )
 
     def _loss(self, logits: Tensor, targets: Tensor, ca: Array | None = None) -> Tensor:
