@@ -123,34 +123,40 @@ class ClusterMemory(WholeState):
     ``loss.backward()``, which moves the memory. In several processes each moves its own, as it
     always was. One class answers the calls of all these:
 
-    ============================================  ================================================
-    code base                                     what it calls
-    ============================================  ================================================
-    Cluster-Contrast, ADCA, GUR, PGM, MMM, HIL    ``use_hard=``; ``memory(f, y)``
-    CA-Jaccard                                    neither: ``"CM"``
-    PGM                                           also ``memory(f, y, momentum=m)``
-    SDCL                                          also ``memory(f, y, ca=w, training_momentum=m)``
-    N-ULC                                         ``memory(f, y, return_out=True)`` -> logits
-    ISE                                           ``sample_type="hard"``
-    RPNR                                          ``mode="CMhcl"``, ``smooth=``
-    BMIL                                          ``mode="CMhybrid"``, ``has_multi_pos_loss=True``,
-                                                  ``memory.proxy_pseudo_labels = ...``
-    PCLHD                                         ``mode="CMhard"``, ``memory.features_ema = ...``;
-                                                  ``memory(f, y, model_name="encoder_ema")``
-    ============================================  ================================================
+    ==============================================  ==============================================
+    code base                                       what it calls
+    ==============================================  ==============================================
+    Cluster-Contrast, ADCA, GUR, MMM, DLLR, PGM     ``use_hard=``; ``memory(f, y)``
+    CA-Jaccard                                      ``memory(f, y)``
+    PGM                                             also ``memory(f, y, momentum=m)``
+    SDCL, HIL                                       also ``memory(f, y, ca=w)`` and
+                                                    ``training_momentum=m``
+    N-ULC                                           ``memory(f, y, return_out=True)``: logits alone
+    ISE                                             ``sample_type="hard"``
+    RPNR                                            ``mode="CMhcl"``, ``smooth=``
+    BMIL                                            ``mode="CMhybrid"``,
+                                                    ``has_multi_pos_loss=True``,
+                                                    ``memory.proxy_pseudo_labels = labels``
+    PCLHD                                           ``mode="CMhard"``,
+                                                    ``memory.features_ema = images``,
+                                                    ``memory(f, y, model_name="encoder_ema")``
+    ==============================================  ==============================================
 
-    Modes are ``"CM"`` (moved by every input in turn), ``"CMhard"`` (by the least similar input)
-    and ``"CMhybrid"`` (two banks, see :func:`cm_hybrid`; RPNR calls it ``"CMhcl"``). The loss is
-    the cross entropy of the similarities over ``temp``; in ``"CMhybrid"`` it is
-    ``hard_weight * hard + (1 - hard_weight) * relu(mean - 0.2)`` of its banks'.
+    N-ULC and MPJL take ``use_hard`` and never read it: leave it out there. HHCL's modes have the
+    same names and other losses: it has :class:`mabm.compat.hhcl.ClusterMemory`.
 
-    PCLHD's ``mode="CMhard"`` is another memory, told by its ``features`` of 2 ``num_samples`` rows
-    (or by ``features_ema``): ``forward(f, y)`` is that of ``"CMhybrid"``. With
-    ``model_name="encoder_ema"`` a feature meets ``num_instances`` images of every cluster, and its
-    logit is the least of its own cluster and the greatest of each other; backward puts images of
-    the batch in their place, drawn by NumPy's global generator, as there.
+    **Modes.** ``"CM"`` is moved by every input in turn, ``"CMhard"`` by the least similar input,
+    and ``"CMhybrid"`` (``"CMhcl"`` in RPNR) has two banks, see :func:`cm_hybrid`. The loss is the
+    cross entropy of the similarities over ``temp``; that of two banks is
+    ``hard_weight * hard + (1 - hard_weight) * relu(mean - 0.2)``.
 
-    HHCL has the names of three of these modes for other losses: see :mod:`mabm.compat.hhcl`.
+    **PCLHD's** ``mode="CMhard"`` is another memory. It is told by ``features`` of exactly
+    2 ``num_samples`` rows, or by ``features_ema``, and its ``forward(f, y)`` is that of
+    ``"CMhybrid"``. With ``model_name="encoder_ema"`` an input is compared with ``num_instances``
+    images of every cluster. Its logit is the least similarity to an image of its own cluster, and
+    the greatest to an image of each other cluster. Backward replaces the images of every cluster in
+    the batch by inputs of it, which NumPy's global generator draws, as PCLHD does. PCLHD computes
+    that loss without a gradient, and then no image is replaced.
 
     Args:
         num_features: D.
@@ -160,10 +166,10 @@ class ClusterMemory(WholeState):
         use_hard: Stands for ``mode="CMhard"`` with one bank.
         mode: One of those above; ``None`` is ``"CM"``, and ``"CMhybrid"`` with
             ``has_multi_pos_loss``.
-        smooth: A switch: above 0, labels are smoothed as RPNR, PCLHD and BMIL do, whatever the
-            number. The target keeps 0.9; every class gets 0.1 / K of the rest, or, with K of 100
-            or more, each of the K // 50 classes of greatest logit 0.1 / (K // 50). K is
-            ``num_samples``.
+        smooth: A switch, as in RPNR, PCLHD and BMIL: above 0, labels are smoothed by 0.1, whatever
+            the number. With K = ``num_samples`` below 100 the target has weight 0.9 and every class
+            0.1 / K more; from 100 on, only the K // 50 classes of the greatest logits get more,
+            0.1 / (K // 50) each.
         hard_weight: Weight of the hard bank's loss in ``"CMhybrid"``, in [0, 1]; the mean bank's
             has the rest.
         num_instances: How many images of a cluster ``features_ema`` holds; nothing else needs it.
@@ -188,8 +194,8 @@ class ClusterMemory(WholeState):
         ValueError: An option out of its range, or ``use_hard`` beside another ``mode``.
 
     Source:
-        Dai et al., ACCV 2022 (Cluster-Contrast); Shi et al., ECCV 2024 (PCLHD); Yin et al., 2024
-        (RPNR); Wang et al., AAAI 2026 (BMIL), as released.
+        Dai et al., ACCV 2022 (Cluster-Contrast); Shi et al., arXiv:2402.19026 (PCLHD); Yin et al.,
+        arXiv:2405.05613 (RPNR); Wang et al., AAAI 2026 (BMIL), as released.
 
     Example:
         >>> import torch
@@ -284,15 +290,15 @@ class ClusterMemory(WholeState):
         Args:
             inputs: (B, D) floating point, normalised here.
             targets: (B,) integers in [-1, K), -1 for noise.
-            return_out: Whether to return logits alone and no loss, as N-ULC does; they move the
-                memory too when a gradient comes back through them. ``"CMhard"`` moves it as
-                ``"CM"`` then, because N-ULC ignores its ``use_hard``.
+            return_out: Whether to return logits alone and no loss, as N-ULC does. The memory moves
+                when a gradient comes back through them, ``"CMhard"`` as ``"CM"``, because N-ULC
+                never reads ``use_hard``.
             model_name: ``"encoder"``, or ``"encoder_ema"`` for the images of ``features_ema`` in
                 PCLHD's ``"CMhard"``. Other modes ignore it, as there.
-            momentum: For this batch, in place of the memory's own; ``None`` or 0 is its own, as in
-                PGM.
-            ca: (B,) weights of the rows' losses, of which the mean is over all that are no noise
-                (SDCL); a single number too. For memories of one bank.
+            momentum: For this batch, in place of the memory's own. As in PGM, ``None`` and 0 are
+                the memory's own.
+            ca: (B,) weights that the rows' losses are multiplied by before their mean (SDCL), or a
+                number. For memories of one bank.
             training_momentum: As ``momentum``, but 0 is 0 (SDCL).
 
         Returns:
