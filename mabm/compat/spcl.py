@@ -115,6 +115,8 @@ class HybridMemory(WholeState):
     def forward(self, inputs: Tensor, indexes: Tensor) -> Tensor:
         """Computes the loss of (B, D) inputs, the images ``indexes`` of the memory.
 
+        Clusters are counted anew in every pass, which waits for a GPU once.
+
         Args:
             inputs: (B, D) floating point, used as they are: callers normalise them.
             indexes: (B,) integers in [-1, N), the row of each input, -1 for none: that input has
