@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from contrast_cases import Batch, one_batch
+from contrast_cases import Batch, batches, one_batch
+from hypothesis import given
 from torch import Tensor
 
 import mabm
@@ -247,6 +248,21 @@ def test_momentum_of_the_functions_may_be_a_tensor(function: Any) -> None:
         found.append(features)
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
+
+
+@given(batches())
+def test_cm_moves_by_every_input_in_turn(batch: Batch) -> None:
+    """Whatever rows repeat, and with noise among them or nothing else."""
+    features, expected = batch.prototypes.clone(), batch.prototypes.clone()
+    inputs = F.normalize(batch.features).requires_grad_()
+    cm(inputs, batch.targets, features, 0.3).sum().backward()
+    for x, y in zip(inputs.detach(), batch.targets.tolist(), strict=True):
+        if y >= 0:
+            moved = 0.3 * expected[y] + 0.7 * x
+            expected[y] = moved / moved.norm()
+    torch.testing.assert_close(features, expected, rtol=0, atol=1e-5)
+    untouched = [c for c in range(len(features)) if c not in batch.targets]
+    assert torch.equal(features[untouched], batch.prototypes[untouched])
 
 
 # Attributes

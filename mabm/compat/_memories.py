@@ -22,9 +22,13 @@ from mabm._batch import (
     without_autocast,
 )
 from mabm.losses import cross_entropy
+from mabm.memory import move_by_each
 
 Move: TypeAlias = Callable[[Tensor, Tensor, Tensor, float], Tensor]
-"""``move(features, inputs, indexes, momentum)`` -> the features after a batch."""
+"""``move(features, inputs, indexes, momentum)`` -> the features after a batch.
+
+It may write to the features that it is given and return them.
+"""
 
 # The released label smoothing: its weight, and of how many classes one shares in it.
 _EPSILON: Final = 0.1
@@ -68,7 +72,9 @@ class _MovingProduct(torch.autograd.Function):
             to_inputs = (gradient @ features.to(gradient.dtype)).to(inputs.dtype)
             rows = full_precision(inputs).to(features.dtype)
             indexes = leave_out_not_finite(rows, indexes)
-            ctx.features.copy_(ctx.move(features, rows, indexes, ctx.momentum))
+            moved = ctx.move(features, rows, indexes, ctx.momentum)
+            if moved is not ctx.features:
+                ctx.features.copy_(moved)
         return to_inputs, None, None, None, None
 
 
@@ -102,6 +108,20 @@ def moving_product(
         )
     apply: Callable[..., Tensor] = _MovingProduct.apply
     return apply(rows, targets, memory.detach(), moved_by, move)
+
+
+def move_batch_by_each(features: Tensor, rows: Tensor, indexes: Tensor, momentum: float) -> Tensor:
+    """As :func:`mabm.memory.move_by_each`, in place: a memory of every image is never copied."""
+    if not len(indexes) or not len(features):
+        return features
+    is_own = indexes != NOISE
+    # Noise goes by some row of the batch, so that what is written there is what that row gets.
+    places = indexes.where(is_own, indexes[is_own.to(torch.uint8).argmax()].clamp(min=0))
+    first = (places[:, None] == places).to(torch.uint8).argmax(dim=1)
+    own = features[places]
+    moved = move_by_each(own, rows, first.where(is_own, NOISE), momentum)
+    features[places] = moved[first]
+    return features
 
 
 def contrast(

@@ -31,6 +31,7 @@ from mabm.compat._memories import (
     check_momentum,
     check_smooth,
     contrast,
+    move_batch_by_each,
     moving_product,
     number_in,
     of_hardest_images,
@@ -41,7 +42,7 @@ from mabm.losses import (
     DEFAULT_TEMPERATURE,
     multi_positive_of_logits,
 )
-from mabm.memory import move_banks, move_by_each, move_by_hardest
+from mabm.memory import move_banks, move_by_hardest
 from mabm.presets import check_integer
 
 __all__ = ["ClusterMemory", "cm", "cm_hard", "cm_hybrid"]
@@ -80,7 +81,7 @@ def cm(inputs: Tensor, indexes: Tensor, features: Tensor, momentum: float | Tens
         >>> memory[1]
         tensor([1., 0., 0.])
     """
-    return moving_product(inputs, indexes, features, momentum, move_by_each)
+    return moving_product(inputs, indexes, features, momentum, move_batch_by_each)
 
 
 def cm_hard(

@@ -17,9 +17,13 @@ from mabm._arrays import check_column
 from mabm._batch import NOISE, check_temperature, widen_targets, without_autocast
 from mabm._device_memory import check_fits
 from mabm._state import WholeState
-from mabm.compat._memories import check_momentum, moving_product, number_in
+from mabm.compat._memories import (
+    check_momentum,
+    move_batch_by_each,
+    moving_product,
+    number_in,
+)
 from mabm.losses import DEFAULT_TEMPERATURE
-from mabm.memory import move_by_each
 from mabm.presets import check_integer
 
 __all__ = ["HybridMemory", "hm"]
@@ -41,7 +45,7 @@ def hm(inputs: Tensor, indexes: Tensor, features: Tensor, momentum: float | Tens
         >>> memory[1]
         tensor([1., 0., 0.])
     """
-    return moving_product(inputs, indexes, features, momentum, move_by_each)
+    return moving_product(inputs, indexes, features, momentum, move_batch_by_each)
 
 
 class HybridMemory(WholeState):
