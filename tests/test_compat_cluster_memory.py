@@ -368,7 +368,11 @@ def test_cm_ignores_the_multi_positive_loss() -> None:
 
 
 def images_step_by_loops(
-    inputs: Tensor, targets: Tensor, images: Tensor, num_instances: int
+    inputs: Tensor,
+    targets: Tensor,
+    images: Tensor,
+    num_instances: int,
+    generator: np.random.RandomState,
 ) -> tuple[Tensor, Tensor]:
     """The loss of PCLHD's images, and the images after its backward pass."""
     inputs, num_clusters = F.normalize(inputs), len(images) // num_instances
@@ -386,7 +390,7 @@ def images_step_by_loops(
         seen.append(y)
         own = inputs[targets == y]
         # With fewer than 16 images in the batch they are drawn with replacement.
-        drawn = np.random.choice(len(own), num_instances, replace=len(own) < 16)  # noqa: NPY002
+        drawn = generator.choice(len(own), num_instances, replace=len(own) < 16)
         for i in range(num_instances):
             moved[y + num_clusters * i] = own[drawn[i]]
     return torch.stack(losses).mean(), moved
@@ -402,18 +406,34 @@ def test_images_of_clusters(size: int, count: int, num_instances: int) -> None:
     memory.features_ema = images.clone()
     for step in range(2):
         inputs = batch.features.clone().requires_grad_()
-        np.random.seed(step)  # noqa: NPY002
+        memory.image_generator = np.random.RandomState(step)
         loss = memory(inputs, batch.targets, model_name="encoder_ema")
         before = memory.features_ema.clone()
         loss.backward()
-        np.random.seed(step)  # noqa: NPY002
+        generator = np.random.RandomState(step)
         other = batch.features.clone().requires_grad_()
-        expected, moved = images_step_by_loops(other, batch.targets, before, num_instances)
+        expected, moved = images_step_by_loops(
+            other, batch.targets, before, num_instances, generator
+        )
         expected.backward()
         torch.testing.assert_close(loss, expected)
         torch.testing.assert_close(inputs.grad, other.grad)
         torch.testing.assert_close(memory.features_ema, moved.detach())
         assert torch.equal(memory.features, batch.prototypes.repeat(2, 1))
+
+
+def test_images_are_drawn_without_the_global_generator() -> None:
+    batch, state = one_batch(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    images, found = F.normalize(torch.randn(48, 8)), []
+    for _ in range(2):
+        memory = fill(ClusterMemory(8, 12, mode="CMhard", num_instances=4), batch, banks=2)
+        memory.features_ema = images.clone()
+        inputs = batch.features.clone().requires_grad_()
+        memory(inputs, batch.targets, model_name="encoder_ema").backward()
+        found.append(memory.features_ema)
+    assert torch.equal(*found)
+    assert not torch.equal(found[0], images)
+    assert np.random.get_state()[1].tolist() == state  # noqa: NPY002
 
 
 def test_images_stay_where_nothing_is_learned_from_them() -> None:

@@ -9,7 +9,7 @@ memory became NaN. New code has :mod:`mabm.losses` and :mod:`mabm.memory`.
 from __future__ import annotations
 
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -156,8 +156,8 @@ class ClusterMemory(WholeState):
     ``"CMhybrid"``. With ``model_name="encoder_ema"`` an input is compared with ``num_instances``
     images of every cluster. Its logit is the least similarity to an image of its own cluster, and
     the greatest to an image of each other cluster. Backward replaces the images of every cluster in
-    the batch by inputs of it, which NumPy's global generator draws, as PCLHD does. PCLHD computes
-    that loss without a gradient, and then no image is replaced.
+    the batch by inputs of it, which ``image_generator`` draws. PCLHD computes that loss without a
+    gradient, and then no image is replaced.
 
     Args:
         num_features: D.
@@ -184,6 +184,8 @@ class ClusterMemory(WholeState):
         features: (K, D) buffer, or (2K, D) in ``"CMhybrid"``, the mean bank first. To be assigned.
         features_ema: (num_instances * K, D) buffer or ``None``; row i * K + y is image i of
             cluster y. To be assigned before ``model_name="encoder_ema"`` in ``"CMhard"``.
+        image_generator: What draws the images, by default a generator of the memory's own with seed
+            0. ``memory.image_generator = numpy.random`` draws from NumPy's global one, as PCLHD.
         proxy_pseudo_labels: (P,) integers, tensor or array: to be assigned with
             ``has_multi_pos_loss``, where the features are P or 2P rows, whatever K was.
         mode: The mode. It can be set, as can ``use_hard``, ``temp``, ``momentum``, ``smooth``,
@@ -249,6 +251,7 @@ class ClusterMemory(WholeState):
         )
         self.register_buffer("features", torch.zeros(rows, self.num_features))
         self.register_buffer("features_ema", None)
+        self.image_generator: Any = np.random.RandomState(0)  # has NumPy's global choice
 
     @property
     def mode(self) -> str:
@@ -381,7 +384,7 @@ class ClusterMemory(WholeState):
                 "features_ema must be assigned before model_name='encoder_ema' in mode 'CMhard', "
                 f"({count} * K, D) images of clusters, got None"
             )
-        move = partial(_move_images, num_instances=count)
+        move = partial(_move_images, num_instances=count, generator=self.image_generator)
         each = f"num_instances = {count} rows for every cluster"
         return moving_product(
             rows, targets, self.features_ema, momentum, move, count, "features_ema", each
@@ -418,12 +421,16 @@ def _move_stacked(features: Tensor, rows: Tensor, targets: Tensor, momentum: flo
 
 
 def _move_images(
-    features: Tensor, rows: Tensor, targets: Tensor, momentum: float, num_instances: int
+    features: Tensor,
+    rows: Tensor,
+    targets: Tensor,
+    momentum: float,
+    num_instances: int,
+    generator: Any,
 ) -> Tensor:
     """(num_instances * K, D) images of clusters, those of the batch's clusters drawn from it.
 
-    Draws come from NumPy's global generator, one call a cluster in the order of the batch, so that
-    a seeded run draws what PCLHD's does.
+    One call of ``choice`` a cluster, in the order of the batch, as PCLHD's.
     """
     moved, num_clusters = features.clone(), features.shape[0] // num_instances
     enough = max(_ENOUGH_TO_DRAW_FROM, num_instances)
@@ -431,7 +438,7 @@ def _move_images(
         if target == NOISE:
             continue
         own = rows[targets == target]
-        drawn = np.random.choice(len(own), num_instances, replace=len(own) < enough)  # noqa: NPY002
+        drawn = generator.choice(len(own), num_instances, replace=len(own) < enough)
         moved[target::num_clusters] = own[torch.from_numpy(drawn).to(own.device)]
     return moved
 
