@@ -102,11 +102,12 @@ def compute_jaccard_dist(
 
     Neighbors are ranked and weighed by ``2 |x_j|^2 - 2 x_i . x_j``, divided for each sample by its
     greatest: on unit vectors the squared Euclidean distance, on others what the released code
-    computes. A sample counts beside its k1 neighbors; one that is in no list of its own, as long
-    vectors may be, is encoded as itself, where the released code leaves its row empty. The result is
-    ``(1 - lambda) * J + lambda * d``: with a source domain ``d_ij`` is ``s_i + s_j``, as in MMT,
-    where ``s_i`` is ``1 - exp(-distance^2)`` to the nearest row of the source, divided by the
-    greatest of all. Without one d is the distance of the ranking, at least 0, as in CAP.
+    computes. A sample counts beside its k1 neighbors. One that is in no list of its own, as long
+    vectors may be, is encoded as itself, where the released code leaves its row empty.
+
+    The result is ``(1 - lambda) * J + lambda * d``. With a source domain ``d_ij`` is ``s_i + s_j``,
+    as in MMT, where ``s_i`` is ``1 - exp(-distance^2)`` to the nearest row of the source, divided
+    by the greatest of all. Without one d is the distance of the ranking, at least 0, as in CAP.
 
     Args:
         target_features: (N, D) float tensor; never normalised here.
