@@ -111,7 +111,7 @@ def compute_jaccard_dist(
     by the greatest of all. Without one d is the distance of the ranking, at least 0, as in CAP.
 
     Args:
-        target_features: (N, D) float tensor; never normalised here.
+        target_features: (N, D) float tensor; never normalized here.
         k1: Neighbors beside the sample, in [1, 1023].
         k2: Rows to average, in [1, 1024]; may exceed ``k1``.
         print_flag: Accepted and not needed: nothing is printed.
