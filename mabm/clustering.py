@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +11,7 @@ from typing import Any, Generic
 import torch
 from torch import Tensor
 
+from mabm._advice import advise, is_wanted
 from mabm._arrays import Array, ArrayT, like, shown, to_tensor
 from mabm._columns import (
     Column,
@@ -24,6 +26,15 @@ from mabm.graph import check_max_distance, check_min_samples
 from mabm.jaccard import jaccard_graph
 from mabm.presets import DEFAULT_K1, DEFAULT_K2, Preset
 from mabm.ranking import Precision
+
+logger = logging.getLogger(__name__)
+
+# A cluster is absurdly large with so many samples, such a share of all, and so many times the
+# median of the others (where there are any, else with half of all). SYSU-MM01 and RegDB have about
+# 60 and 20 samples an identity, 0.3 and 0.5 % of all; a few clusters of equal size are none.
+_LARGE = 50
+_LARGE_SHARE = 0.05
+_LARGE_MULTIPLE = 10
 
 
 @dataclass(frozen=True)
@@ -135,7 +146,9 @@ class PseudoLabels(Generic[ArrayT]):
 
     @cached_property
     def _sizes(self) -> Tensor:
-        return cluster_sizes(self._labels)
+        sizes = cluster_sizes(self._labels)
+        _advise_on_sizes(sizes, len(self._labels))
+        return sizes
 
     @property
     def num_clusters(self) -> int:
@@ -254,7 +267,31 @@ def pseudo_labels(
         precision=precision,
     )
     labels: Any = graph.dbscan(eps, min_samples)
+    on = to_tensor(labels, "labels")
     if groups is None:
-        return PseudoLabels(labels)
-    groups = groups.to(to_tensor(labels, "labels").device)
-    return PseudoLabels(labels, like(groups, features), names)
+        found = PseudoLabels(labels)
+    else:
+        found = PseudoLabels(labels, like(groups.to(on.device), features), names)
+    if on.is_cpu and is_wanted(logger, "large cluster"):
+        found.num_clusters  # noqa: B018  # warns of its clusters; elsewhere a look at them waits
+    return found
+
+
+def _advise_on_sizes(sizes: Tensor, total: int) -> None:
+    """Says so where one cluster holds an absurd share of the samples."""
+    if not len(sizes):
+        return
+    ordered = sizes.sort().values
+    largest = int(ordered[-1])
+    others = ordered[:-1]
+    median = int(others[len(others) // 2]) if len(others) else 0
+    share = _LARGE_SHARE if len(others) else 0.5
+    if largest >= max(_LARGE, share * total, _LARGE_MULTIPLE * median):
+        than = f", where half of the others have at most {median}" if len(others) else ""
+        advise(
+            logger,
+            "large cluster",
+            f"one of {len(sizes)} clusters has {largest} of {total} samples "
+            f"({100 * largest / total:.0f} %){than}: several persons have run together; try a "
+            "lower eps (NeighborGraph.sweep compares some, or mabm cluster --sweep)",
+        )

@@ -10,7 +10,7 @@ from torch import Tensor
 from mabm._arrays import Array, ArrayT, check_features, check_real, like, to_tensor
 from mabm._columns import Column, check_modality, read_categories
 from mabm._device_memory import check_fits
-from mabm.jaccard import encode_samples, jaccard_distance
+from mabm.jaccard import encode_checked, jaccard_distance
 from mabm.presets import DEFAULT_K2, Preset, check_k1, check_k2, resolve_preset
 from mabm.ranking import Precision, check_precision
 
@@ -109,7 +109,7 @@ def rerank(
         q.device,
     )
     together = torch.cat([q, g])
-    encoding = encode_samples(together, modality, k1=k1, k2=k2, preset=preset, precision=precision)
+    encoding = encode_checked(together, modality, k1, k2, preset, precision, whole_groups=False)
     split = len(q)
     distance = to_tensor(
         jaccard_distance(encoding, slice(0, split), slice(split, None)), "distance"

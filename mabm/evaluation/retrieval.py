@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -10,9 +12,18 @@ from typing import Generic
 import torch
 from torch import Tensor
 
+from mabm._advice import advise, is_wanted
 from mabm._arrays import ArrayT, check_numbers, like, shown, to_tensor
 from mabm._columns import Column, check_column, read_categories
 from mabm.presets import check_integer
+
+logger = logging.getLogger(__name__)
+
+# Distances of a query that differ by less, relative to the greatest, differ by rounding alone.
+_ALIKE = 1e-5
+# How far beyond the middle matches lie on average before distances are taken for similarities: by
+# a tenth of the gallery, and by more standard errors than chance ever brings about.
+_FARTHER, _STANDARD_ERRORS = 0.1, 4.0
 
 # Distances ranked in one step, which holds some ten int64 arrays of as many elements.
 _ELEMENTS_AT_ONCE = 2**20
@@ -163,6 +174,8 @@ def evaluate_retrieval(
     length = min(max_rank, num_gallery)
     counts = torch.zeros(length, dtype=torch.int64, device=device)
     precisions, penalties = [], []
+    facts: list[Tensor] = []
+    looks = is_wanted(logger, "similarities") or is_wanted(logger, "alike")
     seen = 0
     step = max(_ELEMENTS_AT_ONCE // num_gallery, 1)
     for start in range(0, num_queries, step):
@@ -175,6 +188,8 @@ def evaluate_retrieval(
         found = matches.cumsum(dim=1)
         valid = matches.any(dim=1)
         total = found[:, -1]
+        if looks:
+            facts.append(_facts(values[rows], position, matches))
         precision = torch.where(matches, found / position.clamp(min=1).to(torch.float64), 0.0)
         precisions.append((precision.sum(dim=1) / total)[valid])
         last = torch.where(matches, position, 0).amax(dim=1)
@@ -196,10 +211,43 @@ def evaluate_retrieval(
             f"query_ids must have a match in gallery_ids under protocol {chosen.name!r}, got none "
             f"for any of {num_queries} queries"
         )
+    if looks:
+        _advise_on_distance(torch.stack(facts).sum(dim=0), num_queries)
     cmc = counts.cumsum(dim=0)[:seen].to(torch.float32) / len(average)
     return RetrievalScores(
         like(cmc, distance), float(average.mean()), float(penalty.mean()), len(average)
     )
+
+
+def _facts(distance: Tensor, position: Tensor, matches: Tensor) -> Tensor:
+    """(3,) float64: queries whose distances are all alike, matches, sum of their relative ranks."""
+    least, most = (bound.to(torch.float64) for bound in torch.aminmax(distance, dim=1))
+    alike = most - least <= _ALIKE * torch.maximum(most.abs(), least.abs())
+    place = (position - 0.5) / position[:, -1:].clamp(min=1).to(torch.float64)
+    return torch.stack([alike.sum(), matches.sum(), (place * matches).sum()])
+
+
+def _advise_on_distance(facts: Tensor, num_queries: int) -> None:
+    """Says so where most queries tell nothing apart, or where matches lie at the far end."""
+    alike, count, places = facts.tolist()
+    if 2 * alike > num_queries:
+        advise(
+            logger,
+            "alike",
+            f"distances to the whole gallery are alike for {alike:.0f} of {num_queries} queries: "
+            "scores tell of the order of its rows, by which ties are broken; look whether the "
+            "features have collapsed into one point",
+        )
+    place = places / max(count, 1)
+    chance = _STANDARD_ERRORS / math.sqrt(12 * max(count, 1))  # of a mean of uniform numbers
+    if place > 0.5 + max(_FARTHER, chance):
+        advise(
+            logger,
+            "similarities",
+            f"matches lie behind {100 * place:.0f} % of the gallery on average, where 50 % is "
+            "chance: distance seems to hold similarities; smaller must be nearer, so try "
+            "1 - similarity",
+        )
 
 
 def _kept(
