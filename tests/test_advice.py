@@ -60,24 +60,12 @@ def test_usual_settings_say_nothing(device: Device, said: Said) -> None:
     ("modality", "preset", "k1", "usual_k1", "message"),
     [
         (MODALITY, None, 102, 100, "k1 = 102, 51 for each modality, is more than half of the 100"),
-        (MODALITY // 1 + 3, None, 102, 100, "of the 100 samples of modality 3: lists of neighbors"),
+        (MODALITY + 3, None, 102, 100, "of the 100 samples of modality 3: lists of neighbors"),
         (np.arange(200) // 190, None, 12, 10, "6 for each modality, is more than half of the 10"),
         (np.arange(200) // 190, None, 12, 10, "of modality 1: .* try k1 = 10 or less, about as"),
-        (
-            None,
-            None,
-            101,
-            100,
-            "k1 = 101 is more than half of the 200 samples: .* k1 = 100 or less",
-        ),
+        (None, None, 101, 100, "k1 = 101 is more than half of the 200 .* try k1 = 100 or less"),
         (MODALITY, "modal_invariant", 101, 100, "k1 = 101 is more than half of the 200 samples: "),
-        (
-            np.arange(200) // 199,
-            None,
-            2,
-            None,
-            "of the 1 samples .* leave that modality out, about",
-        ),
+        (np.arange(200) // 199, None, 2, None, "of the 1 samples .* leave that modality out$"),
     ],
 )
 def test_lists_that_take_most_of_a_group(
@@ -121,7 +109,7 @@ def test_one_cluster_of_an_absurd_share(device: Device, said: Said) -> None:
     found = mabm.pseudo_labels(features, k1=20, k2=4, eps=0.6, min_samples=2)
     assert found.num_clusters == 61
     (message,) = said()
-    assert message.startswith("one of 61 clusters has 60 of 360 samples (17 %), where half of the ")
+    assert message.startswith("one of 61 clusters has 59 of 360 samples (16 %), where half of the ")
     assert "at most 5: several persons have run together; try a lower eps" in message
     assert "NeighborGraph.sweep" in message
 
