@@ -69,7 +69,10 @@ class ClusterSummary:
         if self.num_spanning is not None:
             spanning = f", {self.num_spanning} of them spanning every modality"
         noise = 100 * self.num_noise / max(self.num_samples, 1)
-        groups = ", ".join(f"{count} {name}" for name, count in self.samples.items())
+        groups = ", ".join(
+            f"{count} of modality {name}" if name.isdecimal() else f"{count} {name}"
+            for name, count in self.samples.items()
+        )
         lines = [
             f"{self.num_samples} samples{f' ({groups})' if groups else ''}, "
             f"{self.num_noise} in no cluster ({noise:.1f} %)",

@@ -188,11 +188,12 @@ def evaluate_retrieval(
         found = matches.cumsum(dim=1)
         valid = matches.any(dim=1)
         total = found[:, -1]
-        if looks:
-            facts.append(_facts(values[rows], position, matches))
         precision = torch.where(matches, found / position.clamp(min=1).to(torch.float64), 0.0)
         precisions.append((precision.sum(dim=1) / total)[valid])
-        last = torch.where(matches, position, 0).amax(dim=1)
+        places = torch.where(matches, position, 0)
+        last = places.amax(dim=1)
+        if looks:
+            facts.append(_facts(values[rows], places.sum(dim=1), total, position[:, -1]))
         penalties.append((total.to(torch.float64) / last)[valid])
         first = torch.where(matches, position, num_gallery + 1).amin(dim=1)
         if chosen.cmc_by_identity:
@@ -219,12 +220,19 @@ def evaluate_retrieval(
     )
 
 
-def _facts(distance: Tensor, position: Tensor, matches: Tensor) -> Tensor:
-    """(3,) float64: queries whose distances are all alike, matches, sum of their relative ranks."""
+def _facts(distance: Tensor, places: Tensor, num_matches: Tensor, num_kept: Tensor) -> Tensor:
+    """(3,) float64: queries whose distances are all alike, matches, sum of their relative ranks.
+
+    Args:
+        distance: (B, G).
+        places: (B,) sum of the ranks of a query's matches, from 1.
+        num_matches: (B,).
+        num_kept: (B,) samples of the gallery that are compared.
+    """
     least, most = (bound.to(torch.float64) for bound in torch.aminmax(distance, dim=1))
     alike = most - least <= _ALIKE * torch.maximum(most.abs(), least.abs())
-    place = (position - 0.5) / position[:, -1:].clamp(min=1).to(torch.float64)
-    return torch.stack([alike.sum(), matches.sum(), (place * matches).sum()])
+    relative = (places - 0.5 * num_matches) / num_kept.clamp(min=1).to(torch.float64)
+    return torch.stack([alike.sum(), num_matches.sum(), relative.sum()])
 
 
 def _advise_on_distance(facts: Tensor, num_queries: int) -> None:
