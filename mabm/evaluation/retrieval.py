@@ -193,7 +193,7 @@ def evaluate_retrieval(
         places = torch.where(matches, position, 0)
         last = places.amax(dim=1)
         if looks:
-            facts.append(_facts(values[rows], places.sum(dim=1), total, position[:, -1]))
+            facts.append(_facts(values[rows], order, places.sum(dim=1), total, position[:, -1]))
         penalties.append((total.to(torch.float64) / last)[valid])
         first = torch.where(matches, position, num_gallery + 1).amin(dim=1)
         if chosen.cmc_by_identity:
@@ -220,16 +220,19 @@ def evaluate_retrieval(
     )
 
 
-def _facts(distance: Tensor, places: Tensor, num_matches: Tensor, num_kept: Tensor) -> Tensor:
+def _facts(
+    distance: Tensor, order: Tensor, places: Tensor, num_matches: Tensor, num_kept: Tensor
+) -> Tensor:
     """(3,) float64: queries whose distances are all alike, matches, sum of their relative ranks.
 
     Args:
         distance: (B, G).
+        order: (B, G) the gallery by ascending distance.
         places: (B,) sum of the ranks of a query's matches, from 1.
         num_matches: (B,).
         num_kept: (B,) samples of the gallery that are compared.
     """
-    least, most = (bound.to(torch.float64) for bound in torch.aminmax(distance, dim=1))
+    least, most = distance.gather(1, order[:, [0, -1]]).to(torch.float64).T
     alike = most - least <= _ALIKE * torch.maximum(most.abs(), least.abs())
     relative = (places - 0.5 * num_matches) / num_kept.clamp(min=1).to(torch.float64)
     return torch.stack([alike.sum(), num_matches.sum(), relative.sum()])
