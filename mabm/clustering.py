@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Generic
+from typing import Any, ClassVar, Generic
 
 import torch
 from torch import Tensor
@@ -122,6 +122,8 @@ class PseudoLabels(Generic[ArrayT]):
     modality: Array | None = None
     modality_names: tuple[str, ...] | None = None
 
+    _is_found: ClassVar[bool] = False  # by pseudo_labels, whose eps may be at fault
+
     def __post_init__(self) -> None:
         """Reads lists, Series and words; waits for no device."""
         labels: Any = self.labels
@@ -150,7 +152,8 @@ class PseudoLabels(Generic[ArrayT]):
     @cached_property
     def _sizes(self) -> Tensor:
         sizes = cluster_sizes(self._labels)
-        _advise_on_sizes(sizes, len(self._labels))
+        if self._is_found:
+            _advise_on_sizes(sizes, len(self._labels))
         return sizes
 
     @property
@@ -275,6 +278,7 @@ def pseudo_labels(
         found = PseudoLabels(labels)
     else:
         found = PseudoLabels(labels, like(groups.to(on.device), features), names)
+    object.__setattr__(found, "_is_found", True)
     if on.is_cpu and is_wanted(logger, "large cluster"):
         found.num_clusters  # noqa: B018  # warns of its clusters; elsewhere a look at them waits
     return found

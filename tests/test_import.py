@@ -37,7 +37,7 @@ def test_import_and_use_touch_nothing_global() -> None:
         "            torch.is_grad_enabled(), len(warnings.filters))\n"
         "before = state()\n"
         "import mabm\n"
-        "mabm.pseudo_labels(torch.ones(20, 3), torch.arange(20) % 2)\n"
+        "mabm.pseudo_labels(torch.ones(20, 3), torch.arange(20) % 2, k1=10)\n"
         "print(state() == before)"
     )
     assert result.stdout.strip() == "True", result.stderr
