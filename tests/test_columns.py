@@ -123,6 +123,7 @@ def test_labels_identities_and_cameras(make: Callable[[list[int]], Any]) -> None
     assert mabm.PseudoLabels(given).num_clusters == 5
     assert adjusted_rand_index(given, PERSON) == adjusted_rand_index(labels, PERSON)
     same(draw(make(PERSON.tolist()), make(NUMBERS.tolist())), draw(PERSON, NUMBERS))
+    same(draw([f"{person:04d}" for person in PERSON], NUMBERS), draw(PERSON, NUMBERS))
     scores = search(make(PERSON.tolist()), make(NUMBERS.tolist()), NUMBERS)
     assert repr(scores) == repr(search(PERSON, NUMBERS, NUMBERS))
 
