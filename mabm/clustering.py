@@ -224,7 +224,10 @@ def pseudo_labels(
 ) -> PseudoLabels[ArrayT]:
     """Clusters samples by DBSCAN on their modality-aware Jaccard distance.
 
-    Nothing of size N x N is ever held.
+    Nothing of size N x N is ever held. What hardly anyone means is said in the log, once a process
+    and with what to try: ``k1`` of more than half a group, features of widely different lengths
+    where inner products rank, one cluster with an absurd share of the samples (on a GPU when the
+    result's statistics are first asked for).
 
     Args:
         features: (N, D) tensor or array of float16, bfloat16, float32 or float64, compared as

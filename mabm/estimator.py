@@ -63,6 +63,8 @@ class ModalityDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # skle
     def fit(self, X: Array, y: object = None, modality: Column | None = None) -> ModalityDBSCAN:
         """Clusters the rows of ``X`` (N, D); ``y`` is ignored, ``modality`` (N,) may be ``None``.
 
+        ``X`` may be a tensor, an array, a list or a data frame of numbers.
+
         Raises:
             TypeError: As :func:`mabm.pseudo_labels`.
             ValueError: As :func:`mabm.pseudo_labels`.

@@ -373,6 +373,15 @@ def test_what_is_no_column_is_told_how_to_become_one(
         assert "\n" not in str(caught.value)
 
 
+def test_nothing_is_a_column_too() -> None:
+    nothing = FEATURES[:0]
+    for empty in ([], (), range(0), np.array([], dtype=str), pd.Series([], dtype=object)):
+        found = mabm.pseudo_labels(nothing, empty)
+        assert found.modality.tolist() == found.labels.tolist() == []
+    with pytest.raises(TypeError, match=r"labels must be integers, .* got an array of words; num"):
+        mabm.split_prototypes(nothing, np.array([], dtype=str))
+
+
 def test_labels_are_no_words() -> None:
     with pytest.raises(TypeError, match=r"labels must be integers, .* words such as 'a'; number "):
         mabm.split_prototypes(FEATURES, ["a"] * 60)

@@ -21,7 +21,7 @@ def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
 def test_import_loads_neither_scikit_learn_nor_what_lies_downstream() -> None:
     result = run(
         "import sys, mabm\n"
-        "late = ('sklearn', 'scipy', 'matplotlib', 'PIL', 'mabm.data', 'mabm.models',\n"
+        "late = ('sklearn', 'scipy', 'pandas', 'matplotlib', 'PIL', 'mabm.data', 'mabm.models',\n"
         "        'mabm.demo', 'mabm.estimator', 'mabm.reference')\n"
         "print([name for name in late if name in sys.modules])"
     )
