@@ -2,19 +2,89 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Generic
+from typing import Any, ClassVar, Generic
 
 import torch
 from torch import Tensor
 
-from mabm._arrays import Array, ArrayT, like, to_tensor
+from mabm._advice import advise, is_wanted
+from mabm._arrays import Array, ArrayT, like, shown, to_tensor
+from mabm._columns import (
+    Column,
+    check_categories,
+    check_column,
+    holds_integers,
+    modality_of,
+    name_of_group,
+)
+from mabm._partition import cluster_sizes, count_spanning
 from mabm.graph import check_max_distance, check_min_samples
 from mabm.jaccard import jaccard_graph
 from mabm.presets import DEFAULT_K1, DEFAULT_K2, Preset
 from mabm.ranking import Precision
+
+logger = logging.getLogger(__name__)
+
+# A cluster is absurdly large with so many samples, such a share of all, and so many times the
+# median of the others (where there are any, else with half of all). SYSU-MM01 and RegDB have about
+# 60 and 20 samples an identity, 0.3 and 0.5 % of all; a few clusters of equal size are none.
+_LARGE = 50
+_LARGE_SHARE = 0.05
+_LARGE_MULTIPLE = 10
+
+
+@dataclass(frozen=True)
+class ClusterSummary:
+    """What a clustering made of N samples, in plain numbers; ``str`` tells it in a few lines.
+
+    Attributes:
+        num_samples: N.
+        num_clusters: Clusters with a sample.
+        num_spanning: Clusters with samples of every modality, or ``None`` without a modality.
+        num_noise: Samples in no cluster.
+        samples: Samples of each modality by its name, or by its number where it has none; empty
+            without a modality.
+        smallest_cluster: Samples of the smallest cluster, 0 without a cluster.
+        median_cluster: Median of the clusters' sizes, 0 without a cluster.
+        largest_cluster: Samples of the largest cluster, 0 without a cluster.
+        largest_share: Its share of all N samples, in [0, 1].
+    """
+
+    num_samples: int
+    num_clusters: int
+    num_spanning: int | None
+    num_noise: int
+    samples: dict[str, int]
+    smallest_cluster: int
+    median_cluster: float
+    largest_cluster: int
+    largest_share: float
+
+    def __str__(self) -> str:
+        spanning = ""
+        if self.num_spanning is not None:
+            spanning = f", {self.num_spanning} of them spanning every modality"
+        noise = 100 * self.num_noise / max(self.num_samples, 1)
+        groups = ", ".join(
+            f"{count} of modality {name}" if name.isdecimal() else f"{count} {name}"
+            for name, count in self.samples.items()
+        )
+        lines = [
+            f"{self.num_samples} samples{f' ({groups})' if groups else ''}, "
+            f"{self.num_noise} in no cluster ({noise:.1f} %)",
+            f"{self.num_clusters} clusters{spanning}",
+        ]
+        if self.num_clusters:
+            lines.append(
+                f"sizes {self.smallest_cluster} to {self.largest_cluster}, median "
+                f"{self.median_cluster:g}; the largest has {100 * self.largest_share:.1f} % of all "
+                "samples"
+            )
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,18 +92,55 @@ class PseudoLabels(Generic[ArrayT]):
     """Cluster labels of N samples and statistics of them, computed when they are asked for.
 
     In labels made by hand, clusters may have any numbers >= 0: those without a sample do not count.
+    What takes labels takes the ``PseudoLabels`` itself: :func:`mabm.split_prototypes`,
+    :class:`mabm.IdentityBatchSampler`, :func:`mabm.associate_clusters` and others.
 
     Attributes:
         labels: (N,) int64: clusters 0..C-1 without gaps, noise -1.
-        modality: (N,) int64, the group of each sample, or ``None``.
+        modality: (N,) int64, the group of each sample, or ``None``. Made by hand, it may also be
+            bool or words, which are numbered as :func:`pseudo_labels` does.
+        modality_names: What modality 0, 1, ... is called, or ``None`` where they are numbers alone.
 
     Raises:
-        ValueError: By the statistics, as a look at the labels waits for their device: a label is
-            below -1.
+        TypeError: Labels or modality made by hand are of the wrong kind.
+        ValueError: They are not (N,), or miss a value; and by the statistics, as a look at the
+            labels waits for their device: a label is below -1.
+
+    Example:
+        >>> import numpy as np, mabm
+        >>> labels = np.array([0, 0, 1, 1, 1, -1])
+        >>> found = mabm.PseudoLabels(labels, ["visible", "infrared", "visible"] * 2)
+        >>> found.modality, found.modality_names
+        (array([1, 0, 1, 1, 0, 1]), ('infrared', 'visible'))
+        >>> print(found.summary())
+        6 samples (2 infrared, 4 visible), 1 in no cluster (16.7 %)
+        2 clusters, 2 of them spanning every modality
+        sizes 2 to 3, median 2.5; the largest has 50.0 % of all samples
     """
 
     labels: ArrayT
     modality: Array | None = None
+    modality_names: tuple[str, ...] | None = None
+
+    _is_found: ClassVar[bool] = False  # by pseudo_labels, whose eps may be at fault
+
+    def __post_init__(self) -> None:
+        """Reads lists, Series and words; waits for no device."""
+        labels: Any = self.labels
+        if not holds_integers(labels):
+            column = check_column(labels, None, "labels", "one a sample")
+            labels = column if isinstance(labels, Tensor) else column.numpy()
+            object.__setattr__(self, "labels", labels)
+        if self.modality is not None:
+            each = "one group a row of labels"
+            found = check_categories(self.modality, len(labels), "modality", each, takes_bool=True)
+            if not holds_integers(self.modality):
+                object.__setattr__(self, "modality", like(found.columns[0], labels))
+                object.__setattr__(self, "modality_names", found.names)
+        names: Any = self.modality_names
+        is_named = isinstance(names, tuple) and all(isinstance(name, str) for name in names)
+        if not (names is None or is_named):
+            raise TypeError(f"modality_names must be a tuple of words or None, got {shown(names)}")
 
     @cached_property
     def _labels(self) -> Tensor:
@@ -44,8 +151,9 @@ class PseudoLabels(Generic[ArrayT]):
 
     @cached_property
     def _sizes(self) -> Tensor:
-        labels = self._labels
-        sizes: Tensor = torch.unique(labels[labels >= 0], return_counts=True)[1]
+        sizes = cluster_sizes(self._labels)
+        if self._is_found:
+            _advise_on_sizes(sizes, len(self._labels))
         return sizes
 
     @property
@@ -63,19 +171,37 @@ class PseudoLabels(Generic[ArrayT]):
         """Number of clusters with samples of every modality, or ``None`` without a modality."""
         if self.modality is None:
             return None
-        groups, group_of = torch.unique(to_tensor(self.modality, "modality"), return_inverse=True)
-        clustered = self._labels >= 0
-        # By number, as a label times the number of groups may be beyond int64.
-        _, cluster_of = torch.unique(self._labels[clustered], return_inverse=True)
-        cells = torch.unique(cluster_of * len(groups) + group_of[clustered])
-        if not len(cells):
-            return 0
-        return int((torch.bincount(cells // len(groups)) == len(groups)).sum())
+        return count_spanning(self._labels, to_tensor(self.modality, "modality"))
 
     @cached_property
     def size_histogram(self) -> dict[int, int]:
         """Number of clusters of each size, by ascending size."""
         return dict(sorted(Counter(self._sizes.tolist()).items()))
+
+    def summary(self) -> ClusterSummary:
+        """Counts samples and clusters, by name of the modality; on a GPU this waits for it."""
+        sizes = self._sizes.sort().values
+        middle = len(sizes) // 2, (len(sizes) - 1) // 2
+        samples = {}
+        if self.modality is not None:
+            groups, counts = torch.unique(to_tensor(self.modality, "modality"), return_counts=True)
+            samples = {
+                name_of_group(group, self.modality_names): count
+                for group, count in zip(groups.tolist(), counts.tolist(), strict=True)
+            }
+        total = len(self._labels)
+        largest = int(sizes[-1]) if len(sizes) else 0
+        return ClusterSummary(
+            num_samples=total,
+            num_clusters=len(sizes),
+            num_spanning=self.num_spanning,
+            num_noise=self.num_noise,
+            samples=samples,
+            smallest_cluster=int(sizes[0]) if len(sizes) else 0,
+            median_cluster=sum(sizes[list(middle)].tolist()) / 2 if len(sizes) else 0.0,
+            largest_cluster=largest,
+            largest_share=largest / max(total, 1),
+        )
 
     def __repr__(self) -> str:
         spanning = "" if self.modality is None else f", {self.num_spanning} spanning"
@@ -87,7 +213,7 @@ class PseudoLabels(Generic[ArrayT]):
 
 def pseudo_labels(
     features: ArrayT,
-    modality: Array | None = None,
+    modality: Column | None = None,
     *,
     eps: float = 0.6,
     min_samples: int = 4,
@@ -98,16 +224,21 @@ def pseudo_labels(
 ) -> PseudoLabels[ArrayT]:
     """Clusters samples by DBSCAN on their modality-aware Jaccard distance.
 
-    Nothing of size N x N is ever held.
+    Nothing of size N x N is ever held. What hardly anyone means is said in the log, once a process
+    and with what to try: ``k1`` of more than half a group, features of widely different lengths
+    where inner products rank, one cluster with an absurd share of the samples (on a GPU when the
+    result's statistics are first asked for).
 
     Args:
         features: (N, D) tensor or array of float16, bfloat16, float32 or float64, compared as
             float32; never normalised here.
-        modality: (N,) integers >= 0, the group of each row, or ``None``.
+        modality: (N,) integers >= 0, bool or words, the group of each row, or ``None``: a tensor,
+            an array, a list or a pandas Series. Words are numbered from 0 in sorted order; the
+            result keeps them as ``modality_names``.
         eps: Greatest distance of neighbours, in [0, 1). Published: 0.6 on SYSU-MM01, 0.3 on RegDB.
         min_samples: Neighbours within ``eps``, itself among them, that make a sample core.
         k1: As :func:`mabm.modality_jaccard`.
-        k2: As :func:`mabm.modality_jaccard`.
+        k2: As :func:`mabm.modality_jaccard`: of each group with ``"bmil"``, else in all.
         preset: As :func:`mabm.modality_jaccard`. With ``"spcl"`` the modality serves the
             statistics alone.
         precision: As :func:`mabm.modality_jaccard`.
@@ -134,9 +265,10 @@ def pseudo_labels(
     """
     eps = check_max_distance("eps", eps)
     min_samples = check_min_samples(min_samples)
+    groups, names = modality_of(None, modality)
     graph = jaccard_graph(
         features,
-        modality,
+        groups,
         max_distance=eps,
         k1=k1,
         k2=k2,
@@ -144,8 +276,32 @@ def pseudo_labels(
         precision=precision,
     )
     labels: Any = graph.dbscan(eps, min_samples)
-    if modality is None:
-        return PseudoLabels(labels)
-    device = to_tensor(labels, "labels").device  # checked above, and a second look would wait
-    groups = to_tensor(modality, "modality").to(device=device, dtype=torch.int64)
-    return PseudoLabels(labels, like(groups, features))
+    on = to_tensor(labels, "labels")
+    if groups is None:
+        found = PseudoLabels(labels)
+    else:
+        found = PseudoLabels(labels, like(groups.to(on.device), features), names)
+    object.__setattr__(found, "_is_found", True)
+    if on.is_cpu and is_wanted(logger, "large cluster"):
+        found.num_clusters  # noqa: B018  # warns of its clusters; elsewhere a look at them waits
+    return found
+
+
+def _advise_on_sizes(sizes: Tensor, total: int) -> None:
+    """Says so where one cluster holds an absurd share of the samples."""
+    if not len(sizes):
+        return
+    ordered = sizes.sort().values
+    largest = int(ordered[-1])
+    others = ordered[:-1]
+    median = int(others[len(others) // 2]) if len(others) else 0
+    share = _LARGE_SHARE if len(others) else 0.5
+    if largest >= max(_LARGE, share * total, _LARGE_MULTIPLE * median):
+        than = f", where half of the others have at most {median}" if len(others) else ""
+        advise(
+            logger,
+            "large cluster",
+            f"one of {len(sizes)} clusters has {largest} of {total} samples "
+            f"({100 * largest / total:.0f} %){than}: several persons have run together; try a "
+            "lower eps (NeighborGraph.sweep compares some, or mabm cluster --sweep)",
+        )

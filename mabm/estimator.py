@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClusterMixin
 from torch import Tensor
 
-from mabm._arrays import Array, check_features
+from mabm._arrays import Array, check_features, is_integer, shown
+from mabm._columns import Column
 from mabm.clustering import pseudo_labels
 from mabm.presets import DEFAULT_K1, DEFAULT_K2, Preset
 from mabm.ranking import Precision
@@ -27,7 +28,7 @@ class ModalityDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # skle
         eps: As :func:`mabm.pseudo_labels`.
         min_samples: As :func:`mabm.pseudo_labels`.
         k1: As :func:`mabm.pseudo_labels`.
-        k2: As :func:`mabm.pseudo_labels`.
+        k2: As :func:`mabm.pseudo_labels`: of each group with ``"bmil"``, else in all.
         preset: As :func:`mabm.pseudo_labels`.
         precision: As :func:`mabm.pseudo_labels`.
 
@@ -59,8 +60,10 @@ class ModalityDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # skle
         self.preset = preset
         self.precision = precision
 
-    def fit(self, X: Array, y: object = None, modality: Array | None = None) -> ModalityDBSCAN:
+    def fit(self, X: Array, y: object = None, modality: Column | None = None) -> ModalityDBSCAN:
         """Clusters the rows of ``X`` (N, D); ``y`` is ignored, ``modality`` (N,) may be ``None``.
+
+        ``X`` may be a tensor, an array, a list or a data frame of numbers.
 
         Raises:
             TypeError: As :func:`mabm.pseudo_labels`.
@@ -90,10 +93,16 @@ class ModalityDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # skle
 
 
 def _read(value: object) -> Tensor | NDArray[Any]:
-    """Rows as scikit-learn takes them, lists among them; a mask stays, to be refused."""
+    """Rows as scikit-learn takes them: lists, frames, integers; a mask stays, to be refused."""
     if isinstance(value, Tensor):
-        return value
+        return value.double() if is_integer(value) else value
+    if hasattr(value, "toarray"):
+        raise TypeError(f"X must be dense, got {type(value).__name__}; use X.toarray()")
     try:
-        return np.asanyarray(value)
-    except ValueError as error:  # rows of unequal length
-        raise ValueError(f"X must be (N, D), got {type(value).__name__}: {error}") from None
+        rows = np.asanyarray(value)
+        if rows.dtype.kind in "iubO" and not isinstance(rows, np.ma.MaskedArray):
+            rows = rows.astype(np.float64)
+    except (TypeError, ValueError) as error:  # rows of unequal length, or of words
+        kind = type(value).__name__
+        raise type(error)(f"X must be (N, D) numbers, got {kind}: {shown(error)}") from None
+    return rows

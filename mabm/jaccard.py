@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from torch import Tensor
 
-from mabm._arrays import (
-    Array,
-    ArrayT,
-    check_features,
-    check_instance,
-    check_modality,
-    like,
-    shown,
-    to_tensor,
-)
+from mabm._advice import advise
+from mabm._arrays import ArrayT, check_features, check_instance, like, shown, to_tensor
+from mabm._columns import Column, check_modality
 from mabm._device_memory import check_fits, running_ops
 from mabm.encoding import encode, expand_queries
 from mabm.graph import NeighborGraph, check_max_distance
 from mabm.neighbors import k_reciprocal_neighbors
 from mabm.presets import DEFAULT_K1, DEFAULT_K2, Preset, check_k1, check_k2, resolve_preset
-from mabm.ranking import Precision, check_precision, count_groups, rank
+from mabm.ranking import Precision, check_precision, group_sizes, rank
 from mabm.rows import Encoding
+
+logger = logging.getLogger(__name__)
 
 
 def modality_jaccard(
     features: ArrayT,
-    modality: Array | None = None,
+    modality: Column | None = None,
     *,
     k1: int = DEFAULT_K1,
     k2: int = DEFAULT_K2,
@@ -41,12 +38,13 @@ def modality_jaccard(
     Args:
         features: (N, D) tensor or array of float16, bfloat16, float32 or float64, compared as
             float32. Never normalised here: training features are means of two unit vectors.
-        modality: (N,) integers >= 0, the group of each row: any number of groups in any order.
-            ``None`` for one group, ranked by Euclidean distance.
+        modality: (N,) integers >= 0, bool or words, the group of each row: any number of groups in
+            any order. ``None`` for one group, ranked by Euclidean distance.
         k1: Neighbours of a sample, shared evenly by the groups (30: 15 visible and 15 infrared); at
             least one a group, at most 1024.
-        k2: Neighbours of each group whose rows are averaged (local query expansion), in [1, k1]; 1
-            for none.
+        k2: Neighbours whose rows are averaged (local query expansion), in [1, k1]; 1 for none. With
+            ``"bmil"`` of each group: 6 of two groups are 12 rows. With ``"spcl"`` and
+            ``"modal_invariant"`` in all: 6 rows. ``"ca_jaccard"`` has its own.
         preset: ``"bmil"`` (default with a modality), ``"spcl"`` (default without),
             ``"modal_invariant"``, ``"ca_jaccard"`` (the group is the camera; its four list lengths
             are fields of the preset), or a :class:`Preset` of your own.
@@ -85,7 +83,7 @@ def modality_jaccard(
 
 def jaccard_graph(
     features: ArrayT,
-    modality: Array | None = None,
+    modality: Column | None = None,
     *,
     max_distance: float = 0.6,
     k1: int = DEFAULT_K1,
@@ -103,7 +101,7 @@ def jaccard_graph(
         modality: As :func:`modality_jaccard`.
         max_distance: Greatest distance kept, in [0, 1).
         k1: As :func:`modality_jaccard`.
-        k2: As :func:`modality_jaccard`.
+        k2: As :func:`modality_jaccard`: of each group with ``"bmil"``, else in all.
         preset: As :func:`modality_jaccard`.
         precision: As :func:`modality_jaccard`.
 
@@ -129,7 +127,7 @@ def jaccard_graph(
 
 def encode_samples(
     features: ArrayT,
-    modality: Array | None = None,
+    modality: Column | None = None,
     *,
     k1: int = DEFAULT_K1,
     k2: int = DEFAULT_K2,
@@ -143,12 +141,61 @@ def encode_samples(
     """
     x = check_features(features)
     groups = None if modality is None else check_modality(modality, len(x), x.device, "modality")
-    chosen = resolve_preset(preset, has_modality=groups is not None)
-    k1 = check_k1(chosen, k1, count_groups(groups))
-    k2 = check_k2(chosen, k2, k1)
-    ranking = rank(x, groups, chosen, k1, check_precision(precision))
-    encoding = expand_queries(encode(x, k_reciprocal_neighbors(ranking)), ranking, k2=k2)
+    encoding = encode_checked(x, groups, k1, k2, preset, precision, whole_groups=True)
     return Encoding.of_op(features, *encoding.tensors())
+
+
+def encode_checked(
+    x: Tensor,
+    groups: Tensor | None,
+    k1: int,
+    k2: int,
+    preset: str | Preset | None,
+    precision: Precision,
+    *,
+    whole_groups: bool,
+) -> Encoding[Tensor]:
+    """:func:`encode_samples` on checked features and groups, in tensors.
+
+    ``whole_groups`` is whether every group is to be large against its share of ``k1``, or all of
+    them together against ``k1``: some queries to re-rank may be as few as one.
+    """
+    chosen = resolve_preset(preset, has_modality=groups is not None)
+    sizes = group_sizes(groups, len(x))
+    k1 = check_k1(chosen, k1, len(sizes))
+    k2 = check_k2(chosen, k2, k1)
+    precision = check_precision(precision)
+    _advise_on_k1(chosen, k1, sizes if whole_groups else {0: len(x)})
+    ranking = rank(x, groups, chosen, k1, precision)
+    return expand_queries(encode(x, k_reciprocal_neighbors(ranking)), ranking, k2=k2)
+
+
+def _advise_on_k1(preset: Preset, k1: int, sizes: dict[int, int]) -> None:
+    """Says so where a list takes more than half of the samples that it is taken from.
+
+    Any two samples are then likelier neighbours than not, whatever their features: sets of
+    neighbours are nearly the same for all, and everything is one cluster.
+    """
+    if preset.lists == "intra_inter":
+        return  # short lists by definition
+    shared = preset.lists == "per_group"
+    group, size = min(sizes.items(), key=lambda item: item[1])
+    size, length = (size, k1 // len(sizes)) if shared else (sum(sizes.values()), k1)
+    if not size or 2 * length <= size:
+        return
+    of, most = "samples", size // 2
+    if shared and len(sizes) > 1:
+        of, most = f"samples of modality {group}", size // 2 * len(sizes)
+    what = f"k1 = {k1}" if length == k1 else f"k1 = {k1}, {length} for each modality,"
+    tip = f"try k1 = {most} or less, about as many as one person has images"
+    if most < len(sizes):
+        tip = "leave that modality out"
+    advise(
+        logger,
+        "k1",
+        f"{what} is more than half of the {size} {of}: lists of neighbors so long are alike for "
+        f"all, and clusters run together; {tip}",
+    )
 
 
 def jaccard_distance(

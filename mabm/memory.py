@@ -17,7 +17,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from mabm._arrays import check_column, check_matrix, check_real, to_tensor
+from mabm._arrays import check_matrix, check_real, to_tensor
 from mabm._batch import (
     NOISE,
     check_batch,
@@ -29,6 +29,7 @@ from mabm._batch import (
     values_are_at_hand,
     without_autocast,
 )
+from mabm._columns import check_column, labels_of
 from mabm._state import WholeState
 from mabm.presets import check_integer
 from mabm.prototypes import PrototypeSplit
@@ -142,7 +143,8 @@ class _Memory(WholeState):
             check_matrix(rows, f"{prefix}prototypes")
             check_lengths(rows, f"{prefix}prototypes")
             count = prototypes.shape[-2]
-            check_column(found["clusters"], count, f"{prefix}clusters", "one a prototype")
+            clusters = to_tensor(found["clusters"], f"{prefix}clusters")
+            check_column(clusters, count, f"{prefix}clusters", "one a prototype")
         except (TypeError, ValueError) as error:
             return [str(error)]
         shape = (*self.prototypes.shape[:-2], count, self.prototypes.shape[-1])
@@ -402,8 +404,12 @@ def _read_source(source: object) -> tuple[Tensor, Tensor]:
             clusters = check_column(source.clusters, count, "source.clusters", "one a prototype")
             return prototypes, clusters.to(device=prototypes.device, copy=True)
         if not isinstance(source, Tensor):
+            hint = ""
+            if labels_of(source) is not source:
+                hint = "; use mabm.split_prototypes(features, found)"
             raise TypeError(
-                f"source must be a PrototypeSplit or a torch.Tensor, got {type(source).__name__}"
+                "source must be a PrototypeSplit or a torch.Tensor, got "
+                f"{type(source).__name__}{hint}"
             )
         prototypes = full_precision(check_rows(source, "source")).detach()
         check_lengths(prototypes, "source")

@@ -9,6 +9,7 @@ fails is ranked by exact scores alone.
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass, fields
 from typing import Generic, Literal, get_args
 
@@ -16,8 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mabm._arrays import Array, ArrayT, check_features, check_modality, like, to_tensor
+from mabm._advice import advise, is_wanted
+from mabm._arrays import Array, ArrayT, check_features, like, row_blocks, to_tensor
 from mabm._candidates import Candidates, ListLayout, propose_candidates
+from mabm._columns import Column, check_modality
 from mabm._device_memory import running_ops
 from mabm.presets import (
     DEFAULT_K1,
@@ -32,6 +35,10 @@ from mabm.presets import (
 logger = logging.getLogger(__name__)
 
 Precision = Literal["exact", "fast"]
+
+# Training features are means of two unit vectors, of lengths 0.7 to 1; these are no such features.
+_WIDE_LENGTHS = 2.0
+_FEW_ROWS = 20  # fewer have no percentiles to speak of
 
 # Rows ranked by exact scores alone before it is worth a warning: a second or so of work.
 _MANY_ROWS = 1000
@@ -97,7 +104,8 @@ class Ranking(Generic[ArrayT]):
                 f"ranks must be in [-1, {len(ranks)}), got {int(ranks.min())} to {int(ranks.max())}"
             )
         if self.groups is not None:
-            check_modality(self.groups, len(ranks), ranks.device, "groups")
+            groups = check_modality(self.groups, len(ranks), ranks.device, "groups")
+            object.__setattr__(self, "groups", like(groups, self.ranks))
 
     @classmethod
     def of_op(
@@ -136,7 +144,7 @@ class Ranking(Generic[ArrayT]):
 
 def rank_neighbors(
     features: ArrayT,
-    modality: Array | None = None,
+    modality: Column | None = None,
     *,
     k1: int = DEFAULT_K1,
     preset: str | Preset | None = None,
@@ -147,7 +155,8 @@ def rank_neighbors(
     Args:
         features: (N, D) float16, bfloat16, float32 or float64, compared as float32; never
             normalised here.
-        modality: (N,) integers, the group of each row, in any order; ``None`` for one group.
+        modality: (N,) integers >= 0, bool or words, the group of each row, in any order; ``None``
+            for one group.
         k1: Length of the lists together: ``k1 // G`` for each of G groups, or ``k1`` of one list.
         preset: Which lists and which metric; by default ``"bmil"`` with a modality (a list for
             each group, inner product), ``"spcl"`` without (one list, Euclidean distance).
@@ -178,7 +187,7 @@ def rank_neighbors(
     x = check_features(features)
     groups = None if modality is None else check_modality(modality, len(x), x.device, "modality")
     chosen = resolve_preset(preset, has_modality=groups is not None)
-    k1 = check_k1(chosen, k1, count_groups(groups))
+    k1 = check_k1(chosen, k1, len(group_sizes(groups, len(x))))
     ranking = rank(x, groups, chosen, k1, check_precision(precision))
     return Ranking.of_op(
         like(ranking.ranks, features),
@@ -190,9 +199,12 @@ def rank_neighbors(
     )
 
 
-def count_groups(groups: Tensor | None) -> int:
-    """Number of groups that share ``k1``: 1 without a modality or without a sample."""
-    return 1 if groups is None else max(len(torch.unique(groups)), 1)
+def group_sizes(groups: Tensor | None, count: int) -> dict[int, int]:
+    """Samples of each group that shares ``k1``; one group without a modality or a sample."""
+    if groups is None or not count:
+        return {0: count}
+    names, sizes = torch.unique(groups, return_counts=True)
+    return dict(zip(names.tolist(), sizes.tolist(), strict=True))
 
 
 def check_precision(value: object) -> Precision:
@@ -218,8 +230,31 @@ def rank(
         "lower k1, free memory that other tensors hold, or move the features to the CPU",
     ):
         layout = _list_layout(x, groups, preset, k1)
+        looks = preset.metric == "inner_product" and is_wanted(logger, "lengths")
+        lengths = _extreme_lengths(x) if looks and len(x) >= _FEW_ROWS else None
         ranks, scores = _rank_lists(x, layout, preset.metric == "euclidean", precision)
+    if lengths is not None:
+        _advise_on_lengths(lengths, preset)  # a GPU has been waited for
     return Ranking.of_op(ranks, scores, tuple(layout.widths), preset, k1, groups)
+
+
+def _extreme_lengths(x: Tensor) -> Tensor:
+    """(2,) the 5th and the 95th percentile of the rows' lengths; waits for no device."""
+    lengths = torch.cat([torch.linalg.vector_norm(block, dim=1) for block in row_blocks(x)])
+    ordered, last = lengths.sort().values, len(x) - 1
+    return torch.stack([ordered[last // 20], ordered[last - last // 20]])
+
+
+def _advise_on_lengths(lengths: Tensor, preset: Preset) -> None:
+    low, high = lengths.tolist()
+    if math.isfinite(high) and high > _WIDE_LENGTHS * low:
+        advise(
+            logger,
+            "lengths",
+            f"features differ in length, from {low:.3g} (5th percentile) to {high:.3g} (95th), and "
+            f"preset {preset.name!r} ranks by inner product, where long rows are near to all; try "
+            "torch.nn.functional.normalize(features, dim=1)",
+        )
 
 
 def _rank_lists(

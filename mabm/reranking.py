@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mabm._arrays import Array, ArrayT, check_features, check_modality, check_real, like, to_tensor
+from mabm._arrays import Array, ArrayT, check_features, check_real, like, to_tensor
+from mabm._columns import Column, check_modality, read_categories
 from mabm._device_memory import check_fits
-from mabm.jaccard import encode_samples, jaccard_distance
+from mabm.jaccard import encode_checked, jaccard_distance
 from mabm.presets import DEFAULT_K2, Preset, check_k1, check_k2, resolve_preset
 from mabm.ranking import Precision, check_precision
 
@@ -24,7 +25,7 @@ class RerankOptions:
 
     Attributes:
         k1: As :func:`rerank`: half of them from each modality with the default preset.
-        k2: As :func:`rerank`.
+        k2: As :func:`rerank`: of each group with ``"bmil"``, else in all.
         lambda_value: Weight of the original distance, in [0, 1].
         preset: Name of the preset; ``"bmil"`` is modality-aware, ``"spcl"`` the classic.
         precision: As :func:`rerank`.
@@ -47,8 +48,8 @@ class RerankOptions:
 def rerank(
     query: ArrayT,
     gallery: Array,
-    query_modality: Array | None = None,
-    gallery_modality: Array | None = None,
+    query_modality: Column | None = None,
+    gallery_modality: Column | None = None,
     *,
     k1: int = _RERANK_K1,
     k2: int = DEFAULT_K2,
@@ -65,10 +66,10 @@ def rerank(
     Args:
         query: (Q, D) floating point.
         gallery: (G, D) floating point, on the same device.
-        query_modality: (Q,) integers >= 0, or ``None``; both or neither are given.
-        gallery_modality: (G,) integers >= 0, or ``None``.
+        query_modality: (Q,) integers >= 0, bool or words, or ``None``; both or neither are given.
+        gallery_modality: (G,) of the same kind, or ``None``.
         k1: As :func:`mabm.modality_jaccard`, a sample counted among its own neighbours.
-        k2: As :func:`mabm.modality_jaccard`.
+        k2: As :func:`mabm.modality_jaccard`: of each group with ``"bmil"``, else in all.
         lambda_value: Weight of the original distance, in [0, 1].
         preset: As :func:`mabm.modality_jaccard`.
         precision: As :func:`mabm.modality_jaccard`.
@@ -108,7 +109,7 @@ def rerank(
         q.device,
     )
     together = torch.cat([q, g])
-    encoding = encode_samples(together, modality, k1=k1, k2=k2, preset=preset, precision=precision)
+    encoding = encode_checked(together, modality, k1, k2, preset, precision, whole_groups=False)
     split = len(q)
     distance = to_tensor(
         jaccard_distance(encoding, slice(0, split), slice(split, None)), "distance"
@@ -118,7 +119,7 @@ def rerank(
 
 
 def _joined_modality(
-    q: Tensor, g: Tensor, query_modality: Array | None, gallery_modality: Array | None
+    q: Tensor, g: Tensor, query_modality: Column | None, gallery_modality: Column | None
 ) -> Tensor | None:
     if query_modality is None and gallery_modality is None:
         return None
@@ -127,10 +128,14 @@ def _joined_modality(
             raise ValueError(
                 f"query_modality and gallery_modality must be given together, got no {name}"
             )
+    names = ("query_modality", "gallery_modality")
+    (of_query, of_gallery), _ = read_categories(
+        (query_modality, gallery_modality), names, "one group a row"
+    )
     return torch.cat(
         [
-            check_modality(query_modality, len(q), q.device, "query_modality"),
-            check_modality(gallery_modality, len(g), g.device, "gallery_modality"),
+            check_modality(of_query, len(q), q.device, names[0]),
+            check_modality(of_gallery, len(g), g.device, names[1]),
         ]
     )
 

@@ -21,7 +21,7 @@ def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
 def test_import_loads_neither_scikit_learn_nor_what_lies_downstream() -> None:
     result = run(
         "import sys, mabm\n"
-        "late = ('sklearn', 'scipy', 'matplotlib', 'PIL', 'mabm.data', 'mabm.models',\n"
+        "late = ('sklearn', 'scipy', 'pandas', 'matplotlib', 'PIL', 'mabm.data', 'mabm.models',\n"
         "        'mabm.demo', 'mabm.estimator', 'mabm.reference')\n"
         "print([name for name in late if name in sys.modules])"
     )
@@ -37,7 +37,7 @@ def test_import_and_use_touch_nothing_global() -> None:
         "            torch.is_grad_enabled(), len(warnings.filters))\n"
         "before = state()\n"
         "import mabm\n"
-        "mabm.pseudo_labels(torch.ones(20, 3), torch.arange(20) % 2)\n"
+        "mabm.pseudo_labels(torch.ones(20, 3), torch.arange(20) % 2, k1=10)\n"
         "print(state() == before)"
     )
     assert result.stdout.strip() == "True", result.stderr

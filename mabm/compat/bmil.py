@@ -41,8 +41,8 @@ def compute_jaccard_distance_xmodal(
         k1: As :func:`mabm.modality_jaccard`; a modality with fewer samples than its share, or fewer
             samples than ``k1`` in the classic distance, give all they have (the released code fails
             in the first case, and reads faiss's filling as the last row in the second).
-        k2: Rows to average, of each modality's list with option 4 and 5; a list that is shorter
-            gives all it has.
+        k2: Rows to average, of each modality with option 4 and 5, else in all; a list that is
+            shorter gives all it has.
         print_flag: Accepted and not needed: nothing is printed.
         search_option: 0 to 5, see above.
         use_float16: Whether the result is float16, rounded from float32; the released code sums in

@@ -31,7 +31,7 @@ def compute_jaccard_distance(
         target_features: (N, D) float tensor; never normalised here.
         k1: Length of the lists, a sample counted among its own; with fewer samples they hold all of
             them, where faiss fills up with -1 and the released code reads that as the last row.
-        k2: Rows to average; a list has ``k1``, so more than ``k1`` mean ``k1``.
+        k2: Rows to average, in all; a list has ``k1``, so more than ``k1`` mean ``k1``.
         print_flag: Accepted and not needed: nothing is printed.
         search_option: 0 to 5; it chose a route through faiss, and chooses nothing here.
         use_float16: Whether the result is float16, rounded from float32; the released code sums in

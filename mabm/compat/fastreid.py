@@ -118,7 +118,7 @@ def compute_jaccard_distance(
     Args:
         features: (N, D) float tensor; never normalised here.
         k1: As :func:`mabm.compat.clustercontrast.compute_jaccard_distance`, with fewer samples too.
-        k2: Rows to average; more than ``k1`` mean ``k1``.
+        k2: Rows to average, in all; more than ``k1`` mean ``k1``.
         search_option: 0 to 5: a route through faiss, here without effect.
         fp16: Whether the result is float16, rounded from float32; the released code sums in float16
             too, and is less exact.

@@ -37,7 +37,7 @@ def compute_modal_invariant_jaccard_distance(
         file: (file name, id, camera) of each row; the name tells the modality by ``rgb_modify`` or
             ``ir_modify``. The ids and cameras are not read.
         k1: As :func:`mabm.compat.clustercontrast.compute_jaccard_distance`, with fewer samples too.
-        k2: Rows to average; more than ``k1`` mean ``k1``.
+        k2: Rows to average, in all; more than ``k1`` mean ``k1``.
         print_flag: Accepted and not needed: nothing is printed.
         search_option: 0 to 5: a route through faiss, here without effect.
         use_float16: Whether the result is float16, rounded from float32; the released code sums in

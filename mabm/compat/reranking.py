@@ -5,6 +5,7 @@ And for the ``compute_jaccard_dist`` that lies beside it in MMT, CAP and their k
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mabm._advice import advise
 from mabm._arrays import Array, check_floating, check_real, to_tensor
 from mabm._device_memory import check_fits
 from mabm.compat._adapters import (
@@ -33,6 +35,8 @@ __all__ = ["compute_jaccard_dist", "re_ranking"]
 _ROWS_AT_ONCE = 256
 _INSTEAD = "use mabm.rerank, which holds the (Q, G) part alone"
 
+logger = logging.getLogger(__name__)
+
 
 def re_ranking(*args: Any, **options: Any) -> Distances:
     """Re-ranks a gallery for every query by k-reciprocal encoding.
@@ -47,7 +51,8 @@ def re_ranking(*args: Any, **options: Any) -> Distances:
     ``(1 - lambda) * J + lambda * d``: d is the squared distance, divided for each sample by its
     greatest, and neighbours are weighed by ``softmax(-d)``. A sample counts beside its k1
     neighbours. (:func:`mabm.rerank` is the library's own: by modality, ``k1`` counts the sample,
-    weights come from the features, and no (Q + G, Q + G) matrix is held.)
+    weights come from the features, and no (Q + G, Q + G) matrix is held.) Distances within whose
+    diagonal is not about zero are named in the log, once a process: they may be similarities.
 
     Args:
         args: As above, tensors or arrays: distances (Q, G), (Q, Q) and (G, G), not squared, or
@@ -187,10 +192,25 @@ def _of_distances(
     within_query = _read_distance("q_q_dist", q_q_dist, (queries, queries))
     within_gallery = _read_distance("g_g_dist", g_g_dist, (gallery, gallery))
     _check_fits(queries + gallery, _INSTEAD)
+    for name, within in (("q_q_dist", within_query), ("g_g_dist", within_gallery)):
+        _advise_on_diagonal(name, within)
     above = torch.cat([within_query, between], dim=1)
     below = torch.cat([between.T, within_gallery], dim=1)
     squared = torch.cat([above, below]).square_().to(torch.float32)
     return _rerank(squared, queries, k1, k2, lambda_value, use_float16)
+
+
+def _advise_on_diagonal(name: str, within: Tensor) -> None:
+    """Says so where samples are not about as near to themselves as distances have it."""
+    own, all_pairs = within.diagonal().abs().median(), within.abs().median()
+    if 2 * own > all_pairs:
+        advise(
+            logger,
+            "diagonal",
+            f"{name} is {float(own):.3g} from a sample to itself, in the middle, and "
+            f"{float(all_pairs):.3g} between all: it seems to hold similarities; try "
+            "numpy.sqrt(2 - 2 * similarity), of all three",
+        )
 
 
 def _of_features(

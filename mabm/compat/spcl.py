@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mabm._arrays import check_column
 from mabm._batch import NOISE, check_temperature, widen_targets, without_autocast
+from mabm._columns import check_column
 from mabm._device_memory import check_fits
 from mabm._state import WholeState
 from mabm.compat._memories import (
