@@ -54,6 +54,7 @@ from mabm.losses import (
 )
 from mabm.memory import HardMemory, HybridMemory, MeanMemory
 from mabm.neighbors import k_reciprocal_neighbors
+from mabm.prediction import predict_labels
 from mabm.presets import PRESETS, Preset
 from mabm.prototypes import PrototypeSplit, SplitSummary, split_prototypes
 from mabm.ranking import Ranking, rank_neighbors
@@ -111,6 +112,7 @@ __all__ = [
     "match_clusters",
     "modality_jaccard",
     "multi_positive_loss",
+    "predict_labels",
     "prune_distances",
     "pseudo_labels",
     "rank_neighbors",
