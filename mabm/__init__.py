@@ -42,11 +42,13 @@ from mabm.jaccard import (
     modality_jaccard,
     prune_distances,
 )
-from mabm.losses import (
+from mabm.loss_modules import (
     ClusterContrastLoss,
     HybridContrastLoss,
     MultiPositiveLoss,
     SplitContrastLoss,
+)
+from mabm.losses import (
     cluster_contrast_loss,
     hybrid_contrast_loss,
     multi_positive_loss,
