@@ -10,7 +10,8 @@ from sklearn.base import BaseEstimator, ClusterMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from mabm._arrays import Array, check_features
+from mabm._arrays import Array, check_features, is_integer, shown
+from mabm._columns import Column
 from mabm.clustering import pseudo_labels
 from mabm.prediction import predict_labels
 from mabm.presets import DEFAULT_K1, DEFAULT_K2, Preset
@@ -62,13 +63,13 @@ class ModalityDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # skle
         self.preset = preset
         self.precision = precision
 
-    def fit(self, X: Array, y: object = None, modality: Array | None = None) -> ModalityDBSCAN:
+    def fit(self, X: Array, y: object = None, modality: Column | None = None) -> ModalityDBSCAN:
         """Clusters the rows of ``X``, and keeps a reference to them for :meth:`predict`.
 
         Args:
             X: (N, D) features: a tensor, an array or lists of rows; never normalized here.
             y: Ignored; scikit-learn passes it.
-            modality: (N,) integers >= 0, the group of each row, or ``None``.
+            modality: (N,) integers >= 0, bool or words, the group of each row, or ``None``.
 
         Returns:
             The estimator itself.
@@ -95,7 +96,7 @@ class ModalityDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # skle
         self._features, self._found = features, found
         return self
 
-    def predict(self, X: Array, modality: Array | None = None) -> NDArray[np.int64]:
+    def predict(self, X: Array, modality: Column | None = None) -> NDArray[np.int64]:
         """Gives each row of ``X`` the cluster of its nearest core sample, or -1 for noise.
 
         The parameters are those of the estimator, the rest is :func:`mabm.predict_labels`: rows of
@@ -149,10 +150,16 @@ class ModalityDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # skle
 
 
 def _read(value: object) -> Tensor | NDArray[Any]:
-    """Rows as scikit-learn takes them, lists among them; a mask stays, to be refused."""
+    """Rows as scikit-learn takes them: lists, frames, integers; a mask stays, to be refused."""
     if isinstance(value, Tensor):
-        return value
+        return value.double() if is_integer(value) else value
+    if hasattr(value, "toarray"):
+        raise TypeError(f"X must be dense, got {type(value).__name__}; use X.toarray()")
     try:
-        return np.asanyarray(value)
-    except ValueError as error:  # rows of unequal length
-        raise ValueError(f"X must be (N, D), got {type(value).__name__}: {error}") from None
+        rows = np.asanyarray(value)
+        if rows.dtype.kind in "iubO" and not isinstance(rows, np.ma.MaskedArray):
+            rows = rows.astype(np.float64)
+    except (TypeError, ValueError) as error:  # rows of unequal length, or of words
+        kind = type(value).__name__
+        raise type(error)(f"X must be (N, D) numbers, got {kind}: {shown(error)}") from None
+    return rows

@@ -5,16 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mabm._arrays import (
-    Array,
-    ArrayT,
-    check_features,
-    check_instance,
-    check_modality,
-    like,
-    shown,
-    to_tensor,
-)
+from mabm._arrays import ArrayT, check_features, check_instance, like, shown, to_tensor
+from mabm._columns import Column, check_modality
 from mabm._device_memory import check_fits, running_ops
 from mabm.encoding import encode, expand_queries
 from mabm.graph import NeighborGraph, check_max_distance
@@ -26,7 +18,7 @@ from mabm.rows import Encoding
 
 def modality_jaccard(
     features: ArrayT,
-    modality: Array | None = None,
+    modality: Column | None = None,
     *,
     k1: int = DEFAULT_K1,
     k2: int = DEFAULT_K2,
@@ -41,8 +33,8 @@ def modality_jaccard(
     Args:
         features: (N, D) tensor or array of float16, bfloat16, float32 or float64, compared as
             float32. Never normalised here: training features are means of two unit vectors.
-        modality: (N,) integers >= 0, the group of each row: any number of groups in any order.
-            ``None`` for one group, ranked by Euclidean distance.
+        modality: (N,) integers >= 0, bool or words, the group of each row: any number of groups in
+            any order. ``None`` for one group, ranked by Euclidean distance.
         k1: Neighbours of a sample, shared evenly by the groups (30: 15 visible and 15 infrared); at
             least one a group, at most 1024.
         k2: Neighbours of each group whose rows are averaged (local query expansion), in [1, k1]; 1
@@ -85,7 +77,7 @@ def modality_jaccard(
 
 def jaccard_graph(
     features: ArrayT,
-    modality: Array | None = None,
+    modality: Column | None = None,
     *,
     max_distance: float = 0.6,
     k1: int = DEFAULT_K1,
@@ -129,7 +121,7 @@ def jaccard_graph(
 
 def encode_samples(
     features: ArrayT,
-    modality: Array | None = None,
+    modality: Column | None = None,
     *,
     k1: int = DEFAULT_K1,
     k2: int = DEFAULT_K2,

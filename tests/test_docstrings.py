@@ -67,7 +67,7 @@ NOT_RUN = {
 
 
 def public_callables() -> Iterator[tuple[str, Any, Any]]:
-    """Functions, classes, and the methods of these that take parameters; methods with their class."""
+    """Functions, classes, and methods that take parameters, these with their class."""
     seen = set()
     for package in PACKAGES:
         module = importlib.import_module(package)
@@ -110,9 +110,8 @@ def entries(docstring: str) -> dict[str, str]:
     """What is said of each parameter or attribute."""
     text = section(docstring, "Args", "Attributes")
     parts = re.split(r"^(\w+(?:, \w+)*): ", text, flags=re.M)[1:]
-    return {
-        name: said for names, said in zip(parts[::2], parts[1::2]) for name in names.split(", ")
-    }
+    pairs = zip(parts[::2], parts[1::2], strict=True)
+    return {name: said for names, said in pairs for name in names.split(", ")}
 
 
 def unexplained(value: Any, owner: Any) -> list[str]:

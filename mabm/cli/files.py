@@ -11,7 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mabm._arrays import check_column, to_tensor
+from mabm._arrays import to_tensor
+from mabm._columns import check_column
 from mabm.cli.array_files import StoredArray, check_regular, open_arrays, suffix_of
 from mabm.cli.command import shortened, whole_number
 

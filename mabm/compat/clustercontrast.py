@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mabm._arrays import Array, check_column, check_real, shown
+from mabm._arrays import Array, check_real, shown
 from mabm._batch import (
     check_batch,
     check_rows,
@@ -28,6 +28,7 @@ from mabm._batch import (
     widen_targets,
     without_autocast,
 )
+from mabm._columns import check_column
 from mabm._device_memory import check_fits
 from mabm._state import WholeState
 from mabm.compat._adapters import (

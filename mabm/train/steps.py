@@ -16,6 +16,13 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from mabm._batch import NOISE
+from mabm._columns import (
+    Column,
+    Labels,
+    check_categories,
+    check_labels,
+    check_visible_infrared,
+)
 from mabm.association import associate_clusters
 from mabm.clustering import pseudo_labels
 from mabm.losses import (
@@ -51,7 +58,7 @@ class Images(Sized, Protocol):
 def extract_features(
     encoder: nn.Module,
     images: Images,
-    modality: Tensor,
+    modality: Column,
     *,
     batch_size: int = 256,
     workers: int = 0,
@@ -66,7 +73,7 @@ def extract_features(
     Args:
         encoder: As :func:`mabm.models.extract`.
         images: N images.
-        modality: (N,) int64 on the CPU.
+        modality: (N,) integers, 0 visible and 1 infrared, or these two words.
         batch_size: Images a step.
         workers: Processes that read ahead.
         normalise_mean: Normalise the mean again, as evaluation does and clustering does not.
@@ -84,8 +91,7 @@ def extract_features(
     """
     check_integer("batch_size", batch_size, at_least=1)
     count, ranks = len(images), distributed.world_size()
-    if modality.shape != (count,):
-        raise ValueError(f"modality must be ({count},), got shape {tuple(modality.shape)}")
+    modality = check_visible_infrared(modality, count, "modality", "one an image").cpu()
     bounds = [count * part // ranks for part in range(ranks + 1)]
     first, last = bounds[distributed.rank()], bounds[distributed.rank() + 1]
     batches = [
@@ -154,7 +160,7 @@ def _as_read(images: Tensor) -> Tensor:
 
 def cluster_modalities(
     features: Tensor,
-    modality: Tensor,
+    modality: Column,
     options: ClusteringConfig | None = None,
     *,
     chosen: Tensor | None = None,
@@ -163,7 +169,7 @@ def cluster_modalities(
 
     Args:
         features: (N, D).
-        modality: (N,) int64.
+        modality: (N,) integers >= 0, bool or words.
         options: ``k1_alone``, ``k2_alone``, ``eps`` and ``min_samples`` are read.
         chosen: (N,) bool, the samples to cluster; all by default.
 
@@ -172,7 +178,7 @@ def cluster_modalities(
         chosen, is -1.
     """
     options = options or ClusteringConfig()
-    modality = modality.to(features.device)
+    modality = _groups(modality, features)
     labels = torch.full_like(modality, NOISE)
     for group in torch.unique(modality).tolist():
         members = torch.nonzero((modality == group) & _mask(chosen, labels)).flatten()
@@ -202,6 +208,12 @@ def _clusters(
     return found.labels
 
 
+def _groups(modality: object, features: Tensor) -> Tensor:
+    each = "one group a row of features"
+    found = check_categories(modality, len(features), "modality", each, takes_bool=True)
+    return found.columns[0].to(features.device)
+
+
 def _mask(chosen: Tensor | None, labels: Tensor) -> Tensor:
     if chosen is None:
         return torch.ones_like(labels, dtype=torch.bool)
@@ -210,8 +222,8 @@ def _mask(chosen: Tensor | None, labels: Tensor) -> Tensor:
 
 def cluster_together(
     features: Tensor,
-    modality: Tensor,
-    alone: Tensor,
+    modality: Column,
+    alone: Labels,
     options: ClusteringConfig | None = None,
     *,
     chosen: Tensor | None = None,
@@ -220,8 +232,9 @@ def cluster_together(
 
     Args:
         features: (N, D).
-        modality: (N,) int64.
-        alone: (N,) labels of each modality alone; what ``"hungarian"`` and ``"sinkhorn"`` match.
+        modality: (N,) integers >= 0, bool or words.
+        alone: (N,) labels, or :class:`mabm.PseudoLabels`, of each modality alone; what
+            ``"hungarian"`` and ``"sinkhorn"`` match.
         options: Association and its parameters.
         chosen: (N,) bool, the samples to cluster globally; all by default. Matching takes what
             ``alone`` has clustered.
@@ -230,7 +243,7 @@ def cluster_together(
         (N,) int64 labels on the features' device; noise, and what was not chosen, is -1.
     """
     options = options or ClusteringConfig()
-    modality = modality.to(features.device)
+    modality = _groups(modality, features)
     labels = torch.full_like(modality, NOISE)
     if options.association == "off":
         return labels
@@ -265,10 +278,20 @@ def build_memory(
 
 
 def split_within(
-    features: Tensor, labels: Tensor, modality: Tensor, group: int
+    features: Tensor, labels: Labels, modality: Column, group: int
 ) -> PrototypeSplit[Tensor]:
-    """Prototypes of the clusters of one modality alone; other samples are noise in it."""
-    return split_prototypes(features, torch.where(modality == group, labels, NOISE))
+    """Prototypes of the clusters of one modality alone; other samples are noise in it.
+
+    Args:
+        features: (N, D).
+        labels: (N,) labels, or the :class:`mabm.PseudoLabels`.
+        modality: (N,) integers >= 0, bool or words.
+        group: The modality whose clusters count, by its number.
+    """
+    each = "one a row of features"
+    clusters = check_labels(labels, len(features), "labels", each).to(features.device)
+    mine = _groups(modality, features) == group
+    return split_prototypes(features, torch.where(mine, clusters, NOISE))
 
 
 def contrast_within(
