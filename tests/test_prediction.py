@@ -204,16 +204,17 @@ def test_modalities_by_name(device: Device) -> None:
 
 def test_names_count_rather_than_their_order_among_the_new_samples() -> None:
     # With one name alone among the new samples, numbering these anew would take it for the other.
-    modality = np.arange(120) % 2
-    features = make_features("clustered", modality, 0)
+    modality = np.arange(200) % 2
+    features = make_features("gaussian", modality, 1)
     words = np.array(["infrared", "visible"])[modality]
-    new = modality == 1
+    old = features[:120]
+    new = 121 + 2 * np.arange(40)
     options = {"eps": 0.8, "k1": 8, "k2": 2}
-    found = mabm.pseudo_labels(features, words, min_samples=2, **options)
-    by_number = mabm.predict_labels(features[new], modality[new], features, found, **options)
-    by_name = mabm.predict_labels(features[new], words[new], features, found, **options)
+    found = mabm.pseudo_labels(old, words[:120], min_samples=3, **options)
+    by_number = mabm.predict_labels(features[new], modality[new], old, found, **options)
+    by_name = mabm.predict_labels(features[new], words[new], old, found, **options)
     np.testing.assert_array_equal(by_name, by_number)
-    swapped = mabm.predict_labels(features[new], 1 - modality[new], features, found, **options)
+    swapped = mabm.predict_labels(features[new], 1 - modality[new], old, found, **options)
     assert (by_name != swapped).any()
 
 
