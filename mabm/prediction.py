@@ -35,11 +35,11 @@ def predict_labels(
     noise. Nothing of size N x N is ever held, and the labels of the clustered samples stay as they
     are.
 
-    The Jaccard distance compares neighborhoods, and all samples of a call are in each other's
-    neighborhoods. So a label depends a little on the other new samples of the call, the more so the
-    more of them there are and the more they resemble each other. Where a label must not depend on
-    them, pass one new sample at a time. Where many new samples arrive at once, it is better to
-    cluster all samples again.
+    The Jaccard distance compares neighborhoods, and the new samples of a call are in each other's
+    neighborhoods. So a label depends a little on the other new samples of its call, the more so the
+    more of them there are and the more they resemble each other. Where it must not, pass one new
+    sample at a time, though each call ranks all samples again. Where there are about as many new
+    samples as clustered ones, cluster all of them again instead.
 
     Args:
         new_features: (M, D) tensor or array of float16, bfloat16, float32 or float64, from the
