@@ -227,7 +227,7 @@ def pseudo_labels(
         eps: Greatest distance of neighbours, in [0, 1). Published: 0.6 on SYSU-MM01, 0.3 on RegDB.
         min_samples: Neighbours within ``eps``, itself among them, that make a sample core.
         k1: As :func:`mabm.modality_jaccard`.
-        k2: As :func:`mabm.modality_jaccard`.
+        k2: As :func:`mabm.modality_jaccard`: of each group with ``"bmil"``, else in all.
         preset: As :func:`mabm.modality_jaccard`. With ``"spcl"`` the modality serves the
             statistics alone.
         precision: As :func:`mabm.modality_jaccard`.

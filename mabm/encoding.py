@@ -61,8 +61,9 @@ def expand_queries(
     Args:
         encoding: The rows V of N samples.
         ranking: Their neighbour lists; its preset says which rows are averaged.
-        k2: Rows to take of each list (or of the merged one), 1 to skip the step. A list shorter
-            than ``k2`` gives all it has.
+        k2: Rows to take, 1 to skip the step: of each list with ``"bmil"``, a list a group, and of
+            the merged list, in all, with ``"spcl"`` and ``"modal_invariant"``. A list shorter than
+            ``k2`` gives all it has.
 
     Returns:
         The rows V', each summing to one. A row without a neighbour stays as it is.

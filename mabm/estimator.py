@@ -30,7 +30,7 @@ class ModalityDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # skle
         eps: As :func:`mabm.pseudo_labels`.
         min_samples: As :func:`mabm.pseudo_labels`.
         k1: As :func:`mabm.pseudo_labels`.
-        k2: As :func:`mabm.pseudo_labels`.
+        k2: As :func:`mabm.pseudo_labels`: of each group with ``"bmil"``, else in all.
         preset: As :func:`mabm.pseudo_labels`.
         precision: As :func:`mabm.pseudo_labels`.
 

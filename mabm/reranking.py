@@ -26,7 +26,7 @@ class RerankOptions(Saved):
 
     Attributes:
         k1: As :func:`rerank`: half of them from each modality with the default preset.
-        k2: As :func:`rerank`.
+        k2: As :func:`rerank`: of each group with ``"bmil"``, else in all.
         lambda_value: Weight of the original distance, in [0, 1].
         preset: Name of the preset; ``"bmil"`` is modality-aware, ``"spcl"`` the classic.
         precision: As :func:`rerank`.
@@ -70,7 +70,7 @@ def rerank(
         query_modality: (Q,) integers >= 0, bool or words, or ``None``; both or neither are given.
         gallery_modality: (G,) of the same kind, or ``None``.
         k1: As :func:`mabm.modality_jaccard`, a sample counted among its own neighbours.
-        k2: As :func:`mabm.modality_jaccard`.
+        k2: As :func:`mabm.modality_jaccard`: of each group with ``"bmil"``, else in all.
         lambda_value: Weight of the original distance, in [0, 1].
         preset: As :func:`mabm.modality_jaccard`.
         precision: As :func:`mabm.modality_jaccard`.

@@ -74,9 +74,11 @@ REFUSED = [
     ("preset with lists of its own", {"preset": "ca_jaccard", "k1": 20}, ValueError, "preset 'ca_jaccard' has its own k1_intra and k1_inter .*; k1 must stay 30, got 20"),
 ]  # fmt: skip
 REFUSED_K2 = [
-    ("k2 zero", {"k2": 0}, ValueError, r"k2 must be in \[1, 30\], which ends at k1, got 0"),
+    ("k2 zero", {"k2": 0}, ValueError, r"k2 must be in \[1, 30\], which ends at k1, got 0; preset 'bmil' averages k2 rows of each modality$"),
     ("k2 negative", {"k2": -6}, ValueError, r"k2 must be in \[1, 30\], .* got -6"),
     ("k2 above k1", {"k1": 5, "k2": 6}, ValueError, r"k2 must be in \[1, 5\], which ends at k1, got 6"),
+    ("k2 of one list", {"k2": 31, "preset": "spcl"}, ValueError, r"k2 must be .* got 31; preset 'spcl' averages k2 rows in all$"),
+    ("k2 of one list shared", {"k2": 31, "preset": "modal_invariant"}, ValueError, r"k2 must be .* got 31; preset 'modal_invariant' averages k2 rows in all, each modality alike$"),
     ("k2 fractional", {"k2": 1.5}, TypeError, "k2 must be an integer, got float: 1.5"),
     ("k2 huge", {"k2": 2**40}, ValueError, r"k2 must be in \[1, 30\], .* got 1099511627776"),
     ("preset with rows of its own", {"preset": "ca_jaccard", "k2": 3}, ValueError, "has its own k2_intra and k2_inter .*; k2 must stay 6, got 3"),

@@ -24,7 +24,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="which frames of the drawings are rendered (default: %(default)s)",
     )
     parser.add_argument("--k1", type=integer, help="neighbours of a sample (default: 24)")
-    parser.add_argument("--k2", type=integer, help="rows averaged by query expansion (default: 6)")
+    parser.add_argument(
+        "--k2", type=integer, help="rows averaged by query expansion, in all (default: 6)"
+    )
     parser.add_argument("--eps", type=float, help="radius of DBSCAN (default: 0.5)")
 
 

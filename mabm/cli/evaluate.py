@@ -57,7 +57,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     options = RerankOptions()
     group.add_argument("--k1", type=integer, default=options.k1, help="(default: %(default)s)")
-    group.add_argument("--k2", type=integer, default=options.k2, help="(default: %(default)s)")
+    group.add_argument(
+        "--k2",
+        type=integer,
+        default=options.k2,
+        help="rows averaged, of each modality (default: %(default)s)",
+    )
     group.add_argument(
         "--lambda",
         type=float,

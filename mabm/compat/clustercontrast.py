@@ -65,7 +65,7 @@ def compute_jaccard_distance(
     Args:
         target_features: (N, D) float tensor; never normalised here.
         k1: As :func:`mabm.modality_jaccard`.
-        k2: As :func:`mabm.modality_jaccard`.
+        k2: As :func:`mabm.modality_jaccard`: rows in all.
         print_flag: Accepted and not needed: nothing is printed.
         search_option: 0 to 5; it chose a route through faiss, and chooses nothing here.
         use_float16: Accepted and not needed: the result is float32.

@@ -147,11 +147,12 @@ class ClusteringConfig(_Table):
 
     Attributes:
         k1: Neighbours of a sample; when modalities are clustered together, shared among them.
-        k2: Rows averaged by local query expansion, of each modality when clustered together.
+        k2: Rows averaged by local query expansion: of each modality when clustered together (6 of
+            two are 12 rows), in all when a modality is clustered alone.
         eps: Radius of DBSCAN.
         min_samples: Samples within ``eps`` that make a core, itself among them.
         alone_k1: ``k1`` where a modality is clustered alone; ``None``: the same.
-        alone_k2: ``k2`` likewise.
+        alone_k2: ``k2`` where a modality is clustered alone, rows in all; ``None``: the same.
         half_list: ``"merged"`` as released, or ``"balanced"`` between modalities.
         subset_ratio: Share of the visible images, drawn anew each epoch, that are clustered alone;
             below 1, the others (and not these) are clustered with the infrared images. Published

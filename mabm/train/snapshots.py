@@ -45,7 +45,7 @@ class ClusteringSnapshot:
         read: Reads images by row.
         identity: (N,) integers, negative where unknown, or ``None``. Only shown and measured by.
         k1: As :func:`mabm.modality_jaccard`.
-        k2: As :func:`mabm.modality_jaccard`.
+        k2: As :func:`mabm.modality_jaccard`: of each group with ``"bmil"``, else in all.
         eps: Radius of DBSCAN.
         preset: As :func:`mabm.modality_jaccard`.
         identity_names: What an identity is called, or ``None`` to call it by its number.
