@@ -27,12 +27,13 @@ class ModalityDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # skle
     the pipeline's ``fit`` and ``modality=...`` to its ``predict`` without routing.
 
     Args:
-        eps: As :func:`mabm.pseudo_labels`.
-        min_samples: As :func:`mabm.pseudo_labels`.
-        k1: As :func:`mabm.pseudo_labels`.
-        k2: As :func:`mabm.pseudo_labels`: of each group with ``"bmil"``, else in all.
-        preset: As :func:`mabm.pseudo_labels`.
-        precision: As :func:`mabm.pseudo_labels`.
+        eps: Greatest distance of neighbors, in [0, 1).
+        min_samples: Neighbors within ``eps``, itself among them, that make a sample core.
+        k1: Neighbors of a sample, shared evenly by the groups; at most 1024.
+        k2: Rows averaged around a sample, in [1, k1]: of each group with ``"bmil"``, else in all.
+        preset: Name of a published distance or a :class:`mabm.Preset`; by default ``"bmil"`` with a
+            modality, ``"spcl"`` without.
+        precision: Of the ranking: ``"exact"``, or ``"fast"`` as in :func:`mabm.rank_neighbors`.
 
     Attributes:
         labels_: (N,) int64 NumPy labels after ``fit``; noise is -1.
@@ -44,6 +45,9 @@ class ModalityDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # skle
         >>> features = np.eye(8, dtype=np.float32).repeat(10, axis=0)
         >>> mabm.ModalityDBSCAN(k1=10, k2=2).fit_predict(features)[::10].tolist()
         [0, 1, 2, 3, 4, 5, 6, 7]
+        >>> estimator = mabm.ModalityDBSCAN(k1=10, k2=2)
+        >>> estimator.fit(features, modality=np.arange(80) % 2).core_sample_indices_.shape
+        (80,)
     """
 
     def __init__(
@@ -142,9 +146,17 @@ class ModalityDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # skle
         return labels.cpu().numpy()
 
     def fit_predict(self, X: Array, y: object = None, **metadata: Any) -> NDArray[np.int64]:
-        """Clusters the rows of ``X`` and returns ``labels_``; ``modality`` goes to ``fit``.
+        """Clusters the rows of ``X`` and returns ``labels_``.
 
         ``ClusterMixin`` has the same; here it is annotated.
+
+        Args:
+            X: (N, D) features, as :meth:`fit` takes them.
+            y: Ignored; scikit-learn passes it.
+            metadata: ``modality`` for :meth:`fit`.
+
+        Returns:
+            (N,) int64 labels.
         """
         return self.fit(X, y, **metadata).labels_
 

@@ -102,6 +102,12 @@ class Preset(Saved):
         k1_inter: Length of the inter list beyond its first entry (``"intra_inter"`` only).
         k2_intra: Rows taken from the intra list (``"pooled"`` only, in place of ``k2``).
         k2_inter: Rows taken from the inter list (``"pooled"`` only).
+
+    Example:
+        >>> from dataclasses import replace
+        >>> import mabm
+        >>> replace(mabm.PRESETS["bmil"], half_list="balanced").half_list
+        'balanced'
     """
 
     name: str
