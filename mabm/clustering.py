@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +11,7 @@ from typing import Any, Generic
 import torch
 from torch import Tensor
 
+from mabm._advice import advise, is_wanted
 from mabm._arrays import Array, ArrayT, like, shown, to_tensor
 from mabm._columns import (
     Column,
@@ -25,6 +27,15 @@ from mabm.graph import check_max_distance, check_min_samples
 from mabm.jaccard import jaccard_graph
 from mabm.presets import DEFAULT_K1, DEFAULT_K2, Preset
 from mabm.ranking import Precision
+
+logger = logging.getLogger(__name__)
+
+# A cluster is absurdly large with so many samples, such a share of all, and so many times the
+# median of the others (where there are any, else with half of all). SYSU-MM01 and RegDB have about
+# 60 and 20 samples an identity, 0.3 and 0.5 % of all; a few clusters of equal size are none.
+_LARGE = 50
+_LARGE_SHARE = 0.05
+_LARGE_MULTIPLE = 10
 
 
 @dataclass(frozen=True)
@@ -42,6 +53,11 @@ class ClusterSummary(Saved):
         median_cluster: Median of the clusters' sizes, 0 without a cluster.
         largest_cluster: Samples of the largest cluster, 0 without a cluster.
         largest_share: Its share of all N samples, in [0, 1].
+
+    Example:
+        >>> import mabm
+        >>> mabm.PseudoLabels([0, 0, 1, 1, 1, -1]).summary().largest_share
+        0.5
     """
 
     num_samples: int
@@ -59,7 +75,10 @@ class ClusterSummary(Saved):
         if self.num_spanning is not None:
             spanning = f", {self.num_spanning} of them spanning every modality"
         noise = 100 * self.num_noise / max(self.num_samples, 1)
-        groups = ", ".join(f"{count} {name}" for name, count in self.samples.items())
+        groups = ", ".join(
+            f"{count} of modality {name}" if name.isdecimal() else f"{count} {name}"
+            for name, count in self.samples.items()
+        )
         lines = [
             f"{self.num_samples} samples{f' ({groups})' if groups else ''}, "
             f"{self.num_noise} in no cluster ({noise:.1f} %)",
@@ -146,7 +165,9 @@ class PseudoLabels(Saved, Generic[ArrayT]):
 
     @cached_property
     def _sizes(self) -> Tensor:
-        return cluster_sizes(self._labels)
+        sizes = cluster_sizes(self._labels)
+        _advise_on_sizes(sizes, len(self._labels))
+        return sizes
 
     @property
     def num_clusters(self) -> int:
@@ -226,11 +247,12 @@ def pseudo_labels(
             result keeps them as ``modality_names``.
         eps: Greatest distance of neighbours, in [0, 1). Published: 0.6 on SYSU-MM01, 0.3 on RegDB.
         min_samples: Neighbours within ``eps``, itself among them, that make a sample core.
-        k1: As :func:`mabm.modality_jaccard`.
-        k2: As :func:`mabm.modality_jaccard`: of each group with ``"bmil"``, else in all.
-        preset: As :func:`mabm.modality_jaccard`. With ``"spcl"`` the modality serves the
-            statistics alone.
-        precision: As :func:`mabm.modality_jaccard`.
+        k1: Neighbors of a sample, shared evenly by the groups (30: 15 visible and 15 infrared); at
+            least one a group, at most 1024.
+        k2: Rows averaged around a sample, in [1, k1]: of each group with ``"bmil"``, else in all.
+        preset: Name of a published distance or a :class:`mabm.Preset`; by default ``"bmil"`` with a
+            modality, ``"spcl"`` without. With ``"spcl"`` the modality serves the statistics alone.
+        precision: Of the ranking: ``"exact"``, or ``"fast"`` as in :func:`mabm.rank_neighbors`.
 
     Returns:
         Labels of the same kind as ``features``, on the same device, with their statistics. Clusters
@@ -269,5 +291,29 @@ def pseudo_labels(
     counts = to_tensor(graph.indptr, "indptr").diff()
     core: Any = like(counts >= min_samples, features)
     if groups is None:
-        return PseudoLabels(labels, core=core)
-    return PseudoLabels(labels, like(groups.to(counts.device), features), names, core)
+        found = PseudoLabels(labels, core=core)
+    else:
+        found = PseudoLabels(labels, like(groups.to(counts.device), features), names, core)
+    if counts.is_cpu and is_wanted(logger, "large cluster"):
+        found.num_clusters  # noqa: B018  # warns of its clusters; elsewhere a look at them waits
+    return found
+
+
+def _advise_on_sizes(sizes: Tensor, total: int) -> None:
+    """Says so where one cluster holds an absurd share of the samples."""
+    if not len(sizes):
+        return
+    ordered = sizes.sort().values
+    largest = int(ordered[-1])
+    others = ordered[:-1]
+    median = int(others[len(others) // 2]) if len(others) else 0
+    share = _LARGE_SHARE if len(others) else 0.5
+    if largest >= max(_LARGE, share * total, _LARGE_MULTIPLE * median):
+        than = f", where half of the others have at most {median}" if len(others) else ""
+        advise(
+            logger,
+            "large cluster",
+            f"one of {len(sizes)} clusters has {largest} of {total} samples "
+            f"({100 * largest / total:.0f} %){than}: several persons have run together; try a "
+            "lower eps (NeighborGraph.sweep compares some, or mabm cluster --sweep)",
+        )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from torch import Tensor
 
+from mabm._advice import advise
 from mabm._arrays import ArrayT, check_features, check_instance, like, shown, to_tensor
 from mabm._columns import Column, check_modality
 from mabm._device_memory import check_fits, running_ops
@@ -12,8 +15,10 @@ from mabm.encoding import encode, expand_queries
 from mabm.graph import NeighborGraph, check_max_distance
 from mabm.neighbors import k_reciprocal_neighbors
 from mabm.presets import DEFAULT_K1, DEFAULT_K2, Preset, check_k1, check_k2, resolve_preset
-from mabm.ranking import Precision, check_precision, count_groups, rank
+from mabm.ranking import Precision, check_precision, group_sizes, rank
 from mabm.rows import Encoding
+
+logger = logging.getLogger(__name__)
 
 
 def modality_jaccard(
@@ -92,13 +97,16 @@ def jaccard_graph(
     of size N x N. One graph serves DBSCAN at any ``eps`` up to ``max_distance``.
 
     Args:
-        features: As :func:`modality_jaccard`.
-        modality: As :func:`modality_jaccard`.
+        features: (N, D) tensor or array of floating point, compared as float32; never normalized
+            here.
+        modality: (N,) integers >= 0, bool or words, the group of each row, or ``None``.
         max_distance: Greatest distance kept, in [0, 1).
-        k1: As :func:`modality_jaccard`.
-        k2: As :func:`modality_jaccard`: of each group with ``"bmil"``, else in all.
-        preset: As :func:`modality_jaccard`.
-        precision: As :func:`modality_jaccard`.
+        k1: Neighbors of a sample, shared evenly by the groups (30: 15 visible and 15 infrared); at
+            least one a group, at most 1024.
+        k2: Rows averaged around a sample, in [1, k1]: of each group with ``"bmil"``, else in all.
+        preset: Name of a published distance or a :class:`mabm.Preset`; by default ``"bmil"`` with a
+            modality, ``"spcl"`` without.
+        precision: Of the ranking: ``"exact"``, or ``"fast"`` as in :func:`mabm.rank_neighbors`.
 
     Returns:
         The graph, of arrays of the same kind as ``features``. The same bits on every device and
@@ -131,17 +139,88 @@ def encode_samples(
 ) -> Encoding[ArrayT]:
     """Runs ranking, reciprocity, encoding and query expansion in one call (steps 1 to 5).
 
-    Arguments and errors are those of :func:`modality_jaccard`; the result, V' of all samples,
-    serves :func:`jaccard_distance` and :func:`prune_distances`.
+    Args:
+        features: (N, D) tensor or array of floating point, compared as float32; never normalized
+            here.
+        modality: (N,) integers >= 0, bool or words, the group of each row, or ``None``.
+        k1: Neighbors of a sample, shared evenly by the groups (30: 15 visible and 15 infrared); at
+            least one a group, at most 1024.
+        k2: Rows averaged around a sample, in [1, k1]: of each group with ``"bmil"``, else in all.
+        preset: Name of a published distance or a :class:`mabm.Preset`; by default ``"bmil"`` with a
+            modality, ``"spcl"`` without.
+        precision: Of the ranking: ``"exact"``, or ``"fast"`` as in :func:`mabm.rank_neighbors`.
+
+    Returns:
+        V' of all samples, for :func:`jaccard_distance` and :func:`prune_distances`.
+
+    Raises:
+        TypeError: An argument of the wrong kind.
+        ValueError: An argument out of its range; the message names it, the range and the value.
+
+    Example:
+        >>> import torch, mabm
+        >>> features = torch.nn.functional.normalize(torch.randn(100, 16), dim=1)
+        >>> encoding = mabm.encode_samples(features, torch.arange(100) % 2)
+        >>> mabm.prune_distances(encoding, max_distance=0.7)  # doctest: +ELLIPSIS
+        NeighborGraph(100 samples, ... pairs within 0.7)
     """
     x = check_features(features)
     groups = None if modality is None else check_modality(modality, len(x), x.device, "modality")
-    chosen = resolve_preset(preset, has_modality=groups is not None)
-    k1 = check_k1(chosen, k1, count_groups(groups))
-    k2 = check_k2(chosen, k2, k1)
-    ranking = rank(x, groups, chosen, k1, check_precision(precision))
-    encoding = expand_queries(encode(x, k_reciprocal_neighbors(ranking)), ranking, k2=k2)
+    encoding = encode_checked(x, groups, k1, k2, preset, precision, whole_groups=True)
     return Encoding.of_op(features, *encoding.tensors())
+
+
+def encode_checked(
+    x: Tensor,
+    groups: Tensor | None,
+    k1: int,
+    k2: int,
+    preset: str | Preset | None,
+    precision: Precision,
+    *,
+    whole_groups: bool,
+) -> Encoding[Tensor]:
+    """:func:`encode_samples` on checked features and groups, in tensors.
+
+    ``whole_groups`` is whether every group is to be large against its share of ``k1``, or all of
+    them together against ``k1``: some queries to re-rank may be as few as one.
+    """
+    chosen = resolve_preset(preset, has_modality=groups is not None)
+    sizes = group_sizes(groups, len(x))
+    k1 = check_k1(chosen, k1, len(sizes))
+    k2 = check_k2(chosen, k2, k1)
+    precision = check_precision(precision)
+    _advise_on_k1(chosen, k1, sizes if whole_groups else {0: len(x)})
+    ranking = rank(x, groups, chosen, k1, precision)
+    return expand_queries(encode(x, k_reciprocal_neighbors(ranking)), ranking, k2=k2)
+
+
+def _advise_on_k1(preset: Preset, k1: int, sizes: dict[int, int]) -> None:
+    """Says so where a list takes more than half of the samples that it is taken from.
+
+    Any two samples are then likelier neighbours than not, whatever their features: sets of
+    neighbours are nearly the same for all, and everything is one cluster.
+    """
+    if preset.lists == "intra_inter":
+        return  # short lists by definition
+    shared = preset.lists == "per_group"
+    group, size = min(sizes.items(), key=lambda item: item[1])
+    size, length = (size, k1 // len(sizes)) if shared else (sum(sizes.values()), k1)
+    if not size or 2 * length <= size:
+        return
+    of, most = "samples", size // 2
+    if shared and len(sizes) > 1:
+        of, most = f"samples of modality {group}", size // 2 * len(sizes)
+    what = f"k1 = {k1}" if length == k1 else f"k1 = {k1}, {length} for each modality,"
+    tip = f"try k1 = {most} or less, about as many as one person has images"
+    if most < len(sizes):
+        tip = "leave that modality out"
+    advise(
+        logger,
+        "k1",
+        f"{what} is more than half of the {size} {of}: lists of neighbors so long are alike for "
+        f"all, and clusters run together; {tip}",
+    )
 
 
 def jaccard_distance(
@@ -165,6 +244,13 @@ def jaccard_distance(
 
     Source:
         Wang et al., AAAI 2026 (BMIL), after Zhong et al., CVPR 2017, equation 10.
+
+    Example:
+        >>> import torch, mabm
+        >>> features = torch.nn.functional.normalize(torch.randn(60, 8), dim=1)
+        >>> encoding = mabm.encode_samples(features, k1=10, k2=3)
+        >>> mabm.jaccard_distance(encoding, rows=slice(0, 5)).shape
+        torch.Size([5, 60])
     """
     check_instance("encoding", encoding, Encoding)
     parts = encoding.tensors()
@@ -192,6 +278,13 @@ def prune_distances(
     Raises:
         TypeError: ``max_distance`` is no number.
         ValueError: ``max_distance`` lies outside [0, 1).
+
+    Example:
+        >>> import torch, mabm
+        >>> features = torch.nn.functional.normalize(torch.randn(60, 8), dim=1)
+        >>> encoding = mabm.encode_samples(features, k1=10, k2=3)
+        >>> mabm.prune_distances(encoding, max_distance=0.5).max_distance
+        0.5
     """
     check_instance("encoding", encoding, Encoding)
     bound = check_max_distance("max_distance", max_distance)

@@ -156,7 +156,8 @@ class _Memory(WholeState):
             check_matrix(rows, f"{prefix}prototypes")
             check_lengths(rows, f"{prefix}prototypes")
             count = prototypes.shape[-2]
-            check_column(found["clusters"], count, f"{prefix}clusters", "one a prototype")
+            clusters = to_tensor(found["clusters"], f"{prefix}clusters")
+            check_column(clusters, count, f"{prefix}clusters", "one a prototype")
         except (TypeError, ValueError) as error:
             return [str(error)]
         shape = (*self.prototypes.shape[:-2], count, self.prototypes.shape[-1])

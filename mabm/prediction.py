@@ -11,7 +11,7 @@ from mabm._arrays import Array, ArrayT, check_features, like, to_tensor
 from mabm._columns import Column, Labels, check_labels, check_modality, labels_of, read_categories
 from mabm.clustering import PseudoLabels
 from mabm.graph import NeighborGraph, check_max_distance
-from mabm.jaccard import jaccard_graph
+from mabm.jaccard import encode_checked, prune_distances
 from mabm.presets import DEFAULT_K1, DEFAULT_K2, Preset
 from mabm.ranking import Precision
 
@@ -30,10 +30,9 @@ def predict_labels(
 ) -> ArrayT:
     """Gives each new sample the cluster of its nearest core sample, by the same distance.
 
-    New and clustered samples are ranked and encoded together, in one call of
-    :func:`mabm.jaccard_graph`. A new sample whose nearest core sample is farther than ``eps`` is
-    noise. Nothing of size N x N is ever held, and the labels of the clustered samples stay as they
-    are.
+    New and clustered samples are ranked and encoded together. A new sample whose nearest core
+    sample is farther than ``eps`` is noise. Nothing of size N x N is ever held, and the labels of
+    the clustered samples stay as they are.
 
     The Jaccard distance compares neighborhoods, and the new samples of a call are in each other's
     neighborhoods. So a label depends a little on the other new samples of its call, the more so the
@@ -98,15 +97,16 @@ def predict_labels(
         given if isinstance(given, PseudoLabels) else PseudoLabels(labels_of(given))
     )
     labels, core = _check_clusters(clustering, len(x), x.device)
-    graph = jaccard_graph(
+    encoding = encode_checked(
         torch.cat([x, new]),
         _joined_modality(new, new_modality, x, clustering),
-        max_distance=eps,
-        k1=k1,
-        k2=k2,
-        preset=preset,
-        precision=precision,
+        k1,
+        k2,
+        preset,
+        precision,
+        whole_groups=False,
     )
+    graph = prune_distances(encoding, max_distance=eps)
     return like(_nearest(graph, labels, core), new_features)
 
 

@@ -34,6 +34,12 @@ class SplitSummary(Saved):
             ``{(0,): 3, (0, 1): 57}`` for 3 clusters of modality 0 alone and 57 of both.
         samples: How many clustered samples each modality has, noise left out.
         modality_names: What modality 0, 1, ... is called, or ``None``.
+
+    Example:
+        >>> import mabm
+        >>> clusters, samples = {(0,): 3, (0, 1): 57}, {0: 600, 1: 588}
+        >>> print(mabm.SplitSummary(60, 12, clusters, samples))
+        60 clusters by modality (3 of 0, 57 of 0+1), 12 noise
     """
 
     num_clusters: int
@@ -62,6 +68,13 @@ class PrototypeSplit(Saved, Generic[ArrayT]):
         targets: (N,) int64, the prototype of each sample; noise is -1. What losses and memories
             call targets is ``targets[indices]`` for the samples of a batch.
         modality_names: What modality 0, 1, ... is called, or ``None`` where they are numbers alone.
+
+    Example:
+        >>> import torch, mabm
+        >>> features, labels = torch.randn(40, 8), torch.arange(40) % 5
+        >>> split = mabm.split_prototypes(features, labels, torch.arange(40) // 20)
+        >>> len(split), split.clusters.tolist()
+        (10, [0, 0, 1, 1, 2, 2, 3, 3, 4, 4])
     """
 
     prototypes: ArrayT

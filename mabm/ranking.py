@@ -9,6 +9,7 @@ fails is ranked by exact scores alone.
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass, fields
 from typing import Generic, Literal, get_args
 
@@ -16,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mabm._arrays import Array, ArrayT, check_features, like, to_tensor
+from mabm._advice import advise, is_wanted
+from mabm._arrays import Array, ArrayT, check_features, like, row_blocks, to_tensor
 from mabm._candidates import Candidates, ListLayout, propose_candidates
 from mabm._columns import Column, check_modality
 from mabm._device_memory import running_ops
@@ -34,6 +36,10 @@ from mabm.presets import (
 logger = logging.getLogger(__name__)
 
 Precision = Literal["exact", "fast"]
+
+# Training features are means of two unit vectors, of lengths 0.7 to 1; these are no such features.
+_WIDE_LENGTHS = 2.0
+_FEW_ROWS = 20  # fewer have no percentiles to speak of
 
 # Rows ranked by exact scores alone before it is worth a warning: a second or so of work.
 _MANY_ROWS = 1000
@@ -55,6 +61,14 @@ class Ranking(Saved, Generic[ArrayT]):
         preset: The choices of the pipeline.
         k1: The list length that was asked for; the half list is cut by it.
         groups: (N,) int64, the group of each sample, or ``None`` where the preset reads none.
+
+    Example:
+        >>> import torch, mabm
+        >>> ranks = torch.tensor([[0, 1], [1, 0], [2, -1]])
+        >>> scores = torch.tensor([[1.0, 0.5], [1.0, 0.5], [1.0, -torch.inf]]).double()
+        >>> ranking = mabm.Ranking(ranks, scores, (2,), mabm.PRESETS["spcl"], k1=2)
+        >>> mabm.k_reciprocal_neighbors(ranking).row(1).tolist()
+        [0, 1]
     """
 
     ranks: ArrayT
@@ -112,7 +126,16 @@ class Ranking(Saved, Generic[ArrayT]):
         k1: int,
         groups: Array | None,
     ) -> Ranking[ArrayT]:
-        """Wraps what ops returned, which needs no checks (on a GPU they would wait for it)."""
+        """Wraps what ops returned, which needs no checks (on a GPU they would wait for it).
+
+        Args:
+            ranks: (N, K) int64.
+            scores: (N, K) float64.
+            widths: Length of each list.
+            preset: The choices of the pipeline.
+            k1: The list length that was asked for.
+            groups: (N,) int64, or ``None``.
+        """
         ranking: Ranking[ArrayT] = object.__new__(cls)
         values = (ranks, scores, widths, preset, k1, groups)
         for field, value in zip(fields(cls), values, strict=True):
@@ -120,7 +143,20 @@ class Ranking(Saved, Generic[ArrayT]):
         return ranking
 
     def lists(self, count: int | None = None) -> list[ArrayT]:
-        """The first ``count`` columns of each list (all of them by default)."""
+        """The first ``count`` columns of each list (all of them by default).
+
+        Args:
+            count: How many columns; ``None`` for all.
+
+        Returns:
+            One (N, width) array of ranks a list.
+
+        Example:
+            >>> import torch, mabm
+            >>> ranking = mabm.rank_neighbors(torch.randn(40, 8), torch.arange(40) % 2, k1=10)
+            >>> [tuple(ranks.shape) for ranks in ranking.lists(3)]
+            [(40, 3), (40, 3)]
+        """
         ends = [sum(self.widths[: n + 1]) for n in range(len(self.widths))]
         return [
             self.ranks[:, end - width : end][:, :count]
@@ -182,7 +218,7 @@ def rank_neighbors(
     x = check_features(features)
     groups = None if modality is None else check_modality(modality, len(x), x.device, "modality")
     chosen = resolve_preset(preset, has_modality=groups is not None)
-    k1 = check_k1(chosen, k1, count_groups(groups))
+    k1 = check_k1(chosen, k1, len(group_sizes(groups, len(x))))
     ranking = rank(x, groups, chosen, k1, check_precision(precision))
     return Ranking.of_op(
         like(ranking.ranks, features),
@@ -194,9 +230,12 @@ def rank_neighbors(
     )
 
 
-def count_groups(groups: Tensor | None) -> int:
-    """Number of groups that share ``k1``: 1 without a modality or without a sample."""
-    return 1 if groups is None else max(len(torch.unique(groups)), 1)
+def group_sizes(groups: Tensor | None, count: int) -> dict[int, int]:
+    """Samples of each group that shares ``k1``; one group without a modality or a sample."""
+    if groups is None or not count:
+        return {0: count}
+    names, sizes = torch.unique(groups, return_counts=True)
+    return dict(zip(names.tolist(), sizes.tolist(), strict=True))
 
 
 def check_precision(value: object) -> Precision:
@@ -222,8 +261,31 @@ def rank(
         "lower k1, free memory that other tensors hold, or move the features to the CPU",
     ):
         layout = _list_layout(x, groups, preset, k1)
+        looks = preset.metric == "inner_product" and is_wanted(logger, "lengths")
+        lengths = _extreme_lengths(x) if looks and len(x) >= _FEW_ROWS else None
         ranks, scores = _rank_lists(x, layout, preset.metric == "euclidean", precision)
+    if lengths is not None:
+        _advise_on_lengths(lengths, preset)  # a GPU has been waited for
     return Ranking.of_op(ranks, scores, tuple(layout.widths), preset, k1, groups)
+
+
+def _extreme_lengths(x: Tensor) -> Tensor:
+    """(2,) the 5th and the 95th percentile of the rows' lengths; waits for no device."""
+    lengths = torch.cat([torch.linalg.vector_norm(block, dim=1) for block in row_blocks(x)])
+    ordered, last = lengths.sort().values, len(x) - 1
+    return torch.stack([ordered[last // 20], ordered[last - last // 20]])
+
+
+def _advise_on_lengths(lengths: Tensor, preset: Preset) -> None:
+    low, high = lengths.tolist()
+    if math.isfinite(high) and high > _WIDE_LENGTHS * low:
+        advise(
+            logger,
+            "lengths",
+            f"features differ in length, from {low:.3g} (5th percentile) to {high:.3g} (95th), and "
+            f"preset {preset.name!r} ranks by inner product, where long rows are near to all; try "
+            "torch.nn.functional.normalize(features, dim=1)",
+        )
 
 
 def _rank_lists(

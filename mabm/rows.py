@@ -107,6 +107,12 @@ class NeighborSets(Saved, Generic[ArrayT]):
 
         Raises:
             IndexError: ``sample`` lies outside [0, N).
+
+        Example:
+            >>> import torch, mabm
+            >>> graph = mabm.jaccard_graph(torch.eye(3).repeat_interleave(4, dim=0), k1=4, k2=1)
+            >>> graph.row(5).tolist()
+            [4, 5, 6, 7]
         """
         if not 0 <= sample < len(self):
             raise IndexError(f"sample must be in [0, {len(self)}), got {sample}")

@@ -221,6 +221,7 @@ def test_numbers_have_no_names() -> None:
     found = mabm.pseudo_labels(FEATURES, NUMBERS.tolist(), **LISTS)
     assert found.modality_names is None
     assert found.summary().samples == {"0": 30, "1": 30}
+    assert "60 samples (30 of modality 0, 30 of modality 1), " in str(found.summary())
     split = mabm.split_prototypes(FEATURES, found)
     assert str(split.summary()) == "6 clusters by modality (6 of 0+1), 0 noise"
 

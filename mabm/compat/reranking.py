@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mabm._advice import advise
 from mabm._arrays import Array, check_floating, check_real, to_tensor
 from mabm._device_memory import check_fits
 from mabm.compat._adapters import (
@@ -26,6 +28,8 @@ from mabm.ranking import Ranking
 __all__ = ["re_ranking"]
 
 _ROWS_AT_ONCE = 256
+
+logger = logging.getLogger(__name__)
 
 
 def re_ranking(*args: Any, **options: Any) -> Distances:
@@ -89,10 +93,25 @@ def _of_distances(
     within_query = _read_distance("q_q_dist", q_q_dist, (queries, queries))
     within_gallery = _read_distance("g_g_dist", g_g_dist, (gallery, gallery))
     _check_fits(queries + gallery)
+    for name, within in (("q_q_dist", within_query), ("g_g_dist", within_gallery)):
+        _advise_on_diagonal(name, within)
     above = torch.cat([within_query, between], dim=1)
     below = torch.cat([between.T, within_gallery], dim=1)
     squared = torch.cat([above, below]).square_().to(torch.float32)
     return _rerank(squared, queries, k1, k2, lambda_value)
+
+
+def _advise_on_diagonal(name: str, within: Tensor) -> None:
+    """Says so where samples are not about as near to themselves as distances have it."""
+    own, all_pairs = within.diagonal().abs().median(), within.abs().median()
+    if 2 * own > all_pairs:
+        advise(
+            logger,
+            "diagonal",
+            f"{name} is {float(own):.3g} from a sample to itself, in the middle, and "
+            f"{float(all_pairs):.3g} between all: it seems to hold similarities; try "
+            "numpy.sqrt(2 - 2 * similarity), of all three",
+        )
 
 
 def _of_features(

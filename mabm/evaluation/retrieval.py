@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -10,10 +12,19 @@ from typing import Generic
 import torch
 from torch import Tensor
 
+from mabm._advice import advise, is_wanted
 from mabm._arrays import ArrayT, check_numbers, like, shown, to_tensor
 from mabm._columns import Column, check_column, read_categories
 from mabm._saving import Saved
 from mabm.presets import check_integer
+
+logger = logging.getLogger(__name__)
+
+# Distances of a query that differ by less, relative to the greatest, differ by rounding alone.
+_ALIKE = 1e-5
+# How far beyond the middle matches lie on average before distances are taken for similarities: by
+# a tenth of the gallery, and by more standard errors than chance ever brings about.
+_FARTHER, _STANDARD_ERRORS = 0.1, 4.0
 
 # Distances ranked in one step, which holds some ten int64 arrays of as many elements.
 _ELEMENTS_AT_ONCE = 2**20
@@ -31,6 +42,11 @@ class RetrievalProtocol(Saved):
             is left out.
         cmc_by_identity: Whether the CMC counts identities, each at its first occurrence in the
             ranked gallery, rather than samples. mAP and mINP count samples always.
+
+    Example:
+        >>> import mabm
+        >>> mabm.RetrievalProtocol("mine", exclude_same_camera=True).needs_cameras
+        True
     """
 
     name: str
@@ -49,10 +65,16 @@ class RetrievalProtocol(Saved):
         Args:
             matches: (Q, G) bool, whether the two are of one identity.
             query_cameras: Integers, broadcast to (Q, G).
-            gallery_cameras: Likewise.
+            gallery_cameras: Integers, broadcast to (Q, G) likewise.
 
         Returns:
             (Q, G) bool.
+
+        Example:
+            >>> import torch, mabm
+            >>> matches, cameras = torch.tensor([[True, False]]), torch.tensor([2, 1])
+            >>> mabm.PROTOCOLS["sysu_mm01"].compared(matches, torch.tensor([[3]]), cameras)
+            tensor([[False,  True]])
         """
         kept = torch.ones_like(matches)
         for query_camera, gallery_camera in self.excluded_cameras:
@@ -87,6 +109,11 @@ class RetrievalScores(Saved, Generic[ArrayT]):
         mean_average_precision: mAP, in [0, 1].
         mean_inverse_negative_penalty: mINP, in [0, 1]: matches over the rank of the last one.
         num_queries: Queries with a match; the others count nowhere.
+
+    Example:
+        >>> import torch, mabm
+        >>> mabm.RetrievalScores(torch.tensor([0.5, 1.0]), 0.75, 0.7, 40)
+        RetrievalScores(rank-1 0.5000, mAP 0.7500, mINP 0.7000, 40 queries)
     """
 
     cmc: ArrayT
@@ -164,6 +191,8 @@ def evaluate_retrieval(
     length = min(max_rank, num_gallery)
     counts = torch.zeros(length, dtype=torch.int64, device=device)
     precisions, penalties = [], []
+    facts: list[Tensor] = []
+    looks = is_wanted(logger, "similarities") or is_wanted(logger, "alike")
     seen = 0
     step = max(_ELEMENTS_AT_ONCE // num_gallery, 1)
     for start in range(0, num_queries, step):
@@ -178,7 +207,10 @@ def evaluate_retrieval(
         total = found[:, -1]
         precision = torch.where(matches, found / position.clamp(min=1).to(torch.float64), 0.0)
         precisions.append((precision.sum(dim=1) / total)[valid])
-        last = torch.where(matches, position, 0).amax(dim=1)
+        places = torch.where(matches, position, 0)
+        last = places.amax(dim=1)
+        if looks:
+            facts.append(_facts(values[rows], order, places.sum(dim=1), total, position[:, -1]))
         penalties.append((total.to(torch.float64) / last)[valid])
         first = torch.where(matches, position, num_gallery + 1).amin(dim=1)
         if chosen.cmc_by_identity:
@@ -197,10 +229,53 @@ def evaluate_retrieval(
             f"query_ids must have a match in gallery_ids under protocol {chosen.name!r}, got none "
             f"for any of {num_queries} queries"
         )
+    if looks:
+        _advise_on_distance(torch.stack(facts).sum(dim=0), num_queries)
     cmc = counts.cumsum(dim=0)[:seen].to(torch.float32) / len(average)
     return RetrievalScores(
         like(cmc, distance), float(average.mean()), float(penalty.mean()), len(average)
     )
+
+
+def _facts(
+    distance: Tensor, order: Tensor, places: Tensor, num_matches: Tensor, num_kept: Tensor
+) -> Tensor:
+    """(3,) float64: queries whose distances are all alike, matches, sum of their relative ranks.
+
+    Args:
+        distance: (B, G).
+        order: (B, G) the gallery by ascending distance.
+        places: (B,) sum of the ranks of a query's matches, from 1.
+        num_matches: (B,).
+        num_kept: (B,) samples of the gallery that are compared.
+    """
+    least, most = distance.gather(1, order[:, [0, -1]]).to(torch.float64).T
+    alike = most - least <= _ALIKE * torch.maximum(most.abs(), least.abs())
+    relative = (places - 0.5 * num_matches) / num_kept.clamp(min=1).to(torch.float64)
+    return torch.stack([alike.sum(), num_matches.sum(), relative.sum()])
+
+
+def _advise_on_distance(facts: Tensor, num_queries: int) -> None:
+    """Says so where most queries tell nothing apart, or where matches lie at the far end."""
+    alike, count, places = facts.tolist()
+    if 2 * alike > num_queries:
+        advise(
+            logger,
+            "alike",
+            f"distances to the whole gallery are alike for {alike:.0f} of {num_queries} queries: "
+            "scores tell of the order of its rows, by which ties are broken; look whether the "
+            "features have collapsed into one point",
+        )
+    place = places / max(count, 1)
+    chance = _STANDARD_ERRORS / math.sqrt(12 * max(count, 1))  # of a mean of uniform numbers
+    if place > 0.5 + max(_FARTHER, chance):
+        advise(
+            logger,
+            "similarities",
+            f"matches lie behind {100 * place:.0f} % of the gallery on average, where 50 % is "
+            "chance: distance seems to hold similarities; smaller must be nearer, so try "
+            "1 - similarity",
+        )
 
 
 def _kept(
