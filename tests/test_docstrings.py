@@ -10,6 +10,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import extras
 import pytest
 
 import mabm
@@ -29,7 +30,9 @@ def test_docstring_examples(name: str) -> None:
         raise error.exc_info[1] from None  # where an extra is missing, this test is skipped
 
 
-PACKAGES = ("mabm", "mabm.data", "mabm.evaluation", "mabm.models", "mabm.train")
+PACKAGES = ["mabm", "mabm.data", "mabm.evaluation", "mabm.models"]
+if not extras.first_missing(("tqdm",)):
+    PACKAGES.append("mabm.train")
 
 WITHOUT_EXAMPLE = {
     "mabm.ranking.Ranking.of_op": "for what ops return",
@@ -155,6 +158,7 @@ def test_there_is_an_example(name: str, value: Any, owner: Any) -> None:
     assert ("+SKIP" in text) == (name in NOT_RUN)
 
 
+@pytest.mark.needs("tqdm")
 def test_exceptions_are_public_callables() -> None:
     assert {*WITHOUT_EXAMPLE, *NOT_RUN} <= set(NAMES)
 
