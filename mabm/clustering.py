@@ -22,6 +22,7 @@ from mabm._columns import (
     name_of_group,
 )
 from mabm._partition import cluster_sizes, count_spanning
+from mabm._saving import Saved
 from mabm.graph import check_max_distance, check_min_samples
 from mabm.jaccard import jaccard_graph
 from mabm.presets import DEFAULT_K1, DEFAULT_K2, Preset
@@ -38,7 +39,7 @@ _LARGE_MULTIPLE = 10
 
 
 @dataclass(frozen=True)
-class ClusterSummary:
+class ClusterSummary(Saved):
     """What a clustering made of N samples, in plain numbers; ``str`` tells it in a few lines.
 
     Attributes:
@@ -52,6 +53,11 @@ class ClusterSummary:
         median_cluster: Median of the clusters' sizes, 0 without a cluster.
         largest_cluster: Samples of the largest cluster, 0 without a cluster.
         largest_share: Its share of all N samples, in [0, 1].
+
+    Example:
+        >>> import mabm
+        >>> mabm.PseudoLabels([0, 0, 1, 1, 1, -1]).summary().largest_share
+        0.5
     """
 
     num_samples: int
@@ -88,7 +94,7 @@ class ClusterSummary:
 
 
 @dataclass(frozen=True, eq=False)
-class PseudoLabels(Generic[ArrayT]):
+class PseudoLabels(Saved, Generic[ArrayT]):
     """Cluster labels of N samples and statistics of them, computed when they are asked for.
 
     In labels made by hand, clusters may have any numbers >= 0: those without a sample do not count.
@@ -100,6 +106,8 @@ class PseudoLabels(Generic[ArrayT]):
         modality: (N,) int64, the group of each sample, or ``None``. Made by hand, it may also be
             bool or words, which are numbered as :func:`pseudo_labels` does.
         modality_names: What modality 0, 1, ... is called, or ``None`` where they are numbers alone.
+        core: (N,) bool, whether a sample is core: has ``min_samples`` neighbors within ``eps``,
+            itself among them. ``None`` where nothing is known of it, as in labels made by hand.
 
     Raises:
         TypeError: Labels or modality made by hand are of the wrong kind.
@@ -121,6 +129,7 @@ class PseudoLabels(Generic[ArrayT]):
     labels: ArrayT
     modality: Array | None = None
     modality_names: tuple[str, ...] | None = None
+    core: ArrayT | None = None
 
     _is_found: ClassVar[bool] = False  # by pseudo_labels, whose eps may be at fault
 
@@ -141,6 +150,13 @@ class PseudoLabels(Generic[ArrayT]):
         is_named = isinstance(names, tuple) and all(isinstance(name, str) for name in names)
         if not (names is None or is_named):
             raise TypeError(f"modality_names must be a tuple of words or None, got {shown(names)}")
+        if self.core is not None:
+            core = to_tensor(self.core, "core")
+            if core.dtype != torch.bool or core.shape != (len(labels),):
+                raise ValueError(
+                    f"core must be ({len(labels)},) bool, one a sample, got {tuple(core.shape)} "
+                    f"{core.dtype}"
+                )
 
     @cached_property
     def _labels(self) -> Tensor:
@@ -237,11 +253,12 @@ def pseudo_labels(
             result keeps them as ``modality_names``.
         eps: Greatest distance of neighbours, in [0, 1). Published: 0.6 on SYSU-MM01, 0.3 on RegDB.
         min_samples: Neighbours within ``eps``, itself among them, that make a sample core.
-        k1: As :func:`mabm.modality_jaccard`.
-        k2: As :func:`mabm.modality_jaccard`: of each group with ``"bmil"``, else in all.
-        preset: As :func:`mabm.modality_jaccard`. With ``"spcl"`` the modality serves the
-            statistics alone.
-        precision: As :func:`mabm.modality_jaccard`.
+        k1: Neighbors of a sample, shared evenly by the groups (30: 15 visible and 15 infrared); at
+            least one a group, at most 1024.
+        k2: Rows averaged around a sample, in [1, k1]: of each group with ``"bmil"``, else in all.
+        preset: Name of a published distance or a :class:`mabm.Preset`; by default ``"bmil"`` with a
+            modality, ``"spcl"`` without. With ``"spcl"`` the modality serves the statistics alone.
+        precision: Of the ranking: ``"exact"``, or ``"fast"`` as in :func:`mabm.rank_neighbors`.
 
     Returns:
         Labels of the same kind as ``features``, on the same device, with their statistics. Clusters
@@ -276,13 +293,15 @@ def pseudo_labels(
         precision=precision,
     )
     labels: Any = graph.dbscan(eps, min_samples)
-    on = to_tensor(labels, "labels")
+    # The graph ends at eps, so a row holds all of a sample's neighbors.
+    counts = to_tensor(graph.indptr, "indptr").diff()
+    core: Any = like(counts >= min_samples, features)
     if groups is None:
-        found = PseudoLabels(labels)
+        found = PseudoLabels(labels, core=core)
     else:
-        found = PseudoLabels(labels, like(groups.to(on.device), features), names)
+        found = PseudoLabels(labels, like(groups.to(counts.device), features), names, core)
     object.__setattr__(found, "_is_found", True)
-    if on.is_cpu and is_wanted(logger, "large cluster"):
+    if counts.is_cpu and is_wanted(logger, "large cluster"):
         found.num_clusters  # noqa: B018  # warns of its clusters; elsewhere a look at them waits
     return found
 

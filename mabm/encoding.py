@@ -32,6 +32,14 @@ def encode_neighbors(features: ArrayT, neighbors: NeighborSets[Any]) -> Encoding
 
     Source:
         Wang et al., AAAI 2026 (BMIL), after Zhong et al., CVPR 2017, equation 7.
+
+    Example:
+        >>> import torch, mabm
+        >>> features = torch.nn.functional.normalize(torch.randn(60, 8), dim=1)
+        >>> neighbors = mabm.k_reciprocal_neighbors(mabm.rank_neighbors(features, k1=10))
+        >>> encoding = mabm.encode_neighbors(features, neighbors)
+        >>> len(encoding)
+        60
     """
     check_instance("neighbors", neighbors, NeighborSets)
     x = check_features(features)
@@ -74,6 +82,15 @@ def expand_queries(
 
     Source:
         Wang et al., AAAI 2026 (BMIL); CA-Jaccard: Chen et al., CVPR 2024.
+
+    Example:
+        >>> import torch, mabm
+        >>> features = torch.nn.functional.normalize(torch.randn(60, 8), dim=1)
+        >>> ranking = mabm.rank_neighbors(features, torch.arange(60) % 2, k1=10)
+        >>> encoding = mabm.encode_neighbors(features, mabm.k_reciprocal_neighbors(ranking))
+        >>> expanded = mabm.expand_queries(encoding, ranking, k2=3)
+        >>> len(expanded.indices) >= len(encoding.indices)
+        True
     """
     check_instance("encoding", encoding, Encoding)
     check_instance("ranking", ranking, Ranking)

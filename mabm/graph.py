@@ -28,6 +28,12 @@ class SweepEntry(NamedTuple):
         largest_cluster: Samples of the largest cluster, 0 without a cluster.
         num_spanning: Clusters with samples of every modality, or ``None`` without a modality.
         largest_share: Share of all N samples in the largest cluster, in [0, 1].
+
+    Example:
+        >>> import torch, mabm
+        >>> graph = mabm.jaccard_graph(torch.eye(3).repeat_interleave(4, dim=0), k1=4, k2=1)
+        >>> graph.sweep([0.3])[0].num_clusters
+        3
     """
 
     eps: float
@@ -36,6 +42,9 @@ class SweepEntry(NamedTuple):
     largest_cluster: int
     num_spanning: int | None
     largest_share: float
+
+
+torch.serialization.add_safe_globals([SweepEntry])  # as mabm._saving does for dataclasses
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,8 +133,9 @@ class NeighborGraph(NeighborSets[ArrayT]):
         """Clusters once for each ``eps``, in the order given, and tells what came of it.
 
         Args:
-            eps_values: As ``eps`` of :meth:`dbscan`, one after the other.
-            min_samples: As :meth:`dbscan`.
+            eps_values: Radii in [0, ``max_distance``], one after the other, each as ``eps`` of
+                :meth:`dbscan`.
+            min_samples: Neighbors, itself among them, that make a sample core.
             modality: (N,) integers >= 0, bool or words, the group of each sample, to count the
                 clusters that span all of them; ``None`` to leave that out.
 

@@ -97,13 +97,16 @@ def jaccard_graph(
     of size N x N. One graph serves DBSCAN at any ``eps`` up to ``max_distance``.
 
     Args:
-        features: As :func:`modality_jaccard`.
-        modality: As :func:`modality_jaccard`.
+        features: (N, D) tensor or array of floating point, compared as float32; never normalized
+            here.
+        modality: (N,) integers >= 0, bool or words, the group of each row, or ``None``.
         max_distance: Greatest distance kept, in [0, 1).
-        k1: As :func:`modality_jaccard`.
-        k2: As :func:`modality_jaccard`: of each group with ``"bmil"``, else in all.
-        preset: As :func:`modality_jaccard`.
-        precision: As :func:`modality_jaccard`.
+        k1: Neighbors of a sample, shared evenly by the groups (30: 15 visible and 15 infrared); at
+            least one a group, at most 1024.
+        k2: Rows averaged around a sample, in [1, k1]: of each group with ``"bmil"``, else in all.
+        preset: Name of a published distance or a :class:`mabm.Preset`; by default ``"bmil"`` with a
+            modality, ``"spcl"`` without.
+        precision: Of the ranking: ``"exact"``, or ``"fast"`` as in :func:`mabm.rank_neighbors`.
 
     Returns:
         The graph, of arrays of the same kind as ``features``. The same bits on every device and
@@ -136,8 +139,30 @@ def encode_samples(
 ) -> Encoding[ArrayT]:
     """Runs ranking, reciprocity, encoding and query expansion in one call (steps 1 to 5).
 
-    Arguments and errors are those of :func:`modality_jaccard`; the result, V' of all samples,
-    serves :func:`jaccard_distance` and :func:`prune_distances`.
+    Args:
+        features: (N, D) tensor or array of floating point, compared as float32; never normalized
+            here.
+        modality: (N,) integers >= 0, bool or words, the group of each row, or ``None``.
+        k1: Neighbors of a sample, shared evenly by the groups (30: 15 visible and 15 infrared); at
+            least one a group, at most 1024.
+        k2: Rows averaged around a sample, in [1, k1]: of each group with ``"bmil"``, else in all.
+        preset: Name of a published distance or a :class:`mabm.Preset`; by default ``"bmil"`` with a
+            modality, ``"spcl"`` without.
+        precision: Of the ranking: ``"exact"``, or ``"fast"`` as in :func:`mabm.rank_neighbors`.
+
+    Returns:
+        V' of all samples, for :func:`jaccard_distance` and :func:`prune_distances`.
+
+    Raises:
+        TypeError: An argument of the wrong kind.
+        ValueError: An argument out of its range; the message names it, the range and the value.
+
+    Example:
+        >>> import torch, mabm
+        >>> features = torch.nn.functional.normalize(torch.randn(100, 16), dim=1)
+        >>> encoding = mabm.encode_samples(features, torch.arange(100) % 2)
+        >>> mabm.prune_distances(encoding, max_distance=0.7)  # doctest: +ELLIPSIS
+        NeighborGraph(100 samples, ... pairs within 0.7)
     """
     x = check_features(features)
     groups = None if modality is None else check_modality(modality, len(x), x.device, "modality")
@@ -219,6 +244,13 @@ def jaccard_distance(
 
     Source:
         Wang et al., AAAI 2026 (BMIL), after Zhong et al., CVPR 2017, equation 10.
+
+    Example:
+        >>> import torch, mabm
+        >>> features = torch.nn.functional.normalize(torch.randn(60, 8), dim=1)
+        >>> encoding = mabm.encode_samples(features, k1=10, k2=3)
+        >>> mabm.jaccard_distance(encoding, rows=slice(0, 5)).shape
+        torch.Size([5, 60])
     """
     check_instance("encoding", encoding, Encoding)
     parts = encoding.tensors()
@@ -246,6 +278,13 @@ def prune_distances(
     Raises:
         TypeError: ``max_distance`` is no number.
         ValueError: ``max_distance`` lies outside [0, 1).
+
+    Example:
+        >>> import torch, mabm
+        >>> features = torch.nn.functional.normalize(torch.randn(60, 8), dim=1)
+        >>> encoding = mabm.encode_samples(features, k1=10, k2=3)
+        >>> mabm.prune_distances(encoding, max_distance=0.5).max_distance
+        0.5
     """
     check_instance("encoding", encoding, Encoding)
     bound = check_max_distance("max_distance", max_distance)

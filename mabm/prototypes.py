@@ -20,10 +20,11 @@ from mabm._columns import (
     modality_of,
     name_of_group,
 )
+from mabm._saving import Saved
 
 
 @dataclass(frozen=True)
-class SplitSummary:
+class SplitSummary(Saved):
     """How the clusters of a split lie over the modalities.
 
     Attributes:
@@ -33,6 +34,12 @@ class SplitSummary:
             ``{(0,): 3, (0, 1): 57}`` for 3 clusters of modality 0 alone and 57 of both.
         samples: How many clustered samples each modality has, noise left out.
         modality_names: What modality 0, 1, ... is called, or ``None``.
+
+    Example:
+        >>> import mabm
+        >>> clusters, samples = {(0,): 3, (0, 1): 57}, {0: 600, 1: 588}
+        >>> print(mabm.SplitSummary(60, 12, clusters, samples))
+        60 clusters by modality (3 of 0, 57 of 0+1), 12 noise
     """
 
     num_clusters: int
@@ -51,7 +58,7 @@ class SplitSummary:
 
 
 @dataclass(frozen=True, eq=False)
-class PrototypeSplit(Generic[ArrayT]):
+class PrototypeSplit(Saved, Generic[ArrayT]):
     """P prototypes of N samples, and who belongs to whom.
 
     Attributes:
@@ -61,6 +68,13 @@ class PrototypeSplit(Generic[ArrayT]):
         targets: (N,) int64, the prototype of each sample; noise is -1. What losses and memories
             call targets is ``targets[indices]`` for the samples of a batch.
         modality_names: What modality 0, 1, ... is called, or ``None`` where they are numbers alone.
+
+    Example:
+        >>> import torch, mabm
+        >>> features, labels = torch.randn(40, 8), torch.arange(40) % 5
+        >>> split = mabm.split_prototypes(features, labels, torch.arange(40) // 20)
+        >>> len(split), split.clusters.tolist()
+        (10, [0, 0, 1, 1, 2, 2, 3, 3, 4, 4])
     """
 
     prototypes: ArrayT

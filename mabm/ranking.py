@@ -22,6 +22,7 @@ from mabm._arrays import Array, ArrayT, check_features, like, row_blocks, to_ten
 from mabm._candidates import Candidates, ListLayout, propose_candidates
 from mabm._columns import Column, check_modality
 from mabm._device_memory import running_ops
+from mabm._saving import Saved
 from mabm.presets import (
     DEFAULT_K1,
     MAX_K,
@@ -45,7 +46,7 @@ _MANY_ROWS = 1000
 
 
 @dataclass(frozen=True, eq=False)
-class Ranking(Generic[ArrayT]):
+class Ranking(Saved, Generic[ArrayT]):
     """Neighbour lists of N samples, nearest first, with the preset that made them.
 
     Build one yourself to use a ranking of your own with the later stages, for example
@@ -60,6 +61,14 @@ class Ranking(Generic[ArrayT]):
         preset: The choices of the pipeline.
         k1: The list length that was asked for; the half list is cut by it.
         groups: (N,) int64, the group of each sample, or ``None`` where the preset reads none.
+
+    Example:
+        >>> import torch, mabm
+        >>> ranks = torch.tensor([[0, 1], [1, 0], [2, -1]])
+        >>> scores = torch.tensor([[1.0, 0.5], [1.0, 0.5], [1.0, -torch.inf]]).double()
+        >>> ranking = mabm.Ranking(ranks, scores, (2,), mabm.PRESETS["spcl"], k1=2)
+        >>> mabm.k_reciprocal_neighbors(ranking).row(1).tolist()
+        [0, 1]
     """
 
     ranks: ArrayT
@@ -117,7 +126,16 @@ class Ranking(Generic[ArrayT]):
         k1: int,
         groups: Array | None,
     ) -> Ranking[ArrayT]:
-        """Wraps what ops returned, which needs no checks (on a GPU they would wait for it)."""
+        """Wraps what ops returned, which needs no checks (on a GPU they would wait for it).
+
+        Args:
+            ranks: (N, K) int64.
+            scores: (N, K) float64.
+            widths: Length of each list.
+            preset: The choices of the pipeline.
+            k1: The list length that was asked for.
+            groups: (N,) int64, or ``None``.
+        """
         ranking: Ranking[ArrayT] = object.__new__(cls)
         values = (ranks, scores, widths, preset, k1, groups)
         for field, value in zip(fields(cls), values, strict=True):
@@ -125,7 +143,20 @@ class Ranking(Generic[ArrayT]):
         return ranking
 
     def lists(self, count: int | None = None) -> list[ArrayT]:
-        """The first ``count`` columns of each list (all of them by default)."""
+        """The first ``count`` columns of each list (all of them by default).
+
+        Args:
+            count: How many columns; ``None`` for all.
+
+        Returns:
+            One (N, width) array of ranks a list.
+
+        Example:
+            >>> import torch, mabm
+            >>> ranking = mabm.rank_neighbors(torch.randn(40, 8), torch.arange(40) % 2, k1=10)
+            >>> [tuple(ranks.shape) for ranks in ranking.lists(3)]
+            [(40, 3), (40, 3)]
+        """
         ends = [sum(self.widths[: n + 1]) for n in range(len(self.widths))]
         return [
             self.ranks[:, end - width : end][:, :count]

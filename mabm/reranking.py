@@ -10,6 +10,7 @@ from torch import Tensor
 from mabm._arrays import Array, ArrayT, check_features, check_real, like, to_tensor
 from mabm._columns import Column, check_modality, read_categories
 from mabm._device_memory import check_fits
+from mabm._saving import Saved
 from mabm.jaccard import encode_checked, jaccard_distance
 from mabm.presets import DEFAULT_K2, Preset, check_k1, check_k2, resolve_preset
 from mabm.ranking import Precision, check_precision
@@ -20,15 +21,20 @@ _ROWS_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
-class RerankOptions:
+class RerankOptions(Saved):
     """How to re-rank a search between two modalities: the options of :func:`rerank` as one value.
 
     Attributes:
-        k1: As :func:`rerank`: half of them from each modality with the default preset.
-        k2: As :func:`rerank`: of each group with ``"bmil"``, else in all.
+        k1: Neighbors of a sample: half of them from each modality with the default preset.
+        k2: Rows averaged around a sample, in [1, k1]: of each group with ``"bmil"``, else in all.
         lambda_value: Weight of the original distance, in [0, 1].
         preset: Name of the preset; ``"bmil"`` is modality-aware, ``"spcl"`` the classic.
-        precision: As :func:`rerank`.
+        precision: Of the ranking: ``"exact"``, or ``"fast"`` as in :func:`mabm.rank_neighbors`.
+
+    Example:
+        >>> import mabm
+        >>> mabm.RerankOptions(k1=20, k2=6, preset="spcl").lambda_value
+        0.3
     """
 
     k1: int = _RERANK_K1
@@ -68,11 +74,12 @@ def rerank(
         gallery: (G, D) floating point, on the same device.
         query_modality: (Q,) integers >= 0, bool or words, or ``None``; both or neither are given.
         gallery_modality: (G,) of the same kind, or ``None``.
-        k1: As :func:`mabm.modality_jaccard`, a sample counted among its own neighbours.
-        k2: As :func:`mabm.modality_jaccard`: of each group with ``"bmil"``, else in all.
+        k1: Neighbors of a sample, itself among them, shared evenly by the groups; at most 1024.
+        k2: Rows averaged around a sample, in [1, k1]: of each group with ``"bmil"``, else in all.
         lambda_value: Weight of the original distance, in [0, 1].
-        preset: As :func:`mabm.modality_jaccard`.
-        precision: As :func:`mabm.modality_jaccard`.
+        preset: Name of a published distance or a :class:`mabm.Preset`; by default ``"bmil"`` with a
+            modality, ``"spcl"`` without.
+        precision: Of the ranking: ``"exact"``, or ``"fast"`` as in :func:`mabm.rank_neighbors`.
 
     Returns:
         (Q, G) float32 in [0, 1] of the same kind as ``query``; smaller is nearer. J is the same

@@ -124,7 +124,10 @@ class IdentityBatchSampler(Sampler[list[int]]):
         return len(self._members)
 
     def set_epoch(self, epoch: int) -> None:
-        """Sets the epoch, an integer >= 0, which the order depends on.
+        """Sets the epoch that the order depends on.
+
+        Args:
+            epoch: An integer >= 0; every rank sets the same.
 
         Raises:
             TypeError: ``epoch`` is no integer.

@@ -15,6 +15,7 @@ from torch import Tensor
 from mabm._advice import advise, is_wanted
 from mabm._arrays import ArrayT, check_numbers, like, shown, to_tensor
 from mabm._columns import Column, check_column, read_categories
+from mabm._saving import Saved
 from mabm.presets import check_integer
 
 logger = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ _ELEMENTS_AT_ONCE = 2**20
 
 
 @dataclass(frozen=True)
-class RetrievalProtocol:
+class RetrievalProtocol(Saved):
     """What one data set leaves out of a ranked gallery, and what its CMC counts.
 
     Attributes:
@@ -41,6 +42,11 @@ class RetrievalProtocol:
             is left out.
         cmc_by_identity: Whether the CMC counts identities, each at its first occurrence in the
             ranked gallery, rather than samples. mAP and mINP count samples always.
+
+    Example:
+        >>> import mabm
+        >>> mabm.RetrievalProtocol("mine", exclude_same_camera=True).needs_cameras
+        True
     """
 
     name: str
@@ -59,10 +65,16 @@ class RetrievalProtocol:
         Args:
             matches: (Q, G) bool, whether the two are of one identity.
             query_cameras: Integers, broadcast to (Q, G).
-            gallery_cameras: Likewise.
+            gallery_cameras: Integers, broadcast to (Q, G) likewise.
 
         Returns:
             (Q, G) bool.
+
+        Example:
+            >>> import torch, mabm
+            >>> matches, cameras = torch.tensor([[True, False]]), torch.tensor([2, 1])
+            >>> mabm.PROTOCOLS["sysu_mm01"].compared(matches, torch.tensor([[3]]), cameras)
+            tensor([[False,  True]])
         """
         kept = torch.ones_like(matches)
         for query_camera, gallery_camera in self.excluded_cameras:
@@ -88,7 +100,7 @@ PROTOCOLS: Mapping[str, RetrievalProtocol] = _published(
 
 
 @dataclass(frozen=True, eq=False)
-class RetrievalScores(Generic[ArrayT]):
+class RetrievalScores(Saved, Generic[ArrayT]):
     """How well a gallery was ranked, averaged over the queries that have a match in it.
 
     Attributes:
@@ -97,6 +109,11 @@ class RetrievalScores(Generic[ArrayT]):
         mean_average_precision: mAP, in [0, 1].
         mean_inverse_negative_penalty: mINP, in [0, 1]: matches over the rank of the last one.
         num_queries: Queries with a match; the others count nowhere.
+
+    Example:
+        >>> import torch, mabm
+        >>> mabm.RetrievalScores(torch.tensor([0.5, 1.0]), 0.75, 0.7, 40)
+        RetrievalScores(rank-1 0.5000, mAP 0.7500, mINP 0.7000, 40 queries)
     """
 
     cmc: ArrayT

@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from mabm._saving import Saved
 from mabm.reranking import RerankOptions
 
 FloatArray = npt.NDArray[np.float64]
@@ -17,7 +18,7 @@ _RANKS: Final = (1, 5, 10, 20)  # what tables of this field show of a CMC
 
 
 @dataclass(frozen=True, eq=False)
-class SearchScores:
+class SearchScores(Saved):
     """Scores of one search task, trial by trial. All shares are in [0, 1]; arrays are read-only.
 
     Attributes:
@@ -30,6 +31,11 @@ class SearchScores:
         mean_inverse_negative_penalty: (T,) float64, mINP.
         num_queries: For every trial the queries with a match; the others count nowhere.
         rerank: How distances were re-ranked, or ``None`` where they were not.
+
+    Example:
+        >>> from mabm import SearchScores
+        >>> SearchScores("regdb", "visible-to-thermal", (1,), [[0.9]], [0.8], [0.7], (2060,))
+        SearchScores(regdb visible-to-thermal: rank1 0.9000, mAP 0.8000, mINP 0.7000)
     """
 
     data: str
@@ -156,9 +162,18 @@ class SearchScores:
     def from_dict(cls, values: Mapping[str, Any]) -> SearchScores:
         """Reads what :meth:`to_dict` wrote; mean and deviation are computed anew.
 
+        Args:
+            values: Its keys and values, as ``json.loads`` gives them back.
+
         Raises:
             KeyError: A part is missing.
             ValueError: Parts that do not fit.
+
+        Example:
+            >>> from mabm import SearchScores
+            >>> scores = SearchScores("regdb", "task", (1,), [[0.9]], [0.8], [0.7], (2060,))
+            >>> SearchScores.from_dict(scores.to_dict()).mean == scores.mean
+            True
         """
         rerank = values["rerank"]
         return cls(
@@ -193,6 +208,14 @@ def format_search_scores(scores: Iterable[SearchScores]) -> str:
 
     Raises:
         ValueError: There are none.
+
+    Example:
+        >>> from mabm import SearchScores
+        >>> from mabm.evaluation import format_search_scores
+        >>> scores = SearchScores("regdb", "visible-to-thermal", (1,), [[0.9]], [0.8], [0.7], (9,))
+        >>> print(format_search_scores([scores]))
+        task                      rank1    mAP   mINP  queries  trials
+        regdb visible-to-thermal  90.00  80.00  70.00        9       1
     """
     rows = list(scores)
     if not rows:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Literal, get_args
 
+from mabm._saving import Saved
 from mabm.evaluation.retrieval import PROTOCOLS, RetrievalProtocol
 from mabm.presets import check_integer
 
@@ -17,7 +18,7 @@ _INFRARED: Final = 1
 
 
 @dataclass(frozen=True)
-class SearchTask:
+class SearchTask(Saved):
     """One test of a data set: queries of one modality searched in a gallery of another.
 
     Attributes:
@@ -33,6 +34,11 @@ class SearchTask:
             image, in one trial.
         num_trials: Trials 0, 1, ... to average over.
         protocol: What is left out of a ranked gallery, and what the CMC counts.
+
+    Example:
+        >>> from mabm import RetrievalProtocol, SearchTask
+        >>> SearchTask("mine", "infrared-to-visible", 1, 0, RetrievalProtocol("mine")).gallery
+        'all'
     """
 
     data: str

@@ -35,6 +35,13 @@ def extract(
     Raises:
         TypeError: If ``modality`` is of the wrong kind.
         ValueError: If ``batch_size`` is below one, or as ``Encoder.forward``.
+
+    Example:
+        >>> import torch
+        >>> from mabm.models import build_encoder, extract
+        >>> images = torch.zeros(5, 3, 48, 48, dtype=torch.uint8)
+        >>> len(extract(build_encoder("small"), images, torch.tensor([0, 0, 1, 1, 1])))
+        5
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be >= 1, got {batch_size}")

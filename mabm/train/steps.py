@@ -71,8 +71,9 @@ def extract_features(
     features.
 
     Args:
-        encoder: As :func:`mabm.models.extract`.
-        images: N images.
+        encoder: Takes ``(images, modality)`` and gives (B, D) features; images go to the device of
+            its parameters, batch by batch.
+        images: N images of one size, read a batch at a time: an ``ImageReader``, for instance.
         modality: (N,) integers, 0 visible and 1 infrared, or these two words.
         batch_size: Images a step.
         workers: Processes that read ahead.
@@ -88,6 +89,17 @@ def extract_features(
 
     Source:
         Wang et al., AAAI 2026 (BMIL), as released.
+
+    Example:
+        >>> import torch
+        >>> from mabm import data, models, train
+        >>> frames = data.render_identities(data.identity_splits().unlabelled[:2])
+        >>> images = data.ImageSet(frames.images, frames.identity, frames.camera, frames.modality)
+        >>> encoder, modality = models.build_encoder("small"), torch.from_numpy(frames.modality)
+        >>> reader = data.ImageReader(images, size=(48, 48))
+        >>> features = train.extract_features(encoder, reader, modality)
+        >>> len(features) == len(images)
+        True
     """
     check_integer("batch_size", batch_size, at_least=1)
     count, ranks = len(images), distributed.world_size()
@@ -176,6 +188,14 @@ def cluster_modalities(
     Returns:
         (N,) int64 labels from 0 in each modality, on the features' device; noise, and what was not
         chosen, is -1.
+
+    Example:
+        >>> import torch
+        >>> from mabm import train
+        >>> features, modality = torch.eye(4).repeat_interleave(10, dim=0), torch.arange(40) % 2
+        >>> options = train.ClusteringConfig(k1=10, k2=2)
+        >>> train.cluster_modalities(features, modality, options)[::10].tolist()
+        [0, 1, 2, 3]
     """
     options = options or ClusteringConfig()
     modality = _groups(modality, features)
@@ -235,6 +255,15 @@ def cluster_together(
 
     Returns:
         (N,) int64 labels on the features' device; noise, and what was not chosen, is -1.
+
+    Example:
+        >>> import torch
+        >>> from mabm import train
+        >>> features, modality = torch.eye(4).repeat_interleave(10, dim=0), torch.arange(40) % 2
+        >>> options = train.ClusteringConfig(k1=10, k2=2)
+        >>> alone = train.cluster_modalities(features, modality, options)
+        >>> train.cluster_together(features, modality, alone, options)[::10].tolist()
+        [0, 1, 2, 3]
     """
     options = options or ClusteringConfig()
     modality = _groups(modality, features)
@@ -265,7 +294,21 @@ def distance_together(options: ClusteringConfig, num_modalities: int) -> tuple[P
 def build_memory(
     source: PrototypeSplit[Tensor] | Tensor, options: ContrastConfig | None = None
 ) -> Memory:
-    """A memory of the kind asked for, that starts from the prototypes of ``source``."""
+    """A memory of the kind asked for, that starts from the prototypes of ``source``.
+
+    Args:
+        source: A :class:`mabm.PrototypeSplit`, or (P, D) prototypes that are their own clusters.
+        options: ``memory`` and ``momentum`` are read.
+
+    Returns:
+        A :class:`mabm.HybridMemory`, :class:`mabm.MeanMemory` or :class:`mabm.HardMemory`.
+
+    Example:
+        >>> import torch
+        >>> from mabm import train
+        >>> train.build_memory(torch.eye(3), train.ContrastConfig(memory="mean", momentum=0.2))
+        MeanMemory(3 prototypes of 3 dimensions, momentum=0.2)
+    """
     options = options or ContrastConfig()
     kind: type[Memory] = _MEMORIES[options.memory]
     return kind(source, momentum=options.momentum)
@@ -298,6 +341,16 @@ def contrast_within(
         targets: (B,) rows of the memory.
         memory: Of the modality's clusters.
         options: ``temperature`` and ``margin`` are read.
+
+    Returns:
+        Scalar loss.
+
+    Example:
+        >>> import torch
+        >>> from mabm import train
+        >>> memory, targets = train.build_memory(torch.eye(3)), torch.tensor([0, 2, -1])
+        >>> f"{train.contrast_within(torch.eye(3)[targets], targets, memory):.4f}"
+        '0.0000'
     """
     options = options or ContrastConfig()
     if isinstance(memory, HybridMemory):
@@ -323,6 +376,18 @@ def contrast_across(
         targets: (B,) rows of the memory.
         memory: Of the split prototypes.
         options: ``temperature`` and ``num_selected`` are read.
+
+    Returns:
+        Scalar loss.
+
+    Example:
+        >>> import torch, mabm
+        >>> from mabm import train
+        >>> features, labels = torch.randn(40, 8), torch.arange(40) % 5
+        >>> split = mabm.split_prototypes(features, labels, torch.arange(40) // 20)
+        >>> memory = train.build_memory(split)
+        >>> train.contrast_across(features[:4], split.targets[:4], memory).shape
+        torch.Size([])
     """
     options = options or ContrastConfig()
     return split_contrast_loss(
