@@ -193,7 +193,7 @@ def test_what_is_no_file_is_not_read(place: Path, run: Run) -> None:
         for path, word in ((pipe, "a pipe"), (folder, "a folder")):
             commands = [["cluster", "f.npy", "--modality", path]]
             if kind == ".csv":
-                commands.append(["extract", "emoji-xm", "--output", "o.npz", "--images", path])
+                commands.append(["extract", "emoji_xm", "--output", "o.npz", "--images", path])
             else:
                 commands.append(["cluster", path, "--modality", "m.npy"])
             for words in commands:
@@ -340,9 +340,9 @@ def test_a_folder_of_data_in_any_name(run: Run, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(training, "train", train)
     odd = 'a"\\b\x7f\t\u00e9\U0001f600\u2028 c'
-    assert run("train", "sysu", "--data", odd, "--output", "nowhere")[0] == 1
+    assert run("train", "sysu_mm01", "--data", odd, "--output", "nowhere")[0] == 1
     assert roots == [odd]
-    status, _, err = run("train", "sysu", "--data", "caf\udce9", "--output", "nowhere")
+    status, _, err = run("train", "sysu_mm01", "--data", "caf\udce9", "--output", "nowhere")
     assert (status, err) == (
         1,
         "mabm train: --data must be a folder whose name is UTF-8, got 'caf\\udce9'\n",

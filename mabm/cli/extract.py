@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from mabm._names import find_name
 from mabm.cli.command import (
     Command,
     UsageError,
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from mabm.data import ImageSet
     from mabm.models import Encoder
 
-_SHIPPED = "emoji-xm"
 _OUTPUTS = dict.fromkeys((".npz", ".npy", ".safetensors"), is_extracted)
 _SIZE = (288, 144)  # height and width of the field
 _COLUMNS = ("path", "camera", "modality", "identity")
@@ -40,7 +40,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "weights",
         metavar="WEIGHTS",
-        help="folder of a run, a file of weights, or emoji-xm, which ships with mabm",
+        help="folder of a run, a file of weights, or emoji_xm, which ships with mabm (a "
+        "run or file of that name comes first)",
     )
     parser.add_argument(
         "--model",
@@ -142,7 +143,8 @@ def _execute(chosen: argparse.Namespace) -> int:
 def _read_split(chosen: argparse.Namespace) -> ImageSet:
     from mabm.data import DATA_SETS, read_data
 
-    name, _, root = chosen.data.partition(":")
+    given, _, root = chosen.data.partition(":")
+    name = find_name(given, DATA_SETS) or given
     if name in DATA_SETS and name != "emoji_xm" and not root:
         raise UsageError(f"--data must be {name}:ROOT, with the folder that it is in, got {name}")
     data = read_data(name, root or None, trial=chosen.trial)
@@ -209,14 +211,16 @@ def _load(chosen: argparse.Namespace, path: Path) -> tuple[Encoder, tuple[int, i
         ValueError: The file is not of the encoder, or does not say which it is of.
     """
     from mabm.models import build_encoder, load_encoder, load_pretrained
+    from mabm.models.weights import SHIPPED
 
-    if not path.exists() and chosen.weights == _SHIPPED:
+    shipped = find_name(chosen.weights, SHIPPED)
+    if not path.exists() and shipped is not None:
         if chosen.model is not None:
-            raise UsageError(f"--model is of a file of weights; {_SHIPPED} says which it is of")
-        return load_pretrained(_SHIPPED), None
+            raise UsageError(f"--model is of a file of weights; {shipped} says which it is of")
+        return load_pretrained(shipped), None
     if not path.is_file():
         raise FileNotFoundError(
-            f"WEIGHTS must be a finished run, a file or {_SHIPPED}, got {chosen.weights}"
+            f"WEIGHTS must be a finished run, a file or {', '.join(SHIPPED)}, got {chosen.weights}"
         )
     if chosen.model is not None:
         asked = None if chosen.size is None else (chosen.size[0], chosen.size[1])
@@ -251,7 +255,7 @@ COMMAND = Command(
     examples="""
 mabm extract runs/sysu --data sysu_mm01:/data/SYSU-MM01 --output train.npz
     training images by the encoder of a run; then: mabm cluster train.npz
-mabm extract emoji-xm --data emoji_xm --split test --renormalise --output test.npz
+mabm extract emoji_xm --data emoji_xm --split test --renormalise --output test.npz
     open data and weights, both shipped with mabm
 mabm extract weights.pt --model agw-resnet50 --images list.csv --output features.safetensors
     images of your own: a table with the columns path, camera, modality

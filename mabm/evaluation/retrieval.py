@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Generic
 
 import torch
 from torch import Tensor
 
 from mabm._arrays import Array, ArrayT, check_column, check_numbers, like, shown, to_tensor
+from mabm._names import NamedMapping
 from mabm.presets import check_integer
 
 # Distances ranked in one step, which holds some ten int64 arrays of as many elements.
@@ -61,7 +61,7 @@ class RetrievalProtocol:
 
 
 def _published(*protocols: RetrievalProtocol) -> Mapping[str, RetrievalProtocol]:
-    return MappingProxyType({protocol.name: protocol for protocol in protocols})
+    return NamedMapping({protocol.name: protocol for protocol in protocols})
 
 
 PROTOCOLS: Mapping[str, RetrievalProtocol] = _published(
@@ -72,7 +72,7 @@ PROTOCOLS: Mapping[str, RetrievalProtocol] = _published(
     # Zhang and Wang, CVPR 2023.
     RetrievalProtocol("llcm", exclude_same_camera=True, cmc_by_identity=True),
 )
-"""The published protocols by name; read-only."""
+"""The published protocols by name, in any spelling of it; read-only."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,8 +119,8 @@ def evaluate_retrieval(
         gallery_ids: (G,) integers.
         query_cameras: (Q,) integers, or ``None`` where the protocol reads none.
         gallery_cameras: (G,) integers, likewise.
-        protocol: ``"sysu_mm01"``, ``"regdb"``, ``"llcm"``, or a
-            :class:`RetrievalProtocol` of your own.
+        protocol: ``"sysu_mm01"``, ``"regdb"``, ``"llcm"`` (in any case, with ``-`` or ``_``;
+            ``"sysu"`` will do), or a :class:`RetrievalProtocol` of your own.
         max_rank: Greatest rank of the CMC, at least 1.
 
     Returns:
