@@ -16,6 +16,7 @@ EXTRA_OF = {
     "tomli_w": "train",
     "tensorboard": "tensorboard",
     "timm": "timm",
+    "shtab": "completion",
 }
 """Modules that come with an extra of the library."""
 

@@ -19,7 +19,7 @@ import mabm
 from mabm.cli import cluster, main
 
 PROJECT = Path(__file__).parents[1] / "pyproject.toml"
-COMMANDS = ("demo", "cluster", "train", "evaluate", "extract", "census", "info")
+COMMANDS = ("demo", "cluster", "train", "evaluate", "extract", "census", "info", "completion")
 
 
 def process(*words: str, **options: object) -> subprocess.CompletedProcess[str]:
@@ -58,11 +58,22 @@ def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     assert left.value.code == 0
     text = capsys.readouterr().out
-    assert [line.split()[0] for line in text.splitlines() if line.startswith("    ")] == [*COMMANDS]
+    lines = [line.removeprefix("    ") for line in text.splitlines() if line.startswith("    ")]
+    assert [line.split()[0] for line in lines if not line.startswith(" ")] == [*COMMANDS]
+
+
+@pytest.mark.parametrize("words", [[], ["--quiet"]])
+def test_no_command_prints_the_help(
+    words: list[str], run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    text = capsys.readouterr().out
+    assert run(*words) == (0, text, "")
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["dance"], ["info", "--dance"], ["cluster"], ["info", "--quiet", "--verbose"]]
+    "words", [["dance"], ["info", "--dance"], ["cluster"], ["info", "--quiet", "--verbose"]]
 )
 def test_words_that_make_no_command(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:

@@ -31,7 +31,7 @@ from mabm.models import build_encoder
 
 ROOT = Path(__file__).parents[1]
 SECTIONS = ("Train", "Command line")
-NAMES = ("demo", "cluster", "train", "evaluate", "extract", "census", "info")
+NAMES = ("demo", "cluster", "train", "evaluate", "extract", "census", "info", "completion")
 
 FOLDERS = {"sysu_mm01": "DATA/SYSU-MM01", "regdb": "DATA/RegDB", "llcm": "DATA/LLCM"}
 SIZE = (48, 24)
@@ -55,6 +55,7 @@ SAYS = {
     "extract": "features",
     "census": "published",
     "info": "torch",
+    "completion": "complete -o",
 }
 
 

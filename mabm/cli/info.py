@@ -21,6 +21,7 @@ _EXTRAS: Final = {
     "train": ("jinja2", "pillow", "pydantic", "safetensors", *_TOML_READER, "tomli-w"),
     "tensorboard": ("tensorboard",),
     "timm": ("timm",),
+    "completion": ("shtab",),
 }
 
 
