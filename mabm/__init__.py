@@ -8,6 +8,7 @@ graph by :func:`prune_distances`) -> labels (:meth:`NeighborGraph.dbscan`) -> pr
 :func:`modality_jaccard` run it whole as far as they go.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from mabm import _extension
@@ -41,11 +42,13 @@ from mabm.jaccard import (
     modality_jaccard,
     prune_distances,
 )
-from mabm.losses import (
+from mabm.loss_modules import (
     ClusterContrastLoss,
     HybridContrastLoss,
     MultiPositiveLoss,
     SplitContrastLoss,
+)
+from mabm.losses import (
     cluster_contrast_loss,
     hybrid_contrast_loss,
     multi_positive_loss,
@@ -54,6 +57,7 @@ from mabm.losses import (
 )
 from mabm.memory import HardMemory, HybridMemory, MeanMemory
 from mabm.neighbors import k_reciprocal_neighbors
+from mabm.prediction import predict_labels
 from mabm.presets import PRESETS, Preset
 from mabm.prototypes import PrototypeSplit, SplitSummary, split_prototypes
 from mabm.ranking import Ranking, rank_neighbors
@@ -62,6 +66,14 @@ from mabm.rows import Encoding, NeighborSets
 from mabm.samplers import IdentityBatchSampler
 
 if TYPE_CHECKING:
+    from mabm import cluster_quality as cluster_quality
+    from mabm import compat as compat
+    from mabm import data as data
+    from mabm import demo as demo
+    from mabm import models as models
+    from mabm import plots as plots
+    from mabm import reference as reference
+    from mabm import train as train
     from mabm.estimator import ModalityDBSCAN
 
 __version__ = "0.1.0"
@@ -111,6 +123,7 @@ __all__ = [
     "match_clusters",
     "modality_jaccard",
     "multi_positive_loss",
+    "predict_labels",
     "prune_distances",
     "pseudo_labels",
     "rank_neighbors",
@@ -121,17 +134,21 @@ __all__ = [
     "transport_plan",
 ]
 
+_LATE = ("cluster_quality", "compat", "data", "demo", "models", "plots", "reference", "train")
+
 
 if not TYPE_CHECKING:  # a type checker would take any misspelt name for one that this provides
 
     def __getattr__(name: str) -> Any:
-        """Loads the estimator when it is first asked for: scikit-learn loads slowly."""
+        """Loads what loads slowly, or needs an extra, when it is first asked for."""
         if name == "ModalityDBSCAN":
             from mabm.estimator import ModalityDBSCAN
 
             return ModalityDBSCAN
+        if name in _LATE:
+            return importlib.import_module(f"mabm.{name}")
         raise AttributeError(f"module 'mabm' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted([*__all__, *_LATE, "evaluation", "__version__"])

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mabm._arrays import Array, ArrayT, like, to_tensor
+from mabm._saving import Saved
 from mabm.graph import check_max_distance, check_min_samples
 from mabm.jaccard import jaccard_graph
 from mabm.presets import DEFAULT_K1, DEFAULT_K2, Preset
@@ -18,7 +19,7 @@ from mabm.ranking import Precision
 
 
 @dataclass(frozen=True, eq=False)
-class PseudoLabels(Generic[ArrayT]):
+class PseudoLabels(Saved, Generic[ArrayT]):
     """Cluster labels of N samples and statistics of them, computed when they are asked for.
 
     In labels made by hand, clusters may have any numbers >= 0: those without a sample do not count.
@@ -26,6 +27,8 @@ class PseudoLabels(Generic[ArrayT]):
     Attributes:
         labels: (N,) int64: clusters 0..C-1 without gaps, noise -1.
         modality: (N,) int64, the group of each sample, or ``None``.
+        core: (N,) bool, whether a sample is core: has ``min_samples`` neighbors within ``eps``,
+            itself among them. ``None`` where nothing is known of it, as in labels made by hand.
 
     Raises:
         ValueError: By the statistics, as a look at the labels waits for their device: a label is
@@ -34,6 +37,7 @@ class PseudoLabels(Generic[ArrayT]):
 
     labels: ArrayT
     modality: Array | None = None
+    core: ArrayT | None = None
 
     @cached_property
     def _labels(self) -> Tensor:
@@ -144,8 +148,11 @@ def pseudo_labels(
         precision=precision,
     )
     labels: Any = graph.dbscan(eps, min_samples)
+    # The graph ends at eps, so a row holds all of a sample's neighbors.
+    counts = to_tensor(graph.indptr, "indptr").diff()
+    core = like(counts >= min_samples, features)
     if modality is None:
-        return PseudoLabels(labels)
-    device = to_tensor(labels, "labels").device  # checked above, and a second look would wait
-    groups = to_tensor(modality, "modality").to(device=device, dtype=torch.int64)
-    return PseudoLabels(labels, like(groups, features))
+        return PseudoLabels(labels, core=core)
+    # Checked above, and a second look would wait.
+    groups = to_tensor(modality, "modality").to(device=counts.device, dtype=torch.int64)
+    return PseudoLabels(labels, like(groups, features), core)

@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClusterMixin
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from mabm._arrays import Array, check_features
 from mabm.clustering import pseudo_labels
+from mabm.prediction import predict_labels
 from mabm.presets import DEFAULT_K1, DEFAULT_K2, Preset
 from mabm.ranking import Precision
 
@@ -18,10 +20,10 @@ from mabm.ranking import Precision
 class ModalityDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # sklearn is untyped
     """DBSCAN on the modality-aware Jaccard distance, for scikit-learn pipelines and searches.
 
-    ``fit`` takes ``modality`` beside ``X``. In a pipeline, route it as fit metadata:
-    ``ModalityDBSCAN().set_fit_request(modality=True)`` under
-    ``sklearn.set_config(enable_metadata_routing=True)``, or ``modalitydbscan__modality=...``
-    without routing.
+    ``fit`` and ``predict`` take ``modality`` beside ``X``. In a pipeline, route it as metadata:
+    ``ModalityDBSCAN().set_fit_request(modality=True).set_predict_request(modality=True)`` under
+    ``sklearn.set_config(enable_metadata_routing=True)``, or ``modalitydbscan__modality=...`` to
+    the pipeline's ``fit`` and ``modality=...`` to its ``predict`` without routing.
 
     Args:
         eps: As :func:`mabm.pseudo_labels`.
@@ -33,6 +35,7 @@ class ModalityDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # skle
 
     Attributes:
         labels_: (N,) int64 NumPy labels after ``fit``; noise is -1.
+        core_sample_indices_: (C,) int64 rows of the core samples, ascending.
         n_features_in_: Number of feature columns seen by ``fit``.
 
     Example:
@@ -60,7 +63,15 @@ class ModalityDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # skle
         self.precision = precision
 
     def fit(self, X: Array, y: object = None, modality: Array | None = None) -> ModalityDBSCAN:
-        """Clusters the rows of ``X`` (N, D); ``y`` is ignored, ``modality`` (N,) may be ``None``.
+        """Clusters the rows of ``X``, and keeps a reference to them for :meth:`predict`.
+
+        Args:
+            X: (N, D) features: a tensor, an array or lists of rows; never normalized here.
+            y: Ignored; scikit-learn passes it.
+            modality: (N,) integers >= 0, the group of each row, or ``None``.
+
+        Returns:
+            The estimator itself.
 
         Raises:
             TypeError: As :func:`mabm.pseudo_labels`.
@@ -78,8 +89,56 @@ class ModalityDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # skle
             precision=self.precision,
         )
         self.labels_: NDArray[np.int64] = found.labels.cpu().numpy()
+        core: Any = found.core
+        self.core_sample_indices_: NDArray[np.int64] = np.flatnonzero(core.cpu().numpy())
         self.n_features_in_ = features.shape[1]
+        self._features, self._found = features, found
         return self
+
+    def predict(self, X: Array, modality: Array | None = None) -> NDArray[np.int64]:
+        """Gives each row of ``X`` the cluster of its nearest core sample, or -1 for noise.
+
+        The parameters are those of the estimator, the rest is :func:`mabm.predict_labels`: rows of
+        one call share their neighborhoods. The rows of ``fit`` keep ``labels_``, which a border
+        sample among them need not get again here.
+
+        Args:
+            X: (M, D) features of new samples.
+            modality: (M,) integers >= 0, the group of each row; ``None`` where ``fit`` had none.
+
+        Returns:
+            (M,) int64 labels.
+
+        Raises:
+            sklearn.exceptions.NotFittedError: ``fit`` was not called.
+            TypeError: As :func:`mabm.predict_labels`.
+            ValueError: As :func:`mabm.predict_labels`.
+
+        Example:
+            >>> import numpy as np, mabm
+            >>> features = np.eye(8, dtype=np.float32).repeat(10, axis=0)
+            >>> estimator = mabm.ModalityDBSCAN(k1=10, k2=2).fit(features)
+            >>> estimator.predict(features[[75, 0]]).tolist()
+            [7, 0]
+        """
+        check_is_fitted(self)
+        features = check_features(_read(X), "X").to(self._features.device)
+        if features.shape[1] != self.n_features_in_:
+            raise ValueError(
+                f"X must have {self.n_features_in_} columns, as in fit, got {features.shape[1]}"
+            )
+        labels: Tensor = predict_labels(
+            features,
+            modality,
+            self._features,
+            self._found,
+            eps=self.eps,
+            k1=self.k1,
+            k2=self.k2,
+            preset=self.preset,
+            precision=self.precision,
+        )
+        return labels.cpu().numpy()
 
     def fit_predict(self, X: Array, y: object = None, **metadata: Any) -> NDArray[np.int64]:
         """Clusters the rows of ``X`` and returns ``labels_``; ``modality`` goes to ``fit``.

@@ -25,6 +25,9 @@ class SweepEntry(NamedTuple):
     largest_cluster: int
 
 
+torch.serialization.add_safe_globals([SweepEntry])  # as mabm._saving does for dataclasses
+
+
 @dataclass(frozen=True, eq=False)
 class NeighborGraph(NeighborSets[ArrayT]):
     """Every pair of samples at a distance of at most ``max_distance``.

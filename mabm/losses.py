@@ -1,4 +1,4 @@
-"""Contrast of features with prototypes: functions of tensors, and modules that hold their options.
+"""Contrast of features with prototypes: functions of tensors.
 
 Nothing here keeps a memory: prototypes come from a split (:func:`mabm.split_prototypes`), from a
 memory (:mod:`mabm.memory`) or from anywhere else, and take a gradient if they want one. In all of
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypedDict, 
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from mabm._arrays import check_floating, check_real
 from mabm._batch import (
@@ -194,6 +194,13 @@ def hybrid_contrast_loss(
 
     Source:
         Wang et al., AAAI 2026 (BMIL), intra-modality loss, as released.
+
+    Example:
+        >>> import torch, mabm
+        >>> memory, targets = mabm.HybridMemory(torch.eye(4)), torch.tensor([0, 3, -1])
+        >>> loss = mabm.hybrid_contrast_loss(torch.eye(4)[targets], memory.prototypes, targets)
+        >>> f"{loss:.4f}"
+        '0.0000'
     """
     banks = _check_prototypes(prototypes, (3,), "(2, C, D), a mean and a hard bank", num_banks=2)
     rows, targets = check_batch(features, targets, banks.shape[2], banks.shape[1], "prototypes")
@@ -308,6 +315,13 @@ def select_hardest(logits: Tensor, positives: Tensor, num_selected: int) -> Tens
 
     Returns:
         (..., B, P) bool.
+
+    Example:
+        >>> import torch, mabm
+        >>> logits = torch.tensor([[0.1, 0.9, 0.5]])
+        >>> positives = torch.tensor([[True, False, False]])
+        >>> mabm.select_hardest(logits, positives, num_selected=2)
+        tensor([[ True,  True, False]])
     """
     ranked = logits.masked_fill(positives, math.inf)
     chosen = ranked.topk(min(num_selected, logits.shape[-1]), dim=-1, sorted=False).indices
@@ -351,8 +365,8 @@ def split_contrast_loss(
         targets: (B,) integers in [-1, P): ``split.targets[indices]`` for the samples of the batch.
         source: A :class:`mabm.PrototypeSplit` of tensors, whose prototypes take a gradient if its
             features did, or a memory rebuilt from one.
-        return_logits: As :func:`multi_positive_loss`.
-        options: ``num_selected``, ``temperature``, ``positive_weights`` and ``select`` as
+        return_logits: Whether to return the logits as well.
+        options: ``num_selected``, ``temperature``, ``positive_weights`` and ``select`` of
             :func:`multi_positive_loss`.
 
     Returns:
@@ -380,108 +394,6 @@ def split_contrast_loss(
             features, banks, targets, clusters, return_logits=True, **options
         )
     return multi_positive_loss(features, banks, targets, clusters, **options)
-
-
-class ClusterContrastLoss(nn.Module):
-    """:func:`cluster_contrast_loss` with its options; called as (features, prototypes, targets)."""
-
-    def __init__(self, *, temperature: float = DEFAULT_TEMPERATURE) -> None:
-        super().__init__()
-        self.temperature = check_temperature(temperature)
-
-    def forward(self, features: Tensor, prototypes: Tensor, targets: Tensor) -> Tensor:
-        """See :func:`cluster_contrast_loss`."""
-        return cluster_contrast_loss(features, prototypes, targets, temperature=self.temperature)
-
-    def extra_repr(self) -> str:
-        """Options, as ``repr`` prints them."""
-        return f"temperature={self.temperature:g}"
-
-
-class HybridContrastLoss(nn.Module):
-    """:func:`hybrid_contrast_loss` with its options; called as (features, prototypes, targets)."""
-
-    def __init__(
-        self, *, temperature: float = DEFAULT_TEMPERATURE, margin: float = DEFAULT_MARGIN
-    ) -> None:
-        super().__init__()
-        self.temperature = check_temperature(temperature)
-        self.margin = check_real("margin", margin, 0.0, math.inf, below=True)
-
-    def forward(self, features: Tensor, prototypes: Tensor, targets: Tensor) -> Tensor:
-        """See :func:`hybrid_contrast_loss`."""
-        return hybrid_contrast_loss(
-            features, prototypes, targets, temperature=self.temperature, margin=self.margin
-        )
-
-    def extra_repr(self) -> str:
-        """Options, as ``repr`` prints them."""
-        return f"temperature={self.temperature:g}, margin={self.margin:g}"
-
-
-class _SelectingLoss(nn.Module):
-    """The options that the losses with a selection share."""
-
-    def __init__(
-        self,
-        *,
-        num_selected: int = DEFAULT_NUM_SELECTED,
-        temperature: float = DEFAULT_TEMPERATURE,
-        select: Selector | None = None,
-    ) -> None:
-        super().__init__()
-        self.num_selected = check_integer("num_selected", num_selected, at_least=1)
-        self.temperature = check_temperature(temperature)
-        check_select(select)
-        self.select = select
-
-    def _options(self, positive_weights: Tensor | None) -> SelectionOptions:
-        return {
-            "num_selected": self.num_selected,
-            "temperature": self.temperature,
-            "positive_weights": positive_weights,
-            "select": self.select,
-        }
-
-    def extra_repr(self) -> str:
-        """Options, as ``repr`` prints them."""
-        return f"num_selected={self.num_selected}, temperature={self.temperature:g}"
-
-
-class MultiPositiveLoss(_SelectingLoss):
-    """:func:`multi_positive_loss` with its options.
-
-    Called as (features, prototypes, targets, clusters), and ``positive_weights`` if there are any.
-    """
-
-    def forward(
-        self,
-        features: Tensor,
-        prototypes: Tensor,
-        targets: Tensor,
-        clusters: Tensor,
-        positive_weights: Tensor | None = None,
-    ) -> Tensor:
-        """See :func:`multi_positive_loss`."""
-        options = self._options(positive_weights)
-        return multi_positive_loss(features, prototypes, targets, clusters, **options)
-
-
-class SplitContrastLoss(_SelectingLoss):
-    """:func:`split_contrast_loss` with its options.
-
-    Called as (features, targets, source), and ``positive_weights`` if there are any.
-    """
-
-    def forward(
-        self,
-        features: Tensor,
-        targets: Tensor,
-        source: PrototypeSource,
-        positive_weights: Tensor | None = None,
-    ) -> Tensor:
-        """See :func:`split_contrast_loss`."""
-        return split_contrast_loss(features, targets, source, **self._options(positive_weights))
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:

@@ -56,11 +56,19 @@ class _Memory(WholeState):
         """Starts over from new prototypes, as many as there are now, on the memory's device.
 
         Args:
-            source: As the constructor.
+            source: A :class:`mabm.PrototypeSplit`, or (P, D) prototypes that are their own
+                clusters; copied, and taken as they are.
 
         Raises:
             TypeError: As the constructor.
             ValueError: As the constructor.
+
+        Example:
+            >>> import torch, mabm
+            >>> memory = mabm.MeanMemory(torch.eye(3))
+            >>> memory.rebuild(torch.eye(5)[:, :3])  # another epoch, other clusters
+            >>> memory
+            MeanMemory(5 prototypes of 3 dimensions, momentum=0.1)
         """
         prototypes, clusters = _read_source(source)
         clusters = clusters.to(self.clusters.device)
@@ -95,6 +103,11 @@ class _Memory(WholeState):
         Raises:
             TypeError: An argument of the wrong kind.
             ValueError: A shape, device or target out of contract.
+
+        Example:
+            >>> import torch, mabm
+            >>> memory = mabm.HybridMemory(torch.eye(3), momentum=0.5)
+            >>> memory.update(torch.tensor([[0.0, 0.0, 2.0]]), torch.tensor([2]))
         """
         count, num_columns = self.prototypes.shape[-2:]
         rows, targets = check_batch(features, targets, num_columns, count, "prototypes")
@@ -206,11 +219,26 @@ class MeanMemory(_Memory):
 class HardMemory(_Memory):
     """One bank, each row moved once a batch by its sample that is least similar to it.
 
-    Of samples that tie, the first of the batch. Arguments, attributes and errors are those of
-    :class:`MeanMemory`, without ``max_repeats``.
+    Of samples that tie, the first of the batch. Errors are those of :class:`MeanMemory`.
+
+    Args:
+        source: A :class:`mabm.PrototypeSplit`, or (P, D) prototypes that are their own clusters.
+            Copied, and taken as they are.
+        momentum: m in [0, 1], what a row keeps of itself.
+
+    Attributes:
+        prototypes: (P, D) buffer, float32, or float64 of such a source.
+        clusters: (P,) int64 buffer.
 
     Source:
         Dai et al., ACCV 2022, as released (``cm_hard``).
+
+    Example:
+        >>> import torch, mabm
+        >>> memory, batch = mabm.HardMemory(torch.eye(3), momentum=0.0), torch.eye(3)[[0, 2]]
+        >>> memory.update(batch, torch.tensor([0, 0]))
+        >>> memory.prototypes[0]
+        tensor([0., 0., 1.])
     """
 
     def _moved(self, prototypes: Tensor, rows: Tensor, targets: Tensor) -> Tensor:
@@ -220,13 +248,29 @@ class HardMemory(_Memory):
 class HybridMemory(_Memory):
     """Two banks: one moved by the mean of a row's samples, one by the hardest of them.
 
-    ``prototypes`` is (2, P, D), the mean bank first; both start from the same prototypes. The
-    hardest sample of a row is the one least similar to the *mean* bank's row before the update, of
-    those that tie the first of the batch. Arguments and errors are those of :class:`MeanMemory`,
-    without ``max_repeats``.
+    Both banks start from the same prototypes. The hardest sample of a row is the one least similar
+    to the *mean* bank's row before the update, of those that tie the first of the batch. Errors are
+    those of :class:`MeanMemory`.
+
+    Args:
+        source: A :class:`mabm.PrototypeSplit`, or (P, D) prototypes that are their own clusters.
+            Copied to both banks, and taken as they are.
+        momentum: m in [0, 1], what a row keeps of itself.
+
+    Attributes:
+        prototypes: (2, P, D) buffer, the mean bank first; float32, or float64 of such a source.
+        clusters: (P,) int64 buffer.
 
     Source:
         Wang et al., AAAI 2026 (BMIL), as released.
+
+    Example:
+        >>> import torch, mabm
+        >>> memory, batch = mabm.HybridMemory(torch.eye(3), momentum=0.0), torch.eye(3)[[0, 2]]
+        >>> memory.update(batch, torch.tensor([0, 0]))
+        >>> memory.prototypes[:, 0]
+        tensor([[0.7071, 0.0000, 0.7071],
+                [0.0000, 0.0000, 1.0000]])
     """
 
     _num_banks = 2

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Literal, SupportsIndex, get_args
 
 from mabm._arrays import shown
+from mabm._saving import Saved
 
 Lists = Literal["per_group", "single", "intra_inter"]
 Metric = Literal["inner_product", "euclidean"]
@@ -74,7 +75,7 @@ def check_choice(name: str, value: object, choices: tuple[str | None, ...]) -> N
 
 
 @dataclass(frozen=True)
-class Preset:
+class Preset(Saved):
     """The choices that make one published distance out of the common pipeline.
 
     Change one with :func:`dataclasses.replace`, for example

@@ -20,10 +20,11 @@ from mabm._arrays import (
     to_tensor,
 )
 from mabm._batch import NOISE, check_lengths, full_precision
+from mabm._saving import Saved
 
 
 @dataclass(frozen=True)
-class SplitSummary:
+class SplitSummary(Saved):
     """How the clusters of a split lie over the modalities.
 
     Attributes:
@@ -49,7 +50,7 @@ class SplitSummary:
 
 
 @dataclass(frozen=True, eq=False)
-class PrototypeSplit(Generic[ArrayT]):
+class PrototypeSplit(Saved, Generic[ArrayT]):
     """P prototypes of N samples, and who belongs to whom.
 
     Attributes:

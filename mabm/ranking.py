@@ -19,6 +19,7 @@ from torch import Tensor
 from mabm._arrays import Array, ArrayT, check_features, check_modality, like, to_tensor
 from mabm._candidates import Candidates, ListLayout, propose_candidates
 from mabm._device_memory import running_ops
+from mabm._saving import Saved
 from mabm.presets import (
     DEFAULT_K1,
     MAX_K,
@@ -38,7 +39,7 @@ _MANY_ROWS = 1000
 
 
 @dataclass(frozen=True, eq=False)
-class Ranking(Generic[ArrayT]):
+class Ranking(Saved, Generic[ArrayT]):
     """Neighbour lists of N samples, nearest first, with the preset that made them.
 
     Build one yourself to use a ranking of your own with the later stages, for example

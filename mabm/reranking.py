@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mabm._arrays import Array, ArrayT, check_features, check_modality, check_real, like, to_tensor
 from mabm._device_memory import check_fits
+from mabm._saving import Saved
 from mabm.jaccard import encode_samples, jaccard_distance
 from mabm.presets import DEFAULT_K2, Preset, check_k1, check_k2, resolve_preset
 from mabm.ranking import Precision, check_precision
@@ -19,7 +20,7 @@ _ROWS_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
-class RerankOptions:
+class RerankOptions(Saved):
     """How to re-rank a search between two modalities: the options of :func:`rerank` as one value.
 
     Attributes:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mabm._arrays import Array, ArrayT, like, to_tensor
+from mabm._saving import Saved
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -25,7 +26,7 @@ _ONE = 2**30  # an encoding's weights are in units of its inverse; csrc/common/f
 
 
 @dataclass(frozen=True, eq=False)
-class NeighborSets(Generic[ArrayT]):
+class NeighborSets(Saved, Generic[ArrayT]):
     """A set of samples for each sample.
 
     Attributes:

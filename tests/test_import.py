@@ -1,5 +1,7 @@
 """What importing the package does and does not do, each in a fresh interpreter."""
 
+import ast
+import importlib
 import os
 import subprocess
 import sys
@@ -21,8 +23,10 @@ def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
 def test_import_loads_neither_scikit_learn_nor_what_lies_downstream() -> None:
     result = run(
         "import sys, mabm\n"
-        "late = ('sklearn', 'scipy', 'matplotlib', 'PIL', 'mabm.data', 'mabm.models',\n"
-        "        'mabm.demo', 'mabm.estimator', 'mabm.reference')\n"
+        "dir(mabm)\n"
+        "late = ('sklearn', 'scipy', 'matplotlib', 'PIL', 'pydantic', 'mabm.data',\n"
+        "        'mabm.models', 'mabm.train', 'mabm.compat', 'mabm.demo', 'mabm.plots',\n"
+        "        'mabm.cluster_quality', 'mabm.estimator', 'mabm.reference')\n"
         "print([name for name in late if name in sys.modules])"
     )
     assert result.stdout.strip() == "[]", result.stderr
@@ -74,6 +78,42 @@ def test_every_public_name_is_there_and_has_a_docstring() -> None:
         assert getattr(mabm, name).__doc__ if not name.isupper() else getattr(mabm, name)
     with pytest.raises(AttributeError, match="module 'mabm' has no attribute 'nothing'"):
         mabm.nothing  # noqa: B018
+
+
+LATE = ("cluster_quality", "compat", "data", "demo", "evaluation", "models", "plots", "reference")
+SUBPACKAGES = ("compat", "data", "evaluation", "models")
+TRAIN = pytest.param("train", marks=pytest.mark.needs("pydantic"))
+
+
+@pytest.mark.parametrize("name", [*LATE, TRAIN])
+def test_submodules_are_there_after_the_import(name: str) -> None:
+    result = run(f"import mabm; print(mabm.{name}.__name__, {name!r} in dir(mabm))")
+    assert result.stdout.strip() == f"mabm.{name} True", result.stderr
+
+
+def test_a_submodule_without_its_extra_names_it() -> None:
+    result = run("import sys; sys.modules['tqdm'] = None; import mabm; mabm.train")
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1] == (
+        'ImportError: training needs tqdm and more: pip install "mabm[train]"'
+    )
+
+
+def test_only_public_names_are_shown() -> None:
+    import mabm
+
+    shown = set(dir(mabm))
+    assert shown - {*LATE, "train"} == {*mabm.__all__, "__version__"}
+    result = run("from mabm import *; print([name for name in globals() if name[0] != '_'])")
+    assert set(ast.literal_eval(result.stdout)) == set(mabm.__all__)
+
+
+@pytest.mark.parametrize("name", [*SUBPACKAGES, TRAIN])
+def test_subpackages_show_their_public_names(name: str) -> None:
+    module = importlib.import_module(f"mabm.{name}")
+    assert dir(module) == sorted(module.__all__)
+    for public in module.__all__:
+        getattr(module, public)
 
 
 def test_missing_ops_tell_what_to_type() -> None:

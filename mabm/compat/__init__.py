@@ -147,3 +147,7 @@ class _Packages(MetaPathFinder):
 
 _modules = _Modules()
 _packages = _Packages()
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -51,3 +51,7 @@ __all__ = [
     "render_identities",
     "take_census",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -31,3 +31,7 @@ __all__ = [
     "evaluate_search",
     "format_search_scores",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mabm._arrays import Array, ArrayT, check_column, check_numbers, like, shown, to_tensor
 from mabm._names import NamedMapping
+from mabm._saving import Saved
 from mabm.presets import check_integer
 
 # Distances ranked in one step, which holds some ten int64 arrays of as many elements.
@@ -18,7 +19,7 @@ _ELEMENTS_AT_ONCE = 2**20
 
 
 @dataclass(frozen=True)
-class RetrievalProtocol:
+class RetrievalProtocol(Saved):
     """What one data set leaves out of a ranked gallery, and what its CMC counts.
 
     Attributes:
@@ -76,7 +77,7 @@ PROTOCOLS: Mapping[str, RetrievalProtocol] = _published(
 
 
 @dataclass(frozen=True, eq=False)
-class RetrievalScores(Generic[ArrayT]):
+class RetrievalScores(Saved, Generic[ArrayT]):
     """How well a gallery was ranked, averaged over the queries that have a match in it.
 
     Attributes:

@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from mabm._saving import Saved
 from mabm.reranking import RerankOptions
 
 FloatArray = npt.NDArray[np.float64]
@@ -17,7 +18,7 @@ _RANKS: Final = (1, 5, 10, 20)  # what tables of this field show of a CMC
 
 
 @dataclass(frozen=True, eq=False)
-class SearchScores:
+class SearchScores(Saved):
     """Scores of one search task, trial by trial. All shares are in [0, 1]; arrays are read-only.
 
     Attributes:

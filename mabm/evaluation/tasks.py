@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
 from mabm._names import NamedMapping
+from mabm._saving import Saved
 from mabm.evaluation.retrieval import PROTOCOLS, RetrievalProtocol
 from mabm.presets import check_integer
 
@@ -17,7 +18,7 @@ _INFRARED: Final = 1
 
 
 @dataclass(frozen=True)
-class SearchTask:
+class SearchTask(Saved):
     """One test of a data set: queries of one modality searched in a gallery of another.
 
     Attributes:

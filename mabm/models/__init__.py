@@ -31,3 +31,7 @@ __all__ = [
     "save_encoder",
     "save_weights",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -64,3 +64,7 @@ __all__ = [
     "to_toml",
     "train",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__
