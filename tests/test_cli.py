@@ -19,7 +19,17 @@ import mabm
 from mabm.cli import cluster, main
 
 PROJECT = Path(__file__).parents[1] / "pyproject.toml"
-COMMANDS = ("demo", "cluster", "train", "evaluate", "extract", "census", "info", "completion")
+COMMANDS = (
+    "demo",
+    "cluster",
+    "assign",
+    "train",
+    "evaluate",
+    "extract",
+    "census",
+    "info",
+    "completion",
+)
 
 
 def process(*words: str, **options: object) -> subprocess.CompletedProcess[str]:
@@ -390,7 +400,7 @@ def test_cluster_sweep(features: Path, run: Run) -> None:
 NONE = ("--modality", "none")
 CLUSTER_MISTAKES = [
     (["nothing.npy"], 1, "No such file or directory: nothing.npy"),
-    (["features.txt"], 1, "features.txt must end in .npy, .npz or .safetensors, got '.txt'"),
+    (["features.txt"], 1, "features.txt must end in .npy, .npz, .safetensors, .pt, .pth or .csv, "),
     (["text.npy"], 1, "text.npy must be a .npy file of numbers: "),
     (["pickled.npy"], 1, "pickled.npy must be a .npy file of numbers: "),
     (["text.npz"], 1, "text.npz must be a .npz file of plain arrays: "),

@@ -22,7 +22,6 @@ _NAMES: Final = {
     ("extract", "data"): DATA_SETS,
     ("census", "name"): _ON_REQUEST,
     ("cluster", "modality"): ("none",),
-    ("assign", "modality"): ("none",),
 }
 
 

@@ -11,11 +11,11 @@ import numpy.typing as npt
 import torch
 
 from mabm._names import find_name
+from mabm.cli.array_files import Source
 from mabm.cli.command import (
     Command,
     UsageError,
     add_device,
-    groups_in_words,
     natural,
     positive,
     resolve_device,
@@ -24,8 +24,9 @@ from mabm.cli.command import (
     whole_number,
     write,
 )
-from mabm.cli.files import modality_number, read_table
+from mabm.cli.modalities import Modality, modality_number
 from mabm.cli.outputs import check_not_read, check_output, is_extracted, save_arrays
+from mabm.cli.tables import read_table
 
 if TYPE_CHECKING:
     from mabm.data import ImageSet
@@ -136,7 +137,7 @@ def _execute(chosen: argparse.Namespace) -> int:
         arrays["path"] = np.array([str(path) for path in images.images])
     save_arrays(chosen.output, arrays)
     shape = " x ".join(map(str, features.shape))
-    write(f"{shape} features ({groups_in_words(modality)})\nsaved {chosen.output}")
+    write(f"{shape} features ({Modality(modality).in_words()})\nsaved {chosen.output}")
     return 0
 
 
@@ -160,7 +161,7 @@ def _read_list(path: Path) -> ImageSet:
     """
     from mabm.data import UNKNOWN, ImageSet
 
-    header, *rows = read_table(path)
+    header, *rows = read_table(Source.of(path))
     names = [name.strip().lower() for name in header]
     missing = [name for name in _COLUMNS[:3] if name not in names]
     if missing or len(set(names)) < len(names):

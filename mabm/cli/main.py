@@ -14,12 +14,13 @@ from typing import Any, Final, NoReturn
 import torch
 
 from mabm._extension import build_info
-from mabm.cli import census, cluster, completion, demo, evaluate, extract, info, train
+from mabm.cli import assign, census, cluster, completion, demo, evaluate, extract, info, train
 from mabm.cli.command import INTERRUPTED, Command, OutputClosedError, UsageError, write
 
 _COMMANDS: Final[tuple[Command, ...]] = (
     demo.COMMAND,
     cluster.COMMAND,
+    assign.COMMAND,
     train.COMMAND,
     evaluate.COMMAND,
     extract.COMMAND,
