@@ -4,6 +4,7 @@ import csv
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -61,6 +62,35 @@ def test_every_command_has_help_with_examples(
     assert f"examples:\n  mabm {command}" in text
     assert "exit status:\n  0 " in text
     assert max(map(len, text.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_with_a_value_tells_its_default(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    text = " ".join(capsys.readouterr().out.partition("\nexamples:")[0].split())
+    options = text.partition("options: -h, --help ")[2]
+    parts = re.split(r" (?=--[a-z0-9-]+ (?:[A-Z{][^ ]*|NAME\[:ROOT\]) )", f" {options}")[1:]
+    assert command in ("info", "census", "completion") or len(parts) > 2
+    for part in parts:
+        assert re.search(r"\((default: |required)", part), part
+
+
+def test_cluster_says_what_k2_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["cluster", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    said = text.partition("--k2 N rows ")[2].partition("--eps EPS")[0]
+    assert "of each modality with bmil, in total with spcl and modal_invariant" in said
+    assert "ca_jaccard has its own" in said
+    # What it says is what the presets do: k2 rows of each list, or of all lists together.
+    expansions = {name: preset.query_expansion for name, preset in mabm.PRESETS.items()}
+    assert expansions == {
+        "bmil": "list_means", "spcl": "merged", "modal_invariant": "merged_group_means",
+        "ca_jaccard": "pooled",
+    }  # fmt: skip
 
 
 def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:

@@ -141,6 +141,7 @@ def add_device(parser: argparse.ArgumentParser, *, results: str) -> None:
     parser.add_argument(
         "--device",
         default="auto",
+        metavar="DEVICE",
         help=f"cpu, cuda or cuda:N; auto takes a GPU where there is one. {results} "
         "(default: %(default)s)",
     )

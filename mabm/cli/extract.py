@@ -47,23 +47,33 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         metavar="NAME",
-        help="agw-resnet50, small or timm:NAME, for a file of weights that does not say which",
+        help="agw-resnet50, small or timm:NAME, for a file of weights that does not say which "
+        "(default: what the file says)",
     )
     parser.add_argument(
-        "--data", metavar="NAME[:ROOT]", help="a data set by its name, and its folder"
+        "--data",
+        metavar="NAME[:ROOT]",
+        help="images of a data set: sysu_mm01, regdb or llcm with its folder, or emoji_xm "
+        "(default: those of --images)",
     )
     parser.add_argument(
         "--split",
         choices=("train", "test"),
         help="which of its images (default: train)",
     )
-    parser.add_argument("--trial", type=positive, metavar="N", help="trial of RegDB, 1 to 10")
+    parser.add_argument(
+        "--trial",
+        type=positive,
+        metavar="N",
+        help="trial of RegDB, 1 to 10 (default: none, as other data sets have none)",
+    )
     parser.add_argument(
         "--images",
         type=Path,
         metavar="LIST.csv",
         help="a table of images with the columns path (from the table's folder), camera, modality "
-        "(a number, visible or infrared) and, where it is known, identity",
+        "(a number, visible or infrared) and, where it is known, identity "
+        "(default: those of --data)",
     )
     parser.add_argument(
         "--output",
@@ -71,7 +81,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="FILE",
         help=".npz or .safetensors: arrays features, modality, camera and identity (-1: unknown), "
-        "in .npz also path; .npy: features alone",
+        "in .npz also path; .npy: features alone (required)",
     )
     parser.add_argument(
         "--renormalise",
@@ -85,11 +95,26 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar=("HEIGHT", "WIDTH"),
         help="pixels that images are resized to (default: the run's; of image files 288 144)",
     )
-    parser.add_argument("--batch-size", type=positive, default=256, help="(default: %(default)s)")
     parser.add_argument(
-        "--workers", type=natural, default=0, help="processes that decode (default: %(default)s)"
+        "--batch-size",
+        type=positive,
+        default=256,
+        metavar="N",
+        help="images that the encoder takes at once, >= 1 (default: %(default)s)",
     )
-    parser.add_argument("--cache", type=Path, metavar="DIR", help="keep decoded images here")
+    parser.add_argument(
+        "--workers",
+        type=natural,
+        default=0,
+        metavar="N",
+        help="processes that decode images; 0: this one (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        metavar="DIR",
+        help="keep decoded images here (default: decode them each time)",
+    )
     add_device(parser, results="Features differ by rounding.")
 
 

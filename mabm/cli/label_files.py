@@ -7,17 +7,21 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from mabm._arrays import check_column, shown, to_tensor
 from mabm.cli.array_files import Source, open_arrays, suffix_of
 from mabm.cli.command import write
 from mabm.cli.files import STANDARD
 from mabm.cli.outputs import save_arrays
 from mabm.clustering import PseudoLabels
+from mabm.graph import check_max_distance, check_min_samples
+from mabm.presets import MAX_K, PRESETS, check_choice, check_integer
+from mabm.ranking import Precision
 
 KINDS: Final = (".npy", ".csv", ".npz")
 """The ends of names that labels are written to."""
@@ -45,6 +49,17 @@ class Settings:
     precision: str
     modality_names: tuple[str, ...] | None = None
 
+    def __post_init__(self) -> None:
+        """Refuses what no clustering has, as a file may hold anything."""
+        check_max_distance("eps", self.eps)
+        check_min_samples(self.min_samples)
+        check_integer("k1", self.k1, at_least=1, at_most=MAX_K)
+        check_integer("k2", self.k2, at_least=1, at_most=MAX_K)
+        check_choice("preset", self.preset, tuple(PRESETS))
+        check_choice("precision", self.precision, get_args(Precision))
+        if not all(isinstance(name, str) for name in self.modality_names or ()):
+            raise TypeError(f"modality_names must be words, got {shown(self.modality_names)}")
+
     def to_json(self) -> str:
         """As text that :meth:`from_json` reads."""
         return json.dumps(dataclasses.asdict(self))
@@ -61,7 +76,7 @@ class Settings:
             names = values.pop("modality_names")
             settings = cls(**values, modality_names=None if names is None else tuple(names))
         except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
-            raise ValueError(f"settings must be those of mabm cluster, got {error}") from error
+            raise ValueError(f"settings must be those of mabm cluster: {error}") from error
         return settings
 
 
@@ -108,9 +123,11 @@ def read_clustering(path: Path) -> tuple[PseudoLabels[torch.Tensor], Settings]:
         settings = Settings.from_json(str(arrays["settings"].read()))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    columns = {
-        name: torch.from_numpy(arrays[name].read())
-        for name in ("labels", "modality", "core")
-        if name in arrays
-    }
+    columns = {}
+    try:
+        for name in {"labels", "modality"} & set(arrays):
+            columns[name] = check_column(arrays[name].read(), None, name, "one a row of features")
+        columns["core"] = to_tensor(arrays["core"].read(), "core")
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
     return PseudoLabels(**columns), settings

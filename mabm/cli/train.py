@@ -43,20 +43,28 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         type=Path,
         metavar="DIR",
-        help="folder of the run; a run that is there goes on where it stands",
+        help="folder of the run; a run that is there goes on where it stands (required but for "
+        "--show)",
     )
     parser.add_argument(
-        "--data", type=Path, metavar="ROOT", help="folder of the data set (data.root)"
+        "--data",
+        type=Path,
+        metavar="ROOT",
+        help="folder of the data set, data.root (default: that of the configuration)",
     )
     parser.add_argument(
-        "--trial", type=positive, metavar="N", help="which split of RegDB, 1 to 10 (data.trial)"
+        "--trial",
+        type=positive,
+        metavar="N",
+        help="which split of RegDB, 1 to 10, data.trial (default: that of the configuration)",
     )
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="TABLE.KEY=VALUE",
-        help="change a value of the configuration; may be given several times, the last one wins",
+        help="change a value of the configuration; may be given several times, the last one wins "
+        "(default: change nothing)",
     )
     parser.add_argument(
         "--no-resume", action="store_true", help="refuse a folder that holds a run already"
