@@ -31,7 +31,7 @@ from mabm.models import build_encoder
 
 ROOT = Path(__file__).parents[1]
 SECTIONS = ("Train", "Command line")
-NAMES = ("demo", "cluster", "train", "evaluate", "extract", "census", "info", "completion")
+NAMES = ("demo", "cluster", "assign", "train", "evaluate", "extract", "census", "info", "completion")
 
 FOLDERS = {"sysu_mm01": "DATA/SYSU-MM01", "regdb": "DATA/RegDB", "llcm": "DATA/LLCM"}
 SIZE = (48, 24)
@@ -50,6 +50,7 @@ SMALL_ENCODER = ["model.name=small", "model.weights=emoji_xm", "run.report=false
 SAYS = {
     "demo": "saved demo_output/clusters.png",
     "cluster": "clusters",
+    "assign": "new samples in",
     "train": "mAP",
     "evaluate": "mAP",
     "extract": "features",
@@ -135,6 +136,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     features /= np.linalg.norm(features, axis=1, keepdims=True)
     np.save(folder / "features.npy", features.astype(np.float32))
     np.save(folder / "modality.npy", modality)
+    np.save(folder / "new.npy", features[:30].astype(np.float32))
+    np.save(folder / "new_modality.npy", modality[:30])
     splits = emoji_xm.identity_splits()
     few = replace(splits, unlabelled=splits.unlabelled[:14], test=splits.test[:4])
     with pytest.MonkeyPatch.context() as patch:
