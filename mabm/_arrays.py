@@ -63,7 +63,7 @@ def to_tensor(value: object, name: str) -> Tensor:
         )
     if not isinstance(value, np.ndarray):
         raise TypeError(
-            f"{name} must be a torch.Tensor or a numpy.ndarray, got {type(value).__name__}"
+            f"{name} must be a torch.Tensor or a numpy.ndarray, got {_what_to_make(value, name)}"
         )
     if value.dtype.kind not in "fiub" or value.dtype.itemsize > 8:
         if value.dtype.name != "bfloat16":  # from ml_dtypes; NumPy itself has none
@@ -80,6 +80,24 @@ def to_tensor(value: object, name: str) -> Tensor:
     ):
         value = value.copy()
     return torch.from_numpy(value)
+
+
+def _what_to_make(value: object, name: str) -> str:
+    """The kind of what is neither a tensor nor an array, and how to make either of it."""
+    kind = type(value).__name__
+    if isinstance(value, list | tuple):
+        if len(value) and isinstance(value[0], Tensor):
+            join = "stack" if value[0].dim() < 2 else "cat"
+            return f"a {kind} of tensors; use torch.{join}({name})"
+        if len(value) and isinstance(value[0], np.ndarray):
+            join = "stack" if value[0].ndim < 2 else "concatenate"
+            return f"a {kind} of arrays; use numpy.{join}({name})"
+        return f"{kind}; use numpy.array({name})"
+    if isinstance(value, np.generic):
+        return kind
+    if hasattr(value, "to_numpy"):
+        return f"{kind}; use {name}.to_numpy()"
+    return f"{kind}; use numpy.asarray({name})" if hasattr(value, "__array__") else kind
 
 
 def check_instance(name: str, value: object, kind: type) -> None:
@@ -195,41 +213,6 @@ def check_device(tensor: Tensor, name: str) -> None:
             f"{name} must be on a device that this build of mabm has ops for "
             f"({', '.join(backends())}), got {tensor.device}; use {name}.cpu()"
         )
-
-
-def check_modality(value: object, count: int, device: torch.device, name: str) -> Tensor:
-    """Returns the group of each sample as int64 (N,) on ``device``.
-
-    Raises:
-        TypeError: It is neither a tensor nor an array, or its numbers are no integers.
-        ValueError: It is not of shape (N,), or holds a negative number.
-    """
-    groups = check_column(value, count, name, "one group a row").to(device)
-    if count and (least := int(groups.min())) < 0:
-        raise ValueError(f"{name} must not be negative, got {least}")
-    return groups
-
-
-def check_column(value: object, count: int | None, name: str, each: str) -> Tensor:
-    """Returns integers of one dimension as int64 (N,), where they lie.
-
-    Args:
-        value: (N,) tensor or array of integers.
-        count: How many there must be; ``None`` for any number.
-        name: What messages call the argument.
-        each: What messages say of one of them, such as "one a sample".
-
-    Raises:
-        TypeError: It is neither a tensor nor an array, or its numbers are no integers.
-        ValueError: It is not of shape (N,), or an integer is 2**63 or more.
-    """
-    column = to_tensor(value, name)
-    if not is_integer(column):
-        raise TypeError(f"{name} must be integers, {each}, got dtype {column.dtype}")
-    if column.dim() != 1 or (count is not None and len(column) != count):
-        length = "N" if count is None else count
-        raise ValueError(f"{name} must be ({length},), {each}, got shape {tuple(column.shape)}")
-    return to_int64(column, name)
 
 
 def is_integer(tensor: Tensor) -> bool:

@@ -101,7 +101,13 @@ def interruptible() -> Iterator[None]:
 
 
 def backends() -> tuple[str, ...]:
-    """Device types that this build has ops for: ``("cpu",)``, with CUDA also ``"cuda"``."""
+    """Device types that this build has ops for: ``("cpu",)``, with CUDA also ``"cuda"``.
+
+    Example:
+        >>> import mabm
+        >>> mabm.backends()[0]
+        'cpu'
+    """
     has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
     return tuple(
         name for name in ("cpu", "cuda") if has_kernel("mabm::jaccard_graph", name.upper())
@@ -121,6 +127,11 @@ class BuildInfo:
             ``torch.cuda.get_arch_list()``: ``"sm_90"`` is code for compute capability 9.0,
             ``"compute_90"`` is PTX, which later GPUs compile when they load it.
         backends: Device types that there are ops for, as :func:`backends` tells.
+
+    Example:
+        >>> import mabm
+        >>> mabm.BuildInfo("0.1.0", "2.13.0", "2.13.0", None, (), ("cpu",))
+        BuildInfo(mabm 0.1.0 on torch 2.13.0, built with torch 2.13.0 and no CUDA; ops for cpu)
     """
 
     version: str

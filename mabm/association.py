@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mabm._arrays import Array, ArrayT, check_numbers, check_real, like, to_tensor
+from mabm._columns import Column, Labels, modality_of
 from mabm.clustering import PseudoLabels
 from mabm.presets import check_choice, check_integer
 from mabm.prototypes import split_prototypes
@@ -30,8 +31,8 @@ _GREATEST_EXPONENT = 1e300
 
 def associate_clusters(
     features: ArrayT,
-    labels: Array,
-    modality: Array,
+    labels: Labels,
+    modality: Column | None = None,
     *,
     method: Method = "hungarian",
     one_to_one: bool = False,
@@ -48,8 +49,9 @@ def associate_clusters(
         features: (N, D) floating point; the cost of a pair is one minus the cosine of their
             prototypes, the normalised means of :func:`mabm.split_prototypes`.
         labels: (N,) integers: clusters found in each modality alone, noise -1. The same number in
-            two modalities is two clusters.
-        modality: (N,) integers >= 0, of at most two values.
+            two modalities is two clusters. Or the :class:`mabm.PseudoLabels`, which bring their
+            modality where none is given.
+        modality: (N,) integers >= 0, bool or words, of at most two values.
         method: ``"hungarian"``, exact and least in total cost, or ``"sinkhorn"``, entropic optimal
             transport of equal masses.
         one_to_one: Whether clusters that are left over stay alone instead. The plan of
@@ -62,7 +64,7 @@ def associate_clusters(
 
     Raises:
         TypeError: An argument of the wrong kind.
-        ValueError: An argument out of its range, or more than two modalities.
+        ValueError: An argument out of its range, no modality, or more than two of them.
 
     Source:
         Hungarian and progressive: Wu and Ye, "Unsupervised Visible-Infrared Person
@@ -81,8 +83,11 @@ def associate_clusters(
     """
     check_choice("method", method, get_args(Method))
     x: Any = to_tensor(features, "features")
-    split = split_prototypes(x, labels, modality)
-    groups = to_tensor(modality, "modality").to(device=x.device, dtype=torch.int64)
+    groups, modality_names = modality_of(labels, modality)
+    if groups is None:
+        raise ValueError("modality must be given, or be that of PseudoLabels, got None")
+    split = split_prototypes(x, labels, groups)
+    groups = to_tensor(groups, "modality").to(device=x.device, dtype=torch.int64)
     names = torch.unique(groups)
     if len(names) > 2:
         raise ValueError(f"modality must hold at most two groups, got {len(names)}")
@@ -102,7 +107,7 @@ def associate_clusters(
     found = split.targets.clone()
     clustered = found >= 0
     found[clustered] = _number_by_first(cluster_of[found[clustered]])
-    return PseudoLabels(like(found, features), like(groups, features))
+    return PseudoLabels(like(found, features), like(groups, features), modality_names)
 
 
 def match_clusters(cost: ArrayT, *, one_to_one: bool = False) -> ArrayT:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from mabm._columns import Column, Labels, check_categories, check_labels, modality_of
+
 IntArray = npt.NDArray[np.int64]
 
 
@@ -40,40 +42,47 @@ class PairQuality:
         return self.num_right / self.num_true if self.num_true else float("nan")
 
 
-def cross_modality_pairs(labels: IntArray, identity: IntArray, modality: IntArray) -> PairQuality:
+def cross_modality_pairs(
+    labels: Labels, identity: Column, modality: Column | None = None
+) -> PairQuality:
     """Compares clusters with identities over the pairs of samples of different modality.
 
     Args:
-        labels: (N,) int64 cluster of each sample, -1 for noise.
-        identity: (N,) int64.
-        modality: (N,) int64.
+        labels: (N,) integers, the cluster of each sample, -1 for noise. Or the
+            :class:`mabm.PseudoLabels`, which bring their modality where none is given.
+        identity: (N,) integers or words.
+        modality: (N,) integers, bool or words.
 
     Raises:
-        ValueError: If the shapes differ.
+        TypeError: If one is of the wrong kind.
+        ValueError: If the shapes differ, or there is no modality.
     """
-    _check_shapes(labels=labels, identity=identity, modality=modality)
+    groups = _groups(labels, modality)
+    labels, people, groups = _read(labels=labels, identity=identity, modality=groups)
     clusters = _noise_as_singletons(labels)
-    _, both = np.unique(np.stack([clusters, identity]), axis=1, return_inverse=True)
+    _, both = np.unique(np.stack([clusters, people]), axis=1, return_inverse=True)
     return PairQuality(
-        num_true=_pairs(identity) - _pairs(identity, modality),
-        num_found=_pairs(clusters) - _pairs(clusters, modality),
-        num_right=_pairs(both) - _pairs(both, modality),
+        num_true=_pairs(people) - _pairs(people, groups),
+        num_found=_pairs(clusters) - _pairs(clusters, groups),
+        num_right=_pairs(both) - _pairs(both, groups),
     )
 
 
-def adjusted_rand_index(labels: IntArray, identity: IntArray) -> float:
+def adjusted_rand_index(labels: Labels, identity: Column) -> float:
     """Adjusted Rand index (Hubert and Arabie, 1985) of (N,) labels against (N,) identities.
 
-    One for equal partitions, about zero for independent ones.
+    One for equal partitions, about zero for independent ones. Labels may be the
+    :class:`mabm.PseudoLabels`, identities integers or words.
 
     Raises:
+        TypeError: If one is of the wrong kind.
         ValueError: If the shapes differ.
     """
-    _check_shapes(labels=labels, identity=identity)
+    labels, people = _read(labels=labels, identity=identity)
     clusters = _noise_as_singletons(labels)
     # Pairs that are together in both partitions, in one of them alone, and in neither.
-    both = _pairs(clusters, identity)
-    clusters_only, identity_only = _pairs(clusters) - both, _pairs(identity) - both
+    both = _pairs(clusters, people)
+    clusters_only, identity_only = _pairs(clusters) - both, _pairs(people) - both
     neither = math.comb(len(labels), 2) - both - clusters_only - identity_only
     if clusters_only == identity_only == 0:
         return 1.0
@@ -82,16 +91,19 @@ def adjusted_rand_index(labels: IntArray, identity: IntArray) -> float:
     return 2 * (both * neither - clusters_only * identity_only) / ways
 
 
-def normalised_mutual_information(labels: IntArray, identity: IntArray) -> float:
+def normalised_mutual_information(labels: Labels, identity: Column) -> float:
     """Mutual information over the mean of the two entropies, in [0, 1].
 
+    Labels may be the :class:`mabm.PseudoLabels`, identities integers or words.
+
     Raises:
+        TypeError: If one is of the wrong kind.
         ValueError: If the shapes differ.
     """
-    _check_shapes(labels=labels, identity=identity)
+    labels, people = _read(labels=labels, identity=identity)
     # Not by scikit-learn, which warns of more classes than half the samples, as noise makes them.
     cluster_of, cluster_counts = _numbered(_noise_as_singletons(labels))
-    name_of, name_counts = _numbered(identity)
+    name_of, name_counts = _numbered(people)
     if len(cluster_counts) == len(name_counts) <= 1:
         return 1.0
     if min(len(cluster_counts), len(name_counts)) == 1:
@@ -105,9 +117,9 @@ def normalised_mutual_information(labels: IntArray, identity: IntArray) -> float
 
 
 def evenly_chosen_clusters(
-    labels: IntArray,
-    modality: IntArray,
-    identity: IntArray | None = None,
+    labels: Labels,
+    modality: Column | None = None,
+    identity: Column | None = None,
     *,
     count: int = 10,
     spanning: bool = True,
@@ -120,10 +132,11 @@ def evenly_chosen_clusters(
     lower number.
 
     Args:
-        labels: (N,) int64 cluster of each sample, -1 for noise.
-        modality: (N,) int64.
-        identity: (N,) int64, negative where unknown: such members do not count for purity, and a
-            cluster of such members alone comes last. ``None`` where none is known.
+        labels: (N,) integers, the cluster of each sample, -1 for noise. Or the
+            :class:`mabm.PseudoLabels`, which bring their modality where none is given.
+        modality: (N,) integers, bool or words.
+        identity: (N,) integers or words, negative where unknown: such members do not count for
+            purity, and a cluster of such members alone comes last. ``None`` where none is known.
         count: How many to take at most, >= 1.
         spanning: Choose among the clusters with members of at least two modalities alone.
 
@@ -131,19 +144,22 @@ def evenly_chosen_clusters(
         (R,) int64 cluster numbers, in order.
 
     Raises:
-        ValueError: If the shapes differ.
+        TypeError: If one is of the wrong kind.
+        ValueError: If the shapes differ, or there is no modality.
     """
-    _check_shapes(labels=labels, modality=modality)
+    groups = _groups(labels, modality)
+    people = None
     if identity is not None:
-        _check_shapes(labels=labels, identity=identity)
+        _, people = _read(labels=labels, identity=identity)
+    labels, groups = _read(labels=labels, modality=groups)
     ordered = []
     for cluster in np.unique(labels[labels >= 0]).tolist():
         members = np.flatnonzero(labels == cluster)
-        if spanning and len(np.unique(modality[members])) < 2:
+        if spanning and len(np.unique(groups[members])) < 2:
             continue
         purity = 0.0
-        if identity is not None:
-            known = identity[members][identity[members] >= 0]
+        if people is not None:
+            known = people[members][people[members] >= 0]
             purity = _numbered(known)[1].max() / known.size if known.size else -1.0
         ordered.append((-purity, -members.size, cluster))
     ordered.sort()
@@ -176,7 +192,26 @@ def _pairs(*columns: IntArray) -> int:
     return int((counts * (counts - 1) // 2).sum())
 
 
-def _check_shapes(**arrays: IntArray) -> None:
-    shapes = {name: array.shape for name, array in arrays.items()}
-    if len(set(shapes.values())) > 1 or any(len(shape) != 1 for shape in shapes.values()):
-        raise ValueError(f"{', '.join(arrays)} must all have one shape (N,), got {shapes}")
+def _groups(labels: object, modality: object) -> object:
+    groups, _ = modality_of(labels, modality)
+    if groups is None:
+        raise ValueError("modality must be given, or be that of PseudoLabels, got None")
+    return groups
+
+
+def _read(**columns: object) -> list[IntArray]:
+    """Columns of one length as int64 arrays; those that are named so are labels."""
+    read = []
+    for name, value in columns.items():
+        if name == "labels":
+            column = check_labels(value, None, name, "one a sample")
+        else:
+            found = check_categories(
+                value, None, name, "one a sample", takes_bool=name == "modality"
+            )
+            column = found.columns[0]
+        read.append(column.cpu().numpy())
+    if len({len(column) for column in read}) > 1:
+        shapes = {name: array.shape for name, array in zip(columns, read, strict=True)}
+        raise ValueError(f"{', '.join(columns)} must all have one shape (N,), got {shapes}")
+    return read

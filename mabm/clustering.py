@@ -10,7 +10,16 @@ from typing import Any, Generic
 import torch
 from torch import Tensor
 
-from mabm._arrays import Array, ArrayT, like, to_tensor
+from mabm._arrays import Array, ArrayT, like, shown, to_tensor
+from mabm._columns import (
+    Column,
+    check_categories,
+    check_column,
+    holds_integers,
+    modality_of,
+    name_of_group,
+)
+from mabm._partition import cluster_sizes, count_spanning
 from mabm._saving import Saved
 from mabm.graph import check_max_distance, check_min_samples
 from mabm.jaccard import jaccard_graph
@@ -18,26 +27,115 @@ from mabm.presets import DEFAULT_K1, DEFAULT_K2, Preset
 from mabm.ranking import Precision
 
 
+@dataclass(frozen=True)
+class ClusterSummary(Saved):
+    """What a clustering made of N samples, in plain numbers; ``str`` tells it in a few lines.
+
+    Attributes:
+        num_samples: N.
+        num_clusters: Clusters with a sample.
+        num_spanning: Clusters with samples of every modality, or ``None`` without a modality.
+        num_noise: Samples in no cluster.
+        samples: Samples of each modality by its name, or by its number where it has none; empty
+            without a modality.
+        smallest_cluster: Samples of the smallest cluster, 0 without a cluster.
+        median_cluster: Median of the clusters' sizes, 0 without a cluster.
+        largest_cluster: Samples of the largest cluster, 0 without a cluster.
+        largest_share: Its share of all N samples, in [0, 1].
+    """
+
+    num_samples: int
+    num_clusters: int
+    num_spanning: int | None
+    num_noise: int
+    samples: dict[str, int]
+    smallest_cluster: int
+    median_cluster: float
+    largest_cluster: int
+    largest_share: float
+
+    def __str__(self) -> str:
+        spanning = ""
+        if self.num_spanning is not None:
+            spanning = f", {self.num_spanning} of them spanning every modality"
+        noise = 100 * self.num_noise / max(self.num_samples, 1)
+        groups = ", ".join(f"{count} {name}" for name, count in self.samples.items())
+        lines = [
+            f"{self.num_samples} samples{f' ({groups})' if groups else ''}, "
+            f"{self.num_noise} in no cluster ({noise:.1f} %)",
+            f"{self.num_clusters} clusters{spanning}",
+        ]
+        if self.num_clusters:
+            lines.append(
+                f"sizes {self.smallest_cluster} to {self.largest_cluster}, median "
+                f"{self.median_cluster:g}; the largest has {100 * self.largest_share:.1f} % of all "
+                "samples"
+            )
+        return "\n".join(lines)
+
+
 @dataclass(frozen=True, eq=False)
 class PseudoLabels(Saved, Generic[ArrayT]):
     """Cluster labels of N samples and statistics of them, computed when they are asked for.
 
     In labels made by hand, clusters may have any numbers >= 0: those without a sample do not count.
+    What takes labels takes the ``PseudoLabels`` itself: :func:`mabm.split_prototypes`,
+    :class:`mabm.IdentityBatchSampler`, :func:`mabm.associate_clusters` and others.
 
     Attributes:
         labels: (N,) int64: clusters 0..C-1 without gaps, noise -1.
-        modality: (N,) int64, the group of each sample, or ``None``.
+        modality: (N,) int64, the group of each sample, or ``None``. Made by hand, it may also be
+            bool or words, which are numbered as :func:`pseudo_labels` does.
+        modality_names: What modality 0, 1, ... is called, or ``None`` where they are numbers alone.
         core: (N,) bool, whether a sample is core: has ``min_samples`` neighbors within ``eps``,
             itself among them. ``None`` where nothing is known of it, as in labels made by hand.
 
     Raises:
-        ValueError: By the statistics, as a look at the labels waits for their device: a label is
-            below -1.
+        TypeError: Labels or modality made by hand are of the wrong kind.
+        ValueError: They are not (N,), or miss a value; and by the statistics, as a look at the
+            labels waits for their device: a label is below -1.
+
+    Example:
+        >>> import numpy as np, mabm
+        >>> labels = np.array([0, 0, 1, 1, 1, -1])
+        >>> found = mabm.PseudoLabels(labels, ["visible", "infrared", "visible"] * 2)
+        >>> found.modality, found.modality_names
+        (array([1, 0, 1, 1, 0, 1]), ('infrared', 'visible'))
+        >>> print(found.summary())
+        6 samples (2 infrared, 4 visible), 1 in no cluster (16.7 %)
+        2 clusters, 2 of them spanning every modality
+        sizes 2 to 3, median 2.5; the largest has 50.0 % of all samples
     """
 
     labels: ArrayT
     modality: Array | None = None
+    modality_names: tuple[str, ...] | None = None
     core: ArrayT | None = None
+
+    def __post_init__(self) -> None:
+        """Reads lists, Series and words; waits for no device."""
+        labels: Any = self.labels
+        if not holds_integers(labels):
+            column = check_column(labels, None, "labels", "one a sample")
+            labels = column if isinstance(labels, Tensor) else column.numpy()
+            object.__setattr__(self, "labels", labels)
+        if self.modality is not None:
+            each = "one group a row of labels"
+            found = check_categories(self.modality, len(labels), "modality", each, takes_bool=True)
+            if not holds_integers(self.modality):
+                object.__setattr__(self, "modality", like(found.columns[0], labels))
+                object.__setattr__(self, "modality_names", found.names)
+        names: Any = self.modality_names
+        is_named = isinstance(names, tuple) and all(isinstance(name, str) for name in names)
+        if not (names is None or is_named):
+            raise TypeError(f"modality_names must be a tuple of words or None, got {shown(names)}")
+        if self.core is not None:
+            core = to_tensor(self.core, "core")
+            if core.dtype != torch.bool or core.shape != (len(labels),):
+                raise ValueError(
+                    f"core must be ({len(labels)},) bool, one a sample, got {tuple(core.shape)} "
+                    f"{core.dtype}"
+                )
 
     @cached_property
     def _labels(self) -> Tensor:
@@ -48,9 +146,7 @@ class PseudoLabels(Saved, Generic[ArrayT]):
 
     @cached_property
     def _sizes(self) -> Tensor:
-        labels = self._labels
-        sizes: Tensor = torch.unique(labels[labels >= 0], return_counts=True)[1]
-        return sizes
+        return cluster_sizes(self._labels)
 
     @property
     def num_clusters(self) -> int:
@@ -67,19 +163,37 @@ class PseudoLabels(Saved, Generic[ArrayT]):
         """Number of clusters with samples of every modality, or ``None`` without a modality."""
         if self.modality is None:
             return None
-        groups, group_of = torch.unique(to_tensor(self.modality, "modality"), return_inverse=True)
-        clustered = self._labels >= 0
-        # By number, as a label times the number of groups may be beyond int64.
-        _, cluster_of = torch.unique(self._labels[clustered], return_inverse=True)
-        cells = torch.unique(cluster_of * len(groups) + group_of[clustered])
-        if not len(cells):
-            return 0
-        return int((torch.bincount(cells // len(groups)) == len(groups)).sum())
+        return count_spanning(self._labels, to_tensor(self.modality, "modality"))
 
     @cached_property
     def size_histogram(self) -> dict[int, int]:
         """Number of clusters of each size, by ascending size."""
         return dict(sorted(Counter(self._sizes.tolist()).items()))
+
+    def summary(self) -> ClusterSummary:
+        """Counts samples and clusters, by name of the modality; on a GPU this waits for it."""
+        sizes = self._sizes.sort().values
+        middle = len(sizes) // 2, (len(sizes) - 1) // 2
+        samples = {}
+        if self.modality is not None:
+            groups, counts = torch.unique(to_tensor(self.modality, "modality"), return_counts=True)
+            samples = {
+                name_of_group(group, self.modality_names): count
+                for group, count in zip(groups.tolist(), counts.tolist(), strict=True)
+            }
+        total = len(self._labels)
+        largest = int(sizes[-1]) if len(sizes) else 0
+        return ClusterSummary(
+            num_samples=total,
+            num_clusters=len(sizes),
+            num_spanning=self.num_spanning,
+            num_noise=self.num_noise,
+            samples=samples,
+            smallest_cluster=int(sizes[0]) if len(sizes) else 0,
+            median_cluster=sum(sizes[list(middle)].tolist()) / 2 if len(sizes) else 0.0,
+            largest_cluster=largest,
+            largest_share=largest / max(total, 1),
+        )
 
     def __repr__(self) -> str:
         spanning = "" if self.modality is None else f", {self.num_spanning} spanning"
@@ -91,7 +205,7 @@ class PseudoLabels(Saved, Generic[ArrayT]):
 
 def pseudo_labels(
     features: ArrayT,
-    modality: Array | None = None,
+    modality: Column | None = None,
     *,
     eps: float = 0.6,
     min_samples: int = 4,
@@ -107,11 +221,13 @@ def pseudo_labels(
     Args:
         features: (N, D) tensor or array of float16, bfloat16, float32 or float64, compared as
             float32; never normalised here.
-        modality: (N,) integers >= 0, the group of each row, or ``None``.
+        modality: (N,) integers >= 0, bool or words, the group of each row, or ``None``: a tensor,
+            an array, a list or a pandas Series. Words are numbered from 0 in sorted order; the
+            result keeps them as ``modality_names``.
         eps: Greatest distance of neighbours, in [0, 1). Published: 0.6 on SYSU-MM01, 0.3 on RegDB.
         min_samples: Neighbours within ``eps``, itself among them, that make a sample core.
         k1: As :func:`mabm.modality_jaccard`.
-        k2: As :func:`mabm.modality_jaccard`.
+        k2: As :func:`mabm.modality_jaccard`: of each group with ``"bmil"``, else in all.
         preset: As :func:`mabm.modality_jaccard`. With ``"spcl"`` the modality serves the
             statistics alone.
         precision: As :func:`mabm.modality_jaccard`.
@@ -138,9 +254,10 @@ def pseudo_labels(
     """
     eps = check_max_distance("eps", eps)
     min_samples = check_min_samples(min_samples)
+    groups, names = modality_of(None, modality)
     graph = jaccard_graph(
         features,
-        modality,
+        groups,
         max_distance=eps,
         k1=k1,
         k2=k2,
@@ -150,9 +267,7 @@ def pseudo_labels(
     labels: Any = graph.dbscan(eps, min_samples)
     # The graph ends at eps, so a row holds all of a sample's neighbors.
     counts = to_tensor(graph.indptr, "indptr").diff()
-    core = like(counts >= min_samples, features)
-    if modality is None:
+    core: Any = like(counts >= min_samples, features)
+    if groups is None:
         return PseudoLabels(labels, core=core)
-    # Checked above, and a second look would wait.
-    groups = to_tensor(modality, "modality").to(device=counts.device, dtype=torch.int64)
-    return PseudoLabels(labels, like(groups, features), core)
+    return PseudoLabels(labels, like(groups.to(counts.device), features), names, core)

@@ -32,6 +32,14 @@ def encode_neighbors(features: ArrayT, neighbors: NeighborSets[Any]) -> Encoding
 
     Source:
         Wang et al., AAAI 2026 (BMIL), after Zhong et al., CVPR 2017, equation 7.
+
+    Example:
+        >>> import torch, mabm
+        >>> features = torch.nn.functional.normalize(torch.randn(60, 8), dim=1)
+        >>> neighbors = mabm.k_reciprocal_neighbors(mabm.rank_neighbors(features, k1=10))
+        >>> encoding = mabm.encode_neighbors(features, neighbors)
+        >>> len(encoding)
+        60
     """
     check_instance("neighbors", neighbors, NeighborSets)
     x = check_features(features)
@@ -61,8 +69,9 @@ def expand_queries(
     Args:
         encoding: The rows V of N samples.
         ranking: Their neighbour lists; its preset says which rows are averaged.
-        k2: Rows to take of each list (or of the merged one), 1 to skip the step. A list shorter
-            than ``k2`` gives all it has.
+        k2: Rows to take, 1 to skip the step: of each list with ``"bmil"``, a list a group, and of
+            the merged list, in all, with ``"spcl"`` and ``"modal_invariant"``. A list shorter than
+            ``k2`` gives all it has.
 
     Returns:
         The rows V', each summing to one. A row without a neighbour stays as it is.
@@ -73,6 +82,15 @@ def expand_queries(
 
     Source:
         Wang et al., AAAI 2026 (BMIL); CA-Jaccard: Chen et al., CVPR 2024.
+
+    Example:
+        >>> import torch, mabm
+        >>> features = torch.nn.functional.normalize(torch.randn(60, 8), dim=1)
+        >>> ranking = mabm.rank_neighbors(features, torch.arange(60) % 2, k1=10)
+        >>> encoding = mabm.encode_neighbors(features, mabm.k_reciprocal_neighbors(ranking))
+        >>> expanded = mabm.expand_queries(encoding, ranking, k2=3)
+        >>> len(expanded.indices) >= len(encoding.indices)
+        True
     """
     check_instance("encoding", encoding, Encoding)
     check_instance("ranking", ranking, Ranking)

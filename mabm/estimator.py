@@ -10,7 +10,8 @@ from sklearn.base import BaseEstimator, ClusterMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from mabm._arrays import Array, check_features
+from mabm._arrays import Array, check_features, is_integer, shown
+from mabm._columns import Column
 from mabm.clustering import pseudo_labels
 from mabm.prediction import predict_labels
 from mabm.presets import DEFAULT_K1, DEFAULT_K2, Preset
@@ -26,12 +27,13 @@ class ModalityDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # skle
     the pipeline's ``fit`` and ``modality=...`` to its ``predict`` without routing.
 
     Args:
-        eps: As :func:`mabm.pseudo_labels`.
-        min_samples: As :func:`mabm.pseudo_labels`.
-        k1: As :func:`mabm.pseudo_labels`.
-        k2: As :func:`mabm.pseudo_labels`.
-        preset: As :func:`mabm.pseudo_labels`.
-        precision: As :func:`mabm.pseudo_labels`.
+        eps: Greatest distance of neighbors, in [0, 1).
+        min_samples: Neighbors within ``eps``, itself among them, that make a sample core.
+        k1: Neighbors of a sample, shared evenly by the groups; at most 1024.
+        k2: Rows averaged around a sample, in [1, k1]: of each group with ``"bmil"``, else in all.
+        preset: Name of a published distance or a :class:`mabm.Preset`; by default ``"bmil"`` with a
+            modality, ``"spcl"`` without.
+        precision: Of the ranking: ``"exact"``, or ``"fast"`` as in :func:`mabm.rank_neighbors`.
 
     Attributes:
         labels_: (N,) int64 NumPy labels after ``fit``; noise is -1.
@@ -43,6 +45,9 @@ class ModalityDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # skle
         >>> features = np.eye(8, dtype=np.float32).repeat(10, axis=0)
         >>> mabm.ModalityDBSCAN(k1=10, k2=2).fit_predict(features)[::10].tolist()
         [0, 1, 2, 3, 4, 5, 6, 7]
+        >>> estimator = mabm.ModalityDBSCAN(k1=10, k2=2)
+        >>> estimator.fit(features, modality=np.arange(80) % 2).core_sample_indices_.shape
+        (80,)
     """
 
     def __init__(
@@ -62,13 +67,13 @@ class ModalityDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # skle
         self.preset = preset
         self.precision = precision
 
-    def fit(self, X: Array, y: object = None, modality: Array | None = None) -> ModalityDBSCAN:
+    def fit(self, X: Array, y: object = None, modality: Column | None = None) -> ModalityDBSCAN:
         """Clusters the rows of ``X``, and keeps a reference to them for :meth:`predict`.
 
         Args:
             X: (N, D) features: a tensor, an array or lists of rows; never normalized here.
             y: Ignored; scikit-learn passes it.
-            modality: (N,) integers >= 0, the group of each row, or ``None``.
+            modality: (N,) integers >= 0, bool or words, the group of each row, or ``None``.
 
         Returns:
             The estimator itself.
@@ -95,7 +100,7 @@ class ModalityDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # skle
         self._features, self._found = features, found
         return self
 
-    def predict(self, X: Array, modality: Array | None = None) -> NDArray[np.int64]:
+    def predict(self, X: Array, modality: Column | None = None) -> NDArray[np.int64]:
         """Gives each row of ``X`` the cluster of its nearest core sample, or -1 for noise.
 
         The parameters are those of the estimator, the rest is :func:`mabm.predict_labels`: rows of
@@ -141,18 +146,32 @@ class ModalityDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # skle
         return labels.cpu().numpy()
 
     def fit_predict(self, X: Array, y: object = None, **metadata: Any) -> NDArray[np.int64]:
-        """Clusters the rows of ``X`` and returns ``labels_``; ``modality`` goes to ``fit``.
+        """Clusters the rows of ``X`` and returns ``labels_``.
 
         ``ClusterMixin`` has the same; here it is annotated.
+
+        Args:
+            X: (N, D) features, as :meth:`fit` takes them.
+            y: Ignored; scikit-learn passes it.
+            metadata: ``modality`` for :meth:`fit`.
+
+        Returns:
+            (N,) int64 labels.
         """
         return self.fit(X, y, **metadata).labels_
 
 
 def _read(value: object) -> Tensor | NDArray[Any]:
-    """Rows as scikit-learn takes them, lists among them; a mask stays, to be refused."""
+    """Rows as scikit-learn takes them: lists, frames, integers; a mask stays, to be refused."""
     if isinstance(value, Tensor):
-        return value
+        return value.double() if is_integer(value) else value
+    if hasattr(value, "toarray"):
+        raise TypeError(f"X must be dense, got {type(value).__name__}; use X.toarray()")
     try:
-        return np.asanyarray(value)
-    except ValueError as error:  # rows of unequal length
-        raise ValueError(f"X must be (N, D), got {type(value).__name__}: {error}") from None
+        rows = np.asanyarray(value)
+        if rows.dtype.kind in "iubO" and not isinstance(rows, np.ma.MaskedArray):
+            rows = rows.astype(np.float64)
+    except (TypeError, ValueError) as error:  # rows of unequal length, or of words
+        kind = type(value).__name__
+        raise type(error)(f"X must be (N, D) numbers, got {kind}: {shown(error)}") from None
+    return rows

@@ -11,18 +11,31 @@ import torch
 from torch import Tensor
 
 from mabm._arrays import ArrayT, check_real, like, shown, to_tensor
+from mabm._columns import Column, check_modality
 from mabm._device_memory import running_ops
+from mabm._partition import cluster_sizes, count_spanning
 from mabm.presets import check_integer
 from mabm.rows import NeighborSets
 
 
 class SweepEntry(NamedTuple):
-    """What one ``eps`` makes of a graph: numbers of clusters and of noise, and the largest size."""
+    """What one ``eps`` makes of a graph of N samples.
+
+    Attributes:
+        eps: The radius.
+        num_clusters: Number of clusters.
+        num_noise: Samples in no cluster.
+        largest_cluster: Samples of the largest cluster, 0 without a cluster.
+        num_spanning: Clusters with samples of every modality, or ``None`` without a modality.
+        largest_share: Share of all N samples in the largest cluster, in [0, 1].
+    """
 
     eps: float
     num_clusters: int
     num_noise: int
     largest_cluster: int
+    num_spanning: int | None
+    largest_share: float
 
 
 torch.serialization.add_safe_globals([SweepEntry])  # as mabm._saving does for dataclasses
@@ -105,12 +118,33 @@ class NeighborGraph(NeighborSets[ArrayT]):
         """
         return like(self._labels(eps, min_samples), self.indices)
 
-    def sweep(self, eps_values: Iterable[float], min_samples: int = 4) -> list[SweepEntry]:
+    def sweep(
+        self,
+        eps_values: Iterable[float],
+        min_samples: int = 4,
+        modality: Column | None = None,
+    ) -> list[SweepEntry]:
         """Clusters once for each ``eps``, in the order given, and tells what came of it.
+
+        Args:
+            eps_values: As ``eps`` of :meth:`dbscan`, one after the other.
+            min_samples: As :meth:`dbscan`.
+            modality: (N,) integers >= 0, bool or words, the group of each sample, to count the
+                clusters that span all of them; ``None`` to leave that out.
 
         Raises:
             TypeError: As :meth:`dbscan`.
             ValueError: As :meth:`dbscan`, before anything is clustered.
+
+        Example:
+            >>> import torch, mabm
+            >>> features = torch.eye(6).repeat_interleave(10, dim=0)
+            >>> modality = ["visible", "infrared"] * 30
+            >>> graph = mabm.jaccard_graph(features, modality, max_distance=0.5, k1=10, k2=2)
+            >>> for entry in graph.sweep([0.1, 0.5], modality=modality):
+            ...     print(entry.eps, entry.num_clusters, entry.num_spanning, entry.largest_share)
+            0.1 6 6 0.16666666666666666
+            0.5 6 6 0.16666666666666666
         """
         if not isinstance(eps_values, Iterable) or getattr(eps_values, "shape", None) == ():
             raise TypeError(
@@ -118,12 +152,27 @@ class NeighborGraph(NeighborSets[ArrayT]):
                 f"{shown(eps_values)}"
             )
         eps_checked = [self._check_eps(eps) for eps in eps_values]
+        check_min_samples(min_samples)
+        groups = None
+        if modality is not None:
+            device = to_tensor(self.indices, "indices").device
+            groups = check_modality(modality, len(self), device, "modality")
         entries = []
         for eps in eps_checked:
             labels = self._labels(eps, min_samples)
-            sizes = torch.bincount(labels[labels >= 0])
+            sizes = cluster_sizes(labels)
             largest = int(sizes.max()) if len(sizes) else 0
-            entries.append(SweepEntry(eps, len(sizes), int((labels < 0).sum()), largest))
+            spanning = None if groups is None else count_spanning(labels, groups)
+            entries.append(
+                SweepEntry(
+                    eps,
+                    len(sizes),
+                    int((labels < 0).sum()),
+                    largest,
+                    spanning,
+                    largest / max(len(self), 1),
+                )
+            )
         return entries
 
     def _check_eps(self, eps: object) -> float:

@@ -5,16 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mabm._arrays import (
-    Array,
-    ArrayT,
-    check_features,
-    check_instance,
-    check_modality,
-    like,
-    shown,
-    to_tensor,
-)
+from mabm._arrays import ArrayT, check_features, check_instance, like, shown, to_tensor
+from mabm._columns import Column, check_modality
 from mabm._device_memory import check_fits, running_ops
 from mabm.encoding import encode, expand_queries
 from mabm.graph import NeighborGraph, check_max_distance
@@ -26,7 +18,7 @@ from mabm.rows import Encoding
 
 def modality_jaccard(
     features: ArrayT,
-    modality: Array | None = None,
+    modality: Column | None = None,
     *,
     k1: int = DEFAULT_K1,
     k2: int = DEFAULT_K2,
@@ -41,12 +33,13 @@ def modality_jaccard(
     Args:
         features: (N, D) tensor or array of float16, bfloat16, float32 or float64, compared as
             float32. Never normalised here: training features are means of two unit vectors.
-        modality: (N,) integers >= 0, the group of each row: any number of groups in any order.
-            ``None`` for one group, ranked by Euclidean distance.
+        modality: (N,) integers >= 0, bool or words, the group of each row: any number of groups in
+            any order. ``None`` for one group, ranked by Euclidean distance.
         k1: Neighbours of a sample, shared evenly by the groups (30: 15 visible and 15 infrared); at
             least one a group, at most 1024.
-        k2: Neighbours of each group whose rows are averaged (local query expansion), in [1, k1]; 1
-            for none.
+        k2: Neighbours whose rows are averaged (local query expansion), in [1, k1]; 1 for none. With
+            ``"bmil"`` of each group: 6 of two groups are 12 rows. With ``"spcl"`` and
+            ``"modal_invariant"`` in all: 6 rows. ``"ca_jaccard"`` has its own.
         preset: ``"bmil"`` (default with a modality), ``"spcl"`` (default without),
             ``"modal_invariant"``, ``"ca_jaccard"`` (the group is the camera; its four list lengths
             are fields of the preset), or a :class:`Preset` of your own.
@@ -85,7 +78,7 @@ def modality_jaccard(
 
 def jaccard_graph(
     features: ArrayT,
-    modality: Array | None = None,
+    modality: Column | None = None,
     *,
     max_distance: float = 0.6,
     k1: int = DEFAULT_K1,
@@ -103,7 +96,7 @@ def jaccard_graph(
         modality: As :func:`modality_jaccard`.
         max_distance: Greatest distance kept, in [0, 1).
         k1: As :func:`modality_jaccard`.
-        k2: As :func:`modality_jaccard`.
+        k2: As :func:`modality_jaccard`: of each group with ``"bmil"``, else in all.
         preset: As :func:`modality_jaccard`.
         precision: As :func:`modality_jaccard`.
 
@@ -129,7 +122,7 @@ def jaccard_graph(
 
 def encode_samples(
     features: ArrayT,
-    modality: Array | None = None,
+    modality: Column | None = None,
     *,
     k1: int = DEFAULT_K1,
     k2: int = DEFAULT_K2,

@@ -17,7 +17,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from mabm._arrays import check_column, check_matrix, check_real, to_tensor
+from mabm._arrays import check_matrix, check_real, to_tensor
 from mabm._batch import (
     NOISE,
     check_batch,
@@ -29,6 +29,7 @@ from mabm._batch import (
     values_are_at_hand,
     without_autocast,
 )
+from mabm._columns import check_column, labels_of
 from mabm._state import WholeState
 from mabm.presets import check_integer
 from mabm.prototypes import PrototypeSplit
@@ -446,8 +447,12 @@ def _read_source(source: object) -> tuple[Tensor, Tensor]:
             clusters = check_column(source.clusters, count, "source.clusters", "one a prototype")
             return prototypes, clusters.to(device=prototypes.device, copy=True)
         if not isinstance(source, Tensor):
+            hint = ""
+            if labels_of(source) is not source:
+                hint = "; use mabm.split_prototypes(features, found)"
             raise TypeError(
-                f"source must be a PrototypeSplit or a torch.Tensor, got {type(source).__name__}"
+                "source must be a PrototypeSplit or a torch.Tensor, got "
+                f"{type(source).__name__}{hint}"
             )
         prototypes = full_precision(check_rows(source, "source")).detach()
         check_lengths(prototypes, "source")

@@ -7,15 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mabm._arrays import (
-    Array,
-    ArrayT,
-    check_column,
-    check_features,
-    check_modality,
-    like,
-    to_tensor,
-)
+from mabm._arrays import Array, ArrayT, check_features, like, to_tensor
+from mabm._columns import Column, Labels, check_labels, check_modality, labels_of, read_categories
 from mabm.clustering import PseudoLabels
 from mabm.graph import NeighborGraph, check_max_distance
 from mabm.jaccard import jaccard_graph
@@ -25,9 +18,9 @@ from mabm.ranking import Precision
 
 def predict_labels(
     new_features: ArrayT,
-    new_modality: Array | None,
+    new_modality: Column | None,
     features: Array,
-    found: PseudoLabels[Any] | Array,
+    found: Labels,
     *,
     eps: float = 0.6,
     k1: int = DEFAULT_K1,
@@ -42,17 +35,18 @@ def predict_labels(
     noise. Nothing of size N x N is ever held, and the labels of the clustered samples stay as they
     are.
 
-    The Jaccard distance compares neighborhoods, and all samples of a call are in each other's
-    neighborhoods. So a label depends a little on the other new samples of the call, the more so the
-    more of them there are and the more they resemble each other. Where a label must not depend on
-    them, pass one new sample at a time. Where many new samples arrive at once, it is better to
-    cluster all samples again.
+    The Jaccard distance compares neighborhoods, and the new samples of a call are in each other's
+    neighborhoods. So a label depends a little on the other new samples of its call, the more so the
+    more of them there are and the more they resemble each other. Where it must not, pass one new
+    sample at a time, though each call ranks all samples again. Where there are about as many new
+    samples as clustered ones, cluster all of them again instead.
 
     Args:
         new_features: (M, D) tensor or array of float16, bfloat16, float32 or float64, from the
             encoder that made ``features``; compared as float32 and never normalized here.
         new_modality: (M,) integers >= 0, the group of each new row, numbered as those of the
-            clustered samples; ``None`` where these have none. One group alone may occur.
+            clustered samples, or their names where ``found`` keeps some; ``None`` where the
+            clustered samples have no modality. One group alone may occur.
         features: (N, D) features of the clustered samples, in the order of their labels, on the
             same device.
         found: What :func:`mabm.pseudo_labels` found for ``features``. Its ``modality`` is that of
@@ -100,7 +94,9 @@ def predict_labels(
     if new.device != x.device:
         raise ValueError(f"new_features must be on {x.device} as features are, got {new.device}")
     given: Any = found
-    clustering = given if isinstance(given, PseudoLabels) else PseudoLabels(given)
+    clustering: PseudoLabels[Any] = (
+        given if isinstance(given, PseudoLabels) else PseudoLabels(labels_of(given))
+    )
     labels, core = _check_clusters(clustering, len(x), x.device)
     graph = jaccard_graph(
         torch.cat([x, new]),
@@ -118,24 +114,17 @@ def _check_clusters(
     found: PseudoLabels[Any], count: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Labels of the clustered samples, and which of these are core."""
-    labels = check_column(found.labels, count, "found", "a label for each row of features")
-    labels = labels.to(device)
+    labels = check_labels(found, count, "found", "a label for each row of features").to(device)
     if count and (least := int(labels.min())) < -1:
         raise ValueError(f"found must hold clusters >= 0 or -1 for noise, got {least}")
-    clustered = labels >= 0
-    if found.core is None:
-        return labels, clustered
-    core = to_tensor(found.core, "found.core")
-    if core.dtype != torch.bool or core.shape != labels.shape:
-        raise ValueError(
-            f"found.core must be ({count},) bool, one a row of features, got "
-            f"{tuple(core.shape)} {core.dtype}"
-        )
-    return labels, clustered & core.to(device)
+    core = labels >= 0
+    if found.core is not None:
+        core &= to_tensor(found.core, "core").to(device)
+    return labels, core
 
 
 def _joined_modality(
-    new: Tensor, new_modality: Array | None, x: Tensor, found: PseudoLabels[Any]
+    new: Tensor, new_modality: Column | None, x: Tensor, found: PseudoLabels[Any]
 ) -> Tensor | None:
     if found.modality is None and new_modality is None:
         return None
@@ -146,10 +135,19 @@ def _joined_modality(
             "new_modality must be None, as found has no modality; pass "
             "PseudoLabels(labels, modality) as found, with the modality of the clustered samples"
         )
+    each = "one group a row"
+    (groups,), names = read_categories(
+        (new_modality,), ("new_modality",), each, words=found.modality_names
+    )
+    if names not in (None, found.modality_names):
+        kind = "words" if found.modality_names else "integers"
+        raise TypeError(
+            f"new_modality must hold {kind} as found.modality does, got values of {names}"
+        )
     return torch.cat(
         [
             check_modality(found.modality, len(x), x.device, "found.modality"),
-            check_modality(new_modality, len(new), new.device, "new_modality"),
+            check_modality(groups, len(new), new.device, "new_modality"),
         ]
     )
 

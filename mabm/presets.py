@@ -100,8 +100,14 @@ class Preset(Saved):
             and the first ``k2_inter`` of the inter list, all alike.
         k1_intra: Length of the intra list beyond its first entry (``"intra_inter"`` only).
         k1_inter: Length of the inter list beyond its first entry (``"intra_inter"`` only).
-        k2_intra: Rows taken from the intra list (``"pooled"`` only).
+        k2_intra: Rows taken from the intra list (``"pooled"`` only, in place of ``k2``).
         k2_inter: Rows taken from the inter list (``"pooled"`` only).
+
+    Example:
+        >>> from dataclasses import replace
+        >>> import mabm
+        >>> replace(mabm.PRESETS["bmil"], half_list="balanced").half_list
+        'balanced'
     """
 
     name: str
@@ -135,6 +141,17 @@ class Preset(Saved):
             raise ValueError(
                 f'half_list must be None with lists="intra_inter", got {self.half_list!r}'
             )
+
+    @property
+    def k2_in_words(self) -> str:
+        """What ``k2`` counts with this preset: rows of each modality, or in all."""
+        if self.query_expansion == "pooled":
+            return f"{self.k2_intra} rows of the intra list and {self.k2_inter} of the inter list"
+        if self.query_expansion == "list_means" and self.lists == "per_group":
+            return "k2 rows of each modality"
+        if self.query_expansion == "merged_group_means":
+            return "k2 rows in all, each modality alike"
+        return "k2 rows in all"
 
     @property
     def needs_modality(self) -> bool:
@@ -211,7 +228,11 @@ def check_k2(preset: Preset, k2: object, k1: int) -> int:
     """
     if preset.query_expansion == "pooled":
         return _refuse_override(preset, "k2", k2, DEFAULT_K2)
-    return check_integer("k2", k2, at_least=1, at_most=k1, reason=", which ends at k1")
+    try:
+        return check_integer("k2", k2, at_least=1, at_most=k1, reason=", which ends at k1")
+    except ValueError as error:
+        counted = f"preset {preset.name!r} averages {preset.k2_in_words}"
+        raise ValueError(f"{error}; {counted}") from None
 
 
 def _refuse_override(preset: Preset, name: str, value: object, default: int) -> int:

@@ -10,16 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mabm._arrays import (
-    Array,
-    ArrayT,
-    check_column,
-    check_matrix,
-    check_modality,
-    like,
-    to_tensor,
-)
+from mabm._arrays import ArrayT, check_matrix, like, to_tensor
 from mabm._batch import NOISE, check_lengths, full_precision
+from mabm._columns import (
+    Column,
+    Labels,
+    check_labels,
+    check_modality,
+    modality_of,
+    name_of_group,
+)
 from mabm._saving import Saved
 
 
@@ -33,16 +33,18 @@ class SplitSummary(Saved):
         clusters: How many clusters have exactly these modalities, by ascending modalities:
             ``{(0,): 3, (0, 1): 57}`` for 3 clusters of modality 0 alone and 57 of both.
         samples: How many clustered samples each modality has, noise left out.
+        modality_names: What modality 0, 1, ... is called, or ``None``.
     """
 
     num_clusters: int
     num_noise: int
     clusters: dict[tuple[int, ...], int]
     samples: dict[int, int]
+    modality_names: tuple[str, ...] | None = None
 
     def __str__(self) -> str:
         parts = [
-            f"{count} of {'+'.join(str(group) for group in groups)}"
+            f"{count} of {'+'.join(name_of_group(group, self.modality_names) for group in groups)}"
             for groups, count in self.clusters.items()
         ]
         split = f" ({', '.join(parts)})" if parts else ""
@@ -59,12 +61,14 @@ class PrototypeSplit(Saved, Generic[ArrayT]):
         modality: (P,) int64, the modality of each prototype, ascending within a cluster.
         targets: (N,) int64, the prototype of each sample; noise is -1. What losses and memories
             call targets is ``targets[indices]`` for the samples of a batch.
+        modality_names: What modality 0, 1, ... is called, or ``None`` where they are numbers alone.
     """
 
     prototypes: ArrayT
     clusters: ArrayT
     modality: ArrayT
     targets: ArrayT
+    modality_names: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.prototypes)
@@ -90,11 +94,12 @@ class PrototypeSplit(Saved, Generic[ArrayT]):
             len(targets) - len(members),
             dict(sorted(clusters.items())),
             dict(sorted(samples.items())),
+            self.modality_names,
         )
 
 
 def split_prototypes(
-    features: ArrayT, labels: Array, modality: Array | None = None
+    features: ArrayT, labels: Labels, modality: Column | None = None
 ) -> PrototypeSplit[ArrayT]:
     """Splits every cluster by modality and takes the normalised mean of each part.
 
@@ -105,8 +110,11 @@ def split_prototypes(
     Args:
         features: (N, D) tensor or array of float16, bfloat16, float32 or float64, on any device;
             never normalised here before the mean. Computed in float32, float64 in float64.
-        labels: (N,) integers: the cluster of each sample, -1 for noise. Numbers may be skipped.
-        modality: (N,) integers >= 0, or ``None`` for one prototype a cluster.
+        labels: (N,) integers: the cluster of each sample, -1 for noise. Numbers may be skipped. Or
+            the :class:`mabm.PseudoLabels`, which bring their modality where none is given.
+        modality: (N,) integers >= 0, bool or words, as :func:`mabm.pseudo_labels`. ``None`` for
+            that of ``PseudoLabels``, and without one for one prototype a cluster (with
+            ``found.labels`` in any case).
 
     Returns:
         The split, of the same kind as ``features``. Prototypes are differentiable in tensors of
@@ -131,8 +139,14 @@ def split_prototypes(
         PrototypeSplit(3 prototypes: 2 clusters by modality (1 of 0+1, 1 of 1), 4 noise)
         >>> split.targets
         tensor([ 0,  1,  0,  1,  2,  2,  2,  2, -1, -1, -1, -1])
+        >>> names = ["infrared", "visible"] * 2 + ["visible"] * 8
+        >>> mabm.split_prototypes(features, mabm.PseudoLabels(labels, names)).summary().clusters
+        {(0, 1): 1, (1,): 1}
+        >>> print(mabm.split_prototypes(features, labels, names).summary())
+        2 clusters by modality (1 of infrared+visible, 1 of visible), 4 noise
     """
     array: Any = features
+    modality, modality_names = modality_of(labels, modality)
     x = array if isinstance(array, Tensor) else to_tensor(array, "features")
     to_tensor(x, "features")  # refuses what is not dense; x itself keeps its gradient
     check_matrix(x, "features")
@@ -157,12 +171,17 @@ def split_prototypes(
         cells, targets = cells[has_noise:], numbers - has_noise
         prototypes = F.normalize(_means(x, targets, len(cells)), dim=1)
         places = cells // max(len(names), 1), cells % max(len(names), 1)
-        parts = (prototypes, labels_found[places[0]], names[places[1]], targets)
-        return PrototypeSplit(*(like(part, features) for part in parts))
+        return PrototypeSplit(
+            like(prototypes, features),
+            like(labels_found[places[0]], features),
+            like(names[places[1]], features),
+            like(targets, features),
+            modality_names,
+        )
 
 
 def _check_labels(value: object, count: int, device: torch.device) -> Tensor:
-    labels = check_column(value, count, "labels", "one a row").to(device)
+    labels = check_labels(value, count, "labels", "one a row").to(device)
     if count and (least := int(labels.min())) < NOISE:
         raise ValueError(f"labels must be clusters >= 0 or -1 for noise, got {least}")
     return labels

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mabm._arrays import Array, ArrayT, check_features, check_modality, like, to_tensor
+from mabm._arrays import Array, ArrayT, check_features, like, to_tensor
 from mabm._candidates import Candidates, ListLayout, propose_candidates
+from mabm._columns import Column, check_modality
 from mabm._device_memory import running_ops
 from mabm._saving import Saved
 from mabm.presets import (
@@ -98,7 +99,8 @@ class Ranking(Saved, Generic[ArrayT]):
                 f"ranks must be in [-1, {len(ranks)}), got {int(ranks.min())} to {int(ranks.max())}"
             )
         if self.groups is not None:
-            check_modality(self.groups, len(ranks), ranks.device, "groups")
+            groups = check_modality(self.groups, len(ranks), ranks.device, "groups")
+            object.__setattr__(self, "groups", like(groups, self.ranks))
 
     @classmethod
     def of_op(
@@ -137,7 +139,7 @@ class Ranking(Saved, Generic[ArrayT]):
 
 def rank_neighbors(
     features: ArrayT,
-    modality: Array | None = None,
+    modality: Column | None = None,
     *,
     k1: int = DEFAULT_K1,
     preset: str | Preset | None = None,
@@ -148,7 +150,8 @@ def rank_neighbors(
     Args:
         features: (N, D) float16, bfloat16, float32 or float64, compared as float32; never
             normalised here.
-        modality: (N,) integers, the group of each row, in any order; ``None`` for one group.
+        modality: (N,) integers >= 0, bool or words, the group of each row, in any order; ``None``
+            for one group.
         k1: Length of the lists together: ``k1 // G`` for each of G groups, or ``k1`` of one list.
         preset: Which lists and which metric; by default ``"bmil"`` with a modality (a list for
             each group, inner product), ``"spcl"`` without (one list, Euclidean distance).

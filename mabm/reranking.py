@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mabm._arrays import Array, ArrayT, check_features, check_modality, check_real, like, to_tensor
+from mabm._arrays import Array, ArrayT, check_features, check_real, like, to_tensor
+from mabm._columns import Column, check_modality, read_categories
 from mabm._device_memory import check_fits
 from mabm._saving import Saved
 from mabm.jaccard import encode_samples, jaccard_distance
@@ -25,7 +26,7 @@ class RerankOptions(Saved):
 
     Attributes:
         k1: As :func:`rerank`: half of them from each modality with the default preset.
-        k2: As :func:`rerank`.
+        k2: As :func:`rerank`: of each group with ``"bmil"``, else in all.
         lambda_value: Weight of the original distance, in [0, 1].
         preset: Name of the preset; ``"bmil"`` is modality-aware, ``"spcl"`` the classic.
         precision: As :func:`rerank`.
@@ -48,8 +49,8 @@ class RerankOptions(Saved):
 def rerank(
     query: ArrayT,
     gallery: Array,
-    query_modality: Array | None = None,
-    gallery_modality: Array | None = None,
+    query_modality: Column | None = None,
+    gallery_modality: Column | None = None,
     *,
     k1: int = _RERANK_K1,
     k2: int = DEFAULT_K2,
@@ -66,10 +67,10 @@ def rerank(
     Args:
         query: (Q, D) floating point.
         gallery: (G, D) floating point, on the same device.
-        query_modality: (Q,) integers >= 0, or ``None``; both or neither are given.
-        gallery_modality: (G,) integers >= 0, or ``None``.
+        query_modality: (Q,) integers >= 0, bool or words, or ``None``; both or neither are given.
+        gallery_modality: (G,) of the same kind, or ``None``.
         k1: As :func:`mabm.modality_jaccard`, a sample counted among its own neighbours.
-        k2: As :func:`mabm.modality_jaccard`.
+        k2: As :func:`mabm.modality_jaccard`: of each group with ``"bmil"``, else in all.
         lambda_value: Weight of the original distance, in [0, 1].
         preset: As :func:`mabm.modality_jaccard`.
         precision: As :func:`mabm.modality_jaccard`.
@@ -119,7 +120,7 @@ def rerank(
 
 
 def _joined_modality(
-    q: Tensor, g: Tensor, query_modality: Array | None, gallery_modality: Array | None
+    q: Tensor, g: Tensor, query_modality: Column | None, gallery_modality: Column | None
 ) -> Tensor | None:
     if query_modality is None and gallery_modality is None:
         return None
@@ -128,10 +129,14 @@ def _joined_modality(
             raise ValueError(
                 f"query_modality and gallery_modality must be given together, got no {name}"
             )
+    names = ("query_modality", "gallery_modality")
+    (of_query, of_gallery), _ = read_categories(
+        (query_modality, gallery_modality), names, "one group a row"
+    )
     return torch.cat(
         [
-            check_modality(query_modality, len(q), q.device, "query_modality"),
-            check_modality(gallery_modality, len(g), g.device, "gallery_modality"),
+            check_modality(of_query, len(q), q.device, names[0]),
+            check_modality(of_gallery, len(g), g.device, names[1]),
         ]
     )
 

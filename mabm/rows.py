@@ -32,6 +32,13 @@ class NeighborSets(Saved, Generic[ArrayT]):
     Attributes:
         indptr: (N + 1,) int64.
         indices: (entries,) int32, ascending within a row.
+
+    Example:
+        >>> import torch, mabm
+        >>> indices = torch.tensor([0, 1, 1], dtype=torch.int32)
+        >>> sets = mabm.NeighborSets(torch.tensor([0, 2, 3]), indices)
+        >>> len(sets), sets.row(0).tolist()
+        (2, [0, 1])
     """
 
     indptr: ArrayT
@@ -68,7 +75,12 @@ class NeighborSets(Saved, Generic[ArrayT]):
 
     @classmethod
     def of_op(cls, model: Array, *parts: Tensor | float) -> Self:
-        """Wraps what an op returned as arrays of the kind of ``model``; an op needs no checks."""
+        """Wraps what an op returned as arrays of the kind of ``model``; an op needs no checks.
+
+        Args:
+            model: A tensor or an array of the kind that the parts become.
+            parts: The fields, in their order.
+        """
         rows = object.__new__(cls)
         for field, part in zip(fields(cls), parts, strict=True):
             value = like(part, model) if isinstance(part, Tensor) else part
@@ -89,6 +101,9 @@ class NeighborSets(Saved, Generic[ArrayT]):
 
     def row(self, sample: int) -> ArrayT:
         """Members of one sample's set, ascending.
+
+        Args:
+            sample: Its row, in [0, N).
 
         Raises:
             IndexError: ``sample`` lies outside [0, N).
@@ -127,10 +142,19 @@ class Encoding(NeighborSets[ArrayT]):
     """A distribution over samples for each sample: the sparse rows V of the method.
 
     Attributes:
+        indptr: (N + 1,) int64.
+        indices: (entries,) int32, ascending within a row.
         weights: (entries,) int32 > 0 in units of 2**-30; every row sums to 2**30 but for the
             rounding of its weights, of which those that round to 0 are left out. Integer overlaps
             do not depend on the order of summation, so distances are the same bits for any number
             of threads.
+
+    Example:
+        >>> import torch, mabm
+        >>> features = torch.nn.functional.normalize(torch.randn(60, 8), dim=1)
+        >>> encoding = mabm.encode_samples(features, k1=10, k2=3)
+        >>> len(encoding), encoding.values.dtype
+        (60, torch.float32)
     """
 
     weights: ArrayT
@@ -175,6 +199,14 @@ class Encoding(NeighborSets[ArrayT]):
         Raises:
             TypeError: ``values`` are complex.
             ValueError: A value is negative or not finite, or a row sums to zero.
+
+        Example:
+            >>> import torch, mabm
+            >>> indptr, indices = torch.tensor([0, 2, 3]), torch.tensor([0, 1, 1]).int()
+            >>> values = torch.tensor([3.0, 1.0, 5.0])
+            >>> encoding = mabm.Encoding.from_values(indptr, indices, values)
+            >>> encoding.values
+            tensor([0.7500, 0.2500, 1.0000])
         """
         sets = NeighborSets(indptr, indices)
         fractions = to_tensor(values, "values")

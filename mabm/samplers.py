@@ -8,15 +8,17 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import Sampler
 
-from mabm._arrays import Array, check_column
+from mabm._columns import Column, Labels, check_categories, check_labels
 from mabm.presets import check_integer
 
 Integers = NDArray[np.int64]
 
 # No batch has as many; a number above this is a mistyped argument, not a wish.
 _MOST = 2**16
+_EACH = "one a sample"
 
 
 class IdentityBatchSampler(Sampler[list[int]]):
@@ -41,8 +43,10 @@ class IdentityBatchSampler(Sampler[list[int]]):
     before each epoch, else all have one order.
 
     Args:
-        labels: (N,) integers, the cluster of each sample; noise, below 0, is never drawn.
-        cameras: (N,) integers, the camera of each sample, or ``None`` to draw without regard to it.
+        labels: (N,) integers, the cluster of each sample, or the :class:`mabm.PseudoLabels`; noise,
+            below 0, is never drawn.
+        cameras: (N,) integers or words, the camera of each sample, or ``None`` to draw without
+            regard to it.
         num_identities: Clusters in a batch, in [1, 65536]. Published: 8.
         num_instances: Samples of a cluster, in [1, 65536]. Published: 16.
         num_batches: Batches of an epoch on each rank; by default as many as it takes to draw every
@@ -75,8 +79,8 @@ class IdentityBatchSampler(Sampler[list[int]]):
 
     def __init__(
         self,
-        labels: Array,
-        cameras: Array | None = None,
+        labels: Labels,
+        cameras: Column | None = None,
         *,
         num_identities: int = 8,
         num_instances: int = 16,
@@ -85,10 +89,11 @@ class IdentityBatchSampler(Sampler[list[int]]):
         num_replicas: int | None = None,
         rank: int | None = None,
     ) -> None:
-        clusters = _read("labels", labels)
+        clusters = _copied(check_labels(labels, None, "labels", _EACH))
         self._cameras = None
         if cameras is not None:
-            self._cameras = _read("cameras", cameras, len(clusters))
+            found = check_categories(cameras, len(clusters), "cameras", _EACH)
+            self._cameras = _copied(found.columns[0])
         self.num_identities = _count("num_identities", num_identities)
         self.num_instances = _count("num_instances", num_instances)
         in_processes = dist.is_available() and dist.is_initialized()
@@ -119,7 +124,10 @@ class IdentityBatchSampler(Sampler[list[int]]):
         return len(self._members)
 
     def set_epoch(self, epoch: int) -> None:
-        """Sets the epoch, an integer >= 0, which the order depends on.
+        """Sets the epoch that the order depends on.
+
+        Args:
+            epoch: An integer >= 0; every rank sets the same.
 
         Raises:
             TypeError: ``epoch`` is no integer.
@@ -181,8 +189,8 @@ def _count(name: str, value: object) -> int:
     return check_integer(name, value, at_least=1, at_most=_MOST)
 
 
-def _read(name: str, value: object, count: int | None = None) -> Integers:
-    return check_column(value, count, name, "one a sample").cpu().numpy().copy()
+def _copied(column: Tensor) -> Integers:
+    return column.cpu().numpy().copy()
 
 
 def _members(clusters: Integers) -> list[Integers]:

@@ -7,6 +7,7 @@ import pytest
 
 EXTRA_OF = {
     "matplotlib": "demo",
+    "pandas": "test",
     "tqdm": "demo",
     "jinja2": "train",
     "PIL": "train",

@@ -191,6 +191,6 @@ def test_mistakes_are_one_line(place: Path, run: Run) -> None:
             run, *WORDS[:-1], "x.npz", *out
         )
     change(core=np.ones(120))
-    assert "found.core must be (120,) bool" in refused(run, *WORDS[:-1], "x.npz", *out)
+    assert "x.npz: core must be (120,) bool" in refused(run, *WORDS[:-1], "x.npz", *out)
     change(labels=np.zeros((2, 3)))
     assert "labels must be integers" in refused(run, *WORDS[:-1], "x.npz", *out)

@@ -71,6 +71,13 @@ def test_labels_below_noise_are_refused(device: Device, label: int, statistic: s
         getattr(found, statistic)
 
 
+@pytest.mark.parametrize("core", [torch.ones(2, dtype=torch.bool), torch.ones(3)])
+def test_core_must_fit_the_labels(device: Device, core: torch.Tensor) -> None:
+    labels = device.put(torch.zeros(3, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"core must be \(3,\) bool, one a sample, got"):
+        mabm.PseudoLabels(labels, core=device.put(core))
+
+
 def test_duplicates_are_one_cluster(device: Device) -> None:
     features = device.put(np.ones((40, 3), dtype=np.float32))
     found = mabm.pseudo_labels(features, device.put(np.arange(40) % 2), k1=80)

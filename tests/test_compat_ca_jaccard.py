@@ -133,7 +133,7 @@ def test_epochs_as_that_code_base_writes_them() -> None:
     ("change", "error", "message"),
     [
         ({"features": None}, TypeError, "features must be a torch.Tensor .* got NoneType"),
-        ({"cam_labels": None}, TypeError, "cam_labels must be a torch.Tensor .* got NoneType"),
+        ({"cam_labels": None}, TypeError, "cam_labels must be a tensor, .* got NoneType"),
         ({"cam_labels": np.zeros(3, int)}, ValueError, r"cam_labels must be \(\d+,\)"),
         ({"args": argparse.Namespace(k1=3)}, TypeError, "args must have the attribute 'k2', got Namespace"),
         ({"args": None}, TypeError, "args must have the attribute 'k1', got None"),

@@ -171,7 +171,7 @@ REFUSED = [
     ({"distance": np.array([[0, 1, 2], [0, np.nan, 1]])}, ValueError, "distance must not be NaN, got NaN in row 1$"),
     ({"query_ids": np.arange(3)}, ValueError, r"query_ids must be \(2,\), one a row of distance, got shape \(3,\)"),
     ({"gallery_ids": np.arange(2)}, ValueError, r"gallery_ids must be \(3,\), one a column of distance, got shape \(2,\)"),
-    ({"query_ids": np.zeros(2)}, TypeError, "query_ids must be integers, one a row of distance, got dtype torch.float64"),
+    ({"query_ids": np.zeros(2)}, TypeError, "query_ids must be integers, one identity each, got dtype torch.float64"),
     ({"query_cameras": None}, ValueError, "protocol 'sysu_mm01' needs query_cameras, got None"),
     ({"gallery_cameras": None}, ValueError, "protocol 'sysu_mm01' needs gallery_cameras, got None"),
     ({"query_cameras": np.zeros(2)}, TypeError, "query_cameras must be integers"),

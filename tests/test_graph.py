@@ -91,7 +91,11 @@ def test_sweep_counts_what_dbscan_labels(device: Device) -> None:
     features = rng.normal(size=(12, 8)).repeat(10, axis=0) + 0.4 * rng.normal(size=(120, 8))
     features = device.put(features.astype(np.float32))
     graph = mabm.jaccard_graph(features, max_distance=0.8, k1=12, k2=3)
-    entries = graph.sweep([0.7, 0.1, 0.4], min_samples=3)
+    modality = np.arange(120) // 5 % 2
+    entries = graph.sweep([0.7, 0.1, 0.4], min_samples=3, modality=modality)
+    without = [entry._replace(num_spanning=None) for entry in entries]
+    assert graph.sweep([0.7, 0.1, 0.4], min_samples=3) == without
+    assert graph.sweep([0.7, 0.1, 0.4], 3, np.array(["a", "b"])[modality].tolist()) == entries
     assert [entry.eps for entry in entries] == [0.7, 0.1, 0.4]
     assert len({entry.num_clusters for entry in entries}) > 1
     for entry in entries:
@@ -100,6 +104,10 @@ def test_sweep_counts_what_dbscan_labels(device: Device) -> None:
         assert entry.num_clusters == len(sizes)
         assert entry.num_noise == (labels < 0).sum()
         assert entry.largest_cluster == sizes.max(initial=0)
+        assert entry.largest_share == entry.largest_cluster / 120
+        assert entry.num_spanning == sum(
+            len(set(modality[labels == cluster].tolist())) == 2 for cluster in range(len(sizes))
+        )
 
 
 def test_sweep_refuses_before_it_clusters(device: Device) -> None:
@@ -109,6 +117,8 @@ def test_sweep_refuses_before_it_clusters(device: Device) -> None:
         match=r"eps must be in \[0, 0.5\], which ends at the graph.s max_distance, got 0.6",
     ):
         graph.sweep([0.3, 0.6])
+    with pytest.raises(ValueError, match=r"modality must be \(4,\), .* got shape \(3,\)"):
+        graph.sweep([0.3], modality=[0, 1, 0])
     assert graph.sweep([]) == []
 
 

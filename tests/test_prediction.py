@@ -180,6 +180,44 @@ def test_the_kind_is_that_of_the_new_features() -> None:
     assert tensor.tolist() == array.tolist()
 
 
+def test_modalities_by_name(device: Device) -> None:
+    features, modality = squares(device)
+    names = ["infrared", "visible"]
+    words = [names[group] for group in modality.tolist()]
+    found = mabm.pseudo_labels(features, words, **OPTIONS)
+    expected = mabm.predict_labels(features[16:], modality[16:], features, found, **OPTIONS)
+    for column in (words[16:], np.array(words[16:]), modality[16:].tolist()):
+        predicted = mabm.predict_labels(features[16:], column, features, found, **OPTIONS)
+        assert predicted.tolist() == expected.tolist() == [2] * 8
+    # By the names of the clustered samples, whatever else there is among the new ones.
+    one = mabm.predict_labels(features[17:18], ["visible"], features, found, **OPTIONS)
+    same = mabm.predict_labels(features[17:18], [1], features, found, **OPTIONS)
+    assert one.tolist() == same.tolist() == [2]
+    with pytest.raises(ValueError, match=r"new_modality must be one of \('infrared', 'visible'\)"):
+        mabm.predict_labels(features[:1], ["thermal"], features, found, **OPTIONS)
+    with pytest.raises(TypeError, match=r"new_modality must hold words as found\.modality does"):
+        mabm.predict_labels(features[:1], [True], features, found, **OPTIONS)
+    numbered = mabm.pseudo_labels(features, modality, **OPTIONS)
+    with pytest.raises(TypeError, match=r"new_modality must hold integers as found\.modality does"):
+        mabm.predict_labels(features[:1], ["visible"], features, numbered, **OPTIONS)
+
+
+def test_names_count_rather_than_their_order_among_the_new_samples() -> None:
+    # With one name alone among the new samples, numbering these anew would take it for the other.
+    modality = np.arange(200) % 2
+    features = make_features("gaussian", modality, 1)
+    words = np.array(["infrared", "visible"])[modality]
+    old = features[:120]
+    new = 121 + 2 * np.arange(40)
+    options = {"eps": 0.8, "k1": 8, "k2": 2}
+    found = mabm.pseudo_labels(old, words[:120], min_samples=3, **options)
+    by_number = mabm.predict_labels(features[new], modality[new], old, found, **options)
+    by_name = mabm.predict_labels(features[new], words[new], old, found, **options)
+    np.testing.assert_array_equal(by_name, by_number)
+    swapped = mabm.predict_labels(features[new], 1 - modality[new], old, found, **options)
+    assert (by_name != swapped).any()
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -200,7 +238,6 @@ def test_the_kind_is_that_of_the_new_features() -> None:
             {"found": torch.full((24,), -2), "new_modality": None},
             "found must hold clusters >= 0 or -1 for noise, got -2",
         ),
-        ({"core": torch.ones(24)}, r"found.core must be \(24,\) bool, .* got \(24,\) torch.float"),
         ({"eps": 1.0}, r"eps must be in \[0, 1\), got 1.0"),
         ({"k1": 1}, r"k1 must be in \[2, 1024\], at least one for each of the 2 groups"),
     ],
@@ -210,8 +247,6 @@ def test_what_is_refused(device: Device, changed: dict[str, Any], message: str) 
     changed = {name: device.put(value) if torch.is_tensor(value) else value
                for name, value in changed.items()}  # fmt: skip
     found = mabm.pseudo_labels(features, modality, **OPTIONS)
-    if "core" in changed:
-        found = replace(found, core=changed.pop("core"))
     arguments = {
         "new_features": features[:2],
         "new_modality": modality[:2],

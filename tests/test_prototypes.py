@@ -174,7 +174,7 @@ FEATURES, LABELS = torch.ones(4, 3), torch.tensor([0, 0, 1, -1])
         ({"labels": LABELS.float()}, TypeError, "labels must be integers, .* got dtype .*float32"),
         ({"labels": LABELS == 0}, TypeError, "labels must be integers, .* got dtype torch.bool"),
         ({"labels": LABELS - 1}, ValueError, "labels must be clusters >= 0 or -1 .* got -2"),
-        ({"labels": None}, TypeError, "labels must be a torch.Tensor .* got NoneType"),
+        ({"labels": None}, TypeError, "labels must be a tensor, an array, .* got NoneType: None"),
         ({"modality": LABELS}, ValueError, "modality must not be negative, got -1"),
         ({"modality": LABELS[:1]}, ValueError, r"modality must be \(4,\), .* got shape \(1,\)"),
     ],

@@ -266,7 +266,7 @@ def test_in_a_data_loader(num_workers: int) -> None:
 
 LABELS = np.array([0, 0, 1, -1])
 REFUSED = [
-    ({"labels": [0, 1]}, TypeError, "labels must be a torch.Tensor or a numpy.ndarray, got list"),
+    ({"labels": ["a", "b"]}, TypeError, "labels must be integers, one a sample, got words such as 'a'"),
     ({"labels": np.zeros(3)}, TypeError, "labels must be integers, one a sample, got dtype torch.float64"),
     ({"labels": np.zeros((3, 1), int)}, ValueError, r"labels must be \(N,\), one a sample, got shape \(3, 1\)"),
     ({"labels": np.full(3, -1)}, ValueError, "labels must hold a cluster, a label of at least 0, got 3 samples and none"),

@@ -152,7 +152,7 @@ def test_features_that_are_not_finite_stop_the_run() -> None:
 
 
 def test_extraction_names_what_does_not_fit() -> None:
-    with pytest.raises(ValueError, match=r"modality must be \(5,\), got shape \(6,\)"):
+    with pytest.raises(ValueError, match=r"modality must be \(5,\), .* got shape \(6,\)"):
         extract_features(Small(), Images(5), torch.zeros(6, dtype=torch.int64))
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         extract_features(Small(), Images(5), torch.zeros(5, dtype=torch.int64), batch_size=0)

@@ -249,12 +249,11 @@ def _sweep(chosen: argparse.Namespace, features: Tensor, modality: Tensor | None
         precision=chosen.precision,
     )
     lines = [f"{'eps':>6}{'clusters':>10}{'spanning':>10}{'noise':>10}{'largest':>10}"]
-    for eps in chosen.sweep:
-        found = PseudoLabels(graph.dbscan(eps, chosen.min_samples), modality)
-        spanning = "-" if found.num_spanning is None else str(found.num_spanning)
-        largest = max(found.size_histogram, default=0)
+    for entry in graph.sweep(chosen.sweep, chosen.min_samples, modality):
+        spanning = "-" if entry.num_spanning is None else str(entry.num_spanning)
         lines.append(
-            f"{eps:6g}{found.num_clusters:10d}{spanning:>10}{found.num_noise:10d}{largest:10d}"
+            f"{entry.eps:6g}{entry.num_clusters:10d}{spanning:>10}{entry.num_noise:10d}"
+            f"{entry.largest_cluster:10d}"
         )
     write("\n".join([*lines, f"{time.perf_counter() - started:.2f} s"]))
 

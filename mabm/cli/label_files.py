@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mabm._arrays import check_column, shown, to_tensor
+from mabm._arrays import shown, to_tensor
+from mabm._columns import check_column
 from mabm.cli.array_files import Source, open_arrays, suffix_of
 from mabm.cli.command import write
 from mabm.cli.files import STANDARD
@@ -123,11 +124,11 @@ def read_clustering(path: Path) -> tuple[PseudoLabels[torch.Tensor], Settings]:
         settings = Settings.from_json(str(arrays["settings"].read()))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    columns = {}
+    columns: dict[str, Any] = {}
     try:
         for name in {"labels", "modality"} & set(arrays):
             columns[name] = check_column(arrays[name].read(), None, name, "one a row of features")
         columns["core"] = to_tensor(arrays["core"].read(), "core")
+        return PseudoLabels(**columns), settings
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
-    return PseudoLabels(**columns), settings

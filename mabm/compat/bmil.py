@@ -39,7 +39,7 @@ def compute_jaccard_distance_xmodal(
     Args:
         target_features: (N, D) float tensor; never normalised here.
         k1: As :func:`mabm.modality_jaccard`.
-        k2: As :func:`mabm.modality_jaccard`.
+        k2: As :func:`mabm.modality_jaccard`: of each modality with option 4 and 5, else in all.
         print_flag: Accepted and not needed: nothing is printed.
         search_option: 0 to 5, see above.
         use_float16: Accepted and not needed: the result is float32.

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from mabm._arrays import Array, check_modality
+from mabm._arrays import Array
+from mabm._columns import check_modality
 from mabm.compat._adapters import (
     Distances,
     dense_of_encoding,

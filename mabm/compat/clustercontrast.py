@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mabm._arrays import Array, check_column, check_real, shown
+from mabm._arrays import Array, check_real, shown
 from mabm._batch import (
     check_batch,
     check_rows,
@@ -28,6 +28,7 @@ from mabm._batch import (
     widen_targets,
     without_autocast,
 )
+from mabm._columns import check_column
 from mabm._device_memory import check_fits
 from mabm._state import WholeState
 from mabm.compat._adapters import (
@@ -64,7 +65,7 @@ def compute_jaccard_distance(
     Args:
         target_features: (N, D) float tensor; never normalised here.
         k1: As :func:`mabm.modality_jaccard`.
-        k2: As :func:`mabm.modality_jaccard`.
+        k2: As :func:`mabm.modality_jaccard`: rows in all.
         print_flag: Accepted and not needed: nothing is printed.
         search_option: 0 to 5; it chose a route through faiss, and chooses nothing here.
         use_float16: Accepted and not needed: the result is float32.

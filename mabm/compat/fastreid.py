@@ -117,7 +117,7 @@ def compute_jaccard_distance(
     Args:
         features: (N, D) float tensor; never normalised here.
         k1: As :func:`mabm.modality_jaccard`.
-        k2: As :func:`mabm.modality_jaccard`.
+        k2: As :func:`mabm.modality_jaccard`: rows in all.
         search_option: 0 to 5: a route through faiss, here without effect.
         fp16: Accepted and not needed: the result is float32.
         verbose: Accepted and not needed: nothing is printed.

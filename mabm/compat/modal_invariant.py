@@ -37,7 +37,7 @@ def compute_modal_invariant_jaccard_distance(
         file: (file name, id, camera) of each row; the name tells the modality by ``rgb_modify`` or
             ``ir_modify``. The ids and cameras are not read.
         k1: As :func:`mabm.modality_jaccard`.
-        k2: As :func:`mabm.modality_jaccard`.
+        k2: As :func:`mabm.modality_jaccard`: rows in all.
         print_flag: Accepted and not needed: nothing is printed.
         search_option: 0 to 5: a route through faiss, here without effect.
         use_float16: Accepted and not needed: the result is float32.

@@ -78,6 +78,11 @@ class Augmentation:
 
     Raises:
         ValueError: If an option is out of its range.
+
+    Example:
+        >>> from mabm.data import Augmentation
+        >>> Augmentation(padding=4, jitter=0.5, channels="exchange").flip
+        0.5
     """
 
     padding: int = 10
@@ -141,6 +146,14 @@ def augment(
     Raises:
         TypeError: If ``images`` is no uint8 tensor or ``keys`` no integers.
         ValueError: If a shape is out of contract, or ``seed`` is negative.
+
+    Example:
+        >>> import torch
+        >>> from mabm.data import Augmentation, augment
+        >>> images = torch.full((2, 3, 48, 24), 128, dtype=torch.uint8)
+        >>> augmented = augment(images, Augmentation(padding=4), seed=[0, 1], keys=[17, 4])
+        >>> augmented.shape, augmented.dtype
+        (torch.Size([2, 3, 48, 24]), torch.float32)
     """
     rows = _checked_keys(images, keys)
     changes = recipe.padding or recipe.flip or recipe.erasing or recipe.jitter

@@ -38,6 +38,11 @@ class CensusRow:
         what: What was counted.
         published: How many there are by publication; ``None`` where no number was published.
         found: How many there are.
+
+    Example:
+        >>> from mabm.data import CensusRow
+        >>> CensusRow("images", published=8240, found=8239).agrees
+        False
     """
 
     what: str
@@ -61,6 +66,13 @@ class Census:
         rows: The counts.
         problems: What is missing, extra or damaged, a sentence each; where the root is wrong, what
             it should be.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from mabm.data import Census, CensusRow
+        >>> rows = (CensusRow("images", published=8240, found=8240),)
+        >>> Census("regdb", Path("RegDB"), None, rows, problems=()).is_complete
+        True
     """
 
     name: str

@@ -55,6 +55,12 @@ class Drawings:
         identity_name: (937,) str.
         is_test: (937,) bool, identities never used to choose anything.
         camera_source: (9,) str, artwork set of cameras 1..9.
+
+    Example:
+        >>> from mabm.data import load_drawings
+        >>> drawings = load_drawings()
+        >>> len(drawings), drawings.camera_source[drawings.camera[0] - 1].item()
+        (8343, 'noto')
     """
 
     rgba: ByteArray
@@ -80,6 +86,12 @@ class IdentitySplits:
             identities than ``start_visible``, no cross-modality pair is ever given.
         unlabelled: (350,) identities for unsupervised learning, unseen by the start.
         test: (234,) identities for a final evaluation, never used to choose anything.
+
+    Example:
+        >>> from mabm.data import identity_splits
+        >>> splits = identity_splits()
+        >>> len(splits.unlabelled), len(splits.test)
+        (350, 234)
     """
 
     start_visible: IntArray
@@ -97,6 +109,12 @@ class Frames:
         identity: (N,) int64.
         camera: (N,) int64, 1..9.
         modality: (N,) int64, ``VISIBLE`` or ``INFRARED``.
+
+    Example:
+        >>> from mabm.data import identity_splits, render_identities
+        >>> frames = render_identities(identity_splits().test[:2])
+        >>> len(frames), frames.images.shape[1:]
+        (44, (3, 48, 48))
     """
 
     images: ByteArray
@@ -114,6 +132,11 @@ def load_drawings() -> Drawings:
 
     Returns:
         The 8,343 drawings: 4,642 visible and 3,701 infrared, of 937 identities.
+
+    Example:
+        >>> from mabm.data import INFRARED, load_drawings
+        >>> int((load_drawings().modality == INFRARED).sum())
+        3701
     """
     resource = resources.files("mabm.data").joinpath("emoji_xm.npz")
     with resource.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
@@ -148,6 +171,15 @@ def identity_splits() -> IdentitySplits:
     Test identities are those marked in the data. The 703 others are ordered by the SHA-256 of their
     name, an order that means nothing and depends on no random generator: the first 176 are the
     visible start, the next 177 the infrared start, the last 350 the unlabelled identities.
+
+    Returns:
+        The groups, which have no identity in common.
+
+    Example:
+        >>> from mabm.data import identity_splits
+        >>> splits = identity_splits()
+        >>> bool(set(splits.unlabelled) & set(splits.test))
+        False
     """
     drawings = load_drawings()
 
@@ -190,6 +222,12 @@ def render_identities(
 
     Raises:
         ValueError: If an identity is out of range or repeated, or a count is negative.
+
+    Example:
+        >>> from mabm.data import identity_splits, render_identities
+        >>> frames = render_identities(identity_splits().unlabelled[:3], visible_frames=1)
+        >>> sorted(set(frames.modality.tolist()))
+        [0, 1]
     """
     drawings = load_drawings()
     wanted = np.asarray(identities, dtype=np.int64).reshape(-1)
@@ -222,6 +260,12 @@ def read_emoji_xm() -> ReidData:
         The frames of the 350 unlabelled identities to train on and of the 234 test identities, both
         ordered by identity, then camera, then frame number. No identity is in both, and none is
         among those that the encoder which ships with the library was trained on.
+
+    Example:
+        >>> from mabm.data import read_emoji_xm
+        >>> data = read_emoji_xm()
+        >>> data.train
+        ImageSet(7634 arrays: 3476 of modality 0, 4158 of modality 1)
     """
     splits = identity_splits()
     parts = [render_identities(identities) for identities in (splits.unlabelled, splits.test)]
@@ -249,6 +293,13 @@ def render_drawings(rows: IntArray, frame: IntArray) -> Frames:
 
     Raises:
         ValueError: If the shapes differ or a value is out of range.
+
+    Example:
+        >>> import numpy as np
+        >>> from mabm.data import render_drawings
+        >>> frames = render_drawings(np.array([0, 0]), np.array([0, 1]))  # of one drawing
+        >>> frames.identity[0] == frames.identity[1]
+        np.True_
     """
     drawings = load_drawings()
     rows = np.asarray(rows, dtype=np.int64)

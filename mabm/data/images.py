@@ -148,6 +148,16 @@ def decode_image(path: Path | str, *, size: tuple[int, int] | None = None) -> By
         OSError: The file cannot be opened: FileNotFoundError, PermissionError and kin.
         ValueError: It is empty, no image, truncated or damaged, or holds numbers without an agreed
             range (32-bit integers, floats); the message names it.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> from mabm.data import decode_image
+        >>> with tempfile.NamedTemporaryFile(suffix=".png") as file:
+        ...     Image.new("L", (24, 48), 128).save(file.name)
+        ...     image = decode_image(file.name, size=(288, 144))
+        >>> image.shape, image.dtype
+        ((3, 288, 144), dtype('uint8'))
     """
     _require_pillow()
     from PIL import Image

@@ -63,6 +63,11 @@ def read_llcm(root: Path | str) -> ReidData:
         FileNotFoundError: A list, an image that is in one, a camera's folder or all images of a
             test identity are missing.
         ValueError: The root is no folder, or a list does not say what it must.
+
+    Example:
+        >>> from mabm.data import read_llcm
+        >>> data = read_llcm("datasets/LLCM")  # doctest: +SKIP
+        >>> data.train.identity, data.test.camera  # doctest: +SKIP
     """
     return scan_llcm(check_root(root)).data()
 

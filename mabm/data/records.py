@@ -34,6 +34,12 @@ class ImageRecord:
         identity: Who it shows, >= 0; ``None`` where that is not known.
         camera: Which camera took it, >= 0, or ``UNKNOWN``.
         modality: ``VISIBLE``, ``INFRARED``, or another group >= 0.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from mabm.data import VISIBLE, ImageRecord
+        >>> ImageRecord(Path("cam1/0001/0001.jpg"), identity=1, camera=1, modality=VISIBLE).identity
+        1
     """
 
     image: Path | ByteArray
@@ -120,8 +126,18 @@ class ImageSet(Sequence[ImageRecord]):
     def from_records(cls, records: Iterable[ImageRecord]) -> ImageSet:
         """Returns records as a set, in their order.
 
+        Args:
+            records: Records that all hold files, or all hold pixels of one size.
+
         Raises:
             ValueError: Some hold files and others arrays, or arrays of several sizes.
+
+        Example:
+            >>> from pathlib import Path
+            >>> from mabm.data import UNKNOWN, VISIBLE, ImageRecord, ImageSet
+            >>> record = ImageRecord(Path("0001.jpg"), None, UNKNOWN, VISIBLE)
+            >>> ImageSet.from_records([record])
+            ImageSet(1 files: 1 of modality 0)
         """
         rows = list(records)
         columns = [
@@ -151,6 +167,13 @@ class ImageSet(Sequence[ImageRecord]):
         Raises:
             TypeError: ``rows`` holds neither integers nor bool.
             ValueError: A mask that does not fit, or a row out of range.
+
+        Example:
+            >>> import numpy as np
+            >>> from mabm.data import ImageSet
+            >>> images = ImageSet(np.zeros((3, 3, 8, 4), np.uint8), [5, 6, 7], [1, 2, 3], [0, 0, 1])
+            >>> images.select(images.modality == 0).identity.tolist()
+            [5, 6]
         """
         asked = np.asarray(rows)
         if asked.size == 0 and asked.dtype.kind == "f":  # what numpy makes of an empty list
@@ -216,6 +239,13 @@ class ReidData:
             one identity they come in the order of their file names, on which the drawing of a
             gallery depends.
         trial: Which of the data set's divisions this is; ``None`` where there is only one.
+
+    Example:
+        >>> import numpy as np
+        >>> from mabm.data import ImageSet, ReidData
+        >>> images = ImageSet(np.zeros((2, 3, 8, 4), np.uint8), [5, 5], [1, 2], [0, 1])
+        >>> ReidData("mine", train=images, test=images.select([])).train
+        ImageSet(2 arrays: 1 of modality 0, 1 of modality 1)
     """
 
     name: str

@@ -56,6 +56,11 @@ def read_regdb(root: Path | str, *, trial: int) -> ReidData:
         FileNotFoundError: A list, or an image that is in one, is missing.
         ValueError: The root is no folder, the trial out of range, or a list does not say what it
             must.
+
+    Example:
+        >>> from mabm.data import read_regdb
+        >>> data = read_regdb("datasets/RegDB", trial=1)  # doctest: +SKIP
+        >>> data.train.identity, data.test.camera  # doctest: +SKIP
     """
     return scan_regdb(check_root(root), check_trial(trial)).data()
 

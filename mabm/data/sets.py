@@ -34,6 +34,10 @@ def read_data(name: str, root: Path | str | None = None, *, trial: int | None = 
         FileNotFoundError: Something of the data set is missing; the message says what.
         ValueError: An unknown name, a root or trial that is missing or not asked for, or a data set
             that does not say what it must.
+
+    Example:
+        >>> from mabm.data import read_data
+        >>> data = read_data("regdb", "datasets/RegDB", trial=1)  # doctest: +SKIP
     """
     found = find_name(name, DATA_SETS)
     if found is None:

@@ -58,6 +58,11 @@ def read_sysu_mm01(root: Path | str) -> ReidData:
     Raises:
         FileNotFoundError: A list, a camera's folder or all images of an identity are missing.
         ValueError: The root is no folder, or a list does not say what it must.
+
+    Example:
+        >>> from mabm.data import read_sysu_mm01
+        >>> data = read_sysu_mm01("datasets/SYSU-MM01")  # doctest: +SKIP
+        >>> data.train.identity, data.test.camera  # doctest: +SKIP
     """
     return scan_sysu_mm01(check_root(root)).data()
 

@@ -29,7 +29,7 @@ from mabm.demo.pictures import draw_clusters, draw_distances, save_picture
 from mabm.graph import check_max_distance, check_min_samples
 from mabm.models import extract, load_pretrained
 from mabm.plots import PairHistogram, pair_histogram, require_matplotlib
-from mabm.presets import PRESETS, check_integer, check_k1, check_k2
+from mabm.presets import PRESETS, check_integer, check_k1
 
 __all__ = ["DemoResult", "MethodResult", "Settings", "format_table", "run"]
 
@@ -65,7 +65,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Refuses what the clustering would refuse, before anything is rendered."""
-        check_k2(PRESETS["bmil"], self.k2, check_k1(PRESETS["bmil"], self.k1, num_groups=2))
+        k1 = check_k1(PRESETS["bmil"], self.k1, num_groups=2)
+        check_integer("k2", self.k2, at_least=1, at_most=k1, reason=", which ends at k1")
         check_integer("k2", self.k2, at_least=2, reason=", a row of each modality")
         check_max_distance("eps", self.eps)
         check_min_samples(self.min_samples)

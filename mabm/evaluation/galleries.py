@@ -8,11 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from mabm._arrays import Array, ArrayT, check_column, like, shown
+from mabm._arrays import ArrayT, like, shown
+from mabm._columns import Column, check_column
 from mabm.presets import check_integer
 
 
-def draw_gallery(identity: ArrayT, camera: Array, *, cameras: Sequence[int], trial: int) -> ArrayT:
+def draw_gallery(identity: ArrayT, camera: Column, *, cameras: Sequence[int], trial: int) -> ArrayT:
     """Draws one row of every identity in every camera, as the released test code does.
 
     The rows are those that ``random.seed(trial)`` and then, for every identity ascending and for

@@ -9,7 +9,8 @@ from typing import Generic
 import torch
 from torch import Tensor
 
-from mabm._arrays import Array, ArrayT, check_column, check_numbers, like, shown, to_tensor
+from mabm._arrays import ArrayT, check_numbers, like, shown, to_tensor
+from mabm._columns import Column, check_column, read_categories
 from mabm._names import NamedMapping
 from mabm._saving import Saved
 from mabm.presets import check_integer
@@ -103,10 +104,10 @@ class RetrievalScores(Saved, Generic[ArrayT]):
 
 def evaluate_retrieval(
     distance: ArrayT,
-    query_ids: Array,
-    gallery_ids: Array,
-    query_cameras: Array | None = None,
-    gallery_cameras: Array | None = None,
+    query_ids: Column,
+    gallery_ids: Column,
+    query_cameras: Column | None = None,
+    gallery_cameras: Column | None = None,
     *,
     protocol: str | RetrievalProtocol,
     max_rank: int = 20,
@@ -116,8 +117,8 @@ def evaluate_retrieval(
     Args:
         distance: (Q, G) numbers, smaller is nearer; ties go to the lower gallery row. They are
             compared in the type that they come in, as they are.
-        query_ids: (Q,) integers.
-        gallery_ids: (G,) integers.
+        query_ids: (Q,) integers, or words such as ``"0001"``.
+        gallery_ids: (G,) of the same kind.
         query_cameras: (Q,) integers, or ``None`` where the protocol reads none.
         gallery_cameras: (G,) integers, likewise.
         protocol: ``"sysu_mm01"``, ``"regdb"``, ``"llcm"`` (in any case, with ``-`` or ``_``;
@@ -153,7 +154,11 @@ def evaluate_retrieval(
     chosen = _resolve_protocol(protocol)
     max_rank = check_integer("max_rank", max_rank, at_least=1)
     (num_queries, num_gallery), device = values.shape, values.device
-    ids, gallery = _check_both(("query_ids", "gallery_ids"), (query_ids, gallery_ids), values)
+    names = ("query_ids", "gallery_ids")
+    (ids, gallery), _ = read_categories(
+        (query_ids, gallery_ids), names, "one identity each", takes_bool=False
+    )
+    ids, gallery = _check_both(names, (ids, gallery), values)
     cameras = _check_cameras(chosen, query_cameras, gallery_cameras, values)
     identities, numbered = torch.unique(gallery, return_inverse=True)
     length = min(max_rank, num_gallery)

@@ -31,6 +31,11 @@ class SearchScores(Saved):
         mean_inverse_negative_penalty: (T,) float64, mINP.
         num_queries: For every trial the queries with a match; the others count nowhere.
         rerank: How distances were re-ranked, or ``None`` where they were not.
+
+    Example:
+        >>> from mabm import SearchScores
+        >>> SearchScores("regdb", "visible-to-thermal", (1,), [[0.9]], [0.8], [0.7], (2060,))
+        SearchScores(regdb visible-to-thermal: rank1 0.9000, mAP 0.8000, mINP 0.7000)
     """
 
     data: str
@@ -157,9 +162,18 @@ class SearchScores(Saved):
     def from_dict(cls, values: Mapping[str, Any]) -> SearchScores:
         """Reads what :meth:`to_dict` wrote; mean and deviation are computed anew.
 
+        Args:
+            values: Its keys and values, as ``json.loads`` gives them back.
+
         Raises:
             KeyError: A part is missing.
             ValueError: Parts that do not fit.
+
+        Example:
+            >>> from mabm import SearchScores
+            >>> scores = SearchScores("regdb", "task", (1,), [[0.9]], [0.8], [0.7], (2060,))
+            >>> SearchScores.from_dict(scores.to_dict()).mean == scores.mean
+            True
         """
         rerank = values["rerank"]
         return cls(
@@ -194,6 +208,14 @@ def format_search_scores(scores: Iterable[SearchScores]) -> str:
 
     Raises:
         ValueError: There are none.
+
+    Example:
+        >>> from mabm import SearchScores
+        >>> from mabm.evaluation import format_search_scores
+        >>> scores = SearchScores("regdb", "visible-to-thermal", (1,), [[0.9]], [0.8], [0.7], (9,))
+        >>> print(format_search_scores([scores]))
+        task                      rank1    mAP   mINP  queries  trials
+        regdb visible-to-thermal  90.00  80.00  70.00        9       1
     """
     rows = list(scores)
     if not rows:

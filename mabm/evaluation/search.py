@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mabm._arrays import Array, check_column, check_features, shown
+from mabm._arrays import Array, check_features, shown
+from mabm._columns import Column, check_categories, check_column, check_visible_infrared
 from mabm.evaluation.galleries import draw_gallery
 from mabm.evaluation.retrieval import RetrievalScores, evaluate_retrieval
 from mabm.evaluation.scores import SearchScores
@@ -27,9 +28,9 @@ _MOST_RANKS = 2**20
 
 def evaluate_search(
     features: Array,
-    identity: Array,
-    camera: Array,
-    modality: Array,
+    identity: Column,
+    camera: Column,
+    modality: Column,
     *,
     task: SearchTask,
     rerank: RerankOptions | None = None,
@@ -45,10 +46,11 @@ def evaluate_search(
     Args:
         features: (N, D) floating point, one row a test image. Any rows may be among them: those of
             neither side of the task are left out.
-        identity: (N,) integers, at least 0 wherever the task looks.
+        identity: (N,) integers, at least 0 wherever the task looks, or words such as ``"0001"``.
         camera: (N,) integers. Rows of one identity in one camera stand in the order of their file
             names, or other galleries are drawn than the published ones.
-        modality: (N,) integers: 0 visible, 1 infrared.
+        modality: (N,) integers, 0 visible and 1 infrared, or these two words, or bool: whether it
+            is infrared.
         task: One of :data:`mabm.SEARCH_TASKS`, or your own.
         rerank: Re-rank the distances of each trial, with the modality of each image and no other
             images than the trial's queries and gallery; ``None`` ranks by inner product alone.
@@ -91,10 +93,10 @@ def evaluate_search(
                 f"own, got {trial}"
             )
     x = check_features(features)
-    people, places, kinds = (
-        check_column(value, len(x), name, "one a row of features").cpu()
-        for name, value in (("identity", identity), ("camera", camera), ("modality", modality))
-    )
+    each = "one a row of features"
+    people = check_categories(identity, len(x), "identity", each).columns[0].cpu()
+    places = check_column(camera, len(x), "camera", each).cpu()
+    kinds = check_visible_infrared(modality, len(x), "modality", each).cpu()
     query = _side("query", kinds, task.query_modality, places, task.query_cameras, task)
     others = _side("gallery", kinds, task.gallery_modality, places, task.gallery_cameras, task)
     least = int(people[torch.cat([query, others])].min())

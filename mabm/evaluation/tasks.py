@@ -34,6 +34,11 @@ class SearchTask(Saved):
             image, in one trial.
         num_trials: Trials 0, 1, ... to average over.
         protocol: What is left out of a ranked gallery, and what the CMC counts.
+
+    Example:
+        >>> from mabm import RetrievalProtocol, SearchTask
+        >>> SearchTask("mine", "infrared-to-visible", 1, 0, RetrievalProtocol("mine")).gallery
+        'all'
     """
 
     data: str

@@ -42,6 +42,14 @@ class AgwResNet50(Encoder):
 
     Raises:
         ValueError: If an argument is out of its range.
+
+    Example:
+        >>> import torch
+        >>> from mabm.models import AgwResNet50
+        >>> encoder = AgwResNet50().eval()
+        >>> with torch.no_grad():
+        ...     encoder(torch.zeros(2, 3, 96, 48), torch.tensor([0, 1])).shape
+        torch.Size([2, 2048])
     """
 
     top = ("neck.", "non_local")
@@ -86,7 +94,14 @@ class AgwResNet50(Encoder):
         nn.init.normal_(self.neck.weight, 1.0, 0.01)  # as the published implementations do
 
     def pretrained_name(self, name: str) -> str:
-        """As ``Encoder.pretrained_name``: every stem is filled by the one of a plain ResNet."""
+        """As ``Encoder.pretrained_name``: every stem is filled by the one of a plain ResNet.
+
+        Args:
+            name: A name of ``state_dict()``, such as ``"stems.1.conv1.weight"``.
+
+        Returns:
+            The name without its stem.
+        """
         return re.sub(r"^stems\.\d+\.", "", name)
 
     def _pooled(self, scaled: Tensor, counts: list[int]) -> Tensor:

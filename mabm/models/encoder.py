@@ -23,11 +23,26 @@ class Encoder(nn.Module):
     A subclass sets ``neck`` and defines ``_pooled``, which sends each modality through its own stem
     (``stemmed``) and all of them through the same trunk.
 
-    Attributes:
+    Args:
         num_features: D, columns of the features.
-        num_modalities: G, the number of stems.
+        num_modalities: G, the number of stems, >= 1.
+        pixel_mean: Red, green and blue, in [0, 255], that are taken off every pixel.
+        pixel_deviation: What each channel is divided by then.
+
+    Attributes:
+        num_features: D.
+        num_modalities: G.
         image_size: Height and width of the images, where the network takes one size only.
         top: Beginnings of the names of parameters that a file of pretrained weights need not hold.
+
+    Example:
+        >>> import torch
+        >>> from mabm.models import build_encoder
+        >>> encoder = build_encoder("small")
+        >>> images = torch.zeros(3, 3, 48, 48, dtype=torch.uint8)
+        >>> features = encoder(images, torch.tensor([0, 1, 1]))
+        >>> features.shape == (3, encoder.num_features)
+        True
     """
 
     top: ClassVar[tuple[str, ...]] = ()
@@ -96,7 +111,16 @@ class Encoder(nn.Module):
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
-        """As of ``torch.nn.Module``, but all or nothing: if it raises, all is as it was."""
+        """As of ``torch.nn.Module``, but all or nothing: if it raises, all is as it was.
+
+        Args:
+            state_dict: Tensors by the names of ``state_dict()``.
+            strict: Whether every name must be there and no other.
+            assign: Whether the tensors themselves, no copies, take the place of the old ones.
+
+        Returns:
+            The names that were missing and those that were not expected.
+        """
         before = [
             (tensors, name, tensor, tensor.detach().clone())
             for module in self.modules()
@@ -113,11 +137,26 @@ class Encoder(nn.Module):
             raise
 
     def pretrained_name(self, name: str) -> str:
-        """The name that a file of pretrained weights has for ``name`` of ``state_dict()``."""
+        """The name that a file of pretrained weights has for ``name`` of ``state_dict()``.
+
+        Args:
+            name: A name of ``state_dict()``.
+
+        Returns:
+            The same name; a subclass with stems returns that of the one stem of its backbone.
+        """
         return name
 
     def adapted(self, name: str, tensor: Tensor) -> Tensor:
-        """A tensor of a file as ``name`` takes it; a size that depends on the image is changed."""
+        """A tensor of a file as ``name`` takes it; a size that depends on the image is changed.
+
+        Args:
+            name: A name of ``state_dict()``.
+            tensor: What the file has for it.
+
+        Returns:
+            The same tensor; a subclass resizes position embeddings here.
+        """
         return tensor
 
     def _pooled(self, scaled: Tensor, counts: list[int]) -> Tensor:

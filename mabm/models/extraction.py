@@ -6,11 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mabm._columns import Column, check_visible_infrared
+
 
 def extract(
     encoder: nn.Module,
     images: Tensor,
-    modality: Tensor,
+    modality: Column,
     *,
     batch_size: int = 256,
     normalise_mean: bool = False,
@@ -23,7 +25,7 @@ def extract(
         encoder: An ``Encoder``, compiled, wrapped or neither; images go to the device of its
             parameters, batch by batch.
         images: (N, 3, H, W) uint8 or floating, pixels in [0, 255].
-        modality: (N,) int64.
+        modality: (N,) integers, 0 visible and 1 infrared, or these two words.
         batch_size: Images per step, >= 1.
         normalise_mean: Normalise the mean again, as evaluation does and clustering does not.
 
@@ -31,10 +33,19 @@ def extract(
         (N, D) float32 on the CPU, of length at most one.
 
     Raises:
+        TypeError: If ``modality`` is of the wrong kind.
         ValueError: If ``batch_size`` is below one, or as ``Encoder.forward``.
+
+    Example:
+        >>> import torch
+        >>> from mabm.models import build_encoder, extract
+        >>> images = torch.zeros(5, 3, 48, 48, dtype=torch.uint8)
+        >>> len(extract(build_encoder("small"), images, torch.tensor([0, 0, 1, 1, 1])))
+        5
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be >= 1, got {batch_size}")
+    modality = check_visible_infrared(modality, len(images), "modality", "one an image")
     device = next(encoder.parameters()).device
     features: list[Tensor] = []
     was_training = encoder.training

@@ -36,6 +36,11 @@ class TimmEncoder(Encoder):
     Raises:
         ImportError: If timm is missing.
         ValueError: If timm has no backbone of that name, or it begins with no convolution.
+
+    Example:
+        >>> from mabm.models import TimmEncoder
+        >>> TimmEncoder("resnet18").num_features  # doctest: +SKIP
+        512
     """
 
     top = ("neck.",)
@@ -66,11 +71,20 @@ class TimmEncoder(Encoder):
         self.neck = bnneck(self.num_features)
 
     def pretrained_name(self, name: str) -> str:
-        """As ``Encoder.pretrained_name``: the name in timm, one convolution for all modalities."""
+        """As ``Encoder.pretrained_name``: the name in timm, one convolution for all modalities.
+
+        Args:
+            name: A name of ``state_dict()``.
+        """
         return re.sub(r"\.by_modality\.\d+", "", name.removeprefix("backbone."))
 
     def adapted(self, name: str, tensor: Tensor) -> Tensor:
-        """As ``Encoder.adapted``: embeddings of positions are resampled to the image's grid."""
+        """As ``Encoder.adapted``: embeddings of positions are resampled to the image's grid.
+
+        Args:
+            name: A name of ``state_dict()``.
+            tensor: What the file has for it.
+        """
         grid = getattr(getattr(self.backbone, "patch_embed", None), "grid_size", None)
         own = self.backbone.get_parameter("pos_embed") if name == "backbone.pos_embed" else None
         if own is None or grid is None or own.shape == tensor.shape or tensor.ndim != 3:

@@ -21,6 +21,14 @@ class TwoStreamEncoder(Encoder):
     Args:
         num_modalities: Number of stems, >= 1.
         widths: Channels of the stem and of the four blocks.
+
+    Example:
+        >>> import torch
+        >>> from mabm.models import TwoStreamEncoder
+        >>> encoder = TwoStreamEncoder()
+        >>> images = torch.zeros(4, 3, 48, 48, dtype=torch.uint8)
+        >>> len(encoder(images, torch.tensor([0, 0, 1, 1])))
+        4
     """
 
     def __init__(

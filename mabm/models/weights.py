@@ -42,6 +42,11 @@ class LoadReport:
         loaded: Names of the encoder's tensors that were filled.
         missing: Names of those that the file has nothing for, left as they were.
         left_out: Names in the file that the encoder has no place for.
+
+    Example:
+        >>> from mabm.models import LoadReport
+        >>> LoadReport(loaded=("conv1.weight",), missing=(), left_out=("fc.weight",)).left_out
+        ('fc.weight',)
     """
 
     loaded: tuple[str, ...]
@@ -88,6 +93,11 @@ def build_encoder(
         ImportError: If an extra is missing; the message names it.
         FileNotFoundError: If there is no such file.
         ValueError: If a name is unknown, or the weights do not fit.
+
+    Example:
+        >>> from mabm.models import build_encoder
+        >>> build_encoder("small", weights="emoji-xm").num_modalities
+        2
     """
     encoder = new_encoder(name, num_modalities=num_modalities, seed=seed, image_size=image_size)
     if weights is None:
@@ -112,8 +122,19 @@ def load_pretrained(name: str = "emoji_xm") -> TwoStreamEncoder:
     ``"emoji_xm"``, in any case and with ``-`` or ``_``, was trained by ``mabm.models.pretrain``,
     which says how. Weights are plain arrays: loading them executes no code.
 
+    Args:
+        name: Of the weights.
+
+    Returns:
+        The encoder.
+
     Raises:
         ValueError: If no weights of that name ship.
+
+    Example:
+        >>> from mabm.models import load_pretrained
+        >>> load_pretrained().training
+        False
     """
     shipped = find_name(name, SHIPPED)
     if shipped is None:
@@ -149,6 +170,18 @@ def load_weights(encoder: Encoder, source: str | PathLike[str] | IO[bytes]) -> L
         ValueError: If the file is of another kind or damaged, holds anything but tensors, or does
             not fit: each tensor must be dense, of numbers that are finite in the encoder's dtype,
             and real or integer as the encoder's is.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from mabm.models import build_encoder, load_weights, save_weights
+        >>> encoder = build_encoder("small", seed=1)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "weights.npz"
+        ...     save_weights(encoder, path)
+        ...     report = load_weights(build_encoder("small"), path)
+        >>> report.left_out
+        ()
     """
     place = source if isinstance(source, (str, PathLike)) else getattr(source, "name", "weights")
     found = read_weights(source)
@@ -246,6 +279,17 @@ def save_weights(encoder: Encoder, path: str | PathLike[str]) -> None:
 
     Raises:
         OSError: If it cannot be written; what was there stays.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from mabm.models import build_encoder, save_weights
+        >>> encoder = build_encoder("small", seed=1)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "weights.npz"
+        ...     save_weights(encoder, path)
+        ...     path.stat().st_size > 0
+        True
     """
     arrays = {
         name: tensor.detach().cpu().numpy().astype(np.float16)
@@ -276,6 +320,18 @@ def save_encoder(
         OSError: If it cannot be written; what was there stays.
         TypeError: If ``encoder`` is no encoder, or ``meta`` holds anything else.
         ValueError: If ``meta`` is nested without end.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from mabm.models import build_encoder, load_encoder, save_encoder
+        >>> encoder = build_encoder("small", seed=1)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "encoder.pt"
+        ...     save_encoder(encoder, path, name="small", meta={"epoch": 3})
+        ...     loaded, meta = load_encoder(path)
+        >>> meta
+        {'epoch': 3}
     """
     inner = encoder
     while not isinstance(inner, Encoder):
@@ -303,10 +359,29 @@ def load_encoder(
 
     No code is executed and no global random state touched.
 
+    Args:
+        path: The file.
+        device: Where the encoder is to lie.
+
+    Returns:
+        The encoder, and what was remembered with it.
+
     Raises:
         FileNotFoundError: If there is no such file.
         ImportError: If it holds a backbone of timm and timm is missing.
         ValueError: If the file is of another kind or version, damaged, or not of its encoder.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from mabm.models import build_encoder, load_encoder, save_encoder
+        >>> encoder = build_encoder("small", seed=1)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "encoder.pt"
+        ...     save_encoder(encoder, path, name="small", meta={})
+        ...     loaded, _ = load_encoder(path)
+        >>> loaded.num_features == encoder.num_features
+        True
     """
     path = Path(path)
     content = read_torch(path)

@@ -68,7 +68,7 @@ class DataConfig(_Table):
         root: Its folder; ``None`` for data that ships with the package.
         trial: Which of the ten splits (RegDB alone).
         height: Pixels an image is resized to.
-        width: Likewise.
+        width: Pixels an image is resized to.
         identities: Train on so many identities, evenly spaced, instead of all.
         held_out: Take so many training identities, evenly spaced, out of training and evaluate on
             them in place of the test set: for choosing settings without looking at the test set.
@@ -150,11 +150,12 @@ class ClusteringConfig(_Table):
 
     Attributes:
         k1: Neighbours of a sample; when modalities are clustered together, shared among them.
-        k2: Rows averaged by local query expansion, of each modality when clustered together.
+        k2: Rows averaged by local query expansion: of each modality when clustered together (6 of
+            two are 12 rows), in all when a modality is clustered alone.
         eps: Radius of DBSCAN.
         min_samples: Samples within ``eps`` that make a core, itself among them.
         alone_k1: ``k1`` where a modality is clustered alone; ``None``: the same.
-        alone_k2: ``k2`` likewise.
+        alone_k2: ``k2`` where a modality is clustered alone, rows in all; ``None``: the same.
         half_list: ``"merged"`` as released, or ``"balanced"`` between modalities.
         subset_ratio: Share of the visible images, drawn anew each epoch, that are clustered alone;
             below 1, the others (and not these) are clustered with the infrared images. Published
@@ -333,7 +334,25 @@ class RunConfig(_Table):
 
 @dataclass(frozen=True, kw_only=True)
 class Config(_Table):
-    """A whole run: data, model, method, and how it is executed."""
+    """A whole run: data, model, method, and how it is executed.
+
+    Attributes:
+        data: Which images.
+        model: Which encoder.
+        augmentation: How training images are varied.
+        clustering: How pseudo-labels are found.
+        contrast: Losses and memories.
+        batch: What a batch holds.
+        stage1: Training within modalities.
+        stage2: Training across modalities.
+        run: Seed, device, checkpoints, reports.
+
+    Example:
+        >>> from mabm.train import ClusteringConfig, Config, StageConfig
+        >>> config = Config(clustering=ClusteringConfig(eps=0.5), stage2=StageConfig(epochs=30))
+        >>> config.stage(2).epochs, config.batch.identities
+        (30, 8)
+    """
 
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -346,7 +365,11 @@ class Config(_Table):
     run: RunConfig = field(default_factory=RunConfig)
 
     def stage(self, number: int) -> StageConfig:
-        """Stage 1 or 2."""
+        """Stage 1 or 2.
+
+        Args:
+            number: 1 or 2.
+        """
         return (self.stage1, self.stage2)[number - 1]
 
 
@@ -368,6 +391,11 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
         ImportError: An extra is missing.
         FileNotFoundError: No such file or name.
         ValueError: What is in it does not fit: a misspelt key, a value out of contract.
+
+    Example:
+        >>> from mabm.train import CONFIGS, load_config
+        >>> load_config(CONFIGS[0], ["stage2.epochs=3"]).stage2.epochs
+        3
     """
     tree = _read_tree(source)
     for override in overrides:
@@ -429,8 +457,16 @@ def to_tree(config: Config) -> dict[str, dict[str, Any]]:
 def to_toml(config: Config) -> str:
     """The configuration as TOML that :func:`load_config` reads; ``None`` stands in comments.
 
+    Args:
+        config: Whose settings are written, defaults among them.
+
     Raises:
         ImportError: tomli-w is missing.
+
+    Example:
+        >>> from mabm.train import Config, to_toml
+        >>> to_toml(Config()).splitlines()[0]
+        '[data]'
     """
     try:
         import tomli_w

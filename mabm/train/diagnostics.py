@@ -16,7 +16,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mabm._arrays import Array, ArrayT, check_column, check_modality, to_tensor
+from mabm._arrays import Array, ArrayT, to_tensor
+from mabm._columns import (
+    Column,
+    Labels,
+    check_categories,
+    check_labels,
+    check_modality,
+    check_visible_infrared,
+    modality_of,
+)
 from mabm.cluster_quality import (
     adjusted_rand_index,
     cross_modality_pairs,
@@ -80,19 +89,20 @@ class ClusterDiagnostics:
 
 
 def diagnose(
-    labels: Array,
-    modality: Array,
+    labels: Labels,
+    modality: Column | None = None,
     *,
-    identity: Array | None = None,
+    identity: Column | None = None,
     ranks: Array | None = None,
     num_neighbors: int = NUM_NEIGHBORS,
 ) -> ClusterDiagnostics:
     """Describes one clustering, in memory linear in N.
 
     Args:
-        labels: (N,) integers: clusters 0..C-1, noise -1.
-        modality: (N,) integers >= 0.
-        identity: (N,) integers, negative where unknown; ``None`` where none is known.
+        labels: (N,) integers: clusters 0..C-1, noise -1. Or the :class:`mabm.PseudoLabels`, which
+            bring their modality where none is given.
+        modality: (N,) integers >= 0, bool or words.
+        identity: (N,) integers, negative where unknown, or words; ``None`` where none is known.
         ranks: (N, K) integers, nearest samples of each sample whatever their modality, as
             :func:`nearest_samples` gives; ``None`` to leave out the neighbour mix.
         num_neighbors: As :func:`neighbor_mix`.
@@ -114,8 +124,9 @@ def diagnose(
         >>> found.pair_precision, found.pair_recall  # 1 of 2 pairs found, 1 of 5 there are
         (0.5, 0.2)
     """
-    clusters = _column(labels, None, "labels", "one a sample")
-    groups = _column(modality, len(clusters), "modality", "one a sample")
+    groups, _ = modality_of(labels, modality)
+    clusters: IntArray = check_labels(labels, None, "labels", "one a sample").cpu().numpy()
+    groups = _column(groups, len(clusters), "modality", "one a sample")
     if len(groups) and groups.min() < 0:
         raise ValueError(f"modality must not be negative, got {groups.min()}")
     modalities = np.unique(groups)
@@ -155,11 +166,11 @@ def diagnose(
 
 def diagnose_epoch(
     features: Array,
-    modality: Array,
+    modality: Column,
     *,
-    alone: Array,
-    together: Array | None = None,
-    identity: Array | None = None,
+    alone: Labels,
+    together: Labels | None = None,
+    identity: Column | None = None,
     chosen: Array | None = None,
     others: Array | None = None,
     names: Mapping[int, str] = MODALITY_NAMES,
@@ -169,9 +180,11 @@ def diagnose_epoch(
 
     Args:
         features: (N, D), what was clustered; ranked once more, for the neighbour mix.
-        modality: (N,) integers >= 0.
-        alone: (N,) labels of each modality alone, counted from 0 in each, noise -1.
-        together: (N,) labels across modalities, noise -1; ``None`` where there are none yet.
+        modality: (N,) integers >= 0, by default 0 visible and 1 infrared, or these two words.
+        alone: (N,) labels, or :class:`mabm.PseudoLabels`, of each modality alone, counted from 0 in
+            each, noise -1.
+        together: (N,) likewise, labels across modalities, noise -1; ``None`` where there are none
+            yet.
         identity: As :func:`diagnose`.
         chosen: (N,) bool, the samples that were clustered alone; the rest counts for nothing, where
             it would count as noise. All by default.
@@ -196,9 +209,10 @@ def diagnose_epoch(
         >>> {name: fact["num_clusters"] for name, fact in facts.items()}
         {'visible': 1, 'infrared': 1, 'all': 2}
     """
-    apart = _column(alone, None, "alone", "one a sample")
-    groups = _column(modality, len(apart), "modality", "one a sample")
-    people = identity
+    each = "one a sample"
+    apart: IntArray = check_labels(alone, None, "alone", each).cpu().numpy()
+    groups: IntArray = check_visible_infrared(modality, len(apart), "modality", each).cpu().numpy()
+    people = None
     if identity is not None:
         people = _column(identity, len(apart), "identity", "one a sample")
     facts = {}
@@ -214,7 +228,7 @@ def diagnose_epoch(
     if together is None:
         shared, clustered = beside, _mask(chosen, len(apart), "chosen")
     else:
-        shared = _column(together, len(apart), "together", "one a sample")
+        shared = check_labels(together, len(apart), "together", each).cpu().numpy()
         clustered = _mask(others, len(apart), "others")
     rows = np.flatnonzero(clustered)
     ranks = nearest_samples(to_tensor(features, "features")[rows], num_neighbors=num_neighbors)
@@ -251,7 +265,7 @@ def nearest_samples(
 
 
 def neighbor_mix(
-    ranks: Array, modality: Array, *, num_neighbors: int = NUM_NEIGHBORS
+    ranks: Array, modality: Column, *, num_neighbors: int = NUM_NEIGHBORS
 ) -> npt.NDArray[np.float64]:
     """In which modality the nearest samples of each modality's samples lie.
 
@@ -302,8 +316,9 @@ def neighbor_mix(
     return mix
 
 
-def _column(value: Array, count: int | None, name: str, each: str) -> IntArray:
-    column: IntArray = check_column(value, count, name, each).cpu().numpy()
+def _column(value: object, count: int, name: str, each: str) -> IntArray:
+    found = check_categories(value, count, name, each, takes_bool=name == "modality")
+    column: IntArray = found.columns[0].cpu().numpy()
     return column
 
 

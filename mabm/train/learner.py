@@ -46,6 +46,19 @@ class Learner:
 
     Raises:
         ValueError: An argument out of its range.
+
+    Example:
+        >>> import torch
+        >>> from mabm import cluster_contrast_loss, models, train
+        >>> encoder = models.build_encoder("small")
+        >>> learner = train.Learner(encoder, torch.optim.Adam(encoder.parameters()))
+        >>> images, modality = torch.zeros(4, 3, 48, 48, dtype=torch.uint8), torch.arange(4) % 2
+        >>> prototypes, targets = torch.eye(2, encoder.num_features), torch.arange(4) // 2
+        >>> def losses_of(features):
+        ...     return {"contrast": cluster_contrast_loss(features, prototypes, targets)}
+        >>> losses, features = learner.step(images, modality, losses_of, sections=[4])
+        >>> list(losses), len(features)
+        (['contrast'], 4)
     """
 
     def __init__(

@@ -89,13 +89,19 @@ def evaluate_weights(
         trial: RegDB's trial to test on; by default, and of necessity, the one trained on.
         tasks: Names of searches; all of the data set by default.
         rerank: Re-rank with these options.
-        device: As ``RunConfig.device``.
+        device: ``"auto"`` takes a GPU where there is one, else the CPU; or a device by name.
         progress: Show a progress bar.
 
     Raises:
         FileNotFoundError: There are no weights, or a part of the data set is missing.
         ValueError: Another trial than the one trained on, an unknown task, or weights that no run
             wrote.
+
+    Example:
+        >>> from mabm import RerankOptions, train
+        >>> options = RerankOptions(k1=20, k2=6)
+        >>> scores = train.evaluate_weights("runs/emoji", rerank=options)  # doctest: +SKIP
+        >>> print(scores[0])  # doctest: +SKIP
     """
     encoder, config = load_run(path)
     check_trial(config.data.trial, config.data.trial if trial is None else trial)

@@ -11,7 +11,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mabm._arrays import Array, check_column, check_features, check_matrix, to_tensor
+from mabm._arrays import Array, check_features, check_matrix, like, to_tensor
+from mabm._columns import (
+    Column,
+    Labels,
+    check_categories,
+    check_column,
+    check_labels,
+    check_visible_infrared,
+    holds_integers,
+)
 from mabm.evaluation.galleries import draw_gallery
 from mabm.evaluation.search import minus_inner_products
 from mabm.evaluation.tasks import SearchTask
@@ -31,22 +40,22 @@ class ClusteringSnapshot:
 
     Attributes:
         features: (N, D) floating point, as they were clustered.
-        labels: (N,) integers, clusters 0..C-1 and noise -1.
+        labels: (N,) integers, clusters 0..C-1 and noise -1, or the :class:`mabm.PseudoLabels`.
         modality: (N,) integers >= 0.
         read: Reads images by row.
         identity: (N,) integers, negative where unknown, or ``None``. Only shown and measured by.
         k1: As :func:`mabm.modality_jaccard`.
-        k2: As :func:`mabm.modality_jaccard`.
+        k2: As :func:`mabm.modality_jaccard`: of each group with ``"bmil"``, else in all.
         eps: Radius of DBSCAN.
         preset: As :func:`mabm.modality_jaccard`.
         identity_names: What an identity is called, or ``None`` to call it by its number.
     """
 
     features: Array
-    labels: Array
-    modality: Array
+    labels: Labels
+    modality: Column
     read: ReadImages
-    identity: Array | None = None
+    identity: Column | None = None
     k1: int = DEFAULT_K1
     k2: int = DEFAULT_K2
     eps: float = 0.6
@@ -54,12 +63,19 @@ class ClusteringSnapshot:
     identity_names: Callable[[int], str] | None = None
 
     def __post_init__(self) -> None:
-        """Refuses arrays of different lengths."""
+        """Reads what is no array, and refuses arrays of different lengths."""
         features = to_tensor(self.features, "features")
         check_matrix(features, "features")
-        for name in ("labels", "modality", "identity"):
-            if (value := getattr(self, name)) is not None:
-                check_column(value, len(features), name, "one a row of features")
+        count, each = len(features), "one a row of features"
+        columns = {
+            "labels": check_labels(self.labels, count, "labels", each),
+            "modality": check_visible_infrared(self.modality, count, "modality", each),
+        }
+        if self.identity is not None:
+            columns["identity"] = check_column(self.identity, count, "identity", each)
+        for name, column in columns.items():
+            if not holds_integers(getattr(self, name)):
+                object.__setattr__(self, name, like(column, self.features))
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,9 +111,9 @@ class RetrievalSnapshot:
     def from_search(
         cls,
         features: Array,
-        identity: Array,
-        camera: Array,
-        modality: Array,
+        identity: Column,
+        camera: Column,
+        modality: Column,
         *,
         task: SearchTask,
         read: ReadImages,
@@ -113,7 +129,7 @@ class RetrievalSnapshot:
             features: (N, D) floating point, compared by inner product, never normalised here.
             identity: (N,) integers.
             camera: (N,) integers.
-            modality: (N,) integers.
+            modality: (N,) integers, 0 visible and 1 infrared, or these two words.
             task: Whose images are queries, whose the gallery, and what is left out of it.
             read: Reads images by row.
             num_queries: Queries to show at most, >= 1.
@@ -129,10 +145,10 @@ class RetrievalSnapshot:
         check_integer("num_queries", num_queries, at_least=1)
         check_integer("num_shown", num_shown, at_least=1)
         x = check_features(features)
-        people, places, kinds = (
-            check_column(value, len(x), name, "one a row of features").cpu()
-            for name, value in (("identity", identity), ("camera", camera), ("modality", modality))
-        )
+        each = "one a row of features"
+        people = check_categories(identity, len(x), "identity", each).columns[0].cpu()
+        places = check_column(camera, len(x), "camera", each).cpu()
+        kinds = check_visible_infrared(modality, len(x), "modality", each).cpu()
         queries = _rows_of(kinds, task.query_modality, places, task.query_cameras)
         gallery = _rows_of(kinds, task.gallery_modality, places, task.gallery_cameras)
         if task.gallery == "one_per_camera" and task.gallery_cameras is not None:

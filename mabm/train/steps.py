@@ -16,6 +16,13 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from mabm._batch import NOISE
+from mabm._columns import (
+    Column,
+    Labels,
+    check_categories,
+    check_labels,
+    check_visible_infrared,
+)
 from mabm.association import associate_clusters
 from mabm.clustering import pseudo_labels
 from mabm.losses import (
@@ -51,7 +58,7 @@ class Images(Sized, Protocol):
 def extract_features(
     encoder: nn.Module,
     images: Images,
-    modality: Tensor,
+    modality: Column,
     *,
     batch_size: int = 256,
     workers: int = 0,
@@ -64,9 +71,10 @@ def extract_features(
     features.
 
     Args:
-        encoder: As :func:`mabm.models.extract`.
-        images: N images.
-        modality: (N,) int64 on the CPU.
+        encoder: Takes ``(images, modality)`` and gives (B, D) features; images go to the device of
+            its parameters, batch by batch.
+        images: N images of one size, read a batch at a time: an ``ImageReader``, for instance.
+        modality: (N,) integers, 0 visible and 1 infrared, or these two words.
         batch_size: Images a step.
         workers: Processes that read ahead.
         normalise_mean: Normalise the mean again, as evaluation does and clustering does not.
@@ -81,11 +89,21 @@ def extract_features(
 
     Source:
         Wang et al., AAAI 2026 (BMIL), as released.
+
+    Example:
+        >>> import torch
+        >>> from mabm import data, models, train
+        >>> frames = data.render_identities(data.identity_splits().unlabelled[:2])
+        >>> images = data.ImageSet(frames.images, frames.identity, frames.camera, frames.modality)
+        >>> encoder, modality = models.build_encoder("small"), torch.from_numpy(frames.modality)
+        >>> reader = data.ImageReader(images, size=(48, 48))
+        >>> features = train.extract_features(encoder, reader, modality)
+        >>> len(features) == len(images)
+        True
     """
     check_integer("batch_size", batch_size, at_least=1)
     count, ranks = len(images), distributed.world_size()
-    if modality.shape != (count,):
-        raise ValueError(f"modality must be ({count},), got shape {tuple(modality.shape)}")
+    modality = check_visible_infrared(modality, count, "modality", "one an image").cpu()
     bounds = [count * part // ranks for part in range(ranks + 1)]
     first, last = bounds[distributed.rank()], bounds[distributed.rank() + 1]
     batches = [
@@ -154,7 +172,7 @@ def _as_read(images: Tensor) -> Tensor:
 
 def cluster_modalities(
     features: Tensor,
-    modality: Tensor,
+    modality: Column,
     options: ClusteringConfig | None = None,
     *,
     chosen: Tensor | None = None,
@@ -163,16 +181,24 @@ def cluster_modalities(
 
     Args:
         features: (N, D).
-        modality: (N,) int64.
+        modality: (N,) integers >= 0, bool or words.
         options: ``k1_alone``, ``k2_alone``, ``eps`` and ``min_samples`` are read.
         chosen: (N,) bool, the samples to cluster; all by default.
 
     Returns:
         (N,) int64 labels from 0 in each modality, on the features' device; noise, and what was not
         chosen, is -1.
+
+    Example:
+        >>> import torch
+        >>> from mabm import train
+        >>> features, modality = torch.eye(4).repeat_interleave(10, dim=0), torch.arange(40) % 2
+        >>> options = train.ClusteringConfig(k1=10, k2=2)
+        >>> train.cluster_modalities(features, modality, options)[::10].tolist()
+        [0, 1, 2, 3]
     """
     options = options or ClusteringConfig()
-    modality = modality.to(features.device)
+    modality = _groups(modality, features)
     labels = torch.full_like(modality, NOISE)
     for group in torch.unique(modality).tolist():
         members = torch.nonzero((modality == group) & _mask(chosen, labels)).flatten()
@@ -202,6 +228,12 @@ def _clusters(
     return found.labels
 
 
+def _groups(modality: object, features: Tensor) -> Tensor:
+    each = "one group a row of features"
+    found = check_categories(modality, len(features), "modality", each, takes_bool=True)
+    return found.columns[0].to(features.device)
+
+
 def _mask(chosen: Tensor | None, labels: Tensor) -> Tensor:
     if chosen is None:
         return torch.ones_like(labels, dtype=torch.bool)
@@ -210,8 +242,8 @@ def _mask(chosen: Tensor | None, labels: Tensor) -> Tensor:
 
 def cluster_together(
     features: Tensor,
-    modality: Tensor,
-    alone: Tensor,
+    modality: Column,
+    alone: Labels,
     options: ClusteringConfig | None = None,
     *,
     chosen: Tensor | None = None,
@@ -220,17 +252,27 @@ def cluster_together(
 
     Args:
         features: (N, D).
-        modality: (N,) int64.
-        alone: (N,) labels of each modality alone; what ``"hungarian"`` and ``"sinkhorn"`` match.
+        modality: (N,) integers >= 0, bool or words.
+        alone: (N,) labels, or :class:`mabm.PseudoLabels`, of each modality alone; what
+            ``"hungarian"`` and ``"sinkhorn"`` match.
         options: Association and its parameters.
         chosen: (N,) bool, the samples to cluster globally; all by default. Matching takes what
             ``alone`` has clustered.
 
     Returns:
         (N,) int64 labels on the features' device; noise, and what was not chosen, is -1.
+
+    Example:
+        >>> import torch
+        >>> from mabm import train
+        >>> features, modality = torch.eye(4).repeat_interleave(10, dim=0), torch.arange(40) % 2
+        >>> options = train.ClusteringConfig(k1=10, k2=2)
+        >>> alone = train.cluster_modalities(features, modality, options)
+        >>> train.cluster_together(features, modality, alone, options)[::10].tolist()
+        [0, 1, 2, 3]
     """
     options = options or ClusteringConfig()
-    modality = modality.to(features.device)
+    modality = _groups(modality, features)
     labels = torch.full_like(modality, NOISE)
     if options.association == "off":
         return labels
@@ -258,17 +300,41 @@ def distance_together(options: ClusteringConfig, num_modalities: int) -> tuple[P
 def build_memory(
     source: PrototypeSplit[Tensor] | Tensor, options: ContrastConfig | None = None
 ) -> Memory:
-    """A memory of the kind asked for, that starts from the prototypes of ``source``."""
+    """A memory of the kind asked for, that starts from the prototypes of ``source``.
+
+    Args:
+        source: A :class:`mabm.PrototypeSplit`, or (P, D) prototypes that are their own clusters.
+        options: ``memory`` and ``momentum`` are read.
+
+    Returns:
+        A :class:`mabm.HybridMemory`, :class:`mabm.MeanMemory` or :class:`mabm.HardMemory`.
+
+    Example:
+        >>> import torch
+        >>> from mabm import train
+        >>> train.build_memory(torch.eye(3), train.ContrastConfig(memory="mean", momentum=0.2))
+        MeanMemory(3 prototypes of 3 dimensions, momentum=0.2)
+    """
     options = options or ContrastConfig()
     kind: type[Memory] = _MEMORIES[options.memory]
     return kind(source, momentum=options.momentum)
 
 
 def split_within(
-    features: Tensor, labels: Tensor, modality: Tensor, group: int
+    features: Tensor, labels: Labels, modality: Column, group: int
 ) -> PrototypeSplit[Tensor]:
-    """Prototypes of the clusters of one modality alone; other samples are noise in it."""
-    return split_prototypes(features, torch.where(modality == group, labels, NOISE))
+    """Prototypes of the clusters of one modality alone; other samples are noise in it.
+
+    Args:
+        features: (N, D).
+        labels: (N,) labels, or the :class:`mabm.PseudoLabels`.
+        modality: (N,) integers >= 0, bool or words.
+        group: The modality whose clusters count, by its number.
+    """
+    each = "one a row of features"
+    clusters = check_labels(labels, len(features), "labels", each).to(features.device)
+    mine = _groups(modality, features) == group
+    return split_prototypes(features, torch.where(mine, clusters, NOISE))
 
 
 def contrast_within(
@@ -281,6 +347,16 @@ def contrast_within(
         targets: (B,) rows of the memory.
         memory: Of the modality's clusters.
         options: ``temperature`` and ``margin`` are read.
+
+    Returns:
+        Scalar loss.
+
+    Example:
+        >>> import torch
+        >>> from mabm import train
+        >>> memory, targets = train.build_memory(torch.eye(3)), torch.tensor([0, 2, -1])
+        >>> f"{train.contrast_within(torch.eye(3)[targets], targets, memory):.4f}"
+        '0.0000'
     """
     options = options or ContrastConfig()
     if isinstance(memory, HybridMemory):
@@ -306,6 +382,18 @@ def contrast_across(
         targets: (B,) rows of the memory.
         memory: Of the split prototypes.
         options: ``temperature`` and ``num_selected`` are read.
+
+    Returns:
+        Scalar loss.
+
+    Example:
+        >>> import torch, mabm
+        >>> from mabm import train
+        >>> features, labels = torch.randn(40, 8), torch.arange(40) % 5
+        >>> split = mabm.split_prototypes(features, labels, torch.arange(40) // 20)
+        >>> memory = train.build_memory(split)
+        >>> train.contrast_across(features[:4], split.targets[:4], memory).shape
+        torch.Size([])
     """
     options = options or ContrastConfig()
     return split_contrast_loss(

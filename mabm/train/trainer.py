@@ -69,6 +69,12 @@ class TrainResult:
         folder: Where everything is.
         scores: Of the last epoch, one entry a search: the result.
         history: One entry an epoch, the start first.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from mabm.train import TrainResult
+        >>> TrainResult(Path("runs/emoji"), scores=[], history=[]).folder.name
+        'emoji'
     """
 
     folder: Path
@@ -109,6 +115,12 @@ def train(
         TrainingStopped: ``stop`` said so; a checkpoint holds all that was done.
         ValueError: The configuration does not fit the data, the processes, or the run that is
             there; or the checkpoints of that one are gone or damaged.
+
+    Example:
+        >>> from mabm import train
+        >>> config = train.load_config("emoji-xm", ["stage2.epochs=5"])
+        >>> result = train.train(config, "runs/emoji")  # doctest: +SKIP
+        >>> print(result.scores[0])  # doctest: +SKIP
     """
     device = choose_device(config.run.device)
     folder = Path(output)
