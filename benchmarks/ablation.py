@@ -24,7 +24,7 @@ from pathlib import Path
 
 from mabm.train import load_config
 
-CONFIG = "emoji-xm"
+CONFIG = "emoji_xm"
 
 INTRA_ONLY = "intra only"
 # Name -> what it changes. Without the split, a global cluster has one prototype for all its images.

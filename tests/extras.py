@@ -18,6 +18,7 @@ EXTRA_OF = {
     "tensorboard": "tensorboard",
     "timm": "timm",
     "infomap": "infomap",
+    "shtab": "completion",
 }
 """Modules that come with an extra of the library."""
 

@@ -4,6 +4,7 @@ import csv
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,17 @@ import mabm
 from mabm.cli import cluster, main
 
 PROJECT = Path(__file__).parents[1] / "pyproject.toml"
-COMMANDS = ("demo", "cluster", "train", "evaluate", "extract", "census", "info")
+COMMANDS = (
+    "demo",
+    "cluster",
+    "assign",
+    "train",
+    "evaluate",
+    "extract",
+    "census",
+    "info",
+    "completion",
+)
 
 
 def process(*words: str, **options: object) -> subprocess.CompletedProcess[str]:
@@ -53,16 +64,56 @@ def test_every_command_has_help_with_examples(
     assert max(map(len, text.splitlines())) <= 100
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_with_a_value_tells_its_default(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    text = " ".join(capsys.readouterr().out.partition("\nexamples:")[0].split())
+    options = text.partition("options: -h, --help ")[2]
+    parts = re.split(r" (?=--[a-z0-9-]+ (?:[A-Z{][^ ]*|NAME\[:ROOT\]) )", f" {options}")[1:]
+    assert command in ("info", "census", "completion") or len(parts) > 2
+    for part in parts:
+        assert re.search(r"\((default: |required)", part), part
+
+
+def test_cluster_says_what_k2_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["cluster", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    said = text.partition("--k2 N rows ")[2].partition("--eps EPS")[0]
+    assert "of each modality with bmil, in total with spcl and modal_invariant" in said
+    assert "ca_jaccard has its own" in said
+    # What it says is what the presets do: k2 rows of each list, or of all lists together.
+    expansions = {name: preset.query_expansion for name, preset in mabm.PRESETS.items()}
+    assert expansions == {
+        "bmil": "list_means", "spcl": "merged", "modal_invariant": "merged_group_means",
+        "ca_jaccard": "pooled",
+    }  # fmt: skip
+
+
 def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         main(["--help"])
     assert left.value.code == 0
     text = capsys.readouterr().out
-    assert [line.split()[0] for line in text.splitlines() if line.startswith("    ")] == [*COMMANDS]
+    lines = [line.removeprefix("    ") for line in text.splitlines() if line.startswith("    ")]
+    assert [line.split()[0] for line in lines if not line.startswith(" ")] == [*COMMANDS]
+
+
+@pytest.mark.parametrize("words", [[], ["--quiet"]])
+def test_no_command_prints_the_help(
+    words: list[str], run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    text = capsys.readouterr().out
+    assert run(*words) == (0, text, "")
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["dance"], ["info", "--dance"], ["cluster"], ["info", "--quiet", "--verbose"]]
+    "words", [["dance"], ["info", "--dance"], ["cluster"], ["info", "--quiet", "--verbose"]]
 )
 def test_words_that_make_no_command(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
@@ -379,7 +430,7 @@ def test_cluster_sweep(features: Path, run: Run) -> None:
 NONE = ("--modality", "none")
 CLUSTER_MISTAKES = [
     (["nothing.npy"], 1, "No such file or directory: nothing.npy"),
-    (["features.txt"], 1, "features.txt must end in .npy, .npz or .safetensors, got '.txt'"),
+    (["features.txt"], 1, "features.txt must end in .npy, .npz, .safetensors, .pt, .pth or .csv, "),
     (["text.npy"], 1, "text.npy must be a .npy file of numbers: "),
     (["pickled.npy"], 1, "pickled.npy must be a .npy file of numbers: "),
     (["text.npz"], 1, "text.npz must be a .npz file of plain arrays: "),

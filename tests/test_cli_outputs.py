@@ -114,7 +114,7 @@ def test_extract_replaces_nothing_but_features(place: Path, run: Run) -> None:
     table = place / "list.npz"
     table.write_text("path,camera,modality\nimages/a.npz,1,0\n")
     shutil.copy("g.npz", "weights.npz")
-    words = ("extract", "emoji-xm", "--images", table, "--size", "32", "32", "--output")
+    words = ("extract", "emoji_xm", "--images", table, "--size", "32", "32", "--output")
     assert "must not be what the command reads" in refused(run, *words, table)
     assert "another kind" in refused(run, *words, image)
     by_weights = ("extract", "weights.npz", *words[2:])
@@ -134,7 +134,7 @@ def test_extract_does_not_write_over_an_image(place: Path, run: Run) -> None:
         "a.npz", **features, **columns
     )  # of the kind that is written, but an image of the list
     Path("list.csv").write_text("path,camera,modality\na.npz,1,0\n")
-    words = ("extract", "emoji-xm", "--images", "list.csv", "--output", "a.npz")
+    words = ("extract", "emoji_xm", "--images", "list.csv", "--output", "a.npz")
     assert "must not be what the command reads" in refused(run, *words)
 
 
@@ -195,10 +195,10 @@ def test_train_does_not_write_over_what_it_reads(place: Path, run: Run) -> None:
     folder = Path("run")
     folder.mkdir()
     mine = folder / "config.toml"
-    mine.write_text('base = "emoji-xm"  # mine\n')
+    mine.write_text('base = "emoji_xm"  # mine\n')
     words = ("train", mine, "--output", folder)
     assert "another kind than the command writes, got run/config.toml" in refused(run, *words)
-    mine.write_text(to_toml(load_config("emoji-xm")))  # as a run that was killed early leaves it
+    mine.write_text(to_toml(load_config("emoji_xm")))  # as a run that was killed early leaves it
     assert "the work begins" in refused(run, *words)
     changed = (*words, "--set", "run.seed=3")
     assert "must not be what the command reads" in refused(run, *changed)
@@ -216,7 +216,7 @@ def test_train_replaces_nothing_of_another_kind(
     name: str, content: str, place: Path, run: Run
 ) -> None:
     Path(name).write_text(content, errors="surrogateescape")
-    err = refused(run, "train", "emoji-xm", "--output", ".")
+    err = refused(run, "train", "emoji_xm", "--output", ".")
     assert f"another kind than the command writes, got {name}" in err
 
 
@@ -226,14 +226,14 @@ def test_train_goes_on_after_a_kill_that_tore_its_first_line(
     torn: str, place: Path, run: Run
 ) -> None:
     Path("history.jsonl").write_text(torn)
-    assert "the work begins" in refused(run, "train", "emoji-xm", "--output", ".")
+    assert "the work begins" in refused(run, "train", "emoji_xm", "--output", ".")
 
 
 # --- places that cannot be written to
 
 
 @pytest.mark.usefixtures("no_training")
-@pytest.mark.parametrize("command", [("train", "emoji-xm"), ("demo",)])
+@pytest.mark.parametrize("command", [("train", "emoji_xm"), ("demo",)])
 def test_a_folder_that_is_none_is_told_before_the_work(
     command: tuple[str, ...], place: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

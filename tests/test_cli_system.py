@@ -115,9 +115,9 @@ def test_train_under_torchrun_speaks_once(
     stand_in: list[Any], run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RANK", "1")
-    assert run("train", "emoji-xm", "--output", tmp_path) == (0, "", "")
+    assert run("train", "emoji_xm", "--output", tmp_path) == (0, "", "")
     monkeypatch.setenv("RANK", "0")
-    assert f"saved {tmp_path}" in run("train", "emoji-xm", "--output", tmp_path)[1]
+    assert f"saved {tmp_path}" in run("train", "emoji_xm", "--output", tmp_path)[1]
     assert [options["progress"] for _, _, options in stand_in] == [False] * 2  # no terminal here
 
 
@@ -143,9 +143,9 @@ def test_train_shows_a_configuration_that_reads_back(
     ("words", "status", "message"),
     [
         (["sysu"], 2, "give --output DIR, the folder of the run, or --show"),
-        (["sisu", "--show"], 1, "config must be one of sysu, regdb, llcm, emoji-xm or a TOML file"),
+        (["sisu", "--show"], 1, "config must be one of sysu_mm01, regdb, llcm, emoji_xm or a TOM"),
         (["sysu", "--show", "--set", "stage1.epochs"], 1, "an override must read table.key=value"),
-        (["sysu", "--show", "--set", "stage1.epoch=3"], 1, "sysu: "),
+        (["sysu_mm01", "--show", "--set", "stage1.epoch=3"], 1, "sysu_mm01: "),
         (["sysu", "--output", "run"], 2, "give --data ROOT, the folder of sysu_mm01 (data.root)"),
         (
             ["regdb", "--output", "run", "--trial", "12", "--data", "."],
@@ -327,9 +327,9 @@ def test_extract_with_what_ships(run: Run, tmp_path: Path, monkeypatch: pytest.M
     whole = ReidData("emoji_xm", few, few.select([]))  # rendering all of it takes a while
     monkeypatch.setattr("mabm.data.read_data", lambda name, root, *, trial: whole)
     file = tmp_path / "features.npz"
-    assert run("extract", "emoji-xm", "--data", "emoji_xm", "--output", file)[0] == 0
+    assert run("extract", "emoji_xm", "--data", "emoji_xm", "--output", file)[0] == 0
     expected = extract(
-        load_pretrained("emoji-xm"),
+        load_pretrained("emoji_xm"),
         torch.from_numpy(frames.images),
         torch.from_numpy(frames.modality),
     )
@@ -366,7 +366,7 @@ def test_extract_says_what_is_wrong_with_a_table(
     table = tmp_path / "table.csv"
     table.write_text(text)
     status, out, err = run(
-        "extract", "emoji-xm", "--images", table, "--output", tmp_path / "features.npy"
+        "extract", "emoji_xm", "--images", table, "--output", tmp_path / "features.npy"
     )
     assert (status, out) == (1, "")
     assert err.count("\n") == 1
@@ -379,21 +379,21 @@ def test_extract_mistakes_are_one_line(sysu: Path, run: Run, tmp_path: Path) -> 
     torch.save(build_encoder("small").state_dict(), tmp_path / "weights.pt")
     data, file = ("--data", f"sysu_mm01:{sysu}"), ("--output", tmp_path / "features.npz")
     for words, status, message in [
-        (["emoji-xm", *file], 2, "give either --data NAME[:ROOT] or --images LIST.csv"),
-        (["emoji-xm", *file, *data, "--images", "x"], 2, "give either --data"),
-        (["emoji-xm", *file, "--images", "x", "--trial", 1], 2, "--trial is of --data regdb:ROOT"),
-        (["emoji-xm", *file, "--images", "x", "--split", "test"], 2, "--split is of --data"),
-        (["emoji-xm", *file, *data, "--model", "small"], 2, "--model is of a file of weights"),
-        (["emoji-xm", *file, "--data", "llcm"], 2, "--data must be llcm:ROOT"),
-        (["nothing.pt", *file, *data], 1, "WEIGHTS must be a finished run, a file or emoji-xm"),
+        (["emoji_xm", *file], 2, "give either --data NAME[:ROOT] or --images LIST.csv"),
+        (["emoji_xm", *file, *data, "--images", "x"], 2, "give either --data"),
+        (["emoji_xm", *file, "--images", "x", "--trial", 1], 2, "--trial is of --data regdb:ROOT"),
+        (["emoji_xm", *file, "--images", "x", "--split", "test"], 2, "--split is of --data"),
+        (["emoji_xm", *file, *data, "--model", "small"], 2, "--model is of a file of weights"),
+        (["emoji_xm", *file, "--data", "llcm"], 2, "--data must be llcm:ROOT"),
+        (["nothing.pt", *file, *data], 1, "WEIGHTS must be a finished run, a file or emoji_xm"),
         ([sysu, *file, *data], 1, "WEIGHTS must be a finished run"),
         (
             [tmp_path / "weights.pt", *file, *data],
             1,
             f"{tmp_path / 'weights.pt'} must be a file of",
         ),
-        (["emoji-xm", *file, "--data", "sisu"], 1, "name must be one of"),
-        (["emoji-xm", "--output", "x.csv", *data], 1, "--output must end in .npz or .npy or"),
+        (["emoji_xm", *file, "--data", "sisu"], 1, "name must be one of"),
+        (["emoji_xm", "--output", "x.csv", *data], 1, "--output must end in .npz or .npy or"),
     ]:
         got, out, err = run("extract", *words)
         assert (got, out) == (status, "")

@@ -24,7 +24,7 @@ STAGE1, STAGE2 = Place(3, 1, 4), Place(3, 2, 4)
 
 def config_with(*overrides: str) -> Config:
     small = ("clustering.k1=12", "clustering.k2=2", "clustering.min_samples=3")
-    return load_config("sysu", [*small, *overrides])
+    return load_config("sysu_mm01", [*small, *overrides])
 
 
 def samples() -> tuple[Tensor, Tensor]:

@@ -176,7 +176,7 @@ REFUSED = [
     ({"gallery_cameras": None}, ValueError, "protocol 'sysu_mm01' needs gallery_cameras, got None"),
     ({"query_cameras": np.zeros(2)}, TypeError, "query_cameras must be integers"),
     ({"gallery_cameras": np.arange(4)}, ValueError, r"gallery_cameras must be \(3,\)"),
-    ({"protocol": "sysu"}, ValueError, r"protocol must be one of \('sysu_mm01', 'regdb', 'llcm'\), got 'sysu'"),
+    ({"protocol": "sisu"}, ValueError, r"protocol must be one of \('sysu_mm01', 'regdb', 'llcm'\), got 'sisu'"),
     ({"protocol": 1}, TypeError, "protocol must be a name or a RetrievalProtocol, got int: 1"),
     ({"max_rank": 0}, ValueError, "max_rank must be at least 1, got 0"),
     ({"max_rank": 20.0}, TypeError, "max_rank must be an integer, got float"),

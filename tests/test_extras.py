@@ -30,7 +30,8 @@ def run_without(missing: tuple[str, ...], folder: Path, *words: str) -> tuple[in
 
 
 def test_every_package_of_an_extra_is_known() -> None:
-    packages = {name for extra in info._EXTRAS.values() for name in extra} | {"tomli"}
+    needed_by_tests = {"tomli", "pandas"}
+    packages = {name for extra in info._EXTRAS.values() for name in extra} | needed_by_tests
     modules = {"pillow": "PIL", "tomli-w": "tomli_w"}
     assert {modules.get(name, name) for name in packages} == set(extras.EXTRA_OF)
 

@@ -193,5 +193,5 @@ def test_a_model_of_another_trial_is_no_start(tmp_path: Path) -> None:
     check_start(str(path), data())  # other data, without trials
     torch.save(encoder.state_dict(), path)  # of a backbone: it does not say
     check_start(str(path), regdb)
-    check_start("emoji-xm", regdb)
+    check_start("emoji_xm", regdb)
     check_start(None, regdb)

@@ -124,7 +124,7 @@ def test_a_run_that_is_ended_says_where_it_goes_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(training, "train", act)
-    command = ("train", "emoji-xm", "--output", str(tmp_path))
+    command = ("train", "emoji_xm", "--output", str(tmp_path))
     begins = f"mabm train: {words} before the first checkpoint; the same command begins again\n"
     assert run(*command) == (status, "", begins)
     for position, place in (

@@ -41,7 +41,7 @@ def test_stage_2_brings_the_modalities_together(run: Path) -> None:
         scores = score_searches(extract_test_features(encoder, images), images, "emoji_xm")
         return float(np.mean([each.mean["mAP"] for each in scores]))
 
-    start = mean_average_precision(load_pretrained("emoji-xm"))
+    start = mean_average_precision(load_pretrained("emoji_xm"))
     after_stage_1 = mean_average_precision(load_encoder(run / "stage1.pt")[0])
     end = mean_average_precision(load_encoder(run / "weights.pt")[0])
     assert end > start + 0.03

@@ -19,7 +19,7 @@ from mabm.models.pretrain import Schedule, infrared_to_visible, train
 
 @pytest.fixture(scope="module")
 def pretrained() -> TwoStreamEncoder:
-    return load_pretrained("emoji-xm")
+    return load_pretrained("emoji_xm")
 
 
 @pytest.fixture(scope="module")
@@ -278,7 +278,7 @@ def test_pickled_or_foreign_weights_are_refused(tmp_path: Path) -> None:
     save_weights(TwoStreamEncoder(widths=(8, 8, 8, 8, 8)), tmp_path / "narrow.npz")
     with pytest.raises(ValueError, match=r"must have shape .* got"):
         load_weights(encoder, tmp_path / "narrow.npz")
-    with pytest.raises(ValueError, match=r"name must be one of \['emoji-xm'\], got 'sysu'"):
+    with pytest.raises(ValueError, match=r"name must be one of \['emoji_xm'\], got 'sysu'"):
         load_pretrained("sysu")
 
 

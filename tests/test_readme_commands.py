@@ -31,7 +31,17 @@ from mabm.models import build_encoder
 
 ROOT = Path(__file__).parents[1]
 SECTIONS = ("Train", "Command line")
-NAMES = ("demo", "cluster", "train", "evaluate", "extract", "census", "info")
+NAMES = (
+    "demo",
+    "cluster",
+    "assign",
+    "train",
+    "evaluate",
+    "extract",
+    "census",
+    "info",
+    "completion",
+)
 
 FOLDERS = {"sysu_mm01": "DATA/SYSU-MM01", "regdb": "DATA/RegDB", "llcm": "DATA/LLCM"}
 SIZE = (48, 24)
@@ -44,17 +54,19 @@ SHORT = [
     *(f"stage{stage}.{key}" for stage in (1, 2) for key in ("epochs=1", "iterations=2")),
 ]
 SMALL_IMAGES = [f"data.height={SIZE[0]}", f"data.width={SIZE[1]}"]
-SMALL_ENCODER = ["model.name=small", "model.weights=emoji-xm", "run.report=false"]
+SMALL_ENCODER = ["model.name=small", "model.weights=emoji_xm", "run.report=false"]
 
 # Something that a command's output must say.
 SAYS = {
     "demo": "saved demo_output/clusters.png",
     "cluster": "clusters",
+    "assign": "new samples in",
     "train": "mAP",
     "evaluate": "mAP",
     "extract": "features",
     "census": "published",
     "info": "torch",
+    "completion": "complete -o",
 }
 
 
@@ -108,8 +120,8 @@ def arguments_of(words: list[str]) -> list[str]:
     words = [re.sub(r"(?<!\w)ROOT\b", FOLDERS.get(data, "ROOT"), word) for word in words]
     if words[0] != "train" or "--show" in words:
         return words
-    overrides = [*SHORT, *([] if words[1] == "emoji-xm" else SMALL_IMAGES)]
-    if "runs/sysu" not in words and words[1] != "emoji-xm":
+    overrides = [*SHORT, *([] if words[1] == "emoji_xm" else SMALL_IMAGES)]
+    if "runs/sysu" not in words and words[1] != "emoji_xm":
         overrides += SMALL_ENCODER
     return [*words, *(word for override in overrides for word in ("--set", override))]
 
@@ -134,6 +146,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     features /= np.linalg.norm(features, axis=1, keepdims=True)
     np.save(folder / "features.npy", features.astype(np.float32))
     np.save(folder / "modality.npy", modality)
+    np.save(folder / "new.npy", features[:30].astype(np.float32))
+    np.save(folder / "new_modality.npy", modality[:30])
     splits = emoji_xm.identity_splits()
     few = replace(splits, unlabelled=splits.unlabelled[:14], test=splits.test[:4])
     with pytest.MonkeyPatch.context() as patch:

@@ -411,15 +411,15 @@ def test_build_encoder_draws_from_its_seed_alone() -> None:
 
 
 def test_shipped_weights_by_name() -> None:
-    assert_equal(build_encoder("small", weights="emoji-xm"), state_of(load_pretrained("emoji-xm")))
+    assert_equal(build_encoder("small", weights="emoji_xm"), state_of(load_pretrained("emoji_xm")))
     with pytest.raises(
         ValueError,
-        match=r"'emoji-xm' are of the encoder 'small' with 2 .* got "
+        match=r"'emoji_xm' are of the encoder 'small' with 2 .* got "
         r"'agw-resnet50' with 2",
     ):
-        build_encoder("agw-resnet50", weights="emoji-xm")
+        build_encoder("agw-resnet50", weights="emoji_xm")
     with pytest.raises(ValueError, match="with 2 modalities, got 'small' with 3"):
-        build_encoder("small", weights="emoji-xm", num_modalities=3)
+        build_encoder("small", weights="emoji_xm", num_modalities=3)
 
 
 def test_weights_of_a_file_by_name(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ SMALL = (
 
 
 def small_config(*overrides: str) -> Config:
-    return load_config("emoji-xm", [*SMALL, *overrides])
+    return load_config("emoji_xm", [*SMALL, *overrides])
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Arrays in .npy, .npz and .safetensors, looked at before they are read; by the name's end."""
+"""Arrays in .npy, .npz, .safetensors, .pt and .pth, looked at before they are read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib
 import math
 import stat
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,8 @@ from typing import IO, Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 _NPY: Final = b"\x93NUMPY"
 _ZIP: Final = b"PK"
@@ -36,6 +38,29 @@ class StoredArray:
     read: Callable[[], Any]
 
 
+@dataclass(frozen=True)
+class Source:
+    """Where arrays are read from.
+
+    Attributes:
+        path: The file.
+        kind: Which reader takes it, by the end of its name in lower case: ``".npy"``.
+        name: What messages call it.
+    """
+
+    path: Path
+    kind: str
+    name: str
+
+    @classmethod
+    def of(cls, path: Path) -> Source:
+        """A file, of the kind that its name says."""
+        return cls(path, suffix_of(path), str(path))
+
+    def __str__(self) -> str:
+        return self.name
+
+
 def check_regular(path: Path) -> None:
     """Refuses what cannot be read as a file is: a folder, a pipe, a device.
 
@@ -56,27 +81,27 @@ def suffix_of(path: Path) -> str:
     return path.suffix.lower()
 
 
-def open_arrays(path: Path) -> dict[str, StoredArray]:
-    """What a file holds, by name; the one array of a .npy file goes by the empty name.
+def open_arrays(source: Source) -> dict[str, StoredArray]:
+    """What a file holds, by name; an array that has none goes by the empty name.
 
     No numbers are read yet, nothing in a file is ever executed, and no memory is taken that the
     file does not account for: an array must be as long as its header says.
 
     Args:
-        path: ``.npy`` (mapped into memory when read), ``.npz`` or ``.safetensors``.
+        source: ``.npy`` (mapped into memory when read), ``.npz``, ``.safetensors``, or ``.pt`` and
+            ``.pth``, which are read as a whole: a tensor, or a dictionary with tensors.
 
     Raises:
         ImportError: ``.safetensors`` without its extra.
         OSError: The file cannot be opened.
         ValueError: It is damaged or of another kind.
     """
-    check_regular(path)
-    readers = {".npy": _open_npy, ".npz": _open_npz, ".safetensors": _open_safetensors}
-    if suffix_of(path) not in readers:
+    check_regular(source.path)
+    if source.kind not in ARRAYS:
         raise ValueError(
-            f"{path} must end in .npy, .npz or .safetensors, got {path.suffix or 'no ending'!r}"
+            f"{source} must end in {', '.join(ARRAYS)}, got {source.path.suffix or 'no ending'!r}"
         )
-    return readers[suffix_of(path)](path)
+    return ARRAYS[source.kind](source)
 
 
 def safetensors_module(flavour: str) -> Any:
@@ -93,63 +118,95 @@ def safetensors_module(flavour: str) -> Any:
         ) from error
 
 
-def _open_npy(path: Path) -> dict[str, StoredArray]:
-    with path.open("rb") as stream:
+def _open_npy(source: Source) -> dict[str, StoredArray]:
+    with source.path.open("rb") as stream:
         start = stream.read(len(_NPY))
         stream.seek(0)
         if start.startswith(_ZIP):
-            raise ValueError(f"{path} must be a .npy file, got a zip archive: name it .npz?")
+            raise ValueError(f"{source} must be a .npy file, got a zip archive: name it .npz?")
         try:
-            shape, by_columns, dtype = _read_header(stream, path.stat().st_size)
+            shape, by_columns, dtype = _read_header(stream, source.path.stat().st_size)
         except _DamagedError as error:
-            raise ValueError(f"{path} must be a .npy file of numbers: {error}") from error
+            raise ValueError(f"{source} must be a .npy file of numbers: {error}") from error
         offset = stream.tell()
 
     def read() -> npt.NDArray[Any]:
         order: Any = "F" if by_columns else "C"
         if 0 in shape:  # which cannot be mapped
             return np.empty(shape, dtype, order)
-        return np.memmap(path, dtype, "r", offset, shape, order)
+        return np.memmap(source.path, dtype, "r", offset, shape, order)
 
     return {"": StoredArray(dtype.name, shape, read)}
 
 
-def _open_npz(path: Path) -> dict[str, StoredArray]:
+def _open_npz(source: Source) -> dict[str, StoredArray]:
     arrays = {}
-    with path.open("rb") as stream:
+    with source.path.open("rb") as stream:
         if stream.read(len(_NPY)) == _NPY:
-            raise ValueError(f"{path} must be a .npz file, got a single array: name it .npy?")
-    for member in _members(path):
+            raise ValueError(f"{source} must be a .npz file, got a single array: name it .npy?")
+    for member in _members(source):
         name = member.filename.removesuffix(".npy")
         if name == member.filename:
             continue  # no array
         if name in arrays:
-            raise ValueError(f"{path} must hold every array once, got {name!r} twice")
-        shape, _, dtype = _of_member(path, member, _header_alone)
+            raise ValueError(f"{source} must hold every array once, got {name!r} twice")
+        shape, _, dtype = _of_member(source, member, _header_alone)
         arrays[name] = StoredArray(
-            dtype.name, shape, partial(_of_member, path, member, _whole_array)
+            dtype.name, shape, partial(_of_member, source, member, _whole_array)
         )
     return arrays
 
 
-def _open_safetensors(path: Path) -> dict[str, StoredArray]:
+def _open_safetensors(source: Source) -> dict[str, StoredArray]:
     module = safetensors_module("torch")
     try:
-        tensors = module.load_file(path)
+        tensors = module.load_file(source.path)
     except MemoryError:
         raise
     except Exception as error:  # safetensors has an exception of its own
-        raise ValueError(f"{path} must be a .safetensors file: {error}") from error
-    return {
-        name: StoredArray(
-            str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), partial(_itself, tensor)
+        raise ValueError(f"{source} must be a .safetensors file: {error}") from error
+    return {name: _stored(tensor) for name, tensor in tensors.items()}
+
+
+def _open_torch(source: Source) -> dict[str, StoredArray]:
+    from mabm.models.weight_files import read_torch
+
+    content = read_torch(source.path, name=str(source))
+    if isinstance(content, Tensor):
+        content = {"": content}
+    if not isinstance(content, Mapping):
+        raise ValueError(
+            f"{source} must hold a tensor, or a dictionary with the tensor 'features', got "
+            f"{type(content).__name__}"
         )
-        for name, tensor in tensors.items()
-    }
+    tensors = {str(name): item for name, item in content.items() if isinstance(item, Tensor)}
+    for name, tensor in tensors.items():
+        is_plain = tensor.layout == torch.strided and not (tensor.is_nested or tensor.is_meta)
+        if is_plain and tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
+            raise ValueError(
+                f"{source} must hold every number of its tensors, got {name or 'one'!r} of shape "
+                f"{tuple(tensor.shape)} that repeats a few: save tensor.clone()"
+            )
+    return {name: _stored(tensor) for name, tensor in tensors.items()}
 
 
-def _itself(tensor: Any) -> Any:
+def _stored(tensor: Tensor) -> StoredArray:
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    return StoredArray(dtype, tuple(tensor.shape), partial(_itself, tensor))
+
+
+def _itself(tensor: Tensor) -> Tensor:
     return tensor
+
+
+ARRAYS: Final[Mapping[str, Callable[[Source], dict[str, StoredArray]]]] = {
+    ".npy": _open_npy,
+    ".npz": _open_npz,
+    ".safetensors": _open_safetensors,
+    ".pt": _open_torch,
+    ".pth": _open_torch,
+}
+"""Kinds of files that hold arrays, and what opens them."""
 
 
 # --- .npy and the members of .npz
@@ -205,28 +262,28 @@ def _whole_array(stream: IO[bytes], _: _Header) -> npt.NDArray[Any]:
     return array
 
 
-def _members(path: Path) -> list[zipfile.ZipInfo]:
-    with path.open("rb") as stream:
+def _members(source: Source) -> list[zipfile.ZipInfo]:
+    with source.path.open("rb") as stream:
         try:
             with zipfile.ZipFile(stream) as archive:
                 return archive.infolist()
         except Exception as error:  # of damaged bytes, more than zipfile's own
-            raise _not_npz(path, error) from error
+            raise _not_npz(source, error) from error
 
 
 def _of_member(
-    path: Path, member: zipfile.ZipInfo, take: Callable[[IO[bytes], _Header], Any]
+    source: Source, member: zipfile.ZipInfo, take: Callable[[IO[bytes], _Header], Any]
 ) -> Any:
     """What ``take`` makes of an array in an archive, from its stream past the header."""
     if member.flag_bits & 1:
-        raise ValueError(f"{path} must not be encrypted, got {member.filename!r} with a password")
+        raise ValueError(f"{source} must not be encrypted, got {member.filename!r} with a password")
     if member.compress_type not in _READABLE:
         raise ValueError(
-            f"{path} must be stored or deflated as NumPy does it, got {member.filename!r} in the "
+            f"{source} must be stored or deflated as NumPy does it, got {member.filename!r} in the "
             f"zip method {member.compress_type}"
         )
-    with path.open("rb") as file:
-        size = min(member.compress_size, path.stat().st_size)
+    with source.path.open("rb") as file:
+        size = min(member.compress_size, source.path.stat().st_size)
         most = size if member.compress_type == zipfile.ZIP_STORED else (size + 1) * _MOST_INFLATED
         try:
             if member.file_size > most:
@@ -236,10 +293,10 @@ def _of_member(
         except MemoryError:
             raise
         except Exception as error:  # as above
-            raise _not_npz(path, error, member.filename) from error
+            raise _not_npz(source, error, member.filename) from error
 
 
-def _not_npz(path: Path, error: Exception, member: str | None = None) -> ValueError:
+def _not_npz(source: Source, error: Exception, member: str | None = None) -> ValueError:
     where = "" if member is None else f"{member!r}: "
     reason = str(error) or type(error).__name__
-    return ValueError(f"{path} must be a .npz file of plain arrays: {where}{reason}")
+    return ValueError(f"{source} must be a .npz file of plain arrays: {where}{reason}")

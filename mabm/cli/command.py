@@ -6,7 +6,7 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +16,11 @@ import torch
 
 from mabm._extension import backends
 from mabm._files import unwritten
+from mabm._names import find_name
 
 INTERRUPTED: Final = 130  # as a shell reports a process that SIGINT ended
 TERMINATED: Final = 143  # likewise SIGTERM
 
-_MOST_GROUPS: Final = 4  # that are told one by one
 _MOST_SHOWN: Final = 40  # letters of what was typed or read
 _LARGEST: Final = 2**63 - 1
 
@@ -88,19 +88,6 @@ def shows_progress(chosen: argparse.Namespace) -> bool:
     return bool(chosen.level < logging.ERROR and sys.stderr and sys.stderr.isatty())
 
 
-def groups_in_words(modality: torch.Tensor | None) -> str:
-    """How many samples there are of each modality."""
-    if modality is None:
-        return "no modality"
-    numbers, counts = torch.unique(modality, return_counts=True)
-    if len(numbers) > _MOST_GROUPS:
-        return f"{len(numbers)} modalities"
-    return ", ".join(
-        f"{count} of modality {number}"
-        for number, count in zip(numbers.tolist(), counts.tolist(), strict=True)
-    )
-
-
 def whole_number(text: str) -> int | None:
     """The integer in [0, 2^63) that a text is, or None."""
     digits = text.lstrip("0") or text[-1:]
@@ -144,11 +131,17 @@ def _at_least(least: int, text: str) -> int:
     return number
 
 
+def name_of(names: Iterable[str]) -> Callable[[str], str]:
+    """A name in any case, with ``-`` or ``_``, as an argument's type beside its choices."""
+    return lambda text: find_name(text, names) or text
+
+
 def add_device(parser: argparse.ArgumentParser, *, results: str) -> None:
     """Adds ``--device``; ``results`` says what the device does to the results."""
     parser.add_argument(
         "--device",
         default="auto",
+        metavar="DEVICE",
         help=f"cpu, cuda or cuda:N; auto takes a GPU where there is one. {results} "
         "(default: %(default)s)",
     )

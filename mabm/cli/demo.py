@@ -21,13 +21,25 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seed",
         type=natural,
         default=0,
-        help="which frames of the drawings are rendered (default: %(default)s)",
+        help="which frames of the drawings are rendered, >= 0 (default: %(default)s)",
     )
-    parser.add_argument("--k1", type=integer, help="neighbours of a sample (default: 24)")
     parser.add_argument(
-        "--k2", type=integer, help="rows averaged by query expansion, in all (default: 6)"
+        "--k1",
+        type=integer,
+        metavar="N",
+        help="neighbors of a sample, both modalities together, in [2, 1024] (default: 24)",
     )
-    parser.add_argument("--eps", type=float, help="radius of DBSCAN (default: 0.5)")
+    parser.add_argument(
+        "--k2",
+        type=integer,
+        metavar="N",
+        help="rows that query expansion averages, both modalities together (default: 6)",
+    )
+    parser.add_argument(
+        "--eps",
+        type=float,
+        help="radius of DBSCAN, a Jaccard distance in [0, 1) (default: 0.5)",
+    )
 
 
 def _execute(chosen: argparse.Namespace) -> int:

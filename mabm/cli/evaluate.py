@@ -12,6 +12,7 @@ from mabm.cli.command import (
     UsageError,
     add_device,
     integer,
+    name_of,
     positive,
     resolve_device,
     shows_progress,
@@ -20,6 +21,8 @@ from mabm.cli.command import (
 from mabm.cli.outputs import check_output, is_scores
 from mabm.evaluation import SEARCH_TASKS, SearchScores, format_search_scores
 from mabm.reranking import RerankOptions
+
+_TASKS = sorted({task.name for tasks in SEARCH_TASKS.values() for task in tasks})
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,17 +41,23 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--trial",
         type=positive,
         metavar="N",
-        help="trial of RegDB; any but the run's own is refused (default: the run's)",
+        help="trial of RegDB, 1 to 10; any but the run's own is refused (default: the run's)",
     )
     parser.add_argument(
         "--task",
         action="append",
         metavar="NAME",
-        choices=sorted({task.name for tasks in SEARCH_TASKS.values() for task in tasks}),
+        type=name_of(_TASKS),
+        choices=_TASKS,
         help="a search by its name, such as indoor-search; may be given several times "
         "(default: all of the data set)",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every trial's scores too")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="write every trial's scores to a .json file too (default: print the table alone)",
+    )
     group = parser.add_argument_group("re-ranking")
     group.add_argument(
         "--rerank",
@@ -56,12 +65,20 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="re-rank each trial's distances, aware of modality; published numbers are without",
     )
     options = RerankOptions()
-    group.add_argument("--k1", type=integer, default=options.k1, help="(default: %(default)s)")
+    group.add_argument(
+        "--k1",
+        type=integer,
+        default=options.k1,
+        metavar="N",
+        help="neighbors of an image, shared by the modalities, in [2, 1024] (default: %(default)s)",
+    )
     group.add_argument(
         "--k2",
         type=integer,
         default=options.k2,
-        help="rows averaged, of each modality (default: %(default)s)",
+        metavar="N",
+        help="rows that query expansion averages, of each modality, in [1, k1] "
+        "(default: %(default)s)",
     )
     group.add_argument(
         "--lambda",
@@ -69,7 +86,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="lambda_value",
         default=options.lambda_value,
         metavar="WEIGHT",
-        help="weight of the original distance (default: %(default)s)",
+        help="weight of the original distance beside the Jaccard distance, in [0, 1] "
+        "(default: %(default)s)",
     )
     add_device(parser, results="Features differ by rounding.")
 

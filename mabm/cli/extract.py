@@ -10,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from mabm._names import find_name
+from mabm.cli.array_files import Source
 from mabm.cli.command import (
     Command,
     UsageError,
     add_device,
-    groups_in_words,
     natural,
     positive,
     resolve_device,
@@ -23,14 +24,14 @@ from mabm.cli.command import (
     whole_number,
     write,
 )
-from mabm.cli.files import modality_number, read_table
+from mabm.cli.modalities import Modality, modality_number
 from mabm.cli.outputs import check_not_read, check_output, is_extracted, save_arrays
+from mabm.cli.tables import read_table
 
 if TYPE_CHECKING:
     from mabm.data import ImageSet
     from mabm.models import Encoder
 
-_SHIPPED = "emoji-xm"
 _OUTPUTS = dict.fromkeys((".npz", ".npy", ".safetensors"), is_extracted)
 _SIZE = (288, 144)  # height and width of the field
 _COLUMNS = ("path", "camera", "modality", "identity")
@@ -40,28 +41,39 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "weights",
         metavar="WEIGHTS",
-        help="folder of a run, a file of weights, or emoji-xm, which ships with mabm",
+        help="folder of a run, a file of weights, or emoji_xm, which ships with mabm (a "
+        "run or file of that name comes first)",
     )
     parser.add_argument(
         "--model",
         metavar="NAME",
-        help="agw-resnet50, small or timm:NAME, for a file of weights that does not say which",
+        help="agw-resnet50, small or timm:NAME, for a file of weights that does not say which "
+        "(default: what the file says)",
     )
     parser.add_argument(
-        "--data", metavar="NAME[:ROOT]", help="a data set by its name, and its folder"
+        "--data",
+        metavar="NAME[:ROOT]",
+        help="images of a data set: sysu_mm01, regdb or llcm with its folder, or emoji_xm "
+        "(default: those of --images)",
     )
     parser.add_argument(
         "--split",
         choices=("train", "test"),
         help="which of its images (default: train)",
     )
-    parser.add_argument("--trial", type=positive, metavar="N", help="trial of RegDB, 1 to 10")
+    parser.add_argument(
+        "--trial",
+        type=positive,
+        metavar="N",
+        help="trial of RegDB, 1 to 10 (default: none, as other data sets have none)",
+    )
     parser.add_argument(
         "--images",
         type=Path,
         metavar="LIST.csv",
         help="a table of images with the columns path (from the table's folder), camera, modality "
-        "(a number, visible or infrared) and, where it is known, identity",
+        "(a number, visible or infrared) and, where it is known, identity "
+        "(default: those of --data)",
     )
     parser.add_argument(
         "--output",
@@ -69,7 +81,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="FILE",
         help=".npz or .safetensors: arrays features, modality, camera and identity (-1: unknown), "
-        "in .npz also path; .npy: features alone",
+        "in .npz also path; .npy: features alone (required)",
     )
     parser.add_argument(
         "--renormalise",
@@ -83,11 +95,26 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar=("HEIGHT", "WIDTH"),
         help="pixels that images are resized to (default: the run's; of image files 288 144)",
     )
-    parser.add_argument("--batch-size", type=positive, default=256, help="(default: %(default)s)")
     parser.add_argument(
-        "--workers", type=natural, default=0, help="processes that decode (default: %(default)s)"
+        "--batch-size",
+        type=positive,
+        default=256,
+        metavar="N",
+        help="images that the encoder takes at once, >= 1 (default: %(default)s)",
     )
-    parser.add_argument("--cache", type=Path, metavar="DIR", help="keep decoded images here")
+    parser.add_argument(
+        "--workers",
+        type=natural,
+        default=0,
+        metavar="N",
+        help="processes that decode images; 0: this one (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        metavar="DIR",
+        help="keep decoded images here (default: decode them each time)",
+    )
     add_device(parser, results="Features differ by rounding.")
 
 
@@ -135,14 +162,15 @@ def _execute(chosen: argparse.Namespace) -> int:
         arrays["path"] = np.array([str(path) for path in images.images])
     save_arrays(chosen.output, arrays)
     shape = " x ".join(map(str, features.shape))
-    write(f"{shape} features ({groups_in_words(modality)})\nsaved {chosen.output}")
+    write(f"{shape} features ({Modality(modality).in_words()})\nsaved {chosen.output}")
     return 0
 
 
 def _read_split(chosen: argparse.Namespace) -> ImageSet:
     from mabm.data import DATA_SETS, read_data
 
-    name, _, root = chosen.data.partition(":")
+    given, _, root = chosen.data.partition(":")
+    name = find_name(given, DATA_SETS) or given
     if name in DATA_SETS and name != "emoji_xm" and not root:
         raise UsageError(f"--data must be {name}:ROOT, with the folder that it is in, got {name}")
     data = read_data(name, root or None, trial=chosen.trial)
@@ -158,7 +186,7 @@ def _read_list(path: Path) -> ImageSet:
     """
     from mabm.data import UNKNOWN, ImageSet
 
-    header, *rows = read_table(path)
+    header, *rows = read_table(Source.of(path))
     names = [name.strip().lower() for name in header]
     missing = [name for name in _COLUMNS[:3] if name not in names]
     if missing or len(set(names)) < len(names):
@@ -209,14 +237,16 @@ def _load(chosen: argparse.Namespace, path: Path) -> tuple[Encoder, tuple[int, i
         ValueError: The file is not of the encoder, or does not say which it is of.
     """
     from mabm.models import build_encoder, load_encoder, load_pretrained
+    from mabm.models.weights import SHIPPED
 
-    if not path.exists() and chosen.weights == _SHIPPED:
+    shipped = find_name(chosen.weights, SHIPPED)
+    if not path.exists() and shipped is not None:
         if chosen.model is not None:
-            raise UsageError(f"--model is of a file of weights; {_SHIPPED} says which it is of")
-        return load_pretrained(_SHIPPED), None
+            raise UsageError(f"--model is of a file of weights; {shipped} says which it is of")
+        return load_pretrained(shipped), None
     if not path.is_file():
         raise FileNotFoundError(
-            f"WEIGHTS must be a finished run, a file or {_SHIPPED}, got {chosen.weights}"
+            f"WEIGHTS must be a finished run, a file or {', '.join(SHIPPED)}, got {chosen.weights}"
         )
     if chosen.model is not None:
         asked = None if chosen.size is None else (chosen.size[0], chosen.size[1])
@@ -251,7 +281,7 @@ COMMAND = Command(
     examples="""
 mabm extract runs/sysu --data sysu_mm01:/data/SYSU-MM01 --output train.npz
     training images by the encoder of a run; then: mabm cluster train.npz
-mabm extract emoji-xm --data emoji_xm --split test --renormalise --output test.npz
+mabm extract emoji_xm --data emoji_xm --split test --renormalise --output test.npz
     open data and weights, both shipped with mabm
 mabm extract weights.pt --model agw-resnet50 --images list.csv --output features.safetensors
     images of your own: a table with the columns path, camera, modality

@@ -22,6 +22,7 @@ _EXTRAS: Final = {
     "tensorboard": ("tensorboard",),
     "infomap": ("infomap",),
     "timm": ("timm",),
+    "completion": ("shtab",),
 }
 
 

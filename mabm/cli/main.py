@@ -14,17 +14,19 @@ from typing import Any, Final, NoReturn
 import torch
 
 from mabm._extension import build_info
-from mabm.cli import census, cluster, demo, evaluate, extract, info, train
+from mabm.cli import assign, census, cluster, completion, demo, evaluate, extract, info, train
 from mabm.cli.command import INTERRUPTED, Command, OutputClosedError, UsageError, write
 
 _COMMANDS: Final[tuple[Command, ...]] = (
     demo.COMMAND,
     cluster.COMMAND,
+    assign.COMMAND,
     train.COMMAND,
     evaluate.COMMAND,
     extract.COMMAND,
     census.COMMAND,
     info.COMMAND,
+    completion.COMMAND,
 )
 
 OK: Final = 0
@@ -52,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Errors are one line on standard error, with ``--debug`` preceded by the traceback. Messages of
     the library go to standard error while the command runs; nothing else of logging is changed.
 
+    No command at all prints the help.
+
     Args:
         arguments: Words after the program's name; default those of the process.
 
@@ -59,13 +63,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         SystemExit: From argparse: status 2 for words that it cannot read, 0 after ``--help`` and
             ``--version``.
     """
-    parser = _build_parser()
+    parser = build_parser()
     try:
         chosen = parser.parse_args(arguments)
     except OSError as error:  # of printing the help
         _report("mabm", _in_words(error), debug=False)
         return FAILURE
-    place = f"mabm {chosen.command}"
+    place = "mabm" if chosen.command is None else f"mabm {chosen.command}"
     with _logging_to_stderr(chosen.level):
         try:
             status: int = chosen.execute(chosen)
@@ -127,7 +131,8 @@ class _Parser(argparse.ArgumentParser):
             super()._print_message(message, file)
 
 
-def _build_parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """A new parser of all commands."""
     parser = _Parser(
         prog="mabm",
         description="Find which unlabelled images show the same person across cameras.",
@@ -136,7 +141,8 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"mabm {build_info().version}")
     _add_common(parser, debug=False, level=logging.INFO)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    parser.set_defaults(execute=lambda _: _print_help(parser))  # where no command is named
+    commands = parser.add_subparsers(dest="command", metavar="command")
     for command in _COMMANDS:
         of_command = commands.add_parser(
             command.name,
@@ -150,6 +156,11 @@ def _build_parser() -> argparse.ArgumentParser:
         _add_common(of_command, debug=argparse.SUPPRESS, level=argparse.SUPPRESS)
         of_command.set_defaults(execute=command.execute)
     return parser
+
+
+def _print_help(parser: argparse.ArgumentParser) -> int:
+    parser.print_help()
+    return OK
 
 
 def _add_common(parser: argparse.ArgumentParser, *, debug: Any, level: Any) -> None:

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from mabm._files import check_writable, moved_into, write_text
 from mabm.cli.array_files import (
+    Source,
     StoredArray,
     check_regular,
     open_arrays,
@@ -32,6 +33,7 @@ Recognizer: TypeAlias = Callable[[Path], bool]
 """Whether a file is of the kind that is written. Raises ``ValueError`` where it is damaged."""
 
 _LABELS_HEADER: Final = ["row", "labels"]
+_CLUSTERED: Final = frozenset({"labels", "modality", "core", "settings"})
 _EXTRACTED: Final = frozenset({"features", "modality", "camera", "identity"})
 
 
@@ -123,16 +125,16 @@ def is_labels(path: Path) -> bool:
     if suffix_of(path) == ".csv":
         with path.open(newline="", encoding="utf-8") as stream:
             return stream.readline(100).rstrip("\r\n") == ",".join(_LABELS_HEADER)
-    arrays = open_arrays(path)
+    arrays = open_arrays(Source.of(path))
     if suffix_of(path) == ".npy":
         return _are_labels(arrays[""])
     names = set(arrays)
-    return {"labels"} <= names <= {"labels", "modality"} and _are_labels(arrays["labels"])
+    return {"labels"} <= names <= _CLUSTERED and _are_labels(arrays["labels"])
 
 
 def is_extracted(path: Path) -> bool:
     """Features of ``mabm extract``: a matrix alone in .npy, with its columns in the other kinds."""
-    arrays = open_arrays(path)
+    arrays = open_arrays(Source.of(path))
     name = "" if suffix_of(path) == ".npy" else "features"
     if name and set(arrays) - {"path"} != _EXTRACTED:
         return False

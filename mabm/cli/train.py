@@ -36,26 +36,35 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "config",
         metavar="CONFIG",
-        help="sysu, regdb, llcm or emoji-xm, which ship with mabm, or a TOML file",
+        help="sysu_mm01, regdb, llcm or emoji_xm, which ship with mabm, or a TOML file; a file of "
+        "such a name is ./sysu_mm01",
     )
     parser.add_argument(
         "--output",
         type=Path,
         metavar="DIR",
-        help="folder of the run; a run that is there goes on where it stands",
+        help="folder of the run; a run that is there goes on where it stands (required but for "
+        "--show)",
     )
     parser.add_argument(
-        "--data", type=Path, metavar="ROOT", help="folder of the data set (data.root)"
+        "--data",
+        type=Path,
+        metavar="ROOT",
+        help="folder of the data set, data.root (default: that of the configuration)",
     )
     parser.add_argument(
-        "--trial", type=positive, metavar="N", help="which split of RegDB, 1 to 10 (data.trial)"
+        "--trial",
+        type=positive,
+        metavar="N",
+        help="which split of RegDB, 1 to 10, data.trial (default: that of the configuration)",
     )
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="TABLE.KEY=VALUE",
-        help="change a value of the configuration; may be given several times, the last one wins",
+        help="change a value of the configuration; may be given several times, the last one wins "
+        "(default: change nothing)",
     )
     parser.add_argument(
         "--no-resume", action="store_true", help="refuse a folder that holds a run already"
@@ -120,8 +129,6 @@ def _check_folder_of_run(folder: Path, source: str, config: Config) -> None:
     Where there are checkpoints, everything under these names is the run's own. Its configuration is
     not written again then, nor changed where it is the same: a run may go on with it.
     """
-    from mabm.train.config import to_toml
-
     is_run = any(folder.glob("checkpoint-[0-9]*-[0-9]*-[0-9]*.pt"))
     kept = folder / "config.toml"
     if not is_run:
@@ -133,14 +140,22 @@ def _check_folder_of_run(folder: Path, source: str, config: Config) -> None:
         reads.append(Path(config.model.weights))
     for name in _WRITTEN:
         check_not_read(folder / name, reads)
-    if not is_run and not (kept.is_file() and kept.read_text(encoding="utf-8") == to_toml(config)):
+    if not is_run and not (kept.is_file() and _is_written(kept, config)):
         check_not_read(kept, reads)
 
 
 def _is_config_of_run(path: Path) -> bool:
-    from mabm.train.config import load_config, to_toml
+    from mabm.train.config import load_config
 
-    return path.read_text(encoding="utf-8") == to_toml(load_config(path))
+    return _is_written(path, load_config(path))
+
+
+def _is_written(path: Path, config: Config) -> bool:
+    """Whether a file is what a run writes of its configuration, in this version or an earlier."""
+    from mabm.train.config import to_toml
+
+    text = path.read_text(encoding="utf-8")
+    return text.replace('"emoji-xm"', '"emoji_xm"') == to_toml(config)  # as it was once spelled
 
 
 def _is_environment(path: Path) -> bool:
@@ -202,17 +217,17 @@ COMMAND = Command(
         "at SIGTERM it writes one first."
     ),
     examples="""
-mabm train emoji-xm --output runs/emoji
+mabm train emoji_xm --output runs/emoji
     the open data that ships with mabm
-mabm train sysu --data /data/SYSU-MM01 --output runs/sysu --set model.weights=resnet50.pth
+mabm train sysu_mm01 --data /data/SYSU-MM01 --output runs/sysu --set model.weights=resnet50.pth
     SYSU-MM01 as published, from ImageNet weights in a file
 mabm train regdb --data /data/RegDB --trial 3 --output runs/regdb-3 \\
         --set model.weights=resnet50.pth
     one of the ten trials of RegDB
-mabm train sysu --show --set clustering.eps=0.5 > mine.toml
+mabm train sysu_mm01 --show --set clustering.eps=0.5 > mine.toml
     every setting there is, to edit; then: mabm train mine.toml --output runs/mine
-torchrun --nproc-per-node 4 -m mabm train sysu --data /data/SYSU-MM01 --output runs/sysu \\
-        --set model.weights=resnet50.pth
+torchrun --nproc-per-node 4 -m mabm train sysu_mm01 --data /data/SYSU-MM01 \\
+        --output runs/sysu --set model.weights=resnet50.pth
     on four GPUs, with the batch of one
 """,
     add_arguments=_add_arguments,

@@ -3,6 +3,7 @@
 Nothing here needs Pillow until an image file is read.
 """
 
+from mabm._names import DATA_SETS
 from mabm.data.augmentation import Augmentation, augment
 from mabm.data.census import Census, CensusRow, take_census
 from mabm.data.emoji_xm import (
@@ -19,7 +20,7 @@ from mabm.data.images import ImageReader, decode_image
 from mabm.data.llcm import read_llcm
 from mabm.data.records import INFRARED, UNKNOWN, VISIBLE, ImageRecord, ImageSet, ReidData
 from mabm.data.regdb import read_regdb
-from mabm.data.sets import DATA_SETS, read_data
+from mabm.data.sets import read_data
 from mabm.data.sysu_mm01 import read_sysu_mm01
 
 __all__ = [

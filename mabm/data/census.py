@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
+from mabm._names import find_name
 from mabm.data.images import decode_image
 from mabm.data.layout import (
     Found,
@@ -121,7 +122,8 @@ def take_census(
     is not empty and begins as an image does; whether its end is there, only decoding tells.
 
     Args:
-        name: ``"sysu_mm01"``, ``"regdb"`` or ``"llcm"``.
+        name: ``"sysu_mm01"``, ``"regdb"`` or ``"llcm"``, in any spelling that :func:`read_data`
+            takes.
         root: Folder of the data set.
         trial: Which trial of ``"regdb"``, 1 to 10; ``None`` for all ten.
         decode: Decode every image as well, which takes minutes.
@@ -140,8 +142,10 @@ def take_census(
         ...     take_census("regdb", folder, trial=1).problems
         ('folder idx is missing', 'folder Visible is missing', 'folder Thermal is missing')
     """
-    if name not in _COUNTERS:
+    found = find_name(name, _COUNTERS)
+    if found is None:
         raise ValueError(f"name must be one of {', '.join(_COUNTERS)}, got {name!r}")
+    name = found
     if trial is not None:
         if name != "regdb":
             raise ValueError(f"trial must be None for {name}, which has no trials, got {trial}")

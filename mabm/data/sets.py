@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
 
+from mabm._names import DATA_SETS, find_name
 from mabm.data.emoji_xm import read_emoji_xm
 from mabm.data.llcm import read_llcm
 from mabm.data.records import ReidData
@@ -17,15 +17,12 @@ _READERS: Mapping[str, Callable[[Path | str], ReidData]] = MappingProxyType(
     {"sysu_mm01": read_sysu_mm01, "llcm": read_llcm}
 )
 
-DATA_SETS: Final = ("sysu_mm01", "regdb", "llcm", "emoji_xm")
-"""The names that :func:`read_data` knows."""
-
 
 def read_data(name: str, root: Path | str | None = None, *, trial: int | None = None) -> ReidData:
     """Reads a data set by its name.
 
     Args:
-        name: One of ``DATA_SETS``.
+        name: One of ``DATA_SETS``, in any case and with ``-`` or ``_``; ``"sysu"`` will do.
         root: Folder of the data set; ``None`` for ``"emoji_xm"``, which ships with the library.
         trial: 1 to 10 for ``"regdb"``; ``None`` for the others, which have no trials.
 
@@ -42,8 +39,10 @@ def read_data(name: str, root: Path | str | None = None, *, trial: int | None = 
         >>> from mabm.data import read_data
         >>> data = read_data("regdb", "datasets/RegDB", trial=1)  # doctest: +SKIP
     """
-    if name not in DATA_SETS:
+    found = find_name(name, DATA_SETS)
+    if found is None:
         raise ValueError(f"name must be one of {', '.join(DATA_SETS)}, got {name!r}")
+    name = found
     if name == "emoji_xm" and root is not None:
         raise ValueError(f"root must be None for emoji_xm, which ships with mabm, got {root}")
     if name == "regdb" and trial is None:

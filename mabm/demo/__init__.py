@@ -169,7 +169,7 @@ def run(
     ]
     with tqdm(total=len(steps) + 6, disable=not progress, leave=False, unit="step") as bar:
         bar.set_description("frames and features")
-        encoder = load_pretrained("emoji-xm")
+        encoder = load_pretrained("emoji_xm")
         parts: list[Frames] = []
         features_of: list[torch.Tensor] = []
         for step in steps:

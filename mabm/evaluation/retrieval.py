@@ -6,7 +6,6 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Generic
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 from mabm._advice import advise, is_wanted
 from mabm._arrays import ArrayT, check_numbers, like, shown, to_tensor
 from mabm._columns import Column, check_column, read_categories
+from mabm._names import NamedMapping
 from mabm._saving import Saved
 from mabm.presets import check_integer
 
@@ -85,7 +85,7 @@ class RetrievalProtocol(Saved):
 
 
 def _published(*protocols: RetrievalProtocol) -> Mapping[str, RetrievalProtocol]:
-    return MappingProxyType({protocol.name: protocol for protocol in protocols})
+    return NamedMapping({protocol.name: protocol for protocol in protocols})
 
 
 PROTOCOLS: Mapping[str, RetrievalProtocol] = _published(
@@ -96,7 +96,7 @@ PROTOCOLS: Mapping[str, RetrievalProtocol] = _published(
     # Zhang and Wang, CVPR 2023.
     RetrievalProtocol("llcm", exclude_same_camera=True, cmc_by_identity=True),
 )
-"""The published protocols by name; read-only."""
+"""The published protocols by name, in any spelling of it; read-only."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,8 +151,8 @@ def evaluate_retrieval(
         gallery_ids: (G,) of the same kind.
         query_cameras: (Q,) integers, or ``None`` where the protocol reads none.
         gallery_cameras: (G,) integers, likewise.
-        protocol: ``"sysu_mm01"``, ``"regdb"``, ``"llcm"``, or a
-            :class:`RetrievalProtocol` of your own.
+        protocol: ``"sysu_mm01"``, ``"regdb"``, ``"llcm"`` (in any case, with ``-`` or ``_``;
+            ``"sysu"`` will do), or a :class:`RetrievalProtocol` of your own.
         max_rank: Greatest rank of the CMC, at least 1.
 
     Returns:

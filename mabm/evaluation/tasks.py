@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Final, Literal, get_args
 
+from mabm._names import NamedMapping
 from mabm._saving import Saved
 from mabm.evaluation.retrieval import PROTOCOLS, RetrievalProtocol
 from mabm.presets import check_integer
@@ -122,7 +122,7 @@ def _llcm(name: str, query: int, gallery: int) -> SearchTask:
 
 def _by_data(*tasks: SearchTask) -> Mapping[str, tuple[SearchTask, ...]]:
     names = dict.fromkeys(task.data for task in tasks)
-    return MappingProxyType(
+    return NamedMapping(
         {name: tuple(task for task in tasks if task.data == name) for name in names}
     )
 
@@ -141,7 +141,7 @@ SEARCH_TASKS: Mapping[str, tuple[SearchTask, ...]] = _by_data(
     SearchTask("emoji_xm", "infrared-to-visible", _INFRARED, _VISIBLE, _EMOJI_PROTOCOL),
     SearchTask("emoji_xm", "visible-to-infrared", _VISIBLE, _INFRARED, _EMOJI_PROTOCOL),
 )
-"""The tasks of each data set by its name; read-only."""
+"""The tasks of each data set by its name, in any spelling of it; read-only."""
 
 
 def check_trial(model_trial: int | None, data_trial: int | None) -> None:

@@ -1,4 +1,4 @@
-"""Trains the weights that ship as ``"emoji-xm"``: ``python -m mabm.models.pretrain``.
+"""Trains the weights that ship as ``"emoji_xm"``: ``python -m mabm.models.pretrain``.
 
 The start of an unsupervised run is a network that knows pictures but no pair across modalities, as
 ImageNet weights are for photographs. Here it is a classifier of 176 identities seen in visible only

@@ -47,21 +47,27 @@ def read_weights(source: str | PathLike[str] | IO[bytes]) -> dict[str, Tensor]:
     raise ValueError(f"weights must be a .pth, .pt, .safetensors or .npz file, got {str(source)!r}")
 
 
-def read_torch(path: Path) -> object:
-    """What ``torch.save`` wrote, of tensors and plain values alone; raises as ``read_weights``."""
+def read_torch(path: Path, *, name: str | None = None) -> object:
+    """What ``torch.save`` wrote, of tensors and plain values alone; raises as ``read_weights``.
+
+    Args:
+        path: The file.
+        name: What messages call it, where that is not its path.
+    """
+    name = str(path) if name is None else name
     with _opened(path) as stream:
         if zipfile.is_zipfile(stream):  # torch.save has an older format too
-            _check_expansion(stream, str(path))
+            _check_expansion(stream, name)
         stream.seek(0)
         try:
             content: object = torch.load(stream, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             raise ValueError(
-                f"{path} must be a file of torch.save with nothing but tensors and plain values in "
+                f"{name} must be a file of torch.save with nothing but tensors and plain values in "
                 "it: other objects could execute code when loaded, and are refused"
             ) from error
         except Exception as error:  # whatever torch says of damaged files
-            raise ValueError(f"{path} is no whole file of torch.save: {_reason(error)}") from error
+            raise ValueError(f"{name} is no whole file of torch.save: {_reason(error)}") from error
     return content
 
 

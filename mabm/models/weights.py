@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from mabm._files import DEEPEST, moved_into
+from mabm._names import find_name
 from mabm.models.encoder import Encoder
 from mabm.models.registry import new_encoder
 from mabm.models.two_stream import TwoStreamEncoder
@@ -27,8 +28,8 @@ _LOG = logging.getLogger(__name__)
 FORMAT: Final = "mabm-encoder"
 VERSION: Final = 1
 
-# Weights that ship beside this file: the name that stands for them, and their encoder.
-_SHIPPED: Final = {"emoji-xm": ("emoji_xm_encoder.npz", "small")}
+SHIPPED: Final = {"emoji_xm": ("emoji_xm_encoder.npz", "small")}
+"""Weights that ship beside this file: the name that stands for them, and their encoder."""
 
 _SHOWN: Final = 4  # names in a message
 
@@ -81,8 +82,9 @@ def build_encoder(
 
     Args:
         name: ``"agw-resnet50"``, ``"small"``, or ``"timm:NAME"`` for a backbone of timm.
-        weights: A file for ``load_weights``; ``"emoji-xm"`` for the weights that ship with the
-            package, of ``"small"``; ``None`` leaves the initial ones.
+        weights: A file for ``load_weights``; ``"emoji_xm"`` for the weights that ship with the
+            package, of ``"small"``; ``None`` leaves the initial ones. A string is first looked up
+            among the shipped names, in any case and with ``-`` or ``_``.
         num_modalities: Number of stems, >= 1.
         seed: Of the initial weights.
         image_size: Height and width, for backbones of timm that are made for one size.
@@ -100,11 +102,12 @@ def build_encoder(
     encoder = new_encoder(name, num_modalities=num_modalities, seed=seed, image_size=image_size)
     if weights is None:
         return encoder
-    if weights in _SHIPPED:
-        file, needed = _SHIPPED[str(weights)]
+    shipped = find_name(weights, SHIPPED)
+    if shipped is not None:
+        file, needed = SHIPPED[shipped]
         if (name, num_modalities) != (needed, 2):
             raise ValueError(
-                f"weights {str(weights)!r} are of the encoder {needed!r} with 2 modalities, "
+                f"weights {shipped!r} are of the encoder {needed!r} with 2 modalities, "
                 f"got {name!r} with {num_modalities}"
             )
         _load_shipped(encoder, file)
@@ -113,11 +116,11 @@ def build_encoder(
     return encoder
 
 
-def load_pretrained(name: str = "emoji-xm") -> TwoStreamEncoder:
+def load_pretrained(name: str = "emoji_xm") -> TwoStreamEncoder:
     """An encoder with the weights shipped under ``name``: evaluation mode, float32, on the CPU.
 
-    ``"emoji-xm"`` was trained by ``mabm.models.pretrain``, which says how. Weights are plain
-    arrays: loading them executes no code.
+    ``"emoji_xm"``, in any case and with ``-`` or ``_``, was trained by ``mabm.models.pretrain``,
+    which says how. Weights are plain arrays: loading them executes no code.
 
     Args:
         name: Of the weights.
@@ -133,10 +136,11 @@ def load_pretrained(name: str = "emoji-xm") -> TwoStreamEncoder:
         >>> load_pretrained().training
         False
     """
-    if name not in _SHIPPED:
-        raise ValueError(f"name must be one of {sorted(_SHIPPED)}, got {name!r}")
+    shipped = find_name(name, SHIPPED)
+    if shipped is None:
+        raise ValueError(f"name must be one of {sorted(SHIPPED)}, got {name!r}")
     encoder = TwoStreamEncoder()
-    _load_shipped(encoder, _SHIPPED[name][0])
+    _load_shipped(encoder, SHIPPED[shipped][0])
     encoder.eval()
     return encoder
 

@@ -12,20 +12,21 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, get_args
 
 from mabm._arrays import check_real
-from mabm.data.sets import DATA_SETS
+from mabm._names import DATA_SETS, find_name
 from mabm.graph import check_max_distance, check_min_samples
 from mabm.models.registry import MAX_EDGE, MAX_SEED
+from mabm.models.weights import SHIPPED
 from mabm.presets import MAX_K, PRESETS, Preset, check_integer, check_k1, check_k2
 
-CONFIGS: Final = ("sysu", "regdb", "llcm", "emoji-xm")
-"""Names of the shipped configurations."""
+CONFIGS: Final = DATA_SETS
+"""Names of the shipped configurations: those of the data sets that they train on."""
 
 # Far above what is used, and below what no machine can do.
 _MOST: Final = 10**6  # of what is counted in a run
@@ -63,7 +64,7 @@ class DataConfig(_Table):
     """Which images, and how they come in.
 
     Attributes:
-        name: Data set, one of ``mabm.data.DATA_SETS``.
+        name: Data set, one of ``mabm.data.DATA_SETS``; other spellings of it become that one.
         root: Its folder; ``None`` for data that ships with the package.
         trial: Which of the ten splits (RegDB alone).
         height: Pixels an image is resized to.
@@ -86,7 +87,8 @@ class DataConfig(_Table):
     workers: int = 4
 
     def __post_init__(self) -> None:
-        _check_choice("name", self.name, tuple(DATA_SETS))
+        _spell_as_known(self, "name", DATA_SETS)
+        _check_choice("name", self.name, DATA_SETS)
         _check_paths(self, "root", "cache")
         _check_integers(self, 1, MAX_EDGE, "height", "width")
         _check_integers(self, 0, _MOST, "held_out")
@@ -102,8 +104,8 @@ class ModelConfig(_Table):
 
     Attributes:
         name: ``"agw-resnet50"``, ``"small"`` or ``"timm:NAME"``.
-        weights: A file of weights, or ``"emoji-xm"`` for those that ship; ``None`` starts at
-            random.
+        weights: A file of weights, or ``"emoji_xm"`` for those that ship (other spellings become
+            that one; a file of such a name is ``./emoji_xm``); ``None`` starts at random.
     """
 
     name: str = "agw-resnet50"
@@ -111,6 +113,7 @@ class ModelConfig(_Table):
 
     def __post_init__(self) -> None:
         _check_paths(self, "name", "weights")
+        _spell_as_known(self, "weights", SHIPPED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -374,7 +377,9 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Reads a configuration.
 
     Args:
-        source: A shipped name (:data:`CONFIGS`) or the path of a TOML file. Tables and keys are
+        source: A shipped name (:data:`CONFIGS`; in any case, with ``-`` or ``_``, and ``sysu`` for
+            ``sysu_mm01``) or the path of a TOML file; a name comes first, so that a file of that
+            name in the current folder is ``./sysu``. Tables and keys are
             the fields of :class:`Config`; what is left out keeps its default. UTF-8, with or
             without a byte-order mark, of at most 1 MiB. A key ``base`` at the
             top names a shipped configuration or another file (from this one's folder) to change.
@@ -476,8 +481,8 @@ def to_toml(config: Config) -> str:
 
 def _read_tree(source: str | Path, above: tuple[str, ...] = ()) -> dict[str, Any]:
     """The tables of a shipped name or a file, laid over those of its base."""
-    if str(source) in CONFIGS:
-        name = f"configs/{source}.toml"
+    if (shipped := find_name(str(source), CONFIGS)) is not None:
+        name = f"configs/{shipped}.toml"
         tree = _parse_toml(resources.files("mabm.train").joinpath(name).read_text("utf-8"), name)
         folder = None
     else:
@@ -494,7 +499,7 @@ def _read_tree(source: str | Path, above: tuple[str, ...] = ()) -> dict[str, Any
     if not isinstance(base, str):
         raise ValueError(f"base must be a shipped name or a TOML file, got {base!r} in {source}")
     above = (*above, str(source))
-    if base not in CONFIGS and folder is not None:
+    if find_name(base, CONFIGS) is None and folder is not None:
         base = os.path.normpath(folder / base)
     if _is_one_of(base, above) or len(above) > _MOST_BASES:
         raise ValueError(f"base must not lead back to itself, got {' -> '.join((*above, base))}")
@@ -576,6 +581,13 @@ def _check_paths(table: object, *names: str) -> None:
         value = getattr(table, name)
         if value is not None and (not str(value) or "\0" in str(value)):
             raise ValueError(f"{name} must be a name without NUL, got {_cut(repr(value))}")
+
+
+def _spell_as_known(table: object, field: str, names: Iterable[str]) -> None:
+    """Gives a name that is known the spelling that it has in documents and files."""
+    known = find_name(getattr(table, field), names)
+    if known is not None:
+        object.__setattr__(table, field, known)  # the tables are frozen
 
 
 def _check_choice(name: str, value: object, choices: Sequence[str]) -> None:

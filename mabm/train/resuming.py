@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from types import NoneType
 from typing import Any, Final
 
+from mabm._names import DATA_SETS, find_name
 from mabm.evaluation import SearchScores
+from mabm.models.weights import SHIPPED
 from mabm.train.checkpoint import Position
 from mabm.train.config import Config
 
@@ -37,6 +39,9 @@ _FREE = (
     "run.tensorboard",
     "run.report",
 )
+
+# Settings that are names: a run of an earlier version may have kept them in another spelling.
+_NAMES: Final = {"data.name": DATA_SETS, "model.weights": SHIPPED}
 
 
 def skip_empty_stages(config: Config, position: Position) -> Position:
@@ -77,6 +82,9 @@ def check_same(kept: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         ValueError: A setting differs; it is named, with both values.
     """
     before, after = _flat(kept), _flat(now)
+    for name, known in _NAMES.items():
+        if (spelled := find_name(before.get(name), known)) is not None:
+            before[name] = spelled
     for name in sorted({*before, *after}):
         if name not in _FREE and before.get(name) != after.get(name):
             raise ValueError(

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from mabm._names import find_name
 from mabm.data import ImageReader
 from mabm.evaluation import (
     SEARCH_TASKS,
@@ -173,7 +174,9 @@ def _named(data: str, names: Sequence[str] | None) -> tuple[SearchTask, ...]:
     if names is None:
         return tasks
     known = {task.name: task for task in tasks}
+    chosen = []
     for name in names:
-        if name not in known:
+        if (found := find_name(name, known)) is None:
             raise ValueError(f"tasks must be of {', '.join(known)}, got {name!r}")
-    return tuple(known[name] for name in names)
+        chosen.append(known[found])
+    return tuple(chosen)

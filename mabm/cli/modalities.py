@@ -1,0 +1,99 @@
+"""The modality of each row as commands read it: numbers, or words of any kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from mabm.cli.command import shortened, whole_number
+
+MODALITY_WORDS: Final = {"visible": 0, "infrared": 1, "thermal": 1}
+"""What a modality may be called instead of its number."""
+
+_MOST_GROUPS: Final = 4  # that are told one by one
+
+
+@dataclass(frozen=True)
+class Modality:
+    """The modality of each row.
+
+    Attributes:
+        numbers: (N,) int64.
+        names: What number n is called, where the file had words for it that are its own.
+    """
+
+    numbers: Tensor
+    names: tuple[str, ...] | None = None
+
+    def in_words(self) -> str:
+        """How many rows there are of each modality."""
+        numbers, counts = torch.unique(self.numbers, return_counts=True)
+        if len(numbers) > _MOST_GROUPS:
+            return f"{len(numbers)} modalities"
+        return ", ".join(
+            f"{count} {self._name(number)}"
+            for number, count in zip(numbers.tolist(), counts.tolist(), strict=True)
+        )
+
+    def _name(self, number: int) -> str:
+        if self.names is None or number >= len(self.names):
+            return f"of modality {number}"
+        return self.names[number]
+
+
+def modality_number(text: str, where: str) -> int:
+    """The modality meant by a number or a word.
+
+    Raises:
+        ValueError: It is neither; the message begins with ``where``.
+    """
+    number = _known(text)
+    if number is None:
+        raise ValueError(
+            f"{where}: modality must be an integer in [0, 2^63) or one of "
+            f"{', '.join(MODALITY_WORDS)}, got {shortened(text)}"
+        )
+    return number
+
+
+def number_words(words: Sequence[str], where: Callable[[int], str]) -> Modality:
+    """Numbers for words: those that ``MODALITY_WORDS`` and digits have, or else in sorted order.
+
+    Args:
+        words: One a row.
+        where: Names the place of a row for messages.
+
+    Raises:
+        ValueError: There are numbers that are no modality, or numbers beside words.
+    """
+    numbers = [_known(word) for word in words]
+    if None not in numbers or any(_is_number(word) for word in words):
+        numbers = [modality_number(word, where(row)) for row, word in enumerate(words)]
+        return Modality(torch.tensor(numbers, dtype=torch.int64))
+    plain = [word.strip() for word in words]
+    names = tuple(sorted(set(plain)))
+    place = {name: number for number, name in enumerate(names)}
+    return Modality(torch.tensor([place[word] for word in plain], dtype=torch.int64), names)
+
+
+def is_known(text: str) -> bool:
+    """Whether it is a number, right or wrong, or one of ``MODALITY_WORDS``."""
+    return _is_number(text) or text.strip().lower() in MODALITY_WORDS
+
+
+def _known(text: str) -> int | None:
+    word = text.strip().lower()
+    return MODALITY_WORDS.get(word, whole_number(word))
+
+
+def _is_number(text: str) -> bool:
+    """Whether it is a number, right or wrong, or empty, and so no name."""
+    try:
+        float(text.strip() or "0")
+    except ValueError:
+        return False
+    return True
