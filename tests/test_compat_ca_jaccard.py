@@ -138,7 +138,7 @@ def test_epochs_as_that_code_base_writes_them() -> None:
         ({"args": argparse.Namespace(k1=3)}, TypeError, "args must have the attribute 'k2', got Namespace"),
         ({"args": None}, TypeError, "args must have the attribute 'k1', got None"),
         ({"args": options_of(CAMERA_AWARE[0], k1=0)}, ValueError, r"args.k1 must be in \[1, 1023\], got 0"),
-        ({"args": options_of(CAMERA_AWARE[0], k2=31)}, ValueError, r"args.k2 must be in \[1, 30\], which ends at args.k1, got 31"),
+        ({"args": options_of(CAMERA_AWARE[0], k2=1024)}, ValueError, r"args.k2 must be in \[1, 1023\], got 1024"),
         ({"args": options_of(CAMERA_AWARE[0], k1_intra=0)}, ValueError, r"k1_intra must be in \[1, 1024\], got 0"),
     ],
 )  # fmt: skip

@@ -92,7 +92,7 @@ def test_options_of_the_distance_choose_nothing(capsys: pytest.CaptureFixture[st
     features = 3 * torch.randn(60, 8)
     expected = mabm.modality_jaccard(features, k1=20, k2=6, preset="spcl").numpy()
     for option in range(6):
-        found = compute_jaccard_distance(features, search_option=option, use_float16=option > 2)
+        found = compute_jaccard_distance(features, search_option=option)
         np.testing.assert_array_equal(found, expected)
     np.testing.assert_array_equal(compute_jaccard_distance(features.numpy()), expected)
     assert capsys.readouterr().out == ""

@@ -38,7 +38,7 @@ def test_jaccard_weighs_by_the_true_squared_distance(case: Case) -> None:
 def test_unit_vectors_give_the_classic_distance(golden: Golden) -> None:
     features = torch.nn.functional.normalize(torch.from_numpy(golden.features), dim=1)
     expected = mabm.modality_jaccard(features, k1=golden.k1, k2=golden.k2)
-    found = compute_jaccard_distance(features, golden.k1, golden.k2, search_option=3, fp16=True)
+    found = compute_jaccard_distance(features, golden.k1, golden.k2, search_option=3)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
     norms = np.linalg.norm(golden.features, axis=1)
     if np.allclose(norms, 1, atol=1e-6):

@@ -160,7 +160,7 @@ EYE = np.eye(2)
         ((np.ones((2, 2), int), EYE, EYE), {}, TypeError, "q_g_dist must be floating point"),
         ((np.ones(2), EYE, EYE), {}, ValueError, r"q_g_dist must be \(Q, G\) with at least one of each"),
         ((EYE, EYE, EYE), {"k1": 0}, ValueError, r"k1 must be in \[1, 1023\], got 0"),
-        ((EYE, EYE, EYE), {"k1": 3, "k2": 4}, ValueError, r"k2 must be in \[1, 3\], which ends at k1, got 4"),
+        ((EYE, EYE, EYE), {"k2": 0}, ValueError, r"k2 must be in \[1, 1024\], got 0"),
         ((EYE, EYE, EYE), {"lambda_value": 2}, ValueError, r"lambda_value must be in \[0, 1\], got 2"),
         ((EYE, np.ones((2, 3)), 20, 6, 0.3), {}, ValueError, "galFea must have 2 columns as probFea has, got 3"),
         (([[1.0]], EYE, 20, 6, 0.3), {}, TypeError, "probFea must be a torch.Tensor"),

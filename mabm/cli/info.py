@@ -20,6 +20,7 @@ _EXTRAS: Final = {
     "demo": ("matplotlib", "tqdm"),
     "train": ("jinja2", "pillow", "pydantic", "safetensors", *_TOML_READER, "tomli-w"),
     "tensorboard": ("tensorboard",),
+    "infomap": ("infomap",),
     "timm": ("timm",),
 }
 

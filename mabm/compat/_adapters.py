@@ -15,16 +15,16 @@ from torch import Tensor
 from mabm._arrays import check_features, shown, to_tensor
 from mabm._device_memory import check_fits
 from mabm._extension import backends
-from mabm.jaccard import jaccard_distance, modality_jaccard
-from mabm.presets import PRESETS, Preset, check_integer
+from mabm.jaccard import encode_samples, jaccard_distance
+from mabm.presets import MAX_K, PRESETS, Preset, check_integer
 from mabm.ranking import Ranking, rank_neighbors
 from mabm.rows import Encoding, NeighborSets
 
-Distances: TypeAlias = NDArray[np.float32]
+Distances: TypeAlias = NDArray[np.float32] | NDArray[np.float16]
 
 VISIBLE, INFRARED = 0, 1
 
-# Numbers held at once where pairs of rows are compared one by one.
+# Numbers held at once where rows are compared in blocks.
 _ELEMENTS_AT_ONCE = 2**22
 
 
@@ -79,34 +79,90 @@ def modality_of_names(name: str, files: Sequence[Any], count: int) -> NDArray[np
     return modality
 
 
+def check_lengths(k1: object, k2: object, longest: int = MAX_K) -> tuple[int, int]:
+    """Returns k1 in [1, ``longest``] and k2, at most k1: lists of k1 have no more rows to average.
+
+    Raises:
+        TypeError: One is no integer.
+        ValueError: One is below 1, or ``k1`` above ``longest``.
+    """
+    length = check_integer("k1", k1, at_least=1, at_most=longest)
+    return length, min(check_integer("k2", k2, at_least=1), length)
+
+
 def dense_distance(
     features: Tensor,
     modality: NDArray[np.int64] | None,
     *,
-    k1: int,
-    k2: int,
+    k1: object,
+    k2: object,
     preset: str | Preset,
+    use_float16: object = False,
 ) -> Distances:
-    """:func:`mabm.modality_jaccard` as a NumPy array."""
-    distance = modality_jaccard(features, modality, k1=k1, k2=k2, preset=preset)
-    found: Distances = distance.cpu().numpy()
-    return found
+    """:func:`mabm.modality_jaccard` as a NumPy array, with the k2 that :func:`check_lengths` gives.
+
+    Args:
+        features: (N, D) from :func:`read_features`.
+        modality: (N,) or ``None``.
+        k1: As :func:`mabm.modality_jaccard`.
+        k2: May exceed ``k1``, and is ``k1`` then.
+        preset: Name or preset.
+        use_float16: Whether the result is rounded to float16.
+    """
+    length, rows = check_lengths(k1, k2)
+    count = len(features)
+    check_fits(
+        (2 if use_float16 else 4) * count * count,
+        f"the dense ({count}, {count}) distance",
+        "use mabm.jaccard_graph, which needs memory linear in N",
+        features.device,
+    )
+    encoding = encode_samples(features, modality, k1=length, k2=rows, preset=preset)
+    return dense_of_encoding(encoding, use_float16=use_float16)
 
 
 def dense_of_encoding(
-    encoding: Encoding[Tensor], rows: slice | None = None, columns: slice | None = None
+    encoding: Encoding[Tensor],
+    rows: slice | None = None,
+    columns: slice | None = None,
+    *,
+    use_float16: object = False,
 ) -> Distances:
-    """:func:`mabm.jaccard_distance` as a NumPy array, refused where it cannot fit."""
+    """:func:`mabm.jaccard_distance` as a NumPy array, refused where it cannot fit.
+
+    With ``use_float16`` it is rounded to float16, block by block: 2 bytes a pair are held.
+    """
     samples = range(len(encoding))
-    shape = tuple(len(samples[part or slice(None)]) for part in (rows, columns))
+    chosen = [samples[part or slice(None)] for part in (rows, columns)]
+    shape = tuple(len(part) for part in chosen)
     check_fits(
-        4 * shape[0] * shape[1],
+        (2 if use_float16 else 4) * shape[0] * shape[1],
         f"the dense {shape} distance",
         "use mabm.prune_distances instead",
         encoding.indices.device,
     )
-    found: Distances = jaccard_distance(encoding, rows, columns).cpu().numpy()
-    return found
+    if not use_float16:
+        found: NDArray[np.float32] = jaccard_distance(encoding, rows, columns).cpu().numpy()
+        return found
+    rounded = np.empty(shape, dtype=np.float16)
+    step = max(_ELEMENTS_AT_ONCE // max(shape[1], 1), 1)
+    for start in range(0, shape[0], step):
+        part = chosen[0][start : start + step]
+        block = jaccard_distance(encoding, slice(part.start, part.stop), columns)
+        rounded[start : start + step] = block.to(torch.float16).cpu().numpy()
+    return rounded
+
+
+def nearest_columns(distance: Tensor, width: int) -> Tensor:
+    """(B, ``width``) columns of the least numbers of each row, ascending, ties by lower column."""
+    width = min(width, distance.shape[1])
+    nearest, ranks = distance.topk(width, dim=1, largest=False)
+    ranks = ranks.sort(dim=1).values
+    order = distance.gather(1, ranks).sort(dim=1, stable=True).indices
+    ranks = ranks.gather(1, order)
+    tied = (distance <= nearest[:, -1:]).sum(dim=1) > width  # at the end, where topk chose freely
+    ranks[tied] = distance[tied].argsort(dim=1, stable=True)[:, :width]
+    return ranks
 
 
 def rank_beside_self(features: Tensor, k1: int) -> Ranking[Tensor]:

@@ -38,17 +38,21 @@ def compute_jaccard_distance_xmodal(
 
     Args:
         target_features: (N, D) float tensor; never normalised here.
-        k1: As :func:`mabm.modality_jaccard`.
-        k2: As :func:`mabm.modality_jaccard`.
+        k1: As :func:`mabm.modality_jaccard`; a modality with fewer samples than its share, or fewer
+            samples than ``k1`` in the classic distance, give all they have (the released code fails
+            in the first case, and reads faiss's filling as the last row in the second).
+        k2: Rows to average, of each modality's list with option 4 and 5; a list that is shorter
+            gives all it has.
         print_flag: Accepted and not needed: nothing is printed.
         search_option: 0 to 5, see above.
-        use_float16: Accepted and not needed: the result is float32.
+        use_float16: Whether the result is float16, rounded from float32; the released code sums in
+            float16 too, and is less exact.
         all_file_name: File name of each row, ``rgb_modify`` or ``ir_modify`` in it.
         rgbNum: With option 4 and 5: the number of visible rows, which come first; file names are
             then not read. Where it is 0, they tell the modality, in any row order.
 
     Returns:
-        (N, N) float32 NumPy array, not negative.
+        (N, N) NumPy array, not negative: float32, or float16 with ``use_float16``.
 
     Raises:
         TypeError: An argument of the wrong kind.
@@ -80,4 +84,4 @@ def compute_jaccard_distance_xmodal(
         modality = modality_of_names("all_file_name", all_file_name, len(features))
     classic = "spcl" if modality is None else "modal_invariant"
     preset = "bmil" if aware else classic
-    return dense_distance(features, modality, k1=k1, k2=k2, preset=preset)
+    return dense_distance(features, modality, k1=k1, k2=k2, preset=preset, use_float16=use_float16)

@@ -14,7 +14,7 @@ from mabm.compat._adapters import (
 )
 from mabm.encoding import encode_neighbors, expand_queries
 from mabm.neighbors import k_reciprocal_neighbors
-from mabm.presets import MAX_K, PRESETS, check_integer
+from mabm.presets import MAX_K, PRESETS, Preset, check_integer
 from mabm.ranking import rank_neighbors
 
 __all__ = ["compute_jaccard_distance"]
@@ -42,7 +42,9 @@ def compute_jaccard_distance(
         cam_labels: (N,) integers, the camera of each row.
         epoch: In epoch 0 ``k2_intra`` and ``k2_inter`` are 3, whatever the options say.
         args: Options k1, k2 (1 skips every average), ckrnns, k1_intra, k1_inter, clqe, k2_intra and
-            k2_inter as attributes, such as those of a parser.
+            k2_inter as attributes, such as those of a parser. ``k2`` may exceed ``k1``, and so
+            for either list: the nearest ``k2`` are averaged, where the released code sorts no more
+            than k1 + 2. Where there are fewer samples a list holds them all.
 
     Returns:
         (N, N) float32 NumPy array, not negative.
@@ -71,7 +73,7 @@ def compute_jaccard_distance(
             raise TypeError(f"args must have the attribute {name!r}, got {args!r}")
     ckrnns, clqe = bool(args.ckrnns), bool(args.clqe)
     k1 = check_integer("args.k1", args.k1, at_least=1, at_most=MAX_K - 1)
-    k2 = check_integer("args.k2", args.k2, at_least=1, at_most=k1, reason=", which ends at args.k1")
+    k2 = check_integer("args.k2", args.k2, at_least=1, at_most=MAX_K - 1)
     cameras = check_modality(cam_labels, len(x), x.device, "cam_labels")
     by_camera = replace(
         PRESETS["ca_jaccard"],
@@ -80,11 +82,20 @@ def compute_jaccard_distance(
         k2_intra=_WARM_UP_K2 if epoch == 0 else args.k2_intra,
         k2_inter=_WARM_UP_K2 if epoch == 0 else args.k2_inter,
     )
+    long_enough = replace(  # for the averages
+        by_camera,
+        k1_intra=max(by_camera.k1_intra, by_camera.k2_intra - 1),
+        k1_inter=max(by_camera.k1_inter, by_camera.k2_inter - 1),
+    )
+    first: Preset | int = by_camera if ckrnns else k1
+    second: Preset | int = long_enough if clqe else max(k1, k2)
     rankings = {
-        aware: rank_neighbors(x, cameras, preset=by_camera) if aware else rank_beside_self(x, k1)
-        for aware in {ckrnns, clqe}
+        lists: rank_neighbors(x, cameras, preset=lists)
+        if isinstance(lists, Preset)
+        else rank_beside_self(x, lists)
+        for lists in {first, second}
     }
-    encoding = encode_neighbors(x, k_reciprocal_neighbors(rankings[ckrnns]))
+    encoding = encode_neighbors(x, k_reciprocal_neighbors(rankings[first]))
     if k2 > 1:
-        encoding = expand_queries(encoding, rankings[clqe], **({} if clqe else {"k2": k2}))
+        encoding = expand_queries(encoding, rankings[second], **({} if clqe else {"k2": k2}))
     return dense_of_encoding(encoding)

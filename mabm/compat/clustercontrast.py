@@ -63,14 +63,16 @@ def compute_jaccard_distance(
 
     Args:
         target_features: (N, D) float tensor; never normalised here.
-        k1: As :func:`mabm.modality_jaccard`.
-        k2: As :func:`mabm.modality_jaccard`.
+        k1: Length of the lists, a sample counted among its own; with fewer samples they hold all of
+            them, where faiss fills up with -1 and the released code reads that as the last row.
+        k2: Rows to average; a list has ``k1``, so more than ``k1`` mean ``k1``.
         print_flag: Accepted and not needed: nothing is printed.
         search_option: 0 to 5; it chose a route through faiss, and chooses nothing here.
-        use_float16: Accepted and not needed: the result is float32.
+        use_float16: Whether the result is float16, rounded from float32; the released code sums in
+            float16 too, and is less exact.
 
     Returns:
-        (N, N) float32 NumPy array, not negative.
+        (N, N) NumPy array, not negative: float32, or float16 with ``use_float16``.
 
     Raises:
         TypeError: An argument of the wrong kind.
@@ -88,7 +90,7 @@ def compute_jaccard_distance(
     """
     features = read_features(target_features, "target_features")
     check_search_option(search_option)
-    return dense_distance(features, None, k1=k1, k2=k2, preset="spcl")
+    return dense_distance(features, None, k1=k1, k2=k2, preset="spcl", use_float16=use_float16)
 
 
 def cm(inputs: Tensor, indexes: Tensor, features: Tensor, momentum: float = 0.5) -> Tensor:

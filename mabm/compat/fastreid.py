@@ -12,6 +12,7 @@ from torch import Tensor
 from mabm._arrays import Array
 from mabm.compat._adapters import (
     Distances,
+    check_lengths,
     check_search_option,
     dense_of_encoding,
     encode_by_distance,
@@ -116,14 +117,15 @@ def compute_jaccard_distance(
 
     Args:
         features: (N, D) float tensor; never normalised here.
-        k1: As :func:`mabm.modality_jaccard`.
-        k2: As :func:`mabm.modality_jaccard`.
+        k1: As :func:`mabm.compat.clustercontrast.compute_jaccard_distance`, with fewer samples too.
+        k2: Rows to average; more than ``k1`` mean ``k1``.
         search_option: 0 to 5: a route through faiss, here without effect.
-        fp16: Accepted and not needed: the result is float32.
+        fp16: Whether the result is float16, rounded from float32; the released code sums in float16
+            too, and is less exact.
         verbose: Accepted and not needed: nothing is printed.
 
     Returns:
-        (N, N) float32 NumPy array, not negative.
+        (N, N) NumPy array, not negative: float32, or float16 with ``fp16``.
 
     Raises:
         TypeError: An argument of the wrong kind.
@@ -137,7 +139,8 @@ def compute_jaccard_distance(
         (40, 40)
     """
     check_search_option(search_option)
-    return dense_of_encoding(_encode(read_features(features, "features"), k1, k2))
+    encoding = _encode(read_features(features, "features"), k1, k2)
+    return dense_of_encoding(encoding, use_float16=fp16)
 
 
 def compute_euclidean_distance(
@@ -186,11 +189,12 @@ def _read_pair(
     return first, second.to(first.device)
 
 
-def _encode(features: Tensor, k1: int, k2: int) -> Encoding[Tensor]:
-    ranking = rank_neighbors(features, k1=k1, preset="spcl")
+def _encode(features: Tensor, k1: object, k2: object) -> Encoding[Tensor]:
+    length, rows = check_lengths(k1, k2)
+    ranking = rank_neighbors(features, k1=length, preset="spcl")
     neighbors = k_reciprocal_neighbors(ranking)
     encoding = encode_by_distance(neighbors, partial(squared_euclidean, features))
-    return expand_queries(encoding, ranking, k2=k2)
+    return expand_queries(encoding, ranking, k2=rows)
 
 
 def _to_numpy(distance: Tensor) -> Distances:

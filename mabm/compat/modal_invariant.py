@@ -36,14 +36,16 @@ def compute_modal_invariant_jaccard_distance(
         target_features: (N, D) float tensor; never normalised here.
         file: (file name, id, camera) of each row; the name tells the modality by ``rgb_modify`` or
             ``ir_modify``. The ids and cameras are not read.
-        k1: As :func:`mabm.modality_jaccard`.
-        k2: As :func:`mabm.modality_jaccard`.
+        k1: As :func:`mabm.compat.clustercontrast.compute_jaccard_distance`, with fewer samples too.
+        k2: Rows to average; more than ``k1`` mean ``k1``.
         print_flag: Accepted and not needed: nothing is printed.
         search_option: 0 to 5: a route through faiss, here without effect.
-        use_float16: Accepted and not needed: the result is float32.
+        use_float16: Whether the result is float16, rounded from float32; the released code sums in
+            float16 too, and is less exact.
 
     Returns:
-        (N, N) float32 NumPy array, not negative: preset ``"modal_invariant"``.
+        (N, N) NumPy array, not negative, of preset ``"modal_invariant"``: float32, or float16 with
+        ``use_float16``.
 
     Raises:
         TypeError: An argument of the wrong kind.
@@ -63,4 +65,6 @@ def compute_modal_invariant_jaccard_distance(
     features = read_features(target_features, "target_features")
     check_search_option(search_option)
     modality = modality_of_names("file", file, len(features))
-    return dense_distance(features, modality, k1=k1, k2=k2, preset="modal_invariant")
+    return dense_distance(
+        features, modality, k1=k1, k2=k2, preset="modal_invariant", use_float16=use_float16
+    )

@@ -1,4 +1,7 @@
-"""k-reciprocal re-ranking: stands in for the ``re_ranking`` files of many code bases."""
+"""k-reciprocal re-ranking: stands in for the ``re_ranking`` files of many code bases.
+
+And for the ``compute_jaccard_dist`` that lies beside it in MMT, CAP and their kin.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from mabm.compat._adapters import (
     Distances,
     dense_of_encoding,
     encode_by_distance,
+    nearest_columns,
     read_features,
 )
 from mabm.compat.fastreid import compute_euclidean_distance
@@ -22,10 +26,12 @@ from mabm.encoding import expand_queries
 from mabm.neighbors import k_reciprocal_neighbors
 from mabm.presets import MAX_K, PRESETS, check_integer
 from mabm.ranking import Ranking
+from mabm.rows import NeighborSets
 
-__all__ = ["re_ranking"]
+__all__ = ["compute_jaccard_dist", "re_ranking"]
 
 _ROWS_AT_ONCE = 256
+_INSTEAD = "use mabm.rerank, which holds the (Q, G) part alone"
 
 
 def re_ranking(*args: Any, **options: Any) -> Distances:
@@ -45,9 +51,16 @@ def re_ranking(*args: Any, **options: Any) -> Distances:
     Args:
         args: As above, tensors or arrays: distances (Q, G), (Q, Q) and (G, G), not squared, or
             features (Q, D) and (G, D), never normalised here.
-        options: As above. ``k1`` is in [1, 1023], ``k2`` in [1, k1], ``lambda_value`` in [0, 1].
-            ``local_distmat`` (Q + G, Q + G) is added to the squared distance of the features, or
-            taken in its place. ``MemorySave`` and ``Minibatch`` are accepted and not needed.
+        options: As above. ``k1`` is in [1, 1023], ``k2`` in [1, 1024] and may exceed it,
+            ``lambda_value`` in [0, 1]. ``local_distmat`` (Q + G, Q + G) is added to the squared
+            distance of the features, or taken in its place. ``MemorySave`` and ``Minibatch`` are
+            accepted and not needed.
+            One more than there: ``use_float16=True`` rounds the weights of the neighbors, their
+            averages and sums, and J to float16, as the released forms that take features do and
+            those that take distances do not; False, the default, is exact to float32. It holds
+            dense (Q + G, Q + G) weights and takes as long as the released code. (The first form
+            of features rounds these and the distances too; that leaves ranks to ties in no order,
+            which nothing can reproduce.)
 
     Returns:
         (Q, G) float32 NumPy array.
@@ -76,6 +89,78 @@ def re_ranking(*args: Any, **options: Any) -> Distances:
     return _of_features(*args, **options)
 
 
+def compute_jaccard_dist(
+    target_features: Array,
+    k1: int = 20,
+    k2: int = 6,
+    print_flag: bool = True,
+    lambda_value: float = 0,
+    source_features: Array | None = None,
+    use_gpu: bool = False,
+) -> Tensor:
+    """Computes the Jaccard distance of all rows, mixed with how far they lie from a source domain.
+
+    Neighbors are ranked and weighed by ``2 |x_j|^2 - 2 x_i . x_j``, divided for each sample by its
+    greatest: on unit vectors the squared Euclidean distance, on others what the released code
+    computes. A sample counts beside its k1 neighbors. With a source the result is
+    ``(1 - lambda) * J_ij + lambda * (s_i + s_j)``. There ``s_i`` is ``1 - exp(-d^2)`` to the
+    nearest row of the source, divided by the greatest of all.
+
+    Args:
+        target_features: (N, D) float tensor; never normalised here.
+        k1: Neighbors beside the sample, in [1, 1023].
+        k2: Rows to average, in [1, 1024]; may exceed ``k1``.
+        print_flag: Accepted and not needed: nothing is printed.
+        lambda_value: Weight of the source, in [0, 1]; 0 leaves it out.
+        source_features: (M, D) float tensor.
+        use_gpu: Accepted and not needed.
+
+    Returns:
+        (N, N) float32 **tensor** on the CPU, as callers add ``.numpy()``.
+
+    Raises:
+        TypeError: An argument of the wrong kind.
+        ValueError: An argument out of its range, or ``lambda_value`` without a source.
+        MemoryError: N x N does not fit.
+
+    Source:
+        Zhong et al., CVPR 2017; Ge et al., ICLR 2020 (MMT); the source as in Song et al., 2018.
+
+    Example:
+        >>> import torch
+        >>> from mabm.compat.reranking import compute_jaccard_dist
+        >>> compute_jaccard_dist(torch.randn(40, 8), use_gpu=False).numpy().shape
+        (40, 40)
+    """
+    features = read_features(target_features, "target_features")
+    mix = check_real("lambda_value", lambda_value, 0.0, 1.0)
+    source = None if source_features is None else read_features(source_features, "source_features")
+    if mix and source is None:
+        raise ValueError(
+            f"source_features must be given with lambda_value={lambda_value}, got None"
+        )
+    if source is not None and source.shape[1] != features.shape[1]:
+        raise ValueError(
+            f"source_features must have {features.shape[1]} columns as target_features has, "
+            f"got {source.shape[1]}"
+        )
+    lengths = _check_lengths(k1, k2)
+    _check_fits(len(features), "use mabm.jaccard_graph, which needs memory linear in N")
+    wide = features.to(torch.float64)
+    squares = wide.square().sum(dim=1)
+    distance = _relative(torch.addmm(2 * squares, wide, wide.T, alpha=-2).to(torch.float32).cpu())
+    ranks, neighbors = _find_neighbors(distance, *lengths)
+    jaccard = torch.from_numpy(_jaccard(distance, ranks, neighbors))
+    if not mix or source is None:
+        return jaccard
+    blocks = torch.split(wide, _ROWS_AT_ONCE)
+    others = source.to(wide)
+    nearest = torch.cat([torch.cdist(rows, others).square().amin(dim=1) for rows in blocks]).cpu()
+    away = -torch.expm1(-nearest)
+    away = (away / away.max().where(away.max() > 0, 1.0)).to(torch.float32)
+    return jaccard * (1 - mix) + (away[:, None] + away) * mix
+
+
 def _of_distances(
     q_g_dist: Array,
     q_q_dist: Array,
@@ -83,16 +168,18 @@ def _of_distances(
     k1: int = 20,
     k2: int = 6,
     lambda_value: float = 0.3,
+    *,
+    use_float16: bool = False,
 ) -> Distances:
     between = _read_distance("q_g_dist", q_g_dist, None)
     queries, gallery = between.shape
     within_query = _read_distance("q_q_dist", q_q_dist, (queries, queries))
     within_gallery = _read_distance("g_g_dist", g_g_dist, (gallery, gallery))
-    _check_fits(queries + gallery)
+    _check_fits(queries + gallery, _INSTEAD)
     above = torch.cat([within_query, between], dim=1)
     below = torch.cat([between.T, within_gallery], dim=1)
     squared = torch.cat([above, below]).square_().to(torch.float32)
-    return _rerank(squared, queries, k1, k2, lambda_value)
+    return _rerank(squared, queries, k1, k2, lambda_value, use_float16)
 
 
 def _of_features(
@@ -106,6 +193,7 @@ def _of_features(
     *,
     local_distmat: Array | None = None,
     only_local: bool = False,
+    use_float16: bool = False,
 ) -> Distances:
     if MemorySave is None or isinstance(MemorySave, Tensor | np.ndarray):  # the last form
         local_distmat, only_local = MemorySave, Minibatch is True
@@ -115,7 +203,7 @@ def _of_features(
             f"galFea must have {query.shape[1]} columns as probFea has, got {gallery.shape[1]}"
         )
     total = len(query) + len(gallery)
-    _check_fits(total)
+    _check_fits(total, _INSTEAD)
     local = None
     if local_distmat is not None:
         local = _read_distance("local_distmat", local_distmat, (total, total))
@@ -126,42 +214,93 @@ def _of_features(
     else:
         distance = torch.from_numpy(compute_euclidean_distance(torch.cat([query, gallery])))
         distance = distance if local is None else distance + local
-    return _rerank(distance.to(torch.float32), len(query), k1, k2, lambda_value)
+    return _rerank(distance.to(torch.float32), len(query), k1, k2, lambda_value, use_float16)
 
 
-def _rerank(distance: Tensor, split: int, k1: object, k2: int, lambda_value: object) -> Distances:
+def _rerank(
+    distance: Tensor, split: int, k1: object, k2: object, lambda_value: object, use_float16: object
+) -> Distances:
     """Re-ranks by (N, N) squared distances, of which the first ``split`` rows are the queries."""
-    length = check_integer("k1", k1, at_least=1, at_most=MAX_K - 1)
+    lengths = _check_lengths(k1, k2)
     mix = check_real("lambda_value", lambda_value, 0.0, 1.0)
+    distance = _relative(distance)
+    ranks, neighbors = _find_neighbors(distance, *lengths)
+    original: NDArray[np.float32] = distance[:split, split:].numpy()
+    if use_float16:
+        rounded = _rounded_jaccard(distance.numpy(), ranks.numpy(), neighbors, split)
+        return np.asarray(rounded * (1 - mix) + original * mix)
+    jaccard = _jaccard(distance, ranks, neighbors, slice(0, split), slice(split, None))
+    return np.asarray(jaccard * (1 - mix) + original * mix)
+
+
+def _check_lengths(k1: object, k2: object) -> tuple[int, int]:
+    return (
+        check_integer("k1", k1, at_least=1, at_most=MAX_K - 1),
+        check_integer("k2", k2, at_least=1, at_most=MAX_K),
+    )
+
+
+def _relative(distance: Tensor) -> Tensor:
+    """Each row divided by its greatest."""
     furthest = distance.amax(dim=1, keepdim=True)
     if not bool(furthest.isfinite().all()):
         raise ValueError("distances must have squares that are finite in float32, got Inf")
-    distance = distance / furthest.where(furthest > 0, 1.0)
-    ranking = _rank(distance, length)
-    neighbors = k_reciprocal_neighbors(ranking)
-    encoding = encode_by_distance(neighbors, lambda rows, columns: distance[rows, columns])
-    encoding = expand_queries(encoding, ranking, k2=k2)
-    jaccard = dense_of_encoding(encoding, slice(0, split), slice(split, None))
-    original: NDArray[np.float32] = distance[:split, split:].numpy()
-    mixed: Distances = (1 - mix) * jaccard + mix * original
-    return mixed
+    return distance / furthest.where(furthest > 0, 1.0)
 
 
-def _rank(distance: Tensor, k1: int) -> Ranking[Tensor]:
-    """Lists of ``k1 + 1`` by distance, a sample beside its neighbours, ties by lower index."""
-    width = min(k1 + 1, len(distance))
-    parts = []
-    for rows in torch.split(distance, _ROWS_AT_ONCE):
-        nearest, ranks = rows.topk(width, dim=1, largest=False)
-        ranks = ranks.sort(dim=1).values
-        order = rows.gather(1, ranks).sort(dim=1, stable=True).indices
-        ranks = ranks.gather(1, order)
-        tied = (rows <= nearest[:, -1:]).sum(dim=1) > width  # at the end, where topk chose freely
-        ranks[tied] = rows[tied].argsort(dim=1, stable=True)[:, :width]
-        parts.append(ranks)
-    ranks = torch.cat(parts)
+def _find_neighbors(distance: Tensor, k1: int, k2: int) -> tuple[Tensor, NeighborSets[Tensor]]:
+    """(N, k2) nearest rows, and the sets of lists of k1 + 1: a sample beside its neighbours."""
+    blocks = torch.split(distance, _ROWS_AT_ONCE)
+    ranks = torch.cat([nearest_columns(rows, max(k1 + 1, k2)) for rows in blocks])
+    neighbors = k_reciprocal_neighbors(_as_ranking(distance, ranks[:, : k1 + 1], k1))
+    return ranks[:, :k2], neighbors
+
+
+def _as_ranking(distance: Tensor, ranks: Tensor, k1: int) -> Ranking[Tensor]:
     scores = -distance.gather(1, ranks).to(torch.float64)
-    return Ranking(ranks, scores, (width,), PRESETS["spcl"], k1=k1)
+    return Ranking(ranks, scores, (ranks.shape[1],), PRESETS["spcl"], k1=k1)
+
+
+def _jaccard(
+    distance: Tensor,
+    ranks: Tensor,
+    neighbors: NeighborSets[Tensor],
+    rows: slice | None = None,
+    columns: slice | None = None,
+) -> Distances:
+    """J of the chosen samples, with the rows averaged that ``ranks`` (N, k2) holds."""
+    encoding = encode_by_distance(neighbors, lambda one, other: distance[one, other])
+    averaged = ranks.shape[1]
+    encoding = expand_queries(encoding, _as_ranking(distance, ranks, averaged), k2=averaged)
+    return dense_of_encoding(encoding, rows, columns)
+
+
+def _rounded_jaccard(
+    distance: NDArray[np.float32],
+    ranks: NDArray[np.int64],
+    neighbors: NeighborSets[Tensor],
+    split: int,
+) -> NDArray[np.float16]:
+    """(Q, G) J, with weights, averages and every partial sum rounded to float16.
+
+    Sums run over ascending columns: their order tells the last bit.
+    """
+    weights = np.zeros(distance.shape, dtype=np.float16)
+    for i, row in enumerate(distance):
+        columns = neighbors.row(i).numpy()
+        exponentials = np.exp(-row[columns])
+        weights[i, columns] = exponentials / np.sum(exponentials)
+    if ranks.shape[1] > 1:
+        averaged = np.empty_like(weights)
+        for i, rows in enumerate(ranks):
+            averaged[i] = np.mean(weights[rows], axis=0)  # summed in float32, then rounded
+        weights = averaged
+    by_column = np.ascontiguousarray(weights.T)
+    shared = np.zeros((split, len(weights) - split), dtype=np.float16)
+    for i, row in enumerate(weights[:split]):
+        for column in np.flatnonzero(row):
+            shared[i] += np.minimum(row[column], by_column[column, split:])
+    return np.asarray(1 - shared / (2 - shared))
 
 
 def _read_distance(name: str, value: object, shape: tuple[int, int] | None) -> Tensor:
@@ -179,10 +318,10 @@ def _read_distance(name: str, value: object, shape: tuple[int, int] | None) -> T
     return distance
 
 
-def _check_fits(total: int) -> None:
+def _check_fits(total: int, instead: str) -> None:
     check_fits(
         3 * 4 * total * total,
         f"re-ranking by the dense ({total}, {total}) distance",
-        "use mabm.rerank, which holds the (Q, G) part alone",
+        instead,
         torch.device("cpu"),
     )

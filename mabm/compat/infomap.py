@@ -1,0 +1,162 @@
+"""Clustering by Infomap: stands in for the ``infomap_cluster`` files of many code bases.
+
+Neighbors come from the exact ranking here instead of faiss; the clustering itself is that of the
+package ``infomap``, an extra: ``pip install "mabm[infomap]"``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mabm._arrays import Array, check_floating, check_real, is_integer, to_tensor
+from mabm.compat._adapters import read_features
+from mabm.presets import MAX_K, PRESETS, check_choice, check_integer
+from mabm.ranking import rank_neighbors
+
+__all__ = ["cluster_by_infomap", "get_dist_nbr"]
+
+_SEED = 123  # Infomap's own default
+_METHODS = ("faiss-cpu", "faiss-gpu")
+
+
+def get_dist_nbr(
+    features: Array, k: int = 80, knn_method: str = "faiss-cpu"
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """Finds the ``k`` rows of greatest inner product with every row.
+
+    Args:
+        features: (N, D) float array or tensor; never normalised here, which callers do before.
+        k: Length of the lists, in [1, 1024]; a row counts among its own.
+        knn_method: ``"faiss-cpu"`` or ``"faiss-gpu"``, without effect: there is no faiss here.
+
+    Returns:
+        Distances ``1 - x . y``, ascending, and rows, both (N, min(k, N)), float32 and int32; ties
+        by lower row. (Where N is less than ``k``, faiss fills the lists up with -1.)
+
+    Raises:
+        TypeError: An argument of the wrong kind.
+        ValueError: An argument out of its range.
+
+    Source:
+        Dai et al., ACCV 2022 (Cluster-Contrast).
+
+    Example:
+        >>> import numpy as np
+        >>> from mabm.compat.infomap import get_dist_nbr
+        >>> dists, nbrs = get_dist_nbr(np.array([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]]), k=2)
+        >>> nbrs.tolist(), [round(float(distance), 6) for distance in dists[:, 1]]
+        ([[0, 1], [1, 0], [2, 1]], [0.2, 0.2, 0.4])
+    """
+    check_choice("knn_method", knn_method, _METHODS)
+    preset = replace(PRESETS["spcl"], metric="inner_product")
+    ranking = rank_neighbors(
+        read_features(features, "features"),
+        k1=check_integer("k", k, at_least=1, at_most=MAX_K),
+        preset=preset,
+    )
+    similarities = ranking.scores.cpu().numpy().astype(np.float32)
+    return 1 - similarities, ranking.ranks.cpu().numpy().astype(np.int32)
+
+
+def cluster_by_infomap(
+    nbrs: Array, dists: Array, min_sim: float, cluster_num: int = 2
+) -> NDArray[np.int64]:
+    """Clusters the graph of all neighbors that are similar enough, by Infomap.
+
+    From every row a link of weight ``1 - dists`` leads to each of its neighbors, up to the first
+    that is less similar than ``min_sim``; modules are those of Infomap's directed flow, in two
+    levels, from one trial with the seed 123. The result is the same on every run of one release of
+    ``infomap``; other releases may part samples otherwise. Copies of the released file that leave
+    the weights out, as in ADCA, are not followed.
+
+    Args:
+        nbrs: (N, K) integers, rows as :func:`get_dist_nbr` finds them.
+        dists: (N, K) floating point, one minus their similarities, ascending in each row.
+        min_sim: Least similarity of a link, in [0, 1].
+        cluster_num: Modules of this many samples or fewer are no clusters.
+
+    Returns:
+        (N,) int64 labels 0..C-1, -1 for samples in no cluster. (The released code returns the same
+        whole numbers as float64, and callers convert them.)
+
+    Raises:
+        ImportError: ``infomap`` is missing; the message names the extra.
+        TypeError: An argument of the wrong kind.
+        ValueError: An argument out of its range, not finite, or shapes that do not fit.
+
+    Source:
+        Rosvall and Bergstrom, PNAS 2008 (Infomap); Dai et al., ACCV 2022 (Cluster-Contrast).
+
+    Example:
+        >>> import torch
+        >>> from mabm.compat.infomap import cluster_by_infomap, get_dist_nbr
+        >>> centres = torch.eye(3).repeat_interleave(10, dim=0)
+        >>> features = torch.nn.functional.normalize(centres + 0.1 * torch.rand(30, 3), dim=1)
+        >>> dists, nbrs = get_dist_nbr(features, k=15)
+        >>> labels = cluster_by_infomap(nbrs, dists, min_sim=0.5, cluster_num=2)
+        >>> len(set(labels.tolist())), len(set(labels[:10].tolist()))
+        (3, 1)
+    """
+    rows, distance = _read_lists(nbrs, dists)
+    threshold = 1 - check_real("min_sim", min_sim, 0, 1)
+    smallest = check_integer("cluster_num", cluster_num, at_least=0)
+    own = rows == np.arange(len(rows))[:, None]
+    linked = np.logical_and.accumulate((distance <= threshold) | own, axis=1) & ~own
+    sources, targets = np.nonzero(linked)[0], rows[linked]
+    if len(targets) and not 0 <= targets.min() <= targets.max() < len(rows):
+        raise ValueError(
+            f"nbrs must be in [0, {len(rows)}) up to min_sim, got {targets.min()} to "
+            f"{targets.max()}"
+        )
+    weights = (1 - distance[linked]).astype(np.float64).clip(min=0)
+    modules = _find_modules(len(rows), np.column_stack([sources, targets, weights]))
+    sizes = np.bincount(modules)
+    numbers = np.where(sizes > smallest, np.cumsum(sizes > smallest) - 1, -1)
+    labels: NDArray[np.int64] = numbers[modules].astype(np.int64)
+    return labels
+
+
+def _read_lists(nbrs: object, dists: object) -> tuple[NDArray[np.int64], NDArray[np.floating]]:
+    rows, distance = to_tensor(nbrs, "nbrs").cpu(), to_tensor(dists, "dists").cpu()
+    if not is_integer(rows):
+        raise TypeError(f"nbrs must be integers, got dtype {rows.dtype}")
+    check_floating(distance, "dists")
+    if rows.dim() != 2 or 0 in rows.shape:
+        raise ValueError(f"nbrs must be (N, K), one of each at least, got {tuple(rows.shape)}")
+    if distance.shape != rows.shape:
+        raise ValueError(f"dists must be {tuple(rows.shape)}, got shape {tuple(distance.shape)}")
+    if bool(distance.isnan().any()):
+        raise ValueError("dists must not be NaN, got NaN")
+    return rows.to(torch.int64).numpy(), _to_numpy(distance)
+
+
+def _to_numpy(distance: Tensor) -> NDArray[np.floating]:
+    wide: NDArray[np.floating] = (
+        distance if distance.dtype == torch.float64 else distance.to(torch.float32)
+    ).numpy()
+    return wide
+
+
+def _find_modules(count: int, links: NDArray[np.float64]) -> NDArray[np.int64]:
+    """(N,) the module of each sample, numbered from 0; those without links follow, each alone."""
+    try:
+        from infomap import Infomap
+    except ImportError as error:
+        raise ImportError(
+            'clustering by Infomap needs infomap: pip install "mabm[infomap]"'
+        ) from error
+    found: dict[int, int] = {}
+    if len(links):
+        network = Infomap(two_level=True, directed=True, silent=True, seed=_SEED, num_trials=1)
+        network.add_links(links)
+        found = network.run().modules()
+    modules = np.full(count, -1, dtype=np.int64)
+    modules[list(found)] = np.unique(list(found.values()), return_inverse=True)[1]
+    alone = modules < 0
+    modules[alone] = modules.max() + 1 + np.arange(alone.sum())
+    return modules
