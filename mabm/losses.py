@@ -484,13 +484,11 @@ class SplitContrastLoss(_SelectingLoss):
         return split_contrast_loss(features, targets, source, **self._options(positive_weights))
 
 
-def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean cross entropy of (B, C) logits over the rows that are no noise; 0 where all are."""
     if not logits.shape[1]:
         return logits.sum()  # nothing to contrast with: 0, and a gradient of zeros
-    total = F.cross_entropy(
-        logits, targets, ignore_index=NOISE, reduction="sum", label_smoothing=label_smoothing
-    )
+    total = F.cross_entropy(logits, targets, ignore_index=NOISE, reduction="sum")
     return total / (targets != NOISE).sum().clamp(min=1)
 
 

@@ -41,7 +41,7 @@ def updated(kind: Any, features: Tensor = ROWS, targets: Tensor = TARGETS) -> Te
 
 
 def old_memory(labels: Any) -> Tensor:
-    memory = clustercontrast.ClusterMemory(4, 6, mode="CM", has_multi_pos_loss=True)
+    memory = clustercontrast.ClusterMemory(4, 6, use_hard=True, has_multi_pos_loss=True)
     memory.features, memory.proxy_pseudo_labels = PROTOTYPES.clone(), labels
     return memory(ROWS, TARGETS)
 

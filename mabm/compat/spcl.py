@@ -1,0 +1,162 @@
+"""SpCL and its descendants: stands in for their ``models.hm``, the memory of every image.
+
+As :class:`mabm.compat.clustercontrast.ClusterMemory` it **moves during backward**. It is another
+thing than :class:`mabm.HybridMemory`, which holds two prototypes of each cluster.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mabm._arrays import check_column
+from mabm._batch import NOISE, check_temperature, widen_targets, without_autocast
+from mabm._device_memory import check_fits
+from mabm._state import WholeState
+from mabm.compat._moving import check_momentum, moving_product, number_in
+from mabm.losses import DEFAULT_TEMPERATURE
+from mabm.memory import move_by_each
+from mabm.presets import check_integer
+
+__all__ = ["HybridMemory", "hm"]
+
+# The released code adds this to the sum of exponentials, and to a probability before its logarithm.
+_TINY: Final = 1e-6
+
+
+def hm(inputs: Tensor, indexes: Tensor, features: Tensor, momentum: float | Tensor = 0.5) -> Tensor:
+    """Returns ``inputs @ features.T``; backward moves ``features`` by every input in turn.
+
+    The same as :func:`mabm.compat.clustercontrast.cm`, which says what the arguments are.
+
+    Example:
+        >>> import torch
+        >>> from mabm.compat.spcl import hm
+        >>> memory, inputs = torch.eye(3), torch.eye(3)[:1].requires_grad_()
+        >>> hm(inputs, torch.tensor([1]), memory, momentum=0.0).sum().backward()
+        >>> memory[1]
+        tensor([1., 0., 0.])
+    """
+    return moving_product(inputs, indexes, features, momentum, move_by_each)
+
+
+class HybridMemory(WholeState):
+    """SpCL's memory: a feature of every image, contrasted by the means of their clusters.
+
+    Callers assign ``memory.features`` once and ``memory.labels`` every epoch, and then call nothing
+    but ``loss.backward()``, which moves the rows of the batch. The loss is
+    ``-log(p + 1e-6)`` of the image's own cluster, where
+    ``p = exp(s_c) / (sum over clusters of exp(s) + 1e-6)`` and ``s_c`` is the mean similarity to
+    the images of cluster c over ``temp``. A label that no image has is no cluster.
+
+    SpCL itself, O2CAP's baseline and MPJL call ``HybridMemory(num_features, num_samples, temp=,
+    momentum=)`` and ``memory(f, indexes)``; the domain adaptation of SpCL puts the class centers of
+    the source before the images of the target.
+
+    Args:
+        num_features: D.
+        num_samples: N, the size of the memory until ``features`` and ``labels`` are assigned.
+        temp: What similarities are divided by.
+        momentum: What a row keeps of itself, in [0, 1]; a number or a tensor of one.
+
+    Attributes:
+        features: (N, D) buffer. To be assigned.
+        labels: (N,) buffer of integers, the cluster of each image, none negative: an image without
+            a cluster has a label of its own in SpCL. To be assigned.
+        temp: It can be set, as can ``momentum``; the next forward pass goes by it.
+
+    Raises:
+        TypeError: An option of the wrong kind.
+        ValueError: An option out of its range.
+
+    Source:
+        Ge et al., "Self-paced Contrastive Learning with Hybrid Memory for Domain Adaptive Object
+        Re-ID", NeurIPS 2020, equations 2 and 5, as released.
+
+    Example:
+        >>> import torch
+        >>> from mabm.compat.spcl import HybridMemory
+        >>> memory = HybridMemory(16, 40, temp=0.05, momentum=0.2)
+        >>> memory.features = torch.nn.functional.normalize(torch.randn(40, 16), dim=1)
+        >>> memory.labels = torch.arange(40) // 4
+        >>> inputs = torch.nn.functional.normalize(torch.randn(8, 16), dim=1).requires_grad_()
+        >>> memory(inputs, torch.arange(8)).backward()
+    """
+
+    features: Tensor
+    labels: Tensor
+
+    def __init__(
+        self,
+        num_features: int,
+        num_samples: int,
+        temp: float = DEFAULT_TEMPERATURE,
+        momentum: float | Tensor = 0.2,
+    ) -> None:
+        super().__init__()
+        self.num_features = check_integer("num_features", num_features, at_least=1)
+        self.num_samples = check_integer("num_samples", num_samples, at_least=0)
+        self.temp = check_temperature(temp, "temp")
+        check_momentum(momentum)
+        self.momentum = momentum
+        check_fits(
+            4 * self.num_samples * self.num_features,
+            f"a memory of ({self.num_samples}, {self.num_features})",
+            "use fewer num_samples or num_features",
+            torch.device("cpu"),
+        )
+        self.register_buffer("features", torch.zeros(self.num_samples, self.num_features))
+        self.register_buffer("labels", torch.zeros(self.num_samples, dtype=torch.int64))
+
+    def forward(self, inputs: Tensor, indexes: Tensor) -> Tensor:
+        """Computes the loss of (B, D) inputs, the images ``indexes`` of the memory.
+
+        Args:
+            inputs: (B, D) floating point, used as they are: callers normalise them.
+            indexes: (B,) integers in [-1, N), the row of each input, -1 for none: that input has
+                no loss and moves nothing.
+
+        Returns:
+            Scalar loss, the mean over inputs that have a row; float32 under autocast too.
+
+        Raises:
+            TypeError: An argument of the wrong kind.
+            ValueError: A shape, device or index out of contract, or ``labels`` that are negative
+                or not one an image.
+        """
+        if self.features.is_inference() and torch.is_grad_enabled():
+            self.features = self.features.clone()  # which backward can write to
+        temperature = check_temperature(number_in(self.temp), "temp")
+        outputs = hm(inputs, indexes, self.features, self.momentum)
+        clusters, sizes = self._read_clusters(outputs)
+        if not len(sizes):
+            return outputs.sum()  # no images: 0, and a gradient of zeros
+        with without_autocast(outputs.device):
+            sums = outputs.new_zeros(len(outputs), len(sizes)).index_add(1, clusters, outputs)
+            logits = sums / temperature / sizes
+            # Of the sum of exponentials and 1e-6, without an exponential that overflows.
+            tiny = logits.new_full((len(logits), 1), math.log(_TINY))
+            total = torch.cat([logits, tiny], dim=1).logsumexp(dim=1, keepdim=True)
+            likelihoods = ((logits - total).exp() + _TINY).log()
+            indexes = widen_targets(indexes, "indexes")
+            is_none = indexes == NOISE
+            targets = clusters[indexes.clamp(min=0)].masked_fill(is_none, NOISE)
+            losses = F.nll_loss(likelihoods, targets, ignore_index=NOISE, reduction="sum")
+            return losses / (~is_none).sum().clamp(min=1)
+
+    def _read_clusters(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """(N,) the cluster of each image, numbered without a gap, and the sizes of clusters."""
+        labels = check_column(self.labels, len(self.features), "labels", "one a row of features")
+        found, clusters, sizes = torch.unique(
+            labels.to(outputs.device), return_inverse=True, return_counts=True
+        )
+        if len(found) and int(found[0]) < 0:
+            raise ValueError(
+                "labels must not be negative: give every image without a cluster a label of its "
+                f"own, as SpCL does, got {int(found[0])}"
+            )
+        return clusters, sizes
