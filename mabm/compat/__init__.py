@@ -55,7 +55,7 @@ def install(family: str, package: str | None = None) -> tuple[str, ...]:
     Example:
         >>> from mabm.compat import install
         >>> install("ca_jaccard")
-        ('caj.utils.caj_rerank', 'caj.utils.rerank', 'caj.models.cm')
+        ('caj.utils.caj_rerank', 'caj.models.cm')
         >>> from caj.utils.caj_rerank import compute_jaccard_distance
         >>> compute_jaccard_distance.__module__
         'mabm.compat.ca_jaccard'

@@ -41,6 +41,25 @@ NAMES: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
 """By the last part of an old module's path: its names, and the module here that has each."""
 
 
+OPTIONS: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
+    {
+        "re_ranking": frozenset(
+            (
+                "g_g_dist",
+                "k1",
+                "k2",
+                "lambda_value",
+                "MemorySave",
+                "Minibatch",
+                "local_distmat",
+                "only_local",
+            )
+        )
+    }
+)
+"""What a function that takes ``*args, **options`` knows, from its third argument on."""
+
+
 @dataclass(frozen=True)
 class Family:
     """Code bases that hold the same modules.
@@ -85,7 +104,7 @@ TABLE: Final[Mapping[str, Family]] = MappingProxyType(
         "spcl": Family(("spcl",), _SPCL),
         "pplr": Family(("pplr",), _REID),
         "cap": Family(("reid",), _REID),
-        "ca_jaccard": Family(("caj",), ("utils.caj_rerank", "utils.rerank", "models.cm")),
+        "ca_jaccard": Family(("caj",), ("utils.caj_rerank", "models.cm")),
         "reranking": Family(
             ("",),
             ("re_ranking", "utils.re_ranking", "utils.reranking"),

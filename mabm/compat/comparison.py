@@ -7,13 +7,15 @@ import importlib
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import time
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final, TypeAlias
@@ -24,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import mabm
-from mabm.compat._code_base import CodeBase, Source, parameters
+from mabm.compat._code_base import CodeBase, Definition, Source, parameters
 from mabm.compat._families import names_of
 from mabm.compat.rewriting import misfit
 
@@ -38,7 +40,10 @@ _SECONDS: Final = 600  # that both together may take
 _PEOPLE, _IMAGES, _DIMENSIONS = 30, 10, 64
 _CPU_ROUTE: Final = 3  # search_option of a faiss without a GPU
 
+_MODES: Final = ("CM", "CMhard", "CMhybrid", "CMhcl")  # of memories that have a mode
+
 _Run: TypeAlias = Callable[[Callable[..., Any], list[str]], tuple[Any, ...]]
+_Task: TypeAlias = tuple[str, str, list[str], str | None]  # name, module here, arguments, mode
 
 
 @dataclass(frozen=True)
@@ -87,20 +92,26 @@ def compare(code_base: CodeBase) -> list[Comparison]:
             if name in table and misfit(node, table[name]) is None
         ]
         if pairs:
-            tasks = [(name, here, _shape(parameters(node))) for name, here, node in pairs]
-            found += _in_a_process(code_base, source, tasks)
+            found += _in_a_process(code_base, source, list(_tasks(source, pairs)))
     return found
 
 
-def _shape(names: dict[str, list[str]]) -> list[str]:
-    return names.get("", [])
+def _tasks(source: Source, pairs: list[tuple[str, str, Definition]]) -> Iterator[_Task]:
+    """What to run: each function, and each class in each of the modes that it has."""
+    for name, here, node in pairs:
+        names = parameters(node)
+        shape = names.get("", names.get("__init__", []))
+        told = [mode for mode in _MODES if re.search(rf"""['"]{mode}['"]""", source.text)]
+        for mode in told if "mode" in shape and told else [None]:
+            yield name, here, shape, mode
 
 
-def _in_a_process(
-    code_base: CodeBase, source: Source, tasks: list[tuple[str, str, list[str]]]
-) -> list[Comparison]:
+def _in_a_process(code_base: CodeBase, source: Source, tasks: list[_Task]) -> list[Comparison]:
     root, module = _place(code_base, source)
-    pairs = [(f"{module}.{name}", f"{_HERE}.{here}.{name}") for name, here, _ in tasks]
+    pairs = [
+        (f"{module}.{name}{'' if mode is None else f', mode {mode}'}", f"{_HERE}.{here}.{name}")
+        for name, here, _, mode in tasks
+    ]
     ours = str(Path(mabm.__file__).parents[1])
     paths = [*filter(None, [os.environ.get("PYTHONPATH")]), ours]
     with tempfile.TemporaryDirectory() as folder:
@@ -154,8 +165,8 @@ def _main(words: str) -> None:
             reason = ""
         except BaseException as error:
             reason = f"it cannot be imported: {_in_words(error)}"
-        for name, here, names in tasks:
-            told = {"reason": reason} if reason else _compare(old_module, name, here, names)
+        for task in tasks:
+            told = {"reason": reason} if reason else _compare(old_module, *task)
             stream.write(json.dumps(told) + "\n")
             stream.flush()
 
@@ -177,14 +188,22 @@ def _import_old(module: str, root: Path) -> ModuleType:
     return importlib.import_module(module)
 
 
-def _compare(old_module: object, name: str, here: str, names: list[str]) -> dict[str, Any]:
+def _compare(
+    old_module: object, name: str, here: str, names: list[str], mode: str | None
+) -> dict[str, Any]:
     run = _RUNS[here, name]
     try:
-        old, old_seconds = _timed(run, getattr(old_module, name), names)
+        theirs = getattr(old_module, name)
+        if mode is not None:
+            theirs = partial(theirs, mode=mode)
+            rows = len(theirs(_DIMENSIONS, _PEOPLE).features)  # one bank or two
+            run = partial(_memory, rows=rows)
+        old, old_seconds = _timed(run, theirs, names)
     except BaseException as error:
         return {"reason": f"it does not run here: {_in_words(error)}"}
     try:
         ours = getattr(importlib.import_module(f"{_HERE}.{here}"), name)
+        ours = ours if mode is None else partial(ours, mode=mode)
         new, new_seconds = _timed(run, ours, names)
         difference = max(_difference(one, other) for one, other in zip(old, new, strict=True))
     except Exception as error:
@@ -300,8 +319,8 @@ def _scores(function: Callable[..., Any], names: list[str]) -> tuple[Any, ...]:
 
 
 def _product(function: Callable[..., Any], names: list[str]) -> tuple[Any, ...]:
-    inputs, targets = _features()
-    inputs, targets = inputs[:64].clone().requires_grad_(), targets[:64]
+    features, targets = _features()
+    inputs, targets = features[:64].clone().requires_grad_(), targets[:64]
     banks = 2 if function.__name__ == "cm_hybrid" else 1
     memory = _features(seed=1)[0][: banks * _PEOPLE].clone()
     outputs = function(inputs, targets, memory, 0.2)
@@ -309,12 +328,12 @@ def _product(function: Callable[..., Any], names: list[str]) -> tuple[Any, ...]:
     return outputs, inputs.grad, memory
 
 
-def _memory(function: Callable[..., Any], names: list[str]) -> tuple[Any, ...]:
-    inputs, targets = _features()
-    inputs, targets = inputs[:64].clone().requires_grad_(), targets[:64]
+def _memory(function: Callable[..., Any], names: list[str], rows: int = _PEOPLE) -> tuple[Any, ...]:
+    features, targets = _features()
+    inputs, targets = features[:64].clone().requires_grad_(), targets[:64]
     memory = function(_DIMENSIONS, _PEOPLE, temp=0.05, momentum=0.2)
-    memory.features = _features(seed=1)[0][:_PEOPLE].clone()
-    loss = memory(inputs, targets)
+    memory.features = _features(seed=1)[0][:rows].clone()
+    loss = memory(F.normalize(inputs, dim=1), targets)  # as a model gives them
     loss.backward()
     return loss, inputs.grad, memory.features
 

@@ -13,7 +13,7 @@ from typing import Final
 
 from mabm._files import check_writable, moved_into
 from mabm.compat._code_base import CodeBase, Definition, Source, parameters, read_code_base
-from mabm.compat._families import NAMES, names_of
+from mabm.compat._families import NAMES, OPTIONS, names_of
 
 __all__ = ["Change", "Plan", "Remark", "plan_changes"]
 
@@ -123,13 +123,15 @@ def misfit(definition: Definition, here: str) -> str | None:
     ours = getattr(importlib.import_module(f"{_HERE}.{here}"), definition.name)
     for method, names in parameters(definition).items():
         ends = inspect.signature(getattr(ours, method) if method else ours).parameters
-        if any(end.kind is end.VAR_KEYWORD for end in ends.values()):
-            continue
         own = [name for name in ends if name != "self"]
-        missing = [name for name in names if name not in own]
+        takes_any = any(end.kind is end.VAR_KEYWORD for end in ends.values())
+        known = OPTIONS.get(definition.name, names) if takes_any else own
+        missing = [name for name in (names[2:] if takes_any else names) if name not in known]
         if missing:
             where = f"{method} " if method else ""
             return f"its {where}takes {', '.join(missing)}, which that of mabm.compat does not"
+        if takes_any:
+            continue
         fixed = [n for n in own if ends[n].kind is ends[n].POSITIONAL_OR_KEYWORD]
         if [name for name in names if name in fixed] != [n for n in fixed if n in names]:
             return "its arguments stand in another order than in mabm.compat"
