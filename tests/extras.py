@@ -16,6 +16,7 @@ EXTRA_OF = {
     "tomli_w": "train",
     "tensorboard": "tensorboard",
     "timm": "timm",
+    "infomap": "infomap",
 }
 """Modules that come with an extra of the library."""
 

@@ -47,17 +47,15 @@ def slow_distance(
     """The definition by the stages of the reference."""
     features, cameras = golden.features, golden.modality
     classic = replace(mabm.PRESETS["spcl"], metric="inner_product")
-    lists = {
-        True: reference.rank(features, cameras, preset, k1),
-        False: reference.rank(features, cameras, classic, k1 + 1),  # itself beside its k1
-    }
     presets = {True: preset, False: classic}
-    sets = reference.k_reciprocal_sets(features, lists[ckrnns], presets[ckrnns], k1)
+    # A sample lies beside its k1 neighbors.
+    lists = reference.rank(features, cameras, presets[ckrnns], k1 + 1)
+    sets = reference.k_reciprocal_sets(features, lists, presets[ckrnns], k1)
     encoding = reference.encode(features, sets)
     if k2 > 1:
-        encoding = reference.expand_queries(
-            features, encoding, lists[clqe], cameras, presets[clqe], k2
-        )
+        whole = replace(preset, k1_intra=len(features), k1_inter=len(features))
+        ranks = reference.rank(features, cameras, whole if clqe else classic, len(features))
+        encoding = reference.expand_queries(features, encoding, ranks, cameras, presets[clqe], k2)
     return reference.jaccard(encoding)
 
 
@@ -74,6 +72,20 @@ def test_every_combination_of_switches(
     expected = slow_distance(
         golden, ckrnns=ckrnns, clqe=clqe, k1=15, k2=k2, preset=replace(golden.preset, **warm_up)
     )
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("k2", "k2_intra", "k2_inter"), [(16, 2, 4), (25, 9, 4), (6, 7, 30)])
+@pytest.mark.parametrize("clqe", [True, False])
+def test_averages_may_reach_beyond_the_lists(
+    k2: int, k2_intra: int, k2_inter: int, clqe: bool
+) -> None:
+    golden = CAMERA_AWARE[0]
+    lengths = {"k2_intra": k2_intra, "k2_inter": k2_inter}
+    args = options_of(golden, clqe=clqe, k1=15, k2=k2, **lengths)
+    found = compute_jaccard_distance(golden.features, golden.modality, 1, args)
+    preset = replace(golden.preset, **lengths)
+    expected = slow_distance(golden, ckrnns=True, clqe=clqe, k1=15, k2=k2, preset=preset)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
 
 

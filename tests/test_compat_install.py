@@ -27,7 +27,13 @@ def _old_paths_are_gone_afterwards() -> Iterator[None]:
 MODULES = ["mabm.compat", *(f"mabm.compat.{m.name}" for m in pkgutil.iter_modules(compat.__path__))]
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.needs("infomap")) if "infomap" in name else name
+        for name in MODULES
+    ],
+)
 def test_docstring_examples(name: str) -> None:
     assert doctest.testmod(importlib.import_module(name)).failed == 0
 

@@ -1,4 +1,4 @@
-"""re_ranking in its old forms, against the definition by the stages of the reference."""
+"""re_ranking and compute_jaccard_dist in their old forms, against the definition in sets."""
 
 import numpy as np
 import pytest
@@ -11,26 +11,51 @@ from scipy.spatial.distance import cdist
 import mabm
 from mabm import reference
 from mabm.compat import reranking
-from mabm.compat.reranking import re_ranking
+from mabm.compat.reranking import compute_jaccard_dist, re_ranking
+
+
+def slow_encoding(original: np.ndarray, ranks: np.ndarray, k1: int, k2: int) -> np.ndarray:
+    """Zhong et al. (CVPR 2017) in sets, on relative squared distances, lists of k1 + 1."""
+    neighbors = reference.reciprocal(list(ranks[:, : k1 + 1]))
+    half = reference.reciprocal(list(ranks[:, : round(k1 / 2) + 1]))
+    encoding = np.zeros_like(original)
+    for i, expanded in enumerate(reference.expand(neighbors, half)):
+        columns = sorted(expanded) or [i]
+        weights = np.exp(-original[i, columns])
+        encoding[i, columns] = weights / weights.sum()
+    if k2 > 1:
+        encoding = np.stack([encoding[row[:k2]].mean(axis=0) for row in ranks])
+    return encoding
 
 
 def slow_re_ranking(
     squared: np.ndarray, ranks: np.ndarray, split: int, k1: int, k2: int, lambda_value: float
 ) -> np.ndarray:
-    """Zhong et al. (CVPR 2017) on squared distances, lists of k1 + 1, in sets."""
     original = squared / squared.max(axis=1, keepdims=True)
-    neighbors = reference.reciprocal(list(ranks[:, : k1 + 1]))
-    half = reference.reciprocal(list(ranks[:, : round(k1 / 2) + 1]))
-    encoding = np.zeros_like(original)
-    for i, expanded in enumerate(reference.expand(neighbors, half)):
-        columns = sorted(expanded)
-        weights = np.exp(-original[i, columns])
-        encoding[i, columns] = weights / weights.sum()
-    if k2 > 1:
-        encoding = np.stack([encoding[row[:k2]].mean(axis=0) for row in ranks])
-    jaccard = reference.jaccard(encoding)
+    jaccard = reference.jaccard(slow_encoding(original, ranks, k1, k2))
     mixed: np.ndarray = (1 - lambda_value) * jaccard + lambda_value * original
     return mixed[:split, split:]
+
+
+def slow_half_precision_re_ranking(
+    squared: np.ndarray, split: int, k1: int, k2: int, lambda_value: float
+) -> np.ndarray:
+    """The same formula as the released code evaluates it: V, its averages, sums, J in float16."""
+    original = squared.astype(np.float32)
+    original /= original.max(axis=1, keepdims=True)
+    ranks = np.argsort(original, axis=1, kind="stable")
+    encoding = slow_encoding(original, ranks, k1, 1).astype(np.float16)
+    if k2 > 1:
+        means = [encoding[row[:k2]].astype(np.float32).mean(axis=0) for row in ranks]
+        encoding = np.stack(means).astype(np.float16)
+    jaccard = np.empty((split, len(squared) - split), dtype=np.float16)
+    for i in range(split):
+        for j in range(split, len(squared)):
+            shared = np.float16(0)
+            for smaller in np.minimum(encoding[i], encoding[j]):
+                shared = np.float16(shared + smaller)
+            jaccard[i, j - split] = np.float16(1) - shared / (np.float16(2) - shared)
+    return jaccard * (1 - lambda_value) + original[:split, split:] * lambda_value
 
 
 def points(count: int, seed: int, kind: str = "clustered") -> np.ndarray:
@@ -45,7 +70,7 @@ def parts_of(distance: np.ndarray, split: int) -> tuple[np.ndarray, np.ndarray, 
     st.integers(0, 2**32 - 1),
     st.integers(2, 90),
     st.integers(1, 25),
-    st.integers(1, 25),
+    st.integers(1, 40),
     st.floats(0, 1),
     st.sampled_from(["clustered", "gaussian", "flip_average"]),
 )
@@ -53,7 +78,7 @@ def test_distances_match_the_definition(
     seed: int, count: int, k1: int, k2: int, lambda_value: float, kind: str
 ) -> None:
     features = points(count, seed, kind)
-    split, k2 = max(count // 4, 1), min(k1, k2)
+    split = max(count // 4, 1)
     # Whole numbers of 2**-20 and their squares are the same in any precision: so are the ranks.
     distance = np.round(cdist(features, features), 3).astype(np.float32).astype(np.float64)
     squared = (distance**2).astype(np.float32).astype(np.float64)
@@ -65,6 +90,83 @@ def test_distances_match_the_definition(
     assert found.shape == (split, count - split)
     expected = slow_re_ranking(squared, ranks, split, k1, k2, lambda_value)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+def exact_points(count: int, seed: int) -> np.ndarray:
+    """Whole numbers: squared distances, and the ranks by them, are the same in any precision."""
+    rng = np.random.default_rng(seed)
+    centres = rng.integers(-40, 41, size=(max(count // 8, 1), 6))
+    return (rng.choice(centres, size=count) + rng.integers(-12, 13, size=(count, 6))).astype(float)
+
+
+@pytest.mark.parametrize(("k1", "k2"), [(8, 3), (8, 1), (5, 9), (20, 6)])
+@pytest.mark.parametrize("lambda_value", [0.0, 0.3])
+def test_float16_gives_what_the_released_forms_of_features_give(
+    k1: int, k2: int, lambda_value: float
+) -> None:
+    features = exact_points(70, seed=k1 + k2)
+    squared = cdist(features, features, "sqeuclidean")
+    expected = slow_half_precision_re_ranking(squared, 15, k1, k2, lambda_value)
+    arguments = (features[:15], features[15:], k1, k2, lambda_value)
+    found = re_ranking(*arguments, use_float16=True)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+    assert found.dtype == (np.float32 if lambda_value else expected.dtype)
+    np.testing.assert_array_equal(found.argsort(kind="stable"), expected.argsort(kind="stable"))
+    exact = re_ranking(*arguments)
+    assert exact.dtype == np.float32
+    assert 1e-4 < abs(exact - expected).max() < 0.02  # why there is the option
+
+
+def test_float16_is_of_either_form_and_off_by_default() -> None:
+    features = exact_points(50, seed=1)
+    of_features = re_ranking(features[:9], features[9:], 10, 4, 0.3, use_float16=True)
+    distances = parts_of(cdist(features, features), 9)
+    found = re_ranking(*distances, k1=10, k2=4, use_float16=True)
+    np.testing.assert_allclose(found, of_features, rtol=0, atol=1e-6)
+    plain = re_ranking(*distances, k1=10, k2=4)
+    np.testing.assert_array_equal(plain, re_ranking(*distances, 10, 4, use_float16=False))
+    assert abs(plain - found).max() > 1e-4
+
+
+def slow_jaccard_dist(features: np.ndarray, k1: int, k2: int) -> tuple[np.ndarray, np.ndarray]:
+    """J and the distance it ranks by, as MMT defines that on features of any length."""
+    products = features @ features.T
+    distance = 2 * np.diag(products) - 2 * products
+    distance = distance / distance.max(axis=1, keepdims=True)
+    ranks = np.argsort(distance.astype(np.float32), axis=1, kind="stable")
+    return reference.jaccard(slow_encoding(distance, ranks, k1, k2)), distance
+
+
+@pytest.mark.parametrize(("k1", "k2"), [(20, 6), (9, 1), (5, 8), (20, 70)])
+def test_jaccard_dist_matches_the_definition(k1: int, k2: int) -> None:
+    features = exact_points(60, seed=k2)
+    expected, distance = slow_jaccard_dist(features, k1, k2)
+    found = compute_jaccard_dist(torch.from_numpy(features), k1, k2, print_flag=False)
+    assert isinstance(found, torch.Tensor)
+    assert found.dtype == torch.float32
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+    mixed = compute_jaccard_dist(features, k1, k2, lambda_value=0.3)
+    np.testing.assert_allclose(
+        mixed, 0.7 * expected + 0.3 * distance.clip(min=0), rtol=0, atol=1e-5
+    )
+
+
+def test_jaccard_dist_mixes_in_how_far_a_source_lies() -> None:
+    target, source = exact_points(50, 3) / 40, exact_points(30, 4) / 40
+    away = 1 - np.exp(-cdist(target, source, "sqeuclidean").min(axis=1))
+    away /= away.max()
+    jaccard = compute_jaccard_dist(torch.from_numpy(target), 10, 4).numpy()
+    found = compute_jaccard_dist(
+        torch.from_numpy(target), 10, 4, lambda_value=0.1, source_features=torch.from_numpy(source)
+    )
+    np.testing.assert_allclose(found, 0.9 * jaccard + 0.1 * (away[:, None] + away), atol=1e-5)
+    unmixed = compute_jaccard_dist(target, 10, 4, source_features=source, use_gpu=True)
+    np.testing.assert_array_equal(unmixed, jaccard)
+
+
+def test_jaccard_dist_of_duplicates() -> None:
+    found = compute_jaccard_dist(torch.ones(30, 3), 4, 2, lambda_value=0.5)
+    assert bool(found.isfinite().all())
 
 
 def test_ties_go_to_the_lower_index_also_where_the_list_ends() -> None:
@@ -149,6 +251,23 @@ def test_a_test_loop_as_torchreid_writes_it() -> None:
 
 
 EYE = np.eye(2)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"target_features": EYE[0]}, ValueError, r"target_features must be \(N, D\)"),
+        ({"k1": 1024}, ValueError, r"k1 must be in \[1, 1023\], got 1024"),
+        ({"k2": 0}, ValueError, r"k2 must be in \[1, 1024\], got 0"),
+        ({"lambda_value": 2}, ValueError, r"lambda_value must be in \[0, 1\], got 2"),
+        ({"source_features": np.ones((3, 5))}, ValueError, "source_features must have 2 columns as target_features has, got 5"),
+    ],
+)  # fmt: skip
+def test_jaccard_dist_refuses(
+    options: dict[str, object], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        compute_jaccard_dist(**{"target_features": EYE, **options})
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ from dataclasses import replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from mabm._arrays import Array, check_floating, check_real, is_integer, to_tensor
 from mabm.compat._adapters import read_features
@@ -26,7 +25,7 @@ _METHODS = ("faiss-cpu", "faiss-gpu")
 
 def get_dist_nbr(
     features: Array, k: int = 80, knn_method: str = "faiss-cpu"
-) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
     """Finds the ``k`` rows of greatest inner product with every row.
 
     Args:
@@ -35,8 +34,8 @@ def get_dist_nbr(
         knn_method: ``"faiss-cpu"`` or ``"faiss-gpu"``, without effect: there is no faiss here.
 
     Returns:
-        Distances ``1 - x . y``, ascending, and rows, both (N, min(k, N)), float32 and int32; ties
-        by lower row. (Where N is less than ``k``, faiss fills the lists up with -1.)
+        Distances ``1 - x . y``, ascending, float32 numbers held as float64, and rows, int32, both
+        (N, min(k, N)); ties by lower row. (Where N is less than ``k``, faiss fills up with -1.)
 
     Raises:
         TypeError: An argument of the wrong kind.
@@ -60,7 +59,8 @@ def get_dist_nbr(
         preset=preset,
     )
     similarities = ranking.scores.cpu().numpy().astype(np.float32)
-    return 1 - similarities, ranking.ranks.cpu().numpy().astype(np.int32)
+    distances = (1 - similarities).astype(np.float64)
+    return distances, ranking.ranks.cpu().numpy().astype(np.int32)
 
 
 def cluster_by_infomap(
@@ -113,7 +113,7 @@ def cluster_by_infomap(
             f"nbrs must be in [0, {len(rows)}) up to min_sim, got {targets.min()} to "
             f"{targets.max()}"
         )
-    weights = (1 - distance[linked]).astype(np.float64).clip(min=0)
+    weights = (1 - distance[linked]).clip(min=0)
     modules = _find_modules(len(rows), np.column_stack([sources, targets, weights]))
     sizes = np.bincount(modules)
     numbers = np.where(sizes > smallest, np.cumsum(sizes > smallest) - 1, -1)
@@ -121,7 +121,7 @@ def cluster_by_infomap(
     return labels
 
 
-def _read_lists(nbrs: object, dists: object) -> tuple[NDArray[np.int64], NDArray[np.floating]]:
+def _read_lists(nbrs: object, dists: object) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     rows, distance = to_tensor(nbrs, "nbrs").cpu(), to_tensor(dists, "dists").cpu()
     if not is_integer(rows):
         raise TypeError(f"nbrs must be integers, got dtype {rows.dtype}")
@@ -132,14 +132,7 @@ def _read_lists(nbrs: object, dists: object) -> tuple[NDArray[np.int64], NDArray
         raise ValueError(f"dists must be {tuple(rows.shape)}, got shape {tuple(distance.shape)}")
     if bool(distance.isnan().any()):
         raise ValueError("dists must not be NaN, got NaN")
-    return rows.to(torch.int64).numpy(), _to_numpy(distance)
-
-
-def _to_numpy(distance: Tensor) -> NDArray[np.floating]:
-    wide: NDArray[np.floating] = (
-        distance if distance.dtype == torch.float64 else distance.to(torch.float32)
-    ).numpy()
-    return wide
+    return rows.to(torch.int64).numpy(), distance.to(torch.float64).numpy()
 
 
 def _find_modules(count: int, links: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -40,8 +40,8 @@ def compute_ranked_list(
     Args:
         features: (N, D) float tensor; never normalised here.
         k: Length of the lists, in [1, 1023].
-        search_option: 0 and 1 rank by Euclidean distance, 2 to 5 by inner product, as the released
-            code does; on unit vectors the two agree. PPLR and GUR have 0 as default.
+        search_option: 0 and 1 rank by Euclidean distance, as PPLR and GUR do, whose default is 0;
+            2 to 5 by inner product, as SDCL, HIL and DMDL do. On unit vectors the two agree.
         fp16: Accepted and not needed.
         verbose: Accepted and not needed: nothing is printed.
 

@@ -98,21 +98,24 @@ def compute_jaccard_dist(
     source_features: Array | None = None,
     use_gpu: bool = False,
 ) -> Tensor:
-    """Computes the Jaccard distance of all rows, mixed with how far they lie from a source domain.
+    """Computes the Jaccard distance of all rows, mixed with another where ``lambda_value`` says so.
 
     Neighbors are ranked and weighed by ``2 |x_j|^2 - 2 x_i . x_j``, divided for each sample by its
     greatest: on unit vectors the squared Euclidean distance, on others what the released code
-    computes. A sample counts beside its k1 neighbors. With a source the result is
-    ``(1 - lambda) * J_ij + lambda * (s_i + s_j)``. There ``s_i`` is ``1 - exp(-d^2)`` to the
-    nearest row of the source, divided by the greatest of all.
+    computes. A sample counts beside its k1 neighbors. One that is in no list of its own, as long
+    vectors may be, is encoded as itself, where the released code leaves its row empty.
+
+    The result is ``(1 - lambda) * J + lambda * d``. With a source domain ``d_ij`` is ``s_i + s_j``,
+    as in MMT, where ``s_i`` is ``1 - exp(-distance^2)`` to the nearest row of the source, divided
+    by the greatest of all. Without one d is the distance of the ranking, at least 0, as in CAP.
 
     Args:
         target_features: (N, D) float tensor; never normalised here.
         k1: Neighbors beside the sample, in [1, 1023].
         k2: Rows to average, in [1, 1024]; may exceed ``k1``.
         print_flag: Accepted and not needed: nothing is printed.
-        lambda_value: Weight of the source, in [0, 1]; 0 leaves it out.
-        source_features: (M, D) float tensor.
+        lambda_value: Weight of d, in [0, 1].
+        source_features: (M, D) float tensor of the source domain, or ``None``.
         use_gpu: Accepted and not needed.
 
     Returns:
@@ -120,7 +123,7 @@ def compute_jaccard_dist(
 
     Raises:
         TypeError: An argument of the wrong kind.
-        ValueError: An argument out of its range, or ``lambda_value`` without a source.
+        ValueError: An argument out of its range.
         MemoryError: N x N does not fit.
 
     Source:
@@ -135,10 +138,6 @@ def compute_jaccard_dist(
     features = read_features(target_features, "target_features")
     mix = check_real("lambda_value", lambda_value, 0.0, 1.0)
     source = None if source_features is None else read_features(source_features, "source_features")
-    if mix and source is None:
-        raise ValueError(
-            f"source_features must be given with lambda_value={lambda_value}, got None"
-        )
     if source is not None and source.shape[1] != features.shape[1]:
         raise ValueError(
             f"source_features must have {features.shape[1]} columns as target_features has, "
@@ -151,14 +150,25 @@ def compute_jaccard_dist(
     distance = _relative(torch.addmm(2 * squares, wide, wide.T, alpha=-2).to(torch.float32).cpu())
     ranks, neighbors = _find_neighbors(distance, *lengths)
     jaccard = torch.from_numpy(_jaccard(distance, ranks, neighbors))
-    if not mix or source is None:
+    if not mix:
         return jaccard
-    blocks = torch.split(wide, _ROWS_AT_ONCE)
-    others = source.to(wide)
-    nearest = torch.cat([torch.cdist(rows, others).square().amin(dim=1) for rows in blocks]).cpu()
+    other = distance.clamp_(min=0) if source is None else _away_from(source, features)
+    return jaccard * (1 - mix) + other * mix
+
+
+def _away_from(source: Tensor, features: Tensor) -> Tensor:
+    """(N, N) float32 sums of how far two rows lie from their nearest in the source."""
+    others = source.to(features.device)
+    nearest = torch.cat(
+        [
+            torch.from_numpy(compute_euclidean_distance(rows, others)).amin(dim=1)
+            for rows in torch.split(features, _ROWS_AT_ONCE)
+        ]
+    )
     away = -torch.expm1(-nearest)
-    away = (away / away.max().where(away.max() > 0, 1.0)).to(torch.float32)
-    return jaccard * (1 - mix) + (away[:, None] + away) * mix
+    greatest = away.max()
+    away = away / greatest.where(greatest > 0, 1.0)
+    return away[:, None] + away
 
 
 def _of_distances(
