@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from contrast_cases import Batch, one_batch
+from contrast_cases import Batch, batches, one_batch
+from hypothesis import given
 from torch import Tensor
 
 import mabm
@@ -247,6 +248,21 @@ def test_momentum_of_the_functions_may_be_a_tensor(function: Any) -> None:
         found.append(features)
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
+
+
+@given(batches())
+def test_cm_moves_by_every_input_in_turn(batch: Batch) -> None:
+    """Whatever rows repeat, and with noise among them or nothing else."""
+    features, expected = batch.prototypes.clone(), batch.prototypes.clone()
+    inputs = F.normalize(batch.features).requires_grad_()
+    cm(inputs, batch.targets, features, 0.3).sum().backward()
+    for x, y in zip(inputs.detach(), batch.targets.tolist(), strict=True):
+        if y >= 0:
+            moved = 0.3 * expected[y] + 0.7 * x
+            expected[y] = moved / moved.norm()
+    torch.testing.assert_close(features, expected, rtol=0, atol=1e-5)
+    untouched = [c for c in range(len(features)) if c not in batch.targets]
+    assert torch.equal(features[untouched], batch.prototypes[untouched])
 
 
 # Attributes
@@ -497,8 +513,9 @@ def test_images_out_of_contract() -> None:
     memory = fill(ClusterMemory(8, 12, mode="CMhard", num_instances=5), batch, banks=2)
     with pytest.raises(ValueError, match=r"features_ema must be assigned before .* got None"):
         memory(batch.features, batch.targets, model_name="encoder_ema")
-    for rows, num_instances in ((61, 5), (60, 0)):
-        memory.features_ema, memory.num_instances = torch.ones(rows, 8), num_instances
-        message = f"features_ema must have num_instances = {num_instances} rows .*, got {rows}"
-        with pytest.raises(ValueError, match=message):
-            memory(batch.features, batch.targets, model_name="encoder_ema")
+    memory.features_ema = torch.ones(61, 8)
+    with pytest.raises(ValueError, match=r"features_ema must have num_instances = 5 rows .* 61"):
+        memory(batch.features, batch.targets, model_name="encoder_ema")
+    memory.num_instances = 0
+    with pytest.raises(ValueError, match="num_instances must be at least 1, got 0"):
+        memory(batch.features, batch.targets, model_name="encoder_ema")

@@ -8,7 +8,6 @@ memory became NaN. New code has :mod:`mabm.losses` and :mod:`mabm.memory`.
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from typing import Final
 
@@ -28,22 +27,26 @@ from mabm._batch import (
 )
 from mabm._device_memory import check_fits
 from mabm._state import WholeState
-from mabm.compat._moving import check_momentum, moving_product, number_in
+from mabm.compat._memories import (
+    check_momentum,
+    check_smooth,
+    contrast,
+    move_batch_by_each,
+    moving_product,
+    number_in,
+    of_hardest_images,
+)
 from mabm.losses import (
     DEFAULT_MARGIN,
     DEFAULT_NUM_SELECTED,
     DEFAULT_TEMPERATURE,
-    cross_entropy,
     multi_positive_of_logits,
 )
-from mabm.memory import move_banks, move_by_each, move_by_hardest
+from mabm.memory import move_banks, move_by_hardest
 from mabm.presets import check_integer
 
 __all__ = ["ClusterMemory", "cm", "cm_hard", "cm_hybrid"]
 
-# The released label smoothing: its weight, and of how many classes one shares in it.
-_EPSILON: Final = 0.1
-_CLASSES_PER_SHARE: Final = 50
 # PCLHD draws a cluster's images with replacement where a batch has fewer of them.
 _ENOUGH_TO_DRAW_FROM: Final = 16
 
@@ -78,7 +81,7 @@ def cm(inputs: Tensor, indexes: Tensor, features: Tensor, momentum: float | Tens
         >>> memory[1]
         tensor([1., 0., 0.])
     """
-    return moving_product(inputs, indexes, features, momentum, move_by_each)
+    return moving_product(inputs, indexes, features, momentum, move_batch_by_each)
 
 
 def cm_hard(
@@ -121,34 +124,40 @@ class ClusterMemory(WholeState):
     ``loss.backward()``, which moves the memory. In several processes each moves its own, as it
     always was. One class answers the calls of all these:
 
-    ============================================  ================================================
-    code base                                     what it calls
-    ============================================  ================================================
-    Cluster-Contrast, ADCA, GUR, PGM, MMM, HIL    ``use_hard=``; ``memory(f, y)``
-    CA-Jaccard                                    neither: ``"CM"``
-    PGM                                           also ``memory(f, y, momentum=m)``
-    SDCL                                          also ``memory(f, y, ca=w, training_momentum=m)``
-    N-ULC                                         ``memory(f, y, return_out=True)`` -> logits
-    ISE                                           ``sample_type="hard"``
-    RPNR                                          ``mode="CMhcl"``, ``smooth=``
-    BMIL                                          ``mode="CMhybrid"``, ``has_multi_pos_loss=True``,
-                                                  ``memory.proxy_pseudo_labels = ...``
-    PCLHD                                         ``mode="CMhard"``, ``memory.features_ema = ...``;
-                                                  ``memory(f, y, model_name="encoder_ema")``
-    ============================================  ================================================
+    ==============================================  ==============================================
+    code base                                       what it calls
+    ==============================================  ==============================================
+    Cluster-Contrast, ADCA, GUR, MMM, DLLR, PGM     ``use_hard=``; ``memory(f, y)``
+    CA-Jaccard                                      ``memory(f, y)``
+    PGM                                             also ``memory(f, y, momentum=m)``
+    SDCL, HIL                                       also ``memory(f, y, ca=w)`` and
+                                                    ``training_momentum=m``
+    N-ULC                                           ``memory(f, y, return_out=True)``: logits alone
+    ISE                                             ``sample_type="hard"``
+    RPNR                                            ``mode="CMhcl"``, ``smooth=``
+    BMIL                                            ``mode="CMhybrid"``,
+                                                    ``has_multi_pos_loss=True``,
+                                                    ``memory.proxy_pseudo_labels = labels``
+    PCLHD                                           ``mode="CMhard"``,
+                                                    ``memory.features_ema = images``,
+                                                    ``memory(f, y, model_name="encoder_ema")``
+    ==============================================  ==============================================
 
-    Modes are ``"CM"`` (moved by every input in turn), ``"CMhard"`` (by the least similar input)
-    and ``"CMhybrid"`` (two banks, see :func:`cm_hybrid`; RPNR calls it ``"CMhcl"``). The loss is
-    the cross entropy of the similarities over ``temp``; in ``"CMhybrid"`` it is
-    ``hard_weight * hard + (1 - hard_weight) * relu(mean - 0.2)`` of its banks'.
+    N-ULC and MPJL take ``use_hard`` and never read it: leave it out there. HHCL's modes have the
+    same names and other losses: it has :class:`mabm.compat.hhcl.ClusterMemory`.
 
-    PCLHD's ``mode="CMhard"`` is another memory, told by its ``features`` of 2 ``num_samples`` rows
-    (or by ``features_ema``): ``forward(f, y)`` is that of ``"CMhybrid"``. With
-    ``model_name="encoder_ema"`` a feature meets ``num_instances`` images of every cluster, and its
-    logit is the least of its own cluster and the greatest of each other; backward puts images of
-    the batch in their place, drawn by NumPy's global generator, as there.
+    **Modes.** ``"CM"`` is moved by every input in turn, ``"CMhard"`` by the least similar input,
+    and ``"CMhybrid"`` (``"CMhcl"`` in RPNR) has two banks, see :func:`cm_hybrid`. The loss is the
+    cross entropy of the similarities over ``temp``; that of two banks is
+    ``hard_weight * hard + (1 - hard_weight) * relu(mean - 0.2)``.
 
-    HHCL has the names of three of these modes for other losses: see :mod:`mabm.compat.hhcl`.
+    **PCLHD's** ``mode="CMhard"`` is another memory. It is told by ``features`` of exactly
+    2 ``num_samples`` rows, or by ``features_ema``, and its ``forward(f, y)`` is that of
+    ``"CMhybrid"``. With ``model_name="encoder_ema"`` an input is compared with ``num_instances``
+    images of every cluster. Its logit is the least similarity to an image of its own cluster, and
+    the greatest to an image of each other cluster. Backward replaces the images of every cluster in
+    the batch by inputs of it, which NumPy's global generator draws, as PCLHD does. PCLHD computes
+    that loss without a gradient, and then no image is replaced.
 
     Args:
         num_features: D.
@@ -158,10 +167,10 @@ class ClusterMemory(WholeState):
         use_hard: Stands for ``mode="CMhard"`` with one bank.
         mode: One of those above; ``None`` is ``"CM"``, and ``"CMhybrid"`` with
             ``has_multi_pos_loss``.
-        smooth: A switch: above 0, labels are smoothed as RPNR, PCLHD and BMIL do, whatever the
-            number. The target keeps 0.9; every class gets 0.1 / K of the rest, or, with K of 100
-            or more, each of the K // 50 classes of greatest logit 0.1 / (K // 50). K is
-            ``num_samples``.
+        smooth: A switch, as in RPNR, PCLHD and BMIL: above 0, labels are smoothed by 0.1, whatever
+            the number. With K = ``num_samples`` below 100 the target has weight 0.9 and every class
+            0.1 / K more; from 100 on, only the K // 50 classes of the greatest logits get more,
+            0.1 / (K // 50) each.
         hard_weight: Weight of the hard bank's loss in ``"CMhybrid"``, in [0, 1]; the mean bank's
             has the rest.
         num_instances: How many images of a cluster ``features_ema`` holds; nothing else needs it.
@@ -186,8 +195,8 @@ class ClusterMemory(WholeState):
         ValueError: An option out of its range, or ``use_hard`` beside another ``mode``.
 
     Source:
-        Dai et al., ACCV 2022 (Cluster-Contrast); Shi et al., ECCV 2024 (PCLHD); Yin et al., 2024
-        (RPNR); Wang et al., AAAI 2026 (BMIL), as released.
+        Dai et al., ACCV 2022 (Cluster-Contrast); Shi et al., arXiv:2402.19026 (PCLHD); Yin et al.,
+        arXiv:2405.05613 (RPNR); Wang et al., AAAI 2026 (BMIL), as released.
 
     Example:
         >>> import torch
@@ -224,9 +233,7 @@ class ClusterMemory(WholeState):
         self.temp = check_temperature(temp, "temp")
         check_momentum(momentum)
         self.momentum = momentum
-        self.smooth = check_real(
-            "smooth", float(smooth) if isinstance(smooth, bool) else smooth, 0.0, math.inf
-        )
+        self.smooth = check_smooth(smooth)
         self.hard_weight = check_real("hard_weight", hard_weight, 0.0, 1.0)
         self.num_instances = check_integer("num_instances", num_instances, at_least=0)
         self.has_multi_pos_loss = bool(has_multi_pos_loss)
@@ -284,15 +291,15 @@ class ClusterMemory(WholeState):
         Args:
             inputs: (B, D) floating point, normalised here.
             targets: (B,) integers in [-1, K), -1 for noise.
-            return_out: Whether to return logits alone and no loss, as N-ULC does; they move the
-                memory too when a gradient comes back through them. ``"CMhard"`` moves it as
-                ``"CM"`` then, because N-ULC ignores its ``use_hard``.
+            return_out: Whether to return logits alone and no loss, as N-ULC does. The memory moves
+                when a gradient comes back through them, ``"CMhard"`` as ``"CM"``, because N-ULC
+                never reads ``use_hard``.
             model_name: ``"encoder"``, or ``"encoder_ema"`` for the images of ``features_ema`` in
                 PCLHD's ``"CMhard"``. Other modes ignore it, as there.
-            momentum: For this batch, in place of the memory's own; ``None`` or 0 is its own, as in
-                PGM.
-            ca: (B,) weights of the rows' losses, of which the mean is over all that are no noise
-                (SDCL); a single number too. For memories of one bank.
+            momentum: For this batch, in place of the memory's own. As in PGM, ``None`` and 0 are
+                the memory's own.
+            ca: (B,) weights that the rows' losses are multiplied by before their mean (SDCL), or a
+                number. For memories of one bank.
             training_momentum: As ``momentum``, but 0 is 0 (SDCL).
 
         Returns:
@@ -331,7 +338,7 @@ class ClusterMemory(WholeState):
                 return logits
             targets = widen_targets(targets, "targets")
             if by_images:
-                return self._loss(_of_hardest_images(logits, targets, self.num_instances), targets)
+                return self._loss(of_hardest_images(logits, targets, self.num_instances), targets)
             banks = logits.chunk(_NUM_BANKS[mode], dim=1)
             if self.has_multi_pos_loss and mode != "CM":
                 return self._multi_positive(torch.stack(banks), targets)
@@ -368,35 +375,20 @@ class ClusterMemory(WholeState):
             self.features_ema = self.features_ema.clone()
 
     def _similarities_of_images(self, rows: Tensor, targets: Tensor, momentum: float) -> Tensor:
-        count = self.num_instances
+        count = check_integer("num_instances", self.num_instances, at_least=1)
         if self.features_ema is None:
             raise ValueError(
                 "features_ema must be assigned before model_name='encoder_ema' in mode 'CMhard', "
                 f"({count} * K, D) images of clusters, got None"
             )
         move = partial(_move_images, num_instances=count)
+        each = f"num_instances = {count} rows for every cluster"
         return moving_product(
-            rows, targets, self.features_ema, momentum, move, count, "features_ema"
+            rows, targets, self.features_ema, momentum, move, count, "features_ema", each
         )
 
     def _loss(self, logits: Tensor, targets: Tensor, ca: Array | None = None) -> Tensor:
-        is_smoothed = self.smooth > 0
-        if not logits.shape[1] or (ca is None and not is_smoothed):
-            return cross_entropy(logits, targets)
-        if is_smoothed:
-            losses = _smoothed(logits, targets, self.num_samples)
-        else:
-            losses = F.cross_entropy(logits, targets, ignore_index=NOISE, reduction="none")
-        if ca is not None:
-            weights = torch.as_tensor(ca, device=losses.device).to(losses.dtype)
-            if weights.shape not in ((), losses.shape):
-                raise ValueError(
-                    f"ca must be ({len(losses)},), one a row of inputs, or a number, "
-                    f"got shape {tuple(weights.shape)}"
-                )
-            losses = losses * weights
-        is_noise = targets == NOISE
-        return losses.masked_fill(is_noise, 0.0).sum() / (~is_noise).sum().clamp(min=1)
+        return contrast(logits, targets, self.num_samples if self.smooth > 0 else None, ca)
 
     def _multi_positive(self, logits: Tensor, targets: Tensor) -> Tensor:
         if self.proxy_pseudo_labels is None:
@@ -442,28 +434,6 @@ def _move_images(
         drawn = np.random.choice(len(own), num_instances, replace=len(own) < enough)  # noqa: NPY002
         moved[target::num_clusters] = own[torch.from_numpy(drawn).to(own.device)]
     return moved
-
-
-def _of_hardest_images(logits: Tensor, targets: Tensor, num_instances: int) -> Tensor:
-    """(B, K) of (B, num_instances * K): the least of the own cluster's, the greatest of others'."""
-    images = logits.reshape(len(logits), num_instances, -1)
-    clusters = torch.arange(images.shape[2], device=logits.device)
-    return images.amin(1).where(targets[:, None] == clusters, images.amax(1))
-
-
-def _smoothed(logits: Tensor, targets: Tensor, num_classes: int) -> Tensor:
-    """(B,) cross entropy with the smoothed labels that :class:`ClusterMemory` tells of."""
-    if num_classes < 1:
-        raise ValueError(f"num_samples must be at least 1 with smooth, got {num_classes}")
-    log_probabilities = logits.log_softmax(dim=1)
-    own = log_probabilities.gather(1, targets.clamp(min=0)[:, None])[:, 0]
-    num_greatest = num_classes // _CLASSES_PER_SHARE
-    if num_greatest > 1:
-        greatest = log_probabilities.topk(min(num_greatest, logits.shape[1]), dim=1).values
-        shared = greatest.sum(dim=1) / num_greatest
-    else:
-        shared = log_probabilities.sum(dim=1) / num_classes
-    return -(1 - _EPSILON) * own - _EPSILON * shared
 
 
 def _check_mode(mode: object) -> str:

@@ -17,9 +17,13 @@ from mabm._arrays import check_column
 from mabm._batch import NOISE, check_temperature, widen_targets, without_autocast
 from mabm._device_memory import check_fits
 from mabm._state import WholeState
-from mabm.compat._moving import check_momentum, moving_product, number_in
+from mabm.compat._memories import (
+    check_momentum,
+    move_batch_by_each,
+    moving_product,
+    number_in,
+)
 from mabm.losses import DEFAULT_TEMPERATURE
-from mabm.memory import move_by_each
 from mabm.presets import check_integer
 
 __all__ = ["HybridMemory", "hm"]
@@ -41,7 +45,7 @@ def hm(inputs: Tensor, indexes: Tensor, features: Tensor, momentum: float | Tens
         >>> memory[1]
         tensor([1., 0., 0.])
     """
-    return moving_product(inputs, indexes, features, momentum, move_by_each)
+    return moving_product(inputs, indexes, features, momentum, move_batch_by_each)
 
 
 class HybridMemory(WholeState):
@@ -53,9 +57,9 @@ class HybridMemory(WholeState):
     ``p = exp(s_c) / (sum over clusters of exp(s) + 1e-6)`` and ``s_c`` is the mean similarity to
     the images of cluster c over ``temp``. A label that no image has is no cluster.
 
-    SpCL itself, O2CAP's baseline and MPJL call ``HybridMemory(num_features, num_samples, temp=,
-    momentum=)`` and ``memory(f, indexes)``; the domain adaptation of SpCL puts the class centers of
-    the source before the images of the target.
+    SpCL calls ``HybridMemory(num_features, num_samples, temp=, momentum=)`` and
+    ``memory(f, indexes)``; its domain adaptation puts the class centers of the source before the
+    images of the target. MPJL has a class of this name in its ``models.cm`` with another loss.
 
     Args:
         num_features: D.
@@ -114,6 +118,8 @@ class HybridMemory(WholeState):
 
     def forward(self, inputs: Tensor, indexes: Tensor) -> Tensor:
         """Computes the loss of (B, D) inputs, the images ``indexes`` of the memory.
+
+        Clusters are counted anew in every pass, which waits for a GPU once.
 
         Args:
             inputs: (B, D) floating point, used as they are: callers normalise them.

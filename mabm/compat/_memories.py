@@ -1,0 +1,177 @@
+"""What the old memories share: products that move them in backward, and losses of logits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Final, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from mabm._arrays import Array, check_real
+from mabm._batch import (
+    NOISE,
+    check_batch,
+    check_rows,
+    check_same_device,
+    full_precision,
+    leave_out_not_finite,
+    without_autocast,
+)
+from mabm.losses import cross_entropy
+from mabm.memory import move_by_each
+
+Move: TypeAlias = Callable[[Tensor, Tensor, Tensor, float], Tensor]
+"""``move(features, inputs, indexes, momentum)`` -> the features after a batch.
+
+It may write to the features that it is given and return them.
+"""
+
+# The released label smoothing: its weight, and of how many classes one shares in it.
+_EPSILON: Final = 0.1
+_CLASSES_PER_SHARE: Final = 50
+
+
+def number_in(value: Any) -> Any:
+    """The number in a tensor of one; anything else as it is."""
+    return value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+
+
+def check_momentum(value: object, name: str = "momentum") -> float:
+    """Returns a float in [0, 1] of a number or a tensor of one."""
+    return check_real(name, number_in(value), 0.0, 1.0)
+
+
+def check_smooth(value: float) -> float:
+    """Returns the switch of label smoothing as a float that is not negative."""
+    return check_real("smooth", float(value) if isinstance(value, bool) else value, 0.0, math.inf)
+
+
+class _MovingProduct(torch.autograd.Function):
+    """``inputs @ features.T`` whose backward moves the features it multiplies with."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, inputs: Tensor, indexes: Tensor, features: Tensor, momentum: float, move: Move
+    ) -> Tensor:
+        ctx.save_for_backward(inputs, indexes)
+        # Not saved for backward, which would refuse a memory that another backward has moved.
+        ctx.features, ctx.momentum, ctx.move = features, momentum, move
+        with without_autocast(inputs.device):
+            return full_precision(inputs) @ full_precision(features).T
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        inputs, indexes = ctx.saved_tensors
+        with without_autocast(inputs.device):
+            features = full_precision(ctx.features)
+            to_inputs = (gradient @ features.to(gradient.dtype)).to(inputs.dtype)
+            rows = full_precision(inputs).to(features.dtype)
+            indexes = leave_out_not_finite(rows, indexes)
+            moved = ctx.move(features, rows, indexes, ctx.momentum)
+            if moved is not ctx.features:
+                ctx.features.copy_(moved)
+        return to_inputs, None, None, None, None
+
+
+def moving_product(
+    inputs: Tensor,
+    indexes: Tensor,
+    features: Tensor,
+    momentum: float | Tensor,
+    move: Move,
+    num_banks: int = 1,
+    name: str = "features",
+    rows_of: str = "an even number of rows, the mean bank and the hard one",
+) -> Tensor:
+    """``inputs @ features.T`` after the checks of ``cm``; backward calls ``move``.
+
+    Messages call the memory ``name``, and say ``rows_of`` where its rows are not ``num_banks``
+    times a number.
+    """
+    memory = check_rows(features, name)
+    if memory.shape[0] % num_banks:
+        raise ValueError(f"{name} must have {rows_of}, got {memory.shape[0]}")
+    count = memory.shape[0] // num_banks
+    names = ("inputs", "indexes")
+    rows, targets = check_batch(inputs, indexes, memory.shape[1], count, name, names=names)
+    check_same_device(memory, rows, name, "inputs")
+    moved_by = check_momentum(momentum)
+    if features.is_inference() and torch.is_grad_enabled():
+        raise ValueError(
+            f"{name} must be a tensor that a backward pass can write to, got one made in "
+            f"inference mode; use {name}.clone()"
+        )
+    apply: Callable[..., Tensor] = _MovingProduct.apply
+    return apply(rows, targets, memory.detach(), moved_by, move)
+
+
+def move_batch_by_each(features: Tensor, rows: Tensor, indexes: Tensor, momentum: float) -> Tensor:
+    """As :func:`mabm.memory.move_by_each`, in place: a memory of every image is never copied."""
+    if not len(indexes) or not len(features):
+        return features
+    is_own = indexes != NOISE
+    # Noise goes by some row of the batch, so that what is written there is what that row gets.
+    places = indexes.where(is_own, indexes[is_own.to(torch.uint8).argmax()].clamp(min=0))
+    first = (places[:, None] == places).to(torch.uint8).argmax(dim=1)
+    own = features[places]
+    moved = move_by_each(own, rows, first.where(is_own, NOISE), momentum)
+    features[places] = moved[first]
+    return features
+
+
+def contrast(
+    logits: Tensor, targets: Tensor, num_smoothed: int | None, weights: Array | None = None
+) -> Tensor:
+    """Mean cross entropy of (B, C) logits over the rows that are no noise; 0 where all are.
+
+    Args:
+        logits: (B, C) floating point.
+        targets: (B,) int64 in [-1, C).
+        num_smoothed: K of the released label smoothing, ``None`` for none of it: 0.9 for the
+            target, and 0.1 / K for each of the C classes, or from K = 100 on 0.1 / (K // 50) for
+            each of the K // 50 greatest.
+        weights: (B,) weights of the rows' losses, or a number.
+    """
+    if not logits.shape[1] or (weights is None and num_smoothed is None):
+        return cross_entropy(logits, targets)
+    if num_smoothed is None:
+        losses = F.cross_entropy(logits, targets, ignore_index=NOISE, reduction="none")
+    else:
+        losses = _smoothed(logits, targets, num_smoothed)
+    if weights is not None:
+        factors = torch.as_tensor(weights, device=losses.device).to(losses.dtype)
+        if factors.shape not in ((), losses.shape):
+            raise ValueError(
+                f"ca must be ({len(losses)},), one a row of inputs, or a number, "
+                f"got shape {tuple(factors.shape)}"
+            )
+        losses = losses * factors
+    is_noise = targets == NOISE
+    return losses.masked_fill(is_noise, 0.0).sum() / (~is_noise).sum().clamp(min=1)
+
+
+def of_hardest_images(logits: Tensor, targets: Tensor, num_instances: int) -> Tensor:
+    """(B, K) of (B, num_instances * K): the least of the own cluster's, the greatest of others'."""
+    images = logits.reshape(len(logits), num_instances, -1)
+    clusters = torch.arange(images.shape[2], device=logits.device)
+    return images.amin(1).where(targets[:, None] == clusters, images.amax(1))
+
+
+def _smoothed(logits: Tensor, targets: Tensor, num_classes: int) -> Tensor:
+    """(B,) cross entropy with the smoothed labels of :func:`contrast`."""
+    if num_classes < 1:
+        raise ValueError(f"num_samples must be at least 1 with smooth, got {num_classes}")
+    log_probabilities = logits.log_softmax(dim=1)
+    own = log_probabilities.gather(1, targets.clamp(min=0)[:, None])[:, 0]
+    num_greatest = num_classes // _CLASSES_PER_SHARE
+    if num_greatest > 1:
+        greatest = log_probabilities.topk(min(num_greatest, logits.shape[1]), dim=1).values
+        shared = greatest.sum(dim=1) / num_greatest
+    else:
+        shared = log_probabilities.sum(dim=1) / num_classes
+    return -(1 - _EPSILON) * own - _EPSILON * shared

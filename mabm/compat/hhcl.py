@@ -1,0 +1,246 @@
+"""HHCL: stands in for its ``models.cm``, whose modes share names with others' and not their losses.
+
+As :class:`mabm.compat.clustercontrast.ClusterMemory` it **moves during backward**. The distance of
+HHCL is Cluster-Contrast's: :func:`mabm.compat.clustercontrast.compute_jaccard_distance`.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from mabm._arrays import check_real, shown
+from mabm._batch import NOISE, check_temperature, widen_targets, without_autocast
+from mabm._device_memory import check_fits
+from mabm._state import WholeState
+from mabm.compat._memories import (
+    check_momentum,
+    check_smooth,
+    contrast,
+    moving_product,
+    number_in,
+    of_hardest_images,
+)
+from mabm.compat.cluster_memory import cm, cm_hard
+from mabm.losses import DEFAULT_TEMPERATURE
+from mabm.memory import move_banks, move_by_hardest
+from mabm.presets import check_integer
+
+__all__ = ["ClusterMemory", "cm", "cm_hard", "cm_hybrid", "cm_hybrid_v2"]
+
+
+def cm_hybrid(
+    inputs: Tensor, indexes: Tensor, features: Tensor, momentum: float | Tensor = 0.5
+) -> Tensor:
+    """Returns (B, 2K) similarities with a (2K, D) memory of two banks, the **hard** bank's first.
+
+    Backward moves the hard bank by the input least similar to its own row, and the mean bank by the
+    mean of a row's inputs. Otherwise as :func:`mabm.compat.clustercontrast.cm`.
+
+    Example:
+        >>> import torch
+        >>> from mabm.compat.hhcl import cm_hybrid
+        >>> memory, inputs = torch.eye(2).repeat(2, 1), torch.eye(2).requires_grad_()
+        >>> cm_hybrid(inputs, torch.tensor([0, 0]), memory, momentum=0.0).sum().backward()
+        >>> memory[0]
+        tensor([0., 1.])
+    """
+    each = "an even number of rows, the hard bank and the mean one"
+    return moving_product(
+        inputs, indexes, features, momentum, _move_hard_and_mean, num_banks=2, rows_of=each
+    )
+
+
+def cm_hybrid_v2(
+    inputs: Tensor,
+    indexes: Tensor,
+    features: Tensor,
+    momentum: float | Tensor = 0.5,
+    num_instances: int = 16,
+) -> Tensor:
+    """Returns similarities with a memory of means and of images, ((1 + num_instances) * K, D).
+
+    Backward moves the mean bank, the first K rows, by the mean of a row's inputs, and puts the
+    inputs themselves, in their order, into rows K + y, 2 K + y and so on of their cluster y.
+
+    Args:
+        inputs: (B, D) floating point, used as they are: callers normalise them.
+        indexes: (B,) integers in [-1, K), the row of each input, -1 for none; no row more often
+            than ``num_instances``. They are counted at once, which waits for a GPU.
+        features: The memory, **written to by backward**.
+        momentum: What a row of the mean bank keeps of itself, in [0, 1].
+        num_instances: How many images of a cluster there are.
+
+    Returns:
+        (B, (1 + num_instances) * K) similarities.
+
+    Raises:
+        TypeError: An argument of the wrong kind.
+        ValueError: An argument out of contract, or an index more often than ``num_instances``.
+
+    Example:
+        >>> import torch
+        >>> from mabm.compat.hhcl import cm_hybrid_v2
+        >>> memory, indexes = torch.randn(5 * 3, 8), torch.tensor([0, 0, 2])
+        >>> cm_hybrid_v2(torch.randn(3, 8), indexes, memory, num_instances=4).shape
+        torch.Size([3, 15])
+    """
+    count = check_integer("num_instances", num_instances, at_least=1)
+    move = partial(_move_mean_and_images, num_instances=count)
+    each = f"1 + num_instances = {1 + count} rows for every cluster"
+    outputs = moving_product(inputs, indexes, features, momentum, move, 1 + count, rows_of=each)
+    _, repeats = torch.unique(indexes[indexes != NOISE], return_counts=True)
+    if len(repeats) and int(repeats.max()) > count:
+        raise ValueError(
+            f"indexes must hold no row more often than num_instances = {count}, "
+            f"got one {int(repeats.max())} times"
+        )
+    return outputs
+
+
+class ClusterMemory(WholeState):
+    """The memory of HHCL: ``forward(f, y)`` is the loss, and ``loss.backward()`` moves it.
+
+    With CE the cross entropy of similarities over ``temp`` and w ``hard_weight``, modes are
+
+    - ``"CM"``: moved by every input in turn; CE.
+    - ``"CMhard"``: moved by the least similar input; CE.
+    - ``"CMhybrid"``: two banks, see :func:`cm_hybrid`; ``w * (CE(hard) + (1 - w) * CE(mean))``, as
+      released.
+    - ``"CMhybrid_v2"``: means and images, see :func:`cm_hybrid_v2`;
+      ``w * CE(mean) + (1 - w) * CE(images)``, where an image's logit is the least of its own
+      cluster and the greatest of each other.
+
+    Other code bases' ``"CMhybrid"`` has its banks the other way round and another loss; that is
+    :class:`mabm.compat.clustercontrast.ClusterMemory`, which also normalises its inputs.
+
+    Args:
+        num_features: D.
+        num_samples: K, the size of a bank until ``features`` are assigned.
+        temp: What similarities are divided by.
+        momentum: What a row keeps of itself, in [0, 1]; a number or a tensor of one.
+        mode: One of those above.
+        hard_weight: w, in [0, 1].
+        smooth: A switch: above 0, labels are smoothed, by 0.1 whatever the number, as
+            :class:`mabm.compat.clustercontrast.ClusterMemory` says.
+        num_instances: How many images of a cluster ``"CMhybrid_v2"`` holds.
+
+    Attributes:
+        features: Buffer of (K, D); (2K, D) in ``"CMhybrid"``, the hard bank first; of
+            ((1 + num_instances) * K, D) in ``"CMhybrid_v2"``. To be assigned.
+        temp: It can be set, as can ``momentum``, ``hard_weight``, ``smooth``, ``num_samples`` and
+            ``num_instances``; the next forward pass goes by it.
+
+    Raises:
+        TypeError: An option of the wrong kind.
+        ValueError: An option out of its range.
+
+    Source:
+        Hu et al., "Hard-sample Guided Hybrid Contrast Learning for Unsupervised Person
+        Re-Identification", 2021, as released.
+
+    Example:
+        >>> import torch
+        >>> from mabm.compat.hhcl import ClusterMemory
+        >>> memory = ClusterMemory(16, 5, temp=0.05, momentum=0.1, mode="CMhybrid")
+        >>> centers = torch.nn.functional.normalize(torch.randn(5, 16), dim=1)
+        >>> memory.features = centers.repeat(2, 1)
+        >>> inputs = torch.nn.functional.normalize(torch.randn(8, 16), dim=1).requires_grad_()
+        >>> memory(inputs, torch.arange(8) % 5).backward()
+    """
+
+    features: Tensor
+
+    def __init__(
+        self,
+        num_features: int,
+        num_samples: int,
+        temp: float = DEFAULT_TEMPERATURE,
+        momentum: float | Tensor = 0.2,
+        mode: str = "CM",
+        hard_weight: float = 0.5,
+        smooth: float = 0.0,
+        num_instances: int = 1,
+    ) -> None:
+        super().__init__()
+        self.num_features = check_integer("num_features", num_features, at_least=1)
+        self.num_samples = check_integer("num_samples", num_samples, at_least=0)
+        self.temp = check_temperature(temp, "temp")
+        check_momentum(momentum)
+        self.momentum = momentum
+        self.hard_weight = check_real("hard_weight", hard_weight, 0.0, 1.0)
+        self.smooth = check_smooth(smooth)
+        self.num_instances = check_integer("num_instances", num_instances, at_least=0)
+        if mode not in _MODES:
+            raise ValueError(f"mode must be one of {_MODES}, got {shown(mode)}")
+        self.cm_type = mode
+        num_banks = {"CMhybrid": 2, "CMhybrid_v2": 1 + self.num_instances}.get(mode, 1)
+        rows = self.num_samples * num_banks
+        check_fits(
+            4 * rows * self.num_features,
+            f"a memory of ({rows}, {self.num_features})",
+            "use fewer num_samples or num_features",
+            torch.device("cpu"),
+        )
+        self.register_buffer("features", torch.zeros(rows, self.num_features))
+
+    def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Computes the loss of (B, D) inputs, used as they are, and (B,) integers, -1 for noise.
+
+        Raises:
+            TypeError: An argument of the wrong kind.
+            ValueError: A shape, device or target out of contract.
+        """
+        if self.features.is_inference() and torch.is_grad_enabled():
+            self.features = self.features.clone()  # which backward can write to
+        temperature = check_temperature(number_in(self.temp), "temp")
+        weight = check_real("hard_weight", self.hard_weight, 0.0, 1.0)
+        given = (inputs, targets, self.features, self.momentum)
+        count = self.num_instances
+        if self.cm_type == "CMhybrid_v2":
+            logits = cm_hybrid_v2(*given, num_instances=count) / temperature
+        else:
+            logits = _PRODUCTS[self.cm_type](*given) / temperature
+        targets = widen_targets(targets, "targets")
+        with without_autocast(logits.device):
+            if self.cm_type == "CMhybrid":
+                hard, mean = (self._loss(bank, targets) for bank in logits.chunk(2, dim=1))
+                return weight * (hard + (1 - weight) * mean)
+            if self.cm_type == "CMhybrid_v2":
+                num_clusters = logits.shape[1] // (1 + count)
+                images = of_hardest_images(logits[:, num_clusters:], targets, count)
+                mean = self._loss(logits[:, :num_clusters], targets)
+                return weight * mean + (1 - weight) * self._loss(images, targets)
+            return self._loss(logits, targets)
+
+    def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return contrast(logits, targets, self.num_samples if self.smooth > 0 else None)
+
+
+_PRODUCTS: Final = {"CM": cm, "CMhard": cm_hard, "CMhybrid": cm_hybrid}
+_MODES: Final = (*_PRODUCTS, "CMhybrid_v2")
+
+
+def _moved_by_mean(bank: Tensor, rows: Tensor, targets: Tensor, momentum: float) -> Tensor:
+    return move_banks(torch.stack([bank, bank]), rows, targets, momentum)[0]
+
+
+def _move_hard_and_mean(features: Tensor, rows: Tensor, targets: Tensor, momentum: float) -> Tensor:
+    hard, mean = features.chunk(2)
+    hard = move_by_hardest(hard, rows, targets, momentum)
+    return torch.cat([hard, _moved_by_mean(mean, rows, targets, momentum)])
+
+
+def _move_mean_and_images(
+    features: Tensor, rows: Tensor, targets: Tensor, momentum: float, num_instances: int
+) -> Tensor:
+    num_clusters = features.shape[0] // (1 + num_instances)
+    moved = features.clone()
+    moved[:num_clusters] = _moved_by_mean(features[:num_clusters], rows, targets, momentum)
+    is_own = (targets[:, None] == targets) & (targets != NOISE)[:, None]
+    turns = is_own.tril().sum(dim=1)  # the how manieth of its cluster a row is, noise the 0th
+    moved[(num_clusters * turns + targets)[turns > 0]] = rows[turns > 0]
+    return moved
