@@ -39,7 +39,7 @@ def install(family: str, package: str | None = None) -> tuple[str, ...]:
 
     Args:
         family: ``"clustercontrast"`` (every path of that package, and those of SpCL), ``"bmil"``,
-            ``"modal_invariant"``, ``"spcl"``, ``"pplr"``, ``"cap"``, ``"ca_jaccard"``,
+            ``"modal_invariant"``, ``"hhcl"``, ``"spcl"``, ``"pplr"``, ``"cap"``, ``"ca_jaccard"``,
             ``"reranking"``, ``"fastreid"`` or ``"evaluation"``.
         package: The package that holds the family's modules, where it has another name:
             ``"hhcl"`` for ``hhcl.utils.faiss_rerank``, ``"a.b"`` for ``a.b.utils.faiss_rerank``,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
@@ -40,6 +40,11 @@ NAMES: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
 )
 """By the last part of an old module's path: its names, and the module here that has each."""
 
+
+_HHCL: Final = dict.fromkeys(
+    ("ClusterMemory", "cm", "cm_hard", "cm_hybrid", "cm_hybrid_v2"), "hhcl"
+)
+_HHCL_ALONE: Final = "cm_hybrid_v2"  # a name that no other code base's memory has
 
 OPTIONS: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
     {
@@ -101,6 +106,7 @@ TABLE: Final[Mapping[str, Family]] = MappingProxyType(
         ),
         "bmil": Family(("clustercontrast",), _CLUSTERCONTRAST),
         "modal_invariant": Family(("clustercontrast",), _CLUSTERCONTRAST),
+        "hhcl": Family(("hhcl",), (*_REID, "models.cm")),
         "spcl": Family(("spcl",), _SPCL),
         "pplr": Family(("pplr",), _REID),
         "cap": Family(("reid",), _REID),
@@ -117,6 +123,13 @@ TABLE: Final[Mapping[str, Family]] = MappingProxyType(
 """The families that ``install`` knows."""
 
 
-def names_of(path: str) -> Mapping[str, str]:
-    """What stands in for the module ``path``: each name, and the module here that has it."""
-    return NAMES.get(path.rpartition(".")[2], {})
+def names_of(path: str, held: Iterable[str] = ()) -> Mapping[str, str]:
+    """What stands in for the module ``path``: each name, and the module here that has it.
+
+    ``held`` are names that the old module has: they tell HHCL's memory, whose modes share names
+    with others' and not their losses, whatever its package is called.
+    """
+    last = path.rpartition(".")[2]
+    if path == "hhcl.models.cm" or (last == "cm" and _HHCL_ALONE in held):
+        return _HHCL
+    return NAMES.get(last, {})

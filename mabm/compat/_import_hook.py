@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.abc import InspectLoader, Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import module_from_spec
@@ -44,7 +44,7 @@ class _StandIn(ModuleType):
 
     def __getattr__(self, name: str) -> Any:
         path = self.__name__
-        ours = names_of(path).get(name)
+        ours = None if name.startswith("__") else _modules.our_names(path).get(name)
         if ours is not None:
             value = getattr(importlib.import_module(f"{_HERE}.{ours}"), name)
             setattr(self, name, value)
@@ -68,7 +68,7 @@ class _StandIn(ModuleType):
 
     def __dir__(self) -> list[str]:
         path = self.__name__
-        return sorted({*self.__dict__, *names_of(path), *_modules.real_names(path)})
+        return sorted({*self.__dict__, *_modules.our_names(path), *_modules.real_names(path)})
 
 
 class _Modules(MetaPathFinder, Loader):
@@ -91,12 +91,16 @@ class _Modules(MetaPathFinder, Loader):
     def exec_module(self, module: ModuleType) -> None:
         path = module.__name__
         self.real.pop(path, None)
-        for name in names_of(path):
+        for name in self.our_names(path):
             module.__dict__.pop(name, None)  # of a module that is loaded anew
         module.__doc__ = f"Stands in for {path}: see {_HERE}."
         real = _find_real(path)
         if real is not None and real.has_location and real.origin is not None:
             module.__file__ = real.origin  # where inspect finds the source of the real names
+
+    def our_names(self, path: str) -> Mapping[str, str]:
+        """What stands in for a module, as its own code tells where it is there."""
+        return names_of(path, self.real_names(path))
 
     def load_real(self, path: str) -> ModuleType:
         """The code base's own module; it never takes the place of the stand-in."""
@@ -132,7 +136,7 @@ class _Modules(MetaPathFinder, Loader):
 
     def public_names(self, path: str) -> list[str]:
         """``__all__``: our names, and the real module's where it can be imported."""
-        ours = list(names_of(path))
+        ours = list(self.our_names(path))
         try:
             real = self.load_real(path)
         except Exception:  # whatever its code raises: ours are there all the same

@@ -40,7 +40,7 @@ _SECONDS: Final = 600  # that both together may take
 _PEOPLE, _IMAGES, _DIMENSIONS = 30, 10, 64
 _CPU_ROUTE: Final = 3  # search_option of a faiss without a GPU
 
-_MODES: Final = ("CM", "CMhard", "CMhybrid", "CMhcl")  # of memories that have a mode
+_MODES: Final = ("CM", "CMhard", "CMhybrid", "CMhybrid_v2", "CMhcl")  # of memories that have a mode
 
 _Run: TypeAlias = Callable[[Callable[..., Any], list[str]], tuple[Any, ...]]
 _Task: TypeAlias = tuple[str, str, list[str], str | None]  # name, module here, arguments, mode
@@ -85,7 +85,7 @@ def compare(code_base: CodeBase) -> list[Comparison]:
     """
     found: list[Comparison] = []
     for source in code_base.sources:
-        table = names_of(source.stem)
+        table = names_of(source.stem, source.definitions)
         pairs = [
             (name, table[name], node)
             for name, node in source.definitions.items()
@@ -195,7 +195,8 @@ def _compare(
     try:
         theirs = getattr(old_module, name)
         if mode is not None:
-            theirs = partial(theirs, mode=mode)
+            options = {"mode": mode, **({"num_instances": 4} if mode[-3:] == "_v2" else {})}
+            theirs = partial(theirs, **options)
             rows = len(theirs(_DIMENSIONS, _PEOPLE).features)  # one bank or two
             run = partial(_memory, rows=rows)
         old, old_seconds = _timed(run, theirs, names)
@@ -203,7 +204,7 @@ def _compare(
         return {"reason": f"it does not run here: {_in_words(error)}"}
     try:
         ours = getattr(importlib.import_module(f"{_HERE}.{here}"), name)
-        ours = ours if mode is None else partial(ours, mode=mode)
+        ours = ours if mode is None else partial(ours, **options)
         new, new_seconds = _timed(run, ours, names)
         difference = max(_difference(one, other) for one, other in zip(old, new, strict=True))
     except Exception as error:
@@ -321,9 +322,11 @@ def _scores(function: Callable[..., Any], names: list[str]) -> tuple[Any, ...]:
 def _product(function: Callable[..., Any], names: list[str]) -> tuple[Any, ...]:
     features, targets = _features()
     inputs, targets = features[:64].clone().requires_grad_(), targets[:64]
-    banks = 2 if function.__name__ == "cm_hybrid" else 1
+    name = function.__name__
+    options = {"num_instances": 4} if name == "cm_hybrid_v2" else {}  # 1 + 4 banks
+    banks = {"cm_hybrid": 2, "cm_hybrid_v2": 5}.get(name, 1)
     memory = _features(seed=1)[0][: banks * _PEOPLE].clone()
-    outputs = function(inputs, targets, memory, 0.2)
+    outputs = function(inputs, targets, memory, 0.2, **options)
     outputs.square().sum().backward()
     return outputs, inputs.grad, memory
 
@@ -379,6 +382,11 @@ _RUNS: Final[dict[tuple[str, str], _Run]] = {
     ("clustercontrast", "cm"): _product,
     ("clustercontrast", "cm_hard"): _product,
     ("clustercontrast", "cm_hybrid"): _product,
+    ("hhcl", "ClusterMemory"): _memory,
+    ("hhcl", "cm"): _product,
+    ("hhcl", "cm_hard"): _product,
+    ("hhcl", "cm_hybrid"): _product,
+    ("hhcl", "cm_hybrid_v2"): _product,
     ("spcl", "HybridMemory"): _hybrid_memory,
     ("spcl", "hm"): _product,
     ("infomap", "get_dist_nbr"): _nearest,

@@ -174,8 +174,9 @@ class _File:
     def _look_at_names(self, node: ast.ImportFrom) -> None:
         path = self.code_base.absolute(self.source, node)
         names = [alias.name for alias in node.names]
-        table = {} if path.partition(".")[0] == "mabm" else names_of(path)
         defined = self.code_base.module(self.source, path, node.level)
+        held = defined.definitions if defined is not None else ()
+        table = {} if path.partition(".")[0] == "mabm" else names_of(path, held)
         if not table:
             self.kept.append((node, names))
             for name in names:
