@@ -26,13 +26,12 @@ def replace_modules(paths: Iterable[str]) -> None:
         sys.meta_path.extend([_packages, _no_faiss])  # after it, whose packages are not
     for path in paths:
         replaced = sys.modules.pop(path, None)
+        real = _modules.real.get(path) if isinstance(replaced, _StandIn) else replaced
         package = path.rpartition(".")[0]
         if replaced is not None or package in sys.modules:
             importlib.import_module(path)  # so that the package's attribute is the new one
-        if isinstance(replaced, _StandIn):
-            replaced = _modules.real.get(path)
-        if replaced is not None:
-            _modules.real[path] = replaced
+        if real is not None:
+            _modules.real[path] = real
 
 
 class _StandIn(ModuleType):

@@ -129,6 +129,7 @@ def misfit(definition: Definition, here: str) -> str | None:
         missing = [name for name in (names[2:] if takes_any else names) if name not in known]
         if missing:
             where = f"{method} " if method else ""
+            where = where or "definition "
             return f"its {where}takes {', '.join(missing)}, which that of mabm.compat does not"
         if takes_any:
             continue
