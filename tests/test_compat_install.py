@@ -343,8 +343,15 @@ def readme_rows() -> list[tuple[str, str]]:
     return re.findall(r"\| `(from .* import .*)` \| `(from mabm\.compat\..* import .*)` \|", text)
 
 
-def test_the_readme_names_every_family() -> None:
-    assert {row[1].split()[1].split(".")[-1] for row in readme_rows()} == set(compat.FAMILIES)
+def test_the_readme_names_every_family_and_every_module_that_stands_in() -> None:
+    modules = {
+        part for _, line in readme_rows() for part in re.findall(r"mabm\.compat\.(\w+)", line)
+    }
+    paths = [names for family in compat.FAMILIES.values() for names in family.values()]
+    assert modules == {here for names in paths for here in names.values()}
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    (line,) = re.findall(r"mabm\.compat\.install\(.*\)  # or .*", text)
+    assert set(re.findall(r'"(\w+)"', line)) == set(compat.FAMILIES)
 
 
 @pytest.mark.parametrize(("this_line", "that_line"), readme_rows())
