@@ -50,6 +50,22 @@ def test_identities_of_any_type() -> None:
     assert found[1:] == expected[1:]
 
 
+@pytest.mark.parametrize("kind", [np.float64, np.float32, object, np.uint8])
+@pytest.mark.parametrize("function", [eval_sysu, eval_llcm])
+def test_cameras_as_whole_numbers_of_any_type(function, kind: type) -> None:  # type: ignore[no-untyped-def]
+    found = function(DISTANCE, *IDS, *(cameras.astype(kind) for cameras in CAMERAS), 20)
+    expected = function(DISTANCE, *IDS, *CAMERAS)
+    np.testing.assert_array_equal(found[0], expected[0])
+    assert found[1:] == expected[1:]
+
+
+def test_cameras_by_name_where_they_are_only_compared() -> None:
+    words = [np.array([f"camera {n}" for n in cameras]) for cameras in CAMERAS]
+    found, expected = eval_llcm(DISTANCE, *IDS, *words), eval_llcm(DISTANCE, *IDS, *CAMERAS)
+    np.testing.assert_array_equal(found[0], expected[0])
+    assert found[1:] == expected[1:]
+
+
 def test_a_test_loop_as_those_code_bases_write_it() -> None:
     rng = np.random.default_rng(0)
     query_label, query_cam = np.repeat(np.arange(12), 4), np.tile([3, 6], 24)
@@ -82,6 +98,10 @@ def test_a_test_loop_as_those_code_bases_write_it() -> None:
         ({"g_pids": np.arange(3)}, ValueError, r"g_pids must be \(90,\)"),
         ({"q_camids": np.arange(3)}, ValueError, r"q_camids must be \(60,\)"),
         ({"g_camids": None}, ValueError, r"g_camids must be \(90,\) .* got shape \(\)"),
+        ({"q_camids": CAMERAS[0] + 0.5}, TypeError, r"q_camids must be whole numbers, got array\("),
+        ({"q_camids": CAMERAS[0] * np.nan}, TypeError, "q_camids must be whole numbers"),
+        ({"g_camids": np.array(["2"] * 90)}, TypeError, "g_camids must be whole numbers, got .*'2'"),
+        ({"g_camids": np.array([None] * 90)}, TypeError, "g_camids must be whole numbers, got .*None"),
         ({"max_rank": 0}, ValueError, "max_rank must be at least 1, got 0"),
         ({"q_pids": np.full(60, 99)}, ValueError, "must have a match .* got none for any of 60 queries"),
     ],

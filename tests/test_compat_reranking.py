@@ -190,6 +190,8 @@ def test_both_forms_agree_and_take_tensors_and_arrays() -> None:
     np.testing.assert_array_equal(re_ranking(query, gallery, 20, 6, 0.3, True, 10), of_tensors)
     named = re_ranking(probFea=query, galFea=gallery, k1=np.int64(20), k2=6, lambda_value=0.3)
     np.testing.assert_array_equal(named, of_tensors)
+    np.testing.assert_array_equal(re_ranking(query, gallery), of_tensors)
+    np.testing.assert_array_equal(re_ranking(query, gallery, lambda_value=0.3), of_tensors)
 
 
 def test_a_local_distance_is_added_or_taken_alone() -> None:
@@ -285,7 +287,7 @@ def test_jaccard_dist_refuses(
         (([[1.0]], EYE, 20, 6, 0.3), {}, TypeError, "probFea must be a torch.Tensor"),
         ((EYE, EYE, 20, 6, 0.3), {"only_local": True}, ValueError, "local_distmat must be given with only_local=True, got None"),
         ((EYE, EYE, 20, 6, 0.3), {"local_distmat": EYE}, ValueError, r"local_distmat must be \(4, 4\), got shape \(2, 2\)"),
-        ((EYE, EYE), {}, TypeError, "missing 3 required positional arguments: 'k1', 'k2', and 'lambda_value'"),
+        ((EYE,), {}, TypeError, "missing 1 required positional argument: 'galFea'"),
     ],
 )  # fmt: skip
 def test_refused(

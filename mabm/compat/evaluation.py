@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mabm._arrays import check_numbers, to_tensor
+from mabm._arrays import check_numbers, shown, to_tensor
 from mabm.evaluation import evaluate_retrieval
 
 __all__ = ["eval_llcm", "eval_regdb", "eval_sysu"]
@@ -27,8 +27,8 @@ def eval_sysu(
         distmat: (Q, G) distances, smaller is nearer; ties go to the lower gallery row.
         q_pids: (Q,) identities.
         g_pids: (G,) identities.
-        q_camids: (Q,) camera numbers.
-        g_camids: (G,) camera numbers.
+        q_camids: (Q,) camera numbers, whole floats too.
+        g_camids: (G,) camera numbers, likewise.
         max_rank: Greatest rank of the CMC.
 
     Returns:
@@ -71,7 +71,8 @@ def eval_llcm(
     """Scores a ranked gallery by the protocol of LLCM.
 
     Gallery images of both the query's identity and its camera are dropped. The CMC counts
-    identities. Arguments, results and errors are those of :func:`eval_sysu`.
+    identities. Arguments, results and errors are those of :func:`eval_sysu`; cameras may be of any
+    type, as they are compared and nothing else.
     """
     return _evaluate("llcm", distmat, q_pids, g_pids, (q_camids, g_camids), max_rank)
 
@@ -89,26 +90,43 @@ def _evaluate(
         raise ValueError(f"distmat must be (Q, G), got shape {distance.shape}")
     query = _labels("q_pids", q_pids, distance.shape[0])
     gallery = _labels("g_pids", g_pids, distance.shape[1])
-    # Identities of any type: they are compared and nothing else.
-    numbers = np.unique(np.concatenate([query, gallery]), return_inverse=True)[1]
-    cameras: list[NDArray[Any]] = []
+    cameras: tuple[NDArray[Any], ...] = ()
     if camids is not None:
-        cameras = [
-            _labels(name, value, count)
-            for name, value, count in zip(
-                ("q_camids", "g_camids"), camids, distance.shape, strict=True
-            )
-        ]
+        cameras = (
+            _labels("q_camids", camids[0], distance.shape[0]),
+            _labels("g_camids", camids[1], distance.shape[1]),
+        )
+        # Other protocols compare them alone; this one knows two by number.
+        by_number = protocol == "sysu_mm01"
+        cameras = _whole_numbers(*cameras) if by_number else _numbered(*cameras)
     scores = evaluate_retrieval(
-        distance,
-        numbers[: len(query)],
-        numbers[len(query) :],
-        *cameras,
-        protocol=protocol,
-        max_rank=max_rank,
+        distance, *_numbered(query, gallery), *cameras, protocol=protocol, max_rank=max_rank
     )
     average = np.float64(scores.mean_average_precision)
     return scores.cmc, average, np.float64(scores.mean_inverse_negative_penalty)
+
+
+def _numbered(one: NDArray[Any], other: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Numbers in place of labels of any type, which are compared and nothing else."""
+    numbers = np.unique(np.concatenate([one, other]), return_inverse=True)[1]
+    return numbers[: len(one)], numbers[len(one) :]
+
+
+def _whole_numbers(
+    query: NDArray[Any], gallery: NDArray[Any]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    return _whole("q_camids", query), _whole("g_camids", gallery)
+
+
+def _whole(name: str, cameras: NDArray[Any]) -> NDArray[np.int64]:
+    try:
+        with np.errstate(invalid="ignore"):
+            numbers = cameras.astype(np.int64)
+    except (TypeError, ValueError, OverflowError):
+        numbers = None
+    if cameras.dtype.kind not in "iufO" or numbers is None or not (numbers == cameras).all():
+        raise TypeError(f"{name} must be whole numbers, got {shown(cameras)}")
+    return numbers
 
 
 def _labels(name: str, value: Any, count: int) -> NDArray[Any]:

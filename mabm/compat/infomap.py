@@ -29,7 +29,7 @@ def get_dist_nbr(
     """Finds the ``k`` rows of greatest inner product with every row.
 
     Args:
-        features: (N, D) float array or tensor; never normalised here, which callers do before.
+        features: (N, D) float array or tensor; never normalized here, which callers do before.
         k: Length of the lists, in [1, 1024]; a row counts among its own.
         knn_method: ``"faiss-cpu"`` or ``"faiss-gpu"``, without effect: there is no faiss here.
 
@@ -95,8 +95,8 @@ def cluster_by_infomap(
     Example:
         >>> import torch
         >>> from mabm.compat.infomap import cluster_by_infomap, get_dist_nbr
-        >>> centres = torch.eye(3).repeat_interleave(10, dim=0)
-        >>> features = torch.nn.functional.normalize(centres + 0.1 * torch.rand(30, 3), dim=1)
+        >>> centers = torch.eye(3).repeat_interleave(10, dim=0)
+        >>> features = torch.nn.functional.normalize(centers + 0.1 * torch.rand(30, 3), dim=1)
         >>> dists, nbrs = get_dist_nbr(features, k=15)
         >>> labels = cluster_by_infomap(nbrs, dists, min_sim=0.5, cluster_num=2)
         >>> len(set(labels.tolist())), len(set(labels[:10].tolist()))

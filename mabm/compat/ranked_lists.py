@@ -38,7 +38,7 @@ def compute_ranked_list(
     it with a lower number. By inner product of rows that are no unit vectors, it may be another.
 
     Args:
-        features: (N, D) float tensor; never normalised here.
+        features: (N, D) float tensor; never normalized here.
         k: Length of the lists, in [1, 1023].
         search_option: 0 and 1 rank by Euclidean distance, as PPLR and GUR do, whose default is 0;
             2 to 5 by inner product, as SDCL, HIL and DMDL do. On unit vectors the two agree.
@@ -83,7 +83,7 @@ def compute_ranked_list_cm(
     but the nearest of the other modality. So does this function, for the same numbers.
 
     Args:
-        features_g: (M, D) float tensor; never normalised here.
+        features_g: (M, D) float tensor; never normalized here.
         features_p: (K, D) float tensor of the rows to rank.
         k: Length of the lists, in [1, 1023].
         search_option: 0 to 5; it chooses nothing.

@@ -40,8 +40,9 @@ def re_ranking(*args: Any, **options: Any) -> Distances:
     Called with distances, as in torchreid and fast-reid,
     ``re_ranking(q_g_dist, q_q_dist, g_g_dist, k1=20, k2=6, lambda_value=0.3)``, or with features,
     ``re_ranking(probFea, galFea, k1, k2, lambda_value, MemorySave=False, Minibatch=2000)`` or
-    ``re_ranking(probFea, galFea, k1, k2, lambda_value, local_distmat=None, only_local=False)``. A
-    third argument that is an array tells the first from the others.
+    ``re_ranking(probFea, galFea, k1, k2, lambda_value, local_distmat=None, only_local=False)``,
+    whose three numbers are 20, 6 and 0.3 where they are left out. A third argument that is an array
+    tells the first from the others.
 
     ``(1 - lambda) * J + lambda * d``: d is the squared distance, divided for each sample by its
     greatest, and neighbours are weighed by ``softmax(-d)``. A sample counts beside its k1
@@ -110,7 +111,7 @@ def compute_jaccard_dist(
     by the greatest of all. Without one d is the distance of the ranking, at least 0, as in CAP.
 
     Args:
-        target_features: (N, D) float tensor; never normalised here.
+        target_features: (N, D) float tensor; never normalized here.
         k1: Neighbors beside the sample, in [1, 1023].
         k2: Rows to average, in [1, 1024]; may exceed ``k1``.
         print_flag: Accepted and not needed: nothing is printed.
@@ -195,9 +196,9 @@ def _of_distances(
 def _of_features(
     probFea: Array,
     galFea: Array,
-    k1: int,
-    k2: int,
-    lambda_value: float,
+    k1: int = 20,
+    k2: int = 6,
+    lambda_value: float = 0.3,
     MemorySave: object = False,
     Minibatch: object = 2000,
     *,
