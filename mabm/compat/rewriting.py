@@ -94,12 +94,12 @@ def plan_changes(folder: Path) -> Plan:
         >>> from mabm.compat.rewriting import plan_changes
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     file = pathlib.Path(folder, "train.py")
-        ...     _ = file.write_text("from hhcl.models.cm import ClusterMemory, Other as O\n")
+        ...     _ = file.write_text("from gcl.models.cm import ClusterMemory, Other as O\n")
         ...     plan = plan_changes(pathlib.Path(folder))
         ...     plan.write()
         ...     print(file.read_text(), end="")
         from mabm.compat.clustercontrast import ClusterMemory
-        from hhcl.models.cm import Other as O
+        from gcl.models.cm import Other as O
     """
     code_base = read_code_base(folder)
     files = [_File(code_base, source) for source in code_base.sources]
