@@ -1,0 +1,122 @@
+"""``python -m mabm.compat FOLDER``: what there is to change in a code base, and the change."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from mabm.cli.command import OutputClosedError, write
+from mabm.compat.comparison import TOLERANCE, Comparison, compare
+from mabm.compat.rewriting import Plan, plan_changes
+
+OK: Final = 0
+FAILURE: Final = 1
+OUTPUT_CLOSED: Final = 141  # as a shell reports a process that SIGPIPE ended
+
+_EPILOG: Final = """\
+Without an option nothing is changed: the lines are listed, and what stays with the reason.
+
+exit status:
+  0  done, or nothing to change
+  1  it could not be done, or old and new differ by more than 1e-5
+  2  the words typed do not make a command
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit status; errors are one line on standard error."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mabm.compat",
+        description="Finds the import lines of a re-identification code base that mabm can take.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="code base, or one .py file")
+    parser.add_argument("--write", action="store_true", help="change the files")
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="run old and new functions on the same random features, where the old ones import "
+        "(this runs code of FOLDER), and print the largest difference and both times; with "
+        "--write, files are changed only if none differs",
+    )
+    chosen = parser.parse_args(arguments)
+    try:
+        return _run(chosen.folder, chosen.write, chosen.check)
+    except OutputClosedError:
+        return OUTPUT_CLOSED
+    except KeyboardInterrupt:
+        sys.stderr.write("python -m mabm.compat: interrupted\n")
+        return 130
+    except OSError as error:
+        words = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        sys.stderr.write(f"python -m mabm.compat: {words}\n")
+        return FAILURE
+
+
+def _run(folder: Path, writes: bool, checks: bool) -> int:
+    plan = plan_changes(folder)
+    write(_described(plan))
+    if checks:
+        comparisons = compare(plan.code_base)
+        write(f"\n{_compared(comparisons)}")
+        if not all(comparison.agrees for comparison in comparisons):
+            write("\nNothing written: old and new differ." if writes else "")
+            return FAILURE
+    if not plan.changes:
+        write("\nNothing to change.")
+    elif writes:
+        plan.write()
+        write(f"\nWritten: {_counted(plan)}.")
+    else:
+        write("\nNothing written; --write changes the files.")
+    return OK
+
+
+def _described(plan: Plan) -> str:
+    lines = [f"{plan.root}: {_number(plan.files, 'file')} read, {_counted(plan)} to change"]
+    if plan.changes:
+        lines += ["", "To change"]
+    for change in plan.changes:
+        lines += [f"  {change.file}:{change.line}", f"    old  {change.old}"]
+        lines.append(f"    new  {change.new}")
+    if plan.remarks:
+        lines += ["", "Left as it is"]
+    for remark in plan.remarks:
+        place = f"{remark.file}:{remark.line}" if remark.line else remark.file
+        lines += [f"  {place}  {remark.what}", f"    {remark.reason}"]
+    return "\n".join(lines)
+
+
+def _counted(plan: Plan) -> str:
+    files = len({change.file for change in plan.changes})
+    return f"{_number(len(plan.changes), 'line')} in {_number(files, 'file')}"
+
+
+def _number(count: int, word: str) -> str:
+    return f"{count} {word}{'' if count == 1 else 's'}"
+
+
+def _compared(comparisons: Sequence[Comparison]) -> str:
+    lines = ["Old and new on the same random features"]
+    if not comparisons:
+        lines.append("  nothing to compare: the old modules are not in this folder")
+    for comparison in comparisons:
+        lines.append(f"  {comparison.old}")
+        if comparison.difference is None:
+            lines.append(f"    not compared: {comparison.reason}")
+            continue
+        old, new = comparison.seconds
+        verdict = "" if comparison.agrees else f"  MORE THAN {TOLERANCE:g}"
+        lines.append(
+            f"    largest difference {comparison.difference:.1e}, "
+            f"old {old:.3f} s, new {new:.3f} s{verdict}"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

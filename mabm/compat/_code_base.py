@@ -1,0 +1,183 @@
+"""A folder of Python code, read and not run: its files, their imports, and what they define."""
+
+from __future__ import annotations
+
+import ast
+import io
+import os
+import re
+import tokenize
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Final, TypeAlias
+
+Definition: TypeAlias = ast.FunctionDef | ast.ClassDef
+
+_LINES: Final = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+\Z")  # as Python divides them
+_FOREIGN: Final = ("__pycache__", "node_modules", "site-packages")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file.
+
+    Attributes:
+        path: The file.
+        name: Its path within the folder, with slashes.
+        text: What it holds, with the ends of lines that it has.
+        encoding: How the text is written as bytes.
+        tree: The syntax tree, or ``None`` where there is none.
+        problem: Why there is none.
+    """
+
+    path: Path
+    name: str
+    text: str = ""
+    encoding: str = "utf-8"
+    tree: ast.Module | None = None
+    problem: str = ""
+
+    @cached_property
+    def lines(self) -> list[str]:
+        """The text by lines, each with its end."""
+        return _LINES.findall(self.text)
+
+    @cached_property
+    def tokens(self) -> list[tokenize.TokenInfo]:
+        """The tokens of the text."""
+        return list(tokenize.generate_tokens(io.StringIO(self.text, newline="").readline))
+
+    @cached_property
+    def imports(self) -> list[ast.Import | ast.ImportFrom]:
+        """Import statements, wherever they stand, in the order of the lines."""
+        if self.tree is None:
+            return []
+        found = [n for n in ast.walk(self.tree) if isinstance(n, ast.Import | ast.ImportFrom)]
+        return sorted(found, key=lambda node: (node.lineno, node.col_offset))
+
+    @cached_property
+    def definitions(self) -> dict[str, Definition]:
+        """Functions and classes at the top of the file."""
+        body = [] if self.tree is None else self.tree.body
+        return {n.name: n for n in body if isinstance(n, ast.FunctionDef | ast.ClassDef)}
+
+    @property
+    def stem(self) -> str:
+        """The last part of the module's path."""
+        return self.path.stem
+
+    @cached_property
+    def is_script(self) -> bool:
+        """Whether the file is meant to be run."""
+        return bool(re.search(r"^if\s+__name__\s*==", self.text, re.MULTILINE))
+
+
+@dataclass
+class CodeBase:
+    """The Python files of a folder."""
+
+    root: Path
+    sources: list[Source] = field(default_factory=list)
+
+    @cached_property
+    def _by_path(self) -> dict[Path, Source]:
+        return {source.path: source for source in self.sources}
+
+    def absolute(self, source: Source, node: ast.ImportFrom) -> str:
+        """The module that ``from ... import`` names, as a path from the folder on."""
+        module = node.module or ""
+        if not node.level:
+            return module
+        parts = source.path.relative_to(self.root).parts[:-1]
+        kept = len(parts) - (node.level - 1)
+        return ".".join([*parts[: max(kept, 0)], *([module] if module else [])])
+
+    def module(self, source: Source, path: str, level: int = 0) -> Source | None:
+        """The file of the module ``path``, as ``source`` would import it, where it is here."""
+        folder = source.path.parent
+        starts = [self.root] if level else [folder, *folder.parents]
+        for start in starts:
+            if start != self.root and self.root not in start.parents:
+                break
+            place = start.joinpath(*path.split(".")) if path else start
+            found = self._by_path.get(place.with_name(f"{place.name}.py"))
+            found = found or self._by_path.get(place / "__init__.py")
+            if found is not None:
+                return found
+        return None
+
+    def packages(self, source: Source) -> Iterator[Source]:
+        """The ``__init__`` files that run before a module does."""
+        for folder in source.path.parents:
+            if folder == self.root:
+                return
+            found = self._by_path.get(folder / "__init__.py")
+            if found is not None and found is not source:
+                yield found
+
+
+def read_code_base(folder: Path) -> CodeBase:
+    """Reads every Python file below a folder, or the one file that ``folder`` is.
+
+    Hidden folders, virtual environments and caches are left out. A file that cannot be read, or is
+    no Python 3, is kept with the reason and without a tree.
+
+    Raises:
+        OSError: There is no such folder.
+    """
+    start = Path(os.path.abspath(folder))
+    if start.is_file():
+        return CodeBase(start.parent, [_read(start, start.parent)])
+    if not start.is_dir():
+        raise FileNotFoundError(f"FOLDER must be a folder or a Python file, got {folder}")
+    sources = []
+    for place, folders, files in os.walk(start):
+        folders[:] = sorted(
+            name
+            for name in folders
+            if name[0] != "."
+            and name not in _FOREIGN
+            and not Path(place, name, "pyvenv.cfg").exists()
+        )
+        sources += [_read(Path(place, n), start) for n in sorted(files) if n.endswith(".py")]
+    return CodeBase(start, sources)
+
+
+def _read(path: Path, root: Path) -> Source:
+    name = path.relative_to(root).as_posix()
+    try:
+        content = path.read_bytes()
+        encoding, _ = tokenize.detect_encoding(io.BytesIO(content).readline)
+        text = content.decode(encoding)
+    except (OSError, SyntaxError, UnicodeDecodeError) as error:
+        return Source(path, name, problem=_in_one_line(error))
+    try:
+        with warnings.catch_warnings():  # of the code that is read: nothing to tell here
+            warnings.simplefilter("ignore")
+            tree = ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        return Source(path, name, text, encoding, problem=f"no Python 3: {_in_one_line(error)}")
+    return Source(path, name, text, encoding, tree)
+
+
+def _in_one_line(error: Exception) -> str:
+    words = error.strerror if isinstance(error, OSError) else str(error)
+    return " ".join((words or type(error).__name__).split())
+
+
+def parameters(definition: Definition) -> dict[str, list[str]]:
+    """Names of the parameters of a function, or of ``__init__`` and ``forward`` of a class."""
+    if isinstance(definition, ast.FunctionDef):
+        return {"": _names(definition.args)}
+    return {
+        node.name: _names(node.args)[1:]
+        for node in definition.body
+        if isinstance(node, ast.FunctionDef) and node.name in {"__init__", "forward"}
+    }
+
+
+def _names(arguments: ast.arguments) -> list[str]:
+    return [a.arg for a in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
