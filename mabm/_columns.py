@@ -303,9 +303,10 @@ def _number(column: Array, known: tuple[str, ...], name: str) -> Tensor:
 def _check_integers(column: Array, name: str, given: object, each: str) -> Tensor:
     """Integers as int64, or a TypeError that says how to make some of what was given."""
     if not isinstance(column, Tensor):
+        such = f"words such as {str(column.flat[0])!r}" if column.size else "an array of words"
         raise TypeError(
-            f"{name} must be integers, {each}, got words such as {str(column.flat[0])!r}; number "
-            f"them: numpy.unique({name}, return_inverse=True)[1]"
+            f"{name} must be integers, {each}, got {such}; number them: "
+            f"numpy.unique({name}, return_inverse=True)[1]"
         )
     if not is_integer(column):
         made = f"numpy.array({name}).astype(int)"

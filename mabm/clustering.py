@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Generic
+from typing import Any, ClassVar, Generic
 
 import torch
 from torch import Tensor
@@ -131,6 +131,8 @@ class PseudoLabels(Saved, Generic[ArrayT]):
     modality_names: tuple[str, ...] | None = None
     core: ArrayT | None = None
 
+    _is_found: ClassVar[bool] = False  # by pseudo_labels, whose eps may be at fault
+
     def __post_init__(self) -> None:
         """Reads lists, Series and words; waits for no device."""
         labels: Any = self.labels
@@ -166,7 +168,8 @@ class PseudoLabels(Saved, Generic[ArrayT]):
     @cached_property
     def _sizes(self) -> Tensor:
         sizes = cluster_sizes(self._labels)
-        _advise_on_sizes(sizes, len(self._labels))
+        if self._is_found:
+            _advise_on_sizes(sizes, len(self._labels))
         return sizes
 
     @property
@@ -237,7 +240,10 @@ def pseudo_labels(
 ) -> PseudoLabels[ArrayT]:
     """Clusters samples by DBSCAN on their modality-aware Jaccard distance.
 
-    Nothing of size N x N is ever held.
+    Nothing of size N x N is ever held. What hardly anyone means is said in the log, once a process
+    and with what to try: ``k1`` of more than half a group, features of widely different lengths
+    where inner products rank, one cluster with an absurd share of the samples (on a GPU when the
+    result's statistics are first asked for).
 
     Args:
         features: (N, D) tensor or array of float16, bfloat16, float32 or float64, compared as
@@ -294,6 +300,7 @@ def pseudo_labels(
         found = PseudoLabels(labels, core=core)
     else:
         found = PseudoLabels(labels, like(groups.to(counts.device), features), names, core)
+    object.__setattr__(found, "_is_found", True)
     if counts.is_cpu and is_wanted(logger, "large cluster"):
         found.num_clusters  # noqa: B018  # warns of its clusters; elsewhere a look at them waits
     return found

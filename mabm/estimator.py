@@ -78,6 +78,8 @@ class ModalityDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # skle
         Returns:
             The estimator itself.
 
+        ``X`` may be a tensor, an array, a list or a data frame of numbers.
+
         Raises:
             TypeError: As :func:`mabm.pseudo_labels`.
             ValueError: As :func:`mabm.pseudo_labels`.

@@ -13,6 +13,7 @@ from devices import Device
 
 import mabm
 from mabm import _advice
+from mabm.clustering import _advise_on_sizes
 from mabm.compat.reranking import re_ranking
 
 Said = Callable[[], list[str]]
@@ -132,8 +133,11 @@ def test_few_equal_clusters_are_none(sizes: list[int], warns: bool, said: Said) 
     labels = np.concatenate(
         [np.full(abs(size), -1 if size < 0 else place) for place, size in enumerate(sizes)]
     )
-    assert mabm.PseudoLabels(labels).num_clusters == sum(size > 0 for size in sizes)
+    _advice.forget()
+    _advise_on_sizes(torch.tensor([size for size in sizes if size > 0]), len(labels))
     assert len(said()) == warns
+    assert mabm.PseudoLabels(labels).num_clusters == sum(size > 0 for size in sizes)
+    assert said() == []  # labels by hand have no eps
 
 
 def evaluated(distance: Any, ids: np.ndarray) -> mabm.RetrievalScores[Any]:

@@ -123,6 +123,7 @@ def test_labels_identities_and_cameras(make: Callable[[list[int]], Any]) -> None
     assert mabm.PseudoLabels(given).num_clusters == 5
     assert adjusted_rand_index(given, PERSON) == adjusted_rand_index(labels, PERSON)
     same(draw(make(PERSON.tolist()), make(NUMBERS.tolist())), draw(PERSON, NUMBERS))
+    same(draw([f"{person:04d}" for person in PERSON], NUMBERS), draw(PERSON, NUMBERS))
     scores = search(make(PERSON.tolist()), make(NUMBERS.tolist()), NUMBERS)
     assert repr(scores) == repr(search(PERSON, NUMBERS, NUMBERS))
 
@@ -370,6 +371,15 @@ def test_what_is_no_column_is_told_how_to_become_one(
             call()
         assert str(caught.value).startswith(f"{name} must ")
         assert "\n" not in str(caught.value)
+
+
+def test_nothing_is_a_column_too() -> None:
+    nothing = FEATURES[:0]
+    for empty in ([], (), range(0), np.array([], dtype=str), pd.Series([], dtype=object)):
+        found = mabm.pseudo_labels(nothing, empty)
+        assert found.modality.tolist() == found.labels.tolist() == []
+    with pytest.raises(TypeError, match=r"labels must be integers, .* got an array of words; num"):
+        mabm.split_prototypes(nothing, np.array([], dtype=str))
 
 
 def test_labels_are_no_words() -> None:

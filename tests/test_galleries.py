@@ -101,7 +101,7 @@ def test_nothing_to_draw_from() -> None:
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"identity": [1, 2]}, TypeError, "identity must be a torch.Tensor or a numpy"),
+        ({"identity": "12"}, TypeError, "identity must be a tensor, an array, a list or a Series"),
         ({"identity": np.zeros(2)}, TypeError, "identity must be integers, one a row"),
         ({"camera": np.array([1])}, ValueError, r"camera must be \(2,\), one a row of identity"),
         ({"cameras": (1, 1)}, ValueError, r"cameras must not repeat, got \(1, 1\)"),

@@ -24,7 +24,7 @@ def test_import_loads_neither_scikit_learn_nor_what_lies_downstream() -> None:
     result = run(
         "import sys, mabm\n"
         "dir(mabm)\n"
-        "late = ('sklearn', 'scipy', 'matplotlib', 'PIL', 'pydantic', 'mabm.data',\n"
+        "late = ('sklearn', 'scipy', 'pandas', 'matplotlib', 'PIL', 'pydantic', 'mabm.data',\n"
         "        'mabm.models', 'mabm.train', 'mabm.compat', 'mabm.demo', 'mabm.plots',\n"
         "        'mabm.cluster_quality', 'mabm.estimator', 'mabm.reference')\n"
         "print([name for name in late if name in sys.modules])"
@@ -41,7 +41,7 @@ def test_import_and_use_touch_nothing_global() -> None:
         "            torch.is_grad_enabled(), len(warnings.filters))\n"
         "before = state()\n"
         "import mabm\n"
-        "mabm.pseudo_labels(torch.ones(20, 3), torch.arange(20) % 2)\n"
+        "mabm.pseudo_labels(torch.ones(20, 3), torch.arange(20) % 2, k1=10)\n"
         "print(state() == before)"
     )
     assert result.stdout.strip() == "True", result.stderr

@@ -44,7 +44,8 @@ def re_ranking(*args: Any, **options: Any) -> Distances:
     ``(1 - lambda) * J + lambda * d``: d is the squared distance, divided for each sample by its
     greatest, and neighbours are weighed by ``softmax(-d)``. A sample counts beside its k1
     neighbours. (:func:`mabm.rerank` is the library's own: by modality, ``k1`` counts the sample,
-    weights come from the features, and no (Q + G, Q + G) matrix is held.)
+    weights come from the features, and no (Q + G, Q + G) matrix is held.) Distances within whose
+    diagonal is not about zero are named in the log, once a process: they may be similarities.
 
     Args:
         args: As above, tensors or arrays: distances (Q, G), (Q, Q) and (G, G), not squared, or

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mabm._arrays import ArrayT, like, shown
-from mabm._columns import Column, check_column
+from mabm._columns import Column, check_categories, check_column
 from mabm.presets import check_integer
 
 
@@ -22,14 +23,15 @@ def draw_gallery(identity: ArrayT, camera: Column, *, cameras: Sequence[int], tr
     private one: Python's own is left as it is.
 
     Args:
-        identity: (N,) integers.
+        identity: (N,) integers or words, which go in sorted order.
         camera: (N,) integers. Rows of one identity in one camera must stand in the order of their
             file names, for a draw is a place in that order.
         cameras: Cameras to draw from; rows of others are left alone.
         trial: Seed of the draw, at least 0; the published trials are 0 to 9.
 
     Returns:
-        (G,) int64 rows of the same kind as ``identity``, in the order they were drawn.
+        (G,) int64 rows, in the order they were drawn: a tensor where ``identity`` is one, else an
+        array.
 
     Raises:
         TypeError: An argument of the wrong kind.
@@ -42,7 +44,7 @@ def draw_gallery(identity: ArrayT, camera: Column, *, cameras: Sequence[int], tr
         >>> mabm.draw_gallery(identity, camera, cameras=(1, 2), trial=0)
         tensor([1, 3, 4])
     """
-    people = check_column(identity, None, "identity", "one a row")
+    people = check_categories(identity, None, "identity", "one a row").columns[0]
     places = check_column(camera, len(people), "camera", "one a row of identity").tolist()
     if (
         not isinstance(cameras, Sequence | np.ndarray)
@@ -66,4 +68,4 @@ def draw_gallery(identity: ArrayT, camera: Column, *, cameras: Sequence[int], tr
     generator = random.Random(seed)
     rows = [generator.choice(cells[cell]) for cell in sorted(cells)]
     drawn = torch.tensor(rows, dtype=torch.int64, device=people.device)
-    return like(drawn, identity)
+    return like(drawn, identity if isinstance(identity, Tensor) else drawn.numpy())

@@ -141,6 +141,9 @@ def evaluate_retrieval(
 ) -> RetrievalScores[ArrayT]:
     """Scores a ranked gallery by CMC, mAP and mINP.
 
+    Distances that seem to be similarities, and those that are all alike, are scored as they are and
+    named in the log, once a process.
+
     Args:
         distance: (Q, G) numbers, smaller is nearer; ties go to the lower gallery row. They are
             compared in the type that they come in, as they are.

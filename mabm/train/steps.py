@@ -24,7 +24,7 @@ from mabm._columns import (
     check_visible_infrared,
 )
 from mabm.association import associate_clusters
-from mabm.clustering import pseudo_labels
+from mabm.jaccard import jaccard_graph
 from mabm.losses import (
     cluster_contrast_loss,
     hybrid_contrast_loss,
@@ -216,16 +216,10 @@ def _clusters(
     k2: int,
     preset: str | Preset,
 ) -> Tensor:
-    found = pseudo_labels(
-        features,
-        modality,
-        eps=options.eps,
-        min_samples=options.min_samples,
-        k1=k1,
-        k2=k2,
-        preset=preset,
-    )
-    return found.labels
+    # As pseudo_labels, but for its advice on eps: in first epochs clusters are large, and the
+    # history tells of every epoch's.
+    graph = jaccard_graph(features, modality, max_distance=options.eps, k1=k1, k2=k2, preset=preset)
+    return graph.dbscan(options.eps, options.min_samples)
 
 
 def _groups(modality: object, features: Tensor) -> Tensor:
