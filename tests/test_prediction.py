@@ -59,6 +59,24 @@ def test_labels_are_those_of_the_nearest_core_sample(
     assert device.get(predicted).dtype == np.int64
 
 
+@given(cases(), st.sampled_from([0.3, 0.9]), st.integers(0, 2**32 - 1))
+def test_labels_by_hand_tell_which_core_sample_it_was(
+    device: Device, case: Case, eps: float, seed: int
+) -> None:
+    # Every core sample has a label of its own, so that no other one gives the same answer.
+    rng = np.random.default_rng(seed)
+    count = max(len(case.features) // 2, 1)
+    labels, core = rng.permutation(count), rng.random(count) < 0.7
+    old, new = device.put(case.features[:count]), device.put(case.features[count:])
+    found = mabm.PseudoLabels(
+        device.put(labels), device.put(case.modality[:count]), core=device.put(core)
+    )
+    modality = device.put(case.modality[count:])
+    predicted = mabm.predict_labels(new, modality, old, found, eps=eps, **case.options)
+    dense = mabm.modality_jaccard(case.features, case.modality, **case.options)
+    assert device.get(predicted).tolist() == nearest_core(dense, labels, core, eps)
+
+
 @given(cases(), st.integers(1, 6))
 def test_core_samples_are_those_with_enough_neighbors(
     device: Device, case: Case, min_samples: int
