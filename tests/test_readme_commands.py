@@ -31,7 +31,17 @@ from mabm.models import build_encoder
 
 ROOT = Path(__file__).parents[1]
 SECTIONS = ("Train", "Command line")
-NAMES = ("demo", "cluster", "assign", "train", "evaluate", "extract", "census", "info", "completion")
+NAMES = (
+    "demo",
+    "cluster",
+    "assign",
+    "train",
+    "evaluate",
+    "extract",
+    "census",
+    "info",
+    "completion",
+)
 
 FOLDERS = {"sysu_mm01": "DATA/SYSU-MM01", "regdb": "DATA/RegDB", "llcm": "DATA/LLCM"}
 SIZE = (48, 24)
