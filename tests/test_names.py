@@ -220,3 +220,11 @@ def test_extract_takes_every_spelling(
     assert (
         "emoji-xm/weights.pt must be a file of torch.save" in run("extract", "emoji-xm", *words)[2]
     )
+
+
+def test_searches_are_named_in_every_spelling(run: Run) -> None:
+    for name in ("indoor-search", "Indoor_Search"):
+        status, _, err = run("evaluate", "nothing", "--task", name)
+        assert (status, "RUN must be a finished run" in err) == (1, True)  # its name was taken
+    with pytest.raises(SystemExit):
+        run("evaluate", "nothing", "--task", "outdoor-search")
