@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from mabm.compat import FAMILIES
 from mabm.compat.__main__ import main
+from mabm.compat.comparison import _RUNS
 from mabm.compat.rewriting import plan_changes
 
 JACCARD = "from mabm.compat.clustercontrast import compute_jaccard_distance"
@@ -277,3 +279,8 @@ def test_check_tells_a_difference_and_then_nothing_is_written(tmp_path: Path) ->
     assert "MORE THAN 1e-05" in result.stdout
     assert "Nothing written: old and new differ." in result.stdout
     assert (tmp_path / "train.py").read_text() == "from pkg.utils.rerank import re_ranking\n"
+
+
+def test_every_name_of_the_table_can_be_compared() -> None:
+    tables = [names for family in FAMILIES.values() for names in family.values()]
+    assert {(here, name) for names in tables for name, here in names.items()} <= set(_RUNS)

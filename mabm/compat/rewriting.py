@@ -128,9 +128,8 @@ def misfit(definition: Definition, here: str) -> str | None:
         known = OPTIONS.get(definition.name, names) if takes_any else own
         missing = [name for name in (names[2:] if takes_any else names) if name not in known]
         if missing:
-            where = f"{method} " if method else ""
-            where = where or "definition "
-            return f"its {where}takes {', '.join(missing)}, which that of mabm.compat does not"
+            taker, more = method or "definition", ", ".join(missing)
+            return f"its {taker} takes {more}, which that of mabm.compat does not"
         if takes_any:
             continue
         fixed = [n for n in own if ends[n].kind is ends[n].POSITIONAL_OR_KEYWORD]
