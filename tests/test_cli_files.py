@@ -319,7 +319,7 @@ def test_a_name_that_cannot_be_printed(place: Path) -> None:
     name = b"caf\xe9 \xf0\x9f\x98\x80.npy"
     for encoding in ("ascii", "utf-8"):
         done = process(
-            "cluster", "g.npz", *OPTIONS, "--output", name,
+            "cluster", "g.npz", *OPTIONS, "--output", name, "--quiet",
             stdout=subprocess.PIPE, env={**os.environ, "PYTHONIOENCODING": encoding},
         )  # fmt: skip
         assert done.stderr == b""
