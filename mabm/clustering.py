@@ -242,8 +242,8 @@ def pseudo_labels(
 
     Nothing of size N x N is ever held. What is rarely intended is logged as a warning, once a
     process, with what to try: ``k1`` of more than half a group, features of widely different
-    lengths where inner products rank, one cluster with an absurd share of the samples (on a GPU when the
-    result's statistics are first asked for).
+    lengths where inner products rank, one cluster with an absurd share of the samples (on a GPU
+    when the result's statistics are first asked for).
 
     Args:
         features: (N, D) tensor or array of float16, bfloat16, float32 or float64, compared as
