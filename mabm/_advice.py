@@ -1,4 +1,4 @@
-"""Warnings in the log of what no error can refuse and hardly anyone means, each once a process."""
+"""Warnings about inputs that are valid but rarely intended, each logged once a process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SAID: dict[Kind, object] = {}
 
 
 def is_wanted(logger: logging.Logger, kind: Kind) -> bool:
-    """Whether advice of a kind would be heard and was not given yet: worth looking for."""
+    """Whether advice of a kind would be logged: its level is on, and it was not given before."""
     return kind not in _SAID and logger.isEnabledFor(logging.WARNING)
 
 
@@ -25,5 +25,5 @@ def advise(logger: logging.Logger, kind: Kind, message: str) -> None:
 
 
 def forget() -> None:
-    """Forgets what was said, so that it is said again: for tests."""
+    """Lets every kind of advice be logged again: for tests."""
     _SAID.clear()

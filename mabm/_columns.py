@@ -45,7 +45,7 @@ class Categories(NamedTuple):
     """Columns whose values were numbered together.
 
     Attributes:
-        columns: (N,) int64 each, where its values lay.
+        columns: (N,) int64 each, on the device of its values.
         names: What number 0, 1, ... is called, or ``None`` where the values were integers.
     """
 
@@ -114,14 +114,15 @@ def read_categories(
     """Numbers the values of some columns, the same value by the same number in all of them.
 
     Integers stay as they are, and False is 0, True is 1. Words are numbered from 0 in sorted order,
-    where those of digits alone go by their number ("9" before "10"). Waits for no device.
+    and words of digits alone in the order of their numbers ("9" before "10"). Waits for no device.
 
     Args:
         values: Columns of integers, bool or words, of any shape and all of one kind.
         names: What messages call each of them.
         each: What messages say of one value, such as "one group a row".
         words: Words of fixed numbers, 0, 1, ..., where the numbers mean something.
-        takes_bool: Whether bool is taken; identities and cameras are none.
+        takes_bool: Whether bool is taken, as it is for a modality; identities and cameras are not
+            bool.
 
     Raises:
         TypeError: One is no column, or holds anything else, or they are of different kinds.
@@ -134,7 +135,7 @@ def read_categories(
             raise TypeError(f"{names[0]} must hold {kind} as {name} does, got {kinds[0]}")
     if kinds[0] == "words":
         known = words or tuple(
-            sorted({word for column in read for word in np.unique(column).tolist()}, key=_in_order)
+            sorted({word for column in read for word in _words(column)}, key=_in_order)
         )
         numbers = zip(read, names, strict=True)
         return Categories(tuple(_number(column, known, name) for column, name in numbers), known)
@@ -152,7 +153,7 @@ def read_categories(
 
 
 def check_column(value: object, count: int | None, name: str, each: str) -> Tensor:
-    """Returns integers of one dimension as int64 (N,), where they lie.
+    """Returns integers of one dimension as int64 (N,), on their own device.
 
     Args:
         value: (N,) integers: a tensor, an array, a list, a tuple, a range, a pandas Series, or
@@ -246,8 +247,6 @@ def _read_values(values: Sequence[Any], name: str, each: str) -> Array:
         raise ValueError(
             f"{name} must be one column, {each}, got a list of rows; use numpy.concatenate({name})"
         )
-    missing = [row for row, value in enumerate(values) if _is_missing(value)]
-    _refuse_missing(missing, name)
     if all(issubclass(kind, str) for kind in kinds) and kinds:
         return np.array(values, dtype=np.str_)
     if all(issubclass(kind, bool | np.bool_) for kind in kinds) and kinds:
@@ -258,6 +257,8 @@ def _read_values(values: Sequence[Any], name: str, each: str) -> Array:
         except OverflowError:
             far = next(value for value in values if not -(2**63) <= value < 2**63)
             raise ValueError(f"{name} must be within 64 bits, got {shown(int(far))}") from None
+    missing = [row for row, value in enumerate(values) if _is_missing(value)]
+    _refuse_missing(missing, name)
     if all(issubclass(kind, float | np.floating) for kind in kinds):
         return torch.tensor([float(value) for value in values], dtype=torch.float64)
     found = " and ".join(sorted(kind.__name__ for kind in kinds))
@@ -289,15 +290,21 @@ def _in_order(word: str) -> tuple[bool, int, str]:
     return (False, int(word), word) if word.isdecimal() else (True, 0, word)
 
 
+def _words(column: Array) -> list[str]:
+    words: list[str] = np.asarray(column).ravel().tolist()
+    return words
+
+
 def _number(column: Array, known: tuple[str, ...], name: str) -> Tensor:
     """The place of each word among those that are known."""
-    found, inverse = np.unique(np.asarray(column), return_inverse=True)
     places = {word: place for place, word in enumerate(known)}
-    for word in found.tolist():
-        if word not in places:
-            raise ValueError(f"{name} must be one of {known}, or their numbers, got {word!r}")
-    table = np.array([places[word] for word in found.tolist()], dtype=np.int64)
-    return torch.from_numpy(table[inverse].reshape(column.shape))
+    try:
+        numbers = np.array([places[word] for word in _words(column)], dtype=np.int64)
+    except KeyError as error:
+        raise ValueError(
+            f"{name} must be one of {known}, or their numbers, got {error.args[0]!r}"
+        ) from None
+    return torch.from_numpy(numbers.reshape(column.shape))
 
 
 def _check_integers(column: Array, name: str, given: object, each: str) -> Tensor:

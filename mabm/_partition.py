@@ -1,4 +1,4 @@
-"""What one asks of a partition of N samples into clusters and noise."""
+"""Counts over a partition of N samples into clusters and noise."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def cluster_sizes(labels: Tensor) -> Tensor:
-    """(C,) int64 sizes of the clusters by ascending label; noise, below 0, is none."""
+    """(C,) int64 sizes of the clusters by ascending label; noise, below 0, does not count."""
     sizes: Tensor = torch.unique(labels[labels >= 0], return_counts=True)[1]
     return sizes
 

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 # A cluster is absurdly large with so many samples, such a share of all, and so many times the
 # median of the others (where there are any, else with half of all). SYSU-MM01 and RegDB have about
-# 60 and 20 samples an identity, 0.3 and 0.5 % of all; a few clusters of equal size are none.
+# 60 and 20 samples an identity, 0.3 and 0.5 % of all; a few clusters of equal size do not count.
 _LARGE = 50
 _LARGE_SHARE = 0.05
 _LARGE_MULTIPLE = 10
@@ -107,7 +107,7 @@ class PseudoLabels(Saved, Generic[ArrayT]):
             bool or words, which are numbered as :func:`pseudo_labels` does.
         modality_names: What modality 0, 1, ... is called, or ``None`` where they are numbers alone.
         core: (N,) bool, whether a sample is core: has ``min_samples`` neighbors within ``eps``,
-            itself among them. ``None`` where nothing is known of it, as in labels made by hand.
+            itself among them. ``None`` where that is unknown, as in labels made by hand.
 
     Raises:
         TypeError: Labels or modality made by hand are of the wrong kind.
@@ -240,10 +240,10 @@ def pseudo_labels(
 ) -> PseudoLabels[ArrayT]:
     """Clusters samples by DBSCAN on their modality-aware Jaccard distance.
 
-    Nothing of size N x N is ever held. What hardly anyone means is said in the log, once a process
-    and with what to try: ``k1`` of more than half a group, features of widely different lengths
-    where inner products rank, one cluster with an absurd share of the samples (on a GPU when the
-    result's statistics are first asked for).
+    Nothing of size N x N is ever held. What is rarely intended is logged as a warning, once a
+    process, with what to try: ``k1`` of more than half a group, features of widely different
+    lengths where inner products rank, one cluster with an absurd share of the samples (on a GPU
+    when the result's statistics are first asked for).
 
     Args:
         features: (N, D) tensor or array of float16, bfloat16, float32 or float64, compared as
@@ -307,7 +307,7 @@ def pseudo_labels(
 
 
 def _advise_on_sizes(sizes: Tensor, total: int) -> None:
-    """Says so where one cluster holds an absurd share of the samples."""
+    """Warns where one cluster holds an absurd share of the samples."""
     if not len(sizes):
         return
     ordered = sizes.sort().values
@@ -321,6 +321,6 @@ def _advise_on_sizes(sizes: Tensor, total: int) -> None:
             logger,
             "large cluster",
             f"one of {len(sizes)} clusters has {largest} of {total} samples "
-            f"({100 * largest / total:.0f} %){than}: several persons have run together; try a "
+            f"({100 * largest / total:.0f} %){than}: it may hold several people; try a "
             "lower eps (NeighborGraph.sweep compares some, or mabm cluster --sweep)",
         )

@@ -182,8 +182,8 @@ def encode_checked(
 ) -> Encoding[Tensor]:
     """:func:`encode_samples` on checked features and groups, in tensors.
 
-    ``whole_groups`` is whether every group is to be large against its share of ``k1``, or all of
-    them together against ``k1``: some queries to re-rank may be as few as one.
+    ``whole_groups`` is whether to warn of any group that is small against its share of ``k1``, or
+    only of too few samples in all: queries to re-rank may be as few as one.
     """
     chosen = resolve_preset(preset, has_modality=groups is not None)
     sizes = group_sizes(groups, len(x))
@@ -196,10 +196,10 @@ def encode_checked(
 
 
 def _advise_on_k1(preset: Preset, k1: int, sizes: dict[int, int]) -> None:
-    """Says so where a list takes more than half of the samples that it is taken from.
+    """Warns where a list takes more than half of the samples that it is taken from.
 
-    Any two samples are then likelier neighbours than not, whatever their features: sets of
-    neighbours are nearly the same for all, and everything is one cluster.
+    Any two samples are then likelier neighbors than not, whatever their features: sets of
+    neighbors are nearly the same for all, and everything is one cluster.
     """
     if preset.lists == "intra_inter":
         return  # short lists by definition

@@ -111,7 +111,7 @@ def test_one_cluster_of_an_absurd_share(device: Device, said: Said) -> None:
     assert found.num_clusters == 61
     (message,) = said()
     assert message.startswith("one of 61 clusters has 59 of 360 samples (16 %), where half of the ")
-    assert "at most 5: several persons have run together; try a lower eps" in message
+    assert "at most 5: it may hold several people; try a lower eps" in message
     assert "NeighborGraph.sweep" in message
 
 

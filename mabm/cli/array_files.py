@@ -82,7 +82,7 @@ def suffix_of(path: Path) -> str:
 
 
 def open_arrays(source: Source) -> dict[str, StoredArray]:
-    """What a file holds, by name; an array that has none goes by the empty name.
+    """What a file holds, by name; an array without a name has the empty one.
 
     No numbers are read yet, nothing in a file is ever executed, and no memory is taken that the
     file does not account for: an array must be as long as its header says.

@@ -64,7 +64,7 @@ def read_feature_table(source: Source) -> tuple[npt.NDArray[np.float32], Modalit
             values = np.array(cells).astype(np.float64)
         except ValueError:
             raise _no_number(source, number, row, header, (place, first)) from None
-        with np.errstate(over="ignore"):  # which is told of as what is not finite
+        with np.errstate(over="ignore"):  # reported below as not finite
             features.append(values.astype(np.float32))
     if not features:
         raise ValueError(f"{source} must hold rows of features, got none")

@@ -70,7 +70,7 @@ class Family:
     """Code bases that hold the same modules.
 
     Attributes:
-        packages: Packages that hold ``modules``, wherever ``install`` is told no other.
+        packages: Packages that hold ``modules``, unless ``install`` is given another.
         modules: Old modules, as paths within the package.
         elsewhere: Whole paths of modules that lie outside of those packages.
     """

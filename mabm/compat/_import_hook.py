@@ -98,7 +98,7 @@ class _Modules(MetaPathFinder, Loader):
             module.__file__ = real.origin  # where inspect finds the source of the real names
 
     def our_names(self, path: str) -> Mapping[str, str]:
-        """What stands in for a module, as its own code tells where it is there."""
+        """What stands in for a module, chosen by the names in its own code where there is any."""
         return names_of(path, self.real_names(path))
 
     def load_real(self, path: str) -> ModuleType:
@@ -113,7 +113,7 @@ class _Modules(MetaPathFinder, Loader):
         return self.real[path]
 
     def real_names(self, path: str, asked: str | None = None) -> set[str]:
-        """Names that the real module holds, told by its code alone where it is not loaded.
+        """Names that the real module holds, read from its code where it is not loaded.
 
         ``asked`` is among them where the code does not tell: it imports ``*``, is no Python that
         can be read, or has no source.

@@ -17,12 +17,16 @@ from mabm._batch import (
     check_batch,
     check_rows,
     check_same_device,
+    check_temperature,
     full_precision,
     leave_out_not_finite,
     without_autocast,
 )
+from mabm._device_memory import check_fits
+from mabm._state import WholeState
 from mabm.losses import cross_entropy
 from mabm.memory import move_by_each
+from mabm.presets import check_integer
 
 Move: TypeAlias = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 """``move(features, inputs, indexes, momentum)`` -> the features after a batch.
@@ -48,6 +52,53 @@ def check_momentum(value: object, name: str = "momentum") -> float:
 def check_smooth(value: float) -> float:
     """Returns the switch of label smoothing as a float that is not negative."""
     return check_real("smooth", float(value) if isinstance(value, bool) else value, 0.0, math.inf)
+
+
+class MovingMemory(WholeState):
+    """A module whose ``features`` a backward pass moves, with the arguments that all of them have.
+
+    Args:
+        num_features: D.
+        num_samples: K, the rows of one bank until ``features`` are assigned.
+        temp: What similarities are divided by.
+        momentum: What a row keeps of itself, in [0, 1]; a number or a tensor of one.
+        num_banks: How many banks of K rows ``features`` hold.
+    """
+
+    features: Tensor
+
+    def __init__(
+        self,
+        num_features: int,
+        num_samples: int,
+        temp: float,
+        momentum: float | Tensor,
+        num_banks: int,
+    ) -> None:
+        super().__init__()
+        self.num_features = check_integer("num_features", num_features, at_least=1)
+        self.num_samples = check_integer("num_samples", num_samples, at_least=0)
+        self.temp = check_temperature(temp, "temp")
+        check_momentum(momentum)
+        self.momentum = momentum
+        rows = self.num_samples * num_banks
+        check_fits(
+            4 * rows * self.num_features,
+            f"a memory of ({rows}, {self.num_features})",
+            "use fewer num_samples or num_features",
+            torch.device("cpu"),
+        )
+        self.register_buffer("features", torch.zeros(rows, self.num_features))
+
+    def _temperature_now(self) -> float:
+        return check_temperature(number_in(self.temp), "temp")
+
+    def _make_writable(self) -> None:
+        """Copies what was made in inference mode, which backward could not write to."""
+        if torch.is_grad_enabled():
+            for name, buffer in self.named_buffers(recurse=False):
+                if buffer.is_inference():
+                    setattr(self, name, buffer.clone())
 
 
 class _MovingProduct(torch.autograd.Function):
@@ -115,7 +166,7 @@ def move_batch_by_each(features: Tensor, rows: Tensor, indexes: Tensor, momentum
     if not len(indexes) or not len(features):
         return features
     is_own = indexes != NOISE
-    # Noise goes by some row of the batch, so that what is written there is what that row gets.
+    # Noise takes the place of some clustered row, so that both write the same there.
     places = indexes.where(is_own, indexes[is_own.to(torch.uint8).argmax()].clamp(min=0))
     first = (places[:, None] == places).to(torch.uint8).argmax(dim=1)
     own = features[places]

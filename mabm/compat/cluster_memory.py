@@ -20,15 +20,13 @@ from mabm._arrays import Array, check_real, shown
 from mabm._batch import (
     NOISE,
     check_rows,
-    check_temperature,
     unit_rows,
     widen_targets,
     without_autocast,
 )
 from mabm._columns import check_column
-from mabm._device_memory import check_fits
-from mabm._state import WholeState
 from mabm.compat._memories import (
+    MovingMemory,
     check_momentum,
     check_smooth,
     contrast,
@@ -56,7 +54,7 @@ def cm(inputs: Tensor, indexes: Tensor, features: Tensor, momentum: float | Tens
     """Returns ``inputs @ features.T``; backward moves ``features`` by every input in turn.
 
     Args:
-        inputs: (B, D) floating point, used as they are: callers normalise them.
+        inputs: (B, D) floating point, used as they are: callers normalize them.
         indexes: (B,) integers in [-1, K), the row of each input, -1 for none.
         features: (K, D) floating point memory, **written to by backward**; one that was made in
             inference mode cannot be, and is refused.
@@ -118,12 +116,12 @@ def cm_hybrid(
     return moving_product(inputs, indexes, features, momentum, _move_stacked, num_banks=2)
 
 
-class ClusterMemory(WholeState):
+class ClusterMemory(MovingMemory):
     """The memory of Cluster-Contrast's descendants: ``forward(f, y)`` is the loss.
 
     Callers assign ``memory.features`` after construction and then call nothing but
-    ``loss.backward()``, which moves the memory. In several processes each moves its own, as it
-    always was. One class answers the calls of all these:
+    ``loss.backward()``, which moves the memory. In several processes each moves its own, as in
+    the released code. One class answers the calls of all these:
 
     ==============================================  ==============================================
     code base                                       what it calls
@@ -152,8 +150,8 @@ class ClusterMemory(WholeState):
     cross entropy of the similarities over ``temp``; that of two banks is
     ``hard_weight * hard + (1 - hard_weight) * relu(mean - 0.2)``.
 
-    **PCLHD's** ``mode="CMhard"`` is another memory. It is told by ``features`` of exactly
-    2 ``num_samples`` rows, or by ``features_ema``, and its ``forward(f, y)`` is that of
+    **PCLHD's** ``mode="CMhard"`` is another memory. It is recognized by ``features`` of
+    exactly 2 ``num_samples`` rows, or by ``features_ema``; its ``forward(f, y)`` is that of
     ``"CMhybrid"``. With ``model_name="encoder_ema"`` an input is compared with ``num_instances``
     images of every cluster. Its logit is the least similarity to an image of its own cluster, and
     the greatest to an image of each other cluster. Backward replaces the images of every cluster in
@@ -176,7 +174,7 @@ class ClusterMemory(WholeState):
             has the rest.
         num_instances: How many images of a cluster ``features_ema`` holds; nothing else needs it.
         has_multi_pos_loss: Whether ``y`` are prototypes whose clusters ``proxy_pseudo_labels``
-            tells, and the loss is :func:`mabm.multi_positive_loss` of them, without smoothing.
+            holds, and the loss is :func:`mabm.multi_positive_loss` of them, without smoothing.
             ``"CM"`` ignores it, as BMIL does.
         sample_type: ISE's word for the mode: ``"hard"`` is ``"CMhard"`` and any other ``"CM"``,
             whatever ``use_hard`` is.
@@ -191,7 +189,7 @@ class ClusterMemory(WholeState):
             ``has_multi_pos_loss``, where the features are P or 2P rows, whatever K was.
         mode: The mode. It can be set, as can ``use_hard``, ``temp``, ``momentum``, ``smooth``,
             ``hard_weight``, ``num_instances``, ``num_samples`` and ``has_multi_pos_loss``; the next
-            forward pass goes by it.
+            forward pass uses it.
 
     Raises:
         TypeError: An option of the wrong kind.
@@ -212,7 +210,6 @@ class ClusterMemory(WholeState):
         torch.Size([8, 5])
     """
 
-    features: Tensor
     features_ema: Tensor | None
 
     def __init__(
@@ -230,27 +227,15 @@ class ClusterMemory(WholeState):
         has_multi_pos_loss: bool = False,
         sample_type: str | None = None,
     ) -> None:
-        super().__init__()
-        self.num_features = check_integer("num_features", num_features, at_least=1)
-        self.num_samples = check_integer("num_samples", num_samples, at_least=0)
-        self.temp = check_temperature(temp, "temp")
-        check_momentum(momentum)
-        self.momentum = momentum
+        stored = _read_mode(mode, bool(use_hard), bool(has_multi_pos_loss), sample_type)
+        super().__init__(num_features, num_samples, temp, momentum, _NUM_BANKS[stored])
         self.smooth = check_smooth(smooth)
         self.hard_weight = check_real("hard_weight", hard_weight, 0.0, 1.0)
         self.num_instances = check_integer("num_instances", num_instances, at_least=0)
         self.has_multi_pos_loss = bool(has_multi_pos_loss)
-        self._mode = _read_mode(mode, bool(use_hard), self.has_multi_pos_loss, sample_type)
+        self._mode = stored
         self._may_have_two_banks = mode is not None and not use_hard
         self.proxy_pseudo_labels: Array | None = None
-        rows = self.num_samples * (2 if self._mode in _HYBRID else 1)
-        check_fits(
-            4 * rows * self.num_features,
-            f"a memory of ({rows}, {self.num_features})",
-            "use fewer num_samples or num_features",
-            torch.device("cpu"),
-        )
-        self.register_buffer("features", torch.zeros(rows, self.num_features))
         self.register_buffer("features_ema", None)
         self.image_generator: Any = np.random.RandomState(0)  # has NumPy's global choice
 
@@ -274,8 +259,8 @@ class ClusterMemory(WholeState):
     def use_hard(self, use_hard: bool) -> None:
         if self._mode in _HYBRID:
             raise ValueError(
-                f"use_hard must not be set in mode {self._mode!r}, which has a hard bank beside "
-                f"its mean one, got {use_hard}"
+                f"use_hard must not be set in mode {self._mode!r}, which has a hard bank as "
+                f"well as its mean bank, got {use_hard}"
             )
         self._mode, self._may_have_two_banks = "CMhard" if use_hard else "CM", False
 
@@ -293,7 +278,7 @@ class ClusterMemory(WholeState):
         """Computes the loss of (B, D) inputs and their targets.
 
         Args:
-            inputs: (B, D) floating point, normalised here.
+            inputs: (B, D) floating point, normalized here.
             targets: (B,) integers in [-1, K), -1 for noise.
             return_out: Whether to return logits alone and no loss, as N-ULC does. The memory moves
                 when a gradient comes back through them, ``"CMhard"`` as ``"CM"``, because N-ULC
@@ -318,10 +303,9 @@ class ClusterMemory(WholeState):
         """
         if model_name not in _MODEL_NAMES:
             raise ValueError(f"model_name must be one of {_MODEL_NAMES}, got {shown(model_name)}")
-        if torch.is_grad_enabled():
-            self._make_writable()
+        self._make_writable()
         moved_by = self._momentum_now(momentum, training_momentum)
-        temperature = check_temperature(number_in(self.temp), "temp")
+        temperature = self._temperature_now()
         by_images = model_name == "encoder_ema" and self._mode == "CMhard"
         mode = self._mode_now()
         if ca is not None and (return_out or by_images or mode in _HYBRID):
@@ -370,13 +354,6 @@ class ClusterMemory(WholeState):
         if momentum is not None:
             raise ValueError(f"momentum must be None with training_momentum, got {shown(momentum)}")
         return check_momentum(training_momentum, "training_momentum")
-
-    def _make_writable(self) -> None:
-        """Copies what was made in inference mode, which backward could not write to."""
-        if self.features.is_inference():
-            self.features = self.features.clone()
-        if self.features_ema is not None and self.features_ema.is_inference():
-            self.features_ema = self.features_ema.clone()
 
     def _similarities_of_images(self, rows: Tensor, targets: Tensor, momentum: float) -> Tensor:
         count = check_integer("num_instances", self.num_instances, at_least=1)

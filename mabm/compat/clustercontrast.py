@@ -1,6 +1,6 @@
 """Cluster-Contrast and its descendants: stands in for their ``faiss_rerank`` and ``models.cm``.
 
-The memory is told where it stands, in :mod:`mabm.compat.cluster_memory`; import it from here.
+The memory is documented in :mod:`mabm.compat.cluster_memory`; import it from here.
 """
 
 from __future__ import annotations

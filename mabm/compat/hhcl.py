@@ -13,15 +13,12 @@ import torch
 from torch import Tensor
 
 from mabm._arrays import check_real, shown
-from mabm._batch import NOISE, check_temperature, widen_targets, without_autocast
-from mabm._device_memory import check_fits
-from mabm._state import WholeState
+from mabm._batch import NOISE, widen_targets, without_autocast
 from mabm.compat._memories import (
-    check_momentum,
+    MovingMemory,
     check_smooth,
     contrast,
     moving_product,
-    number_in,
     of_hardest_images,
 )
 from mabm.compat.cluster_memory import cm, cm_hard
@@ -67,7 +64,7 @@ def cm_hybrid_v2(
     inputs themselves, in their order, into rows K + y, 2 K + y and so on of their cluster y.
 
     Args:
-        inputs: (B, D) floating point, used as they are: callers normalise them.
+        inputs: (B, D) floating point, used as they are: callers normalize them.
         indexes: (B,) integers in [-1, K), the row of each input, -1 for none; no row more often
             than ``num_instances``. They are counted at once, which waits for a GPU.
         features: The memory, **written to by backward**.
@@ -101,7 +98,7 @@ def cm_hybrid_v2(
     return outputs
 
 
-class ClusterMemory(WholeState):
+class ClusterMemory(MovingMemory):
     """The memory of HHCL: ``forward(f, y)`` is the loss, and ``loss.backward()`` moves it.
 
     With CE the cross entropy of similarities over ``temp`` and w ``hard_weight``, modes are
@@ -115,7 +112,7 @@ class ClusterMemory(WholeState):
       cluster and the greatest of each other.
 
     Other code bases' ``"CMhybrid"`` has its banks the other way round and another loss; that is
-    :class:`mabm.compat.clustercontrast.ClusterMemory`, which also normalises its inputs.
+    :class:`mabm.compat.clustercontrast.ClusterMemory`, which also normalizes its inputs.
 
     Args:
         num_features: D.
@@ -132,7 +129,7 @@ class ClusterMemory(WholeState):
         features: Buffer of (K, D); (2K, D) in ``"CMhybrid"``, the hard bank first; of
             ((1 + num_instances) * K, D) in ``"CMhybrid_v2"``. To be assigned.
         temp: It can be set, as can ``momentum``, ``hard_weight``, ``smooth``, ``num_samples`` and
-            ``num_instances``; the next forward pass goes by it.
+            ``num_instances``; the next forward pass uses it.
 
     Raises:
         TypeError: An option of the wrong kind.
@@ -152,8 +149,6 @@ class ClusterMemory(WholeState):
         >>> memory(inputs, torch.arange(8) % 5).backward()
     """
 
-    features: Tensor
-
     def __init__(
         self,
         num_features: int,
@@ -165,27 +160,15 @@ class ClusterMemory(WholeState):
         smooth: float = 0.0,
         num_instances: int = 1,
     ) -> None:
-        super().__init__()
-        self.num_features = check_integer("num_features", num_features, at_least=1)
-        self.num_samples = check_integer("num_samples", num_samples, at_least=0)
-        self.temp = check_temperature(temp, "temp")
-        check_momentum(momentum)
-        self.momentum = momentum
-        self.hard_weight = check_real("hard_weight", hard_weight, 0.0, 1.0)
-        self.smooth = check_smooth(smooth)
-        self.num_instances = check_integer("num_instances", num_instances, at_least=0)
+        count = check_integer("num_instances", num_instances, at_least=0)
         if mode not in _MODES:
             raise ValueError(f"mode must be one of {_MODES}, got {shown(mode)}")
+        num_banks = {"CMhybrid": 2, "CMhybrid_v2": 1 + count}.get(mode, 1)
+        super().__init__(num_features, num_samples, temp, momentum, num_banks)
+        self.hard_weight = check_real("hard_weight", hard_weight, 0.0, 1.0)
+        self.smooth = check_smooth(smooth)
+        self.num_instances = count
         self.cm_type = mode
-        num_banks = {"CMhybrid": 2, "CMhybrid_v2": 1 + self.num_instances}.get(mode, 1)
-        rows = self.num_samples * num_banks
-        check_fits(
-            4 * rows * self.num_features,
-            f"a memory of ({rows}, {self.num_features})",
-            "use fewer num_samples or num_features",
-            torch.device("cpu"),
-        )
-        self.register_buffer("features", torch.zeros(rows, self.num_features))
 
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Computes the loss of (B, D) inputs, used as they are, and (B,) integers, -1 for noise.
@@ -194,9 +177,8 @@ class ClusterMemory(WholeState):
             TypeError: An argument of the wrong kind.
             ValueError: A shape, device or target out of contract.
         """
-        if self.features.is_inference() and torch.is_grad_enabled():
-            self.features = self.features.clone()  # which backward can write to
-        temperature = check_temperature(number_in(self.temp), "temp")
+        self._make_writable()
+        temperature = self._temperature_now()
         weight = check_real("hard_weight", self.hard_weight, 0.0, 1.0)
         given = (inputs, targets, self.features, self.momentum)
         count = self.num_instances
@@ -241,6 +223,8 @@ def _move_mean_and_images(
     moved = features.clone()
     moved[:num_clusters] = _moved_by_mean(features[:num_clusters], rows, targets, momentum)
     is_own = (targets[:, None] == targets) & (targets != NOISE)[:, None]
-    turns = is_own.tril().sum(dim=1)  # the how manieth of its cluster a row is, noise the 0th
+    turns = is_own.tril().sum(
+        dim=1
+    )  # 1 for the first row of its cluster, 2 for the second; 0 for noise
     moved[(num_clusters * turns + targets)[turns > 0]] = rows[turns > 0]
     return moved

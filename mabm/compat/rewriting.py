@@ -79,7 +79,7 @@ class Plan:
 def plan_changes(folder: Path) -> Plan:
     r"""Reads a code base and finds the imports that this library can take; changes nothing.
 
-    An import is told by the last part of its module's path and by its names, whatever the package
+    An import is recognized by the last part of its module's path and its names, whatever package
     is called; relative ones too. A name whose own definition is in the folder and takes arguments
     that ours does not take is left.
 

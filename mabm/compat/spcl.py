@@ -13,18 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mabm._batch import NOISE, check_temperature, widen_targets, without_autocast
+from mabm._batch import NOISE, widen_targets, without_autocast
 from mabm._columns import check_column
-from mabm._device_memory import check_fits
-from mabm._state import WholeState
 from mabm.compat._memories import (
-    check_momentum,
+    MovingMemory,
     move_batch_by_each,
     moving_product,
-    number_in,
 )
 from mabm.losses import DEFAULT_TEMPERATURE
-from mabm.presets import check_integer
 
 __all__ = ["HybridMemory", "hm"]
 
@@ -48,7 +44,7 @@ def hm(inputs: Tensor, indexes: Tensor, features: Tensor, momentum: float | Tens
     return moving_product(inputs, indexes, features, momentum, move_batch_by_each)
 
 
-class HybridMemory(WholeState):
+class HybridMemory(MovingMemory):
     """SpCL's memory: a feature of every image, contrasted by the means of their clusters.
 
     Callers assign ``memory.features`` once and ``memory.labels`` every epoch, and then call nothing
@@ -71,7 +67,7 @@ class HybridMemory(WholeState):
         features: (N, D) buffer. To be assigned.
         labels: (N,) buffer of integers, the cluster of each image, none negative: an image without
             a cluster has a label of its own in SpCL. To be assigned.
-        temp: It can be set, as can ``momentum``; the next forward pass goes by it.
+        temp: It can be set, as can ``momentum``; the next forward pass uses it.
 
     Raises:
         TypeError: An option of the wrong kind.
@@ -91,7 +87,6 @@ class HybridMemory(WholeState):
         >>> memory(inputs, torch.arange(8)).backward()
     """
 
-    features: Tensor
     labels: Tensor
 
     def __init__(
@@ -101,19 +96,7 @@ class HybridMemory(WholeState):
         temp: float = DEFAULT_TEMPERATURE,
         momentum: float | Tensor = 0.2,
     ) -> None:
-        super().__init__()
-        self.num_features = check_integer("num_features", num_features, at_least=1)
-        self.num_samples = check_integer("num_samples", num_samples, at_least=0)
-        self.temp = check_temperature(temp, "temp")
-        check_momentum(momentum)
-        self.momentum = momentum
-        check_fits(
-            4 * self.num_samples * self.num_features,
-            f"a memory of ({self.num_samples}, {self.num_features})",
-            "use fewer num_samples or num_features",
-            torch.device("cpu"),
-        )
-        self.register_buffer("features", torch.zeros(self.num_samples, self.num_features))
+        super().__init__(num_features, num_samples, temp, momentum, num_banks=1)
         self.register_buffer("labels", torch.zeros(self.num_samples, dtype=torch.int64))
 
     def forward(self, inputs: Tensor, indexes: Tensor) -> Tensor:
@@ -122,7 +105,7 @@ class HybridMemory(WholeState):
         Clusters are counted anew in every pass, which waits for a GPU once.
 
         Args:
-            inputs: (B, D) floating point, used as they are: callers normalise them.
+            inputs: (B, D) floating point, used as they are: callers normalize them.
             indexes: (B,) integers in [-1, N), the row of each input, -1 for none: that input has
                 no loss and moves nothing.
 
@@ -134,9 +117,8 @@ class HybridMemory(WholeState):
             ValueError: A shape, device or index out of contract, or ``labels`` that are negative
                 or not one an image.
         """
-        if self.features.is_inference() and torch.is_grad_enabled():
-            self.features = self.features.clone()  # which backward can write to
-        temperature = check_temperature(number_in(self.temp), "temp")
+        self._make_writable()
+        temperature = self._temperature_now()
         outputs = hm(inputs, indexes, self.features, self.momentum)
         clusters, sizes = self._read_clusters(outputs)
         if not len(sizes):

@@ -259,7 +259,7 @@ def _facts(
 
 
 def _advise_on_distance(facts: Tensor, num_queries: int) -> None:
-    """Says so where most queries tell nothing apart, or where matches lie at the far end."""
+    """Warns where most queries find all distances alike, or where matches come last."""
     alike, count, places = facts.tolist()
     if 2 * alike > num_queries:
         advise(

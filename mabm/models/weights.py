@@ -361,7 +361,7 @@ def load_encoder(
 
     Args:
         path: The file.
-        device: Where the encoder is to lie.
+        device: Where to put the encoder.
 
     Returns:
         The encoder, and what was remembered with it.

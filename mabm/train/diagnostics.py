@@ -189,7 +189,7 @@ def diagnose_epoch(
         chosen: (N,) bool, the samples that were clustered alone; the rest counts for nothing, where
             it would count as noise. All by default.
         others: (N,) bool, those that were clustered together, likewise.
-        names: What each modality is called; one that is not named goes by its number.
+        names: What each modality is called; its number where it has no name.
         num_neighbors: As :func:`neighbor_mix`.
 
     Returns:

@@ -216,8 +216,8 @@ def _clusters(
     k2: int,
     preset: str | Preset,
 ) -> Tensor:
-    # As pseudo_labels, but for its advice on eps: in first epochs clusters are large, and the
-    # history tells of every epoch's.
+    # As pseudo_labels, but for its advice on eps: clusters are large in the first epochs,
+    # and the history records them for every epoch.
     graph = jaccard_graph(features, modality, max_distance=options.eps, k1=k1, k2=k2, preset=preset)
     return graph.dbscan(options.eps, options.min_samples)
 
