@@ -42,11 +42,13 @@ class WholeState(nn.Module):
 
 
 def _keep_buffers(module: nn.Module) -> Callable[[], None]:
-    kept = [(name, buffer, buffer.clone()) for name, buffer in module.named_buffers(recurse=False)]
+    kept = [(name, b, b if b is None else b.clone()) for name, b in module._buffers.items()]
 
     def put_back() -> None:
         with torch.no_grad():
             for name, buffer, values in kept:
-                setattr(module, name, buffer.copy_(values))
+                if buffer is not None and values is not None:
+                    buffer.copy_(values)
+                setattr(module, name, buffer)
 
     return put_back

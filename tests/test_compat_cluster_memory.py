@@ -539,3 +539,52 @@ def test_images_out_of_contract() -> None:
     memory.num_instances = 0
     with pytest.raises(ValueError, match="num_instances must be at least 1, got 0"):
         memory(batch.features, batch.targets, model_name="encoder_ema")
+
+
+@pytest.mark.parametrize(
+    ("options", "rows", "images"),
+    [
+        ({}, 7, None),
+        ({"mode": "CMhybrid"}, 9 * 2, None),
+        ({"mode": "CMhard", "num_instances": 2}, 2 * 3, 6),
+    ],
+)
+def test_a_state_with_other_rows_than_the_new_memory_loads(
+    options: dict[str, Any], rows: int, images: int | None
+) -> None:
+    saved, memory = (ClusterMemory(8, 3, **options) for _ in range(2))
+    saved.features = torch.randn(rows, 8)
+    saved.features_ema = None if images is None else torch.randn(images, 8)
+    memory.load_state_dict(saved.state_dict())
+    assert torch.equal(memory.features, saved.features)
+    if saved.features_ema is not None:
+        assert torch.equal(memory.features_ema, saved.features_ema)
+
+
+@pytest.mark.parametrize("name", ["features", "features_ema", "another"])
+def test_a_state_that_is_refused_leaves_the_memory_as_it_was(name: str) -> None:
+    memory = ClusterMemory(8, 3, mode="CMhard", num_instances=2)
+    memory.features = torch.ones(6, 8)
+    state = {"features": torch.zeros(4, 8), "features_ema": torch.zeros(6, 8)}
+    state[name] = torch.zeros(6, 9)
+    with pytest.raises(RuntimeError, match=name):
+        memory.load_state_dict(state)
+    assert torch.equal(memory.features, torch.ones(6, 8))
+    assert memory.features_ema is None
+
+
+@pytest.mark.parametrize("mode", ["CM", "CMhard", "CMhybrid"])
+def test_inputs_and_features_of_two_dtypes(mode: str) -> None:
+    batch = one_batch()
+    found = []
+    for dtypes in ((torch.float32, torch.float64), (torch.float64, torch.float32)):
+        memory = fill(ClusterMemory(8, 12, mode=mode), batch, banks=2 if mode == "CMhybrid" else 1)
+        memory.features = memory.features.to(dtypes[0])
+        inputs = batch.features.detach().to(dtypes[1]).requires_grad_()
+        memory(inputs, batch.targets).backward()
+        assert memory.features.dtype == dtypes[0]
+        assert inputs.grad is not None
+        assert inputs.grad.dtype == dtypes[1]
+        found.append((inputs.grad.double(), memory.features.double()))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)

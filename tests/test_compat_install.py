@@ -325,6 +325,33 @@ def test_no_other_code_finds_the_stand_in_for_faiss(tmp_path: Path) -> None:
     assert found.strip() == "None None"
 
 
+@pytest.mark.parametrize(
+    "statement", ["import faiss", "import faiss.contrib.torch_utils", "from faiss import IndexFlat"]
+)
+@pytest.mark.parametrize("importer", ["script", "module", "real module"])
+def test_a_library_finds_no_faiss_after_the_code_base_has_imported_it(
+    tmp_path: Path, statement: str, importer: str
+) -> None:
+    if importlib.util.find_spec("faiss") is not None:
+        pytest.skip("faiss is installed, and the stand-in is for where it is not")
+    write_package(
+        tmp_path,
+        utils__faiss_rerank=f"{statement}\ndef compute_other(): pass\n",
+        utils__faiss_utils=f"{statement}\n",
+    )
+    (tmp_path / "library.py").write_text(
+        "try:\n    import faiss\nexcept ImportError:\n    faiss = None\n"
+        "import importlib.util\nspec = importlib.util.find_spec('faiss')\n"
+    )
+    imports = {
+        "script": statement,
+        "module": "import cc.utils.faiss_utils",
+        "real module": "from cc.utils.faiss_rerank import compute_other",
+    }[importer]
+    code = f"{INSTALL_CC}{imports}\nimport library\n{statement}\nprint(library.faiss, library.spec)"
+    assert run(code, tmp_path) == "None None\n"
+
+
 def test_nothing_changes_before_install_and_importing_mabm_imports_no_drop_in() -> None:
     found = run(
         "before = list(sys.meta_path)\n"
@@ -366,6 +393,12 @@ def test_this_line_of_the_readme_imports_what_that_line_does(
         del names["__builtins__"]
     assert found[0] == found[1]
     assert found[0]
+
+
+@pytest.mark.parametrize("family", [None, 3, ["clustercontrast"]])
+def test_a_family_that_is_no_name(family: object) -> None:
+    with pytest.raises(ValueError, match="family must be one of"):
+        compat.install(family)  # type: ignore[arg-type]
 
 
 def test_unknown_family() -> None:

@@ -287,7 +287,8 @@ def test_jaccard_dist_refuses(
         (([[1.0]], EYE, 20, 6, 0.3), {}, TypeError, "probFea must be a torch.Tensor"),
         ((EYE, EYE, 20, 6, 0.3), {"only_local": True}, ValueError, "local_distmat must be given with only_local=True, got None"),
         ((EYE, EYE, 20, 6, 0.3), {"local_distmat": EYE}, ValueError, r"local_distmat must be \(4, 4\), got shape \(2, 2\)"),
-        ((EYE,), {}, TypeError, "missing 1 required positional argument: 'galFea'"),
+        ((EYE,), {}, TypeError, "re_ranking must be called with probFea.* missing .*'galFea'"),
+        ((EYE, EYE), {"k3": 1}, TypeError, "re_ranking must be called with .* unexpected .*'k3'"),
     ],
 )  # fmt: skip
 def test_refused(

@@ -171,6 +171,19 @@ def test_faiss_is_not_told_where_the_change_leaves_nothing_that_imports_it(tmp_p
     assert plan_changes(tmp_path).remarks == ()
 
 
+def test_a_notebook_is_told_and_stays(tmp_path: Path) -> None:
+    cell = '{"cells": [{"cell_type": "code", "source": ["%s\\n"]}]}'
+    old = cell % "from a.models.cm import ClusterMemory"
+    (tmp_path / "train.ipynb").write_text(old)
+    (tmp_path / "other.ipynb").write_text(cell % "from mabm import pseudo_labels")
+    for folder in (tmp_path, tmp_path / "train.ipynb"):
+        plan = plan_changes(folder)
+        assert [(remark.file, remark.line) for remark in plan.remarks] == [("train.ipynb", 0)]
+        assert "by hand" in plan.remarks[0].reason
+        plan.write()
+    assert (tmp_path / "train.ipynb").read_text() == old
+
+
 def test_hidden_folders_and_virtual_environments_are_left_alone(tmp_path: Path) -> None:
     for name in (".git/x.py", "env/x.py", "lib/site-packages/x.py"):
         path = tmp_path / name

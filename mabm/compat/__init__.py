@@ -62,7 +62,7 @@ def install(family: str, package: str | None = None) -> tuple[str, ...]:
         >>> install("pplr", package="reid_tools")
         ('reid_tools.utils.faiss_rerank', 'reid_tools.utils.rerank')
     """
-    if family not in TABLE:
+    if not isinstance(family, str) or family not in TABLE:
         raise ValueError(f"family must be one of {tuple(TABLE)}, got {family!r}")
     if package is not None:
         if not isinstance(package, str):

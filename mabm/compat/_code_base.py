@@ -14,9 +14,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final, TypeAlias
 
+from mabm.compat._families import NAMES
+
 Definition: TypeAlias = ast.FunctionDef | ast.ClassDef
 
 _LINES: Final = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+\Z")  # as Python divides them
+_OLD_LINE: Final = re.compile(rb"\bfrom\s+[\w.]*\b(%s)\s+import\b" % "|".join(NAMES).encode())
 _FOREIGN: Final = ("__pycache__", "node_modules", "site-packages")
 
 
@@ -122,8 +125,9 @@ class CodeBase:
 def read_code_base(folder: Path) -> CodeBase:
     """Reads every Python file below a folder, or the one file that ``folder`` is.
 
-    Hidden folders, virtual environments and caches are left out. A file that cannot be read, or is
-    no Python 3, is kept with the reason and without a tree.
+    Hidden folders, virtual environments and caches are left out. A file that cannot be read, is
+    no Python 3, or is a notebook with an old import line, is kept with the reason and without a
+    tree.
 
     Raises:
         OSError: There is no such folder.
@@ -142,12 +146,15 @@ def read_code_base(folder: Path) -> CodeBase:
             and name not in _FOREIGN
             and not Path(place, name, "pyvenv.cfg").exists()
         )
-        sources += [_read(Path(place, n), start) for n in sorted(files) if n.endswith(".py")]
+        paths = [Path(place, name) for name in sorted(files)]
+        sources += [_read(p, start) for p in paths if p.suffix == ".py" or _is_old_notebook(p)]
     return CodeBase(start, sources)
 
 
 def _read(path: Path, root: Path) -> Source:
     name = path.relative_to(root).as_posix()
+    if path.suffix == ".ipynb":
+        return Source(path, name, problem="a notebook: change its import lines by hand")
     try:
         content = path.read_bytes()
         encoding, _ = tokenize.detect_encoding(io.BytesIO(content).readline)
@@ -161,6 +168,14 @@ def _read(path: Path, root: Path) -> Source:
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         return Source(path, name, text, encoding, problem=f"no Python 3: {_in_one_line(error)}")
     return Source(path, name, text, encoding, tree)
+
+
+def _is_old_notebook(path: Path) -> bool:
+    """Whether a file is a notebook that imports what this library has."""
+    try:
+        return path.suffix == ".ipynb" and bool(_OLD_LINE.search(path.read_bytes()))
+    except OSError:
+        return False
 
 
 def _in_one_line(error: Exception) -> str:

@@ -80,6 +80,8 @@ class _Modules(MetaPathFinder, Loader):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
+        if fullname.partition(".")[0] != _FAISS:
+            _no_faiss.withdraw()
         if fullname not in self.paths:
             return None
         return ModuleSpec(fullname, self, origin=_HERE)
@@ -108,7 +110,10 @@ class _Modules(MetaPathFinder, Loader):
             if spec is None or spec.loader is None:
                 raise ModuleNotFoundError(f"No module named {path!r}", name=path)
             module = module_from_spec(spec)
-            spec.loader.exec_module(module)
+            try:
+                spec.loader.exec_module(module)
+            finally:
+                _no_faiss.withdraw()
             self.real[path] = module
         return self.real[path]
 
@@ -158,8 +163,19 @@ class _Packages(MetaPathFinder):
 class _NoFaiss(MetaPathFinder, Loader):
     """Finds a stand-in faiss for code bases whose paths are replaced, where there is no real one.
 
-    Their modules import faiss at the top, and most of what they hold does without it.
+    Their modules import faiss at the top, and most of what they hold does without it. The stand-in
+    stays in ``sys.modules`` only until something else is imported: a library that tries faiss then
+    must be told that there is none.
     """
+
+    def __init__(self) -> None:
+        self._made: dict[str, _Faiss] = {}
+
+    def withdraw(self) -> None:
+        """Takes the stand-ins out of ``sys.modules``; who has imported one keeps it."""
+        for name, module in self._made.items():
+            if sys.modules.get(name) is module:
+                del sys.modules[name]
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -169,7 +185,7 @@ class _NoFaiss(MetaPathFinder, Loader):
         return ModuleSpec(fullname, self, origin=_HERE, is_package=True)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        return _Faiss(spec.name)
+        return self._made.setdefault(spec.name, _Faiss(spec.name))
 
     def exec_module(self, module: ModuleType) -> None:
         module.__doc__ = f"Stands in for {module.__name__}, which is not installed: see {_HERE}."

@@ -112,7 +112,10 @@ class _MovingProduct(torch.autograd.Function):
         # Not saved for backward, which would refuse a memory that another backward has moved.
         ctx.features, ctx.momentum, ctx.move = features, momentum, move
         with without_autocast(inputs.device):
-            return full_precision(inputs) @ full_precision(features).T
+            rows, columns = full_precision(inputs), full_precision(features)
+            if rows.dtype != columns.dtype:
+                rows, columns = rows.double(), columns.double()
+            return rows @ columns.T
 
     @staticmethod
     @once_differentiable

@@ -180,7 +180,8 @@ class ClusterMemory(MovingMemory):
             whatever ``use_hard`` is.
 
     Attributes:
-        features: (K, D) buffer, or (2K, D) in ``"CMhybrid"``, the mean bank first. To be assigned.
+        features: (K, D) buffer, or (2K, D) in ``"CMhybrid"``, the mean bank first. To be assigned,
+            or loaded by ``load_state_dict`` with as many rows as were saved.
         features_ema: (num_instances * K, D) buffer or ``None``; row i * K + y is image i of
             cluster y. To be assigned before ``model_name="encoder_ema"`` in ``"CMhard"``.
         image_generator: What draws the images, by default a generator of the memory's own with seed
@@ -336,6 +337,16 @@ class ClusterMemory(MovingMemory):
         mean, hard = losses
         weight = check_real("hard_weight", number_in(self.hard_weight), 0.0, 1.0)
         return weight * hard + (1 - weight) * F.relu(mean - DEFAULT_MARGIN)
+
+    def _prepare_for(self, state_dict: dict[str, Any], prefix: str) -> tuple[()]:
+        """Takes a state with any number of rows, as an assignment does, and one with images."""
+        for name in ("features", "features_ema"):
+            saved, own = state_dict.get(prefix + name), getattr(self, name)
+            if not isinstance(saved, Tensor) or saved.shape[1:] != self.features.shape[1:]:
+                continue  # PyTorch refuses it
+            if own is None or own.shape != saved.shape:
+                setattr(self, name, self.features.new_empty(saved.shape))
+        return ()
 
     def _mode_now(self) -> str:
         """The mode, once it is known whether a ``"CMhard"`` is PCLHD's two banks."""

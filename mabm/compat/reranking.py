@@ -6,6 +6,7 @@ And for the ``compute_jaccard_dist`` that lies beside it in MMT, CAP and their k
 from __future__ import annotations
 
 import logging
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -90,9 +91,14 @@ def re_ranking(*args: Any, **options: Any) -> Distances:
         ((5, 40), True)
     """
     third = args[2] if len(args) > 2 else options.get("g_g_dist")
-    if isinstance(third, Tensor | np.ndarray):
-        return _of_distances(*args, **options)
-    return _of_features(*args, **options)
+    run = _of_distances if isinstance(third, Tensor | np.ndarray) else _of_features
+    try:
+        signature(run).bind(*args, **options)
+    except TypeError as error:
+        raise TypeError(
+            f"re_ranking must be called with {', '.join(signature(run).parameters)}: {error}"
+        ) from None
+    return run(*args, **options)
 
 
 def compute_jaccard_dist(
