@@ -43,7 +43,7 @@ class ClusterSummary(Saved):
     """What a clustering made of N samples, in plain numbers; ``str`` tells it in a few lines.
 
     Attributes:
-        num_samples: N.
+        num_samples: How many samples there are, N.
         num_clusters: Clusters with a sample.
         num_spanning: Clusters with samples of every modality, or ``None`` without a modality.
         num_noise: Samples in no cluster.
