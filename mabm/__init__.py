@@ -21,7 +21,7 @@ from mabm._extension import BuildInfo, backends, build_info
 _registrations.register()
 
 from mabm.association import associate_clusters, match_clusters, transport_plan
-from mabm.clustering import PseudoLabels, pseudo_labels
+from mabm.clustering import ClusterSummary, PseudoLabels, pseudo_labels
 from mabm.encoding import encode_neighbors, expand_queries
 from mabm.evaluation import (
     PROTOCOLS,
@@ -84,6 +84,7 @@ __all__ = [
     "SEARCH_TASKS",
     "BuildInfo",
     "ClusterContrastLoss",
+    "ClusterSummary",
     "Encoding",
     "HardMemory",
     "HybridContrastLoss",

@@ -231,6 +231,8 @@ def _read_column(value: object, name: str, each: str) -> Array:
     if isinstance(value, np.ndarray) and not isinstance(value, np.ma.MaskedArray):
         if value.dtype.kind == "U":
             return value
+        if value.dtype.kind == "S":
+            raise TypeError(f"{name} must be no bytes, {each}; use {name}.astype(str)")
         if value.dtype.kind in "OT" and value.ndim == 1:
             return _read_values(value.tolist(), name, each)
     return to_tensor(value, name)
@@ -331,4 +333,6 @@ def _check_integers(column: Array, name: str, given: object, each: str) -> Tenso
 def _check_length(shape: torch.Size, count: int | None, name: str, each: str) -> None:
     if len(shape) != 1 or (count is not None and shape[0] != count):
         length = "N" if count is None else count
-        raise ValueError(f"{name} must be ({length},), {each}, got shape {tuple(shape)}")
+        one_wide = len(shape) == 2 and shape[1] == 1 and count in (None, shape[0])
+        remedy = f"; use numpy.ravel({name})" if one_wide else ""
+        raise ValueError(f"{name} must be ({length},), {each}, got shape {tuple(shape)}{remedy}")

@@ -32,9 +32,9 @@ class Saved:
             values[name] = to_tensor(value, name) if name in arrays else _plain(value)
         return {"fields": values, "arrays": arrays}
 
-    def __setstate__(self, state: object) -> None:
+    def __setstate__(self, state: Any) -> None:
         kind, known = type(self), _field_names(self)
-        if not isinstance(state, dict) or state.keys() != {"fields", "arrays"}:
+        if not _is_state(state):
             raise ValueError(
                 f"the saved state of {kind.__name__} must hold fields and arrays, got "
                 f"{shown(state)}; save it again with this version of mabm"
@@ -49,6 +49,18 @@ class Saved:
             for name, value in state["fields"].items()
         }
         self.__init__(**values)  # type: ignore[misc]  # the checks of the constructor
+
+
+def _is_state(state: Any) -> bool:
+    """Whether it is what ``__getstate__`` gives: fields, and which of the tensors were arrays."""
+    if not isinstance(state, dict) or state.keys() != {"fields", "arrays"}:
+        return False
+    values, arrays = state["fields"], state["arrays"]
+    if not (isinstance(values, dict) and isinstance(arrays, list)):
+        return False
+    return all(
+        isinstance(name, str) and isinstance(values.get(name), torch.Tensor) for name in arrays
+    )
 
 
 def _field_names(value: Any) -> list[str]:

@@ -43,7 +43,7 @@ class ClusterSummary(Saved):
     """What a clustering made of N samples, in plain numbers; ``str`` tells it in a few lines.
 
     Attributes:
-        num_samples: N.
+        num_samples: How many samples there are, N.
         num_clusters: Clusters with a sample.
         num_spanning: Clusters with samples of every modality, or ``None`` without a modality.
         num_noise: Samples in no cluster.
@@ -136,7 +136,8 @@ class PseudoLabels(Saved, Generic[ArrayT]):
     def __post_init__(self) -> None:
         """Reads lists, Series and words; waits for no device."""
         labels: Any = self.labels
-        if not holds_integers(labels):
+        is_int64 = holds_integers(labels) and str(labels.dtype).removeprefix("torch.") == "int64"
+        if not (is_int64 and labels.ndim == 1):
             column = check_column(labels, None, "labels", "one a sample")
             labels = column if isinstance(labels, Tensor) else column.numpy()
             object.__setattr__(self, "labels", labels)

@@ -68,7 +68,7 @@ def test_assign_repeats_no_option(place: Path, run: Run) -> None:
     inside = labels[labels >= 0]
     lines = out.splitlines()
     assert lines[0] == (f"{len(inside)} of 25 new samples in {len(set(inside))} of 12 clusters")
-    assert lines[1].startswith(f"{25 - len(inside)} samples in none (")
+    assert lines[1].startswith(f"{25 - len(inside)} in no cluster (")
     assert lines[-1] == "saved new.npy"
     assert run(*WORDS, "--output", "new.npy")[0] == 0  # once more, over its own
     assert run(*WORDS, "--output", "-") == (0, "".join(f"{n}\n" for n in labels), "")
@@ -138,6 +138,26 @@ def test_words_mean_what_they_meant(place: Path, run: Run) -> None:
     assert message in refused(run, *by_numbers, "--modality", "new.csv", "--output", "out.csv")
 
 
+def test_words_with_a_number_of_their_own_mean_what_they_meant(place: Path, run: Run) -> None:
+    """'visible' is 0 among 'visible' and 'infrared', and 1 among 'ir' and 'visible'."""
+    with np.load("old.npz") as old, np.load("new.npz") as new:
+        words = np.array(["ir", "visible"])[old["modality"]]
+        np.savez("old_words.npz", features=old["features"], modality=words)
+        np.save("new.npy", new["features"])
+        found = mabm.pseudo_labels(old["features"], old["modality"], eps=0.5, **K)
+        ones = np.ones(25, np.int64)
+        labels = mabm.predict_labels(new["features"], ones, old["features"], found, eps=0.5, **K)
+    assert run("cluster", "old_words.npz", *OPTIONS, "--output", "l.npz")[0] == 0
+    assign = ("assign", "new.npy", "--features", "old_words.npz", "--labels", "l.npz", "--modality")
+    Path("new.csv").write_text("\n".join(["visible"] * 25))
+    np.save("words.npy", np.array(["visible"] * 25))
+    for name in ("new.csv", "words.npy"):
+        assert run(*assign, name, "--output", "-")[1].split() == [str(label) for label in labels]
+    Path("new.csv").write_text("\n".join(["infrared"] * 25))
+    message = "--modality must be of ir, visible, as in the clustering, got infrared"
+    assert message in refused(run, *assign, "new.csv", "--output", "-")
+
+
 def test_new_samples_from_standard_input(
     place: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,6 +168,15 @@ def test_new_samples_from_standard_input(
     status, out, err = run("assign", "-", *WORDS[2:], "--output", "-")
     assert (status, err) == (0, "")
     assert out.split() == [str(label) for label in expected()]
+
+
+def test_a_column_that_may_be_somebodys_is_not_replaced(place: Path, run: Run) -> None:
+    """Identities, say: their numbers may be as small as those of clusters."""
+    identities = np.array([3, 7, 7, 11] * 10)
+    np.save("identities.npy", identities)
+    message = "must not replace a file of another kind"
+    assert message in refused(run, *WORDS, "--output", "identities.npy")
+    np.testing.assert_array_equal(np.load("identities.npy"), identities)
 
 
 def change(**arrays: np.ndarray | None) -> None:

@@ -133,8 +133,12 @@ def test_a_table_of_features(expected: list[str], run: Run) -> None:
         ("1,2\n3,x\n", "row 2: features must be numbers between commas, got 'x' in column 2"),
         ("a,b\n1,2\n3,\n", "row 3: features must be numbers between commas, got '' in column 'b'"),
         ("path,b\na.jpg,2\n", "row 2: features must be numbers between commas, got 'a.jpg' in "),
-        ("1 2 3\n4 5 6\n", "features must be numbers between commas, got '4 5 6'"),
-        ("1;2\n3;4\n", "features must be numbers between commas, got '3;4'"),
+        ("1 2 3\n4 5 6\n", "must have commas between its columns, and points in its "),
+        ("1 2 3\n4 5 6\n", "got spaces: '1 2 3'"),
+        ("1;2\n3;4\n", "and points in its numbers, got semicolons: '1;2'"),
+        ("a;b\n0,5;1,5\n", "and points in its numbers, got semicolons: 'a;b'"),
+        ("0,5;1,5\n", "and points in its numbers, got semicolons: '0,5;1,5'"),
+        ("a\tb\n1\t2\n", "and points in its numbers, got tabs: "),
         ("a,modality\n1,0\n2,-1\n", "row 3: modality must be an integer in [0, 2^63)"),
         ("a,modality\n1,0\n2,warm\n", "row 3: modality must be an integer in [0, 2^63)"),
         ("1,nan\n2,3\n", "features must be finite in float32, got NaN or Inf in row 0"),
@@ -166,7 +170,7 @@ def test_features_from_standard_input(name: str, expected: list[str], run: Run, 
     status, out, err = run("cluster", "-", *OPTIONS, "--output", "-")
     assert (status, out.splitlines()) == (0, expected)
     assert err.startswith("40 x 6 features (20 of modality 0, 20 of modality 1) on cpu; bmil, ")
-    assert " samples in none (" in err
+    assert " in no cluster (" in err
 
 
 def test_one_array_or_a_modality_from_standard_input(
@@ -233,6 +237,7 @@ def test_words_are_numbered_in_sorted_order(place: Path, run: Run) -> None:
     Path("header.csv").write_text("modality\n" + "\n".join(words))
     Path("bare.csv").write_text("\n".join(words))
     Path("named.csv").write_text("camera\n" + "\n".join(words))
+    Path("pandas.csv").write_text("0\n" + "\n".join(words))  # of a Series without a name
     np.save("words.npy", np.array(words))
     np.savez("words.npz", features=np.load("f.npy"), modality=np.array(words))
     table = [*np.load("f.npy").T.astype(np.float64), words]
@@ -240,7 +245,7 @@ def test_words_are_numbered_in_sorted_order(place: Path, run: Run) -> None:
     np.save("numbers.npy", 1 - modality)  # ir, rgb
     words_of = ("cluster", "f.npy", *OPTIONS, "--output", "-", "--modality")
     expected = run(*words_of, "numbers.npy")[1]
-    for name in ("header.csv", "bare.csv", "named.csv", "words.npy", "words.npz"):
+    for name in ("header.csv", "bare.csv", "named.csv", "pandas.csv", "words.npy", "words.npz"):
         status, out, err = run(*words_of, name)
         assert (status, out) == (0, expected), name
         assert "40 x 6 features (20 ir, 20 rgb) on cpu" in err

@@ -1,5 +1,9 @@
 """Pseudo-labels and what they tell of themselves."""
 
+import re
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -96,3 +100,20 @@ def test_same_labels_for_any_number_of_threads() -> None:
         torch.set_num_threads(before)
     for labels in found:
         np.testing.assert_array_equal(labels, found[0])
+
+
+@pytest.mark.parametrize("dtype", [np.uint64, np.int32, np.uint8])
+def test_labels_by_hand_of_any_integers_become_int64(dtype: type) -> None:
+    found = mabm.PseudoLabels(np.array([0, 0, 2, 2], dtype), np.array([0, 1, 0, 0]))
+    assert found.labels.dtype == np.int64
+    assert repr(found) == "PseudoLabels(4 samples: 2 clusters, 1 spanning, 0 noise)"
+
+
+@pytest.mark.parametrize("shape", [(), (6, 1), (2, 3)])
+@pytest.mark.parametrize("make", [np.zeros, torch.zeros])
+def test_labels_by_hand_are_one_column(shape: tuple[int, ...], make: Callable[..., Any]) -> None:
+    labels = make(shape, dtype=np.int64 if make is np.zeros else torch.int64)
+    remedy = r"; use numpy.ravel\(labels\)$" if shape == (6, 1) else "$"
+    message = rf"labels must be \(N,\), one a sample, got shape {re.escape(str(shape))}{remedy}"
+    with pytest.raises(ValueError, match=message):
+        mabm.PseudoLabels(labels)

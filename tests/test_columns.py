@@ -352,7 +352,8 @@ REFUSED: list[tuple[str, Any, type[Exception], str]] = [
     ("a dict", {"a": 1}, TypeError, r"must be a tensor, an array, a list or a Series, .* got dict"),
     ("a number", 3, TypeError, r"must be a tensor, an array, a list or a Series, .* got int: 3"),
     ("too great a number", [0, 2**64], ValueError, "must be within 64 bits, got 1844674407370955"),
-    ("a data frame", pd.DataFrame({"a": NUMBERS}), ValueError, r"must be \(60,\), .* \(60, 1\)$"),
+    ("a data frame", pd.DataFrame({"a": NUMBERS}), ValueError, r"use numpy.ravel\({name}\)$"),
+    ("bytes", np.array(WORDS, dtype="S"), TypeError, r"no bytes, .*; use {name}.astype\(str\)$"),
     ("dates", pd.Series(pd.date_range("2020", periods=60)), TypeError, "must hold real numbers"),
 ]  # fmt: skip
 

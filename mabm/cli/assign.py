@@ -16,7 +16,7 @@ from mabm.cli.command import Command, UsageError, add_device, resolve_device, wr
 from mabm.cli.files import STANDARD, opened, read_features, read_modality
 from mabm.cli.label_files import KINDS, Settings, read_clustering, write_labels
 from mabm.cli.modalities import Modality
-from mabm.cli.outputs import check_output, is_labels
+from mabm.cli.outputs import Recognizer, check_kind, check_output, is_labels
 from mabm.clustering import PseudoLabels
 from mabm.graph import check_max_distance
 from mabm.prediction import predict_labels
@@ -82,12 +82,7 @@ def _execute(chosen: argparse.Namespace) -> int:
         raise UsageError("leave out --modality, as the clustering had none")
     if chosen.output != STANDARD:
         reads = [Path(each) for each in typed if each not in (None, STANDARD)]
-        num_clusters = found.num_clusters
-
-        def is_assigned(path: Path) -> bool:
-            return is_labels(path) or _are_labels_of(path, num_clusters)
-
-        kinds = dict.fromkeys(KINDS, is_assigned)
+        kinds = dict.fromkeys(KINDS, _recognizer(found.num_clusters))
         check_output(Path(chosen.output), kinds, reads=[*reads, chosen.labels])
     device = resolve_device(chosen.device, needs_ops=True)
     with ExitStack() as stack:
@@ -95,6 +90,8 @@ def _execute(chosen: argparse.Namespace) -> int:
         new, beside = read_features(stack.enter_context(opened(chosen.new)), chosen.key)
         if chosen.modality is not None:
             beside = read_modality(stack.enter_context(opened(chosen.modality)))
+        if chosen.output != STANDARD:  # once more, as now their number is known
+            check_kind(Path(chosen.output), _recognizer(found.num_clusters, len(new)))
         modality = _in_numbers_of(found, settings, beside)
         started = time.perf_counter()
         labels = predict_labels(
@@ -132,21 +129,34 @@ def _in_numbers_of(
     if new is None:
         raise UsageError("give --modality FILE, the modality of the new samples")
     known = settings.modality_names
-    if new.names is None:
+    # Without names of its own, the clustering numbers 'visible' and 'infrared' as new samples do.
+    if new.words is None or (known is None and new.names is None):
         return new.numbers
-    if known is None or not set(new.names) <= set(known):
+    if known is None or not set(new.words) <= set(known):
         words = "numbers" if known is None else f"of {', '.join(known)}, as in the clustering"
-        raise ValueError(f"--modality must be {words}, got {', '.join(new.names)}")
-    return torch.tensor([known.index(name) for name in new.names])[new.numbers]
+        raise ValueError(f"--modality must be {words}, got {', '.join(sorted(set(new.words)))}")
+    place = {name: number for number, name in enumerate(known)}
+    return torch.tensor([place[word] for word in new.words], dtype=torch.int64)
 
 
-def _are_labels_of(path: Path, num_clusters: int) -> bool:
-    """Whether a file holds labels of some of these clusters, as this command leaves them."""
+def _recognizer(num_clusters: int, num_new: int | None = None) -> Recognizer:
+    """Tells files of labels: those of ``mabm cluster``, and those that this command leaves."""
+    return lambda path: is_labels(path) or _are_labels_of(path, num_clusters, num_new)
+
+
+def _are_labels_of(path: Path, num_clusters: int, num_new: int | None) -> bool:
+    """Whether a file holds labels of some of these clusters, as this command leaves them.
+
+    Nothing but its numbers tells a lone column from one of identities or cameras, which may be as
+    small. So it must also be as long as there are new samples, where their number is given.
+    """
     arrays = open_arrays(Source.of(path))
     name = "" if suffix_of(path) == ".npy" else "labels"
     if name and not {name} <= set(arrays) <= {name, "modality"}:
         return False
     if arrays[name].dtype != "int64" or len(arrays[name].shape) != 1:
+        return False
+    if not name and num_new not in (None, arrays[name].shape[0]):
         return False
     numbers = np.unique(arrays[name].read())
     return not len(numbers) or bool(numbers[0] >= -1 and numbers[-1] < num_clusters)
@@ -158,7 +168,7 @@ def _summary(labels: np.ndarray, found: PseudoLabels[Tensor]) -> str:
     return (
         f"{len(clustered)} of {len(labels)} new samples in {len(np.unique(clustered))} of "
         f"{found.num_clusters} clusters\n"
-        f"{left_out} samples in none ({100 * left_out / max(len(labels), 1):.1f} %)"
+        f"{left_out} in no cluster ({100 * left_out / max(len(labels), 1):.1f} %)"
     )
 
 

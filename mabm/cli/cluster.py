@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from mabm.cli.files import STANDARD, opened, read_features, read_modality
 from mabm.cli.label_files import KINDS, Settings, write_labels
 from mabm.cli.modalities import Modality
 from mabm.cli.outputs import check_output, is_labels
-from mabm.clustering import PseudoLabels, pseudo_labels
+from mabm.clustering import pseudo_labels
 from mabm.graph import check_max_distance, check_min_samples
 from mabm.jaccard import jaccard_graph
 from mabm.presets import DEFAULT_K1, DEFAULT_K2, MAX_K, PRESETS
@@ -182,7 +183,8 @@ def _cluster(
     )
     labels = found.labels.cpu().numpy()
     seconds = time.perf_counter() - started
-    say(_summary(found, seconds))
+    summary = replace(found.summary(), samples={})  # which the line before the work has told
+    say(f"{summary}\n{seconds:.2f} s")
     if chosen.output is None:
         return
     settings = Settings(
@@ -217,24 +219,6 @@ def _describe(chosen: argparse.Namespace, features: Tensor, modality: Modality |
         f"k1 = {chosen.k1}, k2 = {chosen.k2}, min_samples = {chosen.min_samples}, "
         f"{chosen.precision}"
     )
-
-
-def _summary(found: PseudoLabels[Tensor], seconds: float) -> str:
-    total = len(found.labels)
-    spanning = ""
-    if found.num_spanning is not None:
-        spanning = f", {found.num_spanning} of them spanning every modality"
-    lines = [
-        f"{found.num_clusters} clusters{spanning}",
-        f"{found.num_noise} samples in none ({100 * found.num_noise / max(total, 1):.1f} %)",
-    ]
-    if found.size_histogram:
-        sizes = np.repeat(list(found.size_histogram), list(found.size_histogram.values()))
-        lines.append(
-            f"sizes {sizes.min()} to {sizes.max()}, median {np.median(sizes):g}, "
-            f"mean {sizes.mean():.1f}"
-        )
-    return "\n".join([*lines, f"{seconds:.2f} s"])
 
 
 def _sweep(chosen: argparse.Namespace, features: Tensor, modality: Tensor | None) -> None:

@@ -24,10 +24,12 @@ class Modality:
     Attributes:
         numbers: (N,) int64.
         names: What number n is called, where the file had words for it that are its own.
+        words: (N,) the words, where there was nothing but words.
     """
 
     numbers: Tensor
     names: tuple[str, ...] | None = None
+    words: tuple[str, ...] | None = None
 
     def in_words(self) -> str:
         """How many rows there are of each modality."""
@@ -71,13 +73,15 @@ def number_words(words: Sequence[str], where: Callable[[int], str]) -> Modality:
         ValueError: There are numbers that are no modality, or numbers beside words.
     """
     numbers = [_known(word) for word in words]
-    if None not in numbers or any(_is_number(word) for word in words):
+    has_numbers = any(_is_number(word) for word in words)
+    plain = tuple(word.strip() for word in words)
+    if None not in numbers or has_numbers:
         numbers = [modality_number(word, where(row)) for row, word in enumerate(words)]
-        return Modality(torch.tensor(numbers, dtype=torch.int64))
-    plain = [word.strip() for word in words]
+        column = torch.tensor(numbers, dtype=torch.int64)
+        return Modality(column, words=None if has_numbers else plain)
     names = tuple(sorted(set(plain)))
     place = {name: number for number, name in enumerate(names)}
-    return Modality(torch.tensor([place[word] for word in plain], dtype=torch.int64), names)
+    return Modality(torch.tensor([place[word] for word in plain], dtype=torch.int64), names, plain)
 
 
 def is_known(text: str) -> bool:

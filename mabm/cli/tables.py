@@ -48,6 +48,7 @@ def read_feature_table(source: Source) -> tuple[npt.NDArray[np.float32], Modalit
     words: list[tuple[int, str]] = []
     for number, row in _rows(source):
         if not width:
+            _check_separator(source, row)
             width = len(row)
             if not all(map(_is_number, row)):
                 header = [cell.strip() for cell in row]
@@ -84,6 +85,7 @@ def read_modality_column(source: Source) -> Modality:
         ValueError: There is no such column, a row is too short, or a cell is no modality.
     """
     rows = read_table(source)
+    _check_separator(source, rows[0])
     header = [cell.strip().lower() for cell in rows[0]]
     first = 0
     if _MODALITY in header:
@@ -105,9 +107,32 @@ def read_modality_column(source: Source) -> Modality:
     return number_words(words, lambda row: f"{source}, row {row + first + 1}")
 
 
+def _check_separator(source: Source, row: list[str]) -> None:
+    """Refuses a first row of columns that something else than commas separates."""
+    line = ",".join(row)
+    separator = next((sign for sign in ";\t" if sign in line), None)
+    if separator is None and len(row) == 1 and len(cells := line.split()) > 1:
+        separator = " " if all(map(_is_number, cells)) else None
+    if separator is not None:
+        names = {";": "semicolons", "\t": "tabs", " ": "spaces"}
+        raise ValueError(
+            f"{source} must have commas between its columns, and points in its numbers, got "
+            f"{names[separator]}: {shortened(line)}"
+        )
+
+
 def _is_header(rows: list[list[str]]) -> bool:
-    """Whether the first cell of a column names it: no modality, nor a word that comes again."""
+    """Whether the first cell of a column names it: no modality, nor a word that comes again.
+
+    A number above words alone is the header that pandas gives a Series without a name.
+    """
     name = rows[0][0].strip()
+    if (
+        _is_number(name)
+        and len(rows) > 2
+        and not any(_is_number(row[0]) for row in rows[1:] if row)
+    ):
+        return True
     return not is_known(name) and all(name != row[0].strip() for row in rows[1:] if row)
 
 
