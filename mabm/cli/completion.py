@@ -32,9 +32,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _execute(chosen: argparse.Namespace) -> int:
-    from mabm.cli.main import build_parser
-
-    write(_script(build_parser(), chosen.shell))
+    write(_script(chosen.parser, chosen.shell))
     return 0
 
 

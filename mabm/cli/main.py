@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         SystemExit: From argparse: status 2 for words that it cannot read, 0 after ``--help`` and
             ``--version``.
     """
-    parser = build_parser()
+    parser = _build_parser()
     try:
         chosen = parser.parse_args(arguments)
     except OSError as error:  # of printing the help
@@ -131,7 +131,7 @@ class _Parser(argparse.ArgumentParser):
             super()._print_message(message, file)
 
 
-def build_parser() -> argparse.ArgumentParser:
+def _build_parser() -> argparse.ArgumentParser:
     """A new parser of all commands."""
     parser = _Parser(
         prog="mabm",
@@ -154,7 +154,7 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_arguments(of_command)
         # Said before or after the command's name; what is not said after leaves what was before.
         _add_common(of_command, debug=argparse.SUPPRESS, level=argparse.SUPPRESS)
-        of_command.set_defaults(execute=command.execute)
+        of_command.set_defaults(execute=command.execute, parser=parser)
     return parser
 
 
