@@ -350,6 +350,8 @@ def test_a_library_finds_no_faiss_after_the_code_base_has_imported_it(
     }[importer]
     code = f"{INSTALL_CC}{imports}\nimport library\n{statement}\nprint(library.faiss, library.spec)"
     assert run(code, tmp_path) == "None None\n"
+    if importer == "real module":  # gone as soon as that module is loaded
+        assert run(f"{INSTALL_CC}{imports}\nprint('faiss' in sys.modules)", tmp_path) == "False\n"
 
 
 def test_nothing_changes_before_install_and_importing_mabm_imports_no_drop_in() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import importlib
 import sys
-import threading
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.abc import InspectLoader, Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -77,7 +76,6 @@ class _Modules(MetaPathFinder, Loader):
     def __init__(self) -> None:
         self.paths: set[str] = set()
         self.real: dict[str, ModuleType] = {}
-        self._loading = threading.RLock()  # as modules that are imported have one each
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -107,18 +105,17 @@ class _Modules(MetaPathFinder, Loader):
 
     def load_real(self, path: str) -> ModuleType:
         """The code base's own module; it never takes the place of the stand-in."""
-        with self._loading:
-            if path not in self.real:
-                spec = _find_real(path)
-                if spec is None or spec.loader is None:
-                    raise ModuleNotFoundError(f"No module named {path!r}", name=path)
-                module = module_from_spec(spec)
-                try:
-                    spec.loader.exec_module(module)
-                finally:
-                    _no_faiss.withdraw()
-                self.real[path] = module
-            return self.real[path]
+        if path not in self.real:
+            spec = _find_real(path)
+            if spec is None or spec.loader is None:
+                raise ModuleNotFoundError(f"No module named {path!r}", name=path)
+            module = module_from_spec(spec)
+            try:
+                spec.loader.exec_module(module)
+            finally:
+                _no_faiss.withdraw()
+            self.real.setdefault(path, module)  # another thread's, if it was there first
+        return self.real[path]
 
     def real_names(self, path: str, asked: str | None = None) -> set[str]:
         """Names that the real module holds, read from its code where it is not loaded.
