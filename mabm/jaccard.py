@@ -218,8 +218,8 @@ def _advise_on_k1(preset: Preset, k1: int, sizes: dict[int, int]) -> None:
     advise(
         logger,
         "k1",
-        f"{what} is more than half of the {size} {of}: lists of neighbors so long are alike for "
-        f"all, and clusters run together; {tip}",
+        f"{what} is more than half of the {size} {of}: lists this long are nearly the same for "
+        f"every sample, and clusters run together; {tip}",
     )
 
 

@@ -283,7 +283,7 @@ def _advise_on_lengths(lengths: Tensor, preset: Preset) -> None:
             logger,
             "lengths",
             f"features differ in length, from {low:.3g} (5th percentile) to {high:.3g} (95th), and "
-            f"preset {preset.name!r} ranks by inner product, where long rows are near to all; try "
+            f"preset {preset.name!r} ranks by inner product, where long rows come near to all; try "
             "torch.nn.functional.normalize(features, dim=1)",
         )
 

@@ -61,7 +61,7 @@ def test_usual_settings_say_nothing(device: Device, said: Said) -> None:
     ("modality", "preset", "k1", "usual_k1", "message"),
     [
         (MODALITY, None, 102, 100, "k1 = 102, 51 for each modality, is more than half of the 100"),
-        (MODALITY + 3, None, 102, 100, "of the 100 samples of modality 3: lists of neighbors"),
+        (MODALITY + 3, None, 102, 100, "of the 100 samples of modality 3: lists this long"),
         (np.arange(200) // 190, None, 12, 10, "6 for each modality, is more than half of the 10"),
         (np.arange(200) // 190, None, 12, 10, "of modality 1: .* try k1 = 10 or less, about as"),
         (None, None, 101, 100, "k1 = 101 is more than half of the 200 .* try k1 = 100 or less"),
@@ -198,7 +198,7 @@ def test_re_ranking_by_similarities(said: Said) -> None:
     assert said() == []
     re_ranking(*similarity)
     (message,) = said()
-    assert message.startswith("q_q_dist is 1 from a sample to itself, in the middle, and ")
+    assert message.startswith("q_q_dist has a median of 1 from a sample to itself, and of ")
     assert "try numpy.sqrt(2 - 2 * similarity)" in message
     re_ranking(np.zeros((2, 3)), np.zeros((2, 2)), np.zeros((3, 3)))
     assert said() == []

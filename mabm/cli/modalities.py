@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -32,7 +33,10 @@ class Modality:
     words: tuple[str, ...] | None = None
 
     def in_words(self) -> str:
-        """How many rows there are of each modality."""
+        """How many rows there are of each modality, or of each word where the file had words."""
+        if self.words is not None and len(set(self.words)) <= _MOST_GROUPS:
+            counted = sorted(Counter(self.words).items())
+            return ", ".join(f"{count} {word}" for word, count in counted)
         numbers, counts = torch.unique(self.numbers, return_counts=True)
         if len(numbers) > _MOST_GROUPS:
             return f"{len(numbers)} modalities"

@@ -213,8 +213,8 @@ def _advise_on_diagonal(name: str, within: Tensor) -> None:
         advise(
             logger,
             "diagonal",
-            f"{name} is {float(own):.3g} from a sample to itself, in the middle, and "
-            f"{float(all_pairs):.3g} between all: it seems to hold similarities; try "
+            f"{name} has a median of {float(own):.3g} from a sample to itself, and of "
+            f"{float(all_pairs):.3g} over all pairs: it seems to hold similarities; try "
             "numpy.sqrt(2 - 2 * similarity), of all three",
         )
 

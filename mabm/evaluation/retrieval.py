@@ -266,8 +266,8 @@ def _advise_on_distance(facts: Tensor, num_queries: int) -> None:
             logger,
             "alike",
             f"distances to the whole gallery are alike for {alike:.0f} of {num_queries} queries: "
-            "scores tell of the order of its rows, by which ties are broken; look whether the "
-            "features have collapsed into one point",
+            "the scores only reflect the order of its rows, which breaks ties; check whether "
+            "the features have collapsed into one point",
         )
     place = places / max(count, 1)
     chance = _STANDARD_ERRORS / math.sqrt(12 * max(count, 1))  # of a mean of uniform numbers
