@@ -135,11 +135,11 @@ class NeighborSets(Saved, Generic[ArrayT]):
         shape = (len(self), len(self))
         values = self._values()
         checked = torch.sparse.check_sparse_tensor_invariants
-        in_force = checked.is_enabled()  # type: ignore[no-untyped-call]
+        in_force = checked.is_enabled()  # type: ignore[no-untyped-call]  # of PyTorch
         # Sets what is set already: PyTorch warns whoever builds a sparse tensor and has not said
         # whether to check it. Releases 2.11 and 2.12 take this context alone for an answer, and not
         # the argument check_invariants.
-        with checked(in_force):  # type: ignore[no-untyped-call]
+        with checked(in_force):  # type: ignore[no-untyped-call]  # as above
             return torch.sparse_csr_tensor(indptr, indices.to(torch.int64), values, shape)
 
 

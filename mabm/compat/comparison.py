@@ -154,8 +154,8 @@ def _main(words: str) -> None:
     """What the other process does: a line of results for each function, in order."""
     root, module, tasks, results = json.loads(words)
     if not torch.cuda.is_available():
-        torch.Tensor.cuda = lambda self, *_, **__: self  # type: ignore[method-assign]
-        torch.nn.Module.cuda = lambda self, *_, **__: self  # type: ignore[method-assign]
+        torch.Tensor.cuda = lambda self, *_, **__: self  # type: ignore[method-assign]  # no GPU
+        torch.nn.Module.cuda = lambda self, *_, **__: self  # type: ignore[method-assign]  # no GPU
     os.chdir(root)
     sys.path.insert(0, root)
     sys.argv = [module]
