@@ -9,6 +9,19 @@ import numpy as np
 # What the fixture ``run`` is. Words of the command line; status, standard output, standard error.
 Run: TypeAlias = Callable[..., tuple[int, str, str]]
 
+COMMANDS: Final = (
+    "demo",
+    "cluster",
+    "assign",
+    "train",
+    "evaluate",
+    "extract",
+    "census",
+    "info",
+    "completion",
+)
+"""Every command, in the order of the help."""
+
 NUM_SAMPLES: Final = 40
 
 

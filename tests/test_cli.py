@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import Run
+from commands import COMMANDS, Run
 from packaging.requirements import Requirement
 from safetensors.numpy import save_file
 
@@ -21,17 +21,6 @@ import mabm
 from mabm.cli import cluster, main
 
 PROJECT = Path(__file__).parents[1] / "pyproject.toml"
-COMMANDS = (
-    "demo",
-    "cluster",
-    "assign",
-    "train",
-    "evaluate",
-    "extract",
-    "census",
-    "info",
-    "completion",
-)
 
 
 def process(*words: str, **options: object) -> subprocess.CompletedProcess[str]:

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import COMMANDS
 from extras import needs_training
 from miniature_trees import build_llcm, build_regdb, build_sysu
 
@@ -31,17 +32,6 @@ from mabm.models import build_encoder
 
 ROOT = Path(__file__).parents[1]
 SECTIONS = ("Train", "Command line")
-NAMES = (
-    "demo",
-    "cluster",
-    "assign",
-    "train",
-    "evaluate",
-    "extract",
-    "census",
-    "info",
-    "completion",
-)
 
 FOLDERS = {"sysu_mm01": "DATA/SYSU-MM01", "regdb": "DATA/RegDB", "llcm": "DATA/LLCM"}
 SIZE = (48, 24)
@@ -178,7 +168,7 @@ def test_commands_are_found() -> None:
     }
     for config in train.CONFIGS:
         assert any(line.startswith(f"mabm train {config} --") for line in found["Train"])
-    assert {line.split()[1] for line in found["Command line"]} == {*NAMES, "COMMAND"}
+    assert {line.split()[1] for line in found["Command line"]} == {*COMMANDS, "COMMAND"}
     assert any(line.startswith("torchrun ") for line in found["Train"])
     with pytest.raises(AssertionError, match="cannot run make dance"):
         arguments_of(commands_of("First:\n\n```\nmake dance  # now\n```\n")[0])
@@ -189,7 +179,7 @@ def test_every_command_runs(workplace: Path, capsys: pytest.CaptureFixture[str])
     for words in (words for section in sections().values() for words in commands_of(section)):
         line = shlex.join(words)
         if "COMMAND" in words:
-            for name in NAMES:
+            for name in COMMANDS:
                 with pytest.raises(SystemExit) as left:
                     main([name if word == "COMMAND" else word for word in words[1:]])
                 assert left.value.code == 0, line
