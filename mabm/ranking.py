@@ -265,7 +265,7 @@ def rank(
         lengths = _extreme_lengths(x) if looks and len(x) >= _FEW_ROWS else None
         ranks, scores = _rank_lists(x, layout, preset.metric == "euclidean", precision)
     if lengths is not None:
-        _advise_on_lengths(lengths, preset)  # a GPU has been waited for
+        _advise_on_lengths(lengths)  # a GPU has been waited for
     return Ranking.of_op(ranks, scores, tuple(layout.widths), preset, k1, groups)
 
 
@@ -276,14 +276,14 @@ def _extreme_lengths(x: Tensor) -> Tensor:
     return torch.stack([ordered[last // 20], ordered[last - last // 20]])
 
 
-def _advise_on_lengths(lengths: Tensor, preset: Preset) -> None:
+def _advise_on_lengths(lengths: Tensor) -> None:
     low, high = lengths.tolist()
     if math.isfinite(high) and high > _WIDE_LENGTHS * low:
         advise(
             logger,
             "lengths",
             f"features differ in length, from {low:.3g} (5th percentile) to {high:.3g} (95th), and "
-            f"preset {preset.name!r} ranks by inner product, where long rows come near to all; try "
+            "they are ranked by inner product, where long rows come near to all; try "
             "torch.nn.functional.normalize(features, dim=1)",
         )
 

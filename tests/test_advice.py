@@ -96,7 +96,7 @@ def test_lengths_that_differ_widely(device: Device, call: Callable[..., Any], sa
     (found,) = said()
     low, high = np.sort(lengths)[[9, 190]]
     assert f"from {low:.3g} (5th percentile) to {high:.3g} (95th)" in found
-    assert "preset 'bmil' ranks by inner product" in found
+    assert "they are ranked by inner product" in found
     assert "torch.nn.functional.normalize(features, dim=1)" in found
     _advice.forget()
     call(features, k1=20)  # by Euclidean distance
