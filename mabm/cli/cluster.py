@@ -183,7 +183,7 @@ def _cluster(
     )
     labels = found.labels.cpu().numpy()
     seconds = time.perf_counter() - started
-    summary = replace(found.summary(), samples={})  # which the line before the work has told
+    summary = replace(found.summary(), samples={})  # printed before the work
     say(f"{summary}\n{seconds:.2f} s")
     if chosen.output is None:
         return

@@ -15,7 +15,7 @@ from mabm.cli.command import shortened, whole_number
 MODALITY_WORDS: Final = {"visible": 0, "infrared": 1, "thermal": 1}
 """What a modality may be called instead of its number."""
 
-_MOST_GROUPS: Final = 4  # that are told one by one
+_MOST_GROUPS: Final = 4  # that are listed one by one
 
 
 @dataclass(frozen=True)

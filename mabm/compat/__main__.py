@@ -64,7 +64,8 @@ def _run(folder: Path, writes: bool, checks: bool) -> int:
         comparisons = compare(plan.code_base)
         write(f"\n{_compared(comparisons)}")
         if not all(comparison.agrees for comparison in comparisons):
-            write("\nNothing written: old and new differ." if writes else "")
+            if writes:
+                write("\nNothing written: old and new differ.")
             return FAILURE
     if not plan.changes:
         write("\nNothing to change.")

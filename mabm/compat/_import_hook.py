@@ -164,8 +164,8 @@ class _NoFaiss(MetaPathFinder, Loader):
     """Finds a stand-in faiss for code bases whose paths are replaced, where there is no real one.
 
     Their modules import faiss at the top, and most of what they hold does without it. The stand-in
-    stays in ``sys.modules`` only until something else is imported: a library that tries faiss then
-    must be told that there is none.
+    stays in ``sys.modules`` only until something else is imported: a library that tries faiss later
+    must not find it.
     """
 
     def __init__(self) -> None:

@@ -56,7 +56,7 @@ class Comparison:
         difference: Largest absolute difference of the results, ``None`` where the old one does not
             run here.
         seconds: What the old one took, and ours.
-        reason: Why there is no difference to tell.
+        reason: Why the two were not compared.
         failed: Whether ours did not run, or the results differ in shape.
     """
 
@@ -69,7 +69,7 @@ class Comparison:
 
     @property
     def agrees(self) -> bool:
-        """Whether nothing speaks against ours: equal to 1e-5, or not compared."""
+        """Whether the results are equal to 1e-5, or were not compared."""
         return not self.failed and (self.difference is None or self.difference <= TOLERANCE)
 
 
@@ -101,8 +101,8 @@ def _tasks(source: Source, pairs: list[tuple[str, str, Definition]]) -> Iterator
     for name, here, node in pairs:
         names = parameters(node)
         shape = names.get("", names.get("__init__", []))
-        told = [mode for mode in _MODES if re.search(rf"""['"]{mode}['"]""", source.text)]
-        for mode in told if "mode" in shape and told else [None]:
+        named = [mode for mode in _MODES if re.search(rf"""['"]{mode}['"]""", source.text)]
+        for mode in named if "mode" in shape and named else [None]:
             yield name, here, shape, mode
 
 
@@ -134,8 +134,8 @@ def _in_a_process(code_base: CodeBase, source: Source, tasks: list[_Task]) -> li
         except subprocess.TimeoutExpired:
             reason = f"it ran for more than {_SECONDS} seconds"
         lines = results.read_text().splitlines() if results.exists() else []
-    told = [Comparison(*pairs[n], **json.loads(line)) for n, line in enumerate(lines)]
-    return told + [Comparison(*pair, reason=reason) for pair in pairs[len(told) :]]
+    found = [Comparison(*pairs[n], **json.loads(line)) for n, line in enumerate(lines)]
+    return found + [Comparison(*pair, reason=reason) for pair in pairs[len(found) :]]
 
 
 def _place(code_base: CodeBase, source: Source) -> tuple[Path, str]:
@@ -166,8 +166,8 @@ def _main(words: str) -> None:
         except BaseException as error:
             reason = f"it cannot be imported: {_in_words(error)}"
         for task in tasks:
-            told = {"reason": reason} if reason else _compare(old_module, *task)
-            stream.write(json.dumps(told) + "\n")
+            result = {"reason": reason} if reason else _compare(old_module, *task)
+            stream.write(json.dumps(result) + "\n")
             stream.flush()
 
 

@@ -71,7 +71,7 @@ def cluster_by_infomap(
     From every row a link of weight ``1 - dists`` leads to each of its neighbors, up to the first
     that is less similar than ``min_sim``; modules are those of Infomap's directed flow, in two
     levels, from one trial with the seed 123. The result is the same on every run of one release of
-    ``infomap``; other releases may part samples otherwise. Copies of the released file that leave
+    ``infomap``; other releases may find other clusters. Copies of the released file that leave
     the weights out, as in ADCA, are not followed.
 
     Args:

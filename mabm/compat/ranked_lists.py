@@ -79,8 +79,8 @@ def compute_ranked_list_cm(
 ) -> NDArray[np.int64]:
     """Ranks, for every row of one set, rows of another by inner product, **without the first**.
 
-    The released code drops the first of each list across modalities too, where it is no row itself
-    but the nearest of the other modality. So does this function, for the same numbers.
+    The released code drops the first of each list across modalities too, where it is the nearest
+    row of the other modality and not the row itself. This function does the same.
 
     Args:
         features_g: (M, D) float tensor; never normalized here.
