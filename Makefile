@@ -8,7 +8,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV ?= .venv
 BIN := $(VENV)/bin
-CPP := 'csrc/*' 'tests/kernels/*.h' 'tests/kernels/*.cpp'
+CPP := 'csrc/*' 'tests/emulated_grid/*.h' 'tests/emulated_grid/*.cpp'
 SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 
 .PHONY: demo test lint format kernels gpu-dry-run wheel bench ablation clean

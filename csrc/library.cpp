@@ -1,5 +1,5 @@
 // Every op of the library: its schema and nothing else. The implementations are in ops/<backend>/,
-// the fake kernels in mabm/_registrations.py, both under the same names.
+// the fake kernels in mabm/_core/registrations.py, both under the same names.
 //
 // Rows of unequal length are CSR: indptr (N + 1) int64, indices (nnz) int32. An encoding adds
 // weights (nnz) int32 in units of 2^-30 (common/fixed_point.h). The ops check shapes and dtypes

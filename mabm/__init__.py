@@ -11,18 +11,49 @@ graph by :func:`prune_distances`) -> labels (:meth:`NeighborGraph.dbscan`) -> pr
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from mabm import _extension
+from mabm._core import extension as _extension
 
 _extension.load()
 
-from mabm import _registrations
-from mabm._extension import BuildInfo, backends, build_info
+from mabm._core import registrations as _registrations
+from mabm._core.extension import BuildInfo, backends, build_info
+from mabm._core.version import __version__ as __version__
 
 _registrations.register()
 
-from mabm.association import associate_clusters, match_clusters, transport_plan
-from mabm.clustering import ClusterSummary, PseudoLabels, pseudo_labels
-from mabm.encoding import encode_neighbors, expand_queries
+from mabm.cluster.association import associate_clusters, match_clusters, transport_plan
+from mabm.cluster.prediction import predict_labels
+from mabm.cluster.pseudo_labels import ClusterSummary, PseudoLabels, pseudo_labels
+from mabm.contrast.loss_modules import (
+    ClusterContrastLoss,
+    HybridContrastLoss,
+    MultiPositiveLoss,
+    SplitContrastLoss,
+)
+from mabm.contrast.losses import (
+    cluster_contrast_loss,
+    hybrid_contrast_loss,
+    multi_positive_loss,
+    select_hardest,
+    split_contrast_loss,
+)
+from mabm.contrast.memory import HardMemory, HybridMemory, MeanMemory
+from mabm.contrast.prototypes import PrototypeSplit, SplitSummary, split_prototypes
+from mabm.contrast.samplers import IdentityBatchSampler
+from mabm.distance.encoding import encode_neighbors, expand_queries
+from mabm.distance.graph import NeighborGraph, SweepEntry
+from mabm.distance.jaccard import (
+    encode_samples,
+    jaccard_distance,
+    jaccard_graph,
+    modality_jaccard,
+    prune_distances,
+)
+from mabm.distance.neighbors import k_reciprocal_neighbors
+from mabm.distance.presets import PRESETS, Preset
+from mabm.distance.ranking import Ranking, rank_neighbors
+from mabm.distance.reranking import RerankOptions, rerank
+from mabm.distance.rows import Encoding, NeighborSets
 from mabm.evaluation import (
     PROTOCOLS,
     SEARCH_TASKS,
@@ -34,49 +65,16 @@ from mabm.evaluation import (
     evaluate_retrieval,
     evaluate_search,
 )
-from mabm.graph import NeighborGraph, SweepEntry
-from mabm.jaccard import (
-    encode_samples,
-    jaccard_distance,
-    jaccard_graph,
-    modality_jaccard,
-    prune_distances,
-)
-from mabm.loss_modules import (
-    ClusterContrastLoss,
-    HybridContrastLoss,
-    MultiPositiveLoss,
-    SplitContrastLoss,
-)
-from mabm.losses import (
-    cluster_contrast_loss,
-    hybrid_contrast_loss,
-    multi_positive_loss,
-    select_hardest,
-    split_contrast_loss,
-)
-from mabm.memory import HardMemory, HybridMemory, MeanMemory
-from mabm.neighbors import k_reciprocal_neighbors
-from mabm.prediction import predict_labels
-from mabm.presets import PRESETS, Preset
-from mabm.prototypes import PrototypeSplit, SplitSummary, split_prototypes
-from mabm.ranking import Ranking, rank_neighbors
-from mabm.reranking import RerankOptions, rerank
-from mabm.rows import Encoding, NeighborSets
-from mabm.samplers import IdentityBatchSampler
 
 if TYPE_CHECKING:
-    from mabm import cluster_quality as cluster_quality
     from mabm import compat as compat
     from mabm import data as data
     from mabm import demo as demo
     from mabm import models as models
-    from mabm import plots as plots
     from mabm import reference as reference
+    from mabm import report as report
     from mabm import train as train
-    from mabm.estimator import ModalityDBSCAN
-
-__version__ = "0.1.0"
+    from mabm.cluster.estimator import ModalityDBSCAN
 
 __all__ = [
     "PRESETS",
@@ -135,7 +133,7 @@ __all__ = [
     "transport_plan",
 ]
 
-_LATE = ("cluster_quality", "compat", "data", "demo", "models", "plots", "reference", "train")
+_LATE = ("compat", "data", "demo", "models", "reference", "report", "train")
 
 
 if not TYPE_CHECKING:  # a type checker would take any misspelt name for one that this provides
@@ -143,7 +141,7 @@ if not TYPE_CHECKING:  # a type checker would take any misspelt name for one tha
     def __getattr__(name: str) -> Any:
         """Loads what loads slowly, or needs an extra, when it is first asked for."""
         if name == "ModalityDBSCAN":
-            from mabm.estimator import ModalityDBSCAN
+            from mabm.cluster.estimator import ModalityDBSCAN
 
             return ModalityDBSCAN
         if name in _LATE:

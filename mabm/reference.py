@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mabm.presets import DEFAULT_K1, DEFAULT_K2, Preset, resolve_preset
+from mabm.distance.presets import DEFAULT_K1, DEFAULT_K2, Preset, resolve_preset
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]

@@ -364,14 +364,14 @@ def import_with(torch_version: str, torch_cuda: str | None) -> subprocess.Comple
 def test_a_torch_that_fits_is_no_reason_to_warn(
     built_cuda: str | None, torch_version: str, torch_cuda: str | None
 ) -> None:
-    assert mabm._extension.find_misfit(built_cuda, torch_version, torch_cuda) is None
+    assert mabm._core.extension.find_misfit(built_cuda, torch_version, torch_cuda) is None
 
 
 @pytest.mark.parametrize(("built_cuda", "torch_version", "torch_cuda", "said"), MISFITS)
 def test_a_torch_that_does_not_fit_is_named(
     built_cuda: str | None, torch_version: str, torch_cuda: str | None, said: str
 ) -> None:
-    found = mabm._extension.find_misfit(built_cuda, torch_version, torch_cuda)
+    found = mabm._core.extension.find_misfit(built_cuda, torch_version, torch_cuda)
     assert said in found
     assert "\n" not in found
 
@@ -395,16 +395,16 @@ def test_ops_that_do_not_load_ask_to_be_built_anew(monkeypatch: pytest.MonkeyPat
     def fail(name: str) -> None:
         raise error
 
-    monkeypatch.setattr(mabm._extension.importlib, "import_module", fail)
+    monkeypatch.setattr(mabm._core.extension.importlib, "import_module", fail)
     error = ImportError("/x/mabm/_C.abi3.so: undefined symbol: aoti_torch_new")
     with pytest.raises(ImportError, match="undefined symbol") as caught:
-        mabm._extension.load()
+        mabm._core.extension.load()
     assert "if it replaced the one that they were built with, build and install them anew" in str(
         caught.value
     )
     error = ModuleNotFoundError("No module named 'mabm._C'", name="mabm._C")
     with pytest.raises(ImportError, match="Build and install them from the repository") as caught:
-        mabm._extension.load()
+        mabm._core.extension.load()
     assert "anew" not in str(caught.value)
 
 
@@ -414,7 +414,7 @@ def test_build_info_tells_what_is_loaded() -> None:
     assert info.backends == mabm.backends()
     assert [int(part) for part in info.built_with_torch.split(".")] >= [2, 10]
     assert (info.cuda is None) == (info.architectures == ()) == ("cuda" not in info.backends)
-    assert doctest.testmod(mabm._extension).failed == 0
+    assert doctest.testmod(mabm._core.extension).failed == 0
 
 
 def test_build_info_reads_well() -> None:

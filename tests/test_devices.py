@@ -15,8 +15,8 @@ from op_samples import OPS, make_samples
 from pipeline import results
 
 import mabm
-from mabm import _candidates
-from mabm._products import FloatProduct, HalfProduct
+from mabm.distance import candidates
+from mabm.distance.products import FloatProduct, HalfProduct
 
 # Ops whose results have a size that the host knows: they wait for nothing.
 OF_KNOWN_SIZE = (
@@ -86,7 +86,7 @@ def many(count: int, dim: int) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("preset", ["bmil", "spcl"])
 def test_several_tiles(gpu: Device, preset: str) -> None:
-    features, modality = many(_candidates._GPU_TILE + 1300, 128)
+    features, modality = many(candidates._GPU_TILE + 1300, 128)
     inputs = gpu.put(features), gpu.put(modality)
     expected = mabm.rank_neighbors(features, modality, preset=preset)
     found = mabm.rank_neighbors(*inputs, preset=preset)
@@ -101,14 +101,14 @@ def test_several_tiles(gpu: Device, preset: str) -> None:
 @pytest.mark.parametrize("product", [FloatProduct, HalfProduct])
 def test_either_product(gpu: Device, product: type, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = results(GOLDEN[0].features, GOLDEN[0].modality, GOLDEN[0].options)
-    monkeypatch.setattr(_candidates, "product_of", product)
+    monkeypatch.setattr(candidates, "product_of", product)
     check_same(results(*gpu.inputs(GOLDEN[0]), GOLDEN[0].options), expected, gpu)
 
 
 def test_a_product_in_tf32_changes_nothing(gpu: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     features, modality = many(3000, 200)
     expected = mabm.rank_neighbors(features, modality)
-    monkeypatch.setattr(_candidates, "product_of", FloatProduct)
+    monkeypatch.setattr(candidates, "product_of", FloatProduct)
     with switched(torch.backends.cuda.matmul, "fp32_precision", "tf32"):
         found = mabm.rank_neighbors(gpu.put(features), gpu.put(modality))
     np.testing.assert_array_equal(gpu.get(found.ranks), expected.ranks)
@@ -247,14 +247,14 @@ def test_ops_of_known_size_wait_for_nothing(gpu: Device, name: str) -> None:
 def test_collecting_candidates_waits_for_nothing(
     gpu: Device, product: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_candidates, "product_of", product)
+    monkeypatch.setattr(candidates, "product_of", product)
     x = gpu.put(torch.randn(3000, 64))
-    layout = _candidates.ListLayout(
+    layout = candidates.ListLayout(
         gpu.put(torch.zeros(3000, dtype=torch.int32)),
         gpu.put(torch.zeros(1, 1, dtype=torch.int32)),
         [30],
     )
-    check_does_not_wait(lambda: list(_candidates.propose_candidates(x, layout, False)))
+    check_does_not_wait(lambda: list(candidates.propose_candidates(x, layout, False)))
 
 
 @without_waiting

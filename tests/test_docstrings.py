@@ -35,8 +35,8 @@ if not extras.first_missing(("tqdm",)):
     PACKAGES.append("mabm.train")
 
 WITHOUT_EXAMPLE = {
-    "mabm.ranking.Ranking.of_op": "for what ops return",
-    "mabm.rows.NeighborSets.of_op": "for what ops return",
+    "mabm.distance.ranking.Ranking.of_op": "for what ops return",
+    "mabm.distance.rows.NeighborSets.of_op": "for what ops return",
     "mabm.models.encoder.Encoder.adapted": "called by load_weights, for subclasses to override",
     "mabm.models.encoder.Encoder.load_state_dict": "as of every module",
     "mabm.models.encoder.Encoder.pretrained_name": "called by load_weights, likewise",

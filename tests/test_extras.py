@@ -45,7 +45,11 @@ def test_every_file_is_collected_without_any_extra(tmp_path: Path) -> None:
 
 
 def test_tests_are_skipped_by_the_name_of_what_they_miss(tmp_path: Path) -> None:
-    files = ("tests/test_train_config.py", "tests/test_cli_system.py", "tests/test_environment.py")
+    files = (
+        "tests/train/test_config.py",
+        "tests/cli/test_system.py",
+        "tests/train/test_environment.py",
+    )
     words = ("-k", "configuration or describe or versions or mistakes", "-rs", *files)
     status, said = run_without(("pydantic", "tomli_w"), tmp_path, *words)
     assert status == 0, said[-2000:]

@@ -121,13 +121,20 @@ def collected(*words: str) -> list[str]:
 
 
 def test_the_marker_selects_what_takes_a_gpu_and_nothing_else() -> None:
-    files = ("tests/test_products.py", "tests/test_reranking.py", "tests/test_devices.py")
+    files = (
+        "tests/distance/test_products.py",
+        "tests/distance/test_reranking.py",
+        "tests/test_devices.py",
+    )
     marked = collected("-m", "gpu", *files)
     others = collected("-m", "not gpu", *files)
     first = [name for name in marked if "test_devices.py" in name]
     assert first
     assert marked[: len(first)] == first
-    assert "tests/test_reranking.py::test_query_and_gallery_on_two_devices_are_refused" in marked
+    assert (
+        "tests/distance/test_reranking.py::test_query_and_gallery_on_two_devices_are_refused"
+        in marked
+    )
     assert [name for name in marked if re.search(r"[\[-]cpu[\]-]", name)] == []
     assert [name for name in others if re.search(r"[\[-]cuda[\]-]", name)] == []
     assert [name for name in others if "test_devices.py" in name] == []

@@ -25,8 +25,8 @@ def test_import_loads_neither_scikit_learn_nor_what_lies_downstream() -> None:
         "import sys, mabm\n"
         "dir(mabm)\n"
         "late = ('sklearn', 'scipy', 'pandas', 'matplotlib', 'PIL', 'pydantic', 'mabm.data',\n"
-        "        'mabm.models', 'mabm.train', 'mabm.compat', 'mabm.demo', 'mabm.plots',\n"
-        "        'mabm.cluster_quality', 'mabm.estimator', 'mabm.reference')\n"
+        "        'mabm.models', 'mabm.train', 'mabm.compat', 'mabm.demo', 'mabm.report.plots',\n"
+        "        'mabm.cluster.estimator', 'mabm.reference')\n"
         "print([name for name in late if name in sys.modules])"
     )
     assert result.stdout.strip() == "[]", result.stderr
@@ -80,7 +80,7 @@ def test_every_public_name_is_there_and_has_a_docstring() -> None:
         mabm.nothing  # noqa: B018
 
 
-LATE = ("cluster_quality", "compat", "data", "demo", "evaluation", "models", "plots", "reference")
+LATE = ("compat", "data", "demo", "evaluation", "models", "reference", "report")
 SUBPACKAGES = ("compat", "data", "evaluation", "models")
 TRAIN = pytest.param("train", marks=pytest.mark.needs("pydantic"))
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import mabm
-from mabm import memory as memories
 from mabm.compat.clustercontrast import ClusterMemory, cm, cm_hard, cm_hybrid
+from mabm.contrast import memory as memories
 
 KINDS = (mabm.MeanMemory, mabm.HardMemory, mabm.HybridMemory)
 each_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)

@@ -11,7 +11,7 @@ from stages import Prepared
 from torch import Tensor
 
 import mabm
-from mabm._products import MATRIX_UNIT_ROUNDOFF, HalfProduct, growth
+from mabm.distance.products import MATRIX_UNIT_ROUNDOFF, HalfProduct, growth
 
 # Up to so many samples the CPU clusters them too (seconds on many cores).
 REFERENCE_LIMIT = 34_167
@@ -172,7 +172,7 @@ class UnprovenRows(logging.Handler):
 
     def __enter__(self) -> UnprovenRows:
         """Starts to listen."""
-        self._logger = logging.getLogger("mabm.ranking")
+        self._logger = logging.getLogger("mabm.distance.ranking")
         self._level, self._propagate = self._logger.level, self._logger.propagate
         self._logger.setLevel(logging.INFO)
         self._logger.propagate = False

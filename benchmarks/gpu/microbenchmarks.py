@@ -45,7 +45,7 @@ from stages import DENSE_LIMIT, PRODUCT, RANKING, STAGES, WHOLE, Floor, Prepared
 from torch import Tensor
 
 import mabm
-from mabm._device_memory import available_bytes
+from mabm._core.device_memory import available_bytes
 
 
 class Size(NamedTuple):

@@ -24,8 +24,8 @@ from features import make_features
 from stages import Prepared
 
 import mabm
-from mabm import _candidates
-from mabm.ranking import _list_layout
+from mabm.distance.candidates import propose_candidates
+from mabm.distance.ranking import _list_layout
 
 # Rows of the dense distance, against all.
 _ROWS = 4096
@@ -47,7 +47,7 @@ def profiled(device: torch.device) -> Iterator[None]:
 def rank_a_block(given: Prepared) -> None:
     """Candidates of the first rows, and the lists made of these."""
     layout = _list_layout(given.features, given.modality, mabm.PRESETS["bmil"], 30)
-    rows, candidates = next(_candidates.propose_candidates(given.features, layout, False))
+    rows, candidates = next(propose_candidates(given.features, layout, False))
     torch.ops.mabm.rank_candidates(given.features, rows, *candidates, layout.widths, False)
 
 

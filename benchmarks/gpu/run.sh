@@ -218,7 +218,7 @@ training() {
   step batches "$(within 30)" "$PYTHON" $HERE/train_batch.py --device "$DEVICE" --seconds $((15 * SLACK)) || return
   if ((status == 0)); then say batches "done in $took"; else fail batches "exit $status, $took"; fi
   output | grep -aE '^(step|ERROR)' | quote
-  gpu_tests training "$(left)" tests/test_train_gpu.py
+  gpu_tests training "$(left)" tests/train/test_gpu.py
 }
 
 # ---- The parts --------------------------------------------------------------------------------
@@ -234,7 +234,7 @@ case $PART in
     smoke
     measure "$sizes" 90
     counters 50
-    gpu_tests tests "$(left)" --ignore tests/test_train_gpu.py tests
+    gpu_tests tests "$(left)" --ignore tests/train/test_gpu.py tests
     ;;
   second)
     sanitize memcheck 60

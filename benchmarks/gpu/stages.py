@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 import mabm
-from mabm._candidates import tile_shape
-from mabm._products import Product, product_of
-from mabm.rows import NeighborSets
+from mabm.distance.candidates import tile_shape
+from mabm.distance.products import Product, product_of
+from mabm.distance.rows import NeighborSets
 
 # Beyond it no dense matrix is made: (N, N) float32 takes 4.7 GB there.
 DENSE_LIMIT = 34_167

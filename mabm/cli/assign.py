@@ -17,9 +17,9 @@ from mabm.cli.files import STANDARD, opened, read_features, read_modality
 from mabm.cli.label_files import KINDS, Settings, read_clustering, write_labels
 from mabm.cli.modalities import Modality
 from mabm.cli.outputs import Recognizer, check_kind, check_output, is_labels
-from mabm.clustering import PseudoLabels
-from mabm.graph import check_max_distance
-from mabm.prediction import predict_labels
+from mabm.cluster.prediction import predict_labels
+from mabm.cluster.pseudo_labels import PseudoLabels
+from mabm.distance.graph import check_max_distance
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:

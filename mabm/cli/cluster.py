@@ -26,10 +26,10 @@ from mabm.cli.files import STANDARD, opened, read_features, read_modality
 from mabm.cli.label_files import KINDS, Settings, write_labels
 from mabm.cli.modalities import Modality
 from mabm.cli.outputs import check_output, is_labels
-from mabm.clustering import pseudo_labels
-from mabm.graph import check_max_distance, check_min_samples
-from mabm.jaccard import jaccard_graph
-from mabm.presets import DEFAULT_K1, DEFAULT_K2, MAX_K, PRESETS
+from mabm.cluster.pseudo_labels import pseudo_labels
+from mabm.distance.graph import check_max_distance, check_min_samples
+from mabm.distance.jaccard import jaccard_graph
+from mabm.distance.presets import DEFAULT_K1, DEFAULT_K2, MAX_K, PRESETS
 
 _LOG = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ from typing import Final
 
 import torch
 
-from mabm._extension import backends
-from mabm._files import unwritten
-from mabm._names import find_name
+from mabm._core.extension import backends
+from mabm._core.files import unwritten
+from mabm._core.names import find_name
 
 INTERRUPTED: Final = 130  # as a shell reports a process that SIGINT ended
 TERMINATED: Final = 143  # likewise SIGTERM

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterator
 from typing import Any, Final
 
-from mabm._names import DATA_SETS
+from mabm._core.names import DATA_SETS
 from mabm.cli.command import Command, write
 
 _SHELLS: Final = ("bash", "zsh", "tcsh")

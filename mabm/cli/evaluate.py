@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from mabm._files import write_text
+from mabm._core.files import write_text
 from mabm.cli.command import (
     Command,
     UsageError,
@@ -19,8 +19,8 @@ from mabm.cli.command import (
     write,
 )
 from mabm.cli.outputs import check_output, is_scores
+from mabm.distance.reranking import RerankOptions
 from mabm.evaluation import SEARCH_TASKS, SearchScores, format_search_scores
-from mabm.reranking import RerankOptions
 
 _TASKS = sorted({task.name for tasks in SEARCH_TASKS.values() for task in tasks})
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mabm._names import find_name
+from mabm._core.names import find_name
 from mabm.cli.array_files import Source
 from mabm.cli.command import (
     Command,

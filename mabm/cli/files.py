@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mabm._arrays import to_tensor
-from mabm._columns import check_column
+from mabm._core.arrays import to_tensor
+from mabm._core.columns import check_column
 from mabm.cli.array_files import ARRAYS, Source, StoredArray, open_arrays
 from mabm.cli.modalities import Modality, number_words
 from mabm.cli.tables import read_feature_table, read_modality_column

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import torch
 
-from mabm._extension import build_info, find_misfit
+from mabm._core.extension import build_info, find_misfit
 from mabm.cli.command import Command, write
 
 _NEEDED: Final = ("numpy", "scikit-learn")

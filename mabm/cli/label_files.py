@@ -13,16 +13,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mabm._arrays import shown, to_tensor
-from mabm._columns import check_column
+from mabm._core.arguments import check_choice, check_integer, shown
+from mabm._core.arrays import to_tensor
+from mabm._core.columns import check_column
 from mabm.cli.array_files import Source, open_arrays, suffix_of
 from mabm.cli.command import write
 from mabm.cli.files import STANDARD
 from mabm.cli.outputs import save_arrays
-from mabm.clustering import PseudoLabels
-from mabm.graph import check_max_distance, check_min_samples
-from mabm.presets import MAX_K, PRESETS, check_choice, check_integer
-from mabm.ranking import Precision
+from mabm.cluster.pseudo_labels import PseudoLabels
+from mabm.distance.graph import check_max_distance, check_min_samples
+from mabm.distance.presets import MAX_K, PRESETS
+from mabm.distance.ranking import Precision
 
 KINDS: Final = (".npy", ".csv", ".npz")
 """The ends of names that labels are written to."""

@@ -13,7 +13,7 @@ from typing import Any, Final, NoReturn
 
 import torch
 
-from mabm._extension import build_info
+from mabm._core.extension import build_info
 from mabm.cli import assign, census, cluster, completion, demo, evaluate, extract, info, train
 from mabm.cli.command import INTERRUPTED, Command, OutputClosedError, UsageError, write
 

@@ -18,7 +18,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from mabm._files import check_writable, moved_into, write_text
+from mabm._core.files import check_writable, moved_into, write_text
 from mabm.cli.array_files import (
     Source,
     StoredArray,

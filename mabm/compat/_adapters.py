@@ -12,13 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mabm._arrays import check_features, shown, to_tensor
-from mabm._device_memory import check_fits
-from mabm._extension import backends
-from mabm.jaccard import encode_samples, jaccard_distance
-from mabm.presets import MAX_K, PRESETS, Preset, check_integer
-from mabm.ranking import Ranking, rank_neighbors
-from mabm.rows import Encoding, NeighborSets
+from mabm._core.arguments import check_integer, shown
+from mabm._core.arrays import check_features, to_tensor
+from mabm._core.device_memory import check_fits
+from mabm._core.extension import backends
+from mabm.distance.jaccard import encode_samples, jaccard_distance
+from mabm.distance.presets import MAX_K, PRESETS, Preset
+from mabm.distance.ranking import Ranking, rank_neighbors
+from mabm.distance.rows import Encoding, NeighborSets
 
 Distances: TypeAlias = NDArray[np.float32] | NDArray[np.float16]
 

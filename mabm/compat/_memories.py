@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mabm._arrays import Array, check_real
-from mabm._batch import (
+from mabm._core.arguments import check_integer, check_real
+from mabm._core.arrays import Array
+from mabm._core.batch import (
     NOISE,
     check_batch,
     check_rows,
@@ -22,11 +23,10 @@ from mabm._batch import (
     leave_out_not_finite,
     without_autocast,
 )
-from mabm._device_memory import check_fits
-from mabm._state import WholeState
-from mabm.losses import cross_entropy
-from mabm.memory import move_by_each
-from mabm.presets import check_integer
+from mabm._core.device_memory import check_fits
+from mabm.contrast.losses import cross_entropy
+from mabm.contrast.memory import move_by_each
+from mabm.contrast.module_state import WholeState
 
 Move: TypeAlias = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 """``move(features, inputs, indexes, momentum)`` -> the features after a batch.
@@ -165,7 +165,7 @@ def moving_product(
 
 
 def move_batch_by_each(features: Tensor, rows: Tensor, indexes: Tensor, momentum: float) -> Tensor:
-    """As :func:`mabm.memory.move_by_each`, in place: a memory of every image is never copied."""
+    """As ``move_by_each``, in place: a memory of every image is never copied."""
     if not len(indexes) or not len(features):
         return features
     is_own = indexes != NOISE

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from mabm._arrays import Array
+from mabm._core.arguments import check_integer
+from mabm._core.arrays import Array
 from mabm.compat._adapters import (
     Distances,
     check_search_option,
@@ -15,7 +16,6 @@ from mabm.compat._adapters import (
     modality_of_names,
     read_features,
 )
-from mabm.presets import check_integer
 
 __all__ = ["compute_jaccard_distance_xmodal"]
 

@@ -5,18 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from mabm._arrays import Array
-from mabm._columns import check_modality
+from mabm._core.arguments import check_integer
+from mabm._core.arrays import Array
+from mabm._core.columns import check_modality
 from mabm.compat._adapters import (
     Distances,
     dense_of_encoding,
     rank_beside_self,
     read_features,
 )
-from mabm.encoding import encode_neighbors, expand_queries
-from mabm.neighbors import k_reciprocal_neighbors
-from mabm.presets import MAX_K, PRESETS, Preset, check_integer
-from mabm.ranking import rank_neighbors
+from mabm.distance.encoding import encode_neighbors, expand_queries
+from mabm.distance.neighbors import k_reciprocal_neighbors
+from mabm.distance.presets import MAX_K, PRESETS, Preset
+from mabm.distance.ranking import rank_neighbors
 
 __all__ = ["compute_jaccard_distance"]
 

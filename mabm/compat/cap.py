@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mabm._arrays import Array
+from mabm._core.arrays import Array
 from mabm.compat._adapters import Distances
 from mabm.compat.clustercontrast import compute_jaccard_distance
 

@@ -3,7 +3,7 @@
 It keeps the old contract: **it moves during backward**, and a gradient sees the memory as it is
 when it is computed, with whatever an earlier backward did to it. That is what loops that call
 nothing but ``loss.backward()`` need. Inputs that are not finite move nothing, where the old code's
-memory became NaN. New code has :mod:`mabm.losses` and :mod:`mabm.memory`.
+memory became NaN. New code has :mod:`mabm.contrast.losses` and :mod:`mabm.contrast.memory`.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mabm._arrays import Array, check_real, shown
-from mabm._batch import (
+from mabm._core.arguments import check_integer, check_real, shown
+from mabm._core.arrays import Array
+from mabm._core.batch import (
     NOISE,
     check_rows,
     unit_rows,
     widen_targets,
     without_autocast,
 )
-from mabm._columns import check_column
+from mabm._core.columns import check_column
 from mabm.compat._memories import (
     MovingMemory,
     check_momentum,
@@ -35,14 +36,13 @@ from mabm.compat._memories import (
     number_in,
     of_hardest_images,
 )
-from mabm.losses import (
+from mabm.contrast.losses import (
     DEFAULT_MARGIN,
     DEFAULT_NUM_SELECTED,
     DEFAULT_TEMPERATURE,
     multi_positive_of_logits,
 )
-from mabm.memory import move_banks, move_by_hardest
-from mabm.presets import check_integer
+from mabm.contrast.memory import move_banks, move_by_hardest
 
 __all__ = ["ClusterMemory", "cm", "cm_hard", "cm_hybrid"]
 
@@ -404,7 +404,7 @@ _MODEL_NAMES: Final = ("encoder", "encoder_ema")
 
 
 def _move_stacked(features: Tensor, rows: Tensor, targets: Tensor, momentum: float) -> Tensor:
-    """:func:`mabm.memory.move_banks` of a (2K, D) memory."""
+    """:func:`mabm.contrast.memory.move_banks` of a (2K, D) memory."""
     banks = features.reshape(2, -1, features.shape[1])
     return move_banks(banks, rows, targets, momentum).reshape(features.shape)
 

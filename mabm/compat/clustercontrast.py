@@ -5,7 +5,7 @@ The memory is documented in :mod:`mabm.compat.cluster_memory`; import it from he
 
 from __future__ import annotations
 
-from mabm._arrays import Array
+from mabm._core.arrays import Array
 from mabm.compat._adapters import (
     Distances,
     check_search_option,

@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mabm._arrays import check_numbers, shown, to_tensor
+from mabm._core.arguments import shown
+from mabm._core.arrays import check_numbers, to_tensor
 from mabm.evaluation import evaluate_retrieval
 
 __all__ = ["eval_llcm", "eval_regdb", "eval_sysu"]

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mabm._arrays import Array
+from mabm._core.arguments import check_choice
+from mabm._core.arrays import Array
 from mabm.compat._adapters import (
     Distances,
     check_lengths,
@@ -19,11 +20,10 @@ from mabm.compat._adapters import (
     read_features,
     squared_euclidean,
 )
-from mabm.encoding import expand_queries
-from mabm.neighbors import k_reciprocal_neighbors
-from mabm.presets import check_choice
-from mabm.ranking import rank_neighbors
-from mabm.rows import Encoding
+from mabm.distance.encoding import expand_queries
+from mabm.distance.neighbors import k_reciprocal_neighbors
+from mabm.distance.ranking import rank_neighbors
+from mabm.distance.rows import Encoding
 
 __all__ = [
     "build_dist",

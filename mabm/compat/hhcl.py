@@ -12,8 +12,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from mabm._arrays import check_real, shown
-from mabm._batch import NOISE, widen_targets, without_autocast
+from mabm._core.arguments import check_integer, check_real, shown
+from mabm._core.batch import NOISE, widen_targets, without_autocast
 from mabm.compat._memories import (
     MovingMemory,
     check_smooth,
@@ -22,9 +22,8 @@ from mabm.compat._memories import (
     of_hardest_images,
 )
 from mabm.compat.cluster_memory import cm, cm_hard
-from mabm.losses import DEFAULT_TEMPERATURE
-from mabm.memory import move_banks, move_by_hardest
-from mabm.presets import check_integer
+from mabm.contrast.losses import DEFAULT_TEMPERATURE
+from mabm.contrast.memory import move_banks, move_by_hardest
 
 __all__ = ["ClusterMemory", "cm", "cm_hard", "cm_hybrid", "cm_hybrid_v2"]
 

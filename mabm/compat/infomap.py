@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mabm._arrays import Array, check_floating, check_real, is_integer, to_tensor
+from mabm._core.arguments import check_choice, check_integer, check_real
+from mabm._core.arrays import Array, check_floating, is_integer, to_tensor
 from mabm.compat._adapters import read_features
-from mabm.presets import MAX_K, PRESETS, check_choice, check_integer
-from mabm.ranking import rank_neighbors
+from mabm.distance.presets import MAX_K, PRESETS
+from mabm.distance.ranking import rank_neighbors
 
 __all__ = ["cluster_by_infomap", "get_dist_nbr"]
 

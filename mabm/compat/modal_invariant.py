@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mabm._arrays import Array
+from mabm._core.arrays import Array
 from mabm.compat._adapters import (
     Distances,
     check_search_option,

@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mabm._arrays import Array
+from mabm._core.arguments import check_integer
+from mabm._core.arrays import Array
 from mabm.compat._adapters import check_search_option, nearest_columns, read_features
 from mabm.compat.clustercontrast import compute_jaccard_distance
-from mabm.presets import MAX_K, PRESETS, check_integer
-from mabm.ranking import rank_neighbors
+from mabm.distance.presets import MAX_K, PRESETS
+from mabm.distance.ranking import rank_neighbors
 
 __all__ = ["compute_jaccard_distance", "compute_ranked_list", "compute_ranked_list_cm"]
 

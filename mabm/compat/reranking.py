@@ -14,9 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mabm._advice import advise
-from mabm._arrays import Array, check_floating, check_real, to_tensor
-from mabm._device_memory import check_fits
+from mabm._core.advice import advise
+from mabm._core.arguments import check_integer, check_real
+from mabm._core.arrays import Array, check_floating, to_tensor
+from mabm._core.device_memory import check_fits
 from mabm.compat._adapters import (
     Distances,
     dense_of_encoding,
@@ -25,11 +26,11 @@ from mabm.compat._adapters import (
     read_features,
 )
 from mabm.compat.fastreid import compute_euclidean_distance
-from mabm.encoding import expand_queries
-from mabm.neighbors import k_reciprocal_neighbors
-from mabm.presets import MAX_K, PRESETS, check_integer
-from mabm.ranking import Ranking
-from mabm.rows import NeighborSets
+from mabm.distance.encoding import expand_queries
+from mabm.distance.neighbors import k_reciprocal_neighbors
+from mabm.distance.presets import MAX_K, PRESETS
+from mabm.distance.ranking import Ranking
+from mabm.distance.rows import NeighborSets
 
 __all__ = ["compute_jaccard_dist", "re_ranking"]
 

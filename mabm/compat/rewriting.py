@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from mabm._files import check_writable, moved_into
+from mabm._core.files import check_writable, moved_into
 from mabm.compat._code_base import CodeBase, Definition, Source, parameters, read_code_base
 from mabm.compat._families import NAMES, OPTIONS, names_of
 

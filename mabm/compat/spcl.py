@@ -13,14 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mabm._batch import NOISE, widen_targets, without_autocast
-from mabm._columns import check_column
+from mabm._core.batch import NOISE, widen_targets, without_autocast
+from mabm._core.columns import check_column
 from mabm.compat._memories import (
     MovingMemory,
     move_batch_by_each,
     moving_product,
 )
-from mabm.losses import DEFAULT_TEMPERATURE
+from mabm.contrast.losses import DEFAULT_TEMPERATURE
 
 __all__ = ["HybridMemory", "hm"]
 

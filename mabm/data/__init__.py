@@ -3,7 +3,7 @@
 Nothing here needs Pillow until an image file is read.
 """
 
-from mabm._names import DATA_SETS
+from mabm._core.names import DATA_SETS
 from mabm.data.augmentation import Augmentation, augment
 from mabm.data.census import Census, CensusRow, take_census
 from mabm.data.emoji_xm import (

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-from mabm._names import find_name
+from mabm._core.names import find_name
 from mabm.data.images import decode_image
 from mabm.data.layout import (
     Found,

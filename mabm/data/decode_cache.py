@@ -27,7 +27,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from mabm._files import naming_file
+from mabm._core.files import naming_file
 from mabm.data.records import ByteArray
 
 _FORMAT: Final = 1  # changes with the layout below, and with how decode_image decodes

@@ -20,6 +20,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from mabm._core.arguments import check_integer
 from mabm.data.layout import (
     Found,
     Scan,
@@ -31,7 +32,6 @@ from mabm.data.layout import (
     within,
 )
 from mabm.data.records import INFRARED, VISIBLE, ReidData
-from mabm.presets import check_integer
 
 NAME: Final = "regdb"
 NUM_TRIALS: Final = 10

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from mabm._names import DATA_SETS, find_name
+from mabm._core.names import DATA_SETS, find_name
 from mabm.data.emoji_xm import read_emoji_xm
 from mabm.data.llcm import read_llcm
 from mabm.data.records import ReidData

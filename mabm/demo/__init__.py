@@ -18,7 +18,8 @@ import numpy.typing as npt
 import torch
 
 import mabm
-from mabm.cluster_quality import (
+from mabm._core.arguments import check_integer
+from mabm.cluster.quality import (
     PairQuality,
     adjusted_rand_index,
     cross_modality_pairs,
@@ -26,10 +27,10 @@ from mabm.cluster_quality import (
 )
 from mabm.data import Frames, identity_splits, render_identities
 from mabm.demo.pictures import draw_clusters, draw_distances, save_picture
-from mabm.graph import check_max_distance, check_min_samples
+from mabm.distance.graph import check_max_distance, check_min_samples
+from mabm.distance.presets import PRESETS, check_k1
 from mabm.models import extract, load_pretrained
-from mabm.plots import PairHistogram, pair_histogram, require_matplotlib
-from mabm.presets import PRESETS, check_integer, check_k1
+from mabm.report.plots import PairHistogram, pair_histogram, require_matplotlib
 
 __all__ = ["DemoResult", "MethodResult", "Settings", "format_table", "run"]
 

@@ -1,6 +1,6 @@
 """The two pictures of the demo: what the clusters hold, and how the distance is spread.
 
-Their style is that of :mod:`mabm.plots`.
+Their style is that of :mod:`mabm.report.plots`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from mabm._files import moved_into
-from mabm.cluster_quality import evenly_chosen_clusters
+from mabm._core.files import moved_into
+from mabm.cluster.quality import evenly_chosen_clusters
 from mabm.data import INFRARED, VISIBLE, Frames, load_drawings
-from mabm.plots import QUIET, RIGHT, WRONG, PairHistogram, draw_spread, new_figure, styled
+from mabm.report.plots import QUIET, RIGHT, WRONG, PairHistogram, draw_spread, new_figure, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

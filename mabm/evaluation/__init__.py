@@ -5,6 +5,7 @@
 trial, ranks, and averages.
 """
 
+from mabm.distance.reranking import RerankOptions
 from mabm.evaluation.galleries import draw_gallery
 from mabm.evaluation.retrieval import (
     PROTOCOLS,
@@ -15,7 +16,6 @@ from mabm.evaluation.retrieval import (
 from mabm.evaluation.scores import SearchScores, format_search_scores
 from mabm.evaluation.search import evaluate_search
 from mabm.evaluation.tasks import SEARCH_TASKS, SearchTask, check_trial
-from mabm.reranking import RerankOptions
 
 __all__ = [
     "PROTOCOLS",

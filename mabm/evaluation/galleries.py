@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mabm._arrays import ArrayT, like, shown
-from mabm._columns import Column, check_categories, check_column
-from mabm.presets import check_integer
+from mabm._core.arguments import check_integer, shown
+from mabm._core.arrays import ArrayT, like
+from mabm._core.columns import Column, check_categories, check_column
 
 
 def draw_gallery(identity: ArrayT, camera: Column, *, cameras: Sequence[int], trial: int) -> ArrayT:

@@ -11,12 +11,12 @@ from typing import Generic
 import torch
 from torch import Tensor
 
-from mabm._advice import advise, is_wanted
-from mabm._arrays import ArrayT, check_numbers, like, shown, to_tensor
-from mabm._columns import Column, check_column, read_categories
-from mabm._names import NamedMapping
-from mabm._saving import Saved
-from mabm.presets import check_integer
+from mabm._core.advice import advise, is_wanted
+from mabm._core.arguments import check_integer, shown
+from mabm._core.arrays import ArrayT, check_numbers, like, to_tensor
+from mabm._core.columns import Column, check_column, read_categories
+from mabm._core.names import NamedMapping
+from mabm._core.saving import Saved
 
 logger = logging.getLogger(__name__)
 

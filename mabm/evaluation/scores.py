@@ -9,8 +9,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from mabm._saving import Saved
-from mabm.reranking import RerankOptions
+from mabm._core.saving import Saved
+from mabm.distance.reranking import RerankOptions
 
 FloatArray = npt.NDArray[np.float64]
 

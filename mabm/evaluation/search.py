@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mabm._arrays import Array, check_features, shown
-from mabm._columns import Column, check_categories, check_column, check_visible_infrared
+from mabm._core.arguments import check_integer, shown
+from mabm._core.arrays import Array, check_features
+from mabm._core.columns import Column, check_categories, check_column, check_visible_infrared
+from mabm.distance.reranking import RerankOptions, rerank
 from mabm.evaluation.galleries import draw_gallery
 from mabm.evaluation.retrieval import RetrievalScores, evaluate_retrieval
 from mabm.evaluation.scores import SearchScores
 from mabm.evaluation.tasks import SearchTask
-from mabm.presets import check_integer
-from mabm.reranking import RerankOptions, rerank
 
 # Whole numbers of this many bits are exact in float64, and so is their sum.
 _EXACT_BITS = 53

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
-from mabm._names import NamedMapping
-from mabm._saving import Saved
+from mabm._core.arguments import check_integer
+from mabm._core.names import NamedMapping
+from mabm._core.saving import Saved
 from mabm.evaluation.retrieval import PROTOCOLS, RetrievalProtocol
-from mabm.presets import check_integer
 
 GalleryKind = Literal["one_per_camera", "all"]
 

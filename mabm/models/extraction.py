@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mabm._columns import Column, check_visible_infrared
+from mabm._core.columns import Column, check_visible_infrared
 
 
 def extract(

@@ -7,11 +7,11 @@ from typing import Final
 
 import torch
 
+from mabm._core.arguments import check_integer
 from mabm.models.agw import AgwResNet50
 from mabm.models.encoder import Encoder
 from mabm.models.timm_encoder import TimmEncoder
 from mabm.models.two_stream import TwoStreamEncoder
-from mabm.presets import check_integer
 
 ENCODERS: Final[dict[str, Callable[[int], Encoder]]] = {
     "agw-resnet50": lambda num_modalities: AgwResNet50(num_modalities=num_modalities),

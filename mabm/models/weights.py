@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mabm._files import DEEPEST, moved_into
-from mabm._names import find_name
+from mabm._core.files import DEEPEST, moved_into
+from mabm._core.names import find_name
 from mabm.models.encoder import Encoder
 from mabm.models.registry import new_encoder
 from mabm.models.two_stream import TwoStreamEncoder

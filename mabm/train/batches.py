@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mabm.contrast.samplers import IdentityBatchSampler
 from mabm.data import INFRARED, VISIBLE
 from mabm.data.augmentation import Augmentation, Channels, augment
-from mabm.samplers import IdentityBatchSampler
 from mabm.train import distributed
 from mabm.train.config import AugmentationConfig, BatchConfig
 

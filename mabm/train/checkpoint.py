@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mabm._files import DEEPEST, PART, moved_into, write_text
+from mabm._core.files import DEEPEST, PART, moved_into, write_text
 from mabm.models.weight_files import read_torch
 
 logger = logging.getLogger(__name__)

@@ -18,12 +18,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, get_args
 
-from mabm._arrays import check_real
-from mabm._names import DATA_SETS, find_name
-from mabm.graph import check_max_distance, check_min_samples
+from mabm._core.arguments import check_integer, check_real
+from mabm._core.names import DATA_SETS, find_name
+from mabm.distance.graph import check_max_distance, check_min_samples
+from mabm.distance.presets import MAX_K, PRESETS, Preset, check_k1, check_k2
 from mabm.models.registry import MAX_EDGE, MAX_SEED
 from mabm.models.weights import SHIPPED
-from mabm.presets import MAX_K, PRESETS, Preset, check_integer, check_k1, check_k2
 
 CONFIGS: Final = DATA_SETS
 """Names of the shipped configurations: those of the data sets that they train on."""

@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mabm._arrays import Array, ArrayT, to_tensor
-from mabm._columns import (
+from mabm._core.arguments import check_integer
+from mabm._core.arrays import Array, ArrayT, to_tensor
+from mabm._core.columns import (
     Column,
     Labels,
     check_categories,
@@ -26,14 +27,14 @@ from mabm._columns import (
     check_visible_infrared,
     modality_of,
 )
-from mabm.cluster_quality import (
+from mabm.cluster.pseudo_labels import PseudoLabels
+from mabm.cluster.quality import (
     adjusted_rand_index,
     cross_modality_pairs,
     normalised_mutual_information,
 )
-from mabm.clustering import PseudoLabels
-from mabm.presets import MAX_K, check_integer
-from mabm.ranking import Precision, rank_neighbors
+from mabm.distance.presets import MAX_K
+from mabm.distance.ranking import Precision, rank_neighbors
 
 IntArray = npt.NDArray[np.int64]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from mabm._extension import build_info
+from mabm._core.extension import build_info
 
 # Packages whose version can change a result or a picture, by the names they are installed under.
 _PACKAGES = (

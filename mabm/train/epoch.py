@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mabm._batch import NOISE
+from mabm._core.batch import NOISE
+from mabm.contrast.prototypes import PrototypeSplit, split_prototypes
 from mabm.data import VISIBLE
-from mabm.prototypes import PrototypeSplit, split_prototypes
 from mabm.train import distributed
 from mabm.train.batches import MODALITIES, Place
 from mabm.train.config import Config

@@ -13,8 +13,8 @@ from typing import Any, Final
 import numpy as np
 from torch import Tensor
 
-from mabm._files import DEEPEST, moved_into, naming_file
-from mabm.presets import check_integer
+from mabm._core.arguments import check_integer
+from mabm._core.files import DEEPEST, moved_into, naming_file
 
 HISTORY: Final = "history.jsonl"
 """The file's name in the folder of a run."""

@@ -17,8 +17,8 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from mabm._batch import full_precision
-from mabm.presets import check_integer
+from mabm._core.arguments import check_integer
+from mabm._core.batch import full_precision
 from mabm.train import distributed
 from mabm.train.errors import TrainingError
 

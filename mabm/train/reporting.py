@@ -13,6 +13,8 @@ from torch import nn
 
 from mabm.data import INFRARED, load_drawings
 from mabm.evaluation import SEARCH_TASKS
+from mabm.report.page import write_report
+from mabm.report.snapshots import ClusteringSnapshot, RetrievalSnapshot
 from mabm.train import distributed
 from mabm.train.batches import MODALITIES, Place
 from mabm.train.config import Config, to_toml
@@ -21,9 +23,7 @@ from mabm.train.environment import describe_environment
 from mabm.train.epoch import Clusters, find_clusters
 from mabm.train.history import HISTORY, History
 from mabm.train.inputs import Inputs
-from mabm.train.report import write_report
 from mabm.train.scoring import extract_test_features
-from mabm.train.snapshots import ClusteringSnapshot, RetrievalSnapshot
 from mabm.train.steps import distance_together, extract_features
 
 logger = logging.getLogger(__name__)

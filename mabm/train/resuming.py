@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import NoneType
 from typing import Any, Final
 
-from mabm._names import DATA_SETS, find_name
+from mabm._core.names import DATA_SETS, find_name
 from mabm.evaluation import SearchScores
 from mabm.models.weights import SHIPPED
 from mabm.train.checkpoint import Position

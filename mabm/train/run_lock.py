@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
-from mabm._files import naming_file
+from mabm._core.files import naming_file
 from mabm.train import distributed
 from mabm.train.errors import RunInUseError
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mabm._names import find_name
+from mabm._core.names import find_name
 from mabm.data import ImageReader
 from mabm.evaluation import (
     SEARCH_TASKS,

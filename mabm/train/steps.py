@@ -15,25 +15,26 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from mabm._batch import NOISE
-from mabm._columns import (
+from mabm._core.arguments import check_integer
+from mabm._core.batch import NOISE
+from mabm._core.columns import (
     Column,
     Labels,
     check_categories,
     check_labels,
     check_visible_infrared,
 )
-from mabm.association import associate_clusters
-from mabm.jaccard import jaccard_graph
-from mabm.losses import (
+from mabm.cluster.association import associate_clusters
+from mabm.contrast.losses import (
     cluster_contrast_loss,
     hybrid_contrast_loss,
     split_contrast_loss,
 )
-from mabm.memory import HardMemory, HybridMemory, MeanMemory
+from mabm.contrast.memory import HardMemory, HybridMemory, MeanMemory
+from mabm.contrast.prototypes import PrototypeSplit, split_prototypes
+from mabm.distance.jaccard import jaccard_graph
+from mabm.distance.presets import PRESETS, Preset
 from mabm.models import extract
-from mabm.presets import PRESETS, Preset, check_integer
-from mabm.prototypes import PrototypeSplit, split_prototypes
 from mabm.train import distributed
 from mabm.train.config import ClusteringConfig, ContrastConfig
 from mabm.train.errors import TrainingError

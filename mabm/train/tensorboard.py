@@ -11,8 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from mabm._files import naming_file
-from mabm.presets import check_integer
+from mabm._core.arguments import check_integer
+from mabm._core.files import naming_file
 
 
 class TensorBoardLog:

@@ -20,9 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mabm._files import write_text
+from mabm._core.files import write_text
 from mabm.evaluation import SearchScores
 from mabm.models import build_encoder, save_encoder
+from mabm.report.page import require_packages
 from mabm.train import distributed, reporting
 from mabm.train.batches import MODALITIES, Place, View, draw_batches, view_batch
 from mabm.train.checkpoint import (
@@ -40,7 +41,6 @@ from mabm.train.history import HISTORY, History
 from mabm.train.inputs import Inputs, check_start, read_inputs
 from mabm.train.learner import Learner
 from mabm.train.progress import Progress
-from mabm.train.report import require_packages
 from mabm.train.resuming import (
     FINISHED,
     KINDS,

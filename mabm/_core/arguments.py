@@ -1,0 +1,90 @@
+"""Arguments that are single values, checked early: integers, numbers, choices, own kinds."""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import SupportsIndex
+
+import numpy as np
+
+_SHOWN_CHARACTERS = 100
+_SHOWN_BITS = 128
+_MAX_INT64 = 2**63 - 1
+
+
+def shown(value: object) -> str:
+    """What messages say of a value that may be anything: its ``repr`` on one line, cut if long."""
+    if isinstance(value, int) and value.bit_length() > _SHOWN_BITS:
+        return f"an integer of {value.bit_length()} bits"
+    text = " ".join(repr(value).split())
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[: _SHOWN_CHARACTERS - 3]}..."
+
+
+def check_integer(
+    name: str,
+    value: object,
+    *,
+    at_least: int,
+    at_most: int | None = _MAX_INT64,
+    reason: str = "",
+) -> int:
+    """Returns ``value`` as an int in [``at_least``, ``at_most``], or says what is wrong with it.
+
+    What ops and arrays count with is int64, and so is the greatest by default; ``None`` is for what
+    Python alone looks at, such as the seed of a generator.
+
+    Raises:
+        TypeError: ``value`` is no integer; bool and whole floats are none.
+        ValueError: ``value`` is out of range; the message gives ``reason`` for the range.
+    """
+    number = as_index(value)
+    if number is None:
+        raise TypeError(f"{name} must be an integer, got {type(value).__name__}: {shown(value)}")
+    if number < at_least or (at_most is not None and number > at_most):
+        is_open = at_most is None or (at_most == _MAX_INT64 and number < at_least)
+        span = f"at least {at_least}" if is_open else f"in [{at_least}, {at_most}]"
+        raise ValueError(f"{name} must be {span}{reason}, got {shown(number)}")
+    return number
+
+
+def as_index(value: object) -> int | None:
+    """The integer that ``value`` is, or ``None``; an array of one integer without axes is one."""
+    is_bool = isinstance(value, bool) or "bool" in str(getattr(value, "dtype", ""))
+    if is_bool or not isinstance(value, SupportsIndex) or getattr(value, "shape", ()) != ():
+        return None
+    try:
+        return operator.index(value)
+    except (TypeError, RuntimeError):  # arrays and tensors have the method and may refuse
+        return None
+
+
+def check_real(
+    name: str, value: object, low: float, high: float, *, below: bool = False, reason: str = ""
+) -> float:
+    """Returns a float in [low, high], or in [low, high) if ``below``; ``reason`` explains it."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.floating | np.integer):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}: {shown(value)}")
+    try:
+        number = float(value)
+    except OverflowError:  # an integer beyond every float
+        number = math.inf if value > 0 else -math.inf
+    if math.isnan(number) or number < low or number > high or (below and number == high):
+        span = f"[{low:g}, {high:g}{')' if below else ']'}"
+        given = shown(value) if isinstance(value, int) else value
+        raise ValueError(f"{name} must be in {span}{reason}, got {given}")
+    return number
+
+
+def check_choice(name: str, value: object, choices: tuple[str | None, ...]) -> None:
+    """Raises ValueError unless ``value`` is one of a few words, or ``None`` where that is one."""
+    if not (value is None or isinstance(value, str)) or value not in choices:
+        raise ValueError(f"{name} must be one of {choices}, got {shown(value)}")
+
+
+def check_instance(name: str, value: object, kind: type) -> None:
+    """Raises TypeError unless ``value`` is one of the library's own kinds."""
+    if not isinstance(value, kind):
+        raise TypeError(
+            f"{name} must be of {kind.__name__}, got {type(value).__name__}: {shown(value)}"
+        )

@@ -1,0 +1,211 @@
+"""Arguments in, results out: PyTorch tensors or NumPy arrays, checked once and early."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias, TypeVar, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mabm._core.extension import backends
+
+Array: TypeAlias = Tensor | NDArray[Any]
+ArrayT = TypeVar("ArrayT", Tensor, NDArray[Any])
+
+# Rows looked at in one step where a whole pass over the features would double their memory: on the
+# CPU few enough for what a step writes to stay in the cache, elsewhere enough to keep it busy.
+_ROWS_AT_ONCE = 256
+_ROWS_AT_ONCE_ON_DEVICE = 4096
+
+_FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+_INTEGERS = {
+    *(torch.uint8, torch.uint16, torch.uint32, torch.uint64),
+    *(torch.int8, torch.int16, torch.int32, torch.int64),
+}
+
+# Kinds of tensors that PyTorch does not promise to keep under these names; none of them is needed.
+_FAKE = getattr(getattr(torch, "_subclasses", None), "FakeTensor", ())
+_MASKED = getattr(getattr(torch, "masked", None), "MaskedTensor", ())
+_is_batched = getattr(getattr(torch._C, "_functorch", None), "is_batchedtensor", None)
+
+
+def to_tensor(value: object, name: str) -> Tensor:
+    """Returns a tensor over the same memory where that is possible, else over a copy.
+
+    Raises:
+        TypeError: It is neither a dense tensor nor an array of real numbers, or has a mask.
+        ValueError: It has a shape and no values, as tensors on ``meta`` have.
+    """
+    if isinstance(value, Tensor):
+        check_dense(value, name)
+        if not holds_values(value):
+            kind = "a tensor on meta" if value.is_meta else type(value).__name__
+            raise ValueError(f"{name} must hold values that can be read, got {kind}")
+        return value.detach().resolve_neg()
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name} must be an array without a mask, got MaskedArray; leave out what is masked, "
+            "or fill it"
+        )
+    if not isinstance(value, np.ndarray):
+        raise TypeError(
+            f"{name} must be a torch.Tensor or a numpy.ndarray, got {_what_to_make(value, name)}"
+        )
+    if value.dtype.kind not in "fiub" or value.dtype.itemsize > 8:
+        if value.dtype.name != "bfloat16":  # from ml_dtypes; NumPy itself has none
+            raise TypeError(
+                f"{name} must hold real numbers of at most 64 bits, got dtype {value.dtype}"
+            )
+        value = value.astype(np.float32)
+    # PyTorch takes neither negative strides, nor those of a field between others, nor foreign byte
+    # orders, nor read-only memory.
+    if not value.dtype.isnative:
+        value = value.astype(value.dtype.newbyteorder("="))
+    if not (value.flags.writeable and value.flags.aligned) or any(
+        stride < 0 or stride % value.itemsize for stride in value.strides
+    ):
+        value = value.copy()
+    return torch.from_numpy(value)
+
+
+def _what_to_make(value: object, name: str) -> str:
+    """The kind of what is neither a tensor nor an array, and how to make either of it."""
+    kind = type(value).__name__
+    if isinstance(value, list | tuple):
+        if len(value) and isinstance(value[0], Tensor):
+            join = "stack" if value[0].dim() < 2 else "cat"
+            return f"a {kind} of tensors; use torch.{join}({name})"
+        if len(value) and isinstance(value[0], np.ndarray):
+            join = "stack" if value[0].ndim < 2 else "concatenate"
+            return f"a {kind} of arrays; use numpy.{join}({name})"
+        return f"{kind}; use numpy.array({name})"
+    if isinstance(value, np.generic):
+        return kind
+    if hasattr(value, "to_numpy"):
+        return f"{kind}; use {name}.to_numpy()"
+    return f"{kind}; use numpy.asarray({name})" if hasattr(value, "__array__") else kind
+
+
+def check_dense(tensor: Tensor, name: str) -> None:
+    """Raises TypeError for a tensor that is more or less than its numbers in rows and columns."""
+    if tensor.is_nested:
+        raise TypeError(f"{name} must be a dense tensor, got a nested one")
+    if tensor.layout != torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, got layout {tensor.layout}")
+    if isinstance(tensor, _MASKED):
+        raise TypeError(f"{name} must be a tensor without a mask, got MaskedTensor")
+
+
+def holds_values(tensor: Tensor) -> bool:
+    """Whether it has values that Python can read: not on ``meta``, nor under a trace or a vmap."""
+    if tensor.is_meta or isinstance(tensor, _FAKE):
+        return False
+    return _is_batched is None or not _is_batched(tensor)
+
+
+@overload
+def like(result: Tensor, model: Tensor) -> Tensor: ...
+
+
+@overload
+def like(result: Tensor, model: NDArray[Any]) -> NDArray[Any]: ...
+
+
+def like(result: Tensor, model: Array) -> Array:
+    """Returns ``result`` as the kind of array that ``model`` is."""
+    return result.numpy() if isinstance(model, np.ndarray) else result
+
+
+def row_blocks(features: Tensor) -> tuple[Tensor, ...]:
+    """Views of the rows, some at a time: at least one block, which may be empty."""
+    return torch.split(features, _ROWS_AT_ONCE if features.is_cpu else _ROWS_AT_ONCE_ON_DEVICE)
+
+
+def check_features(value: object, name: str = "features") -> Tensor:
+    """Returns features as a contiguous float32 (N, D) tensor without gradient.
+
+    Args:
+        value: (N, D) tensor or array of float16, bfloat16, float32 or float64; float64 is rounded
+            to float32, in which everything is defined.
+        name: What messages call the argument.
+
+    Raises:
+        TypeError: It is neither a tensor nor an array, or its numbers are not floating point.
+        ValueError: It is not of two dimensions, has no columns, lies on a device that this build
+            has no ops for, or a row is not finite in float32 (the message says which).
+    """
+    tensor = to_tensor(value, name)
+    check_matrix(tensor, name)
+    check_device(tensor, name)
+    tensor = tensor.to(torch.float32).contiguous()
+    check_finite(tensor, name)
+    return tensor
+
+
+def check_floating(tensor: Tensor, name: str) -> None:
+    """Raises TypeError unless it is float16, bfloat16, float32 or float64."""
+    if not tensor.is_floating_point():
+        raise TypeError(f"{name} must be floating point, got dtype {tensor.dtype}")
+    if tensor.dtype not in _FLOATS:
+        raise TypeError(
+            f"{name} must be float16, bfloat16, float32 or float64, got dtype {tensor.dtype}"
+        )
+
+
+def check_numbers(tensor: Tensor, name: str) -> Tensor:
+    """Returns a tensor whose numbers can be compared and counted with, in the same order.
+
+    Raises:
+        TypeError: Its numbers are neither integers nor of 16 to 64 bit floating point.
+        ValueError: An integer is 2**63 or more.
+    """
+    if tensor.dtype in (torch.uint16, torch.uint32, torch.uint64):
+        return to_int64(tensor, name)  # PyTorch neither compares nor sorts these
+    if tensor.dtype not in _FLOATS | _INTEGERS:
+        raise TypeError(f"{name} must hold real numbers, got dtype {tensor.dtype}")
+    return tensor
+
+
+def check_matrix(tensor: Tensor, name: str) -> None:
+    """Raises TypeError unless its numbers are floating point, ValueError unless it is (N, D)."""
+    check_floating(tensor, name)
+    if tensor.dim() != 2:
+        raise ValueError(f"{name} must be (N, D), got shape {tuple(tensor.shape)}")
+    if tensor.shape[1] == 0:
+        raise ValueError(f"{name} must have at least one column, got {tuple(tensor.shape)}")
+
+
+def check_finite(tensor: Tensor, name: str) -> None:
+    """Raises ValueError naming the first row of (N, D) that is not finite; looks at every value."""
+    finite = torch.cat([torch.isfinite(block).all(dim=1) for block in row_blocks(tensor)])
+    bad = torch.nonzero(~finite).flatten()
+    if len(bad):
+        more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+        raise ValueError(f"{name} must be finite in float32, got NaN or Inf in row {bad[0]}{more}")
+
+
+def check_device(tensor: Tensor, name: str) -> None:
+    """Raises ValueError where this build has no ops for the tensor's device."""
+    if tensor.device.type not in backends():
+        raise ValueError(
+            f"{name} must be on a device that this build of mabm has ops for "
+            f"({', '.join(backends())}), got {tensor.device}; use {name}.cpu()"
+        )
+
+
+def is_integer(tensor: Tensor) -> bool:
+    """Whether its numbers are integers of any width; bool and quantized ones are none."""
+    return tensor.dtype in _INTEGERS
+
+
+def to_int64(integers: Tensor, name: str) -> Tensor:
+    """Returns integers as int64; ValueError where one of uint64 is 2**63 or more."""
+    if integers.dtype != torch.uint64:
+        return integers.to(torch.int64)
+    same_bits = integers.view(torch.int64)
+    wrapped = same_bits[same_bits < 0]
+    if len(wrapped):
+        raise ValueError(f"{name} must be below 2**63, got {int(wrapped[0]) + 2**64}")
+    return same_bits

@@ -1,0 +1,339 @@
+"""One value a sample: labels, modalities, identities, cameras, in whatever people keep them in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mabm._core.arguments import shown
+from mabm._core.arrays import Array, is_integer, to_int64, to_tensor
+
+
+class SupportsArray(Protocol):
+    """What NumPy makes an array of: a pandas Series, for instance."""
+
+    def __array__(self) -> NDArray[Any]:
+        """The array."""
+
+
+@runtime_checkable
+class Labeled(Protocol):
+    """What carries labels, such as :class:`mabm.PseudoLabels`."""
+
+    @property
+    def labels(self) -> Array:
+        """(N,) the cluster of each sample."""
+
+    @property
+    def modality(self) -> Array | None:
+        """(N,) the group of each sample, or ``None``."""
+
+
+Column: TypeAlias = Array | Sequence[Any] | SupportsArray
+"""One value a sample: a tensor, an array, a list, a tuple, a range, a pandas Series."""
+
+Labels: TypeAlias = Column | Labeled
+"""A column of labels, or what carries one."""
+
+
+class Categories(NamedTuple):
+    """Columns whose values were numbered together.
+
+    Attributes:
+        columns: (N,) int64 each, on the device of its values.
+        names: What number 0, 1, ... is called, or ``None`` where the values were integers.
+    """
+
+    columns: tuple[Tensor, ...]
+    names: tuple[str, ...] | None
+
+
+def check_modality(value: object, count: int, device: torch.device, name: str) -> Tensor:
+    """Returns the group of each sample as int64 (N,) on ``device``.
+
+    Bool and words are numbered, as :func:`read_categories` does.
+
+    Raises:
+        TypeError: It is no column, or holds neither integers nor bool nor words.
+        ValueError: It is not of shape (N,), misses a value, or holds a negative number.
+    """
+    found = check_categories(value, count, name, "one group a row", takes_bool=True)
+    groups = found.columns[0].to(device)
+    if count and (least := int(groups.min())) < 0:
+        raise ValueError(f"{name} must not be negative, got {least}")
+    return groups
+
+
+def check_categories(
+    value: object, count: int | None, name: str, each: str, *, takes_bool: bool = False
+) -> Categories:
+    """Returns one column of integers or words, numbered as :func:`read_categories` does.
+
+    Args:
+        value: (N,) integers or words, in anything that is a :data:`Column`.
+        count: As :func:`check_column`.
+        name: As :func:`check_column`.
+        each: As :func:`check_column`.
+        takes_bool: As :func:`read_categories`.
+
+    Raises:
+        TypeError: It is no column, or holds neither integers nor words.
+        ValueError: It is not of shape (N,), misses a value, or an integer is 2**63 or more.
+    """
+    found = read_categories((value,), (name,), each, takes_bool=takes_bool)
+    _check_length(found.columns[0].shape, count, name, each)
+    return found
+
+
+def check_visible_infrared(value: object, count: int | None, name: str, each: str) -> Tensor:
+    """Returns a modality whose numbers mean something: 0 visible and 1 infrared, or these words.
+
+    Raises:
+        TypeError: As :func:`check_categories`.
+        ValueError: As :func:`check_categories`, or a word is neither of the two.
+    """
+    words = ("visible", "infrared")
+    (column,), _ = read_categories((value,), (name,), each, words=words)
+    _check_length(column.shape, count, name, each)
+    return column
+
+
+def read_categories(
+    values: Sequence[object],
+    names: Sequence[str],
+    each: str,
+    *,
+    words: tuple[str, ...] | None = None,
+    takes_bool: bool = True,
+) -> Categories:
+    """Numbers the values of some columns, the same value by the same number in all of them.
+
+    Integers stay as they are, and False is 0, True is 1. Words are numbered from 0 in sorted order,
+    and words of digits alone in the order of their numbers ("9" before "10"). Waits for no device.
+
+    Args:
+        values: Columns of integers, bool or words, of any shape and all of one kind.
+        names: What messages call each of them.
+        each: What messages say of one value, such as "one group a row".
+        words: Words of fixed numbers, 0, 1, ..., where the numbers mean something.
+        takes_bool: Whether bool is taken, as it is for a modality; identities and cameras are not
+            bool.
+
+    Raises:
+        TypeError: One is no column, or holds anything else, or they are of different kinds.
+        ValueError: A value is missing, a word is none of ``words``, or an integer is 2**63 or more.
+    """
+    read = [_read_column(value, name, each) for value, name in zip(values, names, strict=True)]
+    kinds = [_kind(column) for column in read]
+    for kind, name in zip(kinds[1:], names[1:], strict=True):
+        if kind != kinds[0]:
+            raise TypeError(f"{names[0]} must hold {kind} as {name} does, got {kinds[0]}")
+    if kinds[0] == "words":
+        known = words or tuple(
+            sorted({word for column in read for word in _words(column)}, key=_in_order)
+        )
+        numbers = zip(read, names, strict=True)
+        return Categories(tuple(_number(column, known, name) for column, name in numbers), known)
+    if kinds[0] == "bool" and takes_bool:
+        return Categories(
+            tuple(torch.as_tensor(column).to(torch.int64) for column in read), ("False", "True")
+        )
+    return Categories(
+        tuple(
+            _check_integers(column, name, value, each)
+            for column, name, value in zip(read, names, values, strict=True)
+        ),
+        None,
+    )
+
+
+def check_column(value: object, count: int | None, name: str, each: str) -> Tensor:
+    """Returns integers of one dimension as int64 (N,), on their own device.
+
+    Args:
+        value: (N,) integers: a tensor, an array, a list, a tuple, a range, a pandas Series, or
+            anything else that NumPy makes an array of.
+        count: How many there must be; ``None`` for any number.
+        name: What messages call the argument.
+        each: What messages say of one of them, such as "one a sample".
+
+    Raises:
+        TypeError: It is no column, or its values are no integers.
+        ValueError: It is not of shape (N,), misses a value, or an integer is 2**63 or more.
+    """
+    column = _check_integers(_read_column(value, name, each), name, value, each)
+    _check_length(column.shape, count, name, each)
+    return column
+
+
+def check_labels(value: object, count: int | None, name: str, each: str) -> Tensor:
+    """:func:`check_column` of labels, or of the labels that something carries."""
+    return check_column(labels_of(value), count, name, each)
+
+
+def holds_integers(value: object) -> bool:
+    """Whether it is a tensor or an array of integers, which needs no reading."""
+    if isinstance(value, np.ndarray):
+        return value.dtype.kind in "iu" and not isinstance(value, np.ma.MaskedArray)
+    return isinstance(value, Tensor) and is_integer(value)
+
+
+def labels_of(value: object) -> object:
+    """The labels that ``value`` carries, as :class:`mabm.PseudoLabels` does, or the value itself.
+
+    A pandas Series, which has an attribute for every word of its index, carries none.
+    """
+    carries = isinstance(value, Labeled) and not hasattr(value, "__array__")
+    return value.labels if carries and isinstance(value, Labeled) else value
+
+
+def modality_of(labels: object, modality: object) -> tuple[Any, tuple[str, ...] | None]:
+    """The modality, numbered, and its names: the given one, else that which labels carry, if any.
+
+    Raises:
+        TypeError: As :func:`read_categories`.
+        ValueError: As :func:`read_categories`.
+    """
+    if modality is not None:
+        (groups,), names = read_categories((modality,), ("modality",), "one group a row")
+        return groups, names
+    if labels_of(labels) is labels:
+        return None, None
+    return getattr(labels, "modality", None), getattr(labels, "modality_names", None)
+
+
+def name_of_group(group: int, names: tuple[str, ...] | None) -> str:
+    """What a group is called: its name, or its number where it has none."""
+    return names[group] if names is not None and 0 <= group < len(names) else str(group)
+
+
+def _read_column(value: object, name: str, each: str) -> Array:
+    """A tensor of numbers or bool, or a NumPy array of words; of any shape, and none missing."""
+    if isinstance(value, range):
+        value = np.arange(value.start, value.stop, value.step, dtype=np.int64)
+    elif isinstance(value, list | tuple):
+        return _read_values(value, name, each)
+    elif not isinstance(value, Tensor | np.ndarray):
+        if not (hasattr(value, "to_numpy") or hasattr(value, "__array__")):
+            raise TypeError(
+                f"{name} must be a tensor, an array, a list or a Series, {each}, got "
+                f"{type(value).__name__}: {shown(value)}"
+            )
+        value = value.to_numpy() if hasattr(value, "to_numpy") else np.asarray(value)
+        value = np.asanyarray(value)
+        if value.dtype.kind == "f":
+            _refuse_missing(np.flatnonzero(np.isnan(value)).tolist(), name)
+    if isinstance(value, np.ndarray) and not isinstance(value, np.ma.MaskedArray):
+        if value.dtype.kind == "U":
+            return value
+        if value.dtype.kind == "S":
+            raise TypeError(f"{name} must be no bytes, {each}; use {name}.astype(str)")
+        if value.dtype.kind in "OT" and value.ndim == 1:
+            return _read_values(value.tolist(), name, each)
+    return to_tensor(value, name)
+
+
+def _read_values(values: Sequence[Any], name: str, each: str) -> Array:
+    """:func:`_read_column` of Python objects, one after the other."""
+    kinds = set(map(type, values))
+    if kinds and all(issubclass(kind, Tensor) for kind in kinds):
+        if all(value.dim() == 0 for value in values):
+            return to_tensor(torch.stack(list(values)), name)
+        raise ValueError(f"{name} must be one column, {each}, got tensors; use torch.cat({name})")
+    if any(issubclass(kind, np.ndarray | list | tuple) for kind in kinds):
+        raise ValueError(
+            f"{name} must be one column, {each}, got a list of rows; use numpy.concatenate({name})"
+        )
+    if all(issubclass(kind, str) for kind in kinds) and kinds:
+        return np.array(values, dtype=np.str_)
+    if all(issubclass(kind, bool | np.bool_) for kind in kinds) and kinds:
+        return torch.tensor([bool(value) for value in values])
+    if all(issubclass(kind, int | np.integer) and kind is not bool for kind in kinds):
+        try:
+            return to_tensor(np.array([int(value) for value in values], dtype=np.int64), name)
+        except OverflowError:
+            far = next(value for value in values if not -(2**63) <= value < 2**63)
+            raise ValueError(f"{name} must be within 64 bits, got {shown(int(far))}") from None
+    missing = [row for row, value in enumerate(values) if _is_missing(value)]
+    _refuse_missing(missing, name)
+    if all(issubclass(kind, float | np.floating) for kind in kinds):
+        return torch.tensor([float(value) for value in values], dtype=torch.float64)
+    found = " and ".join(sorted(kind.__name__ for kind in kinds))
+    raise TypeError(f"{name} must be integers, {each}, got values of {found}")
+
+
+def _is_missing(value: object) -> bool:
+    if isinstance(value, float | np.floating):
+        return math.isnan(value)
+    return value is None or type(value).__name__ in ("NAType", "NaTType")  # of pandas
+
+
+def _refuse_missing(rows: list[int], name: str) -> None:
+    if rows:
+        more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
+        raise ValueError(
+            f"{name} must have a value in every row, got none in row {rows[0]}{more}; leave out "
+            "these rows everywhere, or fill them"
+        )
+
+
+def _kind(column: Array) -> str:
+    if not isinstance(column, Tensor):
+        return "words"
+    return "bool" if column.dtype == torch.bool else "integers"
+
+
+def _in_order(word: str) -> tuple[bool, int, str]:
+    return (False, int(word), word) if word.isdecimal() else (True, 0, word)
+
+
+def _words(column: Array) -> list[str]:
+    words: list[str] = np.asarray(column).ravel().tolist()
+    return words
+
+
+def _number(column: Array, known: tuple[str, ...], name: str) -> Tensor:
+    """The place of each word among those that are known."""
+    places = {word: place for place, word in enumerate(known)}
+    try:
+        numbers = np.array([places[word] for word in _words(column)], dtype=np.int64)
+    except KeyError as error:
+        raise ValueError(
+            f"{name} must be one of {known}, or their numbers, got {error.args[0]!r}"
+        ) from None
+    return torch.from_numpy(numbers.reshape(column.shape))
+
+
+def _check_integers(column: Array, name: str, given: object, each: str) -> Tensor:
+    """Integers as int64, or a TypeError that says how to make some of what was given."""
+    if not isinstance(column, Tensor):
+        such = f"words such as {str(column.flat[0])!r}" if column.size else "an array of words"
+        raise TypeError(
+            f"{name} must be integers, {each}, got {such}; number them: "
+            f"numpy.unique({name}, return_inverse=True)[1]"
+        )
+    if not is_integer(column):
+        made = f"numpy.array({name}).astype(int)"
+        if isinstance(given, Tensor):
+            made = f"{name}.long()"
+        elif hasattr(given, "astype"):
+            made = f"{name}.astype(int)"
+        raise TypeError(
+            f"{name} must be integers, {each}, got dtype {column.dtype}; if they are whole "
+            f"numbers, use {made}"
+        )
+    return to_int64(column, name)
+
+
+def _check_length(shape: torch.Size, count: int | None, name: str, each: str) -> None:
+    if len(shape) != 1 or (count is not None and shape[0] != count):
+        length = "N" if count is None else count
+        one_wide = len(shape) == 2 and shape[1] == 1 and count in (None, shape[0])
+        remedy = f"; use numpy.ravel({name})" if one_wide else ""
+        raise ValueError(f"{name} must be ({length},), {each}, got shape {tuple(shape)}{remedy}")

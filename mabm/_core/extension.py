@@ -1,0 +1,176 @@
+"""Loads the compiled ops; tells how they were built, and what to type where they are missing."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+
+from mabm._core.version import __version__
+
+_INTERRUPTED: Final = "interrupted by a signal"  # what csrc/common/interrupts.h says
+_REBUILD: Final = (
+    "from the repository: `pip install --no-build-isolation .` (for work on the source itself: "
+    "`pip install --no-build-isolation -e .`)"
+)
+
+
+def load() -> None:
+    """Loads ``mabm._C``, which registers the ops under ``torch.ops.mabm``.
+
+    Warns (``RuntimeWarning``) where they load, but do not fit the torch that runs.
+
+    Raises:
+        ImportError: The ops were never built for this interpreter, or do not load with this torch.
+    """
+    try:
+        ops = importlib.import_module("mabm._C")
+    except ImportError as error:
+        never_built = isinstance(error, ModuleNotFoundError) and error.name == "mabm._C"
+        remedy = f"Build and install them {_REBUILD}; they need torch >= 2.10, got {_running()}"
+        if not never_built:
+            remedy = (
+                f"This torch is {_running()}: if it replaced the one that they were built with, "
+                f"build and install them anew {_REBUILD}; they need torch >= 2.10"
+            )
+        raise ImportError(
+            f"the compiled ops of mabm could not be loaded ({error}). {remedy}"
+        ) from error
+    misfit = find_misfit(ops.CUDA_VERSION or None, str(torch.__version__), torch.version.cuda)
+    if misfit is not None:
+        warnings.warn(misfit, RuntimeWarning, stacklevel=3)
+
+
+def _running() -> str:
+    cuda = torch.version.cuda
+    return f"{torch.__version__} ({'no CUDA' if cuda is None else f'CUDA {cuda}'})"
+
+
+def find_misfit(built_cuda: str | None, torch_version: str, torch_cuda: str | None) -> str | None:
+    """Why ops may fail with a torch although they load, and what to do; None where they fit.
+
+    Ops fit every torch from 2.10 on, whichever they were built with, and those with CUDA every such
+    torch of the same CUDA major version. Ops for the CPU alone fit a torch with CUDA as well.
+
+    Args:
+        built_cuda: Version of CUDA that the ops were built with; None for the CPU alone.
+        torch_version: Version of the torch that runs.
+        torch_cuda: Version of CUDA that this torch was built with, None for none.
+    """
+    if tuple(int(number) for number in re.findall(r"\d+", torch_version)[:2]) < (2, 10):
+        return (
+            f"the compiled ops of mabm need torch >= 2.10, got {torch_version}: "
+            "`pip install 'torch>=2.10'`"
+        )
+    if built_cuda is None:
+        return None
+    if torch_cuda is None or torch_cuda.split(".")[0] != built_cuda.split(".")[0]:
+        return (
+            f"the compiled ops of mabm were built with CUDA {built_cuda} and torch "
+            f"{torch_version} with {torch_cuda or 'none'}: install a torch of CUDA {built_cuda}, "
+            f"or build and install the ops anew {_REBUILD}"
+        )
+    return None
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Lets Ctrl-C through, and what else a signal handler raises, from the midst of an op.
+
+    An op runs Python's signal handlers while it works (``csrc/common/interrupts.h``). Where one
+    raises, the op ends with an error of PyTorch's kind and keeps what was raised.
+
+    Raises:
+        BaseException: What the handler raised, such as KeyboardInterrupt.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if _INTERRUPTED not in str(error):
+            raise
+        interruption = importlib.import_module("mabm._C").take_interruption()
+        if interruption is None:
+            raise
+        raise interruption from None
+
+
+def backends() -> tuple[str, ...]:
+    """Device types that this build has ops for: ``("cpu",)``, with CUDA also ``"cuda"``.
+
+    Example:
+        >>> import mabm
+        >>> mabm.backends()[0]
+        'cpu'
+    """
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+    return tuple(
+        name for name in ("cpu", "cuda") if has_kernel("mabm::jaccard_graph", name.upper())
+    )
+
+
+@dataclass(frozen=True, repr=False)
+class BuildInfo:
+    """How mabm was built and what it runs on: what a report of a fault begins with.
+
+    Attributes:
+        version: Version of mabm.
+        torch: Version of the torch that it runs on.
+        built_with_torch: Version of the torch that the ops were compiled against.
+        cuda: Version of the CUDA toolkit that the ops were compiled with; None for the CPU alone.
+        architectures: GPU architectures compiled in, by the names of
+            ``torch.cuda.get_arch_list()``: ``"sm_90"`` is code for compute capability 9.0,
+            ``"compute_90"`` is PTX, which later GPUs compile when they load it.
+        backends: Device types that there are ops for, as :func:`backends` tells.
+
+    Example:
+        >>> import mabm
+        >>> mabm.BuildInfo("0.1.0", "2.13.0", "2.13.0", None, (), ("cpu",))
+        BuildInfo(mabm 0.1.0 on torch 2.13.0, built with torch 2.13.0 and no CUDA; ops for cpu)
+    """
+
+    version: str
+    torch: str
+    built_with_torch: str
+    cuda: str | None
+    architectures: tuple[str, ...]
+    backends: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        cuda = "no CUDA"
+        if self.cuda is not None:
+            cuda = f"CUDA {self.cuda} for {' '.join(self.architectures)}"
+        return (
+            f"BuildInfo(mabm {self.version} on torch {self.torch}, built with torch "
+            f"{self.built_with_torch} and {cuda}; ops for {' and '.join(self.backends)})"
+        )
+
+
+def build_info() -> BuildInfo:
+    """Tells versions, device types and GPU architectures of this build.
+
+    What was compiled in is read from the compiled ops themselves. Whether this machine has a GPU is
+    another question, for ``torch.cuda.is_available()``.
+
+    Example:
+        >>> import mabm
+        >>> info = mabm.build_info()
+        >>> info.version == mabm.__version__
+        True
+        >>> (info.cuda is not None) == ("cuda" in info.backends)
+        True
+    """
+    ops = importlib.import_module("mabm._C")
+    return BuildInfo(
+        version=__version__,
+        torch=str(torch.__version__),
+        built_with_torch=ops.TORCH_VERSION,
+        cuda=ops.CUDA_VERSION or None,
+        architectures=tuple(filter(None, ops.CUDA_ARCHITECTURES.split(","))),
+        backends=backends(),
+    )

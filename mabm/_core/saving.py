@@ -1,0 +1,79 @@
+"""Results that can be saved: by ``torch.save`` with its safe default, by pickle and by copies."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import torch
+
+from mabm._core.arguments import shown
+from mabm._core.arrays import to_tensor
+
+
+class Saved:
+    """Base of dataclasses that ``torch.load`` reads back with ``weights_only=True``, its default.
+
+    A state holds the fields alone: tensors, plain numbers and words, containers of those, and other
+    classes of this kind. NumPy arrays are stored as tensors and come back as arrays. What a
+    dataclass caches beside its fields is left out and computed again. A state that is read goes
+    through the constructor, so it meets the same checks; a field that the state does not have yet
+    takes its default.
+    """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        torch.serialization.add_safe_globals([cls])
+
+    def __getstate__(self) -> dict[str, Any]:
+        values = {name: getattr(self, name) for name in _field_names(self)}
+        arrays = [name for name, value in values.items() if isinstance(value, np.ndarray)]
+        for name, value in values.items():
+            values[name] = to_tensor(value, name) if name in arrays else _plain(value)
+        return {"fields": values, "arrays": arrays}
+
+    def __setstate__(self, state: Any) -> None:
+        kind, known = type(self), _field_names(self)
+        if not _is_state(state):
+            raise ValueError(
+                f"the saved state of {kind.__name__} must hold fields and arrays, got "
+                f"{shown(state)}; save it again with this version of mabm"
+            )
+        if unknown := sorted(set(state["fields"]) - set(known)):
+            raise ValueError(
+                f"the saved state of {kind.__name__} must have no fields but {known}, got "
+                f"{unknown}; load it with the version of mabm that saved it, or a later one"
+            )
+        values = {
+            name: value.cpu().numpy() if name in state["arrays"] else value
+            for name, value in state["fields"].items()
+        }
+        self.__init__(**values)  # type: ignore[misc]  # the checks of the constructor
+
+
+def _is_state(state: Any) -> bool:
+    """Whether it is what ``__getstate__`` gives: fields, and which of the tensors were arrays."""
+    if not isinstance(state, dict) or state.keys() != {"fields", "arrays"}:
+        return False
+    values, arrays = state["fields"], state["arrays"]
+    if not (isinstance(values, dict) and isinstance(arrays, list)):
+        return False
+    return all(
+        isinstance(name, str) and isinstance(values.get(name), torch.Tensor) for name in arrays
+    )
+
+
+def _field_names(value: Any) -> list[str]:
+    return [field.name for field in fields(value)]
+
+
+def _plain(value: Any) -> Any:
+    """The same value with Python's numbers and words in the place of NumPy's scalars."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if type(value) in (tuple, list):
+        return type(value)(_plain(item) for item in value)
+    if type(value) is dict:
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    return value

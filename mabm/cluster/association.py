@@ -1,0 +1,284 @@
+"""Clusters of either modality joined afterwards: the baseline that global clustering replaces.
+
+The published alternative to clustering all samples together is to cluster each modality alone and
+to match the clusters, by the Hungarian method or by optimal transport. It is here to be compared
+with: :func:`associate_clusters` returns what :func:`mabm.pseudo_labels` returns.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mabm._core.arguments import check_choice, check_integer, check_real
+from mabm._core.arrays import Array, ArrayT, check_numbers, like, to_tensor
+from mabm._core.columns import Column, Labels, modality_of
+from mabm.cluster.pseudo_labels import PseudoLabels
+from mabm.contrast.prototypes import split_prototypes
+
+logger = logging.getLogger(__name__)
+
+Method = Literal["hungarian", "sinkhorn"]
+
+# Sums of a few logarithms up to this stay within float64.
+_GREATEST_EXPONENT = 1e300
+
+
+def associate_clusters(
+    features: ArrayT,
+    labels: Labels,
+    modality: Column | None = None,
+    *,
+    method: Method = "hungarian",
+    one_to_one: bool = False,
+    regularization: float = 0.05,
+) -> PseudoLabels[ArrayT]:
+    """Joins the clusters of two modalities that belong together, by the cosine of their means.
+
+    Where one modality has more clusters than the other, each of its clusters still gets a partner,
+    so that several may share one (see :func:`match_clusters`); what shares a partner is one cluster
+    of the result. With ``"sinkhorn"`` a cluster of the modality with more goes to the partner that
+    the transport plan sends most of its mass to, the lower one of equals.
+
+    Args:
+        features: (N, D) floating point; the cost of a pair is one minus the cosine of their
+            prototypes, the normalised means of :func:`mabm.split_prototypes`.
+        labels: (N,) integers: clusters found in each modality alone, noise -1. The same number in
+            two modalities is two clusters. Or the :class:`mabm.PseudoLabels`, which bring their
+            modality where none is given.
+        modality: (N,) integers >= 0, bool or words, of at most two values.
+        method: ``"hungarian"``, exact and least in total cost, or ``"sinkhorn"``, entropic optimal
+            transport of equal masses.
+        one_to_one: Whether clusters that are left over stay alone instead. The plan of
+            ``"sinkhorn"`` is then rounded to the matching that keeps most of its mass.
+        regularization: As :func:`transport_plan`; read by ``"sinkhorn"`` alone.
+
+    Returns:
+        Labels of the same kind as ``features`` with their statistics: clusters are numbered by
+        their first sample, noise is -1.
+
+    Raises:
+        TypeError: An argument of the wrong kind.
+        ValueError: An argument out of its range, no modality, or more than two of them.
+
+    Source:
+        Hungarian and progressive: Wu and Ye, "Unsupervised Visible-Infrared Person
+        Re-Identification via Progressive Graph Matching and Alternate Learning", CVPR 2023.
+        Transport: Wang et al., "Optimal Transport for Label-Efficient Visible-Infrared Person
+        Re-Identification", ECCV 2022.
+
+    Example:
+        >>> import torch, mabm
+        >>> person = torch.arange(6).repeat_interleave(10)
+        >>> modality = torch.arange(60) % 2
+        >>> features = torch.eye(8)[person] + 0.3 * torch.eye(8)[6 + modality]
+        >>> labels = torch.where(modality == 0, person, 5 - person)  # numbers that tell nothing
+        >>> mabm.associate_clusters(features, labels, modality)
+        PseudoLabels(60 samples: 6 clusters, 6 spanning, 0 noise)
+    """
+    check_choice("method", method, get_args(Method))
+    x: Any = to_tensor(features, "features")
+    groups, modality_names = modality_of(labels, modality)
+    if groups is None:
+        raise ValueError("modality must be given, or be that of PseudoLabels, got None")
+    split = split_prototypes(x, labels, groups)
+    groups = to_tensor(groups, "modality").to(device=x.device, dtype=torch.int64)
+    names = torch.unique(groups)
+    if len(names) > 2:
+        raise ValueError(f"modality must hold at most two groups, got {len(names)}")
+    sides = [torch.nonzero(split.modality == name).flatten() for name in names]
+    cluster_of = torch.arange(len(split), device=x.device)
+    if len(sides) == 2 and all(len(side) for side in sides):
+        one, other = sides
+        cost = 1 - split.prototypes[one].double() @ split.prototypes[other].double().T
+        if method == "sinkhorn":
+            plan = transport_plan(cost, regularization=regularization)
+            pairs = match_clusters(-plan, one_to_one=True) if one_to_one else _heaviest(plan)
+        else:
+            pairs = match_clusters(cost, one_to_one=one_to_one)
+        joined = [one[pairs[:, 0]], other[pairs[:, 1]]]
+        few, many = joined if len(one) <= len(other) else joined[::-1]
+        cluster_of[many] = few
+    found = split.targets.clone()
+    clustered = found >= 0
+    found[clustered] = _number_by_first(cluster_of[found[clustered]])
+    return PseudoLabels(like(found, features), like(groups, features), modality_names)
+
+
+def match_clusters(cost: ArrayT, *, one_to_one: bool = False) -> ArrayT:
+    """Matches rows with columns at the least total cost, exactly.
+
+    With unequal counts the side with fewer is matched whole and the other in part. What is left of
+    it is then matched against the whole smaller side again, until all have a partner (progressive
+    matching): of A rows and B >= A columns every row gets ``B // A`` columns or one more. Each
+    round is exact for itself.
+
+    Args:
+        cost: (A, B) finite numbers; A and B may be 0.
+        one_to_one: Whether to stop after the first round: ``min(A, B)`` pairs.
+
+    Returns:
+        (max(A, B), 2) int64 pairs (row, column) of the same kind as ``cost``, by row and then by
+        column. No pairs where A or B is 0.
+
+    Raises:
+        TypeError: ``cost`` of the wrong kind.
+        ValueError: ``cost`` is not (A, B) or not finite.
+
+    Source:
+        Kuhn, 1955, by :func:`scipy.optimize.linear_sum_assignment`; rounds: Wu and Ye, CVPR 2023.
+
+    Example:
+        >>> import torch, mabm
+        >>> cost = torch.tensor([[0.1, 0.9, 0.2], [0.8, 0.3, 0.9]])
+        >>> mabm.match_clusters(cost).tolist()
+        [[0, 0], [0, 2], [1, 1]]
+        >>> mabm.match_clusters(cost, one_to_one=True).tolist()
+        [[0, 0], [1, 1]]
+    """
+    from scipy.optimize import linear_sum_assignment  # SciPy loads slowly
+
+    values = _check_cost(cost)
+    turned = values.shape[0] > values.shape[1]
+    short = (values.T if turned else values).cpu().numpy()
+    left = np.arange(short.shape[1])
+    rounds = [np.empty((2, 0), dtype=np.int64)]
+    while len(left) and len(short):
+        rows, columns = linear_sum_assignment(short[:, left])
+        rounds.append(np.stack([rows, left[columns]]))
+        left = left[:0] if one_to_one else np.delete(left, columns)
+    pairs = np.concatenate(rounds, axis=1)
+    pairs = pairs[::-1] if turned else pairs
+    ordered = pairs[:, np.lexsort(pairs[::-1])].T.astype(np.int64)
+    return like(torch.from_numpy(ordered.copy()).to(values.device), cost)
+
+
+def transport_plan(
+    cost: ArrayT,
+    row_mass: Array | None = None,
+    column_mass: Array | None = None,
+    *,
+    regularization: float = 0.05,
+    tolerance: float = 1e-4,
+    max_iterations: int = 10_000,
+) -> ArrayT:
+    """Computes the entropic optimal transport plan of a cost, by Sinkhorn's iterations.
+
+    The plan T minimises ``sum T * cost + regularization * sum T * (log T - 1)`` among those whose
+    rows sum to ``row_mass`` and whose columns to ``column_mass``. Iterated on logarithms in
+    float64, so that a small regularization neither overflows nor vanishes; it only takes longer.
+
+    Args:
+        cost: (A, B) finite numbers, A and B at least 1.
+        row_mass: (A,) numbers >= 0, scaled to sum to one; equal by default.
+        column_mass: (B,), likewise.
+        regularization: Weight of the entropy, above 0, in units of the cost. Towards 0 the plan
+            becomes one of least cost, with a great one the product of the masses.
+        tolerance: Iterations stop when the rows, one in all, miss their masses by no more than this
+            together.
+        max_iterations: They stop here too, and that is said in the log.
+
+    Returns:
+        (A, B) float64 plan of the same kind as ``cost``. Columns sum to their masses but for
+        rounding, rows within ``tolerance``.
+
+    Raises:
+        TypeError: An argument of the wrong kind.
+        ValueError: An argument out of its range, or a mass that sums to zero.
+
+    Source:
+        Cuturi, "Sinkhorn Distances", NeurIPS 2013; on logarithms: Peyre and Cuturi, "Computational
+        Optimal Transport", 2019, section 4.4.
+
+    Example:
+        >>> import torch, mabm
+        >>> cost = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+        >>> mabm.transport_plan(cost, regularization=0.05).round(decimals=3).tolist()
+        [[0.5, 0.0], [0.0, 0.5]]
+    """
+    values = _check_cost(cost)
+    if 0 in values.shape:
+        raise ValueError(f"cost must have a row and a column, got shape {tuple(values.shape)}")
+    weight = check_real("regularization", regularization, 0.0, math.inf, below=True)
+    if weight == 0:
+        raise ValueError(f"regularization must be above 0, got {regularization}")
+    tolerance = check_real("tolerance", tolerance, 0.0, math.inf)
+    max_iterations = check_integer("max_iterations", max_iterations, at_least=1)
+    greatest = float(values.abs().max())
+    least = greatest / _GREATEST_EXPONENT
+    if weight < least:
+        raise ValueError(
+            f"regularization must be at least {least:g} for a cost of up to {greatest:g}, "
+            f"got {regularization}"
+        )
+    row = _check_mass("row_mass", row_mass, values.shape[0], values.device)
+    column = _check_mass("column_mass", column_mass, values.shape[1], values.device)
+    kernel = -values / weight
+    sums = torch.logsumexp(kernel, dim=1)
+    for _ in range(max_iterations):
+        row_dual = row.log() - sums
+        column_dual = column.log() - torch.logsumexp(kernel + row_dual[:, None], dim=0)
+        sums = torch.logsumexp(kernel + column_dual, dim=1)
+        missed = float(((sums + row_dual).exp() - row).abs().sum())
+        if missed <= tolerance:
+            break
+    else:
+        logger.warning(
+            "transport_plan: rows miss their masses by %.1e after %d iterations, more than the "
+            "tolerance of %.1e; a greater regularization takes fewer",
+            missed,
+            max_iterations,
+            tolerance,
+        )
+    return like((kernel + row_dual[:, None] + column_dual).exp(), cost)
+
+
+def _heaviest(plan: Tensor) -> Tensor:
+    """Pairs of every entry of the longer side with its heaviest partner."""
+    rows, columns = plan.shape
+    longer = torch.arange(max(rows, columns), device=plan.device)
+    if rows > columns:
+        return torch.stack([longer, plan.argmax(dim=1)], dim=1)
+    return torch.stack([plan.argmax(dim=0), longer], dim=1)
+
+
+def _number_by_first(clusters: Tensor) -> Tensor:
+    """The same partition, numbered 0, 1, ... in the order of first members."""
+    names, numbers = torch.unique(clusters, return_inverse=True)
+    places = torch.arange(len(clusters), device=clusters.device)
+    first = places.new_full((len(names),), len(clusters))
+    first.scatter_reduce_(0, numbers, places, "amin")
+    return first.argsort().argsort()[numbers]
+
+
+def _check_cost(value: object) -> Tensor:
+    """Returns a finite (A, B) cost in float64."""
+    cost = check_numbers(to_tensor(value, "cost"), "cost")
+    if cost.dim() != 2:
+        raise ValueError(f"cost must be (A, B), got shape {tuple(cost.shape)}")
+    cost = cost.to(torch.float64)
+    bad = torch.nonzero(~cost.isfinite().all(dim=1)).flatten()
+    if len(bad):
+        raise ValueError(f"cost must be finite, got NaN or Inf in row {int(bad[0])}")
+    return cost
+
+
+def _check_mass(name: str, value: object, count: int, device: torch.device) -> Tensor:
+    """Returns (count,) float64 masses that sum to one; equal ones for ``None``."""
+    if value is None:
+        return torch.full((count,), 1 / count, dtype=torch.float64, device=device)
+    mass = check_numbers(to_tensor(value, name), name)
+    if mass.shape != (count,):
+        raise ValueError(f"{name} must be ({count},) as cost has it, got {tuple(mass.shape)}")
+    mass = mass.to(device=device, dtype=torch.float64)
+    if not bool((mass.isfinite() & (mass >= 0)).all()):
+        raise ValueError(f"{name} must be finite and not negative, got {mass.tolist()[:8]}")
+    total = mass.sum()
+    if not 0 < float(total) < math.inf:
+        raise ValueError(f"{name} must sum to a finite number above 0, got {float(total):g}")
+    return mass / total

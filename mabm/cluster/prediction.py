@@ -1,0 +1,176 @@
+"""New samples put into clusters that were found before."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mabm._core.arrays import Array, ArrayT, check_features, like, to_tensor
+from mabm._core.columns import (
+    Column,
+    Labels,
+    check_labels,
+    check_modality,
+    labels_of,
+    read_categories,
+)
+from mabm.cluster.pseudo_labels import PseudoLabels
+from mabm.distance.graph import NeighborGraph, check_max_distance
+from mabm.distance.jaccard import encode_checked, prune_distances
+from mabm.distance.presets import DEFAULT_K1, DEFAULT_K2, Preset
+from mabm.distance.ranking import Precision
+
+
+def predict_labels(
+    new_features: ArrayT,
+    new_modality: Column | None,
+    features: Array,
+    found: Labels,
+    *,
+    eps: float = 0.6,
+    k1: int = DEFAULT_K1,
+    k2: int = DEFAULT_K2,
+    preset: str | Preset | None = None,
+    precision: Precision = "exact",
+) -> ArrayT:
+    """Gives each new sample the cluster of its nearest core sample, by the same distance.
+
+    New and clustered samples are ranked and encoded together. A new sample whose nearest core
+    sample is farther than ``eps`` is noise. Nothing of size N x N is ever held, and the labels of
+    the clustered samples stay as they are.
+
+    The Jaccard distance compares neighborhoods, and the new samples of a call are in each other's
+    neighborhoods. So a label depends a little on the other new samples of its call, the more so the
+    more of them there are and the more they resemble each other. Where it must not, pass one new
+    sample at a time, though each call ranks all samples again. Where there are about as many new
+    samples as clustered ones, cluster all of them again instead.
+
+    Args:
+        new_features: (M, D) tensor or array of float16, bfloat16, float32 or float64, from the
+            encoder that made ``features``; compared as float32 and never normalized here.
+        new_modality: (M,) integers >= 0, the group of each new row, numbered as those of the
+            clustered samples, or their names where ``found`` keeps some; ``None`` where the
+            clustered samples have no modality. One group alone may occur.
+        features: (N, D) features of the clustered samples, in the order of their labels, on the
+            same device.
+        found: What :func:`mabm.pseudo_labels` found for ``features``. Its ``modality`` is that of
+            the clustered samples, its ``core`` tells the core samples; without ``core``, as in
+            labels made by hand, every clustered sample counts as core. Also a column of (N,)
+            integer labels, -1 for noise, for samples without a modality; with one, pass
+            ``PseudoLabels(labels, modality)``.
+        eps: Greatest distance from a core sample, in [0, 1). Best the ``eps`` of the clustering.
+        k1: Neighbors of a sample, shared by the groups, as in :func:`mabm.modality_jaccard`; best
+            that of the clustering. So are the next three.
+        k2: Rows averaged around a sample, as in :func:`mabm.modality_jaccard`.
+        preset: Name of a published distance or a :class:`mabm.Preset`; by default ``"bmil"`` with a
+            modality, ``"spcl"`` without.
+        precision: Of the ranking: ``"exact"``, or ``"fast"`` as in :func:`mabm.rank_neighbors`.
+
+    Returns:
+        (M,) int64 labels of the same kind as ``new_features``, on the same device: clusters of
+        ``found``, -1 for noise. Of core samples at equal distance the lower row decides. The same
+        on every device and for any number of threads.
+
+    Raises:
+        TypeError: An argument of the wrong kind.
+        ValueError: An argument out of its range; the two features differ in their columns or
+            device, there is not one label for each row of ``features``, or only one of the two has
+            a modality.
+
+    Source:
+        DBSCAN's rule for samples near a core sample: Ester et al., KDD 1996.
+
+    Example:
+        >>> import torch, mabm
+        >>> person = torch.arange(8).repeat_interleave(10)
+        >>> features, modality = torch.eye(8)[person], torch.arange(80) % 2
+        >>> found = mabm.pseudo_labels(features, modality, k1=10, k2=2)
+        >>> new_features, new_modality = torch.eye(8)[[6, 2]], torch.tensor([1, 0])
+        >>> mabm.predict_labels(new_features, new_modality, features, found, k1=10, k2=2)
+        tensor([6, 2])
+    """
+    eps = check_max_distance("eps", eps)
+    new, x = check_features(new_features, "new_features"), check_features(features)
+    if new.shape[1] != x.shape[1]:
+        raise ValueError(
+            f"new_features must have {x.shape[1]} columns as features have, got {new.shape[1]}"
+        )
+    if new.device != x.device:
+        raise ValueError(f"new_features must be on {x.device} as features are, got {new.device}")
+    given: Any = found
+    clustering: PseudoLabels[Any] = (
+        given if isinstance(given, PseudoLabels) else PseudoLabels(labels_of(given))
+    )
+    labels, core = _check_clusters(clustering, len(x), x.device)
+    encoding = encode_checked(
+        torch.cat([x, new]),
+        _joined_modality(new, new_modality, x, clustering),
+        k1,
+        k2,
+        preset,
+        precision,
+        whole_groups=False,
+    )
+    graph = prune_distances(encoding, max_distance=eps)
+    return like(_nearest(graph, labels, core), new_features)
+
+
+def _check_clusters(
+    found: PseudoLabels[Any], count: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Labels of the clustered samples, and which of these are core."""
+    labels = check_labels(found, count, "found", "a label for each row of features").to(device)
+    if count and (least := int(labels.min())) < -1:
+        raise ValueError(f"found must hold clusters >= 0 or -1 for noise, got {least}")
+    core = labels >= 0
+    if found.core is not None:
+        core &= to_tensor(found.core, "core").to(device)
+    return labels, core
+
+
+def _joined_modality(
+    new: Tensor, new_modality: Column | None, x: Tensor, found: PseudoLabels[Any]
+) -> Tensor | None:
+    if found.modality is None and new_modality is None:
+        return None
+    if new_modality is None:
+        raise ValueError("new_modality must be given, as found has a modality; got None")
+    if found.modality is None:
+        raise ValueError(
+            "new_modality must be None, as found has no modality; pass "
+            "PseudoLabels(labels, modality) as found, with the modality of the clustered samples"
+        )
+    each = "one group a row"
+    (groups,), names = read_categories(
+        (new_modality,), ("new_modality",), each, words=found.modality_names
+    )
+    if names not in (None, found.modality_names):
+        kind = "words" if found.modality_names else "integers"
+        raise TypeError(
+            f"new_modality must hold {kind} as found.modality does, got values of {names}"
+        )
+    return torch.cat(
+        [
+            check_modality(found.modality, len(x), x.device, "found.modality"),
+            check_modality(groups, len(new), new.device, "new_modality"),
+        ]
+    )
+
+
+def _nearest(graph: NeighborGraph[Tensor], labels: Tensor, core: Tensor) -> Tensor:
+    """The label of the nearest core sample of each row beyond those that have a label."""
+    indptr, indices, distances = graph.tensors()
+    count, num_new = len(labels), len(graph) - len(labels)
+    first = int(indptr[count])
+    starts, columns, near = indptr[count:], indices[first:].long(), distances[first:]
+    rows = torch.repeat_interleave(starts.diff(), output_size=len(columns))
+    is_core = torch.cat([core, core.new_zeros(num_new)])[columns]
+    rows, columns, near = rows[is_core], columns[is_core], near[is_core]
+    least = near.new_full((num_new,), torch.inf).scatter_reduce_(0, rows, near, "amin")
+    ties = near == least[rows]
+    # Without a core sample within reach the row stays the one beyond the last, which is noise.
+    nearest = rows.new_full((num_new,), count)
+    nearest.scatter_reduce_(0, rows[ties], columns[ties], "amin")
+    return torch.cat([labels, labels.new_full((1,), -1)])[nearest]

@@ -1,0 +1,328 @@
+"""Pseudo-labels: from features to cluster labels in one call, with what one asks about them."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, Generic
+
+import torch
+from torch import Tensor
+
+from mabm._core.advice import advise, is_wanted
+from mabm._core.arguments import shown
+from mabm._core.arrays import Array, ArrayT, like, to_tensor
+from mabm._core.columns import (
+    Column,
+    check_categories,
+    check_column,
+    holds_integers,
+    modality_of,
+    name_of_group,
+)
+from mabm._core.partition import cluster_sizes, count_spanning
+from mabm._core.saving import Saved
+from mabm.distance.graph import check_max_distance, check_min_samples
+from mabm.distance.jaccard import jaccard_graph
+from mabm.distance.presets import DEFAULT_K1, DEFAULT_K2, Preset
+from mabm.distance.ranking import Precision
+
+logger = logging.getLogger(__name__)
+
+# A cluster is absurdly large with so many samples, such a share of all, and so many times the
+# median of the others (where there are any, else with half of all). SYSU-MM01 and RegDB have about
+# 60 and 20 samples an identity, 0.3 and 0.5 % of all; a few clusters of equal size do not count.
+_LARGE = 50
+_LARGE_SHARE = 0.05
+_LARGE_MULTIPLE = 10
+
+
+@dataclass(frozen=True)
+class ClusterSummary(Saved):
+    """What a clustering made of N samples, in plain numbers; ``str`` tells it in a few lines.
+
+    Attributes:
+        num_samples: How many samples there are, N.
+        num_clusters: Clusters with a sample.
+        num_spanning: Clusters with samples of every modality, or ``None`` without a modality.
+        num_noise: Samples in no cluster.
+        samples: Samples of each modality by its name, or by its number where it has none; empty
+            without a modality.
+        smallest_cluster: Samples of the smallest cluster, 0 without a cluster.
+        median_cluster: Median of the clusters' sizes, 0 without a cluster.
+        largest_cluster: Samples of the largest cluster, 0 without a cluster.
+        largest_share: Its share of all N samples, in [0, 1].
+
+    Example:
+        >>> import mabm
+        >>> mabm.PseudoLabels([0, 0, 1, 1, 1, -1]).summary().largest_share
+        0.5
+    """
+
+    num_samples: int
+    num_clusters: int
+    num_spanning: int | None
+    num_noise: int
+    samples: dict[str, int]
+    smallest_cluster: int
+    median_cluster: float
+    largest_cluster: int
+    largest_share: float
+
+    def __str__(self) -> str:
+        spanning = ""
+        if self.num_spanning is not None:
+            spanning = f", {self.num_spanning} of them spanning every modality"
+        noise = 100 * self.num_noise / max(self.num_samples, 1)
+        groups = ", ".join(
+            f"{count} of modality {name}" if name.isdecimal() else f"{count} {name}"
+            for name, count in self.samples.items()
+        )
+        lines = [
+            f"{self.num_samples} samples{f' ({groups})' if groups else ''}, "
+            f"{self.num_noise} in no cluster ({noise:.1f} %)",
+            f"{self.num_clusters} clusters{spanning}",
+        ]
+        if self.num_clusters:
+            lines.append(
+                f"sizes {self.smallest_cluster} to {self.largest_cluster}, median "
+                f"{self.median_cluster:g}; the largest has {100 * self.largest_share:.1f} % of all "
+                "samples"
+            )
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, eq=False)
+class PseudoLabels(Saved, Generic[ArrayT]):
+    """Cluster labels of N samples and statistics of them, computed when they are asked for.
+
+    In labels made by hand, clusters may have any numbers >= 0: those without a sample do not count.
+    What takes labels takes the ``PseudoLabels`` itself: :func:`mabm.split_prototypes`,
+    :class:`mabm.IdentityBatchSampler`, :func:`mabm.associate_clusters` and others.
+
+    Attributes:
+        labels: (N,) int64: clusters 0..C-1 without gaps, noise -1.
+        modality: (N,) int64, the group of each sample, or ``None``. Made by hand, it may also be
+            bool or words, which are numbered as :func:`pseudo_labels` does.
+        modality_names: What modality 0, 1, ... is called, or ``None`` where they are numbers alone.
+        core: (N,) bool, whether a sample is core: has ``min_samples`` neighbors within ``eps``,
+            itself among them. ``None`` where that is unknown, as in labels made by hand.
+
+    Raises:
+        TypeError: Labels or modality made by hand are of the wrong kind.
+        ValueError: They are not (N,), or miss a value; and by the statistics, as a look at the
+            labels waits for their device: a label is below -1.
+
+    Example:
+        >>> import numpy as np, mabm
+        >>> labels = np.array([0, 0, 1, 1, 1, -1])
+        >>> found = mabm.PseudoLabels(labels, ["visible", "infrared", "visible"] * 2)
+        >>> found.modality, found.modality_names
+        (array([1, 0, 1, 1, 0, 1]), ('infrared', 'visible'))
+        >>> print(found.summary())
+        6 samples (2 infrared, 4 visible), 1 in no cluster (16.7 %)
+        2 clusters, 2 of them spanning every modality
+        sizes 2 to 3, median 2.5; the largest has 50.0 % of all samples
+    """
+
+    labels: ArrayT
+    modality: Array | None = None
+    modality_names: tuple[str, ...] | None = None
+    core: ArrayT | None = None
+
+    _is_found: ClassVar[bool] = False  # by pseudo_labels, whose eps may be at fault
+
+    def __post_init__(self) -> None:
+        """Reads lists, Series and words; waits for no device."""
+        labels: Any = self.labels
+        is_int64 = holds_integers(labels) and str(labels.dtype).removeprefix("torch.") == "int64"
+        if not (is_int64 and labels.ndim == 1):
+            column = check_column(labels, None, "labels", "one a sample")
+            labels = column if isinstance(labels, Tensor) else column.numpy()
+            object.__setattr__(self, "labels", labels)
+        if self.modality is not None:
+            each = "one group a row of labels"
+            found = check_categories(self.modality, len(labels), "modality", each, takes_bool=True)
+            if not holds_integers(self.modality):
+                object.__setattr__(self, "modality", like(found.columns[0], labels))
+                object.__setattr__(self, "modality_names", found.names)
+        names: Any = self.modality_names
+        is_named = isinstance(names, tuple) and all(isinstance(name, str) for name in names)
+        if not (names is None or is_named):
+            raise TypeError(f"modality_names must be a tuple of words or None, got {shown(names)}")
+        if self.core is not None:
+            core = to_tensor(self.core, "core")
+            if core.dtype != torch.bool or core.shape != (len(labels),):
+                raise ValueError(
+                    f"core must be ({len(labels)},) bool, one a sample, got {tuple(core.shape)} "
+                    f"{core.dtype}"
+                )
+
+    @cached_property
+    def _labels(self) -> Tensor:
+        labels = to_tensor(self.labels, "labels")
+        if len(labels) and (least := int(labels.min())) < -1:
+            raise ValueError(f"labels must be clusters >= 0 or -1 for noise, got {least}")
+        return labels
+
+    @cached_property
+    def _sizes(self) -> Tensor:
+        sizes = cluster_sizes(self._labels)
+        if self._is_found:
+            _advise_on_sizes(sizes, len(self._labels))
+        return sizes
+
+    @property
+    def num_clusters(self) -> int:
+        """Number of clusters, C."""
+        return len(self._sizes)
+
+    @cached_property
+    def num_noise(self) -> int:
+        """Number of samples in no cluster."""
+        return int((self._labels < 0).sum())
+
+    @cached_property
+    def num_spanning(self) -> int | None:
+        """Number of clusters with samples of every modality, or ``None`` without a modality."""
+        if self.modality is None:
+            return None
+        return count_spanning(self._labels, to_tensor(self.modality, "modality"))
+
+    @cached_property
+    def size_histogram(self) -> dict[int, int]:
+        """Number of clusters of each size, by ascending size."""
+        return dict(sorted(Counter(self._sizes.tolist()).items()))
+
+    def summary(self) -> ClusterSummary:
+        """Counts samples and clusters, by name of the modality; on a GPU this waits for it."""
+        sizes = self._sizes.sort().values
+        middle = len(sizes) // 2, (len(sizes) - 1) // 2
+        samples = {}
+        if self.modality is not None:
+            groups, counts = torch.unique(to_tensor(self.modality, "modality"), return_counts=True)
+            samples = {
+                name_of_group(group, self.modality_names): count
+                for group, count in zip(groups.tolist(), counts.tolist(), strict=True)
+            }
+        total = len(self._labels)
+        largest = int(sizes[-1]) if len(sizes) else 0
+        return ClusterSummary(
+            num_samples=total,
+            num_clusters=len(sizes),
+            num_spanning=self.num_spanning,
+            num_noise=self.num_noise,
+            samples=samples,
+            smallest_cluster=int(sizes[0]) if len(sizes) else 0,
+            median_cluster=sum(sizes[list(middle)].tolist()) / 2 if len(sizes) else 0.0,
+            largest_cluster=largest,
+            largest_share=largest / max(total, 1),
+        )
+
+    def __repr__(self) -> str:
+        spanning = "" if self.modality is None else f", {self.num_spanning} spanning"
+        return (
+            f"PseudoLabels({len(self.labels)} samples: {self.num_clusters} clusters{spanning}, "
+            f"{self.num_noise} noise)"
+        )
+
+
+def pseudo_labels(
+    features: ArrayT,
+    modality: Column | None = None,
+    *,
+    eps: float = 0.6,
+    min_samples: int = 4,
+    k1: int = DEFAULT_K1,
+    k2: int = DEFAULT_K2,
+    preset: str | Preset | None = None,
+    precision: Precision = "exact",
+) -> PseudoLabels[ArrayT]:
+    """Clusters samples by DBSCAN on their modality-aware Jaccard distance.
+
+    Nothing of size N x N is ever held. What is rarely intended is logged as a warning, once a
+    process, with what to try: ``k1`` of more than half a group, features of widely different
+    lengths where inner products rank, one cluster with an absurd share of the samples (on a GPU
+    when the result's statistics are first asked for).
+
+    Args:
+        features: (N, D) tensor or array of float16, bfloat16, float32 or float64, compared as
+            float32; never normalised here.
+        modality: (N,) integers >= 0, bool or words, the group of each row, or ``None``: a tensor,
+            an array, a list or a pandas Series. Words are numbered from 0 in sorted order; the
+            result keeps them as ``modality_names``.
+        eps: Greatest distance of neighbours, in [0, 1). Published: 0.6 on SYSU-MM01, 0.3 on RegDB.
+        min_samples: Neighbours within ``eps``, itself among them, that make a sample core.
+        k1: Neighbors of a sample, shared evenly by the groups (30: 15 visible and 15 infrared); at
+            least one a group, at most 1024.
+        k2: Rows averaged around a sample, in [1, k1]: of each group with ``"bmil"``, else in all.
+        preset: Name of a published distance or a :class:`mabm.Preset`; by default ``"bmil"`` with a
+            modality, ``"spcl"`` without. With ``"spcl"`` the modality serves the statistics alone.
+        precision: Of the ranking: ``"exact"``, or ``"fast"`` as in :func:`mabm.rank_neighbors`.
+
+    Returns:
+        Labels of the same kind as ``features``, on the same device, with their statistics. Clusters
+        are numbered by their first core sample, a border sample takes the smallest cluster number
+        among its core neighbours, noise is -1: label for label scikit-learn's DBSCAN on the dense
+        distance, and the same on every device and for any number of threads.
+
+    Raises:
+        TypeError: An argument of the wrong kind.
+        ValueError: An argument out of its range; the message names it, the range and the value.
+
+    Source:
+        Wang et al., AAAI 2026 (BMIL); Ester et al., KDD 1996.
+
+    Example:
+        >>> import torch, mabm
+        >>> centres = torch.eye(8).repeat_interleave(10, dim=0)
+        >>> features = centres + 0.01 * torch.randn(80, 8)
+        >>> mabm.pseudo_labels(features, torch.arange(80) % 2, k1=10, k2=2)
+        PseudoLabels(80 samples: 8 clusters, 8 spanning, 0 noise)
+    """
+    eps = check_max_distance("eps", eps)
+    min_samples = check_min_samples(min_samples)
+    groups, names = modality_of(None, modality)
+    graph = jaccard_graph(
+        features,
+        groups,
+        max_distance=eps,
+        k1=k1,
+        k2=k2,
+        preset=preset,
+        precision=precision,
+    )
+    labels: Any = graph.dbscan(eps, min_samples)
+    # The graph ends at eps, so a row holds all of a sample's neighbors.
+    counts = to_tensor(graph.indptr, "indptr").diff()
+    core: Any = like(counts >= min_samples, features)
+    if groups is None:
+        found = PseudoLabels(labels, core=core)
+    else:
+        found = PseudoLabels(labels, like(groups.to(counts.device), features), names, core)
+    object.__setattr__(found, "_is_found", True)
+    if counts.is_cpu and is_wanted(logger, "large cluster"):
+        found.num_clusters  # noqa: B018  # warns of its clusters; elsewhere a look at them waits
+    return found
+
+
+def _advise_on_sizes(sizes: Tensor, total: int) -> None:
+    """Warns where one cluster holds an absurd share of the samples."""
+    if not len(sizes):
+        return
+    ordered = sizes.sort().values
+    largest = int(ordered[-1])
+    others = ordered[:-1]
+    median = int(others[len(others) // 2]) if len(others) else 0
+    share = _LARGE_SHARE if len(others) else 0.5
+    if largest >= max(_LARGE, share * total, _LARGE_MULTIPLE * median):
+        than = f", where half of the others have at most {median}" if len(others) else ""
+        advise(
+            logger,
+            "large cluster",
+            f"one of {len(sizes)} clusters has {largest} of {total} samples "
+            f"({100 * largest / total:.0f} %){than}: it may hold several people; try a "
+            "lower eps (NeighborGraph.sweep compares some, or mabm cluster --sweep)",
+        )

@@ -1,0 +1,179 @@
+"""Candidates for a ranking, from a fast matrix product and a bound on its rounding error.
+
+The product is taken of centred rows. With ``x_j = m + d_j`` for any vector ``m``,
+
+    x_i . x_j             = d_i . d_j + m . d_j     + a term of row i alone
+    - |x_i - x_j|^2 / 2   = d_i . d_j - |d_j|^2 / 2 + a term of row i alone
+
+so one product and one bias for each column order the columns of a row as the exact scores do. With
+``m`` the mean of the rows the products are small where all rows lie close together, and so is their
+rounding error, which is what would blur the order of such rows otherwise.
+
+On the CPU the operands are float32; on a GPU they are float16, scaled to use its range, and their
+products are summed in float32, at the full rate of its matrix units (``products.py``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mabm._core.arrays import row_blocks
+from mabm._core.device_memory import available_bytes
+from mabm.distance.products import Product, growth, product_of
+
+# One tile of scores, 64 MB: enough rows and columns to keep a matrix product at full speed and the
+# centring of its operands cheap beside it.
+_TILE = 4096
+# On a GPU up to 256 MB, for its matrix units to be busy many times over; what part of its free
+# memory a tile may take at most; and what its sides are a multiple of.
+_GPU_TILE = 8192
+_GPU_SHARE = 16
+_GPU_STEP = 256
+# Memory for the candidates of one row block; many groups make the block shorter.
+_CANDIDATE_BYTES = 64 << 20
+_GPU_CANDIDATE_BYTES = 512 << 20
+
+
+@dataclass(frozen=True)
+class ListLayout:
+    """Which list of a row a column falls into, from the groups of the two.
+
+    Attributes:
+        groups: (N,) int32, numbered from 0 without gaps.
+        list_of_group: (G, G) int32: the list that a row of one group keeps another group in.
+        widths: Length of each list.
+    """
+
+    groups: Tensor
+    list_of_group: Tensor
+    widths: list[int]
+
+
+class Candidates(NamedTuple):
+    """Candidates of B rows for each of L lists, as ``mabm::rank_candidates`` takes them.
+
+    Attributes:
+        scores: (B, L, C) float32, approximate.
+        indices: (B, L, C) int32.
+        counts: (B, L) int32, how many of the C places are taken.
+        thresholds: (B, L) float32, no sample that was left out scored more; -inf if none was.
+        error_bounds: (B,) float64, how far an approximate score may lie from the exact one (by
+            distance, from half of it), up to a constant of the row.
+    """
+
+    scores: Tensor
+    indices: Tensor
+    counts: Tensor
+    thresholds: Tensor
+    error_bounds: Tensor
+
+
+def propose_candidates(
+    x: Tensor, layout: ListLayout, euclidean: bool
+) -> Iterator[tuple[Tensor, Candidates]]:
+    """Yields row numbers (B,), block after block, with the candidates of these rows.
+
+    Args:
+        x: (N, D) float32, contiguous, N > 0.
+        layout: The lists of each row.
+        euclidean: Whether rows are compared by distance instead of inner product.
+    """
+    count = len(x)
+    product = product_of(x)
+    bias, bounds = _bias_and_error_bounds(x, product, euclidean)
+    capacity, lists = _capacity(layout.widths), len(layout.widths)
+    block, side = tile_shape(x, layout.widths)
+    tile = torch.empty(block * min(side, count), dtype=torch.float32, device=x.device)
+    for start in range(0, count, block):
+        rows = torch.arange(start, min(start + block, count), device=x.device)
+        own = product.operand(start, start + block)
+        shape = (len(rows), lists)
+        candidates = Candidates(
+            torch.empty((*shape, capacity), dtype=torch.float32, device=x.device),
+            torch.empty((*shape, capacity), dtype=torch.int32, device=x.device),
+            torch.zeros(shape, dtype=torch.int32, device=x.device),
+            torch.full(shape, -torch.inf, dtype=torch.float32, device=x.device),
+            bounds[start : start + block],
+        )
+        for first in range(0, count, side):
+            others = product.operand(first, first + side)
+            products = tile[: len(own) * len(others)].view(len(own), len(others))
+            product.multiply(own, others, products)
+            torch.ops.mabm.collect_candidates_(
+                products,
+                bias[first : first + side],
+                layout.groups[start : start + block],
+                layout.groups[first : first + side],
+                layout.list_of_group,
+                first,
+                *candidates[:4],
+            )
+        yield rows, candidates
+
+
+def tile_shape(x: Tensor, widths: list[int]) -> tuple[int, int]:
+    """Rows and columns of a tile of scores, for lists of these lengths."""
+    side, candidate_bytes = _tile_side(x.device), _CANDIDATE_BYTES
+    if x.is_cuda:
+        candidate_bytes = min(_GPU_CANDIDATE_BYTES, 4 * side * side)
+    rows = candidate_bytes // (8 * len(widths) * _capacity(widths))
+    return max(1, min(side, len(x), rows)), side
+
+
+def _capacity(widths: list[int]) -> int:
+    """Candidates of a row for each list.
+
+    Twice what is kept, which is twice the list and some: the proof needs a gap behind the list.
+    """
+    return 2 * (2 * max(widths) + 16)
+
+
+def _tile_side(device: torch.device) -> int:
+    """Rows and columns of a tile of scores: on a GPU as its free memory allows."""
+    if device.type != "cuda":
+        return _TILE
+    free = available_bytes(device) or 0
+    side = math.isqrt(free // _GPU_SHARE // 4) // _GPU_STEP * _GPU_STEP
+    return max(_GPU_STEP, min(_GPU_TILE, side))
+
+
+def _bias_and_error_bounds(x: Tensor, product: Product, euclidean: bool) -> tuple[Tensor, Tensor]:
+    """Bias of each column, (N,) float32, and error bound of each row, (N,) float64.
+
+    Both in the units of the product. The bound is the sum of what can go wrong, in the order of the
+    terms below: the product of centred rows; the rounding of the bias and of its addition; the
+    float64 sums of the bias and of the exact score that it is compared with (Higham, Accuracy and
+    Stability of Numerical Algorithms, section 3.1); and numbers so small that they may be flushed
+    to zero. It is infinite where the product could overflow.
+    """
+    wide_mean = product.mean.to(torch.float64)
+    lengths, centred_lengths, biases = [], [], []
+    for block in row_blocks(x):
+        wide = block.to(torch.float64)
+        centred = wide - wide_mean
+        lengths.append(torch.linalg.vector_norm(wide, dim=1))
+        centred_lengths.append(torch.linalg.vector_norm(centred, dim=1))
+        biases.append(-centred_lengths[-1].square() / 2 if euclidean else centred @ wide_mean)
+    length, centred_length, bias = map(torch.cat, (lengths, centred_lengths, biases))
+    greatest, greatest_bias = centred_length.max(), bias.abs().max()
+    if euclidean:
+        wide_magnitude = (centred_length + greatest).square() + greatest.square()
+    else:
+        wide_magnitude = length * length.max() + greatest * torch.linalg.vector_norm(wide_mean)
+    magnitude = centred_length * greatest
+    terms = x.shape[1] + 8
+    bounds = (
+        product.error_bounds(centred_length)
+        + 4 * 2.0**-24 * (magnitude + greatest_bias)
+        + growth(terms, 2.0**-53) * wide_magnitude
+        + terms * 2.0**-125 * (1 + centred_length + greatest)
+    )
+    fits = (magnitude < 1e37) & (greatest < 1e37) & (greatest_bias * product.unit < 1e37)
+    bounds = torch.where(fits, bounds * product.unit, torch.inf)
+    return (bias * product.unit).to(torch.float32), bounds

@@ -1,0 +1,148 @@
+"""Encoding and local query expansion: sets to distributions (method steps 4 and 5)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mabm._core.arguments import check_instance
+from mabm._core.arrays import ArrayT, check_features, to_tensor
+from mabm._core.device_memory import running_ops
+from mabm.distance.presets import DEFAULT_K2, check_k2
+from mabm.distance.ranking import Ranking
+from mabm.distance.rows import Encoding, NeighborSets
+
+
+def encode_neighbors(features: ArrayT, neighbors: NeighborSets[Any]) -> Encoding[ArrayT]:
+    """Weighs every sample's neighbours: ``V_ij = softmax over j in E(i) of -(2 - 2 x_i . x_j)``.
+
+    Args:
+        features: (N, D) floating point, compared as float32; never normalised here. The exponent
+            is minus the squared Euclidean distance of unit vectors.
+        neighbors: E(i) of N samples, from :func:`mabm.k_reciprocal_neighbors` or your own.
+
+    Returns:
+        The rows V, each summing to one; one-hot at ``i`` where ``E(i)`` is empty. Products
+        and exponentials are float64 in a fixed order. Without gradient.
+
+    Raises:
+        TypeError: ``features`` of the wrong kind.
+        ValueError: ``features`` not finite, not (N, D), or not of as many rows as ``neighbors``.
+
+    Source:
+        Wang et al., AAAI 2026 (BMIL), after Zhong et al., CVPR 2017, equation 7.
+
+    Example:
+        >>> import torch, mabm
+        >>> features = torch.nn.functional.normalize(torch.randn(60, 8), dim=1)
+        >>> neighbors = mabm.k_reciprocal_neighbors(mabm.rank_neighbors(features, k1=10))
+        >>> encoding = mabm.encode_neighbors(features, neighbors)
+        >>> len(encoding)
+        60
+    """
+    check_instance("neighbors", neighbors, NeighborSets)
+    x = check_features(features)
+    if len(x) != len(neighbors):
+        raise ValueError(
+            f"features must have {len(neighbors)} rows, one a neighbour set, got {len(x)}"
+        )
+    return Encoding.of_op(features, *encode(x, neighbors).tensors())
+
+
+def encode(x: Tensor, neighbors: NeighborSets[Any]) -> Encoding[Tensor]:
+    """:func:`encode_neighbors` on checked arguments, in tensors."""
+    with running_ops(f"encoding {len(x)} samples", "lower k1"):
+        parts = torch.ops.mabm.encode_neighbors(x, *neighbors.tensors())
+    return Encoding.of_op(x, *parts)
+
+
+def expand_queries(
+    encoding: Encoding[ArrayT], ranking: Ranking[Any], *, k2: int = DEFAULT_K2
+) -> Encoding[ArrayT]:
+    """Averages every row of an encoding with rows around it (local query expansion).
+
+    With the ``bmil`` preset ``V'_i`` is the mean over groups of the mean of ``V`` over the first
+    ``k2`` of ``i``'s list in that group, so that both modalities weigh alike; see
+    :class:`mabm.Preset` for the other averages.
+
+    Args:
+        encoding: The rows V of N samples.
+        ranking: Their neighbour lists; its preset says which rows are averaged.
+        k2: Rows to take, 1 to skip the step: of each list with ``"bmil"``, a list a group, and of
+            the merged list, in all, with ``"spcl"`` and ``"modal_invariant"``. A list shorter than
+            ``k2`` gives all it has.
+
+    Returns:
+        The rows V', each summing to one. A row without a neighbour stays as it is.
+
+    Raises:
+        TypeError: ``k2`` is no integer.
+        ValueError: ``k2`` is below 1 or above ``k1``, or the two arguments differ in N.
+
+    Source:
+        Wang et al., AAAI 2026 (BMIL); CA-Jaccard: Chen et al., CVPR 2024.
+
+    Example:
+        >>> import torch, mabm
+        >>> features = torch.nn.functional.normalize(torch.randn(60, 8), dim=1)
+        >>> ranking = mabm.rank_neighbors(features, torch.arange(60) % 2, k1=10)
+        >>> encoding = mabm.encode_neighbors(features, mabm.k_reciprocal_neighbors(ranking))
+        >>> expanded = mabm.expand_queries(encoding, ranking, k2=3)
+        >>> len(expanded.indices) >= len(encoding.indices)
+        True
+    """
+    check_instance("encoding", encoding, Encoding)
+    check_instance("ranking", ranking, Ranking)
+    if len(encoding) != len(ranking.ranks):
+        raise ValueError(
+            f"encoding must have {len(ranking.ranks)} rows, one a ranked sample, "
+            f"got {len(encoding)}"
+        )
+    k2 = check_k2(ranking.preset, k2, ranking.k1)
+    if k2 == 1 and ranking.preset.query_expansion != "pooled":
+        return encoding
+    with running_ops(f"averaging the rows of {len(encoding)} samples", "lower k2 or k1"):
+        rows, weights = _averaged_rows(ranking, k2)
+        # Without a neighbour a row stays as it is.
+        alone = (rows < 0).all(dim=1)
+        itself = torch.arange(len(rows), device=rows.device)
+        rows[:, :1] = torch.where(alone[:, None], itself[:, None], rows[:, :1])
+        weights[:, :1] = torch.where(alone[:, None], 1.0, weights[:, :1])
+        averaged = torch.ops.mabm.average_encodings(
+            *encoding.tensors(), rows.contiguous(), weights.contiguous()
+        )
+    return Encoding.of_op(encoding.indices, *averaged)
+
+
+def _averaged_rows(ranking: Ranking[Any], k2: int) -> tuple[Tensor, Tensor]:
+    """(N, M) rows to average for every sample, -1 for none, and their (N, M) float64 weights.
+
+    Rows of one part weigh alike, and so do the parts of a sample: its lists, or the groups among
+    its rows, or all its rows as one.
+    """
+    preset = ranking.preset
+    if preset.query_expansion == "list_means":
+        lists = [to_tensor(part, "ranks") for part in ranking.lists(k2)]
+        rows = torch.cat(lists, dim=1)
+        sizes = torch.cat(
+            [(part >= 0).sum(dim=1, keepdim=True).expand_as(part) for part in lists], dim=1
+        )
+    elif preset.query_expansion == "pooled":
+        intra, inter = (to_tensor(part, "ranks") for part in ranking.lists())
+        rows = torch.cat([intra[:, : preset.k2_intra], inter[:, : preset.k2_inter]], dim=1)
+        sizes = torch.ones_like(rows)
+    else:
+        rows = to_tensor(ranking.merged(), "ranks")[:, :k2].clone()
+        sizes = torch.ones_like(rows)
+        if preset.query_expansion == "merged_group_means":
+            groups = to_tensor(ranking.groups, "groups").to(rows.device)[rows.clamp(min=0)]
+            groups = groups.where(rows >= 0, -1)
+            for column, group in enumerate(groups.T):
+                sizes[:, column] = (groups == group[:, None]).sum(dim=1)
+    shares = (rows >= 0).to(torch.float64) / sizes.clamp(min=1)
+    # The shares of a part sum to one, so the parts of a sample are a whole number, whatever the
+    # order of the sum makes of its last bits.
+    parts = shares.sum(dim=1, keepdim=True).round()
+    return rows, shares / parts.clamp(min=1)

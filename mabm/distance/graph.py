@@ -1,0 +1,214 @@
+"""The pruned graph of distances, and DBSCAN on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mabm._core.arguments import check_integer, check_real, shown
+from mabm._core.arrays import ArrayT, like, to_tensor
+from mabm._core.columns import Column, check_modality
+from mabm._core.device_memory import running_ops
+from mabm._core.partition import cluster_sizes, count_spanning
+from mabm.distance.rows import NeighborSets
+
+
+class SweepEntry(NamedTuple):
+    """What one ``eps`` makes of a graph of N samples.
+
+    Attributes:
+        eps: The radius.
+        num_clusters: Number of clusters.
+        num_noise: Samples in no cluster.
+        largest_cluster: Samples of the largest cluster, 0 without a cluster.
+        num_spanning: Clusters with samples of every modality, or ``None`` without a modality.
+        largest_share: Share of all N samples in the largest cluster, in [0, 1].
+
+    Example:
+        >>> import torch, mabm
+        >>> graph = mabm.jaccard_graph(torch.eye(3).repeat_interleave(4, dim=0), k1=4, k2=1)
+        >>> graph.sweep([0.3])[0].num_clusters
+        3
+    """
+
+    eps: float
+    num_clusters: int
+    num_noise: int
+    largest_cluster: int
+    num_spanning: int | None
+    largest_share: float
+
+
+torch.serialization.add_safe_globals([SweepEntry])  # as mabm._core.saving does for dataclasses
+
+
+@dataclass(frozen=True, eq=False)
+class NeighborGraph(NeighborSets[ArrayT]):
+    """Every pair of samples at a distance of at most ``max_distance``.
+
+    CSR rows over N samples, both triangles with equal distances, columns ascending. The diagonal
+    and zero distances are stored: a sample counts itself, and duplicates are neighbours.
+    Comparisons with a distance are made in float32, as scikit-learn makes them on a float32 matrix.
+
+    Attributes:
+        indptr: (N + 1,) int64.
+        indices: (entries,) int32.
+        distances: (entries,) float32.
+        max_distance: The distance up to which the graph is complete.
+
+    Example:
+        >>> import torch, mabm
+        >>> features = torch.nn.functional.normalize(torch.randn(60, 8), dim=1)
+        >>> graph = mabm.jaccard_graph(features, max_distance=0.7)
+        >>> strict, loose = graph.dbscan(eps=0.3), graph.dbscan(eps=0.7)
+    """
+
+    distances: ArrayT
+    max_distance: float
+
+    def __post_init__(self) -> None:
+        """Refuses distances that are no float32 each, differ by direction, or a bad bound."""
+        super().__post_init__()
+        distances = to_tensor(self.distances, "distances")
+        if distances.dtype != torch.float32 or len(distances) != len(self.indices):
+            raise ValueError(
+                f"distances must be ({len(self.indices)},) float32, got "
+                f"{tuple(distances.shape)} {distances.dtype}"
+            )
+        if not bool((distances >= 0).all()):
+            raise ValueError("distances must be at least 0, got NaN or less")
+        indptr, columns, _ = self.tensors()
+        rows = torch.repeat_interleave(indptr.diff()).to(torch.int32)
+        mirrored = columns.sort(stable=True).indices  # rows ascend within a column
+        if not (
+            torch.equal(columns[mirrored], rows)
+            and torch.equal(rows[mirrored], columns)
+            and torch.equal(distances[mirrored], distances)
+        ):
+            raise ValueError(
+                "indices and distances must be the same from either sample of a pair, got a pair "
+                "that is stored once, or at two distances"
+            )
+        bound = check_max_distance("max_distance", self.max_distance)
+        object.__setattr__(self, "max_distance", bound)
+
+    def __repr__(self) -> str:
+        return (
+            f"NeighborGraph({len(self)} samples, {len(self.indices)} pairs "
+            f"within {self.max_distance:g})"
+        )
+
+    def _values(self) -> Tensor:
+        return to_tensor(self.distances, "distances")
+
+    def dbscan(self, eps: float = 0.6, min_samples: int = 4) -> ArrayT:
+        """Clusters the samples: DBSCAN, label for label scikit-learn's on the dense matrix.
+
+        Args:
+            eps: Greatest distance of neighbours, in [0, ``max_distance``]; compared in float32, as
+                scikit-learn compares a Python float with float32 distances.
+            min_samples: Neighbours, itself among them, that make a sample core.
+
+        Returns:
+            (N,) int64 labels: clusters 0..C-1 by their first core sample; a border sample takes
+            the smallest cluster number among its core neighbours; noise is -1.
+
+        Raises:
+            TypeError: An argument is no number, or ``min_samples`` no integer.
+            ValueError: ``eps`` lies outside [0, ``max_distance``] or ``min_samples`` below 1.
+        """
+        return like(self._labels(eps, min_samples), self.indices)
+
+    def sweep(
+        self,
+        eps_values: Iterable[float],
+        min_samples: int = 4,
+        modality: Column | None = None,
+    ) -> list[SweepEntry]:
+        """Clusters once for each ``eps``, in the order given, and tells what came of it.
+
+        Args:
+            eps_values: Radii in [0, ``max_distance``], one after the other, each as ``eps`` of
+                :meth:`dbscan`.
+            min_samples: Neighbors, itself among them, that make a sample core.
+            modality: (N,) integers >= 0, bool or words, the group of each sample, to count the
+                clusters that span all of them; ``None`` to leave that out.
+
+        Raises:
+            TypeError: As :meth:`dbscan`.
+            ValueError: As :meth:`dbscan`, before anything is clustered.
+
+        Example:
+            >>> import torch, mabm
+            >>> features = torch.eye(6).repeat_interleave(10, dim=0)
+            >>> modality = ["visible", "infrared"] * 30
+            >>> graph = mabm.jaccard_graph(features, modality, max_distance=0.5, k1=10, k2=2)
+            >>> for entry in graph.sweep([0.1, 0.5], modality=modality):
+            ...     print(entry.eps, entry.num_clusters, entry.num_spanning, entry.largest_share)
+            0.1 6 6 0.16666666666666666
+            0.5 6 6 0.16666666666666666
+        """
+        if not isinstance(eps_values, Iterable) or getattr(eps_values, "shape", None) == ():
+            raise TypeError(
+                f"eps_values must be numbers one after the other, got {type(eps_values).__name__}: "
+                f"{shown(eps_values)}"
+            )
+        eps_checked = [self._check_eps(eps) for eps in eps_values]
+        check_min_samples(min_samples)
+        groups = None
+        if modality is not None:
+            device = to_tensor(self.indices, "indices").device
+            groups = check_modality(modality, len(self), device, "modality")
+        entries = []
+        for eps in eps_checked:
+            labels = self._labels(eps, min_samples)
+            sizes = cluster_sizes(labels)
+            largest = int(sizes.max()) if len(sizes) else 0
+            spanning = None if groups is None else count_spanning(labels, groups)
+            entries.append(
+                SweepEntry(
+                    eps,
+                    len(sizes),
+                    int((labels < 0).sum()),
+                    largest,
+                    spanning,
+                    largest / max(len(self), 1),
+                )
+            )
+        return entries
+
+    def _check_eps(self, eps: object) -> float:
+        with np.errstate(over="ignore"):
+            is_bound = isinstance(eps, float | np.floating) and np.float32(eps) == np.float32(
+                self.max_distance
+            )
+        if is_bound:
+            return self.max_distance  # compared in float32, as distances are
+        reason = ", which ends at the graph's max_distance"
+        return check_real("eps", eps, 0.0, self.max_distance, reason=reason)
+
+    def _labels(self, eps: object, min_samples: object) -> Tensor:
+        eps, min_samples = self._check_eps(eps), check_min_samples(min_samples)
+        with running_ops(
+            f"clustering {len(self)} samples", "lower max_distance, or k1 and k2 before it"
+        ):
+            labels: Tensor = torch.ops.mabm.dbscan(*self.tensors(), eps, min_samples)
+        return labels
+
+
+def check_max_distance(name: str, value: object) -> float:
+    """Returns a distance in [0, 1); at 1 every pair is within it and the graph is the matrix."""
+    distance = check_real(name, value, 0.0, 1.0, below=True)
+    if np.float32(distance) == 1:  # distances are compared in float32
+        raise ValueError(f"{name} must be in [0, 1) in float32, got {value}")
+    return distance
+
+
+def check_min_samples(value: object) -> int:
+    """Returns ``min_samples`` as an int of at least 1."""
+    return check_integer("min_samples", value, at_least=1)

@@ -1,0 +1,312 @@
+"""The distance itself, from features or from an encoding: dense, or pruned to a graph."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from torch import Tensor
+
+from mabm._core.advice import advise
+from mabm._core.arguments import check_instance, shown
+from mabm._core.arrays import ArrayT, check_features, like, to_tensor
+from mabm._core.columns import Column, check_modality
+from mabm._core.device_memory import check_fits, running_ops
+from mabm.distance.encoding import encode, expand_queries
+from mabm.distance.graph import NeighborGraph, check_max_distance
+from mabm.distance.neighbors import k_reciprocal_neighbors
+from mabm.distance.presets import DEFAULT_K1, DEFAULT_K2, Preset, check_k1, check_k2, resolve_preset
+from mabm.distance.ranking import Precision, check_precision, group_sizes, rank
+from mabm.distance.rows import Encoding
+
+logger = logging.getLogger(__name__)
+
+
+def modality_jaccard(
+    features: ArrayT,
+    modality: Column | None = None,
+    *,
+    k1: int = DEFAULT_K1,
+    k2: int = DEFAULT_K2,
+    preset: str | Preset | None = None,
+    precision: Precision = "exact",
+) -> ArrayT:
+    """Computes the modality-aware Jaccard distance of every pair of samples, as a dense matrix.
+
+    For clustering use :func:`jaccard_graph` or :func:`pseudo_labels`, which need memory linear in
+    N; this matrix is for code that asks for it.
+
+    Args:
+        features: (N, D) tensor or array of float16, bfloat16, float32 or float64, compared as
+            float32. Never normalised here: training features are means of two unit vectors.
+        modality: (N,) integers >= 0, bool or words, the group of each row: any number of groups in
+            any order. ``None`` for one group, ranked by Euclidean distance.
+        k1: Neighbours of a sample, shared evenly by the groups (30: 15 visible and 15 infrared); at
+            least one a group, at most 1024.
+        k2: Neighbours whose rows are averaged (local query expansion), in [1, k1]; 1 for none. With
+            ``"bmil"`` of each group: 6 of two groups are 12 rows. With ``"spcl"`` and
+            ``"modal_invariant"`` in all: 6 rows. ``"ca_jaccard"`` has its own.
+        preset: ``"bmil"`` (default with a modality), ``"spcl"`` (default without),
+            ``"modal_invariant"``, ``"ca_jaccard"`` (the group is the camera; its four list lengths
+            are fields of the preset), or a :class:`Preset` of your own.
+        precision: Of the ranking: ``"exact"``, or ``"fast"`` as in :func:`mabm.rank_neighbors`.
+
+    Returns:
+        (N, N) float32 of the same kind: symmetric, in [0, 1], zero on the diagonal. The same bits
+        on every device and for any number of threads. Without gradient.
+
+    Raises:
+        TypeError: An argument of the wrong kind.
+        ValueError: An argument out of its range; the message names it, the range and the value.
+        MemoryError: N x N does not fit; the message says how much is needed.
+
+    Source:
+        Wang et al., AAAI 2026 (BMIL).
+
+    Example:
+        >>> import torch, mabm
+        >>> features = torch.nn.functional.normalize(torch.randn(100, 16), dim=1)
+        >>> modality = torch.arange(100) % 2
+        >>> mabm.modality_jaccard(features, modality).shape
+        torch.Size([100, 100])
+    """
+    x = to_tensor(features, "features")
+    count = x.shape[0] if x.dim() == 2 else 0  # anything else is refused below
+    check_fits(
+        count * count * 4,
+        f"the dense ({count}, {count}) distance",
+        "use mabm.jaccard_graph, which needs memory linear in N",
+        x.device,
+    )
+    encoding = encode_samples(features, modality, k1=k1, k2=k2, preset=preset, precision=precision)
+    return jaccard_distance(encoding)
+
+
+def jaccard_graph(
+    features: ArrayT,
+    modality: Column | None = None,
+    *,
+    max_distance: float = 0.6,
+    k1: int = DEFAULT_K1,
+    k2: int = DEFAULT_K2,
+    preset: str | Preset | None = None,
+    precision: Precision = "exact",
+) -> NeighborGraph[ArrayT]:
+    """Finds every pair of samples within ``max_distance`` of each other.
+
+    The entries of :func:`modality_jaccard` up to ``max_distance``, without ever holding anything
+    of size N x N. One graph serves DBSCAN at any ``eps`` up to ``max_distance``.
+
+    Args:
+        features: (N, D) tensor or array of floating point, compared as float32; never normalized
+            here.
+        modality: (N,) integers >= 0, bool or words, the group of each row, or ``None``.
+        max_distance: Greatest distance kept, in [0, 1).
+        k1: Neighbors of a sample, shared evenly by the groups (30: 15 visible and 15 infrared); at
+            least one a group, at most 1024.
+        k2: Rows averaged around a sample, in [1, k1]: of each group with ``"bmil"``, else in all.
+        preset: Name of a published distance or a :class:`mabm.Preset`; by default ``"bmil"`` with a
+            modality, ``"spcl"`` without.
+        precision: Of the ranking: ``"exact"``, or ``"fast"`` as in :func:`mabm.rank_neighbors`.
+
+    Returns:
+        The graph, of arrays of the same kind as ``features``. The same bits on every device and
+        for any number of threads. Without gradient.
+
+    Raises:
+        TypeError: An argument of the wrong kind.
+        ValueError: An argument out of its range; the message names it, the range and the value.
+
+    Example:
+        >>> import torch, mabm
+        >>> features = torch.nn.functional.normalize(torch.randn(100, 16), dim=1)
+        >>> modality = torch.arange(100) % 2
+        >>> graph = mabm.jaccard_graph(features, modality, max_distance=0.7)
+        >>> labels = graph.dbscan(eps=0.6, min_samples=4)
+    """
+    max_distance = check_max_distance("max_distance", max_distance)
+    encoding = encode_samples(features, modality, k1=k1, k2=k2, preset=preset, precision=precision)
+    return prune_distances(encoding, max_distance=max_distance)
+
+
+def encode_samples(
+    features: ArrayT,
+    modality: Column | None = None,
+    *,
+    k1: int = DEFAULT_K1,
+    k2: int = DEFAULT_K2,
+    preset: str | Preset | None = None,
+    precision: Precision = "exact",
+) -> Encoding[ArrayT]:
+    """Runs ranking, reciprocity, encoding and query expansion in one call (steps 1 to 5).
+
+    Args:
+        features: (N, D) tensor or array of floating point, compared as float32; never normalized
+            here.
+        modality: (N,) integers >= 0, bool or words, the group of each row, or ``None``.
+        k1: Neighbors of a sample, shared evenly by the groups (30: 15 visible and 15 infrared); at
+            least one a group, at most 1024.
+        k2: Rows averaged around a sample, in [1, k1]: of each group with ``"bmil"``, else in all.
+        preset: Name of a published distance or a :class:`mabm.Preset`; by default ``"bmil"`` with a
+            modality, ``"spcl"`` without.
+        precision: Of the ranking: ``"exact"``, or ``"fast"`` as in :func:`mabm.rank_neighbors`.
+
+    Returns:
+        V' of all samples, for :func:`jaccard_distance` and :func:`prune_distances`.
+
+    Raises:
+        TypeError: An argument of the wrong kind.
+        ValueError: An argument out of its range; the message names it, the range and the value.
+
+    Example:
+        >>> import torch, mabm
+        >>> features = torch.nn.functional.normalize(torch.randn(100, 16), dim=1)
+        >>> encoding = mabm.encode_samples(features, torch.arange(100) % 2)
+        >>> mabm.prune_distances(encoding, max_distance=0.7)  # doctest: +ELLIPSIS
+        NeighborGraph(100 samples, ... pairs within 0.7)
+    """
+    x = check_features(features)
+    groups = None if modality is None else check_modality(modality, len(x), x.device, "modality")
+    encoding = encode_checked(x, groups, k1, k2, preset, precision, whole_groups=True)
+    return Encoding.of_op(features, *encoding.tensors())
+
+
+def encode_checked(
+    x: Tensor,
+    groups: Tensor | None,
+    k1: int,
+    k2: int,
+    preset: str | Preset | None,
+    precision: Precision,
+    *,
+    whole_groups: bool,
+) -> Encoding[Tensor]:
+    """:func:`encode_samples` on checked features and groups, in tensors.
+
+    ``whole_groups`` is whether to warn of any group that is small against its share of ``k1``, or
+    only of too few samples in all: queries to re-rank may be as few as one.
+    """
+    chosen = resolve_preset(preset, has_modality=groups is not None)
+    sizes = group_sizes(groups, len(x))
+    k1 = check_k1(chosen, k1, len(sizes))
+    k2 = check_k2(chosen, k2, k1)
+    precision = check_precision(precision)
+    _advise_on_k1(chosen, k1, sizes if whole_groups else {0: len(x)})
+    ranking = rank(x, groups, chosen, k1, precision)
+    return expand_queries(encode(x, k_reciprocal_neighbors(ranking)), ranking, k2=k2)
+
+
+def _advise_on_k1(preset: Preset, k1: int, sizes: dict[int, int]) -> None:
+    """Warns where a list takes more than half of the samples that it is taken from.
+
+    Any two samples are then likelier neighbors than not, whatever their features: sets of
+    neighbors are nearly the same for all, and everything is one cluster.
+    """
+    if preset.lists == "intra_inter":
+        return  # short lists by definition
+    shared = preset.lists == "per_group"
+    group, size = min(sizes.items(), key=lambda item: item[1])
+    size, length = (size, k1 // len(sizes)) if shared else (sum(sizes.values()), k1)
+    if not size or 2 * length <= size:
+        return
+    of, most = "samples", size // 2
+    if shared and len(sizes) > 1:
+        of, most = f"samples of modality {group}", size // 2 * len(sizes)
+    what = f"k1 = {k1}" if length == k1 else f"k1 = {k1}, {length} for each modality,"
+    tip = f"try k1 = {most} or less, about as many as one person has images"
+    if most < len(sizes):
+        tip = "leave that modality out"
+    advise(
+        logger,
+        "k1",
+        f"{what} is more than half of the {size} {of}: lists this long are nearly the same for "
+        f"every sample, and clusters run together; {tip}",
+    )
+
+
+def jaccard_distance(
+    encoding: Encoding[ArrayT], rows: slice | None = None, columns: slice | None = None
+) -> ArrayT:
+    """Computes the Jaccard distance between encoded rows, as a dense matrix (step 6).
+
+    ``s_ij = sum_l min(V_il, V_jl)`` and ``J_ij = 1 - s_ij / (2 - s_ij)``.
+
+    Args:
+        encoding: The rows V of N samples.
+        rows: Which samples to compute the rows of, a slice of step 1; all of them by default.
+        columns: Which samples to compute the columns of, likewise.
+
+    Returns:
+        (R, C) float32 in [0, 1], of the same kind as the encoding.
+
+    Raises:
+        TypeError: An argument is no slice.
+        ValueError: A slice has a step other than 1.
+
+    Source:
+        Wang et al., AAAI 2026 (BMIL), after Zhong et al., CVPR 2017, equation 10.
+
+    Example:
+        >>> import torch, mabm
+        >>> features = torch.nn.functional.normalize(torch.randn(60, 8), dim=1)
+        >>> encoding = mabm.encode_samples(features, k1=10, k2=3)
+        >>> mabm.jaccard_distance(encoding, rows=slice(0, 5)).shape
+        torch.Size([5, 60])
+    """
+    check_instance("encoding", encoding, Encoding)
+    parts = encoding.tensors()
+    chosen = _slice_rows(parts, rows, "rows"), _slice_rows(parts, columns, "columns")
+    shape = tuple(len(indptr) - 1 for indptr, *_ in chosen)
+    with running_ops(
+        f"the dense {shape} distance", "ask for fewer rows at a time, or for prune_distances"
+    ):
+        distance = torch.ops.mabm.jaccard_distance(*chosen[0], *chosen[1], len(encoding))
+    return like(distance, encoding.indices)
+
+
+def prune_distances(
+    encoding: Encoding[ArrayT], *, max_distance: float = 0.6
+) -> NeighborGraph[ArrayT]:
+    """Keeps the pairs of encoded rows within ``max_distance``, in memory linear in their number.
+
+    Args:
+        encoding: The rows V of N samples.
+        max_distance: Greatest Jaccard distance kept, in [0, 1).
+
+    Returns:
+        The graph, of arrays of the same kind as the encoding.
+
+    Raises:
+        TypeError: ``max_distance`` is no number.
+        ValueError: ``max_distance`` lies outside [0, 1).
+
+    Example:
+        >>> import torch, mabm
+        >>> features = torch.nn.functional.normalize(torch.randn(60, 8), dim=1)
+        >>> encoding = mabm.encode_samples(features, k1=10, k2=3)
+        >>> mabm.prune_distances(encoding, max_distance=0.5).max_distance
+        0.5
+    """
+    check_instance("encoding", encoding, Encoding)
+    bound = check_max_distance("max_distance", max_distance)
+    with running_ops(
+        f"the graph of {len(encoding)} samples", "lower max_distance, or k1 and k2 before it"
+    ):
+        parts = torch.ops.mabm.jaccard_graph(*encoding.tensors(), bound)
+    return NeighborGraph.of_op(encoding.indices, *parts, bound)
+
+
+def _slice_rows(parts: tuple[Tensor, ...], chosen: slice | None, name: str) -> tuple[Tensor, ...]:
+    if chosen is None:
+        return parts
+    if not isinstance(chosen, slice):
+        raise TypeError(
+            f"{name} must be a slice or None, got {type(chosen).__name__}: {shown(chosen)}"
+        )
+    indptr, indices, weights = parts
+    start, stop, step = chosen.indices(len(indptr) - 1)
+    if step != 1:
+        raise ValueError(f"{name} must be a slice of step 1, got {chosen}")
+    stop = max(start, stop)
+    first, last = int(indptr[start]), int(indptr[stop])
+    return indptr[start : stop + 1] - first, indices[first:last], weights[first:last]

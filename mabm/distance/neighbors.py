@@ -1,0 +1,59 @@
+"""Reciprocity and expansion: from neighbour lists to neighbour sets (method steps 2 and 3)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mabm._core.arguments import check_instance
+from mabm._core.arrays import ArrayT, to_tensor
+from mabm._core.device_memory import running_ops
+from mabm.distance.ranking import Ranking
+from mabm.distance.rows import NeighborSets
+
+
+def k_reciprocal_neighbors(ranking: Ranking[ArrayT]) -> NeighborSets[ArrayT]:
+    """Finds the expanded k-reciprocal neighbours E(i) of every sample.
+
+    ``R(i) = {j in N(i) : i in N(j)}``, where ``N(i)`` are all lists of ``i`` together;
+    ``R_half`` is the same over the shorter half list. Every ``q`` in ``R(i)`` with
+    ``|R_half(q) & R(i)| > 2/3 |R_half(q)|``, strictly and compared with the original ``R(i)``,
+    adds ``R_half(q)`` to the set.
+
+    Args:
+        ranking: The neighbour lists, from :func:`mabm.rank_neighbors` or your own. Its preset says
+            whether sets are expanded and what the half list is: the first
+            ``round_half_even(k1 / 2) + 1`` of the merged list, or that many shared over the lists.
+
+    Returns:
+        The sets, ascending; without expansion ``R`` itself. A set is empty where no neighbour is
+        reciprocal, which can happen when norms differ.
+
+    Source:
+        Wang et al., AAAI 2026 (BMIL), after Zhong et al., CVPR 2017, equations 3 and 4.
+
+    Example:
+        >>> import torch, mabm
+        >>> features = torch.tensor([[0.0], [1.0], [2.0], [4.0]])
+        >>> sets = mabm.k_reciprocal_neighbors(mabm.rank_neighbors(features, k1=2))
+        >>> [sets.row(i).tolist() for i in range(4)]
+        [[0, 1], [0, 1], [2], [3]]
+    """
+    check_instance("ranking", ranking, Ranking)
+    with running_ops(f"finding the neighbours of {len(ranking.ranks)} samples", "lower k1"):
+        ranks = to_tensor(ranking.ranks, "ranks").contiguous()
+        mask = torch.ops.mabm.reciprocal_mask(ranks)
+        half = _half_list(ranking)
+        half_mask = None if half is None else torch.ops.mabm.reciprocal_mask(half)
+        indptr, indices = torch.ops.mabm.expand_neighbors(ranks, mask, half, half_mask)
+    return NeighborSets.of_op(ranking.ranks, indptr, indices)
+
+
+def _half_list(ranking: Ranking[ArrayT]) -> Tensor | None:
+    if ranking.preset.half_list is None:
+        return None
+    length = round(ranking.k1 / 2) + 1  # Python rounds half to even
+    if ranking.preset.half_list == "merged":
+        return to_tensor(ranking.merged(), "ranks")[:, :length].contiguous()
+    share = max(length // len(ranking.widths), 1)
+    return torch.cat([to_tensor(part, "ranks") for part in ranking.lists(share)], dim=1)

@@ -1,0 +1,161 @@
+"""The matrix products that propose candidates, each with a bound on its rounding error.
+
+In whatever order a product of n terms is summed, ``|fl(a . b) - a . b| <= g(u) |a| |b|`` with
+``g(u) = n u / (1 - n u)`` and u the unit roundoff (Higham, Accuracy and Stability of Numerical
+Algorithms, section 3.1). With a few more than D for n it covers the rounding of the centring, too.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from mabm._core.arrays import row_blocks
+
+# Matrix units cut off what float32 arithmetic rounds: a step aligns K products and the sum so far
+# to the greatest of them and cuts off their sum, K + 2 losses of at most 2^-23 of the magnitude. So
+# D products lose (1 + 2 / K) D 2^-23 of it; K is 4 or more.
+MATRIX_UNIT_ROUNDOFF = 2.0**-22
+# Scaled entries stay below this, a fourth of what float16 holds.
+_HALF_RANGE_EXPONENT = 14
+# Products of numbers in one call, a fraction of a second's work: Python looks for a signal between
+# two calls. That is 1,024 rows of a tile of 2,048 dimensions.
+_PRODUCTS_AT_ONCE = 2**33
+
+
+def growth(terms: int, roundoff: float) -> float:
+    """How far a sum of ``terms`` rounded additions may be off, as a part of its magnitude."""
+    return terms * roundoff / (1 - terms * roundoff) if terms * roundoff < 1 else math.inf
+
+
+class Product(Protocol):
+    """A product of centred rows.
+
+    Attributes:
+        mean: (D,) float32, what rows are centred by.
+        unit: Scalar float64: products are in units of its inverse.
+    """
+
+    mean: Tensor
+    unit: Tensor
+
+    def operand(self, start: int, stop: int) -> Tensor:
+        """The centred rows ``start`` to ``stop``."""
+
+    def multiply(self, own: Tensor, others: Tensor, out: Tensor) -> None:
+        """Writes the products of two operands, (B, T) float32."""
+
+    def error_bounds(self, centred_length: Tensor) -> Tensor:
+        """(N,) float64: how far a product of each row may be off, before the unit."""
+
+
+def product_of(x: Tensor) -> Product:
+    """The fastest product that there is a bound for, on the device of ``x`` (N, D) float32."""
+    if x.is_cuda and not torch.backends.cuda.matmul.allow_fp16_accumulation:
+        return HalfProduct(x)
+    return FloatProduct(x)
+
+
+class FloatProduct:
+    """Operands in float32, centred when they are asked for, so that no copy of all is held."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.mean = x.mean(dim=0)
+        self.unit = torch.ones((), dtype=torch.float64, device=x.device)
+        self._x = x
+
+    def operand(self, start: int, stop: int) -> Tensor:
+        """As :meth:`Product.operand`."""
+        return self._x[start:stop] - self.mean
+
+    def multiply(self, own: Tensor, others: Tensor, out: Tensor) -> None:
+        """As :meth:`Product.multiply`, some rows at a time."""
+        step = max(1, _PRODUCTS_AT_ONCE // max(1, others.numel()))
+        for start in range(0, len(own), step):
+            torch.mm(own[start : start + step], others.T, out=out[start : start + step])
+
+    def error_bounds(self, centred_length: Tensor) -> Tensor:
+        """As :meth:`Product.error_bounds`."""
+        roundoff = MATRIX_UNIT_ROUNDOFF if self._x.is_cuda else 2.0**-24
+        part = growth(self._x.shape[1] + 8, roundoff) + _operand_rounding(self._x.device)
+        return part * centred_length * centred_length.max()
+
+
+class HalfProduct:
+    """Operands in float16, summed in float32: what the matrix units of a GPU do fastest.
+
+    Centred rows are scaled by a power of two, so that their greatest entry is a large float16 and
+    those that float16 flushes or rounds coarsely are small beside it; what each row lost is
+    measured, not guessed.
+    """
+
+    def __init__(self, x: Tensor) -> None:
+        self.mean = x.mean(dim=0)
+        above, below = x.amax(dim=0) - self.mean, self.mean - x.amin(dim=0)
+        greatest = torch.maximum(above, below).amax()  # rounding keeps the order
+        exponent = _HALF_RANGE_EXPONENT - torch.frexp(greatest).exponent
+        # A power of two by its bits: what a device's pow makes of one need not be exact.
+        self._scale = (exponent.clamp(-100, 100).to(torch.int32) + 127 << 23).view(torch.float32)
+        self.unit = self._scale.to(torch.float64).square()
+        self._halves = torch.empty(x.shape, dtype=torch.float16, device=x.device)
+        lost = []
+        for rows, halves in zip(row_blocks(x), row_blocks(self._halves), strict=True):
+            scaled = (rows - self.mean) * self._scale
+            halves.copy_(scaled)
+            scaled -= halves  # exactly what was rounded away
+            lost.append(torch.linalg.vector_norm(scaled, dim=1, dtype=torch.float64))
+        self._lost = torch.cat(lost) / self._scale
+
+    def operand(self, start: int, stop: int) -> Tensor:
+        """As :meth:`Product.operand`."""
+        return self._halves[start:stop]
+
+    def multiply(self, own: Tensor, others: Tensor, out: Tensor) -> None:
+        """As :meth:`Product.multiply`; where there are no matrix units, in float32."""
+        if own.is_cuda:
+            torch.mm(own, others.T, out_dtype=torch.float32, out=out)
+        else:
+            torch.mm(own.float(), others.float().T, out=out)
+
+    def error_bounds(self, centred_length: Tensor) -> Tensor:
+        """As :meth:`Product.error_bounds`.
+
+        With ``d = h + e``, what is kept and what is lost of each row:
+        ``d_i . d_j - h_i . h_j = e_i . d_j + h_i . e_j``.
+        """
+        kept = centred_length + self._lost
+        greatest_lost, greatest = self._lost.max(), centred_length.max()
+        terms = self._halves.shape[1] + 8
+        return (
+            growth(terms, MATRIX_UNIT_ROUNDOFF) * kept * kept.max()
+            + (self._lost * greatest + kept * greatest_lost) * (1 + 2.0**-20)
+            + growth(8, 2.0**-24) * centred_length * greatest
+        )
+
+
+def _operand_rounding(device: torch.device) -> float:
+    """What a float32 product may lose by rounding its operands, as a part of |a| |b|.
+
+    Nothing by default. PyTorch's settings and the environment can ask for bfloat16 or TF32, at most
+    2^-8 for each of two operands, and as much again to be safe; other modes have a range of their
+    own, for which there is no bound.
+    """
+    backends: Any = torch.backends  # PyTorch does not annotate all of it
+    if device.type == "cuda":
+        modes = {backends.cuda.matmul.fp32_precision, backends.fp32_precision}
+        if os.environ.get("NVIDIA_TF32_OVERRIDE") == "1":
+            modes.add("tf32")
+        if os.environ.get("CUBLAS_EMULATE_SINGLE_PRECISION") == "1":
+            modes.add("emulated")
+    else:
+        names = ("DNNL_DEFAULT_FPMATH_MODE", "ONEDNN_DEFAULT_FPMATH_MODE")
+        modes = {backends.mkldnn.matmul.fp32_precision}
+        modes |= {os.environ.get(name, "none") for name in names}
+    modes = {mode.lower() for mode in modes} - {"none", "ieee", "strict"}
+    if not modes:
+        return 0.0
+    return 2.0**-6 if modes <= {"bf16", "tf32"} else math.inf

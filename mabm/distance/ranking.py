@@ -1,0 +1,340 @@
+"""Ranking: the nearest samples of every sample, exactly, list by list (method step 1).
+
+The ranks are those of exact scores (``csrc/common/scores.h``: float64 sums in a fixed order), ties
+by lower index, whatever the hardware makes of a float32 matrix product: the product only proposes
+candidates, and a bound on its rounding error proves that none is missing. A row where that proof
+fails is ranked by exact scores alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass, fields
+from typing import Generic, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mabm._core.advice import advise, is_wanted
+from mabm._core.arguments import check_choice, check_integer
+from mabm._core.arrays import Array, ArrayT, check_features, like, row_blocks, to_tensor
+from mabm._core.columns import Column, check_modality
+from mabm._core.device_memory import running_ops
+from mabm._core.saving import Saved
+from mabm.distance.candidates import Candidates, ListLayout, propose_candidates
+from mabm.distance.presets import DEFAULT_K1, MAX_K, Preset, check_k1, resolve_preset
+
+logger = logging.getLogger(__name__)
+
+Precision = Literal["exact", "fast"]
+
+# Training features are means of two unit vectors, of lengths 0.7 to 1; these are no such features.
+_WIDE_LENGTHS = 2.0
+_FEW_ROWS = 20  # fewer have no percentiles to speak of
+
+# Rows ranked by exact scores alone before it is worth a warning: a second or so of work.
+_MANY_ROWS = 1000
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking(Saved, Generic[ArrayT]):
+    """Neighbour lists of N samples, nearest first, with the preset that made them.
+
+    Build one yourself to use a ranking of your own with the later stages, for example
+    ``Ranking(ranks, scores, (k,), PRESETS["spcl"], k1=k)``.
+
+    Attributes:
+        ranks: (N, K) int64, the lists side by side, each nearest first; -1 where a list ends
+            early. A sample is in its own lists.
+        scores: (N, K) float64, greatest first: inner products, or minus squared Euclidean
+            distances; -inf where ``ranks`` is -1.
+        widths: Length of each list; they sum to K.
+        preset: The choices of the pipeline.
+        k1: The list length that was asked for; the half list is cut by it.
+        groups: (N,) int64, the group of each sample, or ``None`` where the preset reads none.
+
+    Example:
+        >>> import torch, mabm
+        >>> ranks = torch.tensor([[0, 1], [1, 0], [2, -1]])
+        >>> scores = torch.tensor([[1.0, 0.5], [1.0, 0.5], [1.0, -torch.inf]]).double()
+        >>> ranking = mabm.Ranking(ranks, scores, (2,), mabm.PRESETS["spcl"], k1=2)
+        >>> mabm.k_reciprocal_neighbors(ranking).row(1).tolist()
+        [0, 1]
+    """
+
+    ranks: ArrayT
+    scores: ArrayT
+    widths: tuple[int, ...]
+    preset: Preset
+    k1: int = DEFAULT_K1
+    groups: Array | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses ranks that point outside, or parts that do not fit together."""
+        ranks, scores = to_tensor(self.ranks, "ranks"), to_tensor(self.scores, "scores")
+        if ranks.dim() != 2 or ranks.dtype != torch.int64:
+            raise ValueError(f"ranks must be (N, K) int64, got {tuple(ranks.shape)} {ranks.dtype}")
+        if scores.shape != ranks.shape or scores.dtype != torch.float64:
+            raise ValueError(
+                f"scores must be {tuple(ranks.shape)} float64, got "
+                f"{tuple(scores.shape)} {scores.dtype}"
+            )
+        if not all(isinstance(width, int | np.integer) for width in self.widths):
+            raise TypeError(f"widths must be integers, got {self.widths}")
+        if min(self.widths, default=0) < 0 or sum(self.widths) != ranks.shape[1]:
+            raise ValueError(
+                f"widths must be at least 0 and sum to {ranks.shape[1]}, got {self.widths}"
+            )
+        if bool(scores.isnan().any()):
+            raise ValueError("scores must not be NaN, got NaN")
+        if not torch.equal(ranks < 0, scores == -torch.inf):
+            raise ValueError("scores must be -inf exactly where ranks are -1, got them apart")
+        if not isinstance(self.preset, Preset):
+            raise TypeError(f"preset must be a Preset, got {type(self.preset).__name__}")
+        if self.preset.lists == "intra_inter" and len(self.widths) != 2:
+            raise ValueError(
+                f"widths must be those of two lists with preset {self.preset.name!r}, "
+                f"got {self.widths}"
+            )
+        if self.preset.query_expansion == "merged_group_means" and self.groups is None:
+            raise ValueError(f"groups must be given with preset {self.preset.name!r}, got None")
+        check_integer("k1", self.k1, at_least=1, at_most=MAX_K)
+        if ranks.numel() and not -1 <= int(ranks.min()) <= int(ranks.max()) < len(ranks):
+            raise ValueError(
+                f"ranks must be in [-1, {len(ranks)}), got {int(ranks.min())} to {int(ranks.max())}"
+            )
+        if self.groups is not None:
+            groups = check_modality(self.groups, len(ranks), ranks.device, "groups")
+            object.__setattr__(self, "groups", like(groups, self.ranks))
+
+    @classmethod
+    def of_op(
+        cls,
+        ranks: ArrayT,
+        scores: ArrayT,
+        widths: tuple[int, ...],
+        preset: Preset,
+        k1: int,
+        groups: Array | None,
+    ) -> Ranking[ArrayT]:
+        """Wraps what ops returned, which needs no checks (on a GPU they would wait for it).
+
+        Args:
+            ranks: (N, K) int64.
+            scores: (N, K) float64.
+            widths: Length of each list.
+            preset: The choices of the pipeline.
+            k1: The list length that was asked for.
+            groups: (N,) int64, or ``None``.
+        """
+        ranking: Ranking[ArrayT] = object.__new__(cls)
+        values = (ranks, scores, widths, preset, k1, groups)
+        for field, value in zip(fields(cls), values, strict=True):
+            object.__setattr__(ranking, field.name, value)
+        return ranking
+
+    def lists(self, count: int | None = None) -> list[ArrayT]:
+        """The first ``count`` columns of each list (all of them by default).
+
+        Args:
+            count: How many columns; ``None`` for all.
+
+        Returns:
+            One (N, width) array of ranks a list.
+
+        Example:
+            >>> import torch, mabm
+            >>> ranking = mabm.rank_neighbors(torch.randn(40, 8), torch.arange(40) % 2, k1=10)
+            >>> [tuple(ranks.shape) for ranks in ranking.lists(3)]
+            [(40, 3), (40, 3)]
+        """
+        ends = [sum(self.widths[: n + 1]) for n in range(len(self.widths))]
+        return [
+            self.ranks[:, end - width : end][:, :count]
+            for end, width in zip(ends, self.widths, strict=True)
+        ]
+
+    def merged(self) -> ArrayT:
+        """(N, K) all lists as one by descending score, ties by lower index, -1 last."""
+        if len(self.widths) == 1:
+            return self.ranks
+        ranks, by_index = to_tensor(self.ranks, "ranks").sort(dim=1)
+        scores = to_tensor(self.scores, "scores").gather(1, by_index)
+        order = scores.sort(dim=1, descending=True, stable=True).indices
+        return like(ranks.gather(1, order), self.ranks)
+
+
+def rank_neighbors(
+    features: ArrayT,
+    modality: Column | None = None,
+    *,
+    k1: int = DEFAULT_K1,
+    preset: str | Preset | None = None,
+    precision: Precision = "exact",
+) -> Ranking[ArrayT]:
+    """Ranks, for every sample, its nearest samples: the lists that the other stages work on.
+
+    Args:
+        features: (N, D) float16, bfloat16, float32 or float64, compared as float32; never
+            normalised here.
+        modality: (N,) integers >= 0, bool or words, the group of each row, in any order; ``None``
+            for one group.
+        k1: Length of the lists together: ``k1 // G`` for each of G groups, or ``k1`` of one list.
+        preset: Which lists and which metric; by default ``"bmil"`` with a modality (a list for
+            each group, inner product), ``"spcl"`` without (one list, Euclidean distance).
+        precision: ``"exact"``: the ranks of exact scores, proven row by row, the same on every
+            device. ``"fast"``: the nearest samples by a fast product, ordered by their exact
+            scores; nothing proves that no nearer one was missed. Rows whose product overflows are
+            ranked by exact scores in either.
+
+    Returns:
+        The lists as a :class:`Ranking`. A sample takes part in its own lists where it belongs; a
+        group smaller than its share contributes all it has; ties go to the lower index. The same
+        on every device and for any number of threads (unless the process flushes denormal numbers
+        to zero, and the features hold some). Without gradient.
+
+    Raises:
+        TypeError: An argument of the wrong kind.
+        ValueError: An argument out of its range; the message names it, the range and the value.
+
+    Source:
+        Wang et al., AAAI 2026 (BMIL); with ``preset="spcl"`` Zhong et al., CVPR 2017.
+
+    Example:
+        >>> import torch, mabm
+        >>> features = torch.tensor([[0.0], [1.0], [2.0], [4.0]])
+        >>> mabm.rank_neighbors(features, k1=2).ranks.tolist()
+        [[0, 1], [1, 0], [2, 1], [3, 2]]
+    """
+    x = check_features(features)
+    groups = None if modality is None else check_modality(modality, len(x), x.device, "modality")
+    chosen = resolve_preset(preset, has_modality=groups is not None)
+    k1 = check_k1(chosen, k1, len(group_sizes(groups, len(x))))
+    ranking = rank(x, groups, chosen, k1, check_precision(precision))
+    return Ranking.of_op(
+        like(ranking.ranks, features),
+        like(ranking.scores, features),
+        ranking.widths,
+        chosen,
+        ranking.k1,
+        None if groups is None else like(groups, features),
+    )
+
+
+def group_sizes(groups: Tensor | None, count: int) -> dict[int, int]:
+    """Samples of each group that shares ``k1``; one group without a modality or a sample."""
+    if groups is None or not count:
+        return {0: count}
+    names, sizes = torch.unique(groups, return_counts=True)
+    return dict(zip(names.tolist(), sizes.tolist(), strict=True))
+
+
+def check_precision(value: object) -> Precision:
+    """Returns a known precision of the ranking.
+
+    Raises:
+        ValueError: It is none.
+    """
+    check_choice("precision", value, get_args(Precision))
+    return "exact" if value == "exact" else "fast"
+
+
+def rank(
+    x: Tensor, groups: Tensor | None, preset: Preset, k1: int, precision: Precision = "exact"
+) -> Ranking[Tensor]:
+    """:func:`rank_neighbors` on checked arguments, in tensors.
+
+    Raises:
+        torch.OutOfMemoryError: The memory of a GPU ran out; the message says what to lower.
+    """
+    with running_ops(
+        f"ranking {len(x)} samples of {x.shape[1]} dimensions",
+        "lower k1, free memory that other tensors hold, or move the features to the CPU",
+    ):
+        layout = _list_layout(x, groups, preset, k1)
+        looks = preset.metric == "inner_product" and is_wanted(logger, "lengths")
+        lengths = _extreme_lengths(x) if looks and len(x) >= _FEW_ROWS else None
+        ranks, scores = _rank_lists(x, layout, preset.metric == "euclidean", precision)
+    if lengths is not None:
+        _advise_on_lengths(lengths)  # a GPU has been waited for
+    return Ranking.of_op(ranks, scores, tuple(layout.widths), preset, k1, groups)
+
+
+def _extreme_lengths(x: Tensor) -> Tensor:
+    """(2,) the 5th and the 95th percentile of the rows' lengths; waits for no device."""
+    lengths = torch.cat([torch.linalg.vector_norm(block, dim=1) for block in row_blocks(x)])
+    ordered, last = lengths.sort().values, len(x) - 1
+    return torch.stack([ordered[last // 20], ordered[last - last // 20]])
+
+
+def _advise_on_lengths(lengths: Tensor) -> None:
+    low, high = lengths.tolist()
+    if math.isfinite(high) and high > _WIDE_LENGTHS * low:
+        advise(
+            logger,
+            "lengths",
+            f"features differ in length, from {low:.3g} (5th percentile) to {high:.3g} (95th), and "
+            "they are ranked by inner product, where long rows come near to all; try "
+            "torch.nn.functional.normalize(features, dim=1)",
+        )
+
+
+def _rank_lists(
+    x: Tensor, layout: ListLayout, euclidean: bool, precision: Precision
+) -> tuple[Tensor, Tensor]:
+    shape = (len(x), sum(layout.widths))
+    ranks = torch.empty(shape, dtype=torch.int64, device=x.device)
+    scores = torch.empty(shape, dtype=torch.float64, device=x.device)
+    if not ranks.numel():
+        return ranks, scores
+    certificates: list[Tensor] = []
+    start = 0
+    for rows, candidates in propose_candidates(x, layout, euclidean):
+        proposed = candidates if precision == "exact" else _trusted(candidates)
+        found, exact, certified = torch.ops.mabm.rank_candidates(
+            x, rows, *proposed, layout.widths, euclidean
+        )
+        ranks[start : start + len(rows)] = found
+        scores[start : start + len(rows)] = exact
+        certificates.append(certified)
+        start += len(rows)
+    redo = torch.nonzero(~torch.cat(certificates)).flatten()
+    if len(redo):
+        level = logging.WARNING if len(redo) > _MANY_ROWS else logging.INFO
+        logger.log(level, "ranking %d of %d rows by exact scores alone", len(redo), len(x))
+        ranks[redo], scores[redo] = torch.ops.mabm.rank_exactly(
+            x, redo, layout.groups, layout.list_of_group, layout.widths, euclidean
+        )
+    return ranks, scores
+
+
+def _trusted(candidates: Candidates) -> Candidates:
+    """Candidates as if their scores were exact and none had been left out: nothing to prove.
+
+    A row whose product may overflow has a bound that is not finite, keeps it, and is not trusted.
+    """
+    bounds = candidates.error_bounds
+    return candidates._replace(
+        thresholds=torch.full_like(candidates.thresholds, -torch.inf),
+        error_bounds=bounds.masked_fill(bounds.isfinite(), 0.0),
+    )
+
+
+def _list_layout(x: Tensor, groups: Tensor | None, preset: Preset, k1: int) -> ListLayout:
+    if groups is None or preset.lists == "single":
+        groups = x.new_zeros(len(x), dtype=torch.int64)
+    _, numbered, counts = torch.unique(groups, return_inverse=True, return_counts=True)
+    sizes = counts.tolist() or [0]
+    numbers = torch.arange(len(sizes), dtype=torch.int32, device=x.device)
+    if preset.lists == "intra_inter":
+        list_of_group = (numbers[:, None] != numbers).to(torch.int32)
+        widths = [
+            min(preset.k1_intra + 1, max(sizes)),
+            min(preset.k1_inter + 1, len(x) - min(sizes)),
+        ]
+    else:
+        list_of_group = numbers.expand(len(sizes), -1).contiguous()
+        widths = [min(k1 // len(sizes), size) for size in sizes]
+    return ListLayout(numbered.to(torch.int32), list_of_group, widths)

@@ -1,0 +1,1 @@
+"""The page on a run, its tables and figures, and what of the last epoch it shows."""

@@ -1,0 +1,252 @@
+"""The figures of the report: curves and distances as SVG, images as tiles, all inline."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from mabm._core.arrays import to_tensor
+from mabm.report.plots import (
+    HAIRLINE,
+    INK,
+    QUIET,
+    RIGHT,
+    SERIES,
+    WRONG,
+    PairHistogram,
+    clear_frame,
+    draw_spread,
+    new_figure,
+    styled,
+)
+from mabm.report.snapshots import ReadImages
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_WIDTH: Final = 5.6  # inches; the page scales a figure to its column, about as wide
+_HEIGHT: Final = 2.7
+_MARKED_EPOCHS: Final = 24  # with more epochs only some points of a line carry its mark
+# The page says what these are, so that they suit dark and light.
+_VARIABLES: Final = {
+    INK: "var(--ink)",
+    QUIET: "var(--quiet)",
+    HAIRLINE: "var(--hairline)",
+    RIGHT: "var(--right)",
+    WRONG: "var(--wrong)",
+    "#F7D9C6": "var(--wrong-pale)",
+}
+_DASHES: Final = {"solid": (None, ""), "dashed": ((4.0, 2.0), "5 3"), "dotted": ((1, 1.6), "1 3")}
+# matplotlib's marker, and the same one in the legend, around (15, 5).
+_MARKS: Final = (
+    ("o", '<circle cx="15" cy="5" r="2.6"/>'),
+    ("s", '<rect x="12.6" y="2.6" width="4.8" height="4.8"/>'),
+    ("^", '<path d="M15 2 L18 7.4 H12 Z"/>'),
+    ("D", '<path d="M15 1.6 L18.4 5 L15 8.4 L11.6 5 Z"/>'),
+    ("v", '<path d="M15 8 L18 2.6 H12 Z"/>'),
+    ("P", '<path d="M14 2h2v2h2v2h-2v2h-2v-2h-2v-2h2z"/>'),
+)
+_LONGEST_SIDE: Final = 160  # pixels of a tile; screens show it at about half of that
+_JPEG_QUALITY: Final = 88
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve: a value an epoch, NaN where there is none; the line goes on to the next."""
+
+    name: str
+    values: npt.NDArray[np.float64]
+    colour: str
+    style: str = "solid"
+    mark: int = 0
+
+    @property
+    def swatch(self) -> str:
+        """The line as its legend shows it, SVG."""
+        dashes = _DASHES[self.style][1]
+        colour = _VARIABLES.get(self.colour, self.colour)
+        return (
+            f'<svg class="swatch" viewBox="0 0 30 10" style="color:{colour}" aria-hidden="true">'
+            f'<path d="M1 5 H29" stroke="currentColor" stroke-width="1.8" fill="none" '
+            f'stroke-dasharray="{dashes}"/><g fill="currentColor">{_MARKS[self.mark][1]}</g></svg>'
+        )
+
+
+def make_lines(
+    columns: Mapping[str, Sequence[float | None]], styles: Mapping[str, str] | None = None
+) -> list[Line]:
+    """Curves in the colours of the library, one a column that holds a number."""
+    lines: list[Line] = []
+    for name, column in columns.items():
+        values = np.array([np.nan if value is None else value for value in column], dtype=float)
+        if np.isfinite(values).any():
+            place = len(lines)
+            lines.append(
+                Line(
+                    name,
+                    values,
+                    SERIES[place % len(SERIES)],
+                    (styles or {}).get(name, "solid"),
+                    place % len(_MARKS),
+                )
+            )
+    return lines
+
+
+def draw_curves(
+    lines: Sequence[Line],
+    epochs: Sequence[int],
+    boundaries: Mapping[float, str],
+    *,
+    label: str,
+    percent: bool = False,
+) -> str:
+    """Curves over the epochs of a run, as SVG.
+
+    Args:
+        lines: The curves; none draws empty axes.
+        epochs: Places of the points on the horizontal axis.
+        boundaries: Where a stage begins -> what is written there.
+        label: What the figure shows, for those who cannot see it.
+        percent: The values are shares: write them in percent.
+    """
+    with styled():
+        from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+        figure = new_figure(_WIDTH, _HEIGHT)
+        axes = figure.add_axes((0.085, 0.12, 0.885, 0.77))
+        every = max(1, -(-len(epochs) // _MARKED_EPOCHS))
+        for line in lines:
+            there = np.isfinite(line.values)
+            axes.plot(
+                np.array(epochs)[there],
+                line.values[there],
+                color=line.colour,
+                linewidth=1.6,
+                linestyle=(0, _DASHES[line.style][0]) if _DASHES[line.style][0] else "solid",
+                marker=_MARKS[line.mark][0],
+                markersize=4,
+                markeredgewidth=0,
+                markevery=every,
+            )
+        first, last = min(epochs, default=0), max(epochs, default=1)
+        margin = max(0.02 * (last - first), 0.3)
+        axes.set_xlim(first - margin, last + margin)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=12))
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
+        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0] if _any_negative(lines) else 0.0))
+        if percent:
+            digits = 0 if axes.get_ylim()[1] > 0.05 else 1
+            axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=digits))
+        clear_frame(axes)
+        _mark_stages(axes, boundaries, first)
+        return _to_svg(figure, label)
+
+
+def _any_negative(lines: Sequence[Line]) -> bool:
+    return any(bool((line.values < 0).any()) for line in lines)
+
+
+def _mark_stages(axes: Axes, boundaries: Mapping[float, str], first: int) -> None:
+    for place, name in boundaries.items():
+        is_inside = place > first  # a stage that everything belongs to needs no line
+        if is_inside:
+            axes.axvline(place, color=QUIET, linewidth=1, linestyle=(0, (4, 3)))
+        axes.text(
+            place if is_inside else axes.get_xlim()[0],
+            1.03,
+            name,
+            transform=axes.get_xaxis_transform(),
+            color=QUIET,
+            fontsize=9,
+        )
+
+
+def draw_distance_spread(histogram: PairHistogram, across: bool) -> str:
+    """How the distance is spread over the pairs within or across modalities, as SVG."""
+    with styled():
+        from matplotlib.ticker import FuncFormatter, NullFormatter
+
+        figure = new_figure(_WIDTH, _HEIGHT + 0.4)
+        axes = figure.add_axes((0.085, 0.15, 0.885, 0.73))
+        draw_spread(axes, histogram, across)
+        axes.set_ylim(top=2 * max(int(histogram.counts.max()), 1))  # the same for both sides
+        axes.yaxis.set_major_formatter(FuncFormatter(_short_count))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel("Jaccard distance J")
+        side = "across modalities" if across else "within a modality"
+        return _to_svg(figure, f"Number of pairs {side} by their Jaccard distance")
+
+
+def _short_count(value: float, _: object = None) -> str:
+    for unit, word in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= unit:
+            return f"{value / unit:g}{word}"
+    return f"{value:g}"
+
+
+def _to_svg(figure: Figure, label: str) -> str:
+    """The figure as SVG to put into a page: its own text, colours by variable, ids kept apart."""
+    buffer = io.StringIO()
+    import matplotlib
+
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": label}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
+    text = text.replace("xlink:href", "href")
+    text = re.sub(r"(?i)font-family:[^;\"]*;?", "", text)
+    text = re.sub(r"font: ([\d.]+)px[^;\"]*", r"font-size: \1px", text)
+    for colour, variable in _VARIABLES.items():
+        text = re.sub(colour + r"\b", variable, text, flags=re.IGNORECASE)
+    used = set(re.findall(r"(?:url\(#|href=\"#)([^\")]+)", text))
+    text = re.sub(r' id="([^"]+)"', lambda match: match[0] if match[1] in used else "", text)
+    prefix = re.sub(r"\W+", "-", label.lower())
+    text = re.sub(r"( id=\"|url\(#|href=\"#)", rf"\g<1>{prefix}-", text)
+    opening = (
+        f'<svg role="img" aria-label="{label}" '
+        f'viewBox="0 0 {figure.get_figwidth() * 72:g} {figure.get_figheight() * 72:g}">'
+    )
+    return re.sub(r"<svg[^>]*>", lambda _: opening, text, count=1)
+
+
+def read_tiles(read: ReadImages, rows: npt.NDArray[np.int64]) -> Callable[[int], str]:
+    """Reads images once, by Pillow writes each as JPEG, and returns their data URIs by row.
+
+    Args:
+        read: Reads images by row.
+        rows: Any rows, in any order and number; negative ones are left out.
+
+    Raises:
+        ValueError: If what was read are no (B, 3, H, W) uint8 images.
+    """
+    wanted = np.unique(rows[rows >= 0]).tolist()
+    tiles: dict[int, str] = {}
+    if wanted:
+        images = to_tensor(read(wanted), "images").cpu().numpy()
+        if images.ndim != 4 or images.shape[:2] != (len(wanted), 3) or images.dtype != np.uint8:
+            raise ValueError(
+                f"read must return ({len(wanted)}, 3, H, W) uint8 images, got "
+                f"{images.shape} {images.dtype}"
+            )
+        tiles = {row: _data_uri(image) for row, image in zip(wanted, images, strict=True)}
+    return tiles.__getitem__
+
+
+def _data_uri(image: npt.NDArray[np.uint8]) -> str:
+    from PIL import Image
+
+    picture: Any = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))
+    picture.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE), Image.Resampling.BICUBIC)
+    buffer = io.BytesIO()
+    picture.save(buffer, format="JPEG", quality=_JPEG_QUALITY)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

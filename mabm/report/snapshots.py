@@ -1,0 +1,203 @@
+"""What a report shows of one moment of a run: a clustering, and ranked searches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from mabm._core.arguments import check_integer
+from mabm._core.arrays import Array, check_features, check_matrix, like, to_tensor
+from mabm._core.columns import (
+    Column,
+    Labels,
+    check_categories,
+    check_column,
+    check_labels,
+    check_visible_infrared,
+    holds_integers,
+)
+from mabm.distance.presets import DEFAULT_K1, DEFAULT_K2, Preset
+from mabm.evaluation.galleries import draw_gallery
+from mabm.evaluation.search import minus_inner_products
+from mabm.evaluation.tasks import SearchTask
+
+IntArray = npt.NDArray[np.int64]
+
+ReadImages = Callable[[list[int]], Array]
+"""Rows -> (B, 3, H, W) uint8 RGB images of one size, such as ``ImageReader.__getitems__``."""
+
+_ROWS_AT_ONCE: Final = 512  # queries ranked in one step: bounds the memory of a large gallery
+
+
+@dataclass(frozen=True, eq=False)
+class ClusteringSnapshot:
+    """A clustering of N samples, with what its distance was computed from.
+
+    Attributes:
+        features: (N, D) floating point, as they were clustered.
+        labels: (N,) integers, clusters 0..C-1 and noise -1, or the :class:`mabm.PseudoLabels`.
+        modality: (N,) integers >= 0.
+        read: Reads images by row.
+        identity: (N,) integers, negative where unknown, or ``None``. Only shown and measured by.
+        k1: As :func:`mabm.modality_jaccard`.
+        k2: As :func:`mabm.modality_jaccard`: of each group with ``"bmil"``, else in all.
+        eps: Radius of DBSCAN.
+        preset: As :func:`mabm.modality_jaccard`.
+        identity_names: What an identity is called, or ``None`` to call it by its number.
+    """
+
+    features: Array
+    labels: Labels
+    modality: Column
+    read: ReadImages
+    identity: Column | None = None
+    k1: int = DEFAULT_K1
+    k2: int = DEFAULT_K2
+    eps: float = 0.6
+    preset: str | Preset | None = None
+    identity_names: Callable[[int], str] | None = None
+
+    def __post_init__(self) -> None:
+        """Reads what is no array, and refuses arrays of different lengths."""
+        features = to_tensor(self.features, "features")
+        check_matrix(features, "features")
+        count, each = len(features), "one a row of features"
+        columns = {
+            "labels": check_labels(self.labels, count, "labels", each),
+            "modality": check_visible_infrared(self.modality, count, "modality", each),
+        }
+        if self.identity is not None:
+            columns["identity"] = check_column(self.identity, count, "identity", each)
+        for name, column in columns.items():
+            if not holds_integers(getattr(self, name)):
+                object.__setattr__(self, name, like(column, self.features))
+
+
+@dataclass(frozen=True, eq=False)
+class RetrievalSnapshot:
+    """Some queries of a search, each with the nearest of its gallery.
+
+    Attributes:
+        task: What the search is called.
+        query: (Q,) int64 rows.
+        ranked: (Q, R) int64 rows, nearest first; -1 where a gallery ends.
+        right: (Q, R) bool, whether they share the query's identity; any value where there is none.
+        read: Reads images by row.
+        caption: How these queries were chosen, and out of what gallery.
+    """
+
+    task: str
+    query: IntArray
+    ranked: IntArray
+    right: npt.NDArray[np.bool_]
+    read: ReadImages
+    caption: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuses arrays that do not fit each other."""
+        shapes = self.query.shape, self.ranked.shape, self.right.shape
+        if len(shapes[1]) != 2 or shapes[0] != shapes[1][:1] or shapes[2] != shapes[1]:
+            raise ValueError(
+                f"query must be (Q,), ranked and right (Q, R), got {shapes[0]}, {shapes[1]} and "
+                f"{shapes[2]}"
+            )
+
+    @classmethod
+    def from_search(
+        cls,
+        features: Array,
+        identity: Column,
+        camera: Column,
+        modality: Column,
+        *,
+        task: SearchTask,
+        read: ReadImages,
+        num_queries: int = 8,
+        num_shown: int = 10,
+    ) -> RetrievalSnapshot:
+        """Searches as :func:`mabm.evaluate_search` does, in the gallery of trial 0.
+
+        The queries shown are evenly spaced from the one with the greatest average precision to the
+        one with the least (ties: lower row first), so that nothing is picked by hand.
+
+        Args:
+            features: (N, D) floating point, compared by inner product, never normalised here.
+            identity: (N,) integers.
+            camera: (N,) integers.
+            modality: (N,) integers, 0 visible and 1 infrared, or these two words.
+            task: Whose images are queries, whose the gallery, and what is left out of it.
+            read: Reads images by row.
+            num_queries: Queries to show at most, >= 1.
+            num_shown: Gallery images to show of each at most, >= 1.
+
+        Returns:
+            The examples; none where no query has a match.
+
+        Raises:
+            TypeError: An argument of the wrong kind.
+            ValueError: Shapes that do not fit.
+        """
+        check_integer("num_queries", num_queries, at_least=1)
+        check_integer("num_shown", num_shown, at_least=1)
+        x = check_features(features)
+        each = "one a row of features"
+        people = check_categories(identity, len(x), "identity", each).columns[0].cpu()
+        places = check_column(camera, len(x), "camera", each).cpu()
+        kinds = check_visible_infrared(modality, len(x), "modality", each).cpu()
+        queries = _rows_of(kinds, task.query_modality, places, task.query_cameras)
+        gallery = _rows_of(kinds, task.gallery_modality, places, task.gallery_cameras)
+        if task.gallery == "one_per_camera" and task.gallery_cameras is not None:
+            drawn = draw_gallery(
+                people[gallery], places[gallery], cameras=task.gallery_cameras, trial=0
+            )
+            gallery = gallery[drawn]
+        precisions, tops = [], []
+        for rows in torch.split(queries, _ROWS_AT_ONCE):
+            distance = minus_inner_products(x[rows.to(x.device)], x[gallery.to(x.device)]).cpu()
+            matches = people[rows, None] == people[gallery]
+            compared = task.protocol.compared(matches, places[rows, None], places[gallery])
+            distance[~compared] = torch.inf
+            ranked = distance.sort(dim=1, stable=True)
+            there = ranked.values.isfinite()
+            right = matches.gather(1, ranked.indices) & there
+            precisions.append(_average_precision(right))
+            tops.append(gallery[ranked.indices].where(there, -1)[:, :num_shown])
+        scores = torch.cat([torch.empty(0, dtype=torch.float64), *precisions])
+        top = torch.cat([torch.empty(0, min(num_shown, len(gallery)), dtype=torch.int64), *tops])
+        order = scores.sort(descending=True, stable=True).indices
+        order = order[: int((scores > 0).sum())]  # 0 is without a match
+        places_shown = torch.linspace(0, max(len(order) - 1, 0), min(num_queries, len(order)))
+        chosen = order[places_shown.round().long()]
+        shown, query = top[chosen], queries[chosen]
+        return cls(
+            task=task.name,
+            query=query.numpy(),
+            ranked=shown.numpy(),
+            right=((people[shown] == people[query, None]) & (shown >= 0)).numpy(),
+            read=read,
+            caption=f"{len(chosen)} of {len(order):,} queries with a match, evenly spaced from the "
+            f"best ranked to the worst by average precision; gallery of {len(gallery):,} images"
+            + (" (trial 0)" if task.num_trials > 1 else ""),
+        )
+
+
+def _rows_of(
+    kinds: Tensor, modality: int, places: Tensor, cameras: tuple[int, ...] | None
+) -> Tensor:
+    chosen = kinds == modality
+    if cameras is not None:
+        chosen &= torch.isin(places, torch.tensor(cameras))
+    return torch.nonzero(chosen).flatten()
+
+
+def _average_precision(right: Tensor) -> Tensor:
+    """(Q,) float64 from (Q, G) bool in order of rank; 0 without a match."""
+    ranks = torch.arange(1, right.shape[1] + 1)
+    precision = right.cumsum(1).to(torch.float64) / ranks
+    return (precision * right).sum(1) / right.sum(1).clamp(min=1)

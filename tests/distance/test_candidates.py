@@ -1,0 +1,223 @@
+"""The proof behind exact ranking: the error bounds hold, and the certificate decides by them."""
+
+import functools
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from cases import KINDS, make_features
+from devices import CPU, Device
+
+import mabm
+from mabm.distance import candidates
+from mabm.distance.candidates import ListLayout, propose_candidates
+from mabm.distance.products import FloatProduct, HalfProduct, Product
+
+
+@pytest.fixture(params=[FloatProduct, HalfProduct])
+def product(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[torch.Tensor], Product]:
+    """What multiplies, on whatever device; on the CPU float16 is multiplied in float32."""
+    monkeypatch.setattr(candidates, "product_of", request.param)
+    return request.param
+
+
+def one_list(count: int, width: int, device: Device = CPU) -> ListLayout:
+    groups = device.put(torch.zeros(count, dtype=torch.int32))
+    return ListLayout(groups, device.put(torch.zeros(1, 1, dtype=torch.int32)), [width])
+
+
+def close_rows(dim: int, spread: float) -> np.ndarray:
+    """Thirty rows about a long common vector: what centring is for, and what tempts it most."""
+    rng = np.random.default_rng(dim)
+    return (1 + spread * rng.normal(size=(30, dim))).astype(np.float32)
+
+
+def signs(dim: int) -> np.ndarray:
+    return np.sign(close_rows(dim, 1.0) - 1)
+
+
+def rounded_alike(dim: int) -> np.ndarray:
+    """Rows and their negatives, of which float16 loses the same part with the same sign."""
+    rows = signs(dim)[:15] * (1 + 2.0**-11 - 2.0**-20)
+    return np.concatenate([rows, -rows]).astype(np.float32)
+
+
+def noise(scale: float | np.ndarray) -> np.ndarray:
+    return (np.random.default_rng(7).normal(size=(30, 48)) * scale).astype(np.float32)
+
+
+INPUTS = {
+    **{
+        f"D={d} spread={s:g}": close_rows(d, s)
+        for d in (1, 300, 2048, 20_000)
+        for s in (1e-4, 1e-6)
+    },
+    **{kind: make_features(kind, np.arange(30) % 2, seed=8) for kind in KINDS},
+    **{f"one step of float32, D={d}": 1 + 2.0**-22 * signs(d) for d in (2048, 20_000)},
+    **{f"rounded alike, D={d}": rounded_alike(d) for d in (7, 2048, 20_000)},
+    "huge": noise(1e17),
+    "tiny": noise(1e-30),
+    "denormal": noise(1e-42),
+    "all equal": np.full((30, 7), 0.3),
+    "zeros": np.zeros((30, 7)),
+    "a giant row": noise(np.r_[1e6, np.ones(29)][:, None]),
+    "a giant column": noise(np.r_[1e5, np.full(47, 1e-4)]),
+    "every magnitude": noise(10.0 ** np.linspace(-12, 4, 48)),
+}
+
+UNBOUNDED = {
+    "products that overflow": noise(1e30),
+    "means that overflow": noise(3e37),
+    "a row beyond float16 at any scale": noise(np.r_[1e36, np.ones(29)][:, None]),
+    "rows on either side of overflow": noise(10.0 ** np.linspace(-30, 36, 30)[:, None]),
+}
+
+
+@functools.cache
+def exact_scores(name: str, euclidean: bool) -> np.ndarray:
+    wide = INPUTS[name].astype(np.float32).astype(np.float64)
+    scores = np.empty((len(wide), len(wide)))
+    for i, row in enumerate(wide):
+        for j, other in enumerate(wide[: i + 1]):
+            terms = -((row - other) ** 2) / 2 if euclidean else row * other
+            scores[i, j] = scores[j, i] = math.fsum(terms.tolist())
+    return scores
+
+
+def spreads_and_bounds(
+    device: Device, name: str, euclidean: bool, product: Callable[[torch.Tensor], Product]
+) -> tuple[np.ndarray, np.ndarray]:
+    """How far apart the errors of each row's scores lie, and how far each may be off."""
+    x = device.put(torch.from_numpy(INPUTS[name].astype(np.float32)))
+    count = len(x)
+    (rows, found), *more = propose_candidates(x, one_list(count, count, device), euclidean)
+    assert not more
+    assert rows.tolist() == list(range(count))
+    assert found.counts.tolist() == [[count]] * count  # nothing dropped: every score is there
+    scores = np.empty((count, count))
+    indices = device.get(found.indices)[:, 0, :count].astype(np.int64)
+    np.put_along_axis(scores, indices, device.get(found.scores)[:, 0, :count].astype(float), 1)
+    # Up to a constant of the row, and in the units of the product.
+    errors = scores - exact_scores(name, euclidean) * float(product(x).unit)
+    return np.ptp(errors, axis=1), device.get(found.error_bounds)
+
+
+@pytest.mark.parametrize("euclidean", [False, True])
+@pytest.mark.parametrize("name", INPUTS)
+def test_no_score_is_further_off_than_its_bound(
+    device: Device, name: str, euclidean: bool, product: Callable[[torch.Tensor], Product]
+) -> None:
+    spreads, bounds = spreads_and_bounds(device, name, euclidean, product)
+    assert np.isfinite(bounds).all()
+    assert (spreads <= 2 * bounds).all()
+
+
+def test_float16_comes_near_its_bound(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(candidates, "product_of", HalfProduct)
+    spreads, bounds = spreads_and_bounds(device, "rounded alike, D=7", False, HalfProduct)
+    assert (spreads > 1.9 * bounds).all()
+
+
+@pytest.mark.parametrize("euclidean", [False, True])
+@pytest.mark.parametrize("name", UNBOUNDED)
+@pytest.mark.usefixtures("product")
+def test_what_may_overflow_has_no_bound(device: Device, name: str, euclidean: bool) -> None:
+    x = device.put(torch.from_numpy(UNBOUNDED[name]))
+    ((_, found),) = propose_candidates(x, one_list(30, 30, device), euclidean)
+    longest = np.abs(UNBOUNDED[name]).max(axis=1) >= 1e30
+    assert longest.any()
+    assert not np.isfinite(device.get(found.error_bounds)[longest]).any()
+
+
+def ranked_exactly(x: torch.Tensor, layout: ListLayout, euclidean: bool) -> torch.Tensor:
+    rows = torch.arange(len(x), device=x.device)
+    groups, list_of_group, widths = layout.groups, layout.list_of_group, layout.widths
+    return torch.ops.mabm.rank_exactly(x, rows, groups, list_of_group, widths, euclidean)[0]
+
+
+@pytest.mark.parametrize("preset", ["bmil", "spcl"])
+@pytest.mark.parametrize("dim", [2048, 20_000])
+@pytest.mark.usefixtures("product")
+def test_rows_that_float64_can_hardly_tell_apart(device: Device, dim: int, preset: str) -> None:
+    # 1 + 2^-22 * signs: the inner products differ in the last bits of their float64 sums.
+    rng = np.random.default_rng(0)
+    count = 300 if dim == 2048 else 100
+    signs = np.stack([rng.permutation(np.repeat([1, -1], dim // 2)) for _ in range(count)])
+    x = device.put(torch.from_numpy((1 + 2.0**-22 * signs).astype(np.float32)))
+    modality = device.put(torch.zeros(count, dtype=torch.int64))
+    ranking = mabm.rank_neighbors(x, modality, k1=5, preset=preset)
+    exactly = ranked_exactly(x, one_list(count, 5, device), preset == "spcl")
+    assert torch.equal(ranking.ranks, exactly)
+
+
+@pytest.mark.parametrize("preset", ["bmil", "spcl"])
+@pytest.mark.parametrize("name", INPUTS | UNBOUNDED)
+@pytest.mark.usefixtures("product")
+def test_ranks_are_those_of_exact_scores(device: Device, name: str, preset: str) -> None:
+    features = (INPUTS | UNBOUNDED)[name].astype(np.float32)
+    if name in KINDS:  # more of them, so that some are dropped
+        features = make_features(name, np.arange(300) % 2, seed=9)
+    x = device.put(torch.from_numpy(features))
+    modality = torch.zeros(len(x), dtype=torch.int64)
+    ranking = mabm.rank_neighbors(x, modality, k1=10, preset=preset)
+    exactly = ranked_exactly(x, one_list(len(x), 10, device), preset == "spcl")
+    assert torch.equal(ranking.ranks, exactly)
+
+
+def certify(
+    device: Device, scores: list[float], threshold: float, bound: float, exact: list[float]
+) -> object:
+    """Ranks the two best of made-up candidates of a row [1]: exact scores are features."""
+    features = torch.tensor([[1.0], *([value] for value in exact)])
+    count = len(scores)
+    tensors = (
+        features,
+        torch.tensor([0]),
+        torch.tensor([[scores]]),
+        torch.arange(1, count + 1, dtype=torch.int32).view(1, 1, -1),
+        torch.tensor([[count]], dtype=torch.int32),
+        torch.tensor([[threshold]]),
+        torch.tensor([bound], dtype=torch.float64),
+    )
+    ranks, _, certified = torch.ops.mabm.rank_candidates(*map(device.put, tensors), [2], False)
+    return ranks[0].tolist() if certified else None
+
+
+def test_the_certificate_at_its_edges(device: Device) -> None:
+    decide = functools.partial(certify, device, [9.0, 8.0, 7.0, 6.0], exact=[8.0, 7.0, 9.0, 10.0])
+    # The second best is 8: within 2B = 1 of it stand 9, 8 and 7, all rescored, and 6 is out.
+    assert decide(threshold=5.0, bound=0.5) == [3, 1]
+    # What was dropped may have scored 7 = 8 - 2B: it could belong to the list.
+    assert decide(threshold=7.0, bound=0.5) is None
+    assert decide(threshold=6.99, bound=0.5) == [3, 1]
+    # With a wider bound 6 is rescored too, and wins.
+    assert decide(threshold=5.0, bound=1.0) == [4, 3]
+    assert decide(threshold=6.0, bound=1.0) is None
+    # Nothing was dropped: the list is complete whatever the bound, unless there is none.
+    assert decide(threshold=-math.inf, bound=100.0) == [4, 3]
+    assert decide(threshold=-math.inf, bound=math.inf) is None
+    assert decide(threshold=-math.inf, bound=math.nan) is None
+
+
+@pytest.mark.parametrize(
+    ("free", "side"),
+    [
+        (None, 256),
+        (0, 256),
+        (16 * 4 * 512**2 - 1, 256),
+        (16 * 4 * 512**2, 512),
+        (16 * 4 * 8192**2 - 1, 7936),
+        (16 * 4 * 8192**2, 8192),
+        (2**50, 8192),
+    ],
+)
+def test_a_tile_on_a_gpu_takes_a_sixteenth_of_what_is_free(
+    free: int | None, side: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(candidates, "available_bytes", lambda device: free)
+    assert candidates._tile_side(torch.device("cuda")) == side
+    assert candidates._tile_side(torch.device("cpu")) == 4096

@@ -1,0 +1,158 @@
+"""The library with its GPU ops in place of the CPU's, on the emulated grid: the same bits."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import grid_build
+import numpy as np
+import pytest
+import torch
+from cases import KINDS, Case, cases, make_features
+from golden_files import GOLDEN, Golden
+from hypothesis import given, settings
+
+import mabm
+from mabm.distance import candidates, products
+
+
+@contextmanager
+def on_the_grid() -> Iterator[None]:
+    """Every op of the library is the GPU's meanwhile, and so is the product."""
+    emulated = grid_build.load_ops()
+    ops, product_of = torch.ops.mabm, candidates.product_of
+    torch.ops.mabm, candidates.product_of = emulated, products.HalfProduct
+    try:
+        yield
+    finally:
+        torch.ops.mabm, candidates.product_of = ops, product_of
+
+
+def check_same_results(
+    features: np.ndarray, modality: np.ndarray, options: dict[str, object]
+) -> None:
+    """Holds every result of the pipeline against the CPU's, to the bit."""
+
+    def results() -> dict[str, np.ndarray]:
+        encoding = mabm.encode_samples(features, modality, **options)
+        graph = mabm.jaccard_graph(features, modality, max_distance=0.8, **options)
+        return {
+            "indptr": encoding.indptr,
+            "indices": encoding.indices,
+            "weights": encoding.weights,
+            "distance": mabm.jaccard_distance(encoding),
+            "part": mabm.jaccard_distance(encoding, slice(0, 3), slice(1, None)),
+            "graph indptr": graph.indptr,
+            "graph indices": graph.indices,
+            "graph distances": graph.distances,
+            **{f"labels at {eps}": graph.dbscan(eps, 3) for eps in (0.0, 0.3, 0.6, 0.8)},
+        }
+
+    expected = results()
+    with on_the_grid():
+        found = results()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+        assert found[name].dtype == value.dtype
+
+
+def check_same_parts(name: str, *args: object) -> tuple[torch.Tensor, ...]:
+    """Holds an op of rows against the CPU's, and returns what it made."""
+    emulated = grid_build.load_ops()
+    expected, found = getattr(torch.ops.mabm, name)(*args), getattr(emulated, name)(*args)
+    assert len(found) == len(expected)
+    for part, wanted in zip(found, expected, strict=True):
+        assert torch.equal(part, wanted)
+    return found
+
+
+@pytest.mark.parametrize("golden", GOLDEN, ids=str)
+def test_golden_files(golden: Golden) -> None:
+    check_same_results(golden.features, golden.modality, golden.options)
+    with on_the_grid():
+        for eps, labels in golden.labels.items():
+            found = mabm.pseudo_labels(golden.features, golden.modality, eps=eps, **golden.options)
+            np.testing.assert_array_equal(found.labels, labels)
+
+
+def test_tiles_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    modality = np.random.default_rng(1).integers(0, 3, size=300)
+    features = make_features("ties", modality, seed=2)
+    monkeypatch.setattr(candidates, "_TILE", 70)
+    check_same_results(features, modality, {"k1": 9, "k2": 2})
+
+
+def test_exact_ranks_of_more_rows_and_columns_than_a_tile() -> None:
+    # A tile of exact scores has 1,024 rows and 8,192 columns.
+    features = torch.randint(-2, 3, (8300, 2)).float()
+    groups = (torch.arange(8300) % 3).to(torch.int32)
+    list_of_group = torch.arange(3, dtype=torch.int32).repeat(3, 1)
+    few, many = torch.tensor([8299, 0, 77]), torch.arange(1030) % 40
+    check_same_parts("rank_exactly", features, few, groups, list_of_group, [3, 9, 40], True)
+    check_same_parts(
+        "rank_exactly", features[:40], many, groups[:40], list_of_group, [2, 1, 5], False
+    )
+
+
+@settings(max_examples=15)
+@given(cases(max_size=60))
+def test_random_cases(case: Case) -> None:
+    check_same_results(case.features, case.modality, case.options)
+
+
+@pytest.mark.parametrize("count", [1, 31, 32, 33, 257])
+@pytest.mark.parametrize("kind", KINDS)
+def test_sizes_about_a_warp(kind: str, count: int) -> None:
+    modality = (np.arange(count) % 7 == 0).astype(np.int64)
+    features = make_features(kind, modality, seed=count)
+    check_same_results(features, modality, {"k1": 13, "k2": 4})
+
+
+@pytest.mark.parametrize("members", [1535, 1536, 1537, 1700])
+def test_sets_about_the_size_of_shared_memory(members: int) -> None:
+    ranks = torch.arange(1700).repeat(1700, 1)  # one set is long, a few are short
+    mask = torch.zeros(ranks.shape, dtype=torch.bool)
+    mask[0, torch.randperm(1700)[:members]] = True
+    mask[1:9, :7] = True
+    indptr, _ = check_same_parts("expand_neighbors", ranks, mask, None, None)
+    assert int(indptr.diff().max()) == members
+    # And one that becomes long: 1,200 members, and a neighbour whose half set adds the others.
+    mask[0] = torch.arange(1700) < 1200
+    half_mask = torch.zeros(ranks.shape, dtype=torch.bool)
+    half_mask[0] = torch.arange(1700) < members
+    indptr, _ = check_same_parts("expand_neighbors", ranks, mask, ranks, half_mask)
+    assert int(indptr.diff().max()) == members
+
+
+@pytest.mark.parametrize("members", [1535, 1536, 1537, 1700])
+def test_averages_about_the_size_of_shared_memory(members: int) -> None:
+    generator = torch.Generator().manual_seed(members)
+    sizes = torch.ones(1700, dtype=torch.int64)
+    sizes[3:5] = torch.tensor([members, members // 2])
+    rows = [torch.randperm(1700, generator=generator)[:size].sort().values for size in sizes]
+    encoding = mabm.Encoding.from_values(
+        torch.cat([torch.zeros(1, dtype=torch.int64), sizes.cumsum(0)]),
+        torch.cat(rows).to(torch.int32),
+        torch.rand(int(sizes.sum()), generator=generator) + 0.1,
+    )
+    neighbors = torch.stack([torch.arange(1700), torch.arange(1700).roll(1)], dim=1)
+    weights = torch.full((1700, 2), 0.5, dtype=torch.float64)
+    parts = check_same_parts("average_encodings", *encoding.tensors(), neighbors, weights)
+    assert int(parts[0].diff().max()) >= members
+
+
+def test_there_is_an_op_for_each_of_the_cpu() -> None:
+    names = {
+        name.split("::")[1]: name
+        for name in torch._C._dispatch_get_all_op_names()
+        if name.startswith("mabm::")
+    }
+    emulated = grid_build.load_ops()
+    for name in names:
+        assert hasattr(emulated, name)
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(f"mabm_emulated::{name}", "CPU")
+
+
+def test_no_samples() -> None:
+    with on_the_grid():
+        found = mabm.pseudo_labels(np.zeros((0, 3), dtype=np.float32))
+    assert len(found.labels) == 0
