@@ -369,7 +369,7 @@ def decide(
     """Decides what is built; the arguments are those of the functions above.
 
     Raises:
-        ImpossibleBuildError: FORCE_CUDA=1 cannot be honoured, the toolkit for this torch is not
+        ImpossibleBuildError: FORCE_CUDA=1 cannot be honored, the toolkit for this torch is not
             whole, or a variable is not understood.
     """
     force = environ.get("FORCE_CUDA", "")

@@ -1,9 +1,9 @@
 """The paper's ablation on open data: what each part of the method adds (``make ablation``).
 
-Drawings, not photographs: Emoji-XM, 350 unlabelled identities to train on, 234 others to test on,
+Drawings, not photographs: Emoji-XM, 350 unlabeled identities to train on, 234 others to test on,
 which choose nothing. Every run starts from the shipped encoder, which has seen other identities,
 and none of them in both modalities, as ImageNet weights have not seen the people of the real task.
-For each seed stage 1 runs once; each arm is a stage 2 of its own from there, of as many optimiser
+For each seed stage 1 runs once; each arm is a stage 2 of its own from there, of as many optimizer
 steps. The result is the last epoch. Finished runs are kept: stopped and started again, the command
 goes on.
 

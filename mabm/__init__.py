@@ -1,7 +1,7 @@
-"""mabm: which unlabelled images show the same person across visible and infrared cameras.
+"""mabm: which unlabeled images show the same person across visible and infrared cameras.
 
 The pipeline runs one way, each arrow one public function: features -> ranks
-(:func:`rank_neighbors`) -> neighbours (:func:`k_reciprocal_neighbors`) -> encoding
+(:func:`rank_neighbors`) -> neighbors (:func:`k_reciprocal_neighbors`) -> encoding
 (:func:`encode_neighbors`, :func:`expand_queries`) -> distances (:func:`jaccard_distance`, or a
 graph by :func:`prune_distances`) -> labels (:meth:`NeighborGraph.dbscan`) -> prototypes
 (:func:`split_prototypes`, memories) -> losses. :func:`pseudo_labels`, :func:`jaccard_graph` and
@@ -136,7 +136,7 @@ __all__ = [
 _LATE = ("compat", "data", "demo", "models", "reference", "report", "train")
 
 
-if not TYPE_CHECKING:  # a type checker would take any misspelt name for one that this provides
+if not TYPE_CHECKING:  # a type checker would take any misspelled name for one that this provides
 
     def __getattr__(name: str) -> Any:
         """Loads what loads slowly, or needs an extra, when it is first asked for."""

@@ -6,7 +6,7 @@ Re-Identification", AAAI 2026). Nothing here is fast, nothing is shared with the
 compiled pipeline but the table of presets, and everything needs memory of order N * N.
 
 Throughout, ``features`` is (N, D), ``modality`` (N,) holds the group of each sample, a ranking is a
-list of index arrays per sample (one array per list), and a neighbour set is a Python ``set``.
+list of index arrays per sample (one array per list), and a neighbor set is a Python ``set``.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def nearest(scores: Floats, candidates: Integers, count: int) -> Integers:
 
 
 def rank(features: ArrayLike, modality: Integers, preset: Preset, k1: int) -> Lists:
-    """Step 1, ranking: the neighbour lists of every sample (a sample is its own neighbour)."""
+    """Step 1, ranking: the neighbor lists of every sample (a sample is its own neighbor)."""
     scores = similarity(features, preset.metric)
     everyone = np.arange(len(scores))
     lists: Lists = []
@@ -196,7 +196,7 @@ def dbscan(distance: ArrayLike, *, eps: float, min_samples: int) -> Integers:
 
     A sample is core if ``min_samples`` samples, itself among them, lie within ``eps``. Clusters are
     numbered by first core sample; a border sample takes the smallest cluster among its core
-    neighbours.
+    neighbors.
     """
     near = np.asarray(distance, dtype=np.float32) <= np.float32(eps)
     core = near.sum(axis=1) >= min_samples
@@ -219,7 +219,7 @@ def dbscan(distance: ArrayLike, *, eps: float, min_samples: int) -> Integers:
     return labels
 
 
-def normalise(rows: ArrayLike) -> Floats:
+def normalize(rows: ArrayLike) -> Floats:
     """Rows (or one row) at length one."""
     x = np.asarray(rows, dtype=np.float64)
     scaled: Floats = x / np.linalg.norm(x, axis=-1, keepdims=True)
@@ -233,7 +233,7 @@ def split_prototypes(
     x, clusters, groups = np.asarray(features), np.asarray(labels), np.asarray(modality)
     cells = sorted({(int(c), int(g)) for c, g in zip(clusters, groups, strict=True) if c >= 0})
     members = [(clusters == c) & (groups == g) for c, g in cells]
-    prototypes = [normalise(x[own].mean(axis=0, dtype=np.float64)) for own in members]
+    prototypes = [normalize(x[own].mean(axis=0, dtype=np.float64)) for own in members]
     targets = np.full(len(x), -1, dtype=np.int64)
     for number, own in enumerate(members):
         targets[own] = number
@@ -247,7 +247,7 @@ def cluster_contrast_loss(
 ) -> float:
     """Mean over samples of -log softmax of the similarity to the own prototype; noise left out."""
     losses = []
-    for x, target in zip(normalise(features), np.asarray(targets), strict=True):
+    for x, target in zip(normalize(features), np.asarray(targets), strict=True):
         if target >= 0:
             logits = np.asarray(prototypes, dtype=np.float64) @ x / temperature
             losses.append(np.logaddexp.reduce(logits) - logits[target])
@@ -279,7 +279,7 @@ def multi_positive_loss(
     """Mean over positives of -log softmax over them and the hardest others, ``num_selected``."""
     owners = np.asarray(clusters)
     losses = []
-    for x, target in zip(normalise(features), np.asarray(targets), strict=True):
+    for x, target in zip(normalize(features), np.asarray(targets), strict=True):
         if target < 0:
             continue
         logits = np.asarray(prototypes, dtype=np.float64) @ x / temperature
@@ -294,11 +294,11 @@ def multi_positive_loss(
 def update_mean(
     bank: ArrayLike, features: ArrayLike, targets: ArrayLike, momentum: float = 0.1
 ) -> Floats:
-    """The bank after every sample in turn: row <- normalise(m * row + (1 - m) * sample)."""
+    """The bank after every sample in turn: row <- normalize(m * row + (1 - m) * sample)."""
     rows = np.asarray(bank).astype(np.float64)
-    for x, target in zip(normalise(features), np.asarray(targets), strict=True):
+    for x, target in zip(normalize(features), np.asarray(targets), strict=True):
         if target >= 0:
-            rows[target] = normalise(momentum * rows[target] + (1 - momentum) * x)
+            rows[target] = normalize(momentum * rows[target] + (1 - momentum) * x)
     return rows
 
 
@@ -311,11 +311,11 @@ def update_hard(
 ) -> Floats:
     """The bank after each row met its sample that is least similar to the judge's row (its own)."""
     before = np.asarray(bank if judge is None else judge)
-    x, labels, rows = normalise(features), np.asarray(targets), np.asarray(bank).astype(np.float64)
+    x, labels, rows = normalize(features), np.asarray(targets), np.asarray(bank).astype(np.float64)
     for target in set(labels[labels >= 0].tolist()):
         own = x[labels == target]
         hardest = own[np.argmin(own @ before[target])]
-        rows[target] = normalise(momentum * rows[target] + (1 - momentum) * hardest)
+        rows[target] = normalize(momentum * rows[target] + (1 - momentum) * hardest)
     return rows
 
 
@@ -327,9 +327,9 @@ def update_hybrid(
     momentum: float = 0.1,
 ) -> tuple[Floats, Floats]:
     """Both banks: the mean bank met its samples' mean, the hard bank the hardest for the other."""
-    x, labels = normalise(features), np.asarray(targets)
+    x, labels = normalize(features), np.asarray(targets)
     rows = np.asarray(mean_bank).astype(np.float64)
     for target in set(labels[labels >= 0].tolist()):
         own = x[labels == target]
-        rows[target] = normalise(momentum * rows[target] + (1 - momentum) * own.mean(axis=0))
+        rows[target] = normalize(momentum * rows[target] + (1 - momentum) * own.mean(axis=0))
     return rows, update_hard(hard_bank, x, labels, momentum, judge=mean_bank)

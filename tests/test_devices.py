@@ -78,9 +78,9 @@ def test_no_samples(gpu: Device, preset: str) -> None:
 def many(count: int, dim: int) -> tuple[np.ndarray, np.ndarray]:
     """Identities of twenty in two groups."""
     rng = np.random.default_rng(count)
-    centres, gap = rng.normal(size=(count // 20, dim)), rng.normal(size=(2, dim))
+    centers, gap = rng.normal(size=(count // 20, dim)), rng.normal(size=(2, dim))
     modality = rng.integers(0, 2, size=count)
-    features = centres[rng.integers(0, count // 20, size=count)] + 0.6 * gap[modality]
+    features = centers[rng.integers(0, count // 20, size=count)] + 0.6 * gap[modality]
     return (features + 0.7 * rng.normal(size=(count, dim))).astype(np.float32), modality
 
 

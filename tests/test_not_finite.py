@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from contrast_cases import as_on_a_gpu, no_synchronisation, one_batch
+from contrast_cases import as_on_a_gpu, no_synchronization, one_batch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -173,7 +173,7 @@ def test_leaving_out_waits_for_no_gpu(kind: Kind) -> None:
     memory = kind(batch.prototypes).cuda()
     features, targets = batch.features.cuda(), batch.targets.cuda()
     kind(batch.prototypes).cuda().update(features, targets)  # libraries loaded
-    with no_synchronisation():
+    with no_synchronization():
         memory.update(features, targets)
     expected = updated(kind, batch.features, batch.targets)
     torch.testing.assert_close(memory.prototypes.cpu(), expected)

@@ -139,7 +139,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     np.save(folder / "new.npy", features[:30].astype(np.float32))
     np.save(folder / "new_modality.npy", modality[:30])
     splits = emoji_xm.identity_splits()
-    few = replace(splits, unlabelled=splits.unlabelled[:14], test=splits.test[:4])
+    few = replace(splits, unlabeled=splits.unlabeled[:14], test=splits.test[:4])
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for module in (emoji_xm, demo):

@@ -19,7 +19,7 @@ REFERENCE_LIMIT = 34_167
 SKLEARN_LIMIT = 100_000
 _SAMPLED_ROWS = 64
 _COLUMNS_AT_ONCE = 16_384
-# Float64 sums of unit vectors in another order differ by far less, neighbours by far more.
+# Float64 sums of unit vectors in another order differ by far less, neighbors by far more.
 _SCORE_TOLERANCE = 1e-12
 _DISTANCE_TOLERANCE = 1e-6
 
@@ -84,8 +84,8 @@ def check_product(given: Prepared) -> tuple[dict[str, bool], dict[str, Any]]:
         found = torch.empty(len(own), len(others), device=features.device)
         product.multiply(own, others, found)
         wide = others.to(torch.float64)
-        centred = features[first : first + _COLUMNS_AT_ONCE].to(torch.float64) - wide_mean
-        off = (found / unit - few @ centred.T).abs().amax(dim=1)
+        centered = features[first : first + _COLUMNS_AT_ONCE].to(torch.float64) - wide_mean
+        off = (found / unit - few @ centered.T).abs().amax(dim=1)
         of_bound = max(of_bound, float((off / bounds).nan_to_num().max()))
         added = (found.to(torch.float64) - own.to(torch.float64) @ wide.T).abs()
         most = terms * own_length[:, None] * torch.linalg.vector_norm(wide, dim=1)

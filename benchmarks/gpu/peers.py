@@ -82,7 +82,7 @@ def _share_of_nearest(run: Callable[[Prepared], Tensor]) -> Callable[[Prepared],
 def dense_distance(features: Tensor, modality: Tensor, k1: int = 30, k2: int = 6) -> Tensor:
     """The (N, N) distance of the ``bmil`` preset in dense matrices, as PyTorch alone can do it.
 
-    Products are float64, so that no two neighbours change places; distances are float32.
+    Products are float64, so that no two neighbors change places; distances are float32.
     """
     count = len(features)
     wide = features.to(torch.float64)

@@ -15,7 +15,7 @@
 namespace mabm {
 
 constexpr int64_t kOne = int64_t{1} << 30;
-// A weight before its row is normalised, in units of 2^-32.
+// A weight before its row is normalized, in units of 2^-32.
 constexpr double kFineUnit = 4294967296.0;
 
 // exp(x) for x <= 0 from additions and multiplications alone, in a fixed order, so that every

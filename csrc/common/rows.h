@@ -18,7 +18,7 @@ struct Rows {
   MABM_HOST_DEVICE int64_t end(int64_t row) const { return indptr[row + 1]; }
 };
 
-// Neighbour lists, `width` columns a row, with a mask over them: the members of a row are its
+// Neighbor lists, `width` columns a row, with a mask over them: the members of a row are its
 // masked entries.
 struct MaskedRanks {
   int64_t width;

@@ -103,7 +103,7 @@ static __global__ void label_cores_kernel(int32_t* parents, int64_t count,
   }
 }
 
-// A sample that is no core takes the smallest cluster among its core neighbours. A warp has a row.
+// A sample that is no core takes the smallest cluster among its core neighbors. A warp has a row.
 static __global__ void label_borders_kernel(DistanceRows graph, float eps, const int32_t* parents,
                                             int64_t* labels) {
   const int64_t row = global_warp();

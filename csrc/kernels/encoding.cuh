@@ -1,4 +1,4 @@
-// Encoding and local query expansion: neighbour sets to weighted rows (method steps 4 and 5).
+// Encoding and local query expansion: neighbor sets to weighted rows (method steps 4 and 5).
 #pragma once
 
 #include "common/device.h"
@@ -28,7 +28,7 @@ __device__ T combine_warps(T value, const Shared<T>& values, const Combine& comb
 }
 
 // V_ij = softmax over j in E(i) of -(2 - 2 x_i . x_j), as weights beside the sets, some of them 0,
-// and how many are not; a row without neighbours counts one. A block has a row.
+// and how many are not; a row without neighbors counts one. A block has a row.
 static __global__ void weigh_neighbors_kernel(const float* features, int64_t dim, Rows neighbors,
                                               double* products, int32_t* weights, int32_t* counts) {
   constexpr int kWarps = kRowThreads / kWarpSize;
@@ -45,7 +45,7 @@ static __global__ void weigh_neighbors_kernel(const float* features, int64_t dim
     const float* others[kEncodeBatch];
 #pragma unroll
     for (int k = 0; k < kEncodeBatch; ++k) {
-      // The last batch is filled up with the last neighbour.
+      // The last batch is filled up with the last neighbor.
       const int64_t at = first + k < end ? first + k : end - 1;
       others[k] = features + neighbors.indices[at] * dim;
     }

@@ -1,4 +1,4 @@
-// Reciprocity and expansion: from neighbour lists to neighbour sets (method steps 2 and 3).
+// Reciprocity and expansion: from neighbor lists to neighbor sets (method steps 2 and 3).
 #pragma once
 
 #include "common/device.h"

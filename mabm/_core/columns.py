@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mabm._core.arguments import shown
 from mabm._core.arrays import Array, is_integer, to_int64, to_tensor
+from mabm._core.modalities import MODALITY_NAMES
 
 
 class SupportsArray(Protocol):
@@ -98,8 +99,7 @@ def check_visible_infrared(value: object, count: int | None, name: str, each: st
         TypeError: As :func:`check_categories`.
         ValueError: As :func:`check_categories`, or a word is neither of the two.
     """
-    words = ("visible", "infrared")
-    (column,), _ = read_categories((value,), (name,), each, words=words)
+    (column,), _ = read_categories((value,), (name,), each, words=tuple(MODALITY_NAMES.values()))
     _check_length(column.shape, count, name, each)
     return column
 

@@ -135,7 +135,7 @@ _FAKES: dict[str, Callable[..., Any]] = {
 def _refuse_gradient(op: str) -> Any:
     def backward(ctx: Any, *gradients: Tensor) -> NoReturn:
         raise RuntimeError(
-            f"mabm::{op} has no gradient: neighbours, distances and labels are piecewise constant "
+            f"mabm::{op} has no gradient: neighbors, distances and labels are piecewise constant "
             "in the features; call it under torch.no_grad() or on features.detach()"
         )
 

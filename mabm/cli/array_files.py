@@ -104,14 +104,14 @@ def open_arrays(source: Source) -> dict[str, StoredArray]:
     return ARRAYS[source.kind](source)
 
 
-def safetensors_module(flavour: str) -> Any:
+def safetensors_module(flavor: str) -> Any:
     """``safetensors.numpy`` or ``safetensors.torch``.
 
     Raises:
         ImportError: The extra is missing.
     """
     try:
-        return importlib.import_module(f"safetensors.{flavour}")
+        return importlib.import_module(f"safetensors.{flavor}")
     except ImportError as error:
         raise ImportError(
             'files in .safetensors need safetensors: pip install "mabm[train]"'

@@ -64,7 +64,7 @@ COMMAND = Command(
     name="demo",
     help="cluster open drawings two ways and compare",
     description=(
-        "Cluster frames of 350 unseen emoji, in colour (visible) and monochrome (infrared), by "
+        "Cluster frames of 350 unseen emoji, in color (visible) and monochrome (infrared), by "
         "the naive and by the modality-aware distance; print a table and save two pictures. "
         "Drawings, not photographs. Half a minute on two cores."
     ),

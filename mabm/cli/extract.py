@@ -84,7 +84,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "in .npz also path; .npy: features alone (required)",
     )
     parser.add_argument(
-        "--renormalise",
+        "--renormalize",
         action="store_true",
         help="bring features to length one, as tests do and clustering does not",
     )
@@ -149,7 +149,7 @@ def _execute(chosen: argparse.Namespace) -> int:
         modality,
         batch_size=chosen.batch_size,
         workers=chosen.workers,
-        normalise_mean=chosen.renormalise,
+        normalize_mean=chosen.renormalize,
         progress=shows_progress(chosen),
     )
     arrays: dict[str, npt.NDArray[Any]] = {
@@ -281,7 +281,7 @@ COMMAND = Command(
     examples="""
 mabm extract runs/sysu --data sysu_mm01:/data/SYSU-MM01 --output train.npz
     training images by the encoder of a run; then: mabm cluster train.npz
-mabm extract emoji_xm --data emoji_xm --split test --renormalise --output test.npz
+mabm extract emoji_xm --data emoji_xm --split test --renormalize --output test.npz
     open data and weights, both shipped with mabm
 mabm extract weights.pt --model agw-resnet50 --images list.csv --output features.safetensors
     images of your own: a table with the columns path, camera, modality

@@ -135,7 +135,7 @@ def _build_parser() -> argparse.ArgumentParser:
     """A new parser of all commands."""
     parser = _Parser(
         prog="mabm",
-        description="Find which unlabelled images show the same person across cameras.",
+        description="Find which unlabeled images show the same person across cameras.",
         epilog=f"Each command has its own help: mabm cluster --help\n\n{_EXIT_STATUS}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -10,9 +10,12 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from mabm._core.modalities import INFRARED, MODALITY_NAMES
 from mabm.cli.command import shortened, whole_number
 
-MODALITY_WORDS: Final = {"visible": 0, "infrared": 1, "thermal": 1}
+MODALITY_WORDS: Final = {name: number for number, name in MODALITY_NAMES.items()} | {
+    "thermal": INFRARED
+}
 """What a modality may be called instead of its number."""
 
 _MOST_GROUPS: Final = 4  # that are listed one by one

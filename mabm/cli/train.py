@@ -210,7 +210,7 @@ COMMAND = Command(
     name="train",
     help="train an encoder without labels",
     description=(
-        "Train an encoder on unlabelled images of two modalities, in two stages: first within "
+        "Train an encoder on unlabeled images of two modalities, in two stages: first within "
         "each modality, then across them. Prints the scores of the last epoch on the test set and "
         "writes configuration, history, checkpoints, weights and a report to a folder. "
         "Interrupted or killed at any moment, the same command goes on from the last checkpoint; "

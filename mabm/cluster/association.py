@@ -47,7 +47,7 @@ def associate_clusters(
 
     Args:
         features: (N, D) floating point; the cost of a pair is one minus the cosine of their
-            prototypes, the normalised means of :func:`mabm.split_prototypes`.
+            prototypes, the normalized means of :func:`mabm.split_prototypes`.
         labels: (N,) integers: clusters found in each modality alone, noise -1. The same number in
             two modalities is two clusters. Or the :class:`mabm.PseudoLabels`, which bring their
             modality where none is given.
@@ -169,7 +169,7 @@ def transport_plan(
 ) -> ArrayT:
     """Computes the entropic optimal transport plan of a cost, by Sinkhorn's iterations.
 
-    The plan T minimises ``sum T * cost + regularization * sum T * (log T - 1)`` among those whose
+    The plan T minimizes ``sum T * cost + regularization * sum T * (log T - 1)`` among those whose
     rows sum to ``row_mass`` and whose columns to ``column_mass``. Iterated on logarithms in
     float64, so that a small regularization neither overflows nor vanishes; it only takes longer.
 
@@ -177,7 +177,7 @@ def transport_plan(
         cost: (A, B) finite numbers, A and B at least 1.
         row_mass: (A,) numbers >= 0, scaled to sum to one; equal by default.
         column_mass: (B,), likewise.
-        regularization: Weight of the entropy, above 0, in units of the cost. Towards 0 the plan
+        regularization: Weight of the entropy, above 0, in units of the cost. Toward 0 the plan
             becomes one of least cost, with a great one the product of the masses.
         tolerance: Iterations stop when the rows, one in all, miss their masses by no more than this
             together.

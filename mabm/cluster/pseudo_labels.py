@@ -249,12 +249,12 @@ def pseudo_labels(
 
     Args:
         features: (N, D) tensor or array of float16, bfloat16, float32 or float64, compared as
-            float32; never normalised here.
+            float32; never normalized here.
         modality: (N,) integers >= 0, bool or words, the group of each row, or ``None``: a tensor,
             an array, a list or a pandas Series. Words are numbered from 0 in sorted order; the
             result keeps them as ``modality_names``.
-        eps: Greatest distance of neighbours, in [0, 1). Published: 0.6 on SYSU-MM01, 0.3 on RegDB.
-        min_samples: Neighbours within ``eps``, itself among them, that make a sample core.
+        eps: Greatest distance of neighbors, in [0, 1). Published: 0.6 on SYSU-MM01, 0.3 on RegDB.
+        min_samples: Neighbors within ``eps``, itself among them, that make a sample core.
         k1: Neighbors of a sample, shared evenly by the groups (30: 15 visible and 15 infrared); at
             least one a group, at most 1024.
         k2: Rows averaged around a sample, in [1, k1]: of each group with ``"bmil"``, else in all.
@@ -265,7 +265,7 @@ def pseudo_labels(
     Returns:
         Labels of the same kind as ``features``, on the same device, with their statistics. Clusters
         are numbered by their first core sample, a border sample takes the smallest cluster number
-        among its core neighbours, noise is -1: label for label scikit-learn's DBSCAN on the dense
+        among its core neighbors, noise is -1: label for label scikit-learn's DBSCAN on the dense
         distance, and the same on every device and for any number of threads.
 
     Raises:
@@ -277,8 +277,8 @@ def pseudo_labels(
 
     Example:
         >>> import torch, mabm
-        >>> centres = torch.eye(8).repeat_interleave(10, dim=0)
-        >>> features = centres + 0.01 * torch.randn(80, 8)
+        >>> centers = torch.eye(8).repeat_interleave(10, dim=0)
+        >>> features = centers + 0.01 * torch.randn(80, 8)
         >>> mabm.pseudo_labels(features, torch.arange(80) % 2, k1=10, k2=2)
         PseudoLabels(80 samples: 8 clusters, 8 spanning, 0 noise)
     """

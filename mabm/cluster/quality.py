@@ -91,7 +91,7 @@ def adjusted_rand_index(labels: Labels, identity: Column) -> float:
     return 2 * (both * neither - clusters_only * identity_only) / ways
 
 
-def normalised_mutual_information(labels: Labels, identity: Column) -> float:
+def normalized_mutual_information(labels: Labels, identity: Column) -> float:
     """Mutual information over the mean of the two entropies, in [0, 1].
 
     Labels may be the :class:`mabm.PseudoLabels`, identities integers or words.

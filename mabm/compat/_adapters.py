@@ -167,7 +167,7 @@ def nearest_columns(distance: Tensor, width: int) -> Tensor:
 
 
 def rank_beside_self(features: Tensor, k1: int) -> Ranking[Tensor]:
-    """One list of ``k1 + 1`` by inner product: a sample counts beside its k1 neighbours."""
+    """One list of ``k1 + 1`` by inner product: a sample counts beside its k1 neighbors."""
     preset = replace(PRESETS["spcl"], metric="inner_product")
     return replace(rank_neighbors(features, k1=k1 + 1, preset=preset), k1=k1)
 
@@ -175,7 +175,7 @@ def rank_beside_self(features: Tensor, k1: int) -> Ranking[Tensor]:
 def encode_by_distance(
     neighbors: NeighborSets[Tensor], distance: Callable[[Tensor, Tensor], Tensor]
 ) -> Encoding[Tensor]:
-    """Weighs every sample's neighbours by ``softmax(-d)``, d being a distance of the caller's.
+    """Weighs every sample's neighbors by ``softmax(-d)``, d being a distance of the caller's.
 
     Args:
         neighbors: E(i) of N samples. An empty set is encoded as the sample itself alone.

@@ -37,7 +37,7 @@ def compute_jaccard_distance_xmodal(
     modalities where file names tell them (preset ``"modal_invariant"``), else ``"spcl"``.
 
     Args:
-        target_features: (N, D) float tensor; never normalised here.
+        target_features: (N, D) float tensor; never normalized here.
         k1: As :func:`mabm.modality_jaccard`; a modality with fewer samples than its share, or fewer
             samples than ``k1`` in the classic distance, give all they have (the released code fails
             in the first case, and reads faiss's filling as the last row in the second).

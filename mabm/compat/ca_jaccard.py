@@ -33,14 +33,14 @@ def compute_jaccard_distance(
 ) -> Distances:
     """Computes the camera-aware Jaccard distance, or the classic one, as the options say.
 
-    With ``args.ckrnns`` neighbours are reciprocal within the own camera and within the others,
-    else in one list of all (k1 + 1 long, as a sample is beside its k1 neighbours here), expanded
+    With ``args.ckrnns`` neighbors are reciprocal within the own camera and within the others,
+    else in one list of all (k1 + 1 long, as a sample is beside its k1 neighbors here), expanded
     by the half lists. With ``args.clqe`` rows are averaged over both lists, else over the first
     ``k2`` of one. Ranks are by inner product. Other cameras are left out of the own list in truth,
     where the released code pushes them far away and lets small cameras leak.
 
     Args:
-        features: (N, D) float tensor or array; never normalised here.
+        features: (N, D) float tensor or array; never normalized here.
         cam_labels: (N,) integers, the camera of each row.
         epoch: In epoch 0 ``k2_intra`` and ``k2_inter`` are 3, whatever the options say.
         args: Options k1, k2 (1 skips every average), ckrnns, k1_intra, k1_inter, clqe, k2_intra and

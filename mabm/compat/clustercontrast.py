@@ -28,7 +28,7 @@ def compute_jaccard_distance(
     """Computes the k-reciprocal Jaccard distance between all rows, preset ``"spcl"``.
 
     Args:
-        target_features: (N, D) float tensor; never normalised here.
+        target_features: (N, D) float tensor; never normalized here.
         k1: Length of the lists, a sample counted among its own; with fewer samples they hold all of
             them, where faiss fills up with -1 and the released code reads that as the last row.
         k2: Rows to average, in all; a list has ``k1``, so more than ``k1`` mean ``k1``.

@@ -43,13 +43,13 @@ def build_dist(*args: Any, **options: Any) -> Distances:
     has the attributes ``dist_metric`` and, for the Jaccard distance, ``k1`` and ``k2``.
 
     Args:
-        args: As above: (M, D) and (K, D) float tensors, never normalised but for the cosine.
+        args: As above: (M, D) and (K, D) float tensors, never normalized but for the cosine.
         options: ``metric`` (``"euclidean"``, which is squared, ``"cosine"`` or ``"jaccard"``), and
             ``k1`` and ``k2`` (20 and 6) for the Jaccard distance. Others are accepted and not
             needed.
 
     Returns:
-        (M, K) float32 NumPy array. In the Jaccard distance the neighbours are searched among all
+        (M, K) float32 NumPy array. In the Jaccard distance the neighbors are searched among all
         M + K rows; only the (M, K) part is computed.
 
     Raises:
@@ -112,11 +112,11 @@ def compute_jaccard_distance(
 ) -> Distances:
     """Computes the classic Jaccard distance of every pair of rows.
 
-    Preset ``"spcl"``, but for features that are no unit vectors: neighbours are weighed by their
+    Preset ``"spcl"``, but for features that are no unit vectors: neighbors are weighed by their
     true squared Euclidean distance here, not by ``2 - 2 x . y``.
 
     Args:
-        features: (N, D) float tensor; never normalised here.
+        features: (N, D) float tensor; never normalized here.
         k1: As :func:`mabm.compat.clustercontrast.compute_jaccard_distance`, with fewer samples too.
         k2: Rows to average, in all; more than ``k1`` mean ``k1``.
         search_option: 0 to 5: a route through faiss, here without effect.

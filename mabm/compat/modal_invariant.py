@@ -33,7 +33,7 @@ def compute_modal_invariant_jaccard_distance(
     """Computes the classic Jaccard distance, averaged evenly over the modalities.
 
     Args:
-        target_features: (N, D) float tensor; never normalised here.
+        target_features: (N, D) float tensor; never normalized here.
         file: (file name, id, camera) of each row; the name tells the modality by ``rgb_modify`` or
             ``ir_modify``. The ids and cameras are not read.
         k1: As :func:`mabm.compat.clustercontrast.compute_jaccard_distance`, with fewer samples too.

@@ -51,14 +51,14 @@ def re_ranking(*args: Any, **options: Any) -> Distances:
     tells the first from the others.
 
     ``(1 - lambda) * J + lambda * d``: d is the squared distance, divided for each sample by its
-    greatest, and neighbours are weighed by ``softmax(-d)``. A sample counts beside its k1
-    neighbours. (:func:`mabm.rerank` is the library's own: by modality, ``k1`` counts the sample,
+    greatest, and neighbors are weighed by ``softmax(-d)``. A sample counts beside its k1
+    neighbors. (:func:`mabm.rerank` is the library's own: by modality, ``k1`` counts the sample,
     weights come from the features, and no (Q + G, Q + G) matrix is held.) Distances within whose
     diagonal is not about zero are named in the log, once a process: they may be similarities.
 
     Args:
         args: As above, tensors or arrays: distances (Q, G), (Q, Q) and (G, G), not squared, or
-            features (Q, D) and (G, D), never normalised here.
+            features (Q, D) and (G, D), never normalized here.
         options: As above. ``k1`` is in [1, 1023], ``k2`` in [1, 1024] and may exceed it,
             ``lambda_value`` in [0, 1]. ``local_distmat`` (Q + G, Q + G) is added to the squared
             distance of the features, or taken in its place. ``MemorySave`` and ``Minibatch`` are
@@ -287,7 +287,7 @@ def _relative(distance: Tensor) -> Tensor:
 
 
 def _find_neighbors(distance: Tensor, k1: int, k2: int) -> tuple[Tensor, NeighborSets[Tensor]]:
-    """(N, k2) nearest rows, and the sets of lists of k1 + 1: a sample beside its neighbours."""
+    """(N, k2) nearest rows, and the sets of lists of k1 + 1: a sample beside its neighbors."""
     blocks = torch.split(distance, _ROWS_AT_ONCE)
     ranks = torch.cat([nearest_columns(rows, max(k1 + 1, k2)) for rows in blocks])
     neighbors = k_reciprocal_neighbors(_as_ranking(distance, ranks[:, : k1 + 1], k1))

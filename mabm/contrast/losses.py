@@ -2,12 +2,12 @@
 
 Nothing here keeps a memory: prototypes come from a split (:func:`mabm.split_prototypes`), from a
 memory (:mod:`mabm.contrast.memory`) or from anywhere else, and take a gradient if they want one. In
-all of it features are normalised, prototypes are taken as they are, and a target of -1 (noise)
+all of it features are normalized, prototypes are taken as they are, and a target of -1 (noise)
 leaves its row out of the mean; a batch with nothing else has loss 0 and a gradient of zeros.
 
 Similarities, softmax and loss are float32 under autocast too (float64 where features are); call
 backward outside of it, as PyTorch asks for every loss. Values on a GPU are never waited for: every
-loss runs without a synchronisation, and compiles whole.
+loss runs without a synchronization, and compiles whole.
 
 A row of features that is not finite, or whose length is not (numbers of 1.8e19 or more in float32),
 makes the loss NaN: a gradient scaler then skips the step, as it should.
@@ -103,10 +103,10 @@ def cluster_contrast_loss(
     temperature: float = DEFAULT_TEMPERATURE,
     return_logits: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Contrasts every feature with all prototypes (InfoNCE): ``CE(normalise(f) . p / t, target)``.
+    """Contrasts every feature with all prototypes (InfoNCE): ``CE(normalize(f) . p / t, target)``.
 
     Args:
-        features: (B, D) floating point, normalised here.
+        features: (B, D) floating point, normalized here.
         prototypes: (C, D) floating point on the same device, taken as they are.
         targets: (B,) integers in [-1, C), the prototype of each feature, -1 for noise.
         temperature: What similarities are divided by, at least 1e-30.
@@ -176,7 +176,7 @@ def hybrid_contrast_loss(
     """Contrasts features with a mean and a hard bank: ``(CE(hard) + relu(CE(mean) - margin)) / 2``.
 
     Args:
-        features: (B, D) floating point, normalised here.
+        features: (B, D) floating point, normalized here.
         prototypes: (2, C, D) floating point on the same device, the mean bank first, as
             :class:`mabm.HybridMemory` holds them; taken as they are.
         targets: (B,) integers in [-1, C), -1 for noise.
@@ -255,7 +255,7 @@ def multi_positive_loss(
     gives ``mean over positives of -log softmax``, averaged over the batch and over the banks.
 
     Args:
-        features: (B, D) floating point, normalised here.
+        features: (B, D) floating point, normalized here.
         prototypes: (P, D) floating point on the same device, or (M, P, D) for M banks, each with a
             softmax of its own; taken as they are.
         targets: (B,) integers in [-1, P), the prototype of each feature, -1 for noise.
@@ -361,7 +361,7 @@ def split_contrast_loss(
     """Applies :func:`multi_positive_loss` to the prototypes and clusters of a split or a memory.
 
     Args:
-        features: (B, D) floating point, normalised here.
+        features: (B, D) floating point, normalized here.
         targets: (B,) integers in [-1, P): ``split.targets[indices]`` for the samples of the batch.
         source: A :class:`mabm.PrototypeSplit` of tensors, whose prototypes take a gradient if its
             features did, or a memory rebuilt from one.

@@ -86,7 +86,7 @@ class _Memory(WholeState):
     ) -> None:
         """Moves the rows that the batch has samples of.
 
-        Where ``torch.distributed`` is initialised this is a collective call: every rank updates
+        Where ``torch.distributed`` is initialized this is a collective call: every rank updates
         with the batches of all, joined in the order of the ranks, and ends with the same memory as
         one process given the joined batch. Batches may be of unequal sizes, or empty; to learn
         them, the host waits for the device. In one process it does not.
@@ -96,7 +96,7 @@ class _Memory(WholeState):
         in float32 (numbers of 1.8e19 or more; in float64 of such features).
 
         Args:
-            features: (B, D) floating point on the memory's device, normalised here; detached.
+            features: (B, D) floating point on the memory's device, normalized here; detached.
             targets: (B,) integers in [-1, P), the row of each feature, -1 for noise.
             gather: Whether to join the batches of all ranks.
             group: The ranks to join, those of the default group unless given.
@@ -168,7 +168,7 @@ class _Memory(WholeState):
 
 
 class MeanMemory(_Memory):
-    """One bank, moved by every sample in turn: ``row <- normalise(m * row + (1 - m) * sample)``.
+    """One bank, moved by every sample in turn: ``row <- normalize(m * row + (1 - m) * sample)``.
 
     Samples of one row come in the order of the batch, and each finds the row as the one before
     left it; rows do not meet, so that all move at once, a sample each at a time.

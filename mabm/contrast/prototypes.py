@@ -62,7 +62,7 @@ class PrototypeSplit(Saved, Generic[ArrayT]):
     """P prototypes of N samples, and who belongs to whom.
 
     Attributes:
-        prototypes: (P, D) float32, or float64 of float64 features: L2-normalised means.
+        prototypes: (P, D) float32, or float64 of float64 features: L2-normalized means.
         clusters: (P,) int64, the cluster of each prototype, ascending.
         modality: (P,) int64, the modality of each prototype, ascending within a cluster.
         targets: (N,) int64, the prototype of each sample; noise is -1. What losses and memories
@@ -114,15 +114,15 @@ class PrototypeSplit(Saved, Generic[ArrayT]):
 def split_prototypes(
     features: ArrayT, labels: Labels, modality: Column | None = None
 ) -> PrototypeSplit[ArrayT]:
-    """Splits every cluster by modality and takes the normalised mean of each part.
+    """Splits every cluster by modality and takes the normalized mean of each part.
 
-    A cluster of samples of G modalities gives G prototypes, ``normalise(mean of the features)``
+    A cluster of samples of G modalities gives G prototypes, ``normalize(mean of the features)``
     over its samples of one modality. Prototypes are numbered cluster by cluster, modality
     ascending, absent ones skipped; noise belongs to none.
 
     Args:
         features: (N, D) tensor or array of float16, bfloat16, float32 or float64, on any device;
-            never normalised here before the mean. Computed in float32, float64 in float64.
+            never normalized here before the mean. Computed in float32, float64 in float64.
         labels: (N,) integers: the cluster of each sample, -1 for noise. Numbers may be skipped. Or
             the :class:`mabm.PseudoLabels`, which bring their modality where none is given.
         modality: (N,) integers >= 0, bool or words, as :func:`mabm.pseudo_labels`. ``None`` for

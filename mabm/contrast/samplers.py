@@ -53,7 +53,7 @@ class IdentityBatchSampler(Sampler[list[int]]):
             cluster at least once. Published: 200 on SYSU-MM01, 100 on RegDB.
         seed: An integer >= 0, or a generator that one is drawn from, once, now.
         num_replicas: Number of ranks, in [1, 65536]; by default those of ``torch.distributed``
-            where that is initialised by now, else 1.
+            where that is initialized by now, else 1.
         rank: This process's rank, in [0, num_replicas); by default likewise, else 0.
 
     Raises:

@@ -3,6 +3,7 @@
 Nothing here needs Pillow until an image file is read.
 """
 
+from mabm._core.modalities import INFRARED, VISIBLE
 from mabm._core.names import DATA_SETS
 from mabm.data.augmentation import Augmentation, augment
 from mabm.data.census import Census, CensusRow, take_census
@@ -18,7 +19,7 @@ from mabm.data.emoji_xm import (
 )
 from mabm.data.images import ImageReader, decode_image
 from mabm.data.llcm import read_llcm
-from mabm.data.records import INFRARED, UNKNOWN, VISIBLE, ImageRecord, ImageSet, ReidData
+from mabm.data.records import UNKNOWN, ImageRecord, ImageSet, ReidData
 from mabm.data.regdb import read_regdb
 from mabm.data.sets import read_data
 from mabm.data.sysu_mm01 import read_sysu_mm01

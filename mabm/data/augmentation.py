@@ -3,11 +3,11 @@
 Every image's draws are a function of (seed, key) alone, so an image is augmented the same way
 whatever batch, worker, process or device it meets, and a run that resumes needs no random state.
 
-The order is that of the published recipes of visible-infrared re-identification: colour jitter,
+The order is that of the published recipes of visible-infrared re-identification: color jitter,
 padding and crop, mirroring, random erasing, channels. Resizing comes before it (where images are
-decoded) and normalisation after it (inside the encoder); the published code normalises before it
+decoded) and normalization after it (inside the encoder); the published code normalizes before it
 erases and copies channels. So a copied channel is here the same *pixel* in all three channels, as a
-real infrared image has it, and is the same *normalised* number there.
+real infrared image has it, and is the same *normalized* number there.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _JITTER_ORDER: Final = 4
 _CROP: Final = slice(5, 7)
 _FLIP: Final = 7
 _CHANNEL: Final = 8
-_GREY: Final = 9
+_GRAY: Final = 9
 _ERASE: Final = 10
 _ERASING_PLACE: Final = slice(11, 13)
 _ERASING_AREA: Final = slice(13, 13 + _ERASING_ATTEMPTS)
@@ -67,13 +67,13 @@ class Augmentation:
         erasing_aspect: Least and greatest height / width of the rectangle, drawn uniformly (not
             log-uniformly), as published.
         erasing_fill: Red, green and blue of an erased pixel; the default is ImageNet's mean, zero
-            after the normalisation of an ImageNet encoder.
-        jitter: Strength of colour jitter: brightness, contrast and saturation are multiplied by
+            after the normalization of an ImageNet encoder.
+        jitter: Strength of color jitter: brightness, contrast and saturation are multiplied by
             factors in [max(0, 1 - jitter), 1 + jitter], hue is turned by at most min(jitter, 0.5)
-            of a circle, in an order drawn per image. 0 leaves colours alone.
+            of a circle, in an order drawn per image. 0 leaves colors alone.
         channels: ``"keep"`` leaves them. ``"exchange"`` copies one channel, drawn uniformly, to all
             three (the published second visible view). ``"infrared"`` draws one of four: each
-            channel copied to all three, or, at the fourth, the image unchanged or its grey, half
+            channel copied to all three, or, at the fourth, the image unchanged or its gray, half
             and half.
 
     Raises:
@@ -265,7 +265,7 @@ def _channels(images: Tensor, draws: Draws, channels: Channels) -> Tensor:
     weights = np.concatenate([np.eye(3), [_LUMINANCE]]).astype(np.float32)[drawn]
     plane = _on(images, weights)[:, :, None, None].mul(images).sum(dim=1, keepdim=True)
     copied = plane.expand_as(images)
-    keep = (drawn == _UNCHANGED) & (draws[:, _GREY] < 0.5)
+    keep = (drawn == _UNCHANGED) & (draws[:, _GRAY] < 0.5)
     return torch.where(_on(images, keep).view(-1, 1, 1, 1), images, copied)
 
 
@@ -310,7 +310,7 @@ def _hue(images: Tensor, turn: Tensor) -> Tensor:
     chroma = value - images.amin(1, keepdim=True)
     red, green, blue = (images[:, channel : channel + 1] for channel in range(3))
     safe = torch.where(chroma > 0, chroma, 1)
-    # Sixths of the circle, red at 0; a grey pixel's hue is free, as its chroma is zero.
+    # Sixths of the circle, red at 0; a gray pixel's hue is free, as its chroma is zero.
     hue = torch.where(
         value == red,
         (green - blue) / safe,

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
+from mabm._core.modalities import INFRARED, VISIBLE
 from mabm._core.names import find_name
 from mabm.data.images import decode_image
 from mabm.data.layout import (
@@ -21,7 +22,6 @@ from mabm.data.layout import (
     within,
 )
 from mabm.data.llcm import scan_llcm
-from mabm.data.records import INFRARED, VISIBLE
 from mabm.data.regdb import NUM_TRIALS, check_trial, scan_regdb
 from mabm.data.sysu_mm01 import CAMERA_MODALITY, scan_sysu_mm01
 

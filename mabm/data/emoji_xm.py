@@ -1,12 +1,12 @@
-"""Emoji-XM: the same emoji drawn by several vendors, in colour and in monochrome.
+"""Emoji-XM: the same emoji drawn by several vendors, in color and in monochrome.
 
-Real visible-infrared person data is licence-gated, so nothing of it can ship. Emoji-XM is open
-artwork with a real gap: colour art plays the visible camera, monochrome art the infrared one.
-Identity = emoji, camera = artwork set, vendor = maker. Colour helps within visible and is worthless
+Real visible-infrared person data is license-gated, so nothing of it can ship. Emoji-XM is open
+artwork with a real gap: color art plays the visible camera, monochrome art the infrared one.
+Identity = emoji, camera = artwork set, vendor = maker. Color helps within visible and is worthless
 across modalities, as in the real task. **These are drawings, not photographs**: say so wherever a
 figure made from them is shown.
 
-Frames are rendered on the fly from the drawings (see ``render_drawings``). Sources and licences of
+Frames are rendered on the fly from the drawings (see ``render_drawings``). Sources and licenses of
 the artwork are in ``ATTRIBUTION.md`` beside this file.
 """
 
@@ -24,7 +24,8 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from mabm.data.records import INFRARED, VISIBLE, ByteArray, ImageSet, IntArray, ReidData
+from mabm._core.modalities import INFRARED, VISIBLE
+from mabm.data.records import ByteArray, ImageSet, IntArray, ReidData
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -32,11 +33,11 @@ FRAME_SIZE: Final = 48  # pixels; drawings and frames are square and of one size
 NUM_CAMERAS: Final = 9  # 1..5 visible, 6..9 infrared
 NUM_START_VISIBLE: Final = 176
 NUM_START_INFRARED: Final = 177
-NUM_UNLABELLED: Final = 350
+NUM_UNLABELED: Final = 350
 
 # Bounds the memory of one rendering step: 512 frames are about 19 MB per float buffer.
 _RENDER_CHUNK: Final = 512
-# Gaussian blur of at most 1 px: beyond 3 px a weight is below 0.5 % of the centre's.
+# Gaussian blur of at most 1 px: beyond 3 px a weight is below 0.5 % of the center's.
 _BLUR_RADIUS: Final = 3
 _BACKGROUND_GRID: Final = 4
 
@@ -81,22 +82,22 @@ class IdentitySplits:
     """Disjoint groups of identities that together are all of Emoji-XM, each ascending, int64.
 
     Attributes:
-        start_visible: (176,) labelled start identities, seen in visible only.
-        start_infrared: (177,) labelled start identities, seen in infrared only. Being other
+        start_visible: (176,) labeled start identities, seen in visible only.
+        start_infrared: (177,) labeled start identities, seen in infrared only. Being other
             identities than ``start_visible``, no cross-modality pair is ever given.
-        unlabelled: (350,) identities for unsupervised learning, unseen by the start.
+        unlabeled: (350,) identities for unsupervised learning, unseen by the start.
         test: (234,) identities for a final evaluation, never used to choose anything.
 
     Example:
         >>> from mabm.data import identity_splits
         >>> splits = identity_splits()
-        >>> len(splits.unlabelled), len(splits.test)
+        >>> len(splits.unlabeled), len(splits.test)
         (350, 234)
     """
 
     start_visible: IntArray
     start_infrared: IntArray
-    unlabelled: IntArray
+    unlabeled: IntArray
     test: IntArray
 
 
@@ -170,7 +171,7 @@ def identity_splits() -> IdentitySplits:
 
     Test identities are those marked in the data. The 703 others are ordered by the SHA-256 of their
     name, an order that means nothing and depends on no random generator: the first 176 are the
-    visible start, the next 177 the infrared start, the last 350 the unlabelled identities.
+    visible start, the next 177 the infrared start, the last 350 the unlabeled identities.
 
     Returns:
         The groups, which have no identity in common.
@@ -178,7 +179,7 @@ def identity_splits() -> IdentitySplits:
     Example:
         >>> from mabm.data import identity_splits
         >>> splits = identity_splits()
-        >>> bool(set(splits.unlabelled) & set(splits.test))
+        >>> bool(set(splits.unlabeled) & set(splits.test))
         False
     """
     drawings = load_drawings()
@@ -225,7 +226,7 @@ def render_identities(
 
     Example:
         >>> from mabm.data import identity_splits, render_identities
-        >>> frames = render_identities(identity_splits().unlabelled[:3], visible_frames=1)
+        >>> frames = render_identities(identity_splits().unlabeled[:3], visible_frames=1)
         >>> sorted(set(frames.modality.tolist()))
         [0, 1]
     """
@@ -257,7 +258,7 @@ def read_emoji_xm() -> ReidData:
     """Renders Emoji-XM as a data set to train and test on: 88 MB, in a few seconds.
 
     Returns:
-        The frames of the 350 unlabelled identities to train on and of the 234 test identities, both
+        The frames of the 350 unlabeled identities to train on and of the 234 test identities, both
         ordered by identity, then camera, then frame number. No identity is in both, and none is
         among those that the encoder which ships with the library was trained on.
 
@@ -268,7 +269,7 @@ def read_emoji_xm() -> ReidData:
         ImageSet(7634 arrays: 3476 of modality 0, 4158 of modality 1)
     """
     splits = identity_splits()
-    parts = [render_identities(identities) for identities in (splits.unlabelled, splits.test)]
+    parts = [render_identities(identities) for identities in (splits.unlabeled, splits.test)]
     train, test = (ImageSet(p.images, p.identity, p.camera, p.modality) for p in parts)
     return ReidData("emoji_xm", train=train, test=test)
 
@@ -280,8 +281,8 @@ def render_drawings(rows: IntArray, frame: IntArray) -> Frames:
     rendered in nor on any global random state, which is left untouched.
 
     Every frame: scale 0.75-1, rotation +-10 degrees, random position inside the frame, 20 % chance
-    of an occluding rectangle of 6-14 px, composited by alpha. Visible: soft coloured background
-    (one colour +-25), gain 0.6-1.2, offset +-15. Infrared: dark grey background, inverted luminance
+    of an occluding rectangle of 6-14 px, composited by alpha. Visible: soft colored background
+    (one color +-25), gain 0.6-1.2, offset +-15. Infrared: dark gray background, inverted luminance
     (hot is bright), blur 0.4-1.0 px, gain 0.5-0.9, +20, noise of standard deviation 10.
 
     Args:
@@ -332,15 +333,15 @@ def _generators(drawings: Drawings, rows: IntArray, frame: IntArray) -> list[np.
 def _render_visible(drawings: Drawings, rows: IntArray, frame: IntArray) -> ByteArray:
     rngs = _generators(drawings, rows, frame)
     pose = _uniform(rngs, 10)
-    colour = _uniform(rngs, 6)
+    color = _uniform(rngs, 6)
     grid = _uniform(rngs, 3 * _BACKGROUND_GRID**2).view(-1, 3, _BACKGROUND_GRID, _BACKGROUND_GRID)
-    base = _between(colour[:, :1], 110, 200) + _between(colour[:, 1:4], -45, 45)
+    base = _between(color[:, :1], 110, 200) + _between(color[:, 1:4], -45, 45)
     size = (FRAME_SIZE, FRAME_SIZE)
     unevenness = F.interpolate(grid, size=size, mode="bilinear", align_corners=True)
     art = torch.from_numpy(drawings.rgba[rows]).permute(0, 3, 1, 2).float()
     scene = _composite(art, base[:, :, None, None] + _between(unevenness, -25, 25), pose)
-    gain = _between(colour[:, 4], 0.6, 1.2)[:, None, None, None]
-    offset = _between(colour[:, 5], -15, 15)[:, None, None, None]
+    gain = _between(color[:, 4], 0.6, 1.2)[:, None, None, None]
+    offset = _between(color[:, 5], -15, 15)[:, None, None, None]
     return _to_bytes(scene * gain + offset)
 
 
@@ -372,7 +373,7 @@ def _composite(art: torch.Tensor, background: torch.Tensor, pose: torch.Tensor) 
     cos, sin = torch.cos(angle)[:, None, None], torch.sin(angle)[:, None, None]
     grid = torch.stack([cos * x + sin * y, cos * y - sin * x], dim=-1)
 
-    # Interpolating premultiplied colour keeps transparent pixels from bleeding into the edges.
+    # Interpolating premultiplied color keeps transparent pixels from bleeding into the edges.
     alpha = art[:, -1:] / 255
     premultiplied = torch.cat([art[:, :-1] * alpha, alpha], dim=1)
     placed = F.grid_sample(premultiplied, grid, mode="bilinear", align_corners=False)

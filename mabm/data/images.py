@@ -130,9 +130,9 @@ class ImageReader(Dataset[Tensor]):
 def decode_image(path: Path | str, *, size: tuple[int, int] | None = None) -> ByteArray:
     """Reads one image file.
 
-    What is stored is turned into RGB in one way, whatever the file: greyscale is repeated three
-    times; 16-bit greyscale keeps its upper eight bits; palettes are looked up; CMYK is converted
-    without colour profiles; transparency is dropped, and the colour underneath shows; of several
+    What is stored is turned into RGB in one way, whatever the file: grayscale is repeated three
+    times; 16-bit grayscale keeps its upper eight bits; palettes are looked up; CMYK is converted
+    without color profiles; transparency is dropped, and the color underneath shows; of several
     frames, the first is read. An orientation in the EXIF data is **not** followed: no published
     pipeline of this field does, and cameras that write one are rare in it.
 

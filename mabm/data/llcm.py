@@ -20,6 +20,7 @@ import re
 from pathlib import Path
 from typing import Final
 
+from mabm._core.modalities import INFRARED, VISIBLE
 from mabm.data.layout import (
     Found,
     Scan,
@@ -34,7 +35,7 @@ from mabm.data.layout import (
     read_list,
     within,
 )
-from mabm.data.records import INFRARED, UNKNOWN, VISIBLE, ReidData
+from mabm.data.records import UNKNOWN, ReidData
 
 NAME: Final = "llcm"
 PARTS: Final = ("idx", "vis", "nir", "test_vis", "test_nir")

@@ -19,8 +19,6 @@ ByteArray: TypeAlias = npt.NDArray[np.uint8]
 
 UNKNOWN: Final = -1
 """An identity, or a camera, that is not known."""
-VISIBLE: Final = 0
-INFRARED: Final = 1
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from mabm._core.arguments import check_integer
+from mabm._core.modalities import INFRARED, VISIBLE
 from mabm.data.layout import (
     Found,
     Scan,
@@ -31,7 +32,7 @@ from mabm.data.layout import (
     read_list,
     within,
 )
-from mabm.data.records import INFRARED, VISIBLE, ReidData
+from mabm.data.records import ReidData
 
 NAME: Final = "regdb"
 NUM_TRIALS: Final = 10

@@ -20,6 +20,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
+from mabm._core.modalities import INFRARED, VISIBLE
 from mabm.data.layout import (
     Found,
     Scan,
@@ -31,7 +32,7 @@ from mabm.data.layout import (
     numbered_folders,
     read_ids,
 )
-from mabm.data.records import INFRARED, VISIBLE, ReidData
+from mabm.data.records import ReidData
 
 NAME: Final = "sysu_mm01"
 CAMERA_MODALITY: Final = {

@@ -2,7 +2,7 @@
 
 Frames of 350 emoji that the encoder has never seen are clustered twice, by the naive global Jaccard
 distance and by the modality-aware one, with the same features, ``eps`` and ``min_samples``, and as
-many neighbours and averaged rows in all. Every number is computed by the run. **The images are
+many neighbors and averaged rows in all. Every number is computed by the run. **The images are
 drawings, not photographs.**
 """
 
@@ -23,7 +23,7 @@ from mabm.cluster.quality import (
     PairQuality,
     adjusted_rand_index,
     cross_modality_pairs,
-    normalised_mutual_information,
+    normalized_mutual_information,
 )
 from mabm.data import Frames, identity_splits, render_identities
 from mabm.demo.pictures import draw_clusters, draw_distances, save_picture
@@ -50,7 +50,7 @@ class Settings:
     """Parameters of the clustering, the same for both methods.
 
     Attributes:
-        k1: Neighbours of a sample in all. The modality-aware distance takes half of them from each
+        k1: Neighbors of a sample in all. The modality-aware distance takes half of them from each
             modality, the naive one the nearest whatever their modality. An identity has 8 to 12
             frames in each modality, so 12 a modality make room for all of them; the paper's 30 fits
             data of thirty to fifty images an identity.
@@ -84,7 +84,7 @@ class MethodResult:
         num_spanning: Clusters with members of both modalities.
         num_noise: Frames in no cluster.
         ari: Adjusted Rand index against the identities, noise as singletons.
-        nmi: Normalised mutual information, likewise.
+        nmi: Normalized mutual information, likewise.
         pairs: Pairs of frames across modalities.
         distances: How the distance is spread over all pairs of frames.
         seconds: Time from features to labels.
@@ -158,7 +158,7 @@ def run(
     check_integer("seed", seed, at_least=0, at_most=_MAX_SEED)
     settings = settings or Settings()
     wanted = np.asarray(
-        identity_splits().unlabelled if identities is None else identities, dtype=np.int64
+        identity_splits().unlabeled if identities is None else identities, dtype=np.int64
     )
     if not wanted.size:
         raise ValueError("identities must not be empty, got 0 of them")
@@ -208,8 +208,8 @@ def format_table(result: DemoResult) -> str:
     lines = [
         f"Emoji-XM: {len(frames)} frames ({counts[0]} visible, {counts[1]} infrared) of "
         f"{len(np.unique(frames.identity))} identities unseen in training.",
-        "These are drawings, not photographs: colour emoji are visible, monochrome ones infrared.",
-        f"Both: {settings.k1} neighbours and {settings.k2} averaged rows in all (modality-aware: "
+        "These are drawings, not photographs: color emoji are visible, monochrome ones infrared.",
+        f"Both: {settings.k1} neighbors and {settings.k2} averaged rows in all (modality-aware: "
         f"{settings.k1 // 2} and {settings.k2 // 2} a modality),",
         f"DBSCAN with eps = {settings.eps}, min_samples = {settings.min_samples}.",
         "",
@@ -279,7 +279,7 @@ def _cluster(
         num_spanning=found.num_spanning or 0,
         num_noise=found.num_noise,
         ari=adjusted_rand_index(labels, frames.identity),
-        nmi=normalised_mutual_information(labels, frames.identity),
+        nmi=normalized_mutual_information(labels, frames.identity),
         pairs=cross_modality_pairs(labels, frames.identity, frames.modality),
         distances=distances,
         seconds=seconds,

@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mabm._core.files import moved_into
+from mabm._core.modalities import INFRARED, VISIBLE
 from mabm.cluster.quality import evenly_chosen_clusters
-from mabm.data import INFRARED, VISIBLE, Frames, load_drawings
+from mabm.data import Frames, load_drawings
 from mabm.report.plots import QUIET, RIGHT, WRONG, PairHistogram, draw_spread, new_figure, styled
 
 if TYPE_CHECKING:
@@ -142,8 +143,8 @@ def _draw_tile(
 ) -> None:
     from matplotlib.patches import Rectangle
 
-    colour = RIGHT if right else WRONG
-    axes.add_patch(Rectangle((left + 0.02, top + 0.02), 0.96, 0.96, color=colour, linewidth=0))
+    color = RIGHT if right else WRONG
+    axes.add_patch(Rectangle((left + 0.02, top + 0.02), 0.96, 0.96, color=color, linewidth=0))
     axes.imshow(
         image.transpose(1, 2, 0),
         extent=(left + 0.065, left + 0.935, top + 0.935, top + 0.065),
@@ -156,12 +157,12 @@ def _draw_tile(
 def _legend(
     figure: Figure, height: float, entries: Mapping[str, str], note: str, left: float = 0.09
 ) -> None:
-    """One line of text: a coloured square and its meaning for each entry, then a note."""
+    """One line of text: a colored square and its meaning for each entry, then a note."""
     from matplotlib.offsetbox import AnchoredOffsetbox, HPacker, TextArea
 
     children: list[Any] = []
-    for colour, meaning in entries.items():
-        children.append(TextArea("\N{BLACK SQUARE}", textprops={"color": colour, "fontsize": 12}))
+    for color, meaning in entries.items():
+        children.append(TextArea("\N{BLACK SQUARE}", textprops={"color": color, "fontsize": 12}))
         children.append(TextArea(meaning, textprops={"fontsize": 10}))
     children.append(TextArea(note, textprops={"fontsize": 10, "color": QUIET}))
     figure.add_artist(

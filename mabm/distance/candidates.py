@@ -1,6 +1,6 @@
 """Candidates for a ranking, from a fast matrix product and a bound on its rounding error.
 
-The product is taken of centred rows. With ``x_j = m + d_j`` for any vector ``m``,
+The product is taken of centered rows. With ``x_j = m + d_j`` for any vector ``m``,
 
     x_i . x_j             = d_i . d_j + m . d_j     + a term of row i alone
     - |x_i - x_j|^2 / 2   = d_i . d_j - |d_j|^2 / 2 + a term of row i alone
@@ -28,7 +28,7 @@ from mabm._core.device_memory import available_bytes
 from mabm.distance.products import Product, growth, product_of
 
 # One tile of scores, 64 MB: enough rows and columns to keep a matrix product at full speed and the
-# centring of its operands cheap beside it.
+# centering of its operands cheap beside it.
 _TILE = 4096
 # On a GPU up to 256 MB, for its matrix units to be busy many times over; what part of its free
 # memory a tile may take at most; and what its sides are a multiple of.
@@ -147,32 +147,32 @@ def _bias_and_error_bounds(x: Tensor, product: Product, euclidean: bool) -> tupl
     """Bias of each column, (N,) float32, and error bound of each row, (N,) float64.
 
     Both in the units of the product. The bound is the sum of what can go wrong, in the order of the
-    terms below: the product of centred rows; the rounding of the bias and of its addition; the
+    terms below: the product of centered rows; the rounding of the bias and of its addition; the
     float64 sums of the bias and of the exact score that it is compared with (Higham, Accuracy and
     Stability of Numerical Algorithms, section 3.1); and numbers so small that they may be flushed
     to zero. It is infinite where the product could overflow.
     """
     wide_mean = product.mean.to(torch.float64)
-    lengths, centred_lengths, biases = [], [], []
+    lengths, centered_lengths, biases = [], [], []
     for block in row_blocks(x):
         wide = block.to(torch.float64)
-        centred = wide - wide_mean
+        centered = wide - wide_mean
         lengths.append(torch.linalg.vector_norm(wide, dim=1))
-        centred_lengths.append(torch.linalg.vector_norm(centred, dim=1))
-        biases.append(-centred_lengths[-1].square() / 2 if euclidean else centred @ wide_mean)
-    length, centred_length, bias = map(torch.cat, (lengths, centred_lengths, biases))
-    greatest, greatest_bias = centred_length.max(), bias.abs().max()
+        centered_lengths.append(torch.linalg.vector_norm(centered, dim=1))
+        biases.append(-centered_lengths[-1].square() / 2 if euclidean else centered @ wide_mean)
+    length, centered_length, bias = map(torch.cat, (lengths, centered_lengths, biases))
+    greatest, greatest_bias = centered_length.max(), bias.abs().max()
     if euclidean:
-        wide_magnitude = (centred_length + greatest).square() + greatest.square()
+        wide_magnitude = (centered_length + greatest).square() + greatest.square()
     else:
         wide_magnitude = length * length.max() + greatest * torch.linalg.vector_norm(wide_mean)
-    magnitude = centred_length * greatest
+    magnitude = centered_length * greatest
     terms = x.shape[1] + 8
     bounds = (
-        product.error_bounds(centred_length)
+        product.error_bounds(centered_length)
         + 4 * 2.0**-24 * (magnitude + greatest_bias)
         + growth(terms, 2.0**-53) * wide_magnitude
-        + terms * 2.0**-125 * (1 + centred_length + greatest)
+        + terms * 2.0**-125 * (1 + centered_length + greatest)
     )
     fits = (magnitude < 1e37) & (greatest < 1e37) & (greatest_bias * product.unit < 1e37)
     bounds = torch.where(fits, bounds * product.unit, torch.inf)

@@ -16,10 +16,10 @@ from mabm.distance.rows import Encoding, NeighborSets
 
 
 def encode_neighbors(features: ArrayT, neighbors: NeighborSets[Any]) -> Encoding[ArrayT]:
-    """Weighs every sample's neighbours: ``V_ij = softmax over j in E(i) of -(2 - 2 x_i . x_j)``.
+    """Weighs every sample's neighbors: ``V_ij = softmax over j in E(i) of -(2 - 2 x_i . x_j)``.
 
     Args:
-        features: (N, D) floating point, compared as float32; never normalised here. The exponent
+        features: (N, D) floating point, compared as float32; never normalized here. The exponent
             is minus the squared Euclidean distance of unit vectors.
         neighbors: E(i) of N samples, from :func:`mabm.k_reciprocal_neighbors` or your own.
 
@@ -46,7 +46,7 @@ def encode_neighbors(features: ArrayT, neighbors: NeighborSets[Any]) -> Encoding
     x = check_features(features)
     if len(x) != len(neighbors):
         raise ValueError(
-            f"features must have {len(neighbors)} rows, one a neighbour set, got {len(x)}"
+            f"features must have {len(neighbors)} rows, one a neighbor set, got {len(x)}"
         )
     return Encoding.of_op(features, *encode(x, neighbors).tensors())
 
@@ -69,13 +69,13 @@ def expand_queries(
 
     Args:
         encoding: The rows V of N samples.
-        ranking: Their neighbour lists; its preset says which rows are averaged.
+        ranking: Their neighbor lists; its preset says which rows are averaged.
         k2: Rows to take, 1 to skip the step: of each list with ``"bmil"``, a list a group, and of
             the merged list, in all, with ``"spcl"`` and ``"modal_invariant"``. A list shorter than
             ``k2`` gives all it has.
 
     Returns:
-        The rows V', each summing to one. A row without a neighbour stays as it is.
+        The rows V', each summing to one. A row without a neighbor stays as it is.
 
     Raises:
         TypeError: ``k2`` is no integer.
@@ -105,7 +105,7 @@ def expand_queries(
         return encoding
     with running_ops(f"averaging the rows of {len(encoding)} samples", "lower k2 or k1"):
         rows, weights = _averaged_rows(ranking, k2)
-        # Without a neighbour a row stays as it is.
+        # Without a neighbor a row stays as it is.
         alone = (rows < 0).all(dim=1)
         itself = torch.arange(len(rows), device=rows.device)
         rows[:, :1] = torch.where(alone[:, None], itself[:, None], rows[:, :1])

@@ -52,7 +52,7 @@ class NeighborGraph(NeighborSets[ArrayT]):
     """Every pair of samples at a distance of at most ``max_distance``.
 
     CSR rows over N samples, both triangles with equal distances, columns ascending. The diagonal
-    and zero distances are stored: a sample counts itself, and duplicates are neighbours.
+    and zero distances are stored: a sample counts itself, and duplicates are neighbors.
     Comparisons with a distance are made in float32, as scikit-learn makes them on a float32 matrix.
 
     Attributes:
@@ -110,13 +110,13 @@ class NeighborGraph(NeighborSets[ArrayT]):
         """Clusters the samples: DBSCAN, label for label scikit-learn's on the dense matrix.
 
         Args:
-            eps: Greatest distance of neighbours, in [0, ``max_distance``]; compared in float32, as
+            eps: Greatest distance of neighbors, in [0, ``max_distance``]; compared in float32, as
                 scikit-learn compares a Python float with float32 distances.
-            min_samples: Neighbours, itself among them, that make a sample core.
+            min_samples: Neighbors, itself among them, that make a sample core.
 
         Returns:
             (N,) int64 labels: clusters 0..C-1 by their first core sample; a border sample takes
-            the smallest cluster number among its core neighbours; noise is -1.
+            the smallest cluster number among its core neighbors; noise is -1.
 
         Raises:
             TypeError: An argument is no number, or ``min_samples`` no integer.

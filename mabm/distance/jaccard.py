@@ -38,12 +38,12 @@ def modality_jaccard(
 
     Args:
         features: (N, D) tensor or array of float16, bfloat16, float32 or float64, compared as
-            float32. Never normalised here: training features are means of two unit vectors.
+            float32. Never normalized here: training features are means of two unit vectors.
         modality: (N,) integers >= 0, bool or words, the group of each row: any number of groups in
             any order. ``None`` for one group, ranked by Euclidean distance.
-        k1: Neighbours of a sample, shared evenly by the groups (30: 15 visible and 15 infrared); at
+        k1: Neighbors of a sample, shared evenly by the groups (30: 15 visible and 15 infrared); at
             least one a group, at most 1024.
-        k2: Neighbours whose rows are averaged (local query expansion), in [1, k1]; 1 for none. With
+        k2: Neighbors whose rows are averaged (local query expansion), in [1, k1]; 1 for none. With
             ``"bmil"`` of each group: 6 of two groups are 12 rows. With ``"spcl"`` and
             ``"modal_invariant"`` in all: 6 rows. ``"ca_jaccard"`` has its own.
         preset: ``"bmil"`` (default with a modality), ``"spcl"`` (default without),

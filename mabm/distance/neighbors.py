@@ -1,4 +1,4 @@
-"""Reciprocity and expansion: from neighbour lists to neighbour sets (method steps 2 and 3)."""
+"""Reciprocity and expansion: from neighbor lists to neighbor sets (method steps 2 and 3)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mabm.distance.rows import NeighborSets
 
 
 def k_reciprocal_neighbors(ranking: Ranking[ArrayT]) -> NeighborSets[ArrayT]:
-    """Finds the expanded k-reciprocal neighbours E(i) of every sample.
+    """Finds the expanded k-reciprocal neighbors E(i) of every sample.
 
     ``R(i) = {j in N(i) : i in N(j)}``, where ``N(i)`` are all lists of ``i`` together;
     ``R_half`` is the same over the shorter half list. Every ``q`` in ``R(i)`` with
@@ -21,12 +21,12 @@ def k_reciprocal_neighbors(ranking: Ranking[ArrayT]) -> NeighborSets[ArrayT]:
     adds ``R_half(q)`` to the set.
 
     Args:
-        ranking: The neighbour lists, from :func:`mabm.rank_neighbors` or your own. Its preset says
+        ranking: The neighbor lists, from :func:`mabm.rank_neighbors` or your own. Its preset says
             whether sets are expanded and what the half list is: the first
             ``round_half_even(k1 / 2) + 1`` of the merged list, or that many shared over the lists.
 
     Returns:
-        The sets, ascending; without expansion ``R`` itself. A set is empty where no neighbour is
+        The sets, ascending; without expansion ``R`` itself. A set is empty where no neighbor is
         reciprocal, which can happen when norms differ.
 
     Source:
@@ -40,7 +40,7 @@ def k_reciprocal_neighbors(ranking: Ranking[ArrayT]) -> NeighborSets[ArrayT]:
         [[0, 1], [0, 1], [2], [3]]
     """
     check_instance("ranking", ranking, Ranking)
-    with running_ops(f"finding the neighbours of {len(ranking.ranks)} samples", "lower k1"):
+    with running_ops(f"finding the neighbors of {len(ranking.ranks)} samples", "lower k1"):
         ranks = to_tensor(ranking.ranks, "ranks").contiguous()
         mask = torch.ops.mabm.reciprocal_mask(ranks)
         half = _half_list(ranking)

@@ -36,13 +36,13 @@ class Preset(Saved):
 
     Attributes:
         name: How messages call this preset.
-        lists: Neighbour lists of a sample. ``"per_group"``: one list of ``k1 // G`` for each of the
+        lists: Neighbor lists of a sample. ``"per_group"``: one list of ``k1 // G`` for each of the
             G groups. ``"single"``: one list of ``k1`` over all samples. ``"intra_inter"``: one list
             of ``k1_intra + 1`` from the sample's own group (itself among them) and one of
             ``k1_inter + 1`` from all other groups.
         metric: ``"inner_product"`` ranks by the greatest inner product, ``"euclidean"`` by the
             smallest Euclidean distance. On unit vectors the two agree.
-        half_list: The shorter list whose reciprocal part may join a neighbour set: ``"merged"``
+        half_list: The shorter list whose reciprocal part may join a neighbor set: ``"merged"``
             takes the first ``round_half_even(k1 / 2) + 1`` of the merged list, ``"balanced"``
             shares that number evenly over the lists (8 + 8 instead of 16 at k1 = 30 and two
             groups); ``None`` leaves the expansion out.

@@ -2,7 +2,7 @@
 
 In whatever order a product of n terms is summed, ``|fl(a . b) - a . b| <= g(u) |a| |b|`` with
 ``g(u) = n u / (1 - n u)`` and u the unit roundoff (Higham, Accuracy and Stability of Numerical
-Algorithms, section 3.1). With a few more than D for n it covers the rounding of the centring, too.
+Algorithms, section 3.1). With a few more than D for n it covers the rounding of the centering, too.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ def growth(terms: int, roundoff: float) -> float:
 
 
 class Product(Protocol):
-    """A product of centred rows.
+    """A product of centered rows.
 
     Attributes:
-        mean: (D,) float32, what rows are centred by.
+        mean: (D,) float32, what rows are centered by.
         unit: Scalar float64: products are in units of its inverse.
     """
 
@@ -44,12 +44,12 @@ class Product(Protocol):
     unit: Tensor
 
     def operand(self, start: int, stop: int) -> Tensor:
-        """The centred rows ``start`` to ``stop``."""
+        """The centered rows ``start`` to ``stop``."""
 
     def multiply(self, own: Tensor, others: Tensor, out: Tensor) -> None:
         """Writes the products of two operands, (B, T) float32."""
 
-    def error_bounds(self, centred_length: Tensor) -> Tensor:
+    def error_bounds(self, centered_length: Tensor) -> Tensor:
         """(N,) float64: how far a product of each row may be off, before the unit."""
 
 
@@ -61,7 +61,7 @@ def product_of(x: Tensor) -> Product:
 
 
 class FloatProduct:
-    """Operands in float32, centred when they are asked for, so that no copy of all is held."""
+    """Operands in float32, centered when they are asked for, so that no copy of all is held."""
 
     def __init__(self, x: Tensor) -> None:
         self.mean = x.mean(dim=0)
@@ -78,17 +78,17 @@ class FloatProduct:
         for start in range(0, len(own), step):
             torch.mm(own[start : start + step], others.T, out=out[start : start + step])
 
-    def error_bounds(self, centred_length: Tensor) -> Tensor:
+    def error_bounds(self, centered_length: Tensor) -> Tensor:
         """As :meth:`Product.error_bounds`."""
         roundoff = MATRIX_UNIT_ROUNDOFF if self._x.is_cuda else 2.0**-24
         part = growth(self._x.shape[1] + 8, roundoff) + _operand_rounding(self._x.device)
-        return part * centred_length * centred_length.max()
+        return part * centered_length * centered_length.max()
 
 
 class HalfProduct:
     """Operands in float16, summed in float32: what the matrix units of a GPU do fastest.
 
-    Centred rows are scaled by a power of two, so that their greatest entry is a large float16 and
+    Centered rows are scaled by a power of two, so that their greatest entry is a large float16 and
     those that float16 flushes or rounds coarsely are small beside it; what each row lost is
     measured, not guessed.
     """
@@ -121,19 +121,19 @@ class HalfProduct:
         else:
             torch.mm(own.float(), others.float().T, out=out)
 
-    def error_bounds(self, centred_length: Tensor) -> Tensor:
+    def error_bounds(self, centered_length: Tensor) -> Tensor:
         """As :meth:`Product.error_bounds`.
 
         With ``d = h + e``, what is kept and what is lost of each row:
         ``d_i . d_j - h_i . h_j = e_i . d_j + h_i . e_j``.
         """
-        kept = centred_length + self._lost
-        greatest_lost, greatest = self._lost.max(), centred_length.max()
+        kept = centered_length + self._lost
+        greatest_lost, greatest = self._lost.max(), centered_length.max()
         terms = self._halves.shape[1] + 8
         return (
             growth(terms, MATRIX_UNIT_ROUNDOFF) * kept * kept.max()
             + (self._lost * greatest + kept * greatest_lost) * (1 + 2.0**-20)
-            + growth(8, 2.0**-24) * centred_length * greatest
+            + growth(8, 2.0**-24) * centered_length * greatest
         )
 
 

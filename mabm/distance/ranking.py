@@ -40,7 +40,7 @@ _MANY_ROWS = 1000
 
 @dataclass(frozen=True, eq=False)
 class Ranking(Saved, Generic[ArrayT]):
-    """Neighbour lists of N samples, nearest first, with the preset that made them.
+    """Neighbor lists of N samples, nearest first, with the preset that made them.
 
     Build one yourself to use a ranking of your own with the later stages, for example
     ``Ranking(ranks, scores, (k,), PRESETS["spcl"], k1=k)``.
@@ -178,7 +178,7 @@ def rank_neighbors(
 
     Args:
         features: (N, D) float16, bfloat16, float32 or float64, compared as float32; never
-            normalised here.
+            normalized here.
         modality: (N,) integers >= 0, bool or words, the group of each row, in any order; ``None``
             for one group.
         k1: Length of the lists together: ``k1 // G`` for each of G groups, or ``k1`` of one list.

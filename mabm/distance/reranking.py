@@ -68,7 +68,7 @@ def rerank(
 
     ``(1 - lambda) * J + lambda * d``: J is the Jaccard distance among query and gallery together,
     d the squared Euclidean distance, divided for each query by its greatest to any sample of
-    either. Of the distance only the (Q, G) part is computed; neighbours are searched among all.
+    either. Of the distance only the (Q, G) part is computed; neighbors are searched among all.
 
     Args:
         query: (Q, D) floating point.

@@ -1,4 +1,4 @@
-"""Rows of unequal length in compressed form: neighbour sets, encodings, graphs.
+"""Rows of unequal length in compressed form: neighbor sets, encodings, graphs.
 
 All three are CSR over N samples: the entries of row ``i`` are ``indptr[i]:indptr[i + 1]`` of
 ``indices``, ascending. ``indptr`` is int64, ``indices`` int32 (as SciPy keeps them; N < 2**31).
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
     from typing_extensions import Self
 
-_FINE = 2**32  # what a weight is in units of, before its row is normalised
+_FINE = 2**32  # what a weight is in units of, before its row is normalized
 _ONE = 2**30  # an encoding's weights are in units of its inverse; csrc/common/fixed_point.h
 
 

@@ -41,7 +41,7 @@ def evaluate_search(
 
     Queries and gallery are compared by inner product; on unit vectors, which the protocols are
     defined on, that is the order of cosine and Euclidean distance. Features are used as they are
-    given and never normalised here.
+    given and never normalized here.
 
     Args:
         features: (N, D) floating point, one row a test image. Any rows may be among them: those of

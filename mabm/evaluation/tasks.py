@@ -82,7 +82,7 @@ _SYSU_INFRARED = (3, 6)
 _LLCM_VISIBLE = (1, 2, 3, 4, 5, 6, 7, 8, 9)
 _LLCM_INFRARED = (1, 2, 4, 5, 6, 7, 8, 9)  # no camera 3 by night
 
-# Cameras of one maker, whose colour and monochrome drawings are alike: emojione, Microsoft, Google
+# Cameras of one maker, whose color and monochrome drawings are alike: emojione, Microsoft, Google
 # (data/ATTRIBUTION.md). A query is not to be found by its maker's hand.
 _EMOJI_SAME_VENDOR = ((6, 4), (7, 5), (8, 1), (8, 2))
 _EMOJI_PROTOCOL = RetrievalProtocol(

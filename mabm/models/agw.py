@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mabm.models.encoder import Encoder, bnneck, generalised_mean, stemmed
+from mabm.models.encoder import Encoder, bnneck, generalized_mean, stemmed
 
 # Of the images that torchvision's weights were trained on, for pixels in [0, 255].
 IMAGENET_MEAN: Final = (123.675, 116.28, 103.53)
@@ -29,7 +29,7 @@ class AgwResNet50(Encoder):
     """Own conv1 to maxpool per modality, shared layers 1 to 4, GeM (p = 3), BNNeck; 2048 features.
 
     The last stage keeps its stride at 1: features of 288 x 144 images are pooled from 18 x 9 maps.
-    Pixels are normalised with ImageNet's mean and deviation. The power of GeM is fixed, as in the
+    Pixels are normalized with ImageNet's mean and deviation. The power of GeM is fixed, as in the
     published implementations. Weights start as torchvision's do (He et al., ICCV 2015).
 
     Args:
@@ -114,7 +114,7 @@ class AgwResNet50(Encoder):
                 maps = bottleneck(maps)
                 if index >= first:
                     maps = attention[index - first](maps)
-        return generalised_mean(maps, _GEM_POWER)
+        return generalized_mean(maps, _GEM_POWER)
 
 
 class _Stem(nn.Module):
@@ -167,7 +167,7 @@ class _NonLocalBlock(nn.Module):
 
     Equation (1) with the dot product of equation (4) as weights, divided by the number of
     positions: ``y = theta(x)^T phi(x) g(x) / N``. Being a product without a softmax, it is computed
-    from the right, and no N x N matrix is ever made. The last normalisation starts at zero: a new
+    from the right, and no N x N matrix is ever made. The last normalization starts at zero: a new
     block is the identity, so that pretrained layers around it keep working.
     """
 

@@ -69,7 +69,7 @@ class Encoder(nn.Module):
             self.register_buffer(name, column, persistent=False)
 
     def forward(self, images: Tensor, modality: Tensor) -> Tensor:
-        """Features after the BNNeck, not normalised.
+        """Features after the BNNeck, not normalized.
 
         A stem whose modality is absent from the batch does not run: its statistics stay and its
         parameters get no gradient. So with ``SyncBatchNorm`` every process must pass the same
@@ -171,13 +171,13 @@ def stemmed(stems: nn.ModuleList, images: Tensor, counts: list[int]) -> Tensor:
 
 
 def bnneck(num_features: int) -> nn.BatchNorm1d:
-    """Batch normalisation whose bias is frozen at zero."""
+    """Batch normalization whose bias is frozen at zero."""
     neck = nn.BatchNorm1d(num_features)
     neck.bias.requires_grad_(False)
     return neck
 
 
-def generalised_mean(maps: Tensor, power: Tensor | float) -> Tensor:
+def generalized_mean(maps: Tensor, power: Tensor | float) -> Tensor:
     """Pools (N, C, H, W) to (N, C): the mean of ``x ** p``, to the power ``1 / p``.
 
     Values below 1e-6 count as that. Half precision is left before the power is taken, as 300 ** 3

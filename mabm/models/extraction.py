@@ -15,7 +15,7 @@ def extract(
     modality: Column,
     *,
     batch_size: int = 256,
-    normalise_mean: bool = False,
+    normalize_mean: bool = False,
 ) -> Tensor:
     """Features for clustering: ``0.5 * (g(image) + g(mirrored image))``, g the unit-length output.
 
@@ -27,7 +27,7 @@ def extract(
         images: (N, 3, H, W) uint8 or floating, pixels in [0, 255].
         modality: (N,) integers, 0 visible and 1 infrared, or these two words.
         batch_size: Images per step, >= 1.
-        normalise_mean: Normalise the mean again, as evaluation does and clustering does not.
+        normalize_mean: Normalize the mean again, as evaluation does and clustering does not.
 
     Returns:
         (N, D) float32 on the CPU, of length at most one.
@@ -60,7 +60,7 @@ def extract(
                     F.normalize(encoder(batch, groups).float())
                     + F.normalize(encoder(batch.flip(3), groups).float())
                 )
-                features.append((F.normalize(mean) if normalise_mean else mean).cpu())
+                features.append((F.normalize(mean) if normalize_mean else mean).cpu())
     finally:
         encoder.train(was_training)
     return torch.cat(features)

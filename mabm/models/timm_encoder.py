@@ -21,8 +21,8 @@ class TimmEncoder(Encoder):
 
     Every convolution that takes the three channels of the image, a patch embedding among them, is
     copied once per modality: the copies start equal and are trained apart. All that follows is
-    shared, a normalisation right after it too, which ``AgwResNet50`` has per modality. Features are
-    pooled as the backbone itself pools for its classifier. Pixels are normalised as its weights
+    shared, a normalization right after it too, which ``AgwResNet50`` has per modality. Features are
+    pooled as the backbone itself pools for its classifier. Pixels are normalized as its weights
     expect. Nothing is ever downloaded: weights come from a file (``load_weights``), with timm's
     names in it.
 
@@ -127,7 +127,7 @@ def _copy_first_convolutions(
 
 
 def _settings(config: Any) -> dict[str, Any]:
-    """What timm says about a backbone's weights: normalisation, and whether its size is fixed."""
+    """What timm says about a backbone's weights: normalization, and whether its size is fixed."""
     return dict(config.to_dict()) if config is not None else {}
 
 

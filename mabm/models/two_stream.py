@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mabm.models.encoder import Encoder, bnneck, generalised_mean, stemmed
+from mabm.models.encoder import Encoder, bnneck, generalized_mean, stemmed
 
 
 class TwoStreamEncoder(Encoder):
     """Two stems, four shared residual blocks, GeM pooling and a BNNeck; about 0.7 M parameters.
 
-    Pixels are normalised as (x - 127.5) / 64. The power of GeM starts at 3 and is learnt.
+    Pixels are normalized as (x - 127.5) / 64. The power of GeM starts at 3 and is learned.
 
     Args:
         num_modalities: Number of stems, >= 1.
@@ -57,7 +57,7 @@ class TwoStreamEncoder(Encoder):
         self.neck = bnneck(self.num_features)
 
     def _pooled(self, scaled: Tensor, counts: list[int]) -> Tensor:
-        return generalised_mean(self.blocks(stemmed(self.stems, scaled, counts)), self.gem_power)
+        return generalized_mean(self.blocks(stemmed(self.stems, scaled, counts)), self.gem_power)
 
 
 class _ResidualBlock(nn.Module):

@@ -119,8 +119,9 @@ def build_encoder(
 def load_pretrained(name: str = "emoji_xm") -> TwoStreamEncoder:
     """An encoder with the weights shipped under ``name``: evaluation mode, float32, on the CPU.
 
-    ``"emoji_xm"``, in any case and with ``-`` or ``_``, was trained by ``mabm.models.pretrain``,
-    which says how. Weights are plain arrays: loading them executes no code.
+    ``"emoji_xm"``, in any case and with ``-`` or ``_``, was trained by
+    ``benchmarks/pretraining.py``, which says how. Weights are plain arrays: loading them executes
+    no code.
 
     Args:
         name: Of the weights.
@@ -154,7 +155,7 @@ def load_weights(encoder: Encoder, source: str | PathLike[str] | IO[bytes]) -> L
     """Fills ``encoder`` in place; what was filled is returned, and logged in one line.
 
     A file is fit if it has every tensor of the encoder but those of its top (``Encoder.top``: the
-    neck, and what pretrained backbones lack) and the counters of batch normalisation. Names that
+    neck, and what pretrained backbones lack) and the counters of batch normalization. Names that
     the encoder has no place for, such as a classifier's, are left out. ``"module."`` before names
     is dropped. torchvision's ``resnet50`` fits ``AgwResNet50``: each stem takes its one stem.
 

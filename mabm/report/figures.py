@@ -64,7 +64,7 @@ class Line:
 
     name: str
     values: npt.NDArray[np.float64]
-    colour: str
+    color: str
     style: str = "solid"
     mark: int = 0
 
@@ -72,9 +72,9 @@ class Line:
     def swatch(self) -> str:
         """The line as its legend shows it, SVG."""
         dashes = _DASHES[self.style][1]
-        colour = _VARIABLES.get(self.colour, self.colour)
+        color = _VARIABLES.get(self.color, self.color)
         return (
-            f'<svg class="swatch" viewBox="0 0 30 10" style="color:{colour}" aria-hidden="true">'
+            f'<svg class="swatch" viewBox="0 0 30 10" style="color:{color}" aria-hidden="true">'
             f'<path d="M1 5 H29" stroke="currentColor" stroke-width="1.8" fill="none" '
             f'stroke-dasharray="{dashes}"/><g fill="currentColor">{_MARKS[self.mark][1]}</g></svg>'
         )
@@ -83,7 +83,7 @@ class Line:
 def make_lines(
     columns: Mapping[str, Sequence[float | None]], styles: Mapping[str, str] | None = None
 ) -> list[Line]:
-    """Curves in the colours of the library, one a column that holds a number."""
+    """Curves in the colors of the library, one a column that holds a number."""
     lines: list[Line] = []
     for name, column in columns.items():
         values = np.array([np.nan if value is None else value for value in column], dtype=float)
@@ -129,7 +129,7 @@ def draw_curves(
             axes.plot(
                 np.array(epochs)[there],
                 line.values[there],
-                color=line.colour,
+                color=line.color,
                 linewidth=1.6,
                 linestyle=(0, _DASHES[line.style][0]) if _DASHES[line.style][0] else "solid",
                 marker=_MARKS[line.mark][0],
@@ -194,7 +194,7 @@ def _short_count(value: float, _: object = None) -> str:
 
 
 def _to_svg(figure: Figure, label: str) -> str:
-    """The figure as SVG to put into a page: its own text, colours by variable, ids kept apart."""
+    """The figure as SVG to put into a page: its own text, colors by variable, ids kept apart."""
     buffer = io.StringIO()
     import matplotlib
 
@@ -206,8 +206,8 @@ def _to_svg(figure: Figure, label: str) -> str:
     text = text.replace("xlink:href", "href")
     text = re.sub(r"(?i)font-family:[^;\"]*;?", "", text)
     text = re.sub(r"font: ([\d.]+)px[^;\"]*", r"font-size: \1px", text)
-    for colour, variable in _VARIABLES.items():
-        text = re.sub(colour + r"\b", variable, text, flags=re.IGNORECASE)
+    for color, variable in _VARIABLES.items():
+        text = re.sub(color + r"\b", variable, text, flags=re.IGNORECASE)
     used = set(re.findall(r"(?:url\(#|href=\"#)([^\")]+)", text))
     text = re.sub(r' id="([^"]+)"', lambda match: match[0] if match[1] in used else "", text)
     prefix = re.sub(r"\W+", "-", label.lower())

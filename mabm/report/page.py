@@ -14,6 +14,7 @@ import torch
 from mabm._core.arguments import check_integer
 from mabm._core.arrays import to_tensor
 from mabm._core.files import write_text
+from mabm._core.modalities import MODALITY_NAMES
 from mabm._core.version import __version__
 from mabm.cluster.quality import evenly_chosen_clusters
 from mabm.distance.jaccard import encode_samples, jaccard_distance
@@ -36,10 +37,9 @@ from mabm.report.tables import (
     neighbor_mixes,
     noise_shares,
     percent,
-    summarise,
+    summarize,
     tabulate_epochs,
 )
-from mabm.train.diagnostics import MODALITY_NAMES
 
 IntArray = npt.NDArray[np.int64]
 
@@ -118,7 +118,7 @@ def write_report(
         note=note,
         version=__version__,
         results=collect_results(history),
-        facts=summarise(history),
+        facts=summarize(history),
         panels=_curves(history, names),
         mix=_last_mix(history, names),
         clustering=None if clustering is None else _show_clustering(clustering, names, max_samples),
@@ -213,8 +213,8 @@ def _curves(history: Sequence[Entry], names: Mapping[int, str]) -> list[dict[str
                 own = crossing.setdefault(f"of {_name(modality, names)}", [None] * len(history))
                 own[i] = 1 - shares[row]
     add(
-        "Neighbours in another modality",
-        "Share of an image's nearest neighbours that are of another modality than its own.",
+        "Neighbors in another modality",
+        "Share of an image's nearest neighbors that are of another modality than its own.",
         crossing,
         percent=True,
     )

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 IntArray = npt.NDArray[np.int64]
 
-# Right and wrong must differ to colour-blind eyes too: blue and vermilion of Okabe and Ito (2008).
+# Right and wrong must differ to color-blind eyes too: blue and vermilion of Okabe and Ito (2008).
 RIGHT: Final = "#0072B2"
 WRONG: Final = "#D55E00"
 INK: Final = "#22262B"
 QUIET: Final = "#7A828C"
 HAIRLINE: Final = "#E3E6EA"
-# Beside these two, for lines: the other colours of the same palette that white does not swallow.
+# Beside these two, for lines: the other colors of the same palette that white does not swallow.
 SERIES: Final = (RIGHT, WRONG, "#009E73", "#CC79A7", "#8C6D1F", "#56B4E9", INK)
 _STYLE: Final = {
     "font.family": "sans-serif",
@@ -150,10 +150,10 @@ def draw_spread(axes: Axes, histogram: PairHistogram, across: bool) -> None:
         of_pairs, total = "pairs", int(counts[0].sum())
         told, share = f"{near[0]:,} pairs", near[0] / max(total, 1)
     lowest = 0.7  # a logarithmic axis has no zero: an empty bin stays below the first pair
-    for kind, colour, pale in kinds:
+    for kind, color, pale in kinds:
         heights = np.maximum(counts[kind], lowest / 2)
         axes.stairs(heights, histogram.edges, fill=True, color=pale, baseline=lowest / 2)
-        axes.stairs(heights, histogram.edges, color=colour, linewidth=1.5, baseline=lowest / 2)
+        axes.stairs(heights, histogram.edges, color=color, linewidth=1.5, baseline=lowest / 2)
     axes.axvline(histogram.eps, color=INK, linewidth=1, linestyle=(0, (4, 3)))
     axes.set_yscale("log")
     axes.set_xlim(0, 1)

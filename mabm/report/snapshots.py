@@ -127,7 +127,7 @@ class RetrievalSnapshot:
         one with the least (ties: lower row first), so that nothing is picked by hand.
 
         Args:
-            features: (N, D) floating point, compared by inner product, never normalised here.
+            features: (N, D) floating point, compared by inner product, never normalized here.
             identity: (N,) integers.
             camera: (N,) integers.
             modality: (N,) integers, 0 visible and 1 infrared, or these two words.

@@ -148,7 +148,7 @@ def keys_of(history: Sequence[Entry], *path: str) -> list[str]:
 
 
 def neighbor_mixes(history: Sequence[Entry]) -> list[tuple[list[int], list[Any]] | None]:
-    """Modalities and neighbour mix of every entry: the first clustering's that has any across."""
+    """Modalities and neighbor mix of every entry: the first clustering's that has any across."""
     found: list[tuple[list[int], list[Any]] | None] = []
     for entry in history:
         mixes = [
@@ -247,7 +247,7 @@ def describe_seconds(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def summarise(history: Sequence[Entry]) -> list[tuple[str, str]]:
+def summarize(history: Sequence[Entry]) -> list[tuple[str, str]]:
     """Key facts of the run, (name, value), from its last entry."""
     if not history:
         return []

@@ -9,19 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mabm._core.modalities import INFRARED, MODALITIES, VISIBLE
 from mabm.contrast.samplers import IdentityBatchSampler
-from mabm.data import INFRARED, VISIBLE
 from mabm.data.augmentation import Augmentation, Channels, augment
 from mabm.train import distributed
 from mabm.train.config import AugmentationConfig, BatchConfig
-
-MODALITIES: Final = (VISIBLE, INFRARED)
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,7 @@ class AugmentationConfig(_Table):
         padding: Pixels around an image before it is cropped to its size at a random place.
         flip: Chance of mirroring.
         erasing: Chance of erasing a rectangle.
-        jitter: Strength of colour jitter, on the second visible view.
+        jitter: Strength of color jitter, on the second visible view.
         jitter_infrared: Whether stage 1 jitters infrared images too.
         exchange: Whether the second visible view has one channel copied to all three.
         second_view: Whether visible images come in two views.
@@ -149,7 +149,7 @@ class ClusteringConfig(_Table):
     """How pseudo-labels are found at the start of an epoch.
 
     Attributes:
-        k1: Neighbours of a sample; when modalities are clustered together, shared among them.
+        k1: Neighbors of a sample; when modalities are clustered together, shared among them.
         k2: Rows averaged by local query expansion: of each modality when clustered together (6 of
             two are 12 rows), in all when a modality is clustered alone.
         eps: Radius of DBSCAN.
@@ -236,7 +236,7 @@ class ContrastConfig(_Table):
 
 @dataclass(frozen=True, kw_only=True)
 class BatchConfig(_Table):
-    """The batch of one optimiser step, of all processes together.
+    """The batch of one optimizer step, of all processes together.
 
     Attributes:
         identities: Clusters of each modality in a batch; the processes share them out evenly.
@@ -244,7 +244,7 @@ class BatchConfig(_Table):
         cameras: Whether images of a cluster are drawn from cameras other than the anchor's.
         micro_batches: In how many parts a process takes its batch through the encoder. Losses and
             gradients are those of the whole batch, at the price of a second forward pass; batch
-            normalisation sees the parts.
+            normalization sees the parts.
         evaluation: Images a step where no gradient is taken.
     """
 
@@ -390,7 +390,7 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         ImportError: An extra is missing.
         FileNotFoundError: No such file or name.
-        ValueError: What is in it does not fit: a misspelt key, a value out of contract.
+        ValueError: What is in it does not fit: a misspelled key, a value out of contract.
 
     Example:
         >>> from mabm.train import CONFIGS, load_config

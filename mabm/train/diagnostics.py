@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -27,19 +26,19 @@ from mabm._core.columns import (
     check_visible_infrared,
     modality_of,
 )
+from mabm._core.modalities import MODALITY_NAMES
 from mabm.cluster.pseudo_labels import PseudoLabels
 from mabm.cluster.quality import (
     adjusted_rand_index,
     cross_modality_pairs,
-    normalised_mutual_information,
+    normalized_mutual_information,
 )
 from mabm.distance.presets import MAX_K
 from mabm.distance.ranking import Precision, rank_neighbors
 
 IntArray = npt.NDArray[np.int64]
 
-MODALITY_NAMES: Final[Mapping[int, str]] = MappingProxyType({0: "visible", 1: "infrared"})
-NUM_NEIGHBORS: Final = 20  # of a sample, in the neighbour mix: about the images of one identity
+NUM_NEIGHBORS: Final = 20  # of a sample, in the neighbor mix: about the images of one identity
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +54,7 @@ class ClusterDiagnostics:
         num_known: Samples whose identity is known; the five attributes below are over these alone,
             and ``None`` without one.
         ari: Adjusted Rand index of clusters and identities; a noise sample is a cluster of its own.
-        nmi: Normalised mutual information, likewise.
+        nmi: Normalized mutual information, likewise.
         pair_precision: Of the pairs of samples in one cluster and of different modality, the share
             of one identity; ``None`` without such a pair.
         pair_recall: Of the pairs of samples of one identity and of different modality, the share in
@@ -79,7 +78,7 @@ class ClusterDiagnostics:
     neighbor_mix: npt.NDArray[np.float64] | None
 
     def to_dict(self) -> dict[str, Any]:
-        """All attributes as what JSON has; a row of the mix without neighbours is ``None``."""
+        """All attributes as what JSON has; a row of the mix without neighbors is ``None``."""
         values: dict[str, Any] = dict(vars(self))
         values["modalities"] = list(self.modalities)
         if self.neighbor_mix is not None:
@@ -105,7 +104,7 @@ def diagnose(
         modality: (N,) integers >= 0, bool or words.
         identity: (N,) integers, negative where unknown, or words; ``None`` where none is known.
         ranks: (N, K) integers, nearest samples of each sample whatever their modality, as
-            :func:`nearest_samples` gives; ``None`` to leave out the neighbour mix.
+            :func:`nearest_samples` gives; ``None`` to leave out the neighbor mix.
         num_neighbors: As :func:`neighbor_mix`.
 
     Returns:
@@ -143,7 +142,7 @@ def diagnose(
     ari = nmi = precision = recall = None
     if known.any():
         parts = clusters[known], names[known]
-        ari, nmi = adjusted_rand_index(*parts), normalised_mutual_information(*parts)
+        ari, nmi = adjusted_rand_index(*parts), normalized_mutual_information(*parts)
         pairs = cross_modality_pairs(*parts, groups[known])
         precision, recall = _number(pairs.precision), _number(pairs.recall)
     mix = None
@@ -180,7 +179,7 @@ def diagnose_epoch(
     """Everything to tell of the clusterings of one epoch, as its entry in the history holds it.
 
     Args:
-        features: (N, D), what was clustered; ranked once more, for the neighbour mix.
+        features: (N, D), what was clustered; ranked once more, for the neighbor mix.
         modality: (N,) integers >= 0, by default 0 visible and 1 infrared, or these two words.
         alone: (N,) labels, or :class:`mabm.PseudoLabels`, of each modality alone, counted from 0 in
             each, noise -1.
@@ -196,7 +195,7 @@ def diagnose_epoch(
     Returns:
         A dict of :class:`ClusterDiagnostics` for each modality, by its name, and for ``"all"``
         samples: the clusters across modalities, or where there are none those of each modality
-        side by side, which join no modalities. The neighbour mix is in ``"all"``.
+        side by side, which join no modalities. The neighbor mix is in ``"all"``.
 
     Raises:
         TypeError: An argument of the wrong kind.
@@ -249,8 +248,8 @@ def nearest_samples(
     """The nearest samples of every sample whatever their modality, by Euclidean distance.
 
     Args:
-        features: (N, D), as :func:`mabm.rank_neighbors`; never normalised here.
-        num_neighbors: Neighbours of a sample, itself left out of the count, >= 1.
+        features: (N, D), as :func:`mabm.rank_neighbors`; never normalized here.
+        num_neighbors: Neighbors of a sample, itself left out of the count, >= 1.
         precision: As :func:`mabm.rank_neighbors`; a diagnostic needs no proof of exactness.
 
     Returns:
@@ -281,8 +280,8 @@ def neighbor_mix(
 
     Returns:
         (G, G) float64, rows and columns in ascending order of modality: entry (a, b) is the share,
-        among the neighbours of all samples of ``a``, of samples of ``b``. A row sums to one, and is
-        NaN where the samples of ``a`` have no neighbour.
+        among the neighbors of all samples of ``a``, of samples of ``b``. A row sums to one, and is
+        NaN where the samples of ``a`` have no neighbor.
 
     Raises:
         TypeError: An argument of the wrong kind.

@@ -159,14 +159,14 @@ def copy_from_first(module: nn.Module) -> None:
 
 
 def join_batch_norm(module: nn.Module) -> nn.Module:
-    """Makes batch normalisation take its statistics of the joined batch, in place.
+    """Makes batch normalization take its statistics of the joined batch, in place.
 
     On a GPU these are PyTorch's :class:`torch.nn.SyncBatchNorm`, elsewhere our own: PyTorch's need
     a GPU. Names in the state dict stay. The layers of timm that drop and activate what they have
-    normalised (``BatchNormAct2d``) still do.
+    normalized (``BatchNormAct2d``) still do.
 
     Raises:
-        ValueError: A layer normalises batches in a way of its own, which would be lost.
+        ValueError: A layer normalizes batches in a way of its own, which would be lost.
     """
     if world_size() == 1:
         return module
@@ -185,7 +185,7 @@ def _with_joined_batch_norm(module: nn.Module, join: Callable[..., nn.Module]) -
     if type(module) not in _PLAIN:
         if set(dict(module.named_children())) != {"drop", "act"}:
             raise ValueError(
-                "encoder must normalise batches as PyTorch does, where several processes join "
+                "encoder must normalize batches as PyTorch does, where several processes join "
                 f"their batches, got {type(module).__name__}"
             )
         joined.drop, joined.act = module.drop, module.act
@@ -193,8 +193,8 @@ def _with_joined_batch_norm(module: nn.Module, join: Callable[..., nn.Module]) -
     return joined
 
 
-def _activate(norm: nn.Module, _: object, normalised: Tensor) -> Tensor:
-    dropped = norm.get_submodule("drop")(normalised)
+def _activate(norm: nn.Module, _: object, normalized: Tensor) -> Tensor:
+    dropped = norm.get_submodule("drop")(normalized)
     activated: Tensor = norm.get_submodule("act")(dropped)
     return activated
 
@@ -203,7 +203,7 @@ _PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class _JoinedBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch normalisation of any shape by the statistics of the joined batch.
+    """Batch normalization of any shape by the statistics of the joined batch.
 
     It takes over the parameters and buffers of ``module``, and its name in the state dict.
     """
@@ -226,7 +226,7 @@ class _JoinedBatchNorm(nn.modules.batchnorm._BatchNorm):
             raise ValueError(f"input must be (N, C, ...), got shape {tuple(input.shape)}")
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalises (N, C, ...) as PyTorch's batch normalisation of the joined batch does."""
+        """Normalizes (N, C, ...) as PyTorch's batch normalization of the joined batch does."""
         if not self.training:
             return super().forward(x)
         dims = [0, *range(2, x.dim())]
@@ -236,11 +236,11 @@ class _JoinedBatchNorm(nn.modules.batchnorm._BatchNorm):
         sums = _summed(torch.cat([wide.sum(dims), count]))
         total = sums[-1].detach()
         mean = sums[:-1] / total
-        centred = wide - mean.view(shape)
-        variance = _summed(centred.square().sum(dims)) / total
+        centered = wide - mean.view(shape)
+        variance = _summed(centered.square().sum(dims)) / total
         if self.running_mean is not None and self.running_var is not None:
             self._move_statistics(mean.detach(), variance.detach() * total / (total - 1))
-        result = centred * torch.rsqrt(variance + self.eps).view(shape)
+        result = centered * torch.rsqrt(variance + self.eps).view(shape)
         if self.affine:
             result = result * self.weight.view(shape) + self.bias.view(shape)
         return result.to(x.dtype)

@@ -12,12 +12,11 @@ import torch
 from torch import Tensor
 
 from mabm._core.batch import NOISE
+from mabm._core.modalities import MODALITIES, MODALITY_NAMES, VISIBLE
 from mabm.contrast.prototypes import PrototypeSplit, split_prototypes
-from mabm.data import VISIBLE
 from mabm.train import distributed
-from mabm.train.batches import MODALITIES, Place
+from mabm.train.batches import Place
 from mabm.train.config import Config
-from mabm.train.diagnostics import MODALITY_NAMES
 from mabm.train.errors import TrainingError
 from mabm.train.steps import (
     Memory,

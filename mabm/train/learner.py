@@ -1,4 +1,4 @@
-"""One optimiser step, exact for the whole batch however it is cut up.
+"""One optimizer step, exact for the whole batch however it is cut up.
 
 The loss of a batch is no sum over its images: a margin is taken of its mean, and several processes
 share it. So features are taken first, joined over all parts and processes, and the loss of the
@@ -31,7 +31,7 @@ _DTYPES: Final = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.
 
 
 class Learner:
-    """An encoder, its optimiser, and how a step is taken.
+    """An encoder, its optimizer, and how a step is taken.
 
     Args:
         encoder: Takes ``(images, modality)`` and gives (N, D) features.
@@ -39,7 +39,7 @@ class Learner:
         precision: ``"float32"``, or ``"bfloat16"`` or ``"float16"`` for autocast of the encoder.
             Losses are float32. ``"float16"`` scales the loss (:class:`torch.amp.GradScaler`).
         micro_batches: Parts that this process's batch goes through the encoder in, which takes
-            another forward pass. Both draw the same random numbers; batch normalisation sees the
+            another forward pass. Both draw the same random numbers; batch normalization sees the
             parts, and moves its running statistics once with each.
         max_skipped: Steps in a row that may be left out, their loss or gradient not being finite.
         compile: Whether to compile the encoder.

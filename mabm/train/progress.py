@@ -14,11 +14,10 @@ import torch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from mabm._core.modalities import MODALITIES, MODALITY_NAMES
 from mabm.train import distributed, reporting
-from mabm.train.batches import MODALITIES
 from mabm.train.checkpoint import Position
 from mabm.train.config import Config
-from mabm.train.diagnostics import MODALITY_NAMES
 from mabm.train.inputs import Inputs
 from mabm.train.resuming import FINISHED, iterations_before
 

@@ -11,14 +11,14 @@ from typing import Final
 import torch
 from torch import nn
 
-from mabm.data import INFRARED, load_drawings
+from mabm._core.modalities import INFRARED, MODALITIES, MODALITY_NAMES
+from mabm.data import load_drawings
 from mabm.evaluation import SEARCH_TASKS
 from mabm.report.page import write_report
 from mabm.report.snapshots import ClusteringSnapshot, RetrievalSnapshot
 from mabm.train import distributed
-from mabm.train.batches import MODALITIES, Place
+from mabm.train.batches import Place
 from mabm.train.config import Config, to_toml
-from mabm.train.diagnostics import MODALITY_NAMES
 from mabm.train.environment import describe_environment
 from mabm.train.epoch import Clusters, find_clusters
 from mabm.train.history import HISTORY, History
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 FILE: Final = "report.html"
 
 _NOTES: Final = {
-    "emoji_xm": "Emoji-XM: drawings, not photographs. Colour emoji play the visible camera, "
+    "emoji_xm": "Emoji-XM: drawings, not photographs. Color emoji play the visible camera, "
     "monochrome ones the infrared camera."
 }
 

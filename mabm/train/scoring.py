@@ -41,7 +41,7 @@ def extract_test_features(
         torch.from_numpy(images.images.modality.copy()),
         batch_size=batch_size,
         workers=workers,
-        normalise_mean=True,
+        normalize_mean=True,
         progress=progress,
     )
 

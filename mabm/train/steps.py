@@ -63,7 +63,7 @@ def extract_features(
     *,
     batch_size: int = 256,
     workers: int = 0,
-    normalise_mean: bool = False,
+    normalize_mean: bool = False,
     progress: bool = False,
 ) -> Tensor:
     """Features of all images: ``0.5 * (g(image) + g(mirrored image))``, g of length one.
@@ -78,7 +78,7 @@ def extract_features(
         modality: (N,) integers, 0 visible and 1 infrared, or these two words.
         batch_size: Images a step.
         workers: Processes that read ahead.
-        normalise_mean: Normalise the mean again, as evaluation does and clustering does not.
+        normalize_mean: Normalize the mean again, as evaluation does and clustering does not.
         progress: Show a progress bar.
 
     Returns:
@@ -94,7 +94,7 @@ def extract_features(
     Example:
         >>> import torch
         >>> from mabm import data, models, train
-        >>> frames = data.render_identities(data.identity_splits().unlabelled[:2])
+        >>> frames = data.render_identities(data.identity_splits().unlabeled[:2])
         >>> images = data.ImageSet(frames.images, frames.identity, frames.camera, frames.modality)
         >>> encoder, modality = models.build_encoder("small"), torch.from_numpy(frames.modality)
         >>> reader = data.ImageReader(images, size=(48, 48))
@@ -121,7 +121,7 @@ def extract_features(
             read,
             modality[rows[0] : rows[-1] + 1],
             batch_size=batch_size,
-            normalise_mean=normalise_mean,
+            normalize_mean=normalize_mean,
         )
         parts.append(part)
     if not parts:
@@ -204,8 +204,8 @@ def cluster_modalities(
     for group in torch.unique(modality).tolist():
         members = torch.nonzero((modality == group) & _mask(chosen, labels)).flatten()
         if len(members):
-            neighbours = (options.k1_alone, options.k2_alone)
-            labels[members] = _clusters(features[members], None, options, *neighbours, "spcl")
+            neighbors = (options.k1_alone, options.k2_alone)
+            labels[members] = _clusters(features[members], None, options, *neighbors, "spcl")
     return labels
 
 

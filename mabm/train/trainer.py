@@ -21,11 +21,12 @@ import torch
 from torch import Tensor
 
 from mabm._core.files import write_text
+from mabm._core.modalities import MODALITIES, MODALITY_NAMES
 from mabm.evaluation import SearchScores
 from mabm.models import build_encoder, save_encoder
 from mabm.report.page import require_packages
 from mabm.train import distributed, reporting
-from mabm.train.batches import MODALITIES, Place, View, draw_batches, view_batch
+from mabm.train.batches import Place, View, draw_batches, view_batch
 from mabm.train.checkpoint import (
     Position,
     clear_parts,
@@ -33,7 +34,7 @@ from mabm.train.checkpoint import (
     save_checkpoint,
 )
 from mabm.train.config import Config, to_toml, to_tree
-from mabm.train.diagnostics import MODALITY_NAMES, diagnose_epoch
+from mabm.train.diagnostics import diagnose_epoch
 from mabm.train.environment import describe_environment
 from mabm.train.epoch import GLOBAL, Clusters, EpochState, begin_epoch, find_clusters
 from mabm.train.errors import TrainingStopped

@@ -18,9 +18,9 @@ WORDS = ("assign", "new.npz", "--features", "old.npz", "--labels", "labels.npz")
 
 
 def make_samples(seed: int, each: int) -> tuple[np.ndarray, np.ndarray]:
-    centres = np.random.default_rng(0).normal(size=(12, 16))
+    centers = np.random.default_rng(0).normal(size=(12, 16))
     noise = np.random.default_rng(seed).normal(size=(12 * each, 16))
-    features = np.repeat(centres, each, axis=0) + 0.25 * noise
+    features = np.repeat(centers, each, axis=0) + 0.25 * noise
     return features.astype(np.float32), np.arange(12 * each) % 2
 
 

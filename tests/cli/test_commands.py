@@ -265,8 +265,8 @@ def test_info_names_what_the_extras_ask_for(run: Run) -> None:
 
 def make_features() -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
-    centres = np.repeat(rng.normal(size=(12, 16)), 10, axis=0)
-    return (centres + 0.25 * rng.normal(size=(120, 16))).astype(np.float32), np.arange(120) % 2
+    centers = np.repeat(rng.normal(size=(12, 16)), 10, axis=0)
+    return (centers + 0.25 * rng.normal(size=(120, 16))).astype(np.float32), np.arange(120) % 2
 
 
 OPTIONS = ("--k1", 12, "--k2", 3, "--eps", 0.5)
@@ -425,7 +425,7 @@ CLUSTER_MISTAKES = [
     (["pickled.npz"], 1, "pickled.npz must be a .npz file of plain arrays: "),
     (["text.safetensors"], 1, "text.safetensors must be a .safetensors file: "),
     (["named.npz"], 1, "named.npz must hold an array 'features', or one matrix alone, got"),
-    (["both.npz", "--key", "colour"], 1, "--key must name one of the arrays in both.npz"),
+    (["both.npz", "--key", "color"], 1, "--key must name one of the arrays in both.npz"),
     (["features.npy", "--key", "features"], 1, "--key must be left out for features.npy"),
     (["modality.npy", *NONE], 1, "modality.npy must hold floating-point features, got int64"),
     (["words.npy", *NONE], 1, "words.npy: features must hold real numbers"),

@@ -183,7 +183,7 @@ def expected_scores(
         encoder,
         ImageReader(images, size=SIZE).__getitems__(range(len(images))),
         torch.from_numpy(images.modality.copy()),
-        normalise_mean=True,
+        normalize_mean=True,
     )
     columns = (features, images.identity, images.camera, images.modality)
     return [
@@ -256,12 +256,12 @@ def test_evaluate_mistakes_are_one_line(sysu_run: Path, run: Run, tmp_path: Path
 # --- extract
 
 
-def by_hand(images: ImageSet, *, normalise_mean: bool = False, seed: int = 0) -> np.ndarray:
+def by_hand(images: ImageSet, *, normalize_mean: bool = False, seed: int = 0) -> np.ndarray:
     return extract(
         build_encoder("small", seed=seed),
         ImageReader(images, size=SIZE).__getitems__(range(len(images))),
         torch.from_numpy(images.modality.copy()),
-        normalise_mean=normalise_mean,
+        normalize_mean=normalize_mean,
     ).numpy()
 
 
@@ -282,9 +282,9 @@ def test_extract_a_data_set_and_cluster_it(
     assert run("cluster", file, "--k1", 8, "--k2", 2)[0] == 0
 
     test = tmp_path / "test.npy"
-    words = ("--data", f"sysu_mm01:{sysu}", "--split", "test", "--renormalise", "--batch-size", 5)
+    words = ("--data", f"sysu_mm01:{sysu}", "--split", "test", "--renormalize", "--batch-size", 5)
     assert run("extract", sysu_run / "weights.pt", *words, "--output", test, "--quiet")[2] == ""
-    expected = by_hand(read_data("sysu_mm01", sysu).test, normalise_mean=True)
+    expected = by_hand(read_data("sysu_mm01", sysu).test, normalize_mean=True)
     np.testing.assert_allclose(np.load(test), expected, rtol=0, atol=1e-5)
 
 

@@ -127,11 +127,11 @@ def people(
     generator = torch.Generator().manual_seed(seed)
     person = torch.cat([torch.arange(num_visible), torch.arange(num_infrared)]).repeat(6)
     modality = (torch.arange(num_visible + num_infrared) >= num_visible).long().repeat(6)
-    centres = torch.eye(max(num_visible, num_infrared), 40)
+    centers = torch.eye(max(num_visible, num_infrared), 40)
     gap = 0.4 * torch.eye(40)[38 + modality]
     noise = 0.05 * torch.randn(len(person), 40, generator=generator)
     numbers = torch.stack([torch.randperm(40, generator=generator) for _ in range(2)])
-    return centres[person] + gap + noise, numbers[modality, person], modality, person
+    return centers[person] + gap + noise, numbers[modality, person], modality, person
 
 
 @pytest.mark.parametrize("method", ["hungarian", "sinkhorn"])

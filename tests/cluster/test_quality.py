@@ -12,7 +12,7 @@ from mabm.cluster.quality import (
     adjusted_rand_index,
     cross_modality_pairs,
     evenly_chosen_clusters,
-    normalised_mutual_information,
+    normalized_mutual_information,
 )
 
 
@@ -56,7 +56,7 @@ def check_against_scikit_learn(labels: np.ndarray, identity: np.ndarray) -> None
         ari = adjusted_rand_score(identity, singletons)
         nmi = normalized_mutual_info_score(identity, singletons)
     assert adjusted_rand_index(labels, identity) == pytest.approx(ari, abs=1e-12)
-    assert normalised_mutual_information(labels, identity) == pytest.approx(nmi, abs=1e-12)
+    assert normalized_mutual_information(labels, identity) == pytest.approx(nmi, abs=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -85,16 +85,16 @@ def test_agreement_warns_of_nothing() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert 0 < adjusted_rand_index(labels, identity) < 1
-        assert 0 < normalised_mutual_information(labels, identity) < 1
+        assert 0 < normalized_mutual_information(labels, identity) < 1
 
 
 def test_agreement_at_its_ends() -> None:
     identity = np.array([0, 0, 1, 1])
     assert adjusted_rand_index(identity + 3, identity) == 1
-    assert normalised_mutual_information(identity + 3, identity) == pytest.approx(1)
+    assert normalized_mutual_information(identity + 3, identity) == pytest.approx(1)
     alone = np.zeros(1, dtype=np.int64)
     assert adjusted_rand_index(alone, alone) == 1
-    assert normalised_mutual_information(alone, alone) == 1
+    assert normalized_mutual_information(alone, alone) == 1
     noise = np.full(4, -1)
     assert adjusted_rand_index(noise, identity) == 0
 
@@ -105,7 +105,7 @@ def test_labels_may_have_any_numbers() -> None:
     identity = labels[::-1].copy()
     modality = np.array([0, 1, 0, 1, 0, 1])
     few, few_identity = np.array([1, 1, 0, 0, -1, -1]), np.array([-1, -1, 0, 0, 1, 1])
-    for measure in (adjusted_rand_index, normalised_mutual_information):
+    for measure in (adjusted_rand_index, normalized_mutual_information):
         assert measure(labels, identity) == measure(few, few_identity)
     assert cross_modality_pairs(labels, identity, modality).num_found == 2
     assert evenly_chosen_clusters(labels, modality, identity).tolist() == [2**62, great]

@@ -66,14 +66,14 @@ def test_options_that_chose_a_faiss_route(search_option: int) -> None:
 def test_a_stage_two_epoch_as_that_code_base_writes_it() -> None:
     rng = np.random.default_rng(0)
     person = {"rgb": np.repeat(np.arange(8), 10), "ir": np.repeat(np.arange(8), 6)}
-    centres, gap = rng.normal(size=(8, 64)), rng.normal(size=(2, 64))
+    centers, gap = rng.normal(size=(8, 64)), rng.normal(size=(2, 64))
     dataset = {
         mode: [(f"{mode}_modify/{n:04d}.jpg", pid, n % 3) for n, pid in enumerate(person[mode])]
         for mode in ("rgb", "ir")
     }
     images = {
         mode: torch.from_numpy(
-            centres[person[mode]]
+            centers[person[mode]]
             + 0.5 * gap[number]
             + 0.2 * rng.normal(size=(len(person[mode]), 64))
         ).float()

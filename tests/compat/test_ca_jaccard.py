@@ -92,8 +92,8 @@ def test_averages_may_reach_beyond_the_lists(
 def test_epochs_as_that_code_base_writes_them() -> None:
     rng = np.random.default_rng(0)
     pids, cams = np.repeat(np.arange(7), 12), np.tile(np.arange(3), 28)
-    centres, places = rng.normal(size=(7, 48)), rng.normal(size=(3, 48))
-    images = centres[pids] + 0.6 * places[cams] + 0.2 * rng.normal(size=(84, 48))
+    centers, places = rng.normal(size=(7, 48)), rng.normal(size=(3, 48))
+    images = centers[pids] + 0.6 * places[cams] + 0.2 * rng.normal(size=(84, 48))
     images = torch.from_numpy(images).float()
     dataset = [
         (f"{n:04d}.jpg", pid, cam) for n, (pid, cam) in enumerate(zip(pids, cams, strict=True))

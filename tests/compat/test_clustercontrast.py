@@ -345,7 +345,7 @@ def train(images: Tensor, epochs: int = 3) -> tuple[list[float], np.ndarray]:
         pseudo_labels = cluster.fit_predict(rerank_dist)
         num_cluster = len(set(pseudo_labels)) - (1 if -1 in pseudo_labels else 0)
 
-        # Centres of the clusters, noise left out
+        # Centers of the clusters, noise left out
         centers: dict[int, list[Tensor]] = {}
         for feature, label in zip(features, pseudo_labels, strict=True):
             if label != -1:

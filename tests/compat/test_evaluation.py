@@ -69,13 +69,13 @@ def test_cameras_by_name_where_they_are_only_compared() -> None:
 def test_a_test_loop_as_those_code_bases_write_it() -> None:
     rng = np.random.default_rng(0)
     query_label, query_cam = np.repeat(np.arange(12), 4), np.tile([3, 6], 24)
-    centres, gap = rng.normal(size=(12, 32)), rng.normal(size=32)
-    query_feat = centres[query_label] + 0.3 * gap + 0.5 * rng.normal(size=(48, 32))
+    centers, gap = rng.normal(size=(12, 32)), rng.normal(size=32)
+    query_feat = centers[query_label] + 0.3 * gap + 0.5 * rng.normal(size=(48, 32))
 
     all_cmc = all_mAP = all_mINP = 0  # noqa: N806
     for _trial in range(3):
         gall_label, gall_cam = np.repeat(np.arange(12), 4), np.tile([1, 2, 4, 5], 12)
-        gall_feat = centres[gall_label] + 0.5 * rng.normal(size=(48, 32))
+        gall_feat = centers[gall_label] + 0.5 * rng.normal(size=(48, 32))
         distmat = np.matmul(query_feat, np.transpose(gall_feat))
         cmc, mAP, mINP = eval_sysu(-distmat, query_label, gall_label, query_cam, gall_cam)  # noqa: N806
         all_cmc = all_cmc + cmc

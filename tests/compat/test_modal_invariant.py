@@ -60,13 +60,13 @@ def test_every_search_option_is_the_same(search_option: int) -> None:
 def test_an_epoch_as_those_code_bases_write_it() -> None:
     rng = np.random.default_rng(1)
     pids = {"rgb": np.repeat(np.arange(6), 8), "ir": np.repeat(np.arange(6), 5)}
-    centres = rng.normal(size=(6, 32))
+    centers = rng.normal(size=(6, 32))
     train = {
         mode: sorted((f"{mode}_modify/{n:04d}.jpg", int(pid), 0) for n, pid in enumerate(numbers))
         for mode, numbers in pids.items()
     }
     images = {
-        fname: torch.from_numpy(centres[pid] + 0.2 * rng.normal(size=32)).float()
+        fname: torch.from_numpy(centers[pid] + 0.2 * rng.normal(size=32)).float()
         for mode in train
         for fname, pid, _ in train[mode]
     }
@@ -88,7 +88,7 @@ def test_an_epoch_as_those_code_bases_write_it() -> None:
     assert num_cluster_all == 6
     assert pseudo_labels_all.tolist() == [*pids["rgb"], *pids["ir"]]
 
-    # Centres, a memory of them, and training
+    # Centers, a memory of them, and training
     centers: dict[int, list[torch.Tensor]] = {}
     for i, label in enumerate(pseudo_labels_all):
         if label != -1:

@@ -96,8 +96,8 @@ def test_distances_match_the_definition(
 def exact_points(count: int, seed: int) -> np.ndarray:
     """Whole numbers: squared distances, and the ranks by them, are the same in any precision."""
     rng = np.random.default_rng(seed)
-    centres = rng.integers(-40, 41, size=(max(count // 8, 1), 6))
-    return (rng.choice(centres, size=count) + rng.integers(-12, 13, size=(count, 6))).astype(float)
+    centers = rng.integers(-40, 41, size=(max(count // 8, 1), 6))
+    return (rng.choice(centers, size=count) + rng.integers(-12, 13, size=(count, 6))).astype(float)
 
 
 @pytest.mark.parametrize(("k1", "k2"), [(8, 3), (8, 1), (5, 9), (20, 6)])

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from contrast_cases import Batch, as_on_a_gpu, batches, no_synchronisation, one_batch, unit
+from contrast_cases import Batch, as_on_a_gpu, batches, no_synchronization, one_batch, unit
 from devices import Device
 from hypothesis import given
 from hypothesis import strategies as st
@@ -241,13 +241,13 @@ def test_weights_are_not_waited_for_either() -> None:
 
 
 @each_loss
-def test_no_synchronisation_on_a_gpu(gpu: Device, loss: Loss) -> None:
+def test_no_synchronization_on_a_gpu(gpu: Device, loss: Loss) -> None:
     batch = one_batch()
     f, p, y, c = map(gpu.put, parts(batch))
     f.requires_grad_()
     loss(f, p, y, c).backward()  # libraries loaded
     f.grad = None
-    with no_synchronisation():
+    with no_synchronization():
         loss(f, p, y, c).backward()
     torch.testing.assert_close(f.grad.cpu(), gradient(loss, batch))
 

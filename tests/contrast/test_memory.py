@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from contrast_cases import Batch, as_on_a_gpu, batches, no_synchronisation, one_batch
+from contrast_cases import Batch, as_on_a_gpu, batches, no_synchronization, one_batch
 from devices import Device
 from hypothesis import given
 from hypothesis import strategies as st
@@ -312,13 +312,13 @@ def test_updates_compile_whole(kind: Kind) -> None:
 @pytest.mark.parametrize(
     ("kind", "options"), [*((kind, {}) for kind in KINDS), (mabm.MeanMemory, {"max_repeats": 24})]
 )
-def test_no_synchronisation_on_a_gpu(gpu: Device, kind: Kind, options: dict[str, int]) -> None:
+def test_no_synchronization_on_a_gpu(gpu: Device, kind: Kind, options: dict[str, int]) -> None:
     batch = one_batch()
     expected = updated(kind, batch)
     memory = kind(batch.prototypes, **options).to(gpu.torch)
     features, targets = gpu.put(batch.features), gpu.put(batch.targets)
     kind(batch.prototypes, **options).to(gpu.torch).update(features, targets)  # libraries loaded
-    with no_synchronisation():
+    with no_synchronization():
         memory.update(features, targets)
     torch.testing.assert_close(memory.prototypes.cpu(), expected)
 

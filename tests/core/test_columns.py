@@ -14,7 +14,7 @@ from mabm.cluster.quality import (
     adjusted_rand_index,
     cross_modality_pairs,
     evenly_chosen_clusters,
-    normalised_mutual_information,
+    normalized_mutual_information,
 )
 from mabm.train.diagnostics import diagnose, diagnose_epoch
 from mabm.train.steps import build_memory, cluster_modalities, cluster_together, split_within
@@ -150,8 +150,8 @@ def test_identities_in_words(spell: Callable[[list[str]], Any]) -> None:
     given = spell(names)
     labels = np.roll(PERSON, 1)
     assert adjusted_rand_index(labels, given) == adjusted_rand_index(labels, PERSON)
-    mutual = normalised_mutual_information(labels, PERSON)
-    assert normalised_mutual_information(labels, given) == mutual
+    mutual = normalized_mutual_information(labels, PERSON)
+    assert normalized_mutual_information(labels, given) == mutual
 
 
 def test_identities_are_numbered_over_queries_and_gallery_together() -> None:

@@ -99,8 +99,8 @@ def prune(x: torch.Tensor) -> object:
 STAGES: list[tuple[str, Callable[[torch.Tensor], object], str, str]] = [
     ("rank_candidates", mabm.rank_neighbors, "ranking 20 samples of 4 dimensions", "lower k1,"),
     ("rank_candidates", mabm.pseudo_labels, "ranking 20 samples of 4 dimensions", "lower k1,"),
-    ("reciprocal_mask", mabm.encode_samples, "finding the neighbours of 20 samples", "lower k1"),
-    ("expand_neighbors", mabm.pseudo_labels, "finding the neighbours of 20 samples", "lower k1"),
+    ("reciprocal_mask", mabm.encode_samples, "finding the neighbors of 20 samples", "lower k1"),
+    ("expand_neighbors", mabm.pseudo_labels, "finding the neighbors of 20 samples", "lower k1"),
     ("encode_neighbors", mabm.jaccard_graph, "encoding 20 samples", "lower k1"),
     ("average_encodings", mabm.pseudo_labels, "averaging the rows of 20 samples", "lower k2 or k1"),
     ("dbscan", mabm.pseudo_labels, "clustering 20 samples", "lower max_distance,"),

@@ -99,7 +99,7 @@ def test_what_is_no_regular_file_is_not_replaced(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("code", "is_told"), [(errno.EINVAL, False), (errno.EIO, True)])
-def test_a_folder_that_cannot_be_synchronised_has_the_file(
+def test_a_folder_that_cannot_be_synchronized_has_the_file(
     code: int, is_told: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Network file systems say EINVAL, and every file of theirs would count as not written."""

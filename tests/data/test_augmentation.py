@@ -191,9 +191,9 @@ def test_erased_rectangles_reach_every_edge() -> None:
     at_edge = torch.stack([rows[:, 0], rows[:, -1], columns[:, 0], columns[:, -1]])
     assert ((at_edge.float().mean(1) > 0.04) & (at_edge.float().mean(1) < 0.2)).all()
     # Where it lies from left to right does not tell where it lies from top to bottom.
-    centre = torch.stack([rows.float() @ torch.arange(40.0), columns.float() @ torch.arange(30.0)])
-    centre /= torch.stack([rows.sum(1), columns.sum(1)])
-    assert abs(torch.corrcoef(centre)[0, 1]) < 0.08
+    center = torch.stack([rows.float() @ torch.arange(40.0), columns.float() @ torch.arange(30.0)])
+    center /= torch.stack([rows.sum(1), columns.sum(1)])
+    assert abs(torch.corrcoef(center)[0, 1]) < 0.08
 
 
 def test_mirroring_and_erasing_draw_apart() -> None:
@@ -234,14 +234,14 @@ def test_exchange_copies_one_channel_to_all() -> None:
         assert 0.3 < share(chosen) < 0.37
 
 
-def test_infrared_copies_a_channel_or_keeps_or_greys() -> None:
+def test_infrared_copies_a_channel_or_keeps_or_grays() -> None:
     images = noise(4000, 4, 4)
     recipe = Augmentation(**NOTHING, channels="infrared")
     result = augment(images, recipe, seed=0, keys=np.arange(4000))
     kept = (result == images).flatten(1).all(1)
-    grey = np.einsum("c,bchw->bhw", [0.2989, 0.587, 0.114], images.numpy())[:, None]
-    greyed = torch.from_numpy((abs(result.numpy() - grey) < 1e-3).reshape(4000, -1).all(1))
-    kinds = [*copies(result, images), kept, greyed]
+    gray = np.einsum("c,bchw->bhw", [0.2989, 0.587, 0.114], images.numpy())[:, None]
+    grayed = torch.from_numpy((abs(result.numpy() - gray) < 1e-3).reshape(4000, -1).all(1))
+    kinds = [*copies(result, images), kept, grayed]
     assert (torch.stack(kinds).int().sum(0) == 1).all()
     for kind in kinds[:3]:
         assert 0.22 < share(kind) < 0.28
@@ -260,7 +260,7 @@ def test_channels_are_copied_after_erasing() -> None:
     assert all(fill.any() for fill in fills)
 
 
-# ---- colour jitter
+# ---- color jitter
 
 
 def apply(kind: str, images: torch.Tensor, factor: float) -> NDArray[np.float32]:
@@ -269,7 +269,7 @@ def apply(kind: str, images: torch.Tensor, factor: float) -> NDArray[np.float32]
 
 
 def turned(images: NDArray[np.float64], turn: float) -> NDArray[np.float64]:
-    """The hue of every pixel turned, by the standard library's colour model."""
+    """The hue of every pixel turned, by the standard library's color model."""
     result = np.empty_like(images)
     for (b, y, x), _ in np.ndenumerate(images[:, 0]):
         hue, saturation, value = colorsys.rgb_to_hsv(*images[b, :, y, x] / 255)
@@ -288,14 +288,14 @@ def test_strengths_follow_pillow(factor: float) -> None:
     ):
         expected = np.stack([np.asarray(enhance(p).enhance(factor)) for p in pictures])
         found = apply(kind, images, factor).transpose(0, 2, 3, 1)
-        # Pillow rounds the grey value, then the result.
+        # Pillow rounds the gray value, then the result.
         assert abs(found - expected).max() < 1.6, kind
 
 
 @pytest.mark.parametrize("turn", [-0.5, -0.21, 0.0, 0.1, 0.5])
 def test_hue_follows_the_standard_library(turn: float) -> None:
     images = noise(2, 9, 9)
-    images[0, :, 0] = 200  # grey pixels have no hue
+    images[0, :, 0] = 200  # gray pixels have no hue
     images[0, :, 1] = torch.tensor([0, 255, 255], dtype=torch.uint8).view(3, 1)  # two greatest
     images[0, :, 2] = torch.tensor([255, 0, 255], dtype=torch.uint8).view(3, 1)
     images[0, :, 3] = 0
@@ -331,7 +331,7 @@ def test_jitter_applies_four_changes_in_a_drawn_order(monkeypatch: pytest.Monkey
     monkeypatch.setattr(augmentation, "uniform_draws", lambda *_: draws)
     result = augment(images, Augmentation(**NOTHING, jitter=0.6), seed=0, keys=range(24))
 
-    def grey(image: NDArray[np.float64]) -> NDArray[np.float64]:
+    def gray(image: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.tensordot([0.2989, 0.587, 0.114], image, 1)
 
     def blend(
@@ -341,8 +341,8 @@ def test_jitter_applies_four_changes_in_a_drawn_order(monkeypatch: pytest.Monkey
 
     changes: list[Callable[[NDArray[np.float64], float], NDArray[np.float64]]] = [
         lambda image, u: blend(image, np.zeros(1), 0.4 + 1.2 * u),
-        lambda image, u: blend(image, grey(image).mean(), 0.4 + 1.2 * u),
-        lambda image, u: blend(image, grey(image), 0.4 + 1.2 * u),
+        lambda image, u: blend(image, gray(image).mean(), 0.4 + 1.2 * u),
+        lambda image, u: blend(image, gray(image), 0.4 + 1.2 * u),
         lambda image, u: turned(image[None], u - 0.5)[0],  # at most half a circle, not 0.6
     ]
     for row, order in enumerate(permutations(range(4))):
@@ -385,7 +385,7 @@ def test_jitter_comes_before_the_black_border() -> None:
         ({"erasing_aspect": (0.0, 3.3)}, r"erasing_aspect must be .* got \(0\.0, 3\.3\)"),
         ({"erasing_fill": (0, 0)}, r"erasing_fill must be three numbers in \[0, 255\]"),
         ({"jitter": -0.5}, r"jitter must be finite and >= 0, got -0\.5"),
-        ({"channels": "grey"}, r"channels must be one of \['keep', 'exchange', 'infrared'\]"),
+        ({"channels": "gray"}, r"channels must be one of \['keep', 'exchange', 'infrared'\]"),
     ],
 )
 def test_recipes_out_of_range_are_named(options: dict[str, object], message: str) -> None:

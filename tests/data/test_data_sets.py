@@ -360,7 +360,7 @@ def test_emoji_xm_is_a_data_set_like_the_others() -> None:
     data = read_emoji_xm()
     splits = identity_splits()
     assert (data.name, data.trial) == ("emoji_xm", None)
-    assert set(data.train.identity) == set(splits.unlabelled)
+    assert set(data.train.identity) == set(splits.unlabeled)
     assert set(data.test.identity) == set(splits.test)
     for images in (data.train, data.test):
         assert images.images.shape == (len(images), 3, 48, 48)  # type: ignore[union-attr]

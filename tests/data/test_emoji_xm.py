@@ -22,7 +22,7 @@ SHA256 = "a56cff2928754acc30e852f361ad1f03be10b16eac1e1cd68dd4d4acb6522060"
 
 @pytest.fixture(scope="module")
 def frames() -> Frames:
-    return render_identities(identity_splits().unlabelled[:6])
+    return render_identities(identity_splits().unlabeled[:6])
 
 
 def test_shipped_file_is_the_published_one() -> None:
@@ -54,7 +54,7 @@ def test_drawings_are_complete_and_read_only() -> None:
 
 def test_splits_partition_the_identities() -> None:
     splits = identity_splits()
-    groups = [splits.start_visible, splits.start_infrared, splits.unlabelled, splits.test]
+    groups = [splits.start_visible, splits.start_infrared, splits.unlabeled, splits.test]
     assert [len(group) for group in groups] == [176, 177, 350, 234]
     assert np.array_equal(np.sort(np.concatenate(groups)), np.arange(937))
     assert load_drawings().is_test[splits.test].all()
@@ -63,14 +63,14 @@ def test_splits_partition_the_identities() -> None:
 def test_splits_are_fixed() -> None:
     splits = identity_splits()
     digest = hashlib.sha256()
-    for group in (splits.start_visible, splits.start_infrared, splits.unlabelled):
+    for group in (splits.start_visible, splits.start_infrared, splits.unlabeled):
         digest.update(group.astype("<i8").tobytes())
     assert digest.hexdigest()[:16] == "e10d1c8c8c1c6e16"
 
 
 def test_frames_carry_what_is_known_of_them(frames: Frames) -> None:
     drawings = load_drawings()
-    chosen = np.isin(drawings.identity, identity_splits().unlabelled[:6])
+    chosen = np.isin(drawings.identity, identity_splits().unlabeled[:6])
     visible = (chosen & (drawings.modality == VISIBLE)).sum()
     infrared = (chosen & (drawings.modality == INFRARED)).sum()
     assert np.bincount(frames.modality).tolist() == [2 * visible, 3 * infrared]
@@ -81,7 +81,7 @@ def test_frames_carry_what_is_known_of_them(frames: Frames) -> None:
     assert np.array_equal(order, np.arange(len(frames)))
 
 
-def test_infrared_is_grey_and_visible_is_not(frames: Frames) -> None:
+def test_infrared_is_gray_and_visible_is_not(frames: Frames) -> None:
     spread = np.ptp(frames.images.astype(int), axis=1).max(axis=(1, 2))
     assert (spread[frames.modality == INFRARED] == 0).all()
     assert (spread[frames.modality == VISIBLE] > 10).all()
@@ -110,14 +110,14 @@ def test_frame_is_the_same_in_every_batch(frames: Frames) -> None:
 
 
 def test_frames_do_not_depend_on_chunks_or_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = identity_splits().unlabelled[:4]
+    wanted = identity_splits().unlabeled[:4]
     whole = render_identities(wanted)
     monkeypatch.setattr("mabm.data.emoji_xm._RENDER_CHUNK", 3)
     assert np.array_equal(render_identities(wanted[::-1]).images, whole.images)
 
 
 def test_global_random_state_is_neither_read_nor_moved() -> None:
-    wanted = identity_splits().unlabelled[:2]
+    wanted = identity_splits().unlabeled[:2]
     np.random.seed(1)  # noqa: NPY002  (the state that must not matter)
     torch.manual_seed(1)
     before = np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002
@@ -131,7 +131,7 @@ def test_global_random_state_is_neither_read_nor_moved() -> None:
 
 
 def test_first_frame_continues_the_sequence() -> None:
-    wanted = identity_splits().unlabelled[:2]
+    wanted = identity_splits().unlabeled[:2]
     four = render_identities(wanted, visible_frames=4, infrared_frames=0)
     later = render_identities(wanted, visible_frames=2, infrared_frames=0, first_frame=2)
     number = np.arange(len(four)) % 4

@@ -100,7 +100,7 @@ def test_modes_become_rgb_as_pillow_converts_them(tmp_path: Path, mode: str, nam
     assert np.array_equal(decoded, as_pillow_says(path, (20, 14)))
 
 
-def test_transparency_is_dropped_and_the_colour_below_shows(tmp_path: Path) -> None:
+def test_transparency_is_dropped_and_the_color_below_shows(tmp_path: Path) -> None:
     opaque = picture(0)
     see_through = opaque.copy()
     see_through.putalpha(0)
@@ -116,8 +116,8 @@ def test_palettes_with_transparency_are_looked_up(tmp_path: Path) -> None:
 
 
 def test_of_sixteen_bits_the_upper_eight_are_kept(tmp_path: Path) -> None:
-    grey = np.array([[0, 255, 256], [0x1234, 0x80FF, 0xFFFF]], dtype=np.uint16)
-    Image.fromarray(grey).save(tmp_path / "a.png")
+    gray = np.array([[0, 255, 256], [0x1234, 0x80FF, 0xFFFF]], dtype=np.uint16)
+    Image.fromarray(gray).save(tmp_path / "a.png")
     assert decode_image(tmp_path / "a.png").tolist() == [[[0, 0, 1], [0x12, 0x80, 0xFF]]] * 3
 
 
@@ -253,7 +253,7 @@ def test_a_moved_data_set_keeps_its_cache(files: list[Path], tmp_path: Path) -> 
     assert ImageReader(image_set(moved), size=SIZE, cache=cache).num_cached == 6
 
 
-@pytest.mark.parametrize("place", ["pixels", "mark", "neighbour"])
+@pytest.mark.parametrize("place", ["pixels", "mark", "neighbor"])
 def test_a_torn_row_is_decoded_again(files: list[Path], tmp_path: Path, place: str) -> None:
     cache = tmp_path / "cache"
     expected = ImageReader(image_set(files), size=SIZE, cache=cache).__getitems__(range(6))

@@ -21,7 +21,7 @@ from mabm.demo.pictures import draw_clusters, draw_distances
 def result(tmp_path_factory: pytest.TempPathFactory) -> demo.DemoResult:
     return demo.run(
         tmp_path_factory.mktemp("demo") / "new" / "folder",
-        identities=identity_splits().unlabelled[:60],
+        identities=identity_splits().unlabeled[:60],
         progress=False,
     )
 
@@ -29,7 +29,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> demo.DemoResult:
 def test_small_run_is_sane(result: demo.DemoResult) -> None:
     count = len(result.frames)
     assert result.features.shape == (count, 192)
-    assert set(np.unique(result.frames.identity)) == set(identity_splits().unlabelled[:60])
+    assert set(np.unique(result.frames.identity)) == set(identity_splits().unlabeled[:60])
     for method in (result.naive, result.aware):
         assert method.labels.shape == (count,)
         assert method.num_clusters == method.labels.max() + 1
@@ -72,7 +72,7 @@ def test_sheet_without_spanning_clusters_is_drawn(result: demo.DemoResult, tmp_p
 def test_table_says_what_was_compared(result: demo.DemoResult) -> None:
     table = demo.format_table(result)
     assert "drawings, not photographs" in table
-    assert "24 neighbours and 6 averaged rows in all (modality-aware: 12 and 3 a modality)" in table
+    assert "24 neighbors and 6 averaged rows in all (modality-aware: 12 and 3 a modality)" in table
     for method in (result.naive, result.aware):
         row = re.search(rf"^{method.name} .*$", table, re.MULTILINE)
         assert row is not None
@@ -81,7 +81,7 @@ def test_table_says_what_was_compared(result: demo.DemoResult) -> None:
 
 
 def test_seed_chooses_other_frames(result: demo.DemoResult, tmp_path: Path) -> None:
-    wanted = identity_splits().unlabelled[:6]
+    wanted = identity_splits().unlabeled[:6]
     one, same, other = (
         demo.run(tmp_path, identities=wanted, seed=seed, progress=False) for seed in (0, 0, 1)
     )
@@ -121,7 +121,7 @@ def test_command_line(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = demo.run
-    wanted = identity_splits().unlabelled[:6]
+    wanted = identity_splits().unlabeled[:6]
 
     def small_run(*arguments: object, **options: object) -> demo.DemoResult:
         return run(*arguments, **options, identities=wanted)
@@ -131,7 +131,7 @@ def test_command_line(
     assert main(words) == 0
     printed = capsys.readouterr().out
     assert (
-        "20 neighbours and 6 averaged rows in all (modality-aware: 10 and 3 a modality)" in printed
+        "20 neighbors and 6 averaged rows in all (modality-aware: 10 and 3 a modality)" in printed
     )
     assert f"saved {tmp_path / 'out' / 'clusters.png'}" in printed
     assert (tmp_path / "out" / "distances.png").exists()

@@ -31,7 +31,7 @@ def one_list(count: int, width: int, device: Device = CPU) -> ListLayout:
 
 
 def close_rows(dim: int, spread: float) -> np.ndarray:
-    """Thirty rows about a long common vector: what centring is for, and what tempts it most."""
+    """Thirty rows about a long common vector: what centering is for, and what tempts it most."""
     rng = np.random.default_rng(dim)
     return (1 + spread * rng.normal(size=(30, dim))).astype(np.float32)
 

@@ -42,7 +42,7 @@ def test_expanded_rows_are_the_reference_rows(device: Device, case: Case) -> Non
 
 
 def test_the_exponential_is_accurate_over_its_whole_range(device: Device) -> None:
-    # Row 0 has neighbours at every inner product from 1 down to -11.
+    # Row 0 has neighbors at every inner product from 1 down to -11.
     features = np.concatenate([[[1.0]], np.linspace(1, -11, 400)[:, None]]).astype(np.float32)
     indptr = np.concatenate([[0, 400], np.arange(401, 801)]).astype(np.int64)
     indices = np.concatenate([np.arange(1, 401), np.arange(1, 401)]).astype(np.int32)
@@ -56,7 +56,7 @@ def test_the_exponential_is_accurate_over_its_whole_range(device: Device) -> Non
     assert np.abs(expected).max() <= 1
 
 
-def test_a_sample_without_reciprocal_neighbours_is_encoded_by_itself(device: Device) -> None:
+def test_a_sample_without_reciprocal_neighbors_is_encoded_by_itself(device: Device) -> None:
     sets = mabm.NeighborSets(
         device.put(torch.tensor([0, 0, 1])), device.put(torch.tensor([0], dtype=torch.int32))
     )
@@ -64,7 +64,7 @@ def test_a_sample_without_reciprocal_neighbours_is_encoded_by_itself(device: Dev
     assert encoding.to_torch().to_dense().tolist() == [[1, 0], [1, 0]]
 
 
-def test_a_row_without_neighbours_to_average_stays_as_it_is(device: Device) -> None:
+def test_a_row_without_neighbors_to_average_stays_as_it_is(device: Device) -> None:
     encoding = mabm.encode_samples(device.put(torch.eye(3)), k1=1, k2=1)
     ranks = device.put(torch.tensor([[1], [-1], [0]]))
     scores = device.put(torch.tensor([[0.0], [-torch.inf], [0.0]], dtype=torch.float64))
@@ -90,7 +90,7 @@ def test_rows_that_do_not_belong_together_are_refused(device: Device) -> None:
     features = device.put(torch.randn(5, 3))
     ranking = mabm.rank_neighbors(features)
     sets = mabm.k_reciprocal_neighbors(ranking)
-    with pytest.raises(ValueError, match="features must have 5 rows, one a neighbour set, got 4"):
+    with pytest.raises(ValueError, match="features must have 5 rows, one a neighbor set, got 4"):
         mabm.encode_neighbors(features[:4], sets)
     encoding = mabm.encode_neighbors(features, sets)
     with pytest.raises(ValueError, match="encoding must have 4 rows, one a ranked sample, got 5"):

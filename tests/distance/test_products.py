@@ -24,7 +24,7 @@ def test_a_gpu_multiplies_float16_unless_it_would_add_in_float16(gpu: Device) ->
 
 @pytest.mark.parametrize("scale", [1e-44, 1e-30, 1e-5, 1.0, 70_000.0, 1e17, 1e33])
 @pytest.mark.parametrize("kind", KINDS)
-def test_float16_operands_and_what_they_lost_are_the_centred_rows(
+def test_float16_operands_and_what_they_lost_are_the_centered_rows(
     device: Device, kind: str, scale: float
 ) -> None:
     features = make_features(kind, np.arange(300) % 2, seed=1)
@@ -36,10 +36,10 @@ def test_float16_operands_and_what_they_lost_are_the_centred_rows(
     halves = device.get(product.operand(0, len(x))).astype(np.float64)
     assert np.isfinite(halves).all()
     assert np.abs(halves).max() <= 2**14
-    centred = device.get(x - product.mean).astype(np.float64)
-    if np.abs(centred).max() > 1e-25:  # below there is no scale great enough
+    centered = device.get(x - product.mean).astype(np.float64)
+    if np.abs(centered).max() > 1e-25:  # below there is no scale great enough
         assert np.abs(halves).max() >= 2**13
-    lost = np.linalg.norm(centred - halves / math.sqrt(unit), axis=1)
+    lost = np.linalg.norm(centered - halves / math.sqrt(unit), axis=1)
     np.testing.assert_allclose(device.get(product._lost), lost, rtol=1e-9, atol=0)
 
 

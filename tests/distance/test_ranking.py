@@ -173,7 +173,7 @@ def test_ties_go_to_the_lower_index_across_groups(device: Device) -> None:
     assert ranking.merged().tolist() == [[0, 1, 2, 3]] * 6
 
 
-def test_nothing_is_normalised(device: Device) -> None:
+def test_nothing_is_normalized(device: Device) -> None:
     features = device.put(np.array([[1.0, 0.0], [0.9, 0.1], [5.0, 5.0]], dtype=np.float32))
     ranking = mabm.rank_neighbors(features, device.put(np.zeros(3, dtype=np.int64)), k1=1)
     assert ranking.ranks.tolist() == [[2], [2], [2]]  # the longest vector wins, even over itself
@@ -229,8 +229,8 @@ def test_fast_lists_hold_nearly_all_of_the_nearest(
 ) -> None:
     rng = np.random.default_rng(6)
     modality = np.arange(1500) % 2
-    centres, gap = rng.normal(size=(100, 64)), rng.normal(size=(2, 64))
-    features = centres[rng.integers(0, 100, size=1500)] + 0.6 * gap[modality]
+    centers, gap = rng.normal(size=(100, 64)), rng.normal(size=(2, 64))
+    features = centers[rng.integers(0, 100, size=1500)] + 0.6 * gap[modality]
     features = (features + 0.4 * rng.normal(size=(1500, 64))).astype(np.float32)
     inputs = device.put(features), device.put(modality)
     monkeypatch.setattr(candidates, "product_of", product)

@@ -266,7 +266,7 @@ class Grid {
   static void run_fiber();
 
   // Runs this fiber's thread, and on the same stack every thread that then starts in its place.
-  // Returns a thread in whose favour this fiber becomes idle, or -1 if none is left.
+  // Returns a thread in whose favor this fiber becomes idle, or -1 if none is left.
   int run_threads() {
     Context* const fiber = fibers_[current()];
     for (;;) {

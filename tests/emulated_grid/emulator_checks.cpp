@@ -119,7 +119,7 @@ uint64_t launch_nothing(int64_t num_blocks, int num_threads, size_t shared_bytes
 // ---- Shared memory ------------------------------------------------------------------------------
 
 // What lies in shared memory before anybody wrote, static and dynamic, in each block.
-__global__ void uninitialised_kernel(unsigned* out) {
+__global__ void uninitialized_kernel(unsigned* out) {
   MABM_SHARED(unsigned, elements, 8);
   DynamicShared shared;
   const auto dynamic_elements = shared.take<unsigned>(8);
@@ -132,9 +132,9 @@ __global__ void uninitialised_kernel(unsigned* out) {
   dynamic_elements[threadIdx.x % 8] = 0;
 }
 
-Array<unsigned> uninitialised(int num_blocks) {
+Array<unsigned> uninitialized(int num_blocks) {
   Array<unsigned> out({num_blocks, 16});
-  check(launch(uninitialised_kernel, num_blocks, 64, 32, nullptr, out.mutable_data()));
+  check(launch(uninitialized_kernel, num_blocks, 64, 32, nullptr, out.mutable_data()));
   return out;
 }
 
@@ -455,7 +455,7 @@ PYBIND11_MODULE(emulator_checks, module) {
   module.def("pass_on_no_barrier", &pass_on<Barrier::kNone>);
   module.def("coordinates", &coordinates);
   module.def("launch_nothing", &launch_nothing);
-  module.def("uninitialised", &uninitialised);
+  module.def("uninitialized", &uninitialized);
   module.def("pieces", &pieces);
   module.def("overrun", &overrun);
   define_shuffle<Direct>(module, "shfl");

@@ -108,7 +108,7 @@ def test_random_graphs_from_noise_to_one_cluster(count: int, seed: int) -> None:
 
 
 @in_every_order
-def test_a_border_sample_takes_the_smallest_cluster_of_its_neighbours(seed: int) -> None:
+def test_a_border_sample_takes_the_smallest_cluster_of_its_neighbors(seed: int) -> None:
     # Two cliques, samples with one core of each near, and samples without: none of them a core.
     near = [(a, b) for t in (40, 10) for a in range(t, t + 5) for b in range(t, a)]
     near += [(i, t) for i in (0, 5, 25, 60) for t in (40, 10)]

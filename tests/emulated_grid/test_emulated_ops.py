@@ -115,7 +115,7 @@ def test_sets_about_the_size_of_shared_memory(members: int) -> None:
     mask[1:9, :7] = True
     indptr, _ = check_same_parts("expand_neighbors", ranks, mask, None, None)
     assert int(indptr.diff().max()) == members
-    # And one that becomes long: 1,200 members, and a neighbour whose half set adds the others.
+    # And one that becomes long: 1,200 members, and a neighbor whose half set adds the others.
     mask[0] = torch.arange(1700) < 1200
     half_mask = torch.zeros(ranks.shape, dtype=torch.bool)
     half_mask[0] = torch.arange(1700) < members

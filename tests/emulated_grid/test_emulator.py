@@ -202,7 +202,7 @@ def test_launches_beyond_the_limits_are_refused(
 def test_shared_memory_starts_as_garbage_in_every_block(grid: ModuleType) -> None:
     def found(seed: int) -> np.ndarray:
         grid.set_seed(seed)
-        return grid.uninitialised(6)
+        return grid.uninitialized(6)
 
     assert np.array_equal(found(3), found(3))
     values = np.concatenate([found(seed).ravel() for seed in range(3)])

@@ -89,7 +89,7 @@ def test_rows_about_the_size_of_a_batch_and_of_a_block(length: int, seed: int) -
 
 @in_every_order
 def test_the_greatest_product_may_be_anybodys(seed: int) -> None:
-    # Row 0 with one neighbour far nearer than the others, each in its turn: it takes all weight.
+    # Row 0 with one neighbor far nearer than the others, each in its turn: it takes all weight.
     count = 40
     for nearest in range(count):
         features = np.ones((count, 2), np.float32)

@@ -46,8 +46,8 @@ def make_test_set(data: str, seed: int = 0) -> dict[str, np.ndarray]:
         for _ in range(int(rng.integers(1, 4)))
     ]
     identity, camera, modality = np.array(rows).T
-    centres = rng.normal(size=(12, 16))
-    features = unit(centres[identity] + 1.2 * rng.normal(size=(len(rows), 16)))
+    centers = rng.normal(size=(12, 16))
+    features = unit(centers[identity] + 1.2 * rng.normal(size=(len(rows), 16)))
     return {
         "features": features.astype(np.float32),
         "identity": identity,

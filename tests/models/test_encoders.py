@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from pretraining import Schedule, infrared_to_visible, train
 
 from mabm.data import identity_splits, render_identities
 from mabm.models import TwoStreamEncoder, extract, load_pretrained, load_weights, save_weights
-from mabm.models.encoder import generalised_mean
-from mabm.models.pretrain import Schedule, infrared_to_visible, train
+from mabm.models.encoder import generalized_mean
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def pretrained() -> TwoStreamEncoder:
 
 @pytest.fixture(scope="module")
 def batch() -> tuple[torch.Tensor, torch.Tensor]:
-    frames = render_identities(identity_splits().unlabelled[:2])
+    frames = render_identities(identity_splits().unlabeled[:2])
     return torch.from_numpy(frames.images), torch.from_numpy(frames.modality)
 
 
@@ -129,19 +129,19 @@ def test_double_precision_throughout() -> None:
     assert torch.autograd.gradcheck(lambda x: encoder(x, modality), images, eps=1e-3, atol=1e-6)
 
 
-def test_generalised_mean_is_the_power_mean() -> None:
+def test_generalized_mean_is_the_power_mean() -> None:
     maps = torch.randn(3, 4, 5, 2, dtype=torch.float64)
     expected = np.mean(np.maximum(maps.numpy(), 1e-6) ** 2.5, axis=(2, 3)) ** (1 / 2.5)
-    found = generalised_mean(maps, 2.5)
+    found = generalized_mean(maps, 2.5)
     np.testing.assert_allclose(found.numpy(), expected)
-    assert torch.equal(generalised_mean(maps, torch.tensor(2.5, dtype=torch.float64)), found)
+    assert torch.equal(generalized_mean(maps, torch.tensor(2.5, dtype=torch.float64)), found)
 
 
-def test_generalised_mean_leaves_half_precision() -> None:
+def test_generalized_mean_leaves_half_precision() -> None:
     """300 ** 3 is no number of float16, and autocast would take the power there."""
     maps = torch.full((1, 2, 3, 3), 300.0, dtype=torch.float16)
     with torch.autocast("cpu", dtype=torch.float16):
-        found = generalised_mean(maps, 3.0)
+        found = generalized_mean(maps, 3.0)
     torch.testing.assert_close(found, torch.full((1, 2), 300.0))
 
 
@@ -195,7 +195,7 @@ def test_extract_is_the_mean_of_two_unit_vectors(
     features = extract(pretrained, images, modality, batch_size=7)
     torch.testing.assert_close(features, 0.5 * (straight + mirrored), rtol=1e-4, atol=1e-5)
     assert (features.norm(dim=1) < 0.9999).any()
-    unit = extract(pretrained, images, modality, normalise_mean=True)
+    unit = extract(pretrained, images, modality, normalize_mean=True)
     torch.testing.assert_close(unit.norm(dim=1), torch.ones(len(images)))
 
 
@@ -282,8 +282,8 @@ def test_pickled_or_foreign_weights_are_refused(tmp_path: Path) -> None:
         load_pretrained("sysu")
 
 
-def test_pretrained_features_recognise_unseen_identities(pretrained: TwoStreamEncoder) -> None:
-    unseen = identity_splits().unlabelled[::14]
+def test_pretrained_features_recognize_unseen_identities(pretrained: TwoStreamEncoder) -> None:
+    unseen = identity_splits().unlabeled[::14]
     rank1, mean_precision = infrared_to_visible(pretrained, unseen)
     untrained_rank1, untrained = infrared_to_visible(TwoStreamEncoder(), unseen)
     assert rank1 > untrained_rank1 + 0.2

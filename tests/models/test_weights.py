@@ -102,7 +102,7 @@ def test_a_plain_resnet_fills_every_stem(tmp_path: Path, caplog: pytest.LogCaptu
     single = AgwResNet50(num_modalities=1, non_local=(0, 0, 0, 0)).state_dict()
     state = {n.removeprefix("stems.0."): t.half() for n, t in single.items() if n[:5] != "neck."}
     state |= {"fc.weight": torch.zeros(10, 2048), "fc.bias": torch.zeros(10)}
-    # Older files of torchvision have no counters of batch normalisation.
+    # Older files of torchvision have no counters of batch normalization.
     state = {n: t for n, t in state.items() if not n.endswith("num_batches_tracked")}
     torch.save(state, tmp_path / "resnet50.pth")
     encoder = AgwResNet50()

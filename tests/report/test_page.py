@@ -164,8 +164,8 @@ def test_all_parts_are_there(written: Callable[..., Page]) -> None:
         "Clusters",
         "Clusters against identities",
         "Noise and spanning clusters",
-        "Neighbours in another modality",
-        "Where the nearest neighbours are: stage 2, epoch 3",
+        "Neighbors in another modality",
+        "Where the nearest neighbors are: stage 2, epoch 3",
         "How far apart are two images of one identity?",
         "What the clusters hold",
         "Searched: there",
@@ -404,7 +404,7 @@ def test_curves_hold_their_points() -> None:
     assert "stage 1" in page.text
     assert "stage 2" in page.text
     assert page.attributes("svg", "aria-label") == ["Some label"]
-    assert "#0072b2" not in text.lower()  # the page says what colours are
+    assert "#0072b2" not in text.lower()  # the page says what colors are
     assert text == draw_curves(
         lines, [1, 2, 3], {0.5: "stage 1", 2.5: "stage 2"}, label="Some label"
     )

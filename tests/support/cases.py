@@ -41,9 +41,9 @@ def make_features(kind: str, modality: NDArray[np.int64], seed: int) -> NDArray[
     noise = rng.normal(size=(count, dim))
     if kind == "clustered":
         identity = rng.integers(0, max(count // 12, 1), size=count)
-        centres = rng.normal(size=(count, dim))
+        centers = rng.normal(size=(count, dim))
         gap = rng.normal(size=(int(modality.max(initial=0)) + 1, dim))
-        noise = centres[identity] + 0.6 * gap[modality] + 0.4 * noise
+        noise = centers[identity] + 0.6 * gap[modality] + 0.4 * noise
         noise /= np.linalg.norm(noise, axis=1, keepdims=True)
     elif kind == "flip_average":
         noise /= np.linalg.norm(noise, axis=1, keepdims=True)

@@ -95,7 +95,7 @@ def as_on_a_gpu() -> Iterator[None]:
 
 
 @contextmanager
-def no_synchronisation() -> Iterator[None]:
+def no_synchronization() -> Iterator[None]:
     """Refuses whatever makes the host wait for the GPU that is there."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Synchronization debug mode is a prototype")

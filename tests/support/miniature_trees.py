@@ -1,6 +1,6 @@
 """Miniature SYSU-MM01, RegDB and LLCM: their real layouts, drawn persons, a few small images.
 
-An identity is a pattern of coloured blocks. Visible images show it under the light of their camera,
+An identity is a pattern of colored blocks. Visible images show it under the light of their camera,
 infrared ones show its inverted luminance, so that there is a gap, and something to learn across it.
 """
 

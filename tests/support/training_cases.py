@@ -32,8 +32,8 @@ def small_config(*overrides: str) -> Config:
 
 @functools.cache
 def small_data() -> ReidData:
-    """The first unlabelled identities, some to train and some to test on; no test identity."""
-    wanted = identity_splits().unlabelled[: NUM_TRAIN + NUM_TEST]
+    """The first unlabeled identities, some to train and some to test on; no test identity."""
+    wanted = identity_splits().unlabeled[: NUM_TRAIN + NUM_TEST]
     frames = render_identities(wanted)
     images = ImageSet(frames.images, frames.identity, frames.camera, frames.modality)
     is_test = np.isin(frames.identity, wanted[NUM_TRAIN:])

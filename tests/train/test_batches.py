@@ -135,7 +135,7 @@ STILL = {"padding": 0, "flip": 0.0, "erasing": 0.0, "jitter": 0.0, "exchange": F
 
 def test_views_come_in_sections() -> None:
     rows = draw()[0]
-    found = view(rows, padding=2, erasing=0.0)  # what is erased has a colour
+    found = view(rows, padding=2, erasing=0.0)  # what is erased has a color
     assert found.sections == (12, 12, 12)
     assert found.images.shape == (36, 3, 12, 8)
     assert found.images.dtype == torch.float32
@@ -143,11 +143,11 @@ def test_views_come_in_sections() -> None:
     assert found.rows.tolist() == [*rows[VISIBLE], *rows[VISIBLE], *rows[INFRARED]]
     first, second, _ = torch.split(found.images, found.sections)
     assert not first.equal(second)
-    is_grey = found.images.amax(1).sub(found.images.amin(1)).flatten(1).amax(1) == 0
+    is_gray = found.images.amax(1).sub(found.images.amin(1)).flatten(1).amax(1) == 0
     # The second view has one channel copied; infrared images often have, the first view never.
-    grey = [part.sum().item() for part in torch.split(is_grey, found.sections)]
-    assert grey[:2] == [0, 12]
-    assert 0 < grey[2] <= 12
+    gray = [part.sum().item() for part in torch.split(is_gray, found.sections)]
+    assert gray[:2] == [0, 12]
+    assert 0 < gray[2] <= 12
 
 
 def test_views_of_images_that_nothing_varies() -> None:

@@ -143,7 +143,7 @@ def through(module: nn.Module, x: Tensor, gradient: Tensor) -> dict[str, Tensor 
     return found | {"output": output, "x.grad": x.grad}
 
 
-def normalised(rank: int) -> dict[str, Any]:
+def normalized(rank: int) -> dict[str, Any]:
     found = {}
     for name, (_, shape) in NORMS.items():
         module = distributed.join_batch_norm(norm_of(name))
@@ -154,7 +154,7 @@ def normalised(rank: int) -> dict[str, Any]:
 
 
 class Dense(nn.Module):
-    """An encoder without batch normalisation."""
+    """An encoder without batch normalization."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -261,7 +261,7 @@ ACTS: dict[str, Callable[[int], Any]] = {
     "exchange": exchange,
     "gradients": sum_of_gradients,
     "copied": copied,
-    "normalised": normalised,
+    "normalized": normalized,
     "learned": learned,
     "left out": left_out,
 }
@@ -320,12 +320,12 @@ def test_all_start_from_the_first(found: Found) -> None:
 
 
 @pytest.mark.parametrize("name", NORMS)
-def test_batch_normalisation_is_that_of_the_joined_batch(name: str, found: Found) -> None:
+def test_batch_normalization_is_that_of_the_joined_batch(name: str, found: Found) -> None:
     shape = NORMS[name][1]
     expected = through(norm_of(name), rows(*shape, seed=1), rows(*shape, seed=2))
     assert expected["x.grad"] is not None
     for rank, each in enumerate(found):
-        ours = each["normalised"][name]
+        ours = each["normalized"][name]
         assert ours.keys() == expected.keys()
         for key, value in expected.items():
             if value is None:

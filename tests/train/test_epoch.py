@@ -28,13 +28,13 @@ def config_with(*overrides: str) -> Config:
 
 
 def samples() -> tuple[Tensor, Tensor]:
-    """200 features around 8 centres, with a gap between modalities, in no order."""
+    """200 features around 8 centers, with a gap between modalities, in no order."""
     generator = torch.Generator().manual_seed(0)
     identity = torch.randint(0, 8, (200,), generator=generator)
     modality = torch.randint(0, 2, (200,), generator=generator)
-    centres, gap = torch.randn(8, 24, generator=generator), torch.randn(2, 24, generator=generator)
+    centers, gap = torch.randn(8, 24, generator=generator), torch.randn(2, 24, generator=generator)
     noise = torch.randn(200, 24, generator=generator)
-    return F.normalize(centres[identity] + 0.3 * gap[modality] + 0.15 * noise), modality
+    return F.normalize(centers[identity] + 0.3 * gap[modality] + 0.15 * noise), modality
 
 
 def labels_of(**sizes: list[int]) -> tuple[Tensor, Tensor]:

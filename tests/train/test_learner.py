@@ -1,4 +1,4 @@
-"""One optimiser step: equal to PyTorch's own, whole or in parts, and without trace if it fails."""
+"""One optimizer step: equal to PyTorch's own, whole or in parts, and without trace if it fails."""
 
 import copy
 import logging
@@ -18,7 +18,7 @@ SIZE, WIDTH = sum(SECTIONS), 16
 
 
 class Plain(nn.Module):
-    """Without batch normalisation a sample's features are its own. All start from one place."""
+    """Without batch normalization a sample's features are its own. All start from one place."""
 
     def __init__(self, dropout: float = 0.0, norm: bool = False) -> None:
         super().__init__()
@@ -229,7 +229,7 @@ def test_half_precision_is_of_the_encoder_alone(precision: str, count: int) -> N
 
 
 class Faulty(Plain):
-    """Batch normalisation, and a last gradient that is multiplied on its way back."""
+    """Batch normalization, and a last gradient that is multiplied on its way back."""
 
     factor = 1.0
 

@@ -1,8 +1,8 @@
 """SYSU-MM01, RegDB and LLCM in miniature, by the command line: census, train, evaluate.
 
 The shipped configurations run with the encoder they name, AGW's ResNet-50, from random weights.
-Images are smaller, stages last two steps, and a sample has as many neighbours as its identity has
-images; an identity is a pattern of coloured blocks, which untrained convolutions tell from another.
+Images are smaller, stages last two steps, and a sample has as many neighbors as its identity has
+images; an identity is a pattern of colored blocks, which untrained convolutions tell from another.
 """
 
 import json

@@ -29,11 +29,11 @@ OPTIONS = ClusteringConfig(k1=12, k2=3, eps=0.6, min_samples=3, alone_k1=8, alon
 
 
 def samples(seed: int = 0) -> tuple[Tensor, Tensor]:
-    """160 features around 8 centres, with a gap between modalities, in no order."""
+    """160 features around 8 centers, with a gap between modalities, in no order."""
     rng = np.random.default_rng(seed)
     identity, modality = rng.integers(0, 8, 160), rng.integers(0, 2, 160)
-    centres, gap = rng.normal(size=(8, 24)), rng.normal(size=(2, 24))
-    features = centres[identity] + 0.3 * gap[modality] + 0.15 * rng.normal(size=(160, 24))
+    centers, gap = rng.normal(size=(8, 24)), rng.normal(size=(2, 24))
+    features = centers[identity] + 0.3 * gap[modality] + 0.15 * rng.normal(size=(160, 24))
     return F.normalize(torch.from_numpy(features).float()), torch.from_numpy(modality)
 
 
@@ -94,8 +94,8 @@ def test_features_are_the_mean_of_an_image_and_its_mirror_image(
     expected = by_definition(encoder, images, modality)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     norms = found.norm(dim=1)
-    assert norms.min() < 0.99  # not normalised again
-    again = extract_features(encoder, images, modality, batch_size=batch_size, normalise_mean=True)
+    assert norms.min() < 0.99  # not normalized again
+    again = extract_features(encoder, images, modality, batch_size=batch_size, normalize_mean=True)
     torch.testing.assert_close(again, F.normalize(expected, dim=1), rtol=1e-5, atol=1e-6)
     asked = images.asked[: -(-11 // batch_size)]
     assert [row for rows in asked for row in rows] == list(range(11))

@@ -1,4 +1,4 @@
-// Encoding and local query expansion: neighbour sets to weighted rows (method steps 4 and 5).
+// Encoding and local query expansion: neighbor sets to weighted rows (method steps 4 and 5).
 
 #include <algorithm>
 #include <limits>

@@ -23,7 +23,7 @@ Tensor dbscan(const Tensor& indptr, const Tensor& indices, const Tensor& distanc
   on.check(
       launch_label_samples(graph, radius, write<int32_t>(parents), read<int64_t>(cluster_of_root),
                            write<int64_t>(labels), on.stream()),
-      "labelling samples");
+      "labeling samples");
   return labels;
 }
 

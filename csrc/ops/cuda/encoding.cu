@@ -13,13 +13,13 @@ std::tuple<Tensor, Tensor, Tensor> encode_neighbors(const Tensor& features, cons
                                                     const Tensor& indices) {
   Rows neighbors = check_encode_neighbors(features, indptr, indices);
   const OnDevice on(features);
-  Tensor products = on.make<double>({indices.numel()}, "the products of neighbours");
-  Tensor all_weights = on.make<int32_t>({indices.numel()}, "the weights of neighbours");
+  Tensor products = on.make<double>({indices.numel()}, "the products of neighbors");
+  Tensor all_weights = on.make<int32_t>({indices.numel()}, "the weights of neighbors");
   Tensor counts = on.make<int32_t>({neighbors.count}, "the counts of rows");
   on.check(launch_weigh_neighbors(read<float>(features), features.size(1), neighbors,
                                   write<double>(products), write<int32_t>(all_weights),
                                   write<int32_t>(counts), on.stream()),
-           "weighing neighbours");
+           "weighing neighbors");
   Tensor starts = starts_of(on, counts);
   const int64_t total = read_total(on, starts);
   Tensor out_indices = on.make<int32_t>({total}, "the entries of rows");

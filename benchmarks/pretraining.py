@@ -1,4 +1,4 @@
-"""Trains the weights that ship as ``"emoji_xm"``: ``python -m mabm.models.pretrain``.
+"""Trains the weights that ship as ``"emoji_xm"``: ``python benchmarks/pretraining.py``.
 
 The start of an unsupervised run is a network that knows pictures but no pair across modalities, as
 ImageNet weights are for photographs. Here it is a classifier of 176 identities seen in visible only
@@ -7,11 +7,11 @@ cross-modality pair is ever given.
 
 The shipped weights are the last epoch of one run of the command above with its defaults: seed 0, 24
 epochs of about 3,500 new frames, torch 2.13 on two CPU cores, some four minutes on an idle machine.
-On the 350 unlabelled identities, infrared to visible with the query's vendor dropped, they reach
+On the 350 unlabeled identities, infrared to visible with the query's vendor dropped, they reach
 rank-1 0.31 and mAP 0.20 (untrained: 0.003 and 0.006).
 
 Augmentation beyond the frames' own recipe is mirroring and, on visible images, channel exchange
-with chance 0.5. Channel exchange makes colour less telling and so narrows the modality gap. In
+with chance 0.5. Channel exchange makes color less telling and so narrows the modality gap. In
 trials on 40 identities of each start left out (one seed each, rank-1 / mAP, first block at half the
 resolution): none 0.14 / 0.12; chance 0.5 0.31 / 0.25; chance 0.8 and half of the exchanged images
 inverted 0.41 / 0.31. The usual 0.5 without inversion is kept: a start should leave a gap to be
@@ -34,17 +34,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mabm.data import (
-    INFRARED,
-    VISIBLE,
-    Frames,
-    identity_splits,
-    load_drawings,
-    render_identities,
-)
-from mabm.models.extraction import extract
-from mabm.models.two_stream import TwoStreamEncoder
-from mabm.models.weights import save_weights
+from mabm.data import INFRARED, VISIBLE, Frames, identity_splits, load_drawings, render_identities
+from mabm.models import TwoStreamEncoder, extract, save_weights
 
 _LOG = logging.getLogger(__name__)
 
@@ -109,7 +100,7 @@ def train(
         for weight in heads.parameters():
             nn.init.normal_(weight, std=0.01)
     parameters = [p for p in (*encoder.parameters(), *heads.parameters()) if p.requires_grad]
-    optimiser = torch.optim.AdamW(
+    optimizer = torch.optim.AdamW(
         parameters, lr=schedule.learning_rate, weight_decay=schedule.weight_decay
     )
     steps = min(len(_epoch_frames(visible, VISIBLE, 0)), len(_epoch_frames(infrared, INFRARED, 0)))
@@ -117,7 +108,7 @@ def train(
     if steps == 0:
         raise ValueError(f"batch_size must not exceed an epoch's frames, got {schedule.batch_size}")
     cycle = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, schedule.learning_rate, total_steps=schedule.epochs * steps, pct_start=0.2
+        optimizer, schedule.learning_rate, total_steps=schedule.epochs * steps, pct_start=0.2
     )
     modality = torch.tensor(_MODALITIES).repeat_interleave(schedule.batch_size)
     encoder.train()
@@ -130,9 +121,9 @@ def train(
                 loss = loss + F.cross_entropy(
                     head(output), target, label_smoothing=schedule.label_smoothing
                 )
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             torch.autograd.backward(loss)
-            optimiser.step()
+            optimizer.step()
             cycle.step()
             total += loss.item()
         _LOG.info("epoch %d of %d: loss %.3f", epoch + 1, schedule.epochs, total / steps)
@@ -183,22 +174,22 @@ def _augmented(
     channel = torch.randint(3, (count,), generator=generator)
     images = torch.where(chance[0] < 0.5, images.flip(3), images)
     if modality == VISIBLE:
-        grey = images[torch.arange(count), channel][:, None].expand_as(images)
-        images = torch.where(chance[1] < schedule.exchange, grey, images)
+        gray = images[torch.arange(count), channel][:, None].expand_as(images)
+        images = torch.where(chance[1] < schedule.exchange, gray, images)
     return images
 
 
 def infrared_to_visible(encoder: TwoStreamEncoder, identities: IntArray) -> tuple[float, float]:
     """Rank-1 and mAP of infrared queries in a visible gallery of the same identities.
 
-    Gallery images of the query's vendor are dropped, as the field drops neighbouring cameras.
+    Gallery images of the query's vendor are dropped, as the field drops neighboring cameras.
     """
     frames = render_identities(identities)
     features = extract(
         encoder,
         torch.from_numpy(frames.images),
         torch.from_numpy(frames.modality),
-        normalise_mean=True,
+        normalize_mean=True,
     )
     drawings = load_drawings()
     _, first = np.unique(drawings.camera, return_index=True)
@@ -218,11 +209,11 @@ def infrared_to_visible(encoder: TwoStreamEncoder, identities: IntArray) -> tupl
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Trains and writes the weights; with ``--hold-out`` measures on start identities left out."""
-    parser = argparse.ArgumentParser(prog="python -m mabm.models.pretrain")
+    parser = argparse.ArgumentParser(prog="benchmarks/pretraining.py")
     parser.add_argument(
         "--output",
         type=Path,
-        default=Path(__file__).with_name("emoji_xm_encoder.npz"),
+        default=Path(__file__).parents[1] / "mabm/models/emoji_xm_encoder.npz",
         help="where to write the weights (default: %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=0)
