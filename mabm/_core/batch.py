@@ -17,9 +17,7 @@ from mabm._core.arrays import (
     row_blocks,
     to_int64,
 )
-
-NOISE = -1
-"""The target of a sample that belongs to no prototype."""
+from mabm._core.partition import NOISE
 
 # Similarities of unit vectors over less than this come near the end of float32.
 _LEAST_TEMPERATURE = 1e-30

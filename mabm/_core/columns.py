@@ -14,6 +14,7 @@ from torch import Tensor
 from mabm._core.arguments import shown
 from mabm._core.arrays import Array, is_integer, to_int64, to_tensor
 from mabm._core.modalities import MODALITY_NAMES
+from mabm._core.partition import NOISE
 
 
 class SupportsArray(Protocol):
@@ -170,6 +171,19 @@ def check_column(value: object, count: int | None, name: str, each: str) -> Tens
     column = _check_integers(_read_column(value, name, each), name, value, each)
     _check_length(column.shape, count, name, each)
     return column
+
+
+def check_clusters(value: object, count: int, device: torch.device) -> Tensor:
+    """Returns labels as int64 (N,) on ``device``: clusters >= 0, and -1 for noise.
+
+    Raises:
+        TypeError: As :func:`check_labels`.
+        ValueError: As :func:`check_labels`, or a label is below -1.
+    """
+    labels = check_labels(value, count, "labels", "one a row").to(device)
+    if count and (least := int(labels.min())) < NOISE:
+        raise ValueError(f"labels must be clusters >= 0 or -1 for noise, got {least}")
+    return labels
 
 
 def check_labels(value: object, count: int | None, name: str, each: str) -> Tensor:

@@ -77,7 +77,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _execute(chosen: argparse.Namespace) -> int:
     if not chosen.show and chosen.output is None:
         raise UsageError("give --output DIR, the folder of the run, or --show")
-    from mabm.train.config import load_config, to_toml
+    from mabm.train.config_files import load_config, to_toml
 
     if chosen.output is not None:
         check_folder(chosen.output)
@@ -145,14 +145,14 @@ def _check_folder_of_run(folder: Path, source: str, config: Config) -> None:
 
 
 def _is_config_of_run(path: Path) -> bool:
-    from mabm.train.config import load_config
+    from mabm.train.config_files import load_config
 
     return _is_written(path, load_config(path))
 
 
 def _is_written(path: Path, config: Config) -> bool:
     """Whether a file is what a run writes of its configuration, in this version or an earlier."""
-    from mabm.train.config import to_toml
+    from mabm.train.config_files import to_toml
 
     text = path.read_text(encoding="utf-8")
     return text.replace('"emoji-xm"', '"emoji_xm"') == to_toml(config)  # as it was once spelled

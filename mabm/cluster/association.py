@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from mabm._core.arguments import check_choice, check_integer, check_real
-from mabm._core.arrays import Array, ArrayT, check_numbers, like, to_tensor
-from mabm._core.columns import Column, Labels, modality_of
+from mabm._core.arrays import Array, ArrayT, check_matrix, check_numbers, like, to_tensor
+from mabm._core.batch import check_lengths, full_precision
+from mabm._core.columns import Column, Labels, check_clusters, check_modality, modality_of
+from mabm._core.partition import split_by_group, unit_means
 from mabm.cluster.pseudo_labels import PseudoLabels
-from mabm.contrast.prototypes import split_prototypes
 
 logger = logging.getLogger(__name__)
 
@@ -86,16 +87,21 @@ def associate_clusters(
     groups, modality_names = modality_of(labels, modality)
     if groups is None:
         raise ValueError("modality must be given, or be that of PseudoLabels, got None")
-    split = split_prototypes(x, labels, groups)
-    groups = to_tensor(groups, "modality").to(device=x.device, dtype=torch.int64)
+    check_matrix(x, "features")
+    x = full_precision(x)
+    check_lengths(x, "features")
+    found = check_clusters(labels, len(x), x.device)
+    groups = check_modality(groups, len(x), x.device, "modality")
     names = torch.unique(groups)
     if len(names) > 2:
         raise ValueError(f"modality must hold at most two groups, got {len(names)}")
-    sides = [torch.nonzero(split.modality == name).flatten() for name in names]
-    cluster_of = torch.arange(len(split), device=x.device)
+    parts = split_by_group(found, groups)
+    means = unit_means(x, parts).double()
+    sides = [torch.nonzero(parts.groups == name).flatten() for name in names]
+    cluster_of = torch.arange(len(means), device=x.device)
     if len(sides) == 2 and all(len(side) for side in sides):
         one, other = sides
-        cost = 1 - split.prototypes[one].double() @ split.prototypes[other].double().T
+        cost = 1 - means[one] @ means[other].T
         if method == "sinkhorn":
             plan = transport_plan(cost, regularization=regularization)
             pairs = match_clusters(-plan, one_to_one=True) if one_to_one else _heaviest(plan)
@@ -104,7 +110,7 @@ def associate_clusters(
         joined = [one[pairs[:, 0]], other[pairs[:, 1]]]
         few, many = joined if len(one) <= len(other) else joined[::-1]
         cluster_of[many] = few
-    found = split.targets.clone()
+    found = parts.targets
     clustered = found >= 0
     found[clustered] = _number_by_first(cluster_of[found[clustered]])
     return PseudoLabels(like(found, features), like(groups, features), modality_names)

@@ -14,7 +14,6 @@ from torch.autograd.function import once_differentiable
 from mabm._core.arguments import check_integer, check_real
 from mabm._core.arrays import Array
 from mabm._core.batch import (
-    NOISE,
     check_batch,
     check_rows,
     check_same_device,
@@ -24,6 +23,7 @@ from mabm._core.batch import (
     without_autocast,
 )
 from mabm._core.device_memory import check_fits
+from mabm._core.partition import NOISE
 from mabm.contrast.losses import cross_entropy
 from mabm.contrast.memory import move_by_each
 from mabm.contrast.module_state import WholeState

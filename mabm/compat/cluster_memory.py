@@ -18,14 +18,9 @@ from torch import Tensor
 
 from mabm._core.arguments import check_integer, check_real, shown
 from mabm._core.arrays import Array
-from mabm._core.batch import (
-    NOISE,
-    check_rows,
-    unit_rows,
-    widen_targets,
-    without_autocast,
-)
+from mabm._core.batch import check_rows, unit_rows, widen_targets, without_autocast
 from mabm._core.columns import check_column
+from mabm._core.partition import NOISE
 from mabm.compat._memories import (
     MovingMemory,
     check_momentum,

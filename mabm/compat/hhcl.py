@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from mabm._core.arguments import check_integer, check_real, shown
-from mabm._core.batch import NOISE, widen_targets, without_autocast
+from mabm._core.batch import widen_targets, without_autocast
+from mabm._core.partition import NOISE
 from mabm.compat._memories import (
     MovingMemory,
     check_smooth,

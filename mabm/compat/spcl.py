@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mabm._core.batch import NOISE, widen_targets, without_autocast
+from mabm._core.batch import widen_targets, without_autocast
 from mabm._core.columns import check_column
+from mabm._core.partition import NOISE
 from mabm.compat._memories import (
     MovingMemory,
     move_batch_by_each,

@@ -26,7 +26,6 @@ from torch import Tensor
 from mabm._core.arguments import check_integer, check_real
 from mabm._core.arrays import check_floating
 from mabm._core.batch import (
-    NOISE,
     check_batch,
     check_same_device,
     check_temperature,
@@ -35,6 +34,7 @@ from mabm._core.batch import (
     unit_rows,
     without_autocast,
 )
+from mabm._core.partition import NOISE
 from mabm._core.selection import check_clusters, check_mask, check_select, check_weights
 
 if TYPE_CHECKING:

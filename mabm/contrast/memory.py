@@ -20,7 +20,6 @@ from torch import Tensor
 from mabm._core.arguments import check_integer, check_real
 from mabm._core.arrays import check_matrix, to_tensor
 from mabm._core.batch import (
-    NOISE,
     check_batch,
     check_lengths,
     check_rows,
@@ -31,6 +30,7 @@ from mabm._core.batch import (
     without_autocast,
 )
 from mabm._core.columns import check_column, labels_of
+from mabm._core.partition import NOISE
 from mabm.contrast.module_state import WholeState
 from mabm.contrast.prototypes import PrototypeSplit
 

@@ -7,19 +7,19 @@ from dataclasses import dataclass
 from typing import Any, Generic
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mabm._core.arrays import ArrayT, check_matrix, like, to_tensor
-from mabm._core.batch import NOISE, check_lengths, full_precision
+from mabm._core.batch import check_lengths, full_precision
 from mabm._core.columns import (
     Column,
     Labels,
-    check_labels,
+    check_clusters,
     check_modality,
     modality_of,
     name_of_group,
 )
+from mabm._core.partition import NOISE, split_by_group, unit_means
 from mabm._core.saving import Saved
 
 
@@ -168,47 +168,18 @@ def split_prototypes(
     with torch.inference_mode(False), torch.set_grad_enabled(takes_gradient):
         x = full_precision(x)
         check_lengths(x.detach(), "features")
-        clusters = _check_labels(labels, len(x), x.device)
+        clusters = check_clusters(labels, len(x), x.device)
         if modality is None:
             groups = torch.zeros_like(clusters)
         else:
             groups = check_modality(modality, len(x), x.device, "modality")
 
-        names, group_of = torch.unique(groups, return_inverse=True)
-        # By number, as a label times the number of groups may be beyond int64.
-        labels_found, cluster_of = torch.unique(clusters, return_inverse=True)
-        cells = cluster_of * max(len(names), 1) + group_of
-        cells = torch.where(clusters == NOISE, NOISE, cells)
-        cells, numbers = torch.unique(cells, return_inverse=True)
-        has_noise = int((cells == NOISE).any())  # the smallest cell, and so the first
-        cells, targets = cells[has_noise:], numbers - has_noise
-        prototypes = F.normalize(_means(x, targets, len(cells)), dim=1)
-        places = cells // max(len(names), 1), cells % max(len(names), 1)
+        parts = split_by_group(clusters, groups)
+        prototypes = unit_means(x, parts)
         return PrototypeSplit(
             like(prototypes, features),
-            like(labels_found[places[0]], features),
-            like(names[places[1]], features),
-            like(targets, features),
+            like(parts.clusters, features),
+            like(parts.groups, features),
+            like(parts.targets, features),
             modality_names,
         )
-
-
-def _check_labels(value: object, count: int, device: torch.device) -> Tensor:
-    labels = check_labels(value, count, "labels", "one a row").to(device)
-    if count and (least := int(labels.min())) < NOISE:
-        raise ValueError(f"labels must be clusters >= 0 or -1 for noise, got {least}")
-    return labels
-
-
-def _means(x: Tensor, targets: Tensor, count: int) -> Tensor:
-    """(count, D) means of the rows of each target, noise left out, every target with a row.
-
-    One bag of rows a target, summed in order on every device (an index_add on a GPU is not), and
-    without a sorted copy of the features.
-    """
-    if not count:
-        return x[:0]
-    order = torch.argsort(targets, stable=True)
-    bounds = torch.searchsorted(targets[order], torch.arange(count, device=targets.device))
-    first = int(bounds[0])  # as many noise rows as come before
-    return F.embedding_bag(order[first:], x.contiguous(), bounds - first, mode="mean")

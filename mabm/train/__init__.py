@@ -11,7 +11,6 @@ except ImportError as error:
     raise ImportError('training needs tqdm and more: pip install "mabm[train]"') from error
 
 from mabm.train.config import (
-    CONFIGS,
     AugmentationConfig,
     BatchConfig,
     ClusteringConfig,
@@ -21,9 +20,8 @@ from mabm.train.config import (
     ModelConfig,
     RunConfig,
     StageConfig,
-    load_config,
-    to_toml,
 )
+from mabm.train.config_files import CONFIGS, load_config, to_toml
 from mabm.train.errors import RunInUseError, TrainingError, TrainingStopped
 from mabm.train.learner import Learner
 from mabm.train.scoring import evaluate_weights

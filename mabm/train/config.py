@@ -1,4 +1,4 @@
-"""What a run is made of: typed dataclasses, read from TOML, with overrides from the command line.
+"""What a run is made of: typed dataclasses, one for each table of a configuration file.
 
 Names and defaults are those of the published method on SYSU-MM01 (Wang et al., AAAI 2026, section
 "Implementation details", and the released implementation where it differs). The shipped files under
@@ -7,26 +7,17 @@ Names and defaults are those of the published method on SYSU-MM01 (Wang et al., 
 
 from __future__ import annotations
 
-import codecs
 import dataclasses
-import json
-import os
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
-from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, get_args
 
-from mabm._core.arguments import check_integer, check_real
+from mabm._core.arguments import check_integer, check_real, shown
 from mabm._core.names import DATA_SETS, find_name
 from mabm.distance.graph import check_max_distance, check_min_samples
 from mabm.distance.presets import MAX_K, PRESETS, Preset, check_k1, check_k2
 from mabm.models.registry import MAX_EDGE, MAX_SEED
 from mabm.models.weights import SHIPPED
-
-CONFIGS: Final = DATA_SETS
-"""Names of the shipped configurations: those of the data sets that they train on."""
 
 # Far above what is used, and below what no machine can do.
 _MOST: Final = 10**6  # of what is counted in a run
@@ -36,16 +27,6 @@ _GREATEST_RATE: Final = 1e3
 _TEMPERATURES: Final = 1e-4, 1e4
 _GREATEST_MARGIN: Final = 1e4
 
-_MOST_BYTES: Final = 2**20  # of a file
-_MOST_BASES: Final = 16
-_LONGEST: Final = 100  # characters of a value that a message shows
-# What files begin with that are no UTF-8; the longer ones first.
-_OTHER_ENCODINGS: Final = (
-    (codecs.BOM_UTF32_LE, "UTF-32"),
-    (codecs.BOM_UTF32_BE, "UTF-32"),
-    (codecs.BOM_UTF16_LE, "UTF-16"),
-    (codecs.BOM_UTF16_BE, "UTF-16"),
-)
 
 Association = Literal["off", "naive", "hungarian", "sinkhorn", "modality-aware"]
 MemoryKind = Literal["hybrid", "mean", "hard"]
@@ -373,204 +354,6 @@ class Config(_Table):
         return (self.stage1, self.stage2)[number - 1]
 
 
-def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Reads a configuration.
-
-    Args:
-        source: A shipped name (:data:`CONFIGS`; in any case, with ``-`` or ``_``, and ``sysu`` for
-            ``sysu_mm01``) or the path of a TOML file; a name comes first, so that a file of that
-            name in the current folder is ``./sysu``. Tables and keys are
-            the fields of :class:`Config`; what is left out keeps its default. UTF-8, with or
-            without a byte-order mark, of at most 1 MiB. A key ``base`` at the
-            top names a shipped configuration or another file (from this one's folder) to change.
-        overrides: ``"table.key=value"``, later ones win. The value is TOML; a bare word is a
-            string, and ``none`` is none. TOML has no such value, so that what a base has set is
-            unset here alone.
-
-    Raises:
-        ImportError: An extra is missing.
-        FileNotFoundError: No such file or name.
-        ValueError: What is in it does not fit: a misspelled key, a value out of contract.
-
-    Example:
-        >>> from mabm.train import CONFIGS, load_config
-        >>> load_config(CONFIGS[0], ["stage2.epochs=3"]).stage2.epochs
-        3
-    """
-    tree = _read_tree(source)
-    for override in overrides:
-        _apply(tree, override)
-    return parse_config(tree, str(source))
-
-
-def parse_config(tree: Mapping[str, Any], source: str = "config") -> Config:
-    """A :class:`Config` of nested dictionaries, as :func:`to_tree` gives them.
-
-    Raises:
-        ImportError: pydantic is missing.
-        ValueError: An unknown key, or a value of another kind or out of contract; every table with
-            one is named. Kinds are taken strictly: ``true`` is no integer, and ``"8"`` is none.
-    """
-    try:
-        from pydantic import TypeAdapter, ValidationError
-    except ImportError as error:
-        raise ImportError('configurations need pydantic: pip install "mabm[train]"') from error
-    # By way of JSON, since in strict mode pydantic makes dataclasses of JSON's tables alone. A date
-    # becomes a table, lest it pass as a string.
-    try:
-        text = json.dumps(tree, default=lambda value: {type(value).__name__: str(value)})
-    except (RecursionError, ValueError) as error:  # ValueError: an integer of thousands of digits
-        raise ValueError(f"{source} must hold tables of plain values: {error}") from None
-    try:
-        return TypeAdapter(Config).validate_json(text, strict=True)
-    except ValidationError as error:
-        raise ValueError(f"{source}: {'; '.join(map(_complaint, error.errors()))}") from None
-
-
-def _complaint(error: Mapping[str, Any]) -> str:
-    """What pydantic found, in the words of this library: key, contract and value."""
-    key = _cut(".".join(str(part) for part in error["loc"]))
-    if error["type"] == "json_invalid":  # we wrote it: lone surrogates or too deep
-        return f"values must be Unicode and not nested deep: {error['ctx']['error']}"
-    if error["type"] == "value_error":  # of __post_init__, whose messages begin with the field
-        return f"{key}.{error['ctx']['error']}"
-    if error["type"] == "unexpected_keyword_argument":
-        table = Config() if len(error["loc"]) == 1 else getattr(Config(), error["loc"][0])
-        names = ", ".join(each.name for each in dataclasses.fields(table))
-        return f"{key} must be one of {names}"
-    contract = error["msg"].removeprefix("Input should be ")
-    return f"{key} must be {contract}, got {_cut(repr(error['input']))}"
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
-
-
-def to_tree(config: Config) -> dict[str, dict[str, Any]]:
-    """The configuration as nested dictionaries without its ``None`` values, which TOML has not."""
-    return {
-        table: {key: value for key, value in fields.items() if value is not None}
-        for table, fields in dataclasses.asdict(config).items()
-    }
-
-
-def to_toml(config: Config) -> str:
-    """The configuration as TOML that :func:`load_config` reads; ``None`` stands in comments.
-
-    Args:
-        config: Whose settings are written, defaults among them.
-
-    Raises:
-        ImportError: tomli-w is missing.
-
-    Example:
-        >>> from mabm.train import Config, to_toml
-        >>> to_toml(Config()).splitlines()[0]
-        '[data]'
-    """
-    try:
-        import tomli_w
-    except ImportError as error:
-        raise ImportError('configurations need tomli-w: pip install "mabm[train]"') from error
-    tables = []
-    for table, fields in dataclasses.asdict(config).items():
-        text = tomli_w.dumps({table: to_tree(config)[table]})
-        tables.append(text + "".join(f"# {key}: none\n" for key in fields if fields[key] is None))
-    return "\n".join(tables)
-
-
-def _read_tree(source: str | Path, above: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The tables of a shipped name or a file, laid over those of its base."""
-    if (shipped := find_name(str(source), CONFIGS)) is not None:
-        name = f"configs/{shipped}.toml"
-        tree = _parse_toml(resources.files("mabm.train").joinpath(name).read_text("utf-8"), name)
-        folder = None
-    else:
-        path = Path(source)
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"config must be one of {', '.join(CONFIGS)} or a TOML file, got {str(source)!r}"
-            )
-        tree = _parse_toml(_read_text(path), str(path))
-        folder = path.parent
-    base = tree.pop("base", None)
-    if base is None:
-        return tree
-    if not isinstance(base, str):
-        raise ValueError(f"base must be a shipped name or a TOML file, got {base!r} in {source}")
-    above = (*above, str(source))
-    if find_name(base, CONFIGS) is None and folder is not None:
-        base = os.path.normpath(folder / base)
-    if _is_one_of(base, above) or len(above) > _MOST_BASES:
-        raise ValueError(f"base must not lead back to itself, got {' -> '.join((*above, base))}")
-    merged = _read_tree(base, above)
-    for table, fields in tree.items():
-        if isinstance(fields, dict) and isinstance(merged.get(table, {}), dict):
-            merged.setdefault(table, {}).update(fields)
-        else:
-            merged[table] = fields
-    return merged
-
-
-def _is_one_of(base: str, above: Sequence[str]) -> bool:
-    """Whether it was read already, by that name or by another."""
-    return base in above or (
-        os.path.exists(base)
-        and any(os.path.samefile(base, each) for each in above if os.path.exists(each))
-    )
-
-
-def _read_text(path: Path) -> str:
-    if (size := path.stat().st_size) > _MOST_BYTES:
-        raise ValueError(f"{path} must be TOML of at most {_MOST_BYTES} bytes, got {size}")
-    content = path.read_bytes()
-    for mark, encoding in _OTHER_ENCODINGS:
-        if content.startswith(mark):
-            raise ValueError(f"{path} must be in UTF-8, got {encoding}")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} must be in UTF-8: {error}") from None
-
-
-def _apply(tree: dict[str, Any], override: str) -> None:
-    path, equals, text = override.partition("=")
-    table, dot, key = path.strip().partition(".")
-    if not (equals and dot and table and key):
-        raise ValueError(f"an override must read table.key=value, got {override!r}")
-    fields = tree.setdefault(table, {})
-    if not isinstance(fields, dict):
-        raise ValueError(f"{table} must be a table, got {fields!r}")
-    text = text.strip()
-    if text.lower() == "none":
-        fields[key] = None
-        return
-    try:
-        parsed = _parse_toml(f"value = {text}", override)
-    except ValueError:
-        fields[key] = text  # a bare word
-        return
-    if len(parsed) != 1:
-        raise ValueError(f"an override must hold one value, got {override!r}")
-    fields[key] = parsed["value"]
-
-
-def _parse_toml(text: str, source: str) -> dict[str, Any]:
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        try:
-            import tomli as tomllib
-        except ImportError as error:
-            raise ImportError('configurations need tomli: pip install "mabm[train]"') from error
-    try:
-        return tomllib.loads(text)
-    except RecursionError:
-        raise ValueError(f"{source} must be TOML: it is nested too deep") from None
-    except ValueError as error:  # of the syntax, or an integer of thousands of digits
-        raise ValueError(f"{source} must be TOML: {error}") from None
-
-
 def _check_integers(table: object, least: int, most: int, *names: str) -> None:
     for name in names:
         check_integer(name, getattr(table, name), at_least=least, at_most=most)
@@ -580,7 +363,7 @@ def _check_paths(table: object, *names: str) -> None:
     for name in names:
         value = getattr(table, name)
         if value is not None and (not str(value) or "\0" in str(value)):
-            raise ValueError(f"{name} must be a name without NUL, got {_cut(repr(value))}")
+            raise ValueError(f"{name} must be a name without NUL, got {shown(value)}")
 
 
 def _spell_as_known(table: object, field: str, names: Iterable[str]) -> None:
@@ -592,4 +375,4 @@ def _spell_as_known(table: object, field: str, names: Iterable[str]) -> None:
 
 def _check_choice(name: str, value: object, choices: Sequence[str]) -> None:
     if value not in choices:
-        raise ValueError(f"{name} must be one of {tuple(choices)}, got {_cut(repr(value))}")
+        raise ValueError(f"{name} must be one of {tuple(choices)}, got {shown(value)}")

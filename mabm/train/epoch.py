@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mabm._core.batch import NOISE
 from mabm._core.modalities import MODALITIES, MODALITY_NAMES, VISIBLE
+from mabm._core.partition import NOISE
 from mabm.contrast.prototypes import PrototypeSplit, split_prototypes
 from mabm.train import distributed
 from mabm.train.batches import Place

@@ -18,7 +18,8 @@ from mabm.report.page import write_report
 from mabm.report.snapshots import ClusteringSnapshot, RetrievalSnapshot
 from mabm.train import distributed
 from mabm.train.batches import Place
-from mabm.train.config import Config, to_toml
+from mabm.train.config import Config
+from mabm.train.config_files import to_toml
 from mabm.train.environment import describe_environment
 from mabm.train.epoch import Clusters, find_clusters
 from mabm.train.history import HISTORY, History

@@ -75,7 +75,7 @@ def check_same(kept: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Refuses to go on with other settings than a run began with, those that are free left out.
 
     Args:
-        kept: Configuration of the checkpoint, as :func:`mabm.train.config.to_tree` gives it.
+        kept: Configuration of the checkpoint, as :func:`mabm.train.config_files.to_tree` gives it.
         now: Configuration of today, likewise.
 
     Raises:

@@ -21,7 +21,8 @@ from mabm.evaluation import (
     evaluate_search,
 )
 from mabm.models import Encoder, load_encoder
-from mabm.train.config import Config, parse_config
+from mabm.train.config import Config
+from mabm.train.config_files import parse_config
 from mabm.train.inputs import read_inputs
 from mabm.train.steps import extract_features
 

@@ -16,7 +16,6 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from mabm._core.arguments import check_integer
-from mabm._core.batch import NOISE
 from mabm._core.columns import (
     Column,
     Labels,
@@ -24,6 +23,7 @@ from mabm._core.columns import (
     check_labels,
     check_visible_infrared,
 )
+from mabm._core.partition import NOISE
 from mabm.cluster.association import associate_clusters
 from mabm.contrast.losses import (
     cluster_contrast_loss,

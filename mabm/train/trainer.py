@@ -33,7 +33,8 @@ from mabm.train.checkpoint import (
     load_newest,
     save_checkpoint,
 )
-from mabm.train.config import Config, to_toml, to_tree
+from mabm.train.config import Config
+from mabm.train.config_files import to_toml, to_tree
 from mabm.train.diagnostics import diagnose_epoch
 from mabm.train.environment import describe_environment
 from mabm.train.epoch import GLOBAL, Clusters, EpochState, begin_epoch, find_clusters

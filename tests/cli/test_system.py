@@ -29,7 +29,7 @@ from mabm.data import (
 from mabm.evaluation import format_search_scores
 from mabm.models import build_encoder, extract, load_pretrained, save_encoder, save_weights
 from mabm.train import Config, load_config
-from mabm.train.config import to_tree
+from mabm.train.config_files import to_tree
 
 SIZE = (24, 12)
 SMALL = ["model.name=small", "model.weights=none", "data.height=24", "data.width=12"]

@@ -138,7 +138,7 @@ def test_a_name_comes_before_a_file_of_that_name(
 
 @needs_training
 def test_a_run_of_an_earlier_spelling_goes_on() -> None:
-    from mabm.train.config import to_tree
+    from mabm.train.config_files import to_tree
 
     now = to_tree(load_config("emoji_xm"))
     kept = copy.deepcopy(now)
@@ -154,7 +154,7 @@ def test_checkpoints_of_an_earlier_spelling_are_gone_on_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mabm.train import trainer
-    from mabm.train.config import to_tree
+    from mabm.train.config_files import to_tree
 
     def old_tree(config: Config) -> dict[str, dict[str, Any]]:
         tree = to_tree(config)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mabm.train import CONFIGS, ClusteringConfig, Config, load_config, to_toml
-from mabm.train.config import parse_config, to_tree
+from mabm.train.config_files import parse_config, to_tree
 
 pytestmark = needs_training
 
@@ -177,7 +177,7 @@ def test_toml_and_back(config: Config) -> None:
 
 
 def _toml_tree(config: Config) -> dict[str, Any]:
-    from mabm.train import config as module
+    from mabm.train import config_files as module
 
     return module._parse_toml(to_toml(config), "text")
 
