@@ -64,7 +64,7 @@ def test_another_missing_module_is_a_failure(tmp_path: Path) -> None:
         "def test_extra():\n    import timm_of_none\n"
         "def test_core():\n    import sklearn\n"
     )
-    path = os.pathsep.join([str(ROOT / "tests"), str(ROOT)])
+    path = os.pathsep.join([str(ROOT / "tests" / "support"), str(ROOT)])
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--rootdir", tmp_path, tmp_path],
         capture_output=True,

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from measure import ROOT
 
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "support"))
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from devices import CPU, Device

@@ -64,6 +64,7 @@ def _read() -> list[Golden]:
                         {},
                     )
                 )
+    assert goldens, "tests/golden holds no file"
     return goldens
 
 

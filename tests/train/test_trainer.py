@@ -23,7 +23,7 @@ from mabm.train import TrainingError, TrainingStopped, inputs, progress, train, 
 
 pytestmark = needs_training
 
-CASES = Path(__file__).with_name("training_cases.py")
+CASES = Path(__file__).parents[1] / "support" / "training_cases.py"
 
 
 @pytest.fixture(autouse=True)
