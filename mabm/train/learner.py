@@ -12,7 +12,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -82,6 +82,28 @@ class Learner:
         self._half = _DTYPES[precision]
         self.device = next(encoder.parameters()).device
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "float16")
+
+    def set_learning_rate(self, rate: float) -> None:
+        """Sets the learning rate of all parameters."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of encoder, optimizer and loss scaling, and the steps left out in a row."""
+        return {
+            "encoder": self.encoder.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "skipped": self.skipped,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Reads what :meth:`state_dict` gave; other entries are left alone."""
+        self.encoder.load_state_dict(state["encoder"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+        self.skipped = state["skipped"]
 
     def step(
         self, images: Tensor, modality: Tensor, loss_of: LossOf, sections: Sequence[int]

@@ -112,6 +112,14 @@ class Progress:
         left = self.time_left(position)
         self._say(f"{self._name_epoch(position)}, {where}" + (f"; {left}" if left else ""))
 
+    def tell_epoch(self, entry: Mapping[str, Any]) -> None:
+        """Logs one line on an epoch that is over, whose seconds the entry has."""
+        if not self._speaks:
+            return
+        words = describe_entry(entry, self._config)
+        left = self.time_left(Position(entry["stage"], entry["epoch"]))
+        logger.info("%s", f"{words}; {left}" if left else words)
+
     def time_left(self, position: Position) -> str:
         """How long the stage will go on, in words; nothing with a bar, or where it is not known.
 
