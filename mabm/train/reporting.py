@@ -1,4 +1,4 @@
-"""The report of a run, from the encoder that it ended with."""
+"""The report of a run: clusters and searches of the encoder that it ended with."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def report_run(encoder: nn.Module, inputs: Inputs, config: Config, folder: Path)
     All processes take part; the first one writes.
 
     Args:
-        encoder: What the run ended with.
-        inputs: Its images.
-        config: Its configuration.
-        folder: Its folder, with ``history.jsonl`` and ``environment.json``.
+        encoder: Encoder that the run ended with.
+        inputs: Images of the run.
+        config: Configuration of the run.
+        folder: Folder of the run, with ``history.jsonl`` and ``environment.json``.
 
     Raises:
-        ImportError: What draws or fills the page is missing.
+        ImportError: A package that draws or fills the page is missing.
         OSError: The page cannot be written.
     """
     device = next(encoder.parameters()).device
@@ -109,7 +109,7 @@ def report_run(encoder: nn.Module, inputs: Inputs, config: Config, folder: Path)
 
 
 def _read_environment(folder: Path) -> dict[str, str]:
-    """What the run began on, or, where that file is gone or damaged, what it ended on."""
+    """The environment that the run began in; if that file is gone or damaged, the present one."""
     path = folder / ENVIRONMENT
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
@@ -123,7 +123,7 @@ def _read_environment(folder: Path) -> dict[str, str]:
 
 
 def labels_shown(clusters: Clusters, modality: torch.Tensor) -> torch.Tensor:
-    """Global clusters, or those of each modality side by side where there are none."""
+    """Global clusters; without any, those of each modality, numbered one after the other."""
     if clusters.together is not None:
         return clusters.together
     labels = clusters.alone.clone()

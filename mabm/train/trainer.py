@@ -1,9 +1,12 @@
 """The two stages of the method, from a configuration to a tested encoder.
 
-Stage 1 clusters each modality alone and contrasts within it; stage 2 also clusters all images
-together, splits the clusters into prototypes of each modality and contrasts across. What is drawn
-at random depends on the seed and the place in the run alone, so that a run which was killed goes on
-from its last checkpoint to the same result: to the bit on one CPU with one number of threads.
+Stage 1 clusters each modality alone and contrasts within it. Stage 2 also clusters all images
+together, splits the clusters into prototypes of each modality and contrasts across modalities.
+Random numbers depend on the seed and the position in the run alone. A run that was killed therefore
+goes on from its last checkpoint to the same result: to the bit on one CPU with one number of
+threads.
+
+This module checks what a run needs, and begins or resumes it; :mod:`mabm.train.run` is the loop.
 """
 
 from __future__ import annotations
@@ -54,12 +57,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run came to.
+    """The result of a run.
 
     Attributes:
-        folder: Where everything is.
-        scores: Of the last epoch, one entry a search: the result.
-        history: One entry an epoch, the start first.
+        folder: Folder of the run, with all its files.
+        scores: Scores of the last epoch, one entry for each search.
+        history: One entry for the start, then one for each epoch.
 
     Example:
         >>> from pathlib import Path
@@ -81,31 +84,32 @@ def train(
     progress: bool = True,
     stop: Callable[[], bool] | None = None,
 ) -> TrainResult:
-    """Runs both stages, or what is left of them.
+    """Trains in both stages, or in what is left of them.
 
-    Started again with the same folder it goes on from the last checkpoint; a finished run is left
-    as it is. No other run can use the folder meanwhile. Under ``torchrun`` the processes share each
-    batch and end with equal weights. The random state of the process is put back in the end.
+    Called again with the same folder, it goes on from the last checkpoint; a finished run stays as
+    it is. No other run can use the folder meanwhile. Under ``torchrun`` the processes share each
+    batch and end with equal weights. The random state of the process is restored in the end.
 
     Args:
-        config: Of the run.
-        output: Folder of the run, made if need be: ``config.toml``, ``environment.json``,
-            ``history.jsonl``, checkpoints, ``stage1.pt`` and ``weights.pt``, ``result.json`` and
+        config: Configuration of the run.
+        output: Folder of the run, made if it does not exist. It gets ``config.toml``,
+            ``environment.json``, ``history.jsonl``, checkpoints, ``stage1.pt`` and ``weights.pt``,
+            ``result.json`` and
             ``report.html``.
-        resume: Whether to go on with a run that is there; otherwise a folder with one is refused.
-        progress: Whether to show a progress bar; without one the log tells how far it is.
-        stop: Asked after every iteration and between the parts of an epoch whether to stop; what a
-            handler of SIGTERM sets, for instance. Where several processes train together, all have
-            one or none, and the yes of one stops all.
+        resume: Whether to go on with a run in the folder; otherwise such a folder is refused.
+        progress: Whether to show a progress bar; without one the log tells how far the run is.
+        stop: Called after every iteration and between the parts of an epoch; training stops when it
+            returns true, for instance after a SIGTERM. Where several processes train together, all
+            must have one or none, and one that returns true stops all.
 
     Raises:
         ImportError: An extra is missing.
         OSError: A file cannot be read or written.
-        RunInUseError: Another run is going on in the folder.
+        RunInUseError: Another run uses the folder.
         TrainingError: Training cannot go on.
-        TrainingStopped: ``stop`` said so; a checkpoint holds all that was done.
-        ValueError: The configuration does not fit the data, the processes, or the run that is
-            there; or the checkpoints of that one are gone or damaged.
+        TrainingStopped: ``stop`` returned true; a checkpoint holds all that was done.
+        ValueError: The configuration does not fit the data, the number of processes, or the run in
+            the folder; or the checkpoints of that run are gone or damaged.
 
     Example:
         >>> from mabm import train
@@ -127,10 +131,10 @@ def train(
 
 @contextmanager
 def _settings(config: Config, device: torch.device) -> Iterator[None]:
-    """Random state, device and algorithms as the run wants them, and as they were afterwards."""
+    """Sets device and algorithms for the run; restores them and the random state afterwards."""
     on_gpu = device.type == "cuda"
-    was = torch.are_deterministic_algorithms_enabled()
-    only_warned = torch.is_deterministic_algorithms_warn_only_enabled()
+    before = torch.are_deterministic_algorithms_enabled()
+    warned_only_before = torch.is_deterministic_algorithms_warn_only_enabled()
     with (
         torch.random.fork_rng(devices=[device] if on_gpu else []),
         torch.cuda.device(device) if on_gpu else nullcontext(),
@@ -140,7 +144,7 @@ def _settings(config: Config, device: torch.device) -> Iterator[None]:
         try:
             yield
         finally:
-            torch.use_deterministic_algorithms(was, warn_only=only_warned)
+            torch.use_deterministic_algorithms(before, warn_only=warned_only_before)
 
 
 def open_run(
@@ -152,20 +156,20 @@ def open_run(
     bar: bool = False,
     stop: Callable[[], bool] | None = None,
 ) -> Run:
-    """Begins a run in a folder, or opens the one that is there at its last checkpoint.
+    """Begins a run in a folder, or opens the run in it at its last checkpoint.
 
     Args:
         config: Configuration of the run.
-        folder: Folder of the run; exists.
+        folder: Folder of the run, which exists.
         device: Where to train.
-        resume: Whether to go on with a run that is there; otherwise it is refused.
+        resume: Whether to go on with a run in the folder; otherwise it is refused.
         bar: Whether to show a progress bar.
         stop: Asked whether to stop, after every iteration and between the parts of an epoch.
 
     Raises:
         ImportError: An extra is missing.
         OSError: A file cannot be read or written.
-        ValueError: The configuration does not fit the data, or the run that is there.
+        ValueError: The configuration does not fit the data, or the run in the folder.
     """
     inputs = read_inputs(config.data)
     _check_modalities(inputs)
@@ -219,7 +223,7 @@ def open_run(
 def _build_encoder(
     config: Config, inputs: Inputs, device: torch.device, *, is_new: bool
 ) -> nn.Module:
-    """The encoder, the same in all processes; of a run that goes on, before its state is loaded."""
+    """The encoder, equal in all processes; the weights of a resumed run are loaded later."""
     weights = config.model.weights if is_new else None  # a checkpoint holds all
     if is_new:
         check_start(weights, inputs.data)
@@ -264,14 +268,14 @@ def _listeners(
 
 
 def _write_start(config: Config, folder: Path) -> None:
-    """Writes what a run begins with."""
+    """Writes configuration and environment of a new run, and drops an unfinished history."""
     write_text(folder / CONFIG, to_toml(config))
     write_text(folder / ENVIRONMENT, json.dumps(describe_environment(), indent=2) + "\n")
     (folder / HISTORY).unlink(missing_ok=True)  # of a start that was cut short
 
 
 def _cut_history(history: History, config: Config, position: Position) -> None:
-    """Drops the entries of epochs that the run takes again."""
+    """Drops the entries of epochs that the run will train again."""
     if distributed.rank() == 0:
         stage, epoch = last_epoch(config, position)
         history.truncate(stage=stage, epoch=epoch)
@@ -279,7 +283,7 @@ def _cut_history(history: History, config: Config, position: Position) -> None:
 
 
 def _check_extras(config: Config) -> None:
-    """Raises ImportError now, not when training is over, where what a run needs is missing."""
+    """Raises ImportError now, not when training is over, if a package is missing."""
     if config.run.report:
         require_packages()
     if config.run.tensorboard:
@@ -287,7 +291,7 @@ def _check_extras(config: Config) -> None:
 
 
 def _check_folder(folder: Path, history: History) -> None:
-    """Refuses to replace what a run has left that came further than its first checkpoint."""
+    """Refuses to replace the results of a run that has lost its checkpoints."""
     kept = [name for name in RESULTS if (folder / name).exists()]
     if any(entry["stage"] for entry in history.read()):
         kept.append(HISTORY)
