@@ -17,9 +17,9 @@ from torch import Tensor
 
 from mabm._core.arrays import to_tensor
 from mabm._core.columns import check_column
-from mabm.cli.array_files import ARRAYS, Source, StoredArray, open_arrays
-from mabm.cli.modalities import Modality, number_words
-from mabm.cli.tables import read_feature_table, read_modality_column
+from mabm.cli.files.arrays import ARRAYS, Source, StoredArray, open_arrays
+from mabm.cli.files.modalities import Modality, number_words
+from mabm.cli.files.tables import read_feature_table, read_modality_column
 
 STANDARD: Final = "-"
 """What is typed instead of a file for standard input and output."""

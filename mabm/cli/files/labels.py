@@ -16,10 +16,10 @@ import torch
 from mabm._core.arguments import check_choice, check_integer, shown
 from mabm._core.arrays import to_tensor
 from mabm._core.columns import check_column
-from mabm.cli.array_files import Source, open_arrays, suffix_of
 from mabm.cli.command import write
-from mabm.cli.files import STANDARD
-from mabm.cli.outputs import save_arrays
+from mabm.cli.files.arrays import Source, open_arrays, suffix_of
+from mabm.cli.files.inputs import STANDARD
+from mabm.cli.files.outputs import save_arrays
 from mabm.cluster.pseudo_labels import PseudoLabels
 from mabm.distance.graph import check_max_distance, check_min_samples
 from mabm.distance.presets import MAX_K, PRESETS

@@ -224,7 +224,7 @@ def test_a_pipeline_in_a_shell(expected: list[str], place: Path) -> None:
         capture_output=True,
         text=True,
         check=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
     )
     assert done.stdout.splitlines() == expected
     assert "clusters" in done.stderr

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mabm._core.files import check_writable, moved_into, write_text
-from mabm.cli.array_files import (
+from mabm.cli.files.arrays import (
     Source,
     StoredArray,
     check_regular,

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mabm.cli.array_files import Source, open_arrays, suffix_of
 from mabm.cli.command import Command, UsageError, add_device, resolve_device, write
-from mabm.cli.files import STANDARD, opened, read_features, read_modality
-from mabm.cli.label_files import KINDS, Settings, read_clustering, write_labels
-from mabm.cli.modalities import Modality
-from mabm.cli.outputs import Recognizer, check_kind, check_output, is_labels
+from mabm.cli.files.arrays import Source, open_arrays, suffix_of
+from mabm.cli.files.inputs import STANDARD, opened, read_features, read_modality
+from mabm.cli.files.labels import KINDS, Settings, read_clustering, write_labels
+from mabm.cli.files.modalities import Modality
+from mabm.cli.files.outputs import Recognizer, check_kind, check_output, is_labels
 from mabm.cluster.prediction import predict_labels
 from mabm.cluster.pseudo_labels import PseudoLabels
 from mabm.distance.graph import check_max_distance

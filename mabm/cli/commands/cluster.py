@@ -22,10 +22,10 @@ from mabm.cli.command import (
     resolve_device,
     write,
 )
-from mabm.cli.files import STANDARD, opened, read_features, read_modality
-from mabm.cli.label_files import KINDS, Settings, write_labels
-from mabm.cli.modalities import Modality
-from mabm.cli.outputs import check_output, is_labels
+from mabm.cli.files.inputs import STANDARD, opened, read_features, read_modality
+from mabm.cli.files.labels import KINDS, Settings, write_labels
+from mabm.cli.files.modalities import Modality
+from mabm.cli.files.outputs import check_output, is_labels
 from mabm.cluster.pseudo_labels import pseudo_labels
 from mabm.distance.graph import check_max_distance, check_min_samples
 from mabm.distance.jaccard import jaccard_graph

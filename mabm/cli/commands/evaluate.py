@@ -18,7 +18,7 @@ from mabm.cli.command import (
     shows_progress,
     write,
 )
-from mabm.cli.outputs import check_output, is_scores
+from mabm.cli.files.outputs import check_output, is_scores
 from mabm.distance.reranking import RerankOptions
 from mabm.evaluation import SEARCH_TASKS, SearchScores, format_search_scores
 

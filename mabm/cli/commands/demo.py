@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from mabm.cli.command import Command, integer, natural, shows_progress, write
-from mabm.cli.outputs import check_folder, check_kind, is_picture
+from mabm.cli.files.outputs import check_folder, check_kind, is_picture
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,6 @@ import numpy.typing as npt
 import torch
 
 from mabm._core.names import find_name
-from mabm.cli.array_files import Source
 from mabm.cli.command import (
     Command,
     UsageError,
@@ -24,9 +23,10 @@ from mabm.cli.command import (
     whole_number,
     write,
 )
-from mabm.cli.modalities import Modality, modality_number
-from mabm.cli.outputs import check_not_read, check_output, is_extracted, save_arrays
-from mabm.cli.tables import read_table
+from mabm.cli.files.arrays import Source
+from mabm.cli.files.modalities import Modality, modality_number
+from mabm.cli.files.outputs import check_not_read, check_output, is_extracted, save_arrays
+from mabm.cli.files.tables import read_table
 
 if TYPE_CHECKING:
     from mabm.data import ImageSet

@@ -21,8 +21,8 @@ from mabm.cli.command import (
     shows_progress,
     write,
 )
+from mabm.cli.files.outputs import check_folder, check_kind, check_not_read
 from mabm.cli.interruption import ending_in_time
-from mabm.cli.outputs import check_folder, check_kind, check_not_read
 from mabm.evaluation import format_search_scores
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from mabm.cli.array_files import Source, check_regular
 from mabm.cli.command import shortened
-from mabm.cli.modalities import Modality, is_known, number_words
+from mabm.cli.files.arrays import Source, check_regular
+from mabm.cli.files.modalities import Modality, is_known, number_words
 
 _MODALITY: Final = "modality"
 _ROW_NUMBERS: Final = ("", "row")  # how pandas and this library call a first column of them
