@@ -135,13 +135,13 @@ void check_range(const Tensor& tensor, const char* name, int64_t low, int64_t hi
   }
 }
 
-// CSR rows of an op over columns [0, num_columns): sets, or with their weights an encoding.
+// CSR rows: checks indptr, and on the CPU that it ascends from 0 to the number of indices.
 inline Rows read_rows(const Tensor& indptr, const Tensor& indices) {
   check_same_device(indptr, {&indices});
   check_tensor<int64_t>(indptr, "indptr", 1);
   check_tensor<int32_t>(indices, "indices", 1);
   STD_TORCH_CHECK(indptr.numel() > 0, "indptr must have one entry more than there are rows, got 0");
-  const Rows rows{indptr.numel() - 1, read<int64_t>(indptr), read<int32_t>(indices), nullptr};
+  const Rows rows{indptr.numel() - 1, read<int64_t>(indptr), read<int32_t>(indices)};
   STD_TORCH_CHECK(rows.count <= std::numeric_limits<int32_t>::max(),
                   "rows must be fewer than 2^31, got ", rows.count);
   if (indptr.is_cpu()) {

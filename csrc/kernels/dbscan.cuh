@@ -7,30 +7,23 @@
 #pragma once
 
 #include "common/device.h"
+#include "common/rows.h"
 
 namespace mabm {
 
 constexpr int kDbscanThreads = 256;
 constexpr int kDbscanWarps = kDbscanThreads / kWarpSize;
 
-// A graph: CSR rows with a distance for each entry, both triangles.
-struct DistanceRows {
-  int64_t count;
-  const int64_t* indptr;
-  const int32_t* indices;
-  const float* distances;
-};
-
 // Which samples have at least min_samples within eps. A core sample begins as its own root; others
 // have none, -1. A warp has a row.
-static __global__ void find_cores_kernel(DistanceRows graph, float eps, int64_t min_samples,
+static __global__ void find_cores_kernel(Rows graph, float eps, int64_t min_samples,
                                          int32_t* parents) {
   const int64_t row = global_warp();
   if (row >= graph.count) {
     return;
   }
   int64_t near = 0;
-  for (int64_t at = graph.indptr[row] + lane_index(); at < graph.indptr[row + 1]; at += kWarpSize) {
+  for (int64_t at = graph.begin(row) + lane_index(); at < graph.end(row); at += kWarpSize) {
     near += graph.distances[at] <= eps;
   }
   near = warp_sum(near);
@@ -58,12 +51,12 @@ __device__ inline int32_t find_root(int32_t* parents, int32_t sample) {
 }
 
 // Joins the core samples within eps of each other. A warp has a row.
-static __global__ void join_cores_kernel(DistanceRows graph, float eps, int32_t* parents) {
+static __global__ void join_cores_kernel(Rows graph, float eps, int32_t* parents) {
   const int64_t row = global_warp();
   if (row >= graph.count || read_parent(parents, static_cast<int32_t>(row)) < 0) {
     return;
   }
-  for (int64_t at = graph.indptr[row] + lane_index(); at < graph.indptr[row + 1]; at += kWarpSize) {
+  for (int64_t at = graph.begin(row) + lane_index(); at < graph.end(row); at += kWarpSize) {
     const int32_t other = graph.indices[at];
     // Each pair once: both triangles are there.
     if (other >= row || !(graph.distances[at] <= eps) || read_parent(parents, other) < 0) {
@@ -104,14 +97,14 @@ static __global__ void label_cores_kernel(int32_t* parents, int64_t count,
 }
 
 // A sample that is no core takes the smallest cluster among its core neighbors. A warp has a row.
-static __global__ void label_borders_kernel(DistanceRows graph, float eps, const int32_t* parents,
+static __global__ void label_borders_kernel(Rows graph, float eps, const int32_t* parents,
                                             int64_t* labels) {
   const int64_t row = global_warp();
   if (row >= graph.count || parents[row] >= 0) {
     return;
   }
   int64_t smallest = graph.count;
-  for (int64_t at = graph.indptr[row] + lane_index(); at < graph.indptr[row + 1]; at += kWarpSize) {
+  for (int64_t at = graph.begin(row) + lane_index(); at < graph.end(row); at += kWarpSize) {
     const int32_t other = graph.indices[at];
     if (graph.distances[at] <= eps && parents[other] >= 0) {
       smallest = lesser(smallest, labels[other]);
@@ -124,7 +117,7 @@ static __global__ void label_borders_kernel(DistanceRows graph, float eps, const
 }
 
 // Joins the core samples and marks the first of each cluster.
-inline cudaError_t launch_join_cores(const DistanceRows& graph, float eps, int64_t min_samples,
+inline cudaError_t launch_join_cores(const Rows& graph, float eps, int64_t min_samples,
                                      int32_t* parents, int32_t* is_root, cudaStream_t stream) {
   const int64_t blocks = blocks_for(graph.count, kDbscanWarps);
   cudaError_t error = launch(find_cores_kernel, blocks, kDbscanThreads, 0, stream, graph, eps,
@@ -140,7 +133,7 @@ inline cudaError_t launch_join_cores(const DistanceRows& graph, float eps, int64
 }
 
 // Labels from joined cores, given the number of each root: those marked before it.
-inline cudaError_t launch_label_samples(const DistanceRows& graph, float eps, int32_t* parents,
+inline cudaError_t launch_label_samples(const Rows& graph, float eps, int32_t* parents,
                                         const int64_t* cluster_of_root, int64_t* labels,
                                         cudaStream_t stream) {
   const cudaError_t error =

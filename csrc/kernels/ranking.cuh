@@ -4,6 +4,7 @@
 #pragma once
 
 #include "common/device.h"
+#include "common/rows.h"
 #include "kernels/scores.cuh"
 
 namespace mabm {
@@ -32,18 +33,6 @@ __device__ inline double score_of(unsigned long long key) {
   return __longlong_as_double(
       static_cast<long long>(key >> 63 ? key & 0x7fffffffffffffffull : ~key));
 }
-
-// Candidates of many rows: L lists a row of at most C entries each, of which `counts` are taken. No
-// sample that was left out of a list scored more than its threshold; -inf if none was left out.
-template <class Score>
-struct CandidateLists {
-  int64_t num_lists;
-  int64_t capacity;
-  Score* scores;
-  int32_t* indices;
-  int32_t* counts;
-  Score* thresholds;
-};
 
 template <class Key>
 struct Boundary {
@@ -150,14 +139,14 @@ struct ListTable {
 
 // Adds one tile to the lists of its rows, columns ascending. Reads every score once.
 template <class Tile>
-__global__ void collect_candidates_kernel(Tile tile, int64_t num_rows, int64_t num_columns,
-                                          ListTable table, int64_t first_column,
+__global__ void collect_candidates_kernel(Tile tile, int64_t num_columns, ListTable table,
+                                          int64_t first_column,
                                           CandidateLists<typename Tile::Score> lists) {
   using Score = typename Tile::Score;
   DynamicShared shared;
   const Shared<Score> all_thresholds = shared.take<Score>(table.num_groups * warps_per_block());
   const int64_t row = global_warp();
-  if (row >= num_rows) {
+  if (row >= lists.num_rows) {
     return;
   }
   const int base = warp_index() * table.num_groups;  // this warp's threshold of each group
@@ -225,10 +214,10 @@ __global__ void collect_candidates_kernel(Tile tile, int64_t num_rows, int64_t n
   }
 }
 
-// Adds the tile scores[num_rows, num_columns] of samples first_column.. to the lists.
+// Adds the tile scores[B, num_columns] of samples first_column.. to the lists.
 template <class Tile>
-cudaError_t launch_collect_candidates(Tile tile, int64_t num_rows, int64_t num_columns,
-                                      const ListTable& table, int64_t first_column,
+cudaError_t launch_collect_candidates(Tile tile, int64_t num_columns, const ListTable& table,
+                                      int64_t first_column,
                                       const CandidateLists<typename Tile::Score>& lists,
                                       cudaStream_t stream) {
   const size_t warp_bytes = sizeof(typename Tile::Score) * static_cast<size_t>(table.num_groups);
@@ -239,9 +228,9 @@ cudaError_t launch_collect_candidates(Tile tile, int64_t num_rows, int64_t num_c
   while (warps > 1 && warps * warp_bytes > kSharedBytes) {
     warps /= 2;
   }
-  return launch(collect_candidates_kernel<Tile>, blocks_for(num_rows, warps), warps * kWarpSize,
-                warps * warp_bytes, stream, tile, num_rows, num_columns, table, first_column,
-                lists);
+  return launch(collect_candidates_kernel<Tile>, blocks_for(lists.num_rows, warps),
+                warps * kWarpSize, warps * warp_bytes, stream, tile, num_columns, table,
+                first_column, lists);
 }
 
 // Numbers that the host knows, written to the device by kernel arguments: no copy that a host would
@@ -307,11 +296,11 @@ struct RankedLists {
 // scratch of C entries a row.
 template <bool kEuclidean>
 __global__ void rank_candidates_kernel(const float* features, int64_t dim, const int64_t* rows,
-                                       int64_t num_rows, CandidateLists<float> lists,
-                                       const double* error_bounds, RankedLists ranked,
-                                       bool* certified, double* scored, int32_t* scored_indices) {
+                                       CandidateLists<float> lists, const double* error_bounds,
+                                       RankedLists ranked, bool* certified, double* scored,
+                                       int32_t* scored_indices) {
   const int64_t row = global_warp();
-  if (row >= num_rows) {
+  if (row >= lists.num_rows) {
     return;
   }
   const float* own = features + rows[row] * dim;
@@ -372,14 +361,14 @@ __global__ void rank_candidates_kernel(const float* features, int64_t dim, const
 }
 
 inline cudaError_t launch_rank_candidates(const float* features, int64_t dim, const int64_t* rows,
-                                          int64_t num_rows, const CandidateLists<float>& lists,
+                                          const CandidateLists<float>& lists,
                                           const double* error_bounds, bool euclidean,
                                           const RankedLists& ranked, bool* certified,
                                           double* scored, int32_t* scored_indices,
                                           cudaStream_t stream) {
   return launch(euclidean ? rank_candidates_kernel<true> : rank_candidates_kernel<false>,
-                blocks_for(num_rows, kMostRowWarps), kMostRowWarps * kWarpSize, 0, stream, features,
-                dim, rows, num_rows, lists, error_bounds, ranked, certified, scored,
+                blocks_for(lists.num_rows, kMostRowWarps), kMostRowWarps * kWarpSize, 0, stream,
+                features, dim, rows, lists, error_bounds, ranked, certified, scored,
                 scored_indices);
 }
 
@@ -392,18 +381,16 @@ static __global__ void clear_lists_kernel(int64_t count, int32_t* counts, double
   }
 }
 
-inline cudaError_t launch_clear_lists(int64_t num_rows, const CandidateLists<double>& lists,
-                                      cudaStream_t stream) {
-  const int64_t count = num_rows * lists.num_lists;
+inline cudaError_t launch_clear_lists(const CandidateLists<double>& lists, cudaStream_t stream) {
+  const int64_t count = lists.num_rows * lists.num_lists;
   return launch(clear_lists_kernel, blocks_for(count, 256), 256, 0, stream, count, lists.counts,
                 lists.thresholds);
 }
 
 // Orders lists that hold exact scores.
-static __global__ void write_lists_kernel(int64_t num_rows, CandidateLists<double> lists,
-                                          RankedLists ranked) {
+static __global__ void write_lists_kernel(CandidateLists<double> lists, RankedLists ranked) {
   const int64_t row = global_warp();
-  if (row >= num_rows) {
+  if (row >= lists.num_rows) {
     return;
   }
   int64_t column = row * ranked.total_width;
@@ -416,10 +403,10 @@ static __global__ void write_lists_kernel(int64_t num_rows, CandidateLists<doubl
   }
 }
 
-inline cudaError_t launch_write_lists(int64_t num_rows, const CandidateLists<double>& lists,
+inline cudaError_t launch_write_lists(const CandidateLists<double>& lists,
                                       const RankedLists& ranked, cudaStream_t stream) {
-  return launch(write_lists_kernel, blocks_for(num_rows, kMostRowWarps), kMostRowWarps * kWarpSize,
-                0, stream, num_rows, lists, ranked);
+  return launch(write_lists_kernel, blocks_for(lists.num_rows, kMostRowWarps),
+                kMostRowWarps * kWarpSize, 0, stream, lists, ranked);
 }
 
 }  // namespace mabm

@@ -19,15 +19,8 @@ namespace mabm {
 // What an int32 can number.
 constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
 
-// The candidates of B rows: L lists of at most C entries each.
-struct ListSizes {
-  int64_t num_rows;
-  int64_t num_lists;
-  int64_t capacity;
-};
-
-inline ListSizes check_lists(const Tensor& candidate_scores, const Tensor& candidates,
-                             const Tensor& counts, const Tensor& thresholds) {
+inline CandidateLists<float> read_lists(const Tensor& candidate_scores, const Tensor& candidates,
+                                        const Tensor& counts, const Tensor& thresholds) {
   check_same_device(candidates, {&candidate_scores, &counts, &thresholds});
   check_tensor<float>(candidate_scores, "candidate_scores", 3);
   check_tensor<int32_t>(candidates, "candidates", 3);
@@ -40,19 +33,22 @@ inline ListSizes check_lists(const Tensor& candidate_scores, const Tensor& candi
     check_size(counts, "counts", axis, candidates.size(axis));
     check_size(thresholds, "thresholds", axis, candidates.size(axis));
   }
-  const ListSizes sizes{candidates.size(0), candidates.size(1), candidates.size(2)};
-  STD_TORCH_CHECK(sizes.capacity >= 2 && sizes.capacity <= kMost,
+  const CandidateLists<float> lists{candidates.size(0),         candidates.size(1),
+                                    candidates.size(2),         write<float>(candidate_scores),
+                                    write<int32_t>(candidates), write<int32_t>(counts),
+                                    write<float>(thresholds)};
+  STD_TORCH_CHECK(lists.capacity >= 2 && lists.capacity <= kMost,
                   "candidates must have room for 2 a list and less than 2^31, got ",
-                  sizes.capacity);
-  return sizes;
+                  lists.capacity);
+  return lists;
 }
 
-inline ListSizes check_collect_candidates(const Tensor& products, const Tensor& biases,
-                                          const Tensor& row_groups, const Tensor& column_groups,
-                                          const Tensor& list_of_group, int64_t first_column,
-                                          const Tensor& candidate_scores, const Tensor& candidates,
-                                          const Tensor& counts, const Tensor& thresholds) {
-  const ListSizes lists = check_lists(candidate_scores, candidates, counts, thresholds);
+inline CandidateLists<float> check_collect_candidates(
+    const Tensor& products, const Tensor& biases, const Tensor& row_groups,
+    const Tensor& column_groups, const Tensor& list_of_group, int64_t first_column,
+    const Tensor& candidate_scores, const Tensor& candidates, const Tensor& counts,
+    const Tensor& thresholds) {
+  const CandidateLists<float> lists = read_lists(candidate_scores, candidates, counts, thresholds);
   check_same_device(candidates, {&products, &biases, &row_groups, &column_groups, &list_of_group});
   check_tensor<float>(products, "products", 2);
   check_tensor<float>(biases, "biases", 1);
@@ -87,12 +83,13 @@ inline int64_t total_width(const std::vector<int64_t>& widths) {
   return std::accumulate(widths.begin(), widths.end(), int64_t{0});
 }
 
-inline ListSizes check_rank_candidates(const Tensor& features, const Tensor& rows,
-                                       const Tensor& candidate_scores, const Tensor& candidates,
-                                       const Tensor& counts, const Tensor& thresholds,
-                                       const Tensor& error_bounds,
-                                       const std::vector<int64_t>& widths) {
-  const ListSizes lists = check_lists(candidate_scores, candidates, counts, thresholds);
+inline CandidateLists<float> check_rank_candidates(const Tensor& features, const Tensor& rows,
+                                                   const Tensor& candidate_scores,
+                                                   const Tensor& candidates, const Tensor& counts,
+                                                   const Tensor& thresholds,
+                                                   const Tensor& error_bounds,
+                                                   const std::vector<int64_t>& widths) {
+  const CandidateLists<float> lists = read_lists(candidate_scores, candidates, counts, thresholds);
   check_same_device(candidates, {&features, &rows, &error_bounds});
   check_tensor<float>(features, "features", 2);
   check_tensor<int64_t>(rows, "rows", 1);
@@ -104,10 +101,9 @@ inline ListSizes check_rank_candidates(const Tensor& features, const Tensor& row
   check_range<int64_t>(rows, "rows", 0, features.size(0));
   check_range<int32_t>(counts, "counts", 0, lists.capacity + 1);
   if (candidates.is_cpu()) {
-    const auto* count = read<int32_t>(counts);
-    for (int64_t list = 0; list < counts.numel(); ++list) {
-      const int32_t* begin = read<int32_t>(candidates) + list * lists.capacity;
-      for (const int32_t* index = begin; index < begin + count[list]; ++index) {
+    for (int64_t list = 0; list < lists.num_rows * lists.num_lists; ++list) {
+      const int32_t* begin = lists.indices + list * lists.capacity;
+      for (const int32_t* index = begin; index < begin + lists.counts[list]; ++index) {
         STD_TORCH_CHECK(*index >= 0 && *index < features.size(0), "candidates must be in [0, ",
                         features.size(0), "), got ", *index);
       }
@@ -226,10 +222,11 @@ inline Rows check_jaccard_graph(const Tensor& indptr, const Tensor& indices, con
 
 inline Rows check_dbscan(const Tensor& indptr, const Tensor& indices, const Tensor& distances) {
   check_same_device(indptr, {&distances});
-  const Rows rows = read_sets(indptr, indices, indptr.numel() - 1);
+  Rows graph = read_sets(indptr, indices, indptr.numel() - 1);
   check_tensor<float>(distances, "distances", 1);
   check_size(distances, "distances", 0, indices.numel());
-  return rows;
+  graph.distances = read<float>(distances);
+  return graph;
 }
 
 }  // namespace mabm

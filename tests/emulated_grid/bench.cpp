@@ -74,21 +74,26 @@ class Memory {
   std::unique_ptr<T[]> data_;
 };
 
-// CSR rows, with weights or without.
+// CSR rows: sets, an encoding or a graph.
 struct RowsMemory {
   Memory<int64_t> indptr;
   Memory<int32_t> indices;
   std::optional<Memory<int32_t>> weights;
+  std::optional<Memory<float>> distances;
 
   RowsMemory(const Array<int64_t>& indptr, const Array<int32_t>& indices)
       : indptr(indptr), indices(indices) {}
   RowsMemory(const Array<int64_t>& indptr, const Array<int32_t>& indices,
              const Array<int32_t>& weights)
       : indptr(indptr), indices(indices), weights(weights) {}
+  RowsMemory(const Array<int64_t>& indptr, const Array<int32_t>& indices,
+             const Array<float>& distances)
+      : indptr(indptr), indices(indices), distances(distances) {}
 
   int64_t count() const { return indptr.size() - 1; }
   Rows view() const {
-    return {count(), indptr.read(), indices.read(), weights ? weights->read() : nullptr};
+    return {count(), indptr.read(), indices.read(), weights ? weights->read() : nullptr,
+            distances ? distances->read() : nullptr};
   }
 };
 
@@ -135,7 +140,8 @@ struct ListsMemory {
         thresholds(thresholds) {}
 
   CandidateLists<Score> view() {
-    return {num_lists, capacity, scores.get(), indices.get(), counts.get(), thresholds.get()};
+    return {num_rows,      num_lists,    capacity,        scores.get(),
+            indices.get(), counts.get(), thresholds.get()};
   }
   auto arrays() const {
     return std::make_tuple(scores.array({num_rows, num_lists, capacity}),
@@ -159,8 +165,8 @@ auto collect_products(const Array<float>& products, const Array<float>& biases,
   ListsMemory<float> lists(scores, indices, counts, thresholds);
   const ListTable table{row_group.read(), nullptr, column_group.read(), list_of.read(),
                         static_cast<int>(list_of_group.shape(1))};
-  check(launch_collect_candidates(ProductTile{product.read(), bias.read()}, products.shape(0),
-                                  products.shape(1), table, first_column, lists.view(), nullptr));
+  check(launch_collect_candidates(ProductTile{product.read(), bias.read()}, products.shape(1),
+                                  table, first_column, lists.view(), nullptr));
   return lists.arrays();
 }
 
@@ -178,8 +184,8 @@ auto collect_exact(const Array<double>& tile, const Array<int64_t>& rows,
   ListsMemory<double> lists(scores, indices, counts, thresholds);
   const ListTable table{group.read(), row_numbers.read(), column_group.read(), list_of.read(),
                         static_cast<int>(list_of_group.shape(1))};
-  check(launch_collect_candidates(ExactTile{tile_scores.read()}, tile.shape(0), tile.shape(1),
-                                  table, first_column, lists.view(), nullptr));
+  check(launch_collect_candidates(ExactTile{tile_scores.read()}, tile.shape(1), table, first_column,
+                                  lists.view(), nullptr));
   return lists.arrays();
 }
 
@@ -191,7 +197,7 @@ auto clear_lists(int64_t num_rows, int64_t num_lists, int64_t capacity) {
                             Memory<int32_t>(count * capacity).array(places),
                             Memory<int32_t>(count).array(shape),
                             Memory<double>(count).array(shape));
-  check(launch_clear_lists(num_rows, lists.view(), nullptr));
+  check(launch_clear_lists(lists.view(), nullptr));
   return lists.arrays();
 }
 
@@ -224,7 +230,7 @@ auto write_lists(const Array<double>& scores, const Array<int32_t>& indices,
                  const Array<int32_t>& widths) {
   ListsMemory<double> lists(scores, indices, counts, thresholds);
   RankedMemory ranked(lists.num_rows, widths);
-  check(launch_write_lists(lists.num_rows, lists.view(), ranked.view(), nullptr));
+  check(launch_write_lists(lists.view(), ranked.view(), nullptr));
   const std::vector<int64_t> shape{lists.num_rows, ranked.total};
   return std::make_tuple(ranked.ranks.array(shape), ranked.scores.array(shape));
 }
@@ -242,9 +248,9 @@ auto rank_candidates(const Array<float>& features, const Array<int64_t>& rows,
   Memory<bool> certified(lists.num_rows);
   Memory<double> scored(lists.num_rows * lists.capacity);
   Memory<int32_t> scored_indices(lists.num_rows * lists.capacity);
-  check(launch_rank_candidates(x.read(), features.shape(1), row_numbers.read(), lists.num_rows,
-                               lists.view(), bounds.read(), euclidean, ranked.view(),
-                               certified.get(), scored.get(), scored_indices.get(), nullptr));
+  check(launch_rank_candidates(x.read(), features.shape(1), row_numbers.read(), lists.view(),
+                               bounds.read(), euclidean, ranked.view(), certified.get(),
+                               scored.get(), scored_indices.get(), nullptr));
   const std::vector<int64_t> shape{lists.num_rows, ranked.total};
   return std::make_tuple(ranked.ranks.array(shape), ranked.scores.array(shape), certified.array());
 }
@@ -500,26 +506,22 @@ auto many_near_rows(const Array<int64_t>& indptr, const Array<int32_t>& indices,
 // Roots, and which samples are one.
 auto join_cores(const Array<int64_t>& indptr, const Array<int32_t>& indices,
                 const Array<float>& distances, float eps, int64_t min_samples) {
-  const RowsMemory rows(indptr, indices);
-  const Memory<float> distance(distances);
-  Memory<int32_t> parents(rows.count());
-  Memory<int32_t> is_root(rows.count());
-  check(launch_join_cores({rows.count(), rows.indptr.read(), rows.indices.read(), distance.read()},
-                          eps, min_samples, parents.get(), is_root.get(), nullptr));
+  const RowsMemory graph(indptr, indices, distances);
+  Memory<int32_t> parents(graph.count());
+  Memory<int32_t> is_root(graph.count());
+  check(launch_join_cores(graph.view(), eps, min_samples, parents.get(), is_root.get(), nullptr));
   return std::make_tuple(parents.array(), is_root.array());
 }
 
 Array<int64_t> label_samples(const Array<int64_t>& indptr, const Array<int32_t>& indices,
                              const Array<float>& distances, float eps,
                              const Array<int32_t>& parents, const Array<int64_t>& cluster_of_root) {
-  const RowsMemory rows(indptr, indices);
-  const Memory<float> distance(distances);
+  const RowsMemory graph(indptr, indices, distances);
   Memory<int32_t> parent(parents);
   const Memory<int64_t> cluster_of(cluster_of_root);
-  Memory<int64_t> labels(rows.count());
-  check(
-      launch_label_samples({rows.count(), rows.indptr.read(), rows.indices.read(), distance.read()},
-                           eps, parent.get(), cluster_of.read(), labels.get(), nullptr));
+  Memory<int64_t> labels(graph.count());
+  check(launch_label_samples(graph.view(), eps, parent.get(), cluster_of.read(), labels.get(),
+                             nullptr));
   return labels.array();
 }
 
