@@ -428,7 +428,7 @@ def extension(decision: Decision, cudart: Path | None = None) -> Extension:
         kind = CUDAExtension
         sources += ROOT.glob("csrc/**/*.cu")
         flags["nvcc"] = [*common[1:], *NVCC_FLAGS, *gencode(decision.architectures)]
-        flags["cxx"] += [  # csrc/library.cpp keeps them for mabm.build_info()
+        flags["cxx"] += [  # csrc/module.cpp keeps them for mabm.build_info()
             f"-DMABM_CUDA_VERSION={decision.cuda}",
             f"-DMABM_CUDA_ARCHITECTURES={','.join(decision.architectures)}",
         ]

@@ -3,7 +3,7 @@
 // Core samples that are near are joined by a lock-free union-find whose roots only ever move to
 // smaller samples (after Jaiganesh and Burtscher, "A High-Performance Connected Components
 // Implementation for GPUs", HPDC 2018). So a cluster's root is its first core sample in the end,
-// whichever thread came first, and counting roots numbers the clusters as the CPU does.
+// in any order of the threads, and counting roots numbers the clusters as the CPU does.
 #pragma once
 
 #include "common/device.h"
@@ -14,8 +14,8 @@ namespace mabm {
 constexpr int kDbscanThreads = 256;
 constexpr int kDbscanWarps = kDbscanThreads / kWarpSize;
 
-// Which samples have at least min_samples within eps. A core sample begins as its own root; others
-// have none, -1. A warp has a row.
+// Finds the core samples, those with at least min_samples within eps. A core sample begins as its
+// own root; other samples have none, -1. One warp per row.
 static __global__ void find_cores_kernel(Rows graph, float eps, int64_t min_samples,
                                          int32_t* parents) {
   const int64_t row = global_warp();
@@ -32,7 +32,7 @@ static __global__ void find_cores_kernel(Rows graph, float eps, int64_t min_samp
   }
 }
 
-// Other threads may be writing what this reads; an old value is only further from the root.
+// Other threads may write the parent meanwhile; an old value is only further from the root.
 __device__ inline int32_t read_parent(const int32_t* parents, int32_t sample) {
   return *static_cast<const volatile int32_t*>(parents + sample);
 }
@@ -42,7 +42,7 @@ __device__ inline int32_t find_root(int32_t* parents, int32_t sample) {
   while (parent != sample) {
     const int32_t next = read_parent(parents, parent);
     if (next != parent) {
-      atomicMin(&parents[sample], next);  // halves the path for those who come after
+      atomicMin(&parents[sample], next);  // halves the path for later calls
     }
     sample = parent;
     parent = next;
@@ -50,7 +50,7 @@ __device__ inline int32_t find_root(int32_t* parents, int32_t sample) {
   return sample;
 }
 
-// Joins the core samples within eps of each other. A warp has a row.
+// Joins the core samples within eps of each other. One warp per row.
 static __global__ void join_cores_kernel(Rows graph, float eps, int32_t* parents) {
   const int64_t row = global_warp();
   if (row >= graph.count || read_parent(parents, static_cast<int32_t>(row)) < 0) {
@@ -67,11 +67,11 @@ static __global__ void join_cores_kernel(Rows graph, float eps, int32_t* parents
     while (a != b) {
       const int32_t greater = a > b ? a : b;
       const int32_t smaller = a > b ? b : a;
-      const int32_t before = atomicCAS(&parents[greater], greater, smaller);
-      if (before == greater) {
+      const int32_t previous = atomicCAS(&parents[greater], greater, smaller);
+      if (previous == greater) {
         break;
       }
-      a = find_root(parents, before);  // somebody else joined it first
+      a = find_root(parents, previous);  // another thread joined it first
       b = smaller;
     }
   }
@@ -96,7 +96,8 @@ static __global__ void label_cores_kernel(int32_t* parents, int64_t count,
   }
 }
 
-// A sample that is no core takes the smallest cluster among its core neighbors. A warp has a row.
+// A sample that is not a core takes the smallest cluster among its core neighbors. One warp per
+// row.
 static __global__ void label_borders_kernel(Rows graph, float eps, const int32_t* parents,
                                             int64_t* labels) {
   const int64_t row = global_warp();

@@ -22,7 +22,8 @@ namespace mabm {
 namespace {
 
 constexpr float kLowest = -std::numeric_limits<float>::infinity();
-// Samples that a block of rows is compared with before the next: their features stay in the cache.
+// Samples that a block of rows is compared with at a time, so that their features stay in the
+// cache.
 constexpr int64_t kExactTile = 64;
 // A run of columns of one group at least this long is scanned with one threshold.
 constexpr int64_t kUniformRun = 64;
@@ -42,7 +43,7 @@ bool ranks_before(const Scored& a, const Scored& b) {
   return a.score > b.score || (a.score == b.score && a.index < b.index);
 }
 
-// A score that is NaN, of features that are not finite, ranks last: sorting needs an order.
+// NaN scores, of features that are not finite, become -inf and rank last: sorting needs an order.
 template <class T>
 T or_lowest(T score) {
   constexpr T lowest = -std::numeric_limits<T>::infinity();
@@ -191,7 +192,7 @@ std::tuple<Tensor, Tensor, Tensor> rank_candidates(
       lists.num_rows, [] { return Scratch{}; },
       [&](const RowBlock& block, Scratch& scratch) {
         for (int64_t row = block.first; row < block.last; ++row) {
-          const float* own = x + row_of[row] * dim;
+          const float* row_features = x + row_of[row] * dim;
           bool proven = std::isfinite(bound[row]);
           int64_t column = row * total;
           for (int64_t list = row * lists.num_lists; list < (row + 1) * lists.num_lists; ++list) {
@@ -216,7 +217,7 @@ std::tuple<Tensor, Tensor, Tensor> rank_candidates(
               if (list_scores[slot] >= least) {
                 const int64_t index = list_indices[slot];
                 scratch.scored.push_back(
-                    {or_lowest(exact_score(own, x + index * dim, dim, euclidean)), index});
+                    {or_lowest(exact_score(row_features, x + index * dim, dim, euclidean)), index});
               }
             }
             write_list(scratch.scored, width, out_ranks + column, out_scores + column);
@@ -262,14 +263,15 @@ std::tuple<Tensor, Tensor> rank_exactly(const Tensor& features, const Tensor& ro
           }
           const int64_t tile_end = std::min(num_samples, tile + kExactTile);
           for (int64_t row = first; row < last; ++row) {
-            const int64_t own = row_of[row];
-            const int32_t* list_of = list_table + group_of[own] * num_groups;
+            const int64_t sample = row_of[row];
+            const int32_t* list_of = list_table + group_of[sample] * num_groups;
             for (int64_t other = tile; other < tile_end; ++other) {
               const int64_t width = widths[list_of[group_of[other]]];
               auto& list = lists[(row - first) * num_lists + list_of[group_of[other]]];
               list.push_back(
-                  {or_lowest(exact_score(x + own * dim, x + other * dim, dim, euclidean)), other});
-              // A list longer than it may be is cut to the entries that can still be in it.
+                  {or_lowest(exact_score(x + sample * dim, x + other * dim, dim, euclidean)),
+                   other});
+              // A long list is cut to the entries that can still be in the result.
               if (static_cast<int64_t>(list.size()) >= 2 * width + kExactTile) {
                 std::nth_element(list.begin(), list.begin() + width, list.end(), ranks_before);
                 list.resize(width);

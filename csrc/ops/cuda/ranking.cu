@@ -11,8 +11,9 @@
 namespace mabm {
 namespace {
 
-// Rows ranked by exact scores together, and samples that they are compared with at a time: their
-// scores take 64 MiB. Their lists may take as much; with many groups the rows are fewer.
+// Rows ranked by exact scores together, and samples that they are compared with at a time; their
+// scores take 64 MiB. Their lists may take as much: with many groups fewer rows are ranked
+// together.
 constexpr int64_t kExactRows = 1024;
 constexpr int64_t kExactColumns = 8192;
 constexpr int64_t kExactListBytes = int64_t{64} << 20;
@@ -33,7 +34,7 @@ void collect_candidates_(const Tensor& products, const Tensor& biases, const Ten
       "collecting candidates");
 }
 
-// The widths of lists, on the device.
+// Copies the widths of lists to the device.
 Tensor widths_on(const OnDevice& on, const std::vector<int64_t>& widths) {
   Tensor copy = on.make<int32_t>({static_cast<int64_t>(widths.size())}, "the widths of lists");
   on.check(launch_write_numbers(widths.data(), copy.numel(), write<int32_t>(copy), on.stream()),
