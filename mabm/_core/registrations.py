@@ -1,7 +1,7 @@
-"""What PyTorch must know of each op beside its kernels: output shapes, and that it has no gradient.
+"""Fake kernels of the ops, which tell PyTorch their output shapes, and the refusal of gradients.
 
-One fake kernel per schema of ``csrc/library.cpp``, under the same name. Sizes that depend on the
-data (the entries of ragged rows) are unbacked symbols under ``torch.compile``.
+One fake kernel per schema of ``csrc/library.cpp``, a function of the same name. Sizes that depend
+on the data (the entries of ragged rows) are unbacked symbols under ``torch.compile``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _FAKES: dict[str, Callable[..., Any]] = {}
 
 
 def _fake(function: _Fake) -> _Fake:
-    """Keeps the fake kernel of the op that has the function's name."""
+    """Takes a function as the fake kernel of the op of the same name."""
     _FAKES[function.__name__] = function
     return function
 
