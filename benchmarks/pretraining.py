@@ -29,11 +29,11 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from mabm._core.arrays import IntArray
 from mabm._core.modalities import INFRARED, MODALITIES, VISIBLE
 from mabm.data import Frames, identity_splits, render_identities
 from mabm.evaluation import SEARCH_TASKS, evaluate_search
@@ -41,7 +41,6 @@ from mabm.models import TwoStreamEncoder, extract, save_weights
 
 _LOG = logging.getLogger(__name__)
 
-IntArray = npt.NDArray[np.int64]
 
 _SEARCH: Final = SEARCH_TASKS["emoji_xm"][0]
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mabm._core.arguments import check_integer
-from mabm._core.arrays import Array, check_matrix, like, to_tensor
+from mabm._core.arrays import Array, IntArray, check_matrix, like, to_tensor
 from mabm._core.columns import (
     Column,
     Labels,
@@ -26,8 +26,6 @@ from mabm.evaluation.retrieval import average_precision
 from mabm.evaluation.samples import SearchSamples
 from mabm.evaluation.search import minus_inner_products
 from mabm.evaluation.tasks import SearchTask
-
-IntArray = npt.NDArray[np.int64]
 
 ReadImages = Callable[[list[int]], Array]
 """Rows -> (B, 3, H, W) uint8 RGB images of one size, such as ``ImageReader.__getitems__``."""

@@ -28,9 +28,6 @@ from mabm.evaluation import format_search_scores
 if TYPE_CHECKING:
     from mabm.train import Config
 
-_WRITTEN = ("environment.json", "history.jsonl", "stage1.pt", "weights.pt",
-            "result.json", "report.html")  # fmt: skip
-
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -129,17 +126,20 @@ def _check_folder_of_run(folder: Path, source: str, config: Config) -> None:
     Where there are checkpoints, everything under these names is the run's own. Its configuration is
     not written again then, nor changed where it is the same: a run may go on with it.
     """
-    is_run = any(folder.glob("checkpoint-[0-9]*-[0-9]*-[0-9]*.pt"))
-    kept = folder / "config.toml"
+    from mabm.train.records import files
+
+    is_run = any(files.CHECKPOINT.fullmatch(path.name) for path in folder.glob("checkpoint-*.pt"))
+    kept = folder / files.CONFIG
     if not is_run:
         check_kind(kept, _is_config_of_run)
-        check_kind(folder / "environment.json", _is_environment)
-        check_kind(folder / "history.jsonl", _is_history)
+        check_kind(folder / files.ENVIRONMENT, _is_environment)
+        check_kind(folder / files.HISTORY, _is_history)
     reads = [Path(source)]
     if config.model.weights is not None:
         reads.append(Path(config.model.weights))
-    for name in _WRITTEN:
-        check_not_read(folder / name, reads)
+    for name in files.WRITTEN:
+        if name != files.CONFIG:
+            check_not_read(folder / name, reads)
     if not is_run and not (kept.is_file() and _is_written(kept, config)):
         check_not_read(kept, reads)
 
@@ -174,14 +174,13 @@ def _is_history(path: Path) -> bool:
 
 def _words_at_end(number: int, folder: Path) -> str:
     """What has become of a run that a signal ended."""
-    from mabm.train.checkpoint import newest_position
-    from mabm.train.resuming import name_position
+    from mabm.train.records.checkpoint import newest_position
 
     what = "interrupted" if number == signal.SIGINT else "ended by SIGTERM"
     position = newest_position(folder)
     if position is None:
         return f"{what} before the first checkpoint; the same command begins again"
-    return f"{what}; the same command goes on from the checkpoint at {name_position(position)}"
+    return f"{what}; the same command goes on from the checkpoint at {position}"
 
 
 def _overrides(chosen: argparse.Namespace) -> list[str]:

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, get_args
 
-import numpy as np
 import numpy.typing as npt
 import torch
 
 from mabm._core.arguments import check_choice, check_integer, shown
-from mabm._core.arrays import to_tensor
+from mabm._core.arrays import IntArray, to_tensor
 from mabm._core.columns import check_column
 from mabm.cli.command import write
 from mabm.cli.files.arrays import Source, open_arrays, suffix_of
@@ -83,7 +82,7 @@ class Settings:
 
 
 def write_labels(
-    typed: str, labels: npt.NDArray[np.int64], beside: Mapping[str, npt.NDArray[Any] | None]
+    typed: str, labels: IntArray, beside: Mapping[str, npt.NDArray[Any] | None]
 ) -> None:
     """Writes labels: one a line to standard output for ``-``, else to a file.
 

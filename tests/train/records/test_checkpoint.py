@@ -16,9 +16,9 @@ import torch
 from full_disk import most_bytes
 
 from mabm._core.files import write_text
-from mabm.train import checkpoint
-from mabm.train.checkpoint import (
-    Position,
+from mabm.train.position import Position
+from mabm.train.records import checkpoint
+from mabm.train.records.checkpoint import (
     clear_parts,
     load_newest,
     save_checkpoint,
@@ -353,7 +353,8 @@ KILLER = """
 import os, random, signal, sys, time
 from pathlib import Path
 import torch
-from mabm.train.checkpoint import Position, load_newest, save_checkpoint
+from mabm.train.position import Position
+from mabm.train.records.checkpoint import load_newest, save_checkpoint
 
 torch.set_num_threads(1)  # a fork has none of the threads, and waits for them
 folder, moments, number = Path(sys.argv[1]), random.Random(0), 0

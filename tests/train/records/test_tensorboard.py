@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from full_disk import most_bytes
 
-from mabm.train.tensorboard import TensorBoardLog, epoch_scalars
+from mabm.train.records.tensorboard import TensorBoardLog, epoch_scalars
 
 ENTRY: dict[str, Any] = {
     "stage": 2,

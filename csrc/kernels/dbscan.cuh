@@ -10,8 +10,8 @@
 
 namespace mabm {
 
-constexpr int kClusterThreads = 256;
-constexpr int kClusterWarps = kClusterThreads / kWarpSize;
+constexpr int kDbscanThreads = 256;
+constexpr int kDbscanWarps = kDbscanThreads / kWarpSize;
 
 // A graph: CSR rows with a distance for each entry, both triangles.
 struct DistanceRows {
@@ -126,14 +126,14 @@ static __global__ void label_borders_kernel(DistanceRows graph, float eps, const
 // Joins the core samples and marks the first of each cluster.
 inline cudaError_t launch_join_cores(const DistanceRows& graph, float eps, int64_t min_samples,
                                      int32_t* parents, int32_t* is_root, cudaStream_t stream) {
-  const int64_t blocks = blocks_for(graph.count, kClusterWarps);
-  cudaError_t error = launch(find_cores_kernel, blocks, kClusterThreads, 0, stream, graph, eps,
+  const int64_t blocks = blocks_for(graph.count, kDbscanWarps);
+  cudaError_t error = launch(find_cores_kernel, blocks, kDbscanThreads, 0, stream, graph, eps,
                              min_samples, parents);
   if (error == cudaSuccess) {
-    error = launch(join_cores_kernel, blocks, kClusterThreads, 0, stream, graph, eps, parents);
+    error = launch(join_cores_kernel, blocks, kDbscanThreads, 0, stream, graph, eps, parents);
   }
   if (error == cudaSuccess) {
-    error = launch(mark_roots_kernel, blocks_for(graph.count, kClusterThreads), kClusterThreads, 0,
+    error = launch(mark_roots_kernel, blocks_for(graph.count, kDbscanThreads), kDbscanThreads, 0,
                    stream, static_cast<const int32_t*>(parents), graph.count, is_root);
   }
   return error;
@@ -144,11 +144,11 @@ inline cudaError_t launch_label_samples(const DistanceRows& graph, float eps, in
                                         const int64_t* cluster_of_root, int64_t* labels,
                                         cudaStream_t stream) {
   const cudaError_t error =
-      launch(label_cores_kernel, blocks_for(graph.count, kClusterThreads), kClusterThreads, 0,
-             stream, parents, graph.count, cluster_of_root, labels);
+      launch(label_cores_kernel, blocks_for(graph.count, kDbscanThreads), kDbscanThreads, 0, stream,
+             parents, graph.count, cluster_of_root, labels);
   return error != cudaSuccess
              ? error
-             : launch(label_borders_kernel, blocks_for(graph.count, kClusterWarps), kClusterThreads,
+             : launch(label_borders_kernel, blocks_for(graph.count, kDbscanWarps), kDbscanThreads,
                       0, stream, graph, eps, static_cast<const int32_t*>(parents), labels);
 }
 

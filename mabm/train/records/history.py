@@ -8,16 +8,13 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from mabm._core.arguments import check_integer
 from mabm._core.files import DEEPEST, moved_into, naming_file
-
-HISTORY: Final = "history.jsonl"
-"""The file's name in the folder of a run."""
 
 
 class History:
@@ -31,7 +28,7 @@ class History:
 
     Example:
         >>> import tempfile, pathlib
-        >>> from mabm.train.history import History
+        >>> from mabm.train.records.history import History
         >>> history = History(pathlib.Path(tempfile.mkdtemp()) / "history.jsonl")
         >>> history.append({"stage": 1, "epoch": 1, "losses": {"visible": 0.1}})
         >>> history.append({"stage": 1, "epoch": 2, "losses": {"visible": float("nan")}})

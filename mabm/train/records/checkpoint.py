@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, Final, NamedTuple, cast
+from typing import IO, Any, Final, cast
 
 import numpy as np
 import torch
@@ -21,24 +20,13 @@ from torch import Tensor
 
 from mabm._core.files import DEEPEST, PART, moved_into, write_text
 from mabm.models.weight_files import read_torch
+from mabm.train.position import Position
+from mabm.train.records.files import CHECKPOINT, is_unfinished
 
 logger = logging.getLogger(__name__)
 
-_NAME: Final = re.compile(r"checkpoint-(\d+)-(\d+)-(\d+)\.pt")
-_LEFT: Final = re.compile(
-    r"(checkpoint-[\d-]+\.pt(\.sha256)?|(stage1|weights)\.pt|config\.toml|(environment|result)\.json|"
-    rf"history\.jsonl|report\.html)\.\d+{re.escape(PART)}"
-)
 _VERSION: Final = 1
-_KEPT: Final = 2  # should the disk lose the newest, there is the one before
-
-
-class Position(NamedTuple):
-    """What comes next: a stage (1 or 2; 3 is the end), an epoch and an iteration, from 0."""
-
-    stage: int
-    epoch: int
-    iteration: int
+_NUM_KEPT: Final = 2  # where the disk loses the newest, the one before is left
 
 
 def save_checkpoint(folder: Path, position: Position, state: dict[str, Any]) -> Path:
@@ -67,7 +55,7 @@ def save_checkpoint(folder: Path, position: Position, state: dict[str, Any]) -> 
     there = _checkpoints(folder)
     finished = [old for at, old in there if at <= position and _sidecar(old).is_file()]
     for _, old in there:
-        if old not in finished[-_KEPT:]:
+        if old not in finished[-_NUM_KEPT:]:
             # The checksum goes first: what is left of a removal cut short is no checkpoint.
             _sidecar(old).unlink(missing_ok=True)
             old.unlink(missing_ok=True)
@@ -143,7 +131,7 @@ def clear_parts(folder: Path) -> None:
     A browser's downloads may end alike, and what another command is writing here does.
     """
     for part in folder.glob(f"*{PART}"):
-        if _LEFT.fullmatch(part.name):
+        if is_unfinished(part.name):
             part.unlink(missing_ok=True)
 
 
@@ -151,7 +139,7 @@ def _checkpoints(folder: Path) -> list[tuple[Position, Path]]:
     """All files that are named as checkpoints, oldest position first."""
     found = []
     for path in folder.glob("checkpoint-*.pt"):
-        match = _NAME.fullmatch(path.name)
+        match = CHECKPOINT.fullmatch(path.name)
         if match:
             found.append((Position(*map(int, match.groups())), path))
     return sorted(found)

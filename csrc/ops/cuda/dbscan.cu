@@ -1,6 +1,6 @@
 // DBSCAN on the GPU.
 
-#include "kernels/clustering.cuh"
+#include "kernels/dbscan.cuh"
 #include "ops/arguments.h"
 #include "ops/cuda/ragged_rows.h"
 

@@ -20,6 +20,7 @@ from typing import Any, Final
 from mabm._core.files import naming_file
 from mabm.train import distributed
 from mabm.train.errors import RunInUseError
+from mabm.train.records.files import LOCK
 
 fcntl: Any
 try:
@@ -28,9 +29,6 @@ except ImportError:  # not a Unix
     fcntl = None
 
 logger = logging.getLogger(__name__)
-
-FILE: Final = "run.lock"
-"""The file's name in the folder of a run; it goes when the run ends in good order."""
 
 _BUSY: Final = (errno.EAGAIN, errno.EACCES)
 _held: set[int] = set()  # descriptors, for processes that inherit them
@@ -53,7 +51,7 @@ def locked(folder: Path) -> Iterator[None]:
     if distributed.rank() == 0:
         try:
             made = _make(folder)
-            descriptor = _lock(folder / FILE)
+            descriptor = _lock(folder / LOCK)
         except (OSError, RunInUseError) as error:
             refusal = error
     refusal = distributed.share(refusal)
@@ -64,7 +62,7 @@ def locked(folder: Path) -> Iterator[None]:
     finally:
         if descriptor is not None:
             with suppress(OSError):  # what others have removed
-                (folder / FILE).unlink()  # before it is let go, or it may be another's
+                (folder / LOCK).unlink()  # before it is let go, or it may be another's
             _held.discard(descriptor)
             os.close(descriptor)
         for each in made:

@@ -53,9 +53,10 @@ class TensorBoardLog:
             raise
 
     def append(self, entry: Mapping[str, Any]) -> None:
-        """Writes the scalars of one epoch entry, as :class:`mabm.train.history.History` holds it.
+        """Writes the scalars of one entry of the history; what is not finite is left out.
 
-        What is no finite number has no point in its curve.
+        Args:
+            entry: What one epoch came to, as one line of the history holds it.
         """
         for tag, value in epoch_scalars(entry).items():
             summary = {"value": [{"tag": tag, "simple_value": value}]}

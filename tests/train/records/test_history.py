@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from mabm.train.history import History, strict_json
+from mabm.train.records.history import History, strict_json
 
 
 def entry(stage: int, epoch: int, **more: Any) -> dict[str, Any]:
@@ -175,7 +175,7 @@ def test_truncate_that_cannot_replace_leaves_the_file(
 def test_a_kill_leaves_whole_entries(history: History) -> None:
     code = """
 import sys
-from mabm.train.history import History
+from mabm.train.records.history import History
 history = History(sys.argv[1])
 epoch = 0
 while True:

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from training_cases import history_of, small_config, small_data
 
-from mabm.train import RunInUseError, inputs, run_lock, train
-from mabm.train.run_lock import locked
+from mabm.train import RunInUseError, inputs, train
+from mabm.train.records import run_lock
+from mabm.train.records.files import LOCK
+from mabm.train.records.run_lock import locked
 from mabm.train.workers import begin_worker
 
 # Holds the lock of a folder, by itself and with a child as a data loader has them, until it is
@@ -19,7 +21,7 @@ from mabm.train.workers import begin_worker
 HOLDER = """
 import multiprocessing, sys, time
 from pathlib import Path
-from mabm.train.run_lock import locked
+from mabm.train.records.run_lock import locked
 from mabm.train.workers import begin_worker
 
 def work():
@@ -58,7 +60,7 @@ def test_another_process_is_refused_by_name_and_touches_nothing(tmp_path: Path) 
     finally:
         holder.communicate()
     assert {path: path.read_bytes() for path in tmp_path.iterdir() if path in before} == {
-        path: content for path, content in before.items() if path.name != run_lock.FILE
+        path: content for path, content in before.items() if path.name != LOCK
     }
 
 
@@ -68,8 +70,8 @@ def test_a_killed_process_leaves_the_folder_at_once(words: tuple[str], tmp_path:
     holder.kill()
     holder.communicate()
     with locked(tmp_path):
-        assert str(os.getpid()) in (tmp_path / run_lock.FILE).read_text()
-        assert str(holder.pid) not in (tmp_path / run_lock.FILE).read_text()
+        assert str(os.getpid()) in (tmp_path / LOCK).read_text()
+        assert str(holder.pid) not in (tmp_path / LOCK).read_text()
 
 
 def test_one_process_is_refused_likewise(tmp_path: Path) -> None:
@@ -139,7 +141,7 @@ def test_where_there_is_no_fcntl_it_goes_on_and_says_so(
     monkeypatch.delattr(os, "pread")
     monkeypatch.delattr(os, "pwrite")
     with locked(tmp_path):
-        assert str(os.getpid()) in (tmp_path / run_lock.FILE).read_text()
+        assert str(os.getpid()) in (tmp_path / LOCK).read_text()
     assert "cannot be locked on this system: start no second run" in caplog.text
 
 
@@ -149,7 +151,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(PermissionError) as caught, locked(tmp_path):
         pass
     tmp_path.chmod(0o700)
-    assert caught.value.filename == str(tmp_path / run_lock.FILE)
+    assert caught.value.filename == str(tmp_path / LOCK)
 
 
 def test_a_file_in_the_place_of_the_folder_is_named(tmp_path: Path) -> None:
@@ -190,4 +192,4 @@ def test_a_run_within_a_run_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
     assert refused
     assert [entry["epoch"] for entry in history_of(tmp_path)] == [0, 1]
     train(config, tmp_path, progress=False)
-    assert not (tmp_path / run_lock.FILE).exists()
+    assert not (tmp_path / LOCK).exists()

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 import mabm
-from mabm.train import environment
-from mabm.train.environment import describe_environment
+from mabm.train.records import environment
+from mabm.train.records.environment import describe_environment
 
 
 def test_versions_are_those_that_run() -> None:
