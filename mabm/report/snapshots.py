@@ -22,10 +22,10 @@ from mabm._core.columns import (
     check_visible_infrared,
     holds_integers,
 )
+from mabm._core.protocols import SearchTask
 from mabm.distance.presets import DEFAULT_K1, DEFAULT_K2, Preset
 from mabm.evaluation.galleries import draw_gallery
 from mabm.evaluation.search import minus_inner_products
-from mabm.evaluation.tasks import SearchTask
 
 IntArray = npt.NDArray[np.int64]
 
