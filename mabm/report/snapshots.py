@@ -22,6 +22,7 @@ from mabm._core.columns import (
     check_visible_infrared,
     holds_integers,
 )
+from mabm.distance.graph import DEFAULT_EPS
 from mabm.distance.presets import DEFAULT_K1, DEFAULT_K2, Preset
 from mabm.evaluation.galleries import draw_gallery
 from mabm.evaluation.search import minus_inner_products
@@ -57,7 +58,7 @@ class ClusteringSnapshot:
     identity: Column | None = None
     k1: int = DEFAULT_K1
     k2: int = DEFAULT_K2
-    eps: float = 0.6
+    eps: float = DEFAULT_EPS
     preset: str | Preset | None = None
     identity_names: Callable[[int], str] | None = None
 
