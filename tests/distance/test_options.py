@@ -86,5 +86,5 @@ def test_re_ranking_takes_any_preset(name: str) -> None:
 
 
 def test_re_ranking_leaves_the_lists_of_a_preset_alone() -> None:
-    with pytest.raises(ValueError, match="preset 'ca_jaccard' has its own .* k1 must stay 30"):
+    with pytest.raises(ValueError, match=r"preset .ca_jaccard. has its own .* k1 must stay 30"):
         mabm.RerankOptions(preset="ca_jaccard")  # re-ranking has shorter lists by default
