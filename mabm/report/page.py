@@ -82,8 +82,9 @@ def write_report(
         path: The file, by custom ``report.html``.
         title: What the run is called.
         config_toml: Its configuration, as text.
-        environment: As :func:`mabm.train.environment.describe_environment` gives it.
-        history: Entries of all epochs, as :meth:`mabm.train.history.History.read` gives them.
+        environment: As :func:`mabm.train.records.environment.describe_environment` gives it.
+        history: Entries of all epochs, as :meth:`~mabm.train.records.history.History.read` gives
+            them.
         clustering: The clustering to show, by custom the last one.
         retrieval: Searches to show, one a task.
         note: What has to be said of the images wherever they are shown, such as that they are
