@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from mabm._core.batch import full_precision
+from mabm._core.precision import full_precision
 
 # How long processes wait for the first one, which alone clusters, scores and writes. Ten minutes,
 # PyTorch's default with NCCL, can be too short for a large data set on a small machine.

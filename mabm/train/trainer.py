@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mabm._core.devices import find_device
 from mabm._core.files import write_text
 from mabm._core.modalities import MODALITIES, MODALITY_NAMES
 from mabm.evaluation import SearchScores
@@ -50,7 +51,6 @@ from mabm.train.records.resuming import KINDS, check_same, last_scores, restore
 from mabm.train.records.run_lock import locked
 from mabm.train.records.tensorboard import require_tensorboard
 from mabm.train.run import Listener, Run, build_learner
-from mabm.train.scoring import choose_device
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ def train(
         >>> result = train.train(config, "runs/emoji")  # doctest: +SKIP
         >>> print(result.scores[0])  # doctest: +SKIP
     """
-    device = choose_device(config.run.device)
+    device = find_device(config.run.device)
     folder = Path(output)
     with distributed.process_group(device), _settings(config, device):
         _check_processes(config)

@@ -8,7 +8,8 @@ from typing import Any, Final
 
 from torch import Tensor
 
-from mabm._core.names import DATA_SETS, find_name
+from mabm._core.names import NamedMapping
+from mabm.data import DATA_SETS
 from mabm.evaluation import SearchScores
 from mabm.models.weights import SHIPPED
 from mabm.train.config import Config
@@ -43,7 +44,10 @@ _FREE = (
 )
 
 # Settings that are names: a run of an earlier version may have kept them in another spelling.
-_NAMES: Final = {"data.name": DATA_SETS, "model.weights": SHIPPED}
+_NAMES: Final[Mapping[str, NamedMapping[Any]]] = {
+    "data.name": DATA_SETS,
+    "model.weights": SHIPPED,
+}
 
 
 def state_of(
@@ -102,7 +106,7 @@ def check_same(kept: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """
     before, after = _flat(kept), _flat(now)
     for name, known in _NAMES.items():
-        if (spelled := find_name(before.get(name), known)) is not None:
+        if (spelled := known.find(before.get(name))) is not None:
             before[name] = spelled
     for name in sorted({*before, *after}):
         if name not in _FREE and before.get(name) != after.get(name):
