@@ -30,7 +30,7 @@ _GREATEST_MARGIN: Final = 1e4
 
 Association = Literal["off", "naive", "hungarian", "sinkhorn", "modality-aware"]
 MemoryKind = Literal["hybrid", "mean", "hard"]
-Precision = Literal["float32", "bfloat16", "float16"]
+EncoderDtype = Literal["float32", "bfloat16", "float16"]
 HalfList = Literal["merged", "balanced"]
 
 
@@ -303,7 +303,7 @@ class RunConfig(_Table):
     """
 
     seed: int = 0
-    precision: Precision = "float32"
+    precision: EncoderDtype = "float32"
     compile: bool = False
     device: str = "auto"
     deterministic: bool = False
@@ -316,7 +316,7 @@ class RunConfig(_Table):
     def __post_init__(self) -> None:
         _check_integers(self, 0, MAX_SEED, "seed")
         _check_integers(self, 0, _MOST, "checkpoint_every", "evaluate_every", "max_skipped")
-        check_choice("precision", self.precision, get_args(Precision))
+        check_choice("precision", self.precision, get_args(EncoderDtype))
 
 
 @dataclass(frozen=True, kw_only=True)

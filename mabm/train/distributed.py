@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from mabm._core.precision import full_precision
+from mabm._core.processes import gather, join_rows
 
 # How long processes wait for the first one, which alone clusters, scores and writes. Ten minutes,
 # PyTorch's default with NCCL, can be too short for a large data set on a small machine.
@@ -72,8 +73,7 @@ def join(part: Tensor, sections: Sequence[int] | None = None) -> Tensor:
     """
     if world_size() == 1:
         return part.detach()
-    parts = [torch.empty_like(part) for _ in range(world_size())]
-    dist.all_gather(parts, part.detach().contiguous())
+    parts = gather(part)
     if sections is None:
         return torch.cat(parts)
     split = [torch.split(rows, list(sections)) for rows in parts]
@@ -94,17 +94,8 @@ def local_rows(joined: Tensor, sections: Sequence[int]) -> Tensor:
 
 
 def join_ragged(part: Tensor) -> Tensor:
-    """Joins the rows of all processes, which may have other numbers of them, in their order."""
-    if world_size() == 1:
-        return part
-    counts: list[Any] = [None] * world_size()
-    dist.all_gather_object(counts, part.shape[0])
-    if not max(counts):
-        return part
-    padded = part.new_zeros((max(counts), *part.shape[1:]))
-    padded[: part.shape[0]] = part
-    joined = torch.split(join(padded), max(counts))
-    return torch.cat([rows[:count] for rows, count in zip(joined, counts, strict=True)])
+    """Joins the rows of all processes, each of which may have another number of them."""
+    return part if world_size() == 1 else join_rows(part)[0]
 
 
 def share(value: Any) -> Any:

@@ -165,13 +165,13 @@ class Learner:
             return features, lambda gradient: torch.autograd.backward(features, gradient)
         parts = _cut(sections, self.micro_batches)
         before = _clone_buffers(self.encoder)
-        random = self._random_state()
+        random = _random_state(self.device)
         with torch.no_grad():
             outputs = [self._features(images[rows], modality[rows]) for rows in parts]
         _put_back(self.encoder, before)
 
         def pass_back(gradient: Tensor) -> None:
-            with self._drawing_from(random):
+            with _drawing_from(random, self.device):
                 for rows in parts:
                     output = self._features(images[rows], modality[rows])
                     torch.autograd.backward(output, gradient[rows])
@@ -182,22 +182,6 @@ class Learner:
         half = self._half
         with torch.autocast(self.device.type, dtype=half, enabled=half is not None):
             return full_precision(self._forward(images, modality))
-
-    def _random_state(self) -> list[Tensor]:
-        """The random state of the CPU, and of the encoder's GPU."""
-        states = [torch.get_rng_state()]
-        if self.device.type == "cuda":
-            states.append(torch.cuda.get_rng_state(self.device))
-        return states
-
-    @contextmanager
-    def _drawing_from(self, states: Sequence[Tensor]) -> Iterator[None]:
-        """Draws random numbers from ``states`` inside; restores the random state afterwards."""
-        with torch.random.fork_rng(devices=[self.device] if len(states) > 1 else []):
-            torch.set_rng_state(states[0])
-            for state in states[1:]:
-                torch.cuda.set_rng_state(state, self.device)
-            yield
 
     def _apply(self) -> bool:
         """Takes the step if every gradient is finite; whether it was taken."""
@@ -225,6 +209,24 @@ class Learner:
                 f"loss or gradient was not finite in {self.skipped} steps in a row ({values}): "
                 "lower the learning rate, or train in float32 or bfloat16"
             )
+
+
+def _random_state(device: torch.device) -> list[Tensor]:
+    """The random state of the CPU, and of the GPU if ``device`` is one."""
+    states = [torch.get_rng_state()]
+    if device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(device))
+    return states
+
+
+@contextmanager
+def _drawing_from(states: Sequence[Tensor], device: torch.device) -> Iterator[None]:
+    """Draws random numbers from ``states`` inside; restores the random state afterwards."""
+    with torch.random.fork_rng(devices=[device] if len(states) > 1 else []):
+        torch.set_rng_state(states[0])
+        for state in states[1:]:
+            torch.cuda.set_rng_state(state, device)
+        yield
 
 
 def _cut(sections: Sequence[int], count: int) -> list[Tensor]:

@@ -148,7 +148,8 @@ class Checkpoints(Listener):
 
     Args:
         folder: Folder of the run.
-        saved: Position of the checkpoint that the run goes on from; ``None`` of a new run.
+        saved: Position that the run is resumed at, and whether an epoch goes on there; ``None`` for
+            a new run.
     """
 
     def __init__(self, folder: Path, saved: tuple[Position, bool] | None) -> None:

@@ -251,10 +251,11 @@ def _listeners(
     Args:
         config: Configuration of the run.
         history: History of the run, in its folder.
-        saved: Position that a checkpoint has already, and whether that is within an epoch.
+        saved: Position that the run is resumed at, and whether an epoch goes on there; ``None`` for
+            a new run.
     """
     folder, is_first = history.path.parent, distributed.rank() == 0
-    evaluation = Evaluation(last_scores(history.read()))
+    evaluation = Evaluation([] if saved is None else last_scores(history.read()))
     listeners: list[Listener] = [evaluation]
     if is_first:
         listeners += [HistoryRecord(history), Log()]
