@@ -1,4 +1,4 @@
-"""What looks on at a run: evaluation, history, log, TensorBoard, weights, checkpoints, report."""
+"""The listeners of a run: evaluation, history, log, TensorBoard, weights, checkpoints, report."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class HistoryRecord(Listener):
 
 
 class Log(Listener):
-    """Tells of each iteration and each epoch on the terminal or in the log."""
+    """Reports iterations and epochs on the terminal or in the log."""
 
     def after_iteration(self, run: Run) -> None:
         """Counts the iteration."""
@@ -148,8 +148,8 @@ class Checkpoints(Listener):
 
     Args:
         folder: Folder of the run.
-        saved: Position that the run is resumed at, and whether an epoch goes on there; ``None`` for
-            a new run.
+        saved: Position of the newest checkpoint, and whether it is within an epoch; ``None`` for a
+            new run.
     """
 
     def __init__(self, folder: Path, saved: tuple[Position, bool] | None) -> None:
@@ -180,7 +180,7 @@ class Checkpoints(Listener):
 
 
 class Report(Listener):
-    """Writes the report of a run in the end, unless it is there; all processes take part.
+    """Writes the report at the end of a run, unless it exists; all processes take part.
 
     Args:
         folder: Folder of the run.

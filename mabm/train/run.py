@@ -1,8 +1,8 @@
-"""A run of the trainer: a loop over epochs, and what looks on.
+"""A run of the trainer: a loop over epochs that calls listeners.
 
-:class:`Run` clusters, draws batches and takes steps. Whatever else a run does (evaluation, history,
-log, TensorBoard, checkpoints, weights, report) is a :class:`Listener` that is called after each
-iteration, after each epoch, or in the end.
+:class:`Run` clusters, draws batches and takes steps. All else that a run does (evaluation, history,
+log, TensorBoard, weights, checkpoints, report) is done by a :class:`Listener`, which is called
+after each iteration, after each epoch, and at the end.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ Step: TypeAlias = tuple[Contrast, Tensor, dict[int, list[int]]]
 
 
 class Listener:
-    """Looks on at a run and keeps or tells something of it; every call may be left out.
+    """Follows a run, and records or reports some of it. A listener defines the methods it needs.
 
-    Where several processes train together, each has its listeners and all are called alike.
+    Where several processes train together, each has listeners of its own.
     """
 
     def after_iteration(self, run: Run) -> None:
@@ -66,8 +66,9 @@ class Run:
         position: What comes next.
         epoch: State of the epoch that goes on there; ``None`` where one begins.
         progress: Tells how far the run is.
-        listeners: What looks on, called in this order.
-        stop: Asked whether to stop, after every iteration and between the parts of an epoch.
+        listeners: Called in this order after each iteration, after each epoch, and at the end.
+        stop: Called after every iteration and between the parts of an epoch; the run stops when it
+            returns true.
     """
 
     def __init__(
@@ -109,7 +110,7 @@ class Run:
             listener.after_training(self)
 
     def tell_start(self) -> None:
-        """Lets the listeners look at the encoder before any training."""
+        """Calls the listeners before the first epoch, as after an epoch 0 of stage 0."""
         self.epoch_started = time.perf_counter()
         self._tell_epoch({"stage": 0, "epoch": 0})
 
@@ -208,7 +209,7 @@ class Run:
             listener.after_epoch(self, entry)
 
     def _stop_if_asked(self) -> None:
-        """Stops all processes if one of them is asked to."""
+        """Stops all processes if one of them was asked to."""
         if self.stop is None or not distributed.any_of(self.stop(), self.device):
             return
         for listener in self.listeners:

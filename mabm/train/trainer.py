@@ -164,7 +164,8 @@ def open_run(
         device: Where to train.
         resume: Whether to go on with a run in the folder; otherwise it is refused.
         bar: Whether to show a progress bar.
-        stop: Asked whether to stop, after every iteration and between the parts of an epoch.
+        stop: Called after every iteration and between the parts of an epoch; the run stops when it
+            returns true.
 
     Raises:
         ImportError: An extra is missing.
@@ -246,13 +247,13 @@ def _build_encoder(
 def _listeners(
     config: Config, history: History, saved: tuple[Position, bool] | None
 ) -> list[Listener]:
-    """What looks on at a run, in the order it is called.
+    """The listeners of a run, in the order they are called.
 
     Args:
         config: Configuration of the run.
         history: History of the run, in its folder.
-        saved: Position that the run is resumed at, and whether an epoch goes on there; ``None`` for
-            a new run.
+        saved: Position of the newest checkpoint, and whether it is within an epoch; ``None`` for a
+            new run.
     """
     folder, is_first = history.path.parent, distributed.rank() == 0
     evaluation = Evaluation([] if saved is None else last_scores(history.read()))
