@@ -107,6 +107,11 @@ class Preset(Saved):
         return "k2 rows in all"
 
     @property
+    def group_is_camera(self) -> bool:
+        """Whether the groups that it tells apart are cameras; otherwise they are modalities."""
+        return self.lists == "intra_inter"
+
+    @property
     def needs_modality(self) -> bool:
         """Whether the pipeline reads the group of each sample."""
         return self.lists != "single" or self.query_expansion == "merged_group_means"

@@ -13,9 +13,19 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Literal, get_args
 
 from mabm._core.arguments import check_integer, check_real, shown
+from mabm._core.modalities import MODALITIES
 from mabm._core.names import DATA_SETS, find_name
-from mabm.distance.graph import check_max_distance, check_min_samples
-from mabm.distance.presets import MAX_K, PRESETS, Preset, check_k1, check_k2
+from mabm.cluster.dbscan import DBSCAN
+from mabm.distance.graph import DEFAULT_EPS, DEFAULT_MIN_SAMPLES
+from mabm.distance.options import DistanceOptions
+from mabm.distance.presets import (
+    DEFAULT_K1,
+    DEFAULT_K2,
+    MAX_K,
+    PRESETS,
+    HalfList,
+    resolve_preset,
+)
 from mabm.models.registry import MAX_EDGE, MAX_SEED
 from mabm.models.weights import SHIPPED
 
@@ -31,7 +41,6 @@ _GREATEST_MARGIN: Final = 1e4
 Association = Literal["off", "naive", "hungarian", "sinkhorn", "modality-aware"]
 MemoryKind = Literal["hybrid", "mean", "hard"]
 Precision = Literal["float32", "bfloat16", "float16"]
-HalfList = Literal["merged", "balanced"]
 
 
 class _Table:
@@ -130,46 +139,71 @@ class ClusteringConfig(_Table):
     """How pseudo-labels are found at the start of an epoch.
 
     Attributes:
-        k1: Neighbors of a sample; when modalities are clustered together, shared among them.
-        k2: Rows averaged by local query expansion: of each modality when clustered together (6 of
-            two are 12 rows), in all when a modality is clustered alone.
+        k1: Neighbors of a sample; when modalities are clustered together, shared among them with
+            ``"bmil"``.
+        k2: Rows averaged by local query expansion: when clustered together, of each modality with
+            ``"bmil"`` (6 of two are 12 rows); in all otherwise.
         eps: Radius of DBSCAN.
         min_samples: Samples within ``eps`` that make a core, itself among them.
         alone_k1: ``k1`` where a modality is clustered alone; ``None``: the same.
         alone_k2: ``k2`` where a modality is clustered alone, rows in all; ``None``: the same.
-        half_list: ``"merged"`` as released, or ``"balanced"`` between modalities.
+        preset: Distance by which modalities are clustered together, a name of
+            :data:`mabm.PRESETS`. ``"ca_jaccard"`` compares cameras and has list lengths of its own,
+            with ``k1`` and ``k2`` at their defaults. A modality alone is always clustered by
+            ``"spcl"``.
+        half_list: ``"merged"`` or ``"balanced"`` between modalities; ``None``: that of the preset.
         subset_ratio: Share of the visible images, drawn anew each epoch, that are clustered alone;
             below 1, the others (and not these) are clustered with the infrared images. Published
             with 0.5 on SYSU-MM01, because a dense matrix of all does not fit.
-        association: How stage 2 joins modalities. ``"modality-aware"``: the method.
+        association: How stage 2 joins modalities. ``"modality-aware"``: global clustering by the
+            distance of ``preset``, the method.
             ``"naive"``: global clustering blind to modality, by the classic distance with ``k1``,
             and as many rows averaged as ``k2`` of each modality are, at most ``k1``.
             ``"hungarian"``, ``"sinkhorn"``: clusters of each modality matched afterwards.
             ``"off"``: not at all.
     """
 
-    k1: int = 30
-    k2: int = 6
-    eps: float = 0.6
-    min_samples: int = 4
+    k1: int = DEFAULT_K1
+    k2: int = DEFAULT_K2
+    eps: float = DEFAULT_EPS
+    min_samples: int = DEFAULT_MIN_SAMPLES
     alone_k1: int | None = None
     alone_k2: int | None = None
-    half_list: HalfList = "merged"
+    preset: str = "bmil"
+    half_list: HalfList | None = None
     subset_ratio: float = 1.0
     association: Association = "modality-aware"
 
     def __post_init__(self) -> None:
-        check_max_distance("eps", self.eps)
-        check_min_samples(self.min_samples)
+        self.clusterer  # noqa: B018  # checked as it is made, and so is the distance
         _check_integers(self, 1, _MOST, "min_samples")
-        check_k2(PRESETS["bmil"], self.k2, check_k1(PRESETS["bmil"], self.k1, num_groups=2))
+        self.distance  # noqa: B018
         check_integer("alone_k1", self.k1_alone, at_least=1, at_most=MAX_K)
         ends = ", which ends at alone_k1"
         check_integer("alone_k2", self.k2_alone, at_least=1, at_most=self.k1_alone, reason=ends)
-        _check_choice("half_list", self.half_list, get_args(HalfList))
         _check_choice("association", self.association, get_args(Association))
         if check_real("subset_ratio", self.subset_ratio, 0.0, 1.0) == 0:
             raise ValueError(f"subset_ratio must be above 0, got {self.subset_ratio}")
+
+    @property
+    def clusterer(self) -> DBSCAN:
+        """What makes labels of a graph."""
+        return DBSCAN(self.eps, self.min_samples)
+
+    @property
+    def distance(self) -> DistanceOptions:
+        """The distance by which modalities are clustered together."""
+        preset = resolve_preset(self.preset, has_modality=True)
+        if self.half_list is not None:
+            preset = dataclasses.replace(preset, half_list=self.half_list)
+        return DistanceOptions.resolve(
+            self.k1, self.k2, preset, "exact", num_groups=len(MODALITIES)
+        )
+
+    @property
+    def distance_alone(self) -> DistanceOptions:
+        """The distance by which a modality is clustered alone."""
+        return DistanceOptions(self.k1_alone, self.k2_alone, PRESETS["spcl"])
 
     @property
     def k1_alone(self) -> int:
@@ -180,11 +214,6 @@ class ClusteringConfig(_Table):
     def k2_alone(self) -> int:
         """``k2`` where a modality is clustered alone."""
         return self.k2 if self.alone_k2 is None else self.alone_k2
-
-    @property
-    def preset(self) -> Preset:
-        """The modality-aware preset, with the half list asked for."""
-        return dataclasses.replace(PRESETS["bmil"], half_list=self.half_list)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -147,7 +147,7 @@ def test_options_can_be_made_without_a_file() -> None:
     assert ClusteringConfig(k1=20, alone_k1=12, k2=4).k1_alone == 12
     with pytest.raises(ValueError, match=r"k2 must be in \[1, 20\].*, got 21"):
         ClusteringConfig(k1=20, k2=21)
-    preset = ClusteringConfig(half_list="balanced").preset
+    preset = ClusteringConfig(half_list="balanced").distance.preset
     assert (preset.name, preset.half_list) == ("bmil", "balanced")
 
 
