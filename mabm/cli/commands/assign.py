@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mabm.cli.command import Command, UsageError, add_device, resolve_device, write
+from mabm._core.devices import find_device
+from mabm.cli.command import Command, UsageError, add_device, write
 from mabm.cli.files.arrays import Source, open_arrays, suffix_of
 from mabm.cli.files.inputs import STANDARD, opened, read_features, read_modality
 from mabm.cli.files.labels import KINDS, Settings, read_clustering, write_labels
@@ -84,7 +85,7 @@ def _execute(chosen: argparse.Namespace) -> int:
         reads = [Path(each) for each in typed if each not in (None, STANDARD)]
         kinds = dict.fromkeys(KINDS, _recognizer(found.num_clusters))
         check_output(Path(chosen.output), kinds, reads=[*reads, chosen.labels])
-    device = resolve_device(chosen.device, needs_ops=True)
+    device = find_device(chosen.device, "--device", needs_ops=True)
     with ExitStack() as stack:
         features, _ = read_features(stack.enter_context(opened(chosen.features)), chosen.key)
         new, beside = read_features(stack.enter_context(opened(chosen.new)), chosen.key)

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from mabm._core.devices import find_device
 from mabm.cli.command import (
     Command,
     UsageError,
     add_device,
     integer,
     name_of,
-    resolve_device,
     write,
 )
 from mabm.cli.files.inputs import STANDARD, opened, read_features, read_modality
@@ -136,7 +136,7 @@ def _execute(chosen: argparse.Namespace) -> int:
         typed = (chosen.features, chosen.modality)
         reads = [Path(each) for each in typed if each not in (None, STANDARD, _NO_MODALITY)]
         check_output(Path(chosen.output), _OUTPUTS, reads=reads)
-    device = resolve_device(chosen.device, needs_ops=True)
+    device = find_device(chosen.device, "--device", needs_ops=True)
     with ExitStack() as stack:
         features, modality = _read(chosen, stack)
         features = features.to(device)
