@@ -145,7 +145,7 @@ def resolve_preset(preset: str | Preset | None, *, has_modality: bool) -> Preset
         preset = "bmil" if has_modality else "spcl"
     if isinstance(preset, str):
         if preset not in PRESETS:
-            raise ValueError(f"preset must be one of {tuple(PRESETS)}, got {preset!r}")
+            raise ValueError(f"preset must be one of {tuple(PRESETS)}, got {shown(preset)}")
         preset = PRESETS[preset]
     if not isinstance(preset, Preset):
         raise TypeError(
