@@ -1,4 +1,4 @@
-"""Arguments that are single values, checked early: integers, numbers, choices, own kinds."""
+"""Checks of arguments that are single values: integers, numbers, choices, instances."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MAX_INT64 = 2**63 - 1
 
 
 def shown(value: object) -> str:
-    """What messages say of a value that may be anything: its ``repr`` on one line, cut if long."""
+    """How messages show a value of any kind: its ``repr`` on one line, cut if long."""
     if isinstance(value, int) and value.bit_length() > _SHOWN_BITS:
         return f"an integer of {value.bit_length()} bits"
     text = " ".join(repr(value).split())
@@ -29,7 +29,7 @@ def check_integer(
     at_most: int | None = _MAX_INT64,
     reason: str = "",
 ) -> int:
-    """Returns ``value`` as an int in [``at_least``, ``at_most``], or says what is wrong with it.
+    """Returns ``value`` as an int in [``at_least``, ``at_most``].
 
     What ops and arrays count with is int64, and so is the greatest by default; ``None`` is for what
     Python alone looks at, such as the seed of a generator.
@@ -83,7 +83,7 @@ def check_choice(name: str, value: object, choices: tuple[str | None, ...]) -> N
 
 
 def check_instance(name: str, value: object, kind: type) -> None:
-    """Raises TypeError unless ``value`` is one of the library's own kinds."""
+    """Raises TypeError unless ``value`` is an instance of a class of the library."""
     if not isinstance(value, kind):
         raise TypeError(
             f"{name} must be of {kind.__name__}, got {type(value).__name__}: {shown(value)}"

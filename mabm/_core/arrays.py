@@ -1,4 +1,4 @@
-"""Arguments in, results out: PyTorch tensors or NumPy arrays, checked once and early."""
+"""Arguments and results that are PyTorch tensors or NumPy arrays: conversion and checks."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def to_tensor(value: object, name: str) -> Tensor:
 
 
 def _what_to_make(value: object, name: str) -> str:
-    """The kind of what is neither a tensor nor an array, and how to make either of it."""
+    """The kind of a value that is no array, and how to make a tensor or an array of it."""
     kind = type(value).__name__
     if isinstance(value, list | tuple):
         if len(value) and isinstance(value[0], Tensor):
@@ -90,7 +90,7 @@ def _what_to_make(value: object, name: str) -> str:
 
 
 def check_dense(tensor: Tensor, name: str) -> None:
-    """Raises TypeError for a tensor that is more or less than its numbers in rows and columns."""
+    """Raises TypeError for a nested, sparse or masked tensor."""
     if tensor.is_nested:
         raise TypeError(f"{name} must be a dense tensor, got a nested one")
     if tensor.layout != torch.strided:

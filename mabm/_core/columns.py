@@ -1,4 +1,4 @@
-"""One value a sample: labels, modalities, identities, cameras, in whatever people keep them in."""
+"""One value per sample (labels, modalities, identities, cameras), in any container."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mabm._core.partition import NOISE
 
 
 class SupportsArray(Protocol):
-    """What NumPy makes an array of: a pandas Series, for instance."""
+    """Anything that NumPy can turn into an array, such as a pandas Series."""
 
     def __array__(self) -> NDArray[Any]:
         """The array."""
@@ -26,7 +26,7 @@ class SupportsArray(Protocol):
 
 @runtime_checkable
 class Labeled(Protocol):
-    """What carries labels, such as :class:`mabm.PseudoLabels`."""
+    """An object that carries labels, such as :class:`mabm.PseudoLabels`."""
 
     @property
     def labels(self) -> Array:
@@ -38,10 +38,10 @@ class Labeled(Protocol):
 
 
 Column: TypeAlias = Array | Sequence[Any] | SupportsArray
-"""One value a sample: a tensor, an array, a list, a tuple, a range, a pandas Series."""
+"""One value per sample: a tensor, an array, a list, a tuple, a range, a pandas Series."""
 
 Labels: TypeAlias = Column | Labeled
-"""A column of labels, or what carries one."""
+"""A column of labels, or an object that carries one."""
 
 
 class Categories(NamedTuple):
@@ -71,7 +71,7 @@ class Samples(NamedTuple):
 
 
 def check_samples(features: object, modality: object, name: str = "features") -> Samples:
-    """Returns the two arguments of every clustering as tensors on the features' device.
+    """Returns features and modality, the two arguments of every clustering, as tensors.
 
     Args:
         features: (N, D) tensor or array of float16, bfloat16, float32 or float64.
@@ -117,10 +117,10 @@ def check_categories(
 
     Args:
         value: (N,) integers or words, in anything that is a :data:`Column`.
-        count: As :func:`check_column`.
-        name: As :func:`check_column`.
-        each: As :func:`check_column`.
-        takes_bool: As :func:`read_categories`.
+        count: How many there must be; ``None`` for any number.
+        name: What messages call the argument.
+        each: What messages say of one of them, such as "one a sample".
+        takes_bool: Whether bool is taken, as it is for a modality.
 
     Raises:
         TypeError: It is no column, or holds neither integers nor words.
@@ -135,8 +135,8 @@ def check_visible_infrared(value: object, count: int | None, name: str, each: st
     """Returns a modality whose numbers mean something: 0 visible and 1 infrared, or these words.
 
     Raises:
-        TypeError: As :func:`check_categories`.
-        ValueError: As :func:`check_categories`, or a word is neither of the two.
+        TypeError: It is no column, or holds neither integers nor bool nor words.
+        ValueError: It is not of shape (N,), misses a value, or a word is neither of the two.
     """
     (column,), _ = read_categories((value,), (name,), each, words=tuple(MODALITY_NAMES.values()))
     _check_length(column.shape, count, name, each)
@@ -215,8 +215,8 @@ def check_clusters(value: object, count: int, device: torch.device) -> Tensor:
     """Returns labels as int64 (N,) on ``device``: clusters >= 0, and -1 for noise.
 
     Raises:
-        TypeError: As :func:`check_labels`.
-        ValueError: As :func:`check_labels`, or a label is below -1.
+        TypeError: They are no column, or no integers.
+        ValueError: They are not of shape (N,), miss a value, or a label is below -1.
     """
     labels = check_labels(value, count, "labels", "one a row").to(device)
     if count and (least := int(labels.min())) < NOISE:
@@ -249,8 +249,8 @@ def modality_of(labels: object, modality: object) -> tuple[Any, tuple[str, ...] 
     """The modality, numbered, and its names: the given one, else that which labels carry, if any.
 
     Raises:
-        TypeError: As :func:`read_categories`.
-        ValueError: As :func:`read_categories`.
+        TypeError: The modality is no column, or holds neither integers nor bool nor words.
+        ValueError: A value is missing, or an integer is 2**63 or more.
     """
     if modality is not None:
         (groups,), names = read_categories((modality,), ("modality",), "one group a row")

@@ -275,7 +275,7 @@ def _spread_distances(
     """How the distance is spread over the pairs of some rows, all samples being encoded."""
     encoding = encode_samples(
         to_tensor(snapshot.features, "features"),
-        torch.from_numpy(modality),
+        torch.from_numpy(modality) if snapshot.groups is None else snapshot.groups,
         k1=snapshot.k1,
         k2=snapshot.k2,
         preset=snapshot.preset,
