@@ -8,7 +8,7 @@ from typing import Any
 from mabm._core.arguments import check_integer
 from mabm._core.arrays import Array
 from mabm._core.columns import check_modality
-from mabm.compat._adapters import (
+from mabm.compat._adapters.distances import (
     Distances,
     dense_of_encoding,
     rank_beside_self,

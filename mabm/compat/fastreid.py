@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mabm._core.arguments import check_choice
 from mabm._core.arrays import Array
-from mabm.compat._adapters import (
+from mabm.compat._adapters.distances import (
     Distances,
     check_lengths,
     check_search_option,

@@ -16,14 +16,14 @@ from mabm._core.arguments import check_integer, check_real, shown
 from mabm._core.batch_checks import widen_targets
 from mabm._core.partition import NOISE
 from mabm._core.precision import without_autocast
-from mabm.compat._memories import (
+from mabm.compat._adapters.memories import (
     MovingMemory,
     check_smooth,
     contrast,
+    hardest_image_logits,
     moving_product,
-    of_hardest_images,
 )
-from mabm.compat.cluster_memory import cm, cm_hard
+from mabm.compat.clustercontrast.products import cm, cm_hard
 from mabm.contrast.losses.similarity import DEFAULT_TEMPERATURE
 from mabm.contrast.memories.hard import move_by_hardest
 from mabm.contrast.memories.hybrid import move_banks
@@ -195,7 +195,7 @@ class ClusterMemory(MovingMemory):
                 return weight * (hard + (1 - weight) * mean)
             if self.cm_type == "CMhybrid_v2":
                 num_clusters = logits.shape[1] // (1 + count)
-                images = of_hardest_images(logits[:, num_clusters:], targets, count)
+                images = hardest_image_logits(logits[:, num_clusters:], targets, count)
                 mean = self._loss(logits[:, :num_clusters], targets)
                 return weight * mean + (1 - weight) * self._loss(images, targets)
             return self._loss(logits, targets)

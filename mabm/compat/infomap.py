@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mabm._core.arguments import check_choice, check_integer, check_real
 from mabm._core.arrays import Array, check_floating, is_integer, to_tensor
-from mabm.compat._adapters import read_features
+from mabm.compat._adapters.distances import read_features
 from mabm.distance.presets import MAX_K, PRESETS
 from mabm.distance.ranking import rank_neighbors
 

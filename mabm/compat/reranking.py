@@ -18,7 +18,7 @@ from mabm._core.advice import advise
 from mabm._core.arguments import check_integer, check_real
 from mabm._core.arrays import Array, check_floating, to_tensor
 from mabm._core.device_memory import check_fits
-from mabm.compat._adapters import (
+from mabm.compat._adapters.distances import (
     Distances,
     dense_of_encoding,
     encode_by_distance,

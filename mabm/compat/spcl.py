@@ -17,7 +17,7 @@ from mabm._core.batch_checks import widen_targets
 from mabm._core.columns import check_column
 from mabm._core.partition import NOISE
 from mabm._core.precision import without_autocast
-from mabm.compat._memories import (
+from mabm.compat._adapters.memories import (
     MovingMemory,
     move_batch_by_each,
     moving_product,

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Final
 
 from mabm._core.files import check_writable, moved_into
-from mabm.compat._code_base import CodeBase, Definition, Source, parameters, read_code_base
-from mabm.compat._families import NAMES, OPTIONS, names_of
+from mabm.compat._imports.families import NAMES, OPTIONS, names_of
+from mabm.compat._tool.code_base import CodeBase, Definition, Source, parameters, read_code_base
 
 __all__ = ["Change", "Plan", "Remark", "plan_changes"]
 
@@ -91,7 +91,7 @@ def plan_changes(folder: Path) -> Plan:
 
     Example:
         >>> import pathlib, tempfile
-        >>> from mabm.compat.rewriting import plan_changes
+        >>> from mabm.compat._tool.rewriting import plan_changes
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     file = pathlib.Path(folder, "train.py")
         ...     _ = file.write_text("from gcl.models.cm import ClusterMemory, Other as O\n")

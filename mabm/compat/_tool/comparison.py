@@ -12,7 +12,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from argparse import Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -22,13 +21,13 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 import mabm
-from mabm.compat._code_base import CodeBase, Definition, Source, parameters
-from mabm.compat._families import names_of
-from mabm.compat.rewriting import misfit
+from mabm.compat._imports.families import names_of
+from mabm.compat._tool.code_base import CodeBase, Definition, Source, parameters
+from mabm.compat._tool.rewriting import misfit
+from mabm.compat._tool.runs import NUM_DIMENSIONS, NUM_PEOPLE, RUNS, Run, run_memory
 
 __all__ = ["TOLERANCE", "Comparison", "compare"]
 
@@ -37,12 +36,9 @@ TOLERANCE: Final = 1e-5
 
 _HERE: Final = "mabm.compat"
 _SECONDS: Final = 600  # that both together may take
-_PEOPLE, _IMAGES, _DIMENSIONS = 30, 10, 64
-_CPU_ROUTE: Final = 3  # search_option of a faiss without a GPU
 
 _MODES: Final = ("CM", "CMhard", "CMhybrid", "CMhybrid_v2", "CMhcl")  # of memories that have a mode
 
-_Run: TypeAlias = Callable[[Callable[..., Any], list[str]], tuple[Any, ...]]
 _Task: TypeAlias = tuple[str, str, list[str], str | None]  # name, module here, arguments, mode
 
 
@@ -81,7 +77,7 @@ def compare(code_base: CodeBase) -> list[Comparison]:
     there, so that code written for one runs.
 
     Args:
-        code_base: As :func:`mabm.compat.rewriting.plan_changes` has read it.
+        code_base: As :func:`mabm.compat._tool.rewriting.plan_changes` has read it.
     """
     found: list[Comparison] = []
     for source in code_base.sources:
@@ -119,7 +115,7 @@ def _in_a_process(code_base: CodeBase, source: Source, tasks: list[_Task]) -> li
         words = json.dumps([str(root), module, tasks, str(results)])
         try:
             child = subprocess.run(
-                [sys.executable, "-m", f"{_HERE}.comparison", words],
+                [sys.executable, "-m", f"{_HERE}._tool.comparison", words],
                 cwd=folder,  # no file of the code base hides one of Python's from this library
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
                 stdin=subprocess.DEVNULL,
@@ -191,14 +187,14 @@ def _import_old(module: str, root: Path) -> ModuleType:
 def _compare(
     old_module: object, name: str, here: str, names: list[str], mode: str | None
 ) -> dict[str, Any]:
-    run = _RUNS[here, name]
+    run = RUNS[here, name]
     try:
         theirs = getattr(old_module, name)
         if mode is not None:
             options = {"mode": mode, **({"num_instances": 4} if mode[-3:] == "_v2" else {})}
             theirs = partial(theirs, **options)
-            rows = len(theirs(_DIMENSIONS, _PEOPLE).features)  # one bank or two
-            run = partial(_memory, rows=rows)
+            rows = len(theirs(NUM_DIMENSIONS, NUM_PEOPLE).features)  # one bank or two
+            run = partial(run_memory, rows=rows)
         old, old_seconds = _timed(run, theirs, names)
     except BaseException as error:
         return {"reason": f"it does not run here: {_in_words(error)}"}
@@ -212,7 +208,7 @@ def _compare(
     return {"difference": difference, "seconds": (old_seconds, new_seconds)}
 
 
-def _timed(run: _Run, function: Callable[..., Any], names: list[str]) -> tuple[Any, float]:
+def _timed(run: Run, function: Callable[..., Any], names: list[str]) -> tuple[Any, float]:
     started = time.perf_counter()
     found = run(function, names)
     return found, time.perf_counter() - started
@@ -234,164 +230,6 @@ def _numbers(value: object) -> np.ndarray[Any, np.dtype[np.float64]]:
 def _in_words(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
 
-
-def _features(seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Unit vectors in no order, and whose they are."""
-    generator = torch.Generator().manual_seed(seed)
-    people = torch.arange(_PEOPLE).repeat(_IMAGES)
-    centers = torch.randn(_PEOPLE, _DIMENSIONS, generator=generator)
-    noise = torch.randn(len(people), _DIMENSIONS, generator=generator)
-    return F.normalize(centers[people] + noise, dim=1), people
-
-
-def _accepted(names: list[str], **options: object) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if name in names}
-
-
-def _jaccard(function: Callable[..., Any], names: list[str]) -> tuple[Any, ...]:
-    options = _accepted(names, search_option=_CPU_ROUTE, print_flag=False)
-    return (function(_features()[0], k1=20, k2=6, **options),)
-
-
-def _modal_invariant(function: Callable[..., Any], names: list[str]) -> tuple[Any, ...]:
-    features, _ = _features()
-    options = _accepted(names, search_option=_CPU_ROUTE, print_flag=False)
-    return (function(features, _files(len(features)), k1=20, k2=6, **options),)
-
-
-def _xmodal(function: Callable[..., Any], names: list[str]) -> tuple[Any, ...]:
-    features, _ = _features()
-    count = len(features) // 2
-    files = [file for file, _, _ in _files(len(features))]
-    files = sorted(files, key=lambda file: "ir_modify" in file)  # the visible rows come first
-    options = _accepted(names, print_flag=False, all_file_name=files, rgbNum=count)
-    return (function(features, k1=30, k2=6, search_option=4, **options),)
-
-
-def _files(count: int) -> list[tuple[str, int, int]]:
-    return [(f"{('rgb', 'ir')[n % 2]}_modify/{n}.jpg", 0, n % 2) for n in range(count)]
-
-
-def _cameras(function: Callable[..., Any], names: list[str]) -> tuple[Any, ...]:
-    features, _ = _features()
-    options = {"k1": 30, "k2": 6, "k1_intra": 5, "k1_inter": 20, "k2_intra": 2, "k2_inter": 4}
-    args = Namespace(**options, ckrnns=True, clqe=True)
-    return (function(features, torch.arange(len(features)) % 3, epoch=1, args=args),)
-
-
-def _ranked(function: Callable[..., Any], names: list[str]) -> tuple[Any, ...]:
-    features, _ = _features()
-    pair = (features, _features(seed=1)[0]) if len(names) > 1 and names[1] != "k" else (features,)
-    options = _accepted(names, search_option=_CPU_ROUTE, verbose=False)
-    return (function(*pair, k=20, **options),)
-
-
-def _re_ranking(function: Callable[..., Any], names: list[str]) -> tuple[Any, ...]:
-    features, _ = _features()
-    query, gallery = features[:60], features[60:]
-    if any("fea" in name.lower() for name in names[:2]):
-        return (function(query, gallery, 20, 6, 0.3),)
-    pairs = ((query, gallery), (query, query), (gallery, gallery))
-    return (function(*(torch.cdist(*pair).numpy() for pair in pairs), 20, 6, 0.3),)
-
-
-def _build_dist(function: Callable[..., Any], names: list[str]) -> tuple[Any, ...]:
-    features, _ = _features()
-    pair = (features[:60], features[60:])
-    if names[:1] == ["cfg"]:
-        cfg = Namespace(dist_metric="jaccard", k1=20, k2=6, search_type=_CPU_ROUTE)
-        return (function(cfg, *pair),)
-    return (function(*pair, metric="jaccard", k1=20, k2=6, search_option=_CPU_ROUTE),)
-
-
-def _two_sets(function: Callable[..., Any], names: list[str]) -> tuple[Any, ...]:
-    features, _ = _features()
-    return (function(features[:60], features[60:], *([False] if "cuda" in names else [])),)
-
-
-def _scores(function: Callable[..., Any], names: list[str]) -> tuple[Any, ...]:
-    features, people = _features()
-    distance = torch.cdist(features[:60], features[60:]).numpy()
-    ids = people.numpy()
-    cameras = 3 * np.ones(60, dtype=np.int64), np.arange(len(ids) - 60) % 2 + 1
-    columns = cameras if "q_camids" in names else ()
-    found = function(distance, ids[:60], ids[60:], *columns)
-    return tuple(found)
-
-
-def _product(function: Callable[..., Any], names: list[str]) -> tuple[Any, ...]:
-    features, targets = _features()
-    inputs, targets = features[:64].clone().requires_grad_(), targets[:64]
-    name = function.__name__
-    options = {"num_instances": 4} if name == "cm_hybrid_v2" else {}  # 1 + 4 banks
-    banks = {"cm_hybrid": 2, "cm_hybrid_v2": 5}.get(name, 1)
-    memory = _features(seed=1)[0][: banks * _PEOPLE].clone()
-    outputs = function(inputs, targets, memory, 0.2, **options)
-    outputs.square().sum().backward()
-    return outputs, inputs.grad, memory
-
-
-def _memory(function: Callable[..., Any], names: list[str], rows: int = _PEOPLE) -> tuple[Any, ...]:
-    features, targets = _features()
-    inputs, targets = features[:64].clone().requires_grad_(), targets[:64]
-    memory = function(_DIMENSIONS, _PEOPLE, temp=0.05, momentum=0.2)
-    memory.features = _features(seed=1)[0][:rows].clone()
-    loss = memory(F.normalize(inputs, dim=1), targets)  # as a model gives them
-    loss.backward()
-    return loss, inputs.grad, memory.features
-
-
-def _hybrid_memory(function: Callable[..., Any], names: list[str]) -> tuple[Any, ...]:
-    features, people = _features()
-    inputs = _features(seed=1)[0][:64].clone().requires_grad_()
-    memory = function(_DIMENSIONS, len(features), temp=0.05, momentum=0.2)
-    memory.features, memory.labels = features.clone(), people.clone()
-    loss = memory(inputs, torch.arange(64))
-    loss.backward()
-    return loss, inputs.grad, memory.features
-
-
-def _nearest(function: Callable[..., Any], names: list[str]) -> tuple[Any, ...]:
-    return tuple(function(_features()[0].numpy(), k=20, knn_method="faiss-cpu"))
-
-
-def _infomap(function: Callable[..., Any], names: list[str]) -> tuple[Any, ...]:
-    similarity = _features()[0] @ _features()[0].T
-    values, neighbors = similarity.topk(20, dim=1)
-    return (function(neighbors.numpy(), (1 - values).numpy(), min_sim=0.5, cluster_num=4),)
-
-
-_RUNS: Final[dict[tuple[str, str], _Run]] = {
-    ("clustercontrast", "compute_jaccard_distance"): _jaccard,
-    ("cap", "faiss_compute_jaccard_dist"): _jaccard,
-    ("reranking", "compute_jaccard_dist"): _jaccard,
-    ("fastreid", "compute_jaccard_distance"): _jaccard,
-    ("modal_invariant", "compute_modal_invariant_jaccard_distance"): _modal_invariant,
-    ("bmil", "compute_jaccard_distance_xmodal"): _xmodal,
-    ("ca_jaccard", "compute_jaccard_distance"): _cameras,
-    ("ranked_lists", "compute_ranked_list"): _ranked,
-    ("ranked_lists", "compute_ranked_list_cm"): _ranked,
-    ("reranking", "re_ranking"): _re_ranking,
-    ("fastreid", "build_dist"): _build_dist,
-    ("fastreid", "compute_euclidean_distance"): _two_sets,
-    ("fastreid", "compute_cosine_distance"): _two_sets,
-    ("evaluation", "eval_sysu"): _scores,
-    ("evaluation", "eval_regdb"): _scores,
-    ("evaluation", "eval_llcm"): _scores,
-    ("clustercontrast", "ClusterMemory"): _memory,
-    ("clustercontrast", "cm"): _product,
-    ("clustercontrast", "cm_hard"): _product,
-    ("clustercontrast", "cm_hybrid"): _product,
-    ("hhcl", "ClusterMemory"): _memory,
-    ("hhcl", "cm"): _product,
-    ("hhcl", "cm_hard"): _product,
-    ("hhcl", "cm_hybrid"): _product,
-    ("hhcl", "cm_hybrid_v2"): _product,
-    ("spcl", "HybridMemory"): _hybrid_memory,
-    ("spcl", "hm"): _product,
-    ("infomap", "get_dist_nbr"): _nearest,
-    ("infomap", "cluster_by_infomap"): _infomap,
-}
 
 if __name__ == "__main__":
     _main(sys.argv[1])

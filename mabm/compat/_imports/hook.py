@@ -12,7 +12,7 @@ from importlib.util import module_from_spec
 from types import FrameType, ModuleType
 from typing import Any, Final, NoReturn
 
-from mabm.compat._families import names_of
+from mabm.compat._imports.families import names_of
 
 _HERE: Final = "mabm.compat"
 _FAISS: Final = "faiss"

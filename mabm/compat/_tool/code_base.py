@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from mabm.compat._families import NAMES
+from mabm.compat._imports.families import NAMES
 
 Definition: TypeAlias = ast.FunctionDef | ast.ClassDef
 
