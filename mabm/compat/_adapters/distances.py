@@ -16,14 +16,13 @@ from mabm._core.arguments import check_integer, shown
 from mabm._core.arrays import IntArray, check_features, to_tensor
 from mabm._core.device_memory import check_fits
 from mabm._core.extension import backends
+from mabm._core.modalities import INFRARED, VISIBLE
 from mabm.distance.jaccard import encode_samples, jaccard_distance
 from mabm.distance.presets import MAX_K, PRESETS, Preset
 from mabm.distance.ranking import Ranking, rank_neighbors
 from mabm.distance.rows import Encoding, NeighborSets
 
 Distances: TypeAlias = NDArray[np.float32] | NDArray[np.float16]
-
-VISIBLE, INFRARED = 0, 1
 
 # Numbers held at once when rows are compared in blocks.
 _ELEMENTS_AT_ONCE = 2**22

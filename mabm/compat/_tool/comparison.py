@@ -1,4 +1,4 @@
-"""Runs an old function and ours on the same random inputs, in a process of its own."""
+"""Runs old and new functions on the same random inputs, in a separate process."""
 
 from __future__ import annotations
 
@@ -32,27 +32,26 @@ from mabm.compat._tool.runs import NUM_DIMENSIONS, NUM_PEOPLE, RUNS, Run, run_me
 __all__ = ["TOLERANCE", "Comparison", "compare"]
 
 TOLERANCE: Final = 1e-5
-"""The largest difference that counts as none."""
+"""The largest difference of results that counts as equal."""
 
 _HERE: Final = "mabm.compat"
-_SECONDS: Final = 600  # that both together may take
+_TIME_LIMIT: Final = 600  # time limit of a process
 
-_MODES: Final = ("CM", "CMhard", "CMhybrid", "CMhybrid_v2", "CMhcl")  # of memories that have a mode
+_MODES: Final = ("CM", "CMhard", "CMhybrid", "CMhybrid_v2", "CMhcl")  # of ClusterMemory classes
 
 _Task: TypeAlias = tuple[str, str, list[str], str | None]  # name, module here, arguments, mode
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One old function or class beside ours.
+    """The comparison of one old function or class with ours.
 
     Attributes:
-        old: Its path.
-        new: Ours.
-        difference: Largest absolute difference of the results, ``None`` where the old one does not
-            run here.
-        seconds: What the old one took, and ours.
-        reason: Why the two were not compared.
+        old: Import path of the old one.
+        new: Import path of ours.
+        difference: Largest absolute difference of the results, or ``None`` without results.
+        seconds: Run times of the old one and of ours.
+        reason: Why they were not compared, or empty.
         failed: Whether ours did not run, or the results differ in shape.
     """
 
@@ -65,19 +64,19 @@ class Comparison:
 
     @property
     def agrees(self) -> bool:
-        """Whether the results are equal to 1e-5, or were not compared."""
+        """Whether the results are equal within 1e-5, or were not compared."""
         return not self.failed and (self.difference is None or self.difference <= TOLERANCE)
 
 
 def compare(code_base: CodeBase) -> list[Comparison]:
-    """Compares every function and class of a code base that this library stands in for.
+    """Compares all functions and classes of a code base that this library can replace.
 
-    Each module is imported in a new process, which runs in its folder. The inputs are drawn with a
-    fixed seed: unit vectors of 30 people, 10 images each. Without a GPU ``.cuda()`` does nothing
-    there, so that code written for one runs.
+    Each module is imported in a new process, which runs in its folder. The inputs are unit vectors
+    of 30 people with 10 images each, drawn with a fixed seed. Without a GPU, ``.cuda()`` does
+    nothing in that process, so that code for GPUs runs.
 
     Args:
-        code_base: As :func:`mabm.compat._tool.rewriting.plan_changes` has read it.
+        code_base: The files to compare, as ``read_code_base`` returns them.
     """
     found: list[Comparison] = []
     for source in code_base.sources:
@@ -93,7 +92,7 @@ def compare(code_base: CodeBase) -> list[Comparison]:
 
 
 def _tasks(source: Source, pairs: list[tuple[str, str, Definition]]) -> Iterator[_Task]:
-    """What to run: each function, and each class in each of the modes that it has."""
+    """Yields what to run: each function, and each class in each of its modes."""
     for name, here, node in pairs:
         names = parameters(node)
         shape = names.get("", names.get("__init__", []))
@@ -116,19 +115,19 @@ def _in_a_process(code_base: CodeBase, source: Source, tasks: list[_Task]) -> li
         try:
             child = subprocess.run(
                 [sys.executable, "-m", f"{_HERE}._tool.comparison", words],
-                cwd=folder,  # no file of the code base hides one of Python's from this library
+                cwd=folder,  # so that no file of the code base shadows a standard module
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
                 errors="replace",
-                timeout=_SECONDS,
+                timeout=_TIME_LIMIT,
                 check=False,
             )
             last = (child.stderr.strip().splitlines() or [""])[-1]
             reason = f"the process ended with status {child.returncode}: {last}"
         except subprocess.TimeoutExpired:
-            reason = f"it ran for more than {_SECONDS} seconds"
+            reason = f"it ran for more than {_TIME_LIMIT} seconds"
         lines = results.read_text().splitlines() if results.exists() else []
     found = [Comparison(*pairs[n], **json.loads(line)) for n, line in enumerate(lines)]
     return found + [Comparison(*pair, reason=reason) for pair in pairs[len(found) :]]
@@ -147,7 +146,7 @@ def _place(code_base: CodeBase, source: Source) -> tuple[Path, str]:
 
 
 def _main(words: str) -> None:
-    """What the other process does: a line of results for each function, in order."""
+    """Main function of the separate process: writes a line of results for each function."""
     root, module, tasks, results = json.loads(words)
     if not torch.cuda.is_available():
         torch.Tensor.cuda = lambda self, *_, **__: self  # type: ignore[method-assign]  # no GPU
@@ -168,7 +167,7 @@ def _main(words: str) -> None:
 
 
 def _import_old(module: str, root: Path) -> ModuleType:
-    """The old module; where its packages do not import, without what they themselves run."""
+    """Imports the old module; if its packages fail to import, without running their code."""
     try:
         return importlib.import_module(module)
     except ImportError:

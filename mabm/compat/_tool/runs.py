@@ -19,7 +19,7 @@ Run: TypeAlias = Callable[[Callable[..., Any], list[str]], tuple[Any, ...]]
 
 
 def _features(seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Unit vectors in no order, and whose they are."""
+    """Returns (300, 64) unit vectors and the (300,) person of each."""
     generator = torch.Generator().manual_seed(seed)
     people = torch.arange(NUM_PEOPLE).repeat(NUM_IMAGES)
     centers = torch.randn(NUM_PEOPLE, NUM_DIMENSIONS, generator=generator)
@@ -121,7 +121,7 @@ def run_memory(
     inputs, targets = features[:64].clone().requires_grad_(), targets[:64]
     memory = function(NUM_DIMENSIONS, NUM_PEOPLE, temp=0.05, momentum=0.2)
     memory.features = _features(seed=1)[0][:rows].clone()
-    loss = memory(F.normalize(inputs, dim=1), targets)  # as a model gives them
+    loss = memory(F.normalize(inputs, dim=1), targets)  # as models do
     loss.backward()
     return loss, inputs.grad, memory.features
 

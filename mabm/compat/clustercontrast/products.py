@@ -1,4 +1,4 @@
-"""The products of Cluster-Contrast's ``models.cm``: similarities that move a memory in backward."""
+"""The functions of Cluster-Contrast's ``models.cm``: products that update a memory in backward."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from mabm.contrast.memories.hybrid import move_banks
 
 __all__ = ["cm", "cm_hard", "cm_hybrid"]
 
-# PCLHD draws a cluster's images with replacement where a batch has fewer of them.
+# PCLHD draws a cluster's images with replacement if a batch has fewer than this.
 _ENOUGH_TO_DRAW_FROM: Final = 16
 
 
 def cm(inputs: Tensor, indexes: Tensor, features: Tensor, momentum: float | Tensor = 0.5) -> Tensor:
-    """Returns ``inputs @ features.T``; backward moves ``features`` by every input in turn.
+    """Returns ``inputs @ features.T``; backward updates ``features`` with each input in turn.
 
     Args:
-        inputs: (B, D) floating point, used as they are: callers normalize them.
-        indexes: (B,) integers in [-1, K), the row of each input, -1 for none.
-        features: (K, D) floating point memory, **written to by backward**; one that was made in
-            inference mode cannot be, and is refused.
-        momentum: What a row keeps of itself, in [0, 1]; a number or a tensor of one.
+        inputs: (B, D) floating point; not normalized, callers do that.
+        indexes: (B,) integers in [-1, K), the row of each input; -1 is none.
+        features: (K, D) floating point memory, **written to by backward**, so it cannot be a tensor
+            made in inference mode.
+        momentum: Weight of the old row in an update, in [0, 1]; a number or a one-element tensor.
 
     Returns:
-        (B, K) similarities, float32 under autocast too. Differentiable once, in ``inputs``; without
-        a backward pass through them the memory stays.
+        (B, K) similarities, float32 under autocast too. Differentiable once, in ``inputs``. The
+        memory changes only in a backward pass through them.
 
     Raises:
-        TypeError: An argument of the wrong kind.
-        ValueError: A shape, device, index or momentum out of contract.
+        TypeError: An argument has the wrong type.
+        ValueError: A shape, a device, an index or the momentum violates the contract.
 
     Source:
         Dai et al., ACCV 2022 (Cluster-Contrast), equation 2.
@@ -54,7 +54,16 @@ def cm(inputs: Tensor, indexes: Tensor, features: Tensor, momentum: float | Tens
 def cm_hard(
     inputs: Tensor, indexes: Tensor, features: Tensor, momentum: float | Tensor = 0.5
 ) -> Tensor:
-    """Returns :func:`cm`'s similarities; backward moves a row by its least similar input.
+    """Returns ``inputs @ features.T``; backward updates each row with its least similar input.
+
+    Args:
+        inputs: (B, D) floating point; not normalized, callers do that.
+        indexes: (B,) integers in [-1, K), the row of each input; -1 is none.
+        features: (K, D) floating point memory, **written to by backward**.
+        momentum: Weight of the old row in an update, in [0, 1]; a number or a one-element tensor.
+
+    Returns:
+        (B, K) similarities, float32 under autocast too. Differentiable once, in ``inputs``.
 
     Example:
         >>> import torch
@@ -70,10 +79,19 @@ def cm_hard(
 def cm_hybrid(
     inputs: Tensor, indexes: Tensor, features: Tensor, momentum: float | Tensor = 0.5
 ) -> Tensor:
-    """Returns (B, 2K) similarities with a (2K, D) memory of two banks, the mean bank's first.
+    """Returns ``inputs @ features.T`` for a memory of two banks; backward updates both.
 
-    Backward moves the mean bank by the mean of a row's inputs and the hard bank by the input least
-    similar to the mean bank's row. Otherwise as :func:`cm`.
+    A row of the mean bank is updated with the mean of its inputs, a row of the hard bank with the
+    input least similar to the row in the mean bank.
+
+    Args:
+        inputs: (B, D) floating point; not normalized, callers do that.
+        indexes: (B,) integers in [-1, K), the row of each input; -1 is none.
+        features: (2K, D) floating point memory, the mean bank first, **written to by backward**.
+        momentum: Weight of the old row in an update, in [0, 1]; a number or a one-element tensor.
+
+    Returns:
+        (B, 2K) similarities, float32 under autocast too. Differentiable once, in ``inputs``.
 
     Example:
         >>> import torch
@@ -85,7 +103,7 @@ def cm_hybrid(
 
 
 def _move_stacked(features: Tensor, rows: Tensor, targets: Tensor, momentum: float) -> Tensor:
-    """:func:`mabm.contrast.memories.hybrid.move_banks` of a (2K, D) memory."""
+    """Applies :func:`mabm.contrast.memories.hybrid.move_banks` to a (2K, D) memory."""
     banks = features.reshape(2, -1, features.shape[1])
     return move_banks(banks, rows, targets, momentum).reshape(features.shape)
 
@@ -98,16 +116,17 @@ def move_images(
     num_instances: int,
     generator: Any,
 ) -> Tensor:
-    """(num_instances * K, D) images of clusters, those of the batch's clusters drawn from it.
+    """Replaces the images of the batch's clusters by inputs drawn from the batch.
 
-    One call of ``choice`` a cluster, in the order of the batch, as PCLHD's.
+    Calls ``generator.choice`` once per cluster, in batch order, as PCLHD does. ``features`` are
+    (num_instances * K, D).
     """
     moved, num_clusters = features.clone(), features.shape[0] // num_instances
     enough = max(_ENOUGH_TO_DRAW_FROM, num_instances)
     for target in dict.fromkeys(targets.tolist()):
         if target == NOISE:
             continue
-        own = rows[targets == target]
-        drawn = generator.choice(len(own), num_instances, replace=len(own) < enough)
-        moved[target::num_clusters] = own[torch.from_numpy(drawn).to(own.device)]
+        inputs = rows[targets == target]
+        drawn = generator.choice(len(inputs), num_instances, replace=len(inputs) < enough)
+        moved[target::num_clusters] = inputs[torch.from_numpy(drawn).to(inputs.device)]
     return moved
