@@ -58,7 +58,7 @@ Draws = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """What is done to an image at random; the defaults are the published first visible view.
+    """A random augmentation; the defaults are the published first visible view.
 
     Attributes:
         padding: Black pixels added on every side before a random crop of the old size, >= 0.
@@ -135,17 +135,17 @@ def augment(
 
     Args:
         images: (B, 3, H, W) uint8; not changed.
-        recipe: What is done.
+        recipe: The augmentation.
         seed: What ``numpy.random.SeedSequence`` takes: an integer >= 0 or a sequence of them, such
             as (run seed, stage, epoch, view).
-        keys: (B,) integers on the host, one an image: its number in the data set, or the position
-            in the epoch where an image can occur twice and shall differ. Equal keys, equal draws.
+        keys: (B,) integers on the host, one per image: its number in the data set, or its position
+            in the epoch if an image can occur twice and is to differ. Equal keys give equal draws.
 
     Returns:
         (B, 3, H, W) float32 pixels in [0, 255] on the device of ``images``.
 
     Raises:
-        TypeError: If ``images`` is no uint8 tensor or ``keys`` no integers.
+        TypeError: If ``images`` is not a uint8 tensor or ``keys`` are not integers.
         ValueError: If a shape is out of contract, or ``seed`` is negative.
 
     Example:
@@ -193,12 +193,12 @@ def _checked_keys(images: object, keys: Tensor | npt.ArrayLike) -> IntArray:
 
 
 def _on(images: Tensor, values: npt.NDArray[np.generic]) -> Tensor:
-    """Values drawn on the host, as a tensor where the images are."""
+    """Values drawn on the host, as a tensor on the device of the images."""
     return torch.from_numpy(np.ascontiguousarray(values)).to(images.device, non_blocking=True)
 
 
 def _crop(images: Tensor, draws: Draws, padding: int) -> Tensor:
-    """A window of the old size out of the images with a black border."""
+    """A random window of the old size from each image with a black border."""
     height, width = images.shape[2:]
     top, left = (_on(images, column) for column in _whole(draws[:, _CROP].T, 2 * padding + 1))
     padded = F.pad(images, (padding, padding, padding, padding))

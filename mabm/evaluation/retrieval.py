@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Generic
 
@@ -15,8 +14,9 @@ from mabm._core.advice import advise, is_wanted
 from mabm._core.arguments import check_integer, shown
 from mabm._core.arrays import ArrayT, check_numbers, like, to_tensor
 from mabm._core.columns import Column, check_column, read_categories
-from mabm._core.names import NamedMapping
+from mabm._core.protocols import RetrievalProtocol
 from mabm._core.saving import Saved
+from mabm.evaluation.tasks import PROTOCOLS
 
 logger = logging.getLogger(__name__)
 
@@ -28,75 +28,6 @@ _FARTHER, _STANDARD_ERRORS = 0.1, 4.0
 
 # Distances ranked in one step, which holds some ten int64 arrays of as many elements.
 _ELEMENTS_AT_ONCE = 2**20
-
-
-@dataclass(frozen=True)
-class RetrievalProtocol(Saved):
-    """What one data set leaves out of a ranked gallery, and what its CMC counts.
-
-    Attributes:
-        name: How messages call this protocol.
-        excluded_cameras: Pairs (query camera, gallery camera): a query of the first is never
-            compared with the gallery of the second, whatever the identities.
-        exclude_same_camera: Whether a gallery sample of both the query's identity and its camera
-            is left out.
-        cmc_by_identity: Whether the CMC counts identities, each at its first occurrence in the
-            ranked gallery, rather than samples. mAP and mINP count samples always.
-
-    Example:
-        >>> import mabm
-        >>> mabm.RetrievalProtocol("mine", exclude_same_camera=True).needs_cameras
-        True
-    """
-
-    name: str
-    excluded_cameras: tuple[tuple[int, int], ...] = ()
-    exclude_same_camera: bool = False
-    cmc_by_identity: bool = False
-
-    @property
-    def needs_cameras(self) -> bool:
-        """Whether the protocol reads cameras."""
-        return bool(self.excluded_cameras) or self.exclude_same_camera
-
-    def compared(self, matches: Tensor, query_cameras: Tensor, gallery_cameras: Tensor) -> Tensor:
-        """Which pairs of a query and a gallery sample are compared.
-
-        Args:
-            matches: (Q, G) bool, whether the two are of one identity.
-            query_cameras: Integers, broadcast to (Q, G).
-            gallery_cameras: Integers, broadcast to (Q, G) likewise.
-
-        Returns:
-            (Q, G) bool.
-
-        Example:
-            >>> import torch, mabm
-            >>> matches, cameras = torch.tensor([[True, False]]), torch.tensor([2, 1])
-            >>> mabm.PROTOCOLS["sysu_mm01"].compared(matches, torch.tensor([[3]]), cameras)
-            tensor([[False,  True]])
-        """
-        kept = torch.ones_like(matches)
-        for query_camera, gallery_camera in self.excluded_cameras:
-            kept &= (query_cameras != query_camera) | (gallery_cameras != gallery_camera)
-        if self.exclude_same_camera:
-            kept &= ~matches | (query_cameras != gallery_cameras)
-        return kept
-
-
-def _published(*protocols: RetrievalProtocol) -> Mapping[str, RetrievalProtocol]:
-    return NamedMapping({protocol.name: protocol for protocol in protocols})
-
-
-PROTOCOLS: Mapping[str, RetrievalProtocol] = _published(
-    # Wu et al., ICCV 2017: cameras 2 (visible) and 3 (infrared) stand in one place.
-    RetrievalProtocol("sysu_mm01", excluded_cameras=((3, 2),), cmc_by_identity=True),
-    # Nguyen et al., Sensors 2017.
-    RetrievalProtocol("regdb"),
-    # Zhang and Wang, CVPR 2023.
-    RetrievalProtocol("llcm", exclude_same_camera=True, cmc_by_identity=True),
-)
-"""The published protocols by name, in any spelling of it; read-only."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,9 +81,9 @@ def evaluate_retrieval(
         query_ids: (Q,) integers, or words such as ``"0001"``.
         gallery_ids: (G,) of the same kind.
         query_cameras: (Q,) integers, or ``None`` where the protocol reads none.
-        gallery_cameras: (G,) integers, likewise.
-        protocol: ``"sysu_mm01"``, ``"regdb"``, ``"llcm"`` (in any case, with ``-`` or ``_``;
-            ``"sysu"`` will do), or a :class:`RetrievalProtocol` of your own.
+        gallery_cameras: (G,) integers, or ``None`` where the protocol reads none.
+        protocol: Name of a data set with a published protocol (a key of :data:`mabm.PROTOCOLS`,
+            in any spelling), or a :class:`RetrievalProtocol` of your own.
         max_rank: Greatest rank of the CMC, at least 1.
 
     Returns:

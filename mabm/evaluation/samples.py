@@ -9,8 +9,8 @@ from torch import Tensor
 
 from mabm._core.arrays import Array, check_features
 from mabm._core.columns import Column, check_categories, check_column, check_visible_infrared
+from mabm._core.protocols import SearchTask
 from mabm.evaluation.galleries import draw_gallery
-from mabm.evaluation.tasks import SearchTask
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,11 +12,11 @@ from torch import Tensor
 from mabm._core.arguments import check_integer, shown
 from mabm._core.arrays import Array
 from mabm._core.columns import Column
+from mabm._core.protocols import SearchTask
 from mabm.distance.reranking import RerankOptions, rerank
 from mabm.evaluation.retrieval import RetrievalScores, evaluate_retrieval
 from mabm.evaluation.samples import SearchSamples
 from mabm.evaluation.scores import SearchScores
-from mabm.evaluation.tasks import SearchTask
 
 # Whole numbers of this many bits are exact in float64, and so is their sum.
 _EXACT_BITS = 53
@@ -54,8 +54,8 @@ def evaluate_search(
         task: One of :data:`mabm.SEARCH_TASKS`, or your own.
         rerank: Re-rank the distances of each trial, with the modality of each image and no other
             images than the trial's queries and gallery; ``None`` ranks by inner product alone.
-        trial: What the result calls the one trial of a task that has one: RegDB's number of the
-            split that ``features`` are of. ``None`` is 0.
+        trial: Number of the data set's trial that ``features`` are of, for the result of a task
+            that draws no galleries. ``None`` is 0.
         max_rank: Greatest rank of the CMC, in [1, 1048576].
 
     Returns:

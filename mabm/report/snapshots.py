@@ -21,11 +21,12 @@ from mabm._core.columns import (
     check_visible_infrared,
     holds_integers,
 )
+from mabm._core.protocols import SearchTask
+from mabm.distance.graph import DEFAULT_EPS
 from mabm.distance.presets import DEFAULT_K1, DEFAULT_K2, Preset
 from mabm.evaluation.retrieval import average_precision
 from mabm.evaluation.samples import SearchSamples
 from mabm.evaluation.search import minus_inner_products
-from mabm.evaluation.tasks import SearchTask
 
 ReadImages = Callable[[list[int]], Array]
 """Rows -> (B, 3, H, W) uint8 RGB images of one size, such as ``ImageReader.__getitems__``."""
@@ -57,7 +58,7 @@ class ClusteringSnapshot:
     identity: Column | None = None
     k1: int = DEFAULT_K1
     k2: int = DEFAULT_K2
-    eps: float = 0.6
+    eps: float = DEFAULT_EPS
     preset: str | Preset | None = None
     identity_names: Callable[[int], str] | None = None
 

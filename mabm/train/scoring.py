@@ -87,7 +87,7 @@ def evaluate_weights(
     Args:
         path: The folder of a run, or a file of weights that a run wrote.
         root: Folder of the data set; by default where the run had it.
-        trial: RegDB's trial to test on; by default, and of necessity, the one trained on.
+        trial: Trial to test on, which must be the one trained on; that one by default.
         tasks: Names of searches; all of the data set by default.
         rerank: Re-rank with these options.
         device: ``"auto"`` takes a GPU where there is one, else the CPU; or a device by name.

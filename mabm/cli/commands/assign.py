@@ -93,18 +93,18 @@ def _execute(chosen: argparse.Namespace) -> int:
             beside = read_modality(stack.enter_context(opened(chosen.modality)))
         if chosen.output != STANDARD:  # once more, as now their number is known
             check_kind(Path(chosen.output), _recognizer(found.num_clusters, len(new)))
-        modality = _in_numbers_of(found, settings, beside)
+        modality, distance = _in_numbers_of(found, settings, beside), settings.distance
         started = time.perf_counter()
         labels = predict_labels(
             new.to(device),
             None if modality is None else modality.to(device),
             features.to(device),
             found,
-            eps=settings.eps if chosen.eps is None else chosen.eps,
-            k1=settings.k1,
-            k2=settings.k2,
-            preset=settings.preset,
-            precision=settings.precision,  # type: ignore[arg-type]  # checked there
+            eps=settings.clusterer.eps if chosen.eps is None else chosen.eps,
+            k1=distance.k1,
+            k2=distance.k2,
+            preset=distance.preset,
+            precision=distance.precision,
         )
         column = labels.cpu().numpy()
         seconds = time.perf_counter() - started

@@ -7,13 +7,14 @@ import json
 from pathlib import Path
 
 from mabm.cli.command import Command, positive, write
+from mabm.cli.data_sets import countable, either, trial_ranges
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help="sysu_mm01, regdb or llcm")
+    parser.add_argument("name", metavar="NAME", help=either(countable()))
     parser.add_argument("root", type=Path, metavar="ROOT", help="its folder")
     parser.add_argument(
-        "--trial", type=positive, metavar="N", help="one trial of RegDB, 1 to 10 (default: all)"
+        "--trial", type=positive, metavar="N", help=f"one trial of {trial_ranges()} (default: all)"
     )
     parser.add_argument(
         "--decode", action="store_true", help="decode every image too, which takes minutes"

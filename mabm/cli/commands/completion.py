@@ -6,23 +6,12 @@ import argparse
 from collections.abc import Iterator
 from typing import Any, Final
 
-from mabm._core.names import DATA_SETS
 from mabm.cli.command import Command, write
+from mabm.cli.data_sets import countable, data_sets
 
 _SHELLS: Final = ("bash", "zsh", "tcsh")
 _FILES: Final = frozenset({"FILE", "FEATURES", "NEW", "RUN", "CONFIG", "WEIGHTS", "LIST.csv"})
 _FOLDERS: Final = frozenset({"DIR", "ROOT"})
-
-_SHIPPED: Final = DATA_SETS[-1:]
-_ON_REQUEST: Final = DATA_SETS[:-1]
-# Command and argument -> names that it takes, beside files where its metavar is one of a file.
-_NAMES: Final = {
-    ("train", "config"): DATA_SETS,
-    ("extract", "weights"): _SHIPPED,
-    ("extract", "data"): DATA_SETS,
-    ("census", "name"): _ON_REQUEST,
-    ("cluster", "modality"): ("none",),
-}
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,9 +39,10 @@ def _script(parser: argparse.ArgumentParser, shell: str) -> str:
         import shtab
     except ImportError as error:
         raise ImportError('completion needs shtab: pip install "mabm[completion]"') from error
+    known = _known_names()
     for command, action in _arguments(parser):
         is_file, is_folder = action.metavar in _FILES, action.metavar in _FOLDERS
-        names = _NAMES.get((command, action.dest))
+        names = known.get((command, action.dest))
         if names is not None:
             completed: Any = _names(f"{command}_{action.dest}", names, with_files=is_file)
         elif is_file or is_folder:
@@ -65,6 +55,19 @@ def _script(parser: argparse.ArgumentParser, shell: str) -> str:
             action.metavar = action.dest  # zsh would take the colon of NAME[:ROOT] for its own
     script: str = shtab.complete(parser, shell)
     return script
+
+
+def _known_names() -> dict[tuple[str, str], tuple[str, ...]]:
+    """Names that a command's argument takes, beside files where its metavar is one of a file."""
+    from mabm.models.weights import SHIPPED
+
+    return {
+        ("train", "config"): data_sets(),
+        ("extract", "weights"): tuple(SHIPPED),
+        ("extract", "data"): data_sets(),
+        ("census", "name"): countable(),
+        ("cluster", "modality"): ("none",),
+    }
 
 
 def _arguments(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.Action]]:

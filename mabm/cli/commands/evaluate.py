@@ -18,21 +18,21 @@ from mabm.cli.command import (
     shows_progress,
     write,
 )
+from mabm.cli.data_sets import trial_ranges
 from mabm.cli.files.outputs import check_output, is_scores
 from mabm.distance.reranking import RerankOptions
 from mabm.evaluation import SEARCH_TASKS, SearchScores, format_search_scores
 
-_TASKS = sorted({task.name for tasks in SEARCH_TASKS.values() for task in tasks})
-
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    tasks = sorted({task.name for each in SEARCH_TASKS.values() for task in each})
     parser.add_argument(
         "runs",
         type=Path,
         nargs="+",
         metavar="RUN",
-        help="folder of a finished run, or its file of weights; several are averaged, as the ten "
-        "trials of RegDB are",
+        help="folder of a finished run, or its file of weights; several are averaged, such as "
+        "those of a data set's trials",
     )
     parser.add_argument(
         "--data", type=Path, metavar="ROOT", help="folder of the data set (default: the run's)"
@@ -41,14 +41,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--trial",
         type=positive,
         metavar="N",
-        help="trial of RegDB, 1 to 10; any but the run's own is refused (default: the run's)",
+        help=f"trial of {trial_ranges()}; any but the run's own is refused (default: the run's)",
     )
     parser.add_argument(
         "--task",
         action="append",
         metavar="NAME",
-        type=name_of(_TASKS),
-        choices=_TASKS,
+        type=name_of(tasks),
+        choices=tasks,
         help="a search by its name, such as indoor-search; may be given several times "
         "(default: all of the data set)",
     )
@@ -169,8 +169,8 @@ COMMAND = Command(
     description=(
         "Test the encoder of a run on the searches of its data set: CMC, mAP and mINP in percent, "
         "their mean and population standard deviation over the trials. Galleries are those that "
-        "the published test code draws. A model of RegDB is tested on the trial that it was "
-        "trained on."
+        "the published test code draws. Where a data set has trials, a model is tested on the "
+        "one that it was trained on."
     ),
     examples="""
 mabm evaluate runs/sysu --json scores.json

@@ -11,7 +11,6 @@ import numpy.typing as npt
 import torch
 
 from mabm._core.devices import find_device
-from mabm._core.names import find_name
 from mabm.cli.command import (
     Command,
     UsageError,
@@ -23,6 +22,7 @@ from mabm.cli.command import (
     whole_number,
     write,
 )
+from mabm.cli.data_sets import either, in_folders, shipped, trial_ranges, with_trials
 from mabm.cli.files.arrays import Source
 from mabm.cli.files.modalities import Modality, modality_number
 from mabm.cli.files.outputs import check_not_read, check_output, is_extracted, save_arrays
@@ -53,8 +53,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data",
         metavar="NAME[:ROOT]",
-        help="images of a data set: sysu_mm01, regdb or llcm with its folder, or emoji_xm "
-        "(default: those of --images)",
+        help=f"images of a data set: {either(in_folders())} with its folder, or "
+        f"{either(shipped())} (default: those of --images)",
     )
     parser.add_argument(
         "--split",
@@ -65,7 +65,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--trial",
         type=positive,
         metavar="N",
-        help="trial of RegDB, 1 to 10 (default: none, as other data sets have none)",
+        help=f"trial of {trial_ranges()} (default: none, as other data sets have none)",
     )
     parser.add_argument(
         "--images",
@@ -122,7 +122,7 @@ def _execute(chosen: argparse.Namespace) -> int:
     if (chosen.data is None) == (chosen.images is None):
         raise UsageError("give either --data NAME[:ROOT] or --images LIST.csv")
     if chosen.images is not None and chosen.trial is not None:
-        raise UsageError("--trial is of --data regdb:ROOT")
+        raise UsageError(f"--trial is of --data {either(with_trials())}:ROOT")
     if chosen.images is not None and chosen.split is not None:
         raise UsageError("--split is of --data NAME[:ROOT]")
     weights = Path(chosen.weights)
@@ -170,8 +170,8 @@ def _read_split(chosen: argparse.Namespace) -> ImageSet:
     from mabm.data import DATA_SETS, read_data
 
     given, _, root = chosen.data.partition(":")
-    name = find_name(given, DATA_SETS) or given
-    if name in DATA_SETS and name != "emoji_xm" and not root:
+    name = DATA_SETS.find(given) or given
+    if name in in_folders() and not root:
         raise UsageError(f"--data must be {name}:ROOT, with the folder that it is in, got {name}")
     data = read_data(name, root or None, trial=chosen.trial)
     return data.test if chosen.split == "test" else data.train
@@ -239,11 +239,11 @@ def _load(chosen: argparse.Namespace, path: Path) -> tuple[Encoder, tuple[int, i
     from mabm.models import build_encoder, load_encoder, load_pretrained
     from mabm.models.weights import SHIPPED
 
-    shipped = find_name(chosen.weights, SHIPPED)
-    if not path.exists() and shipped is not None:
+    known = SHIPPED.find(chosen.weights)
+    if not path.exists() and known is not None:
         if chosen.model is not None:
-            raise UsageError(f"--model is of a file of weights; {shipped} says which it is of")
-        return load_pretrained(shipped), None
+            raise UsageError(f"--model is of a file of weights; {known} says which it is of")
+        return load_pretrained(known), None
     if not path.is_file():
         raise FileNotFoundError(
             f"WEIGHTS must be a finished run, a file or {', '.join(SHIPPED)}, got {chosen.weights}"

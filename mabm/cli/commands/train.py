@@ -21,6 +21,7 @@ from mabm.cli.command import (
     shows_progress,
     write,
 )
+from mabm.cli.data_sets import data_sets, either, in_folders, trial_ranges
 from mabm.cli.files.outputs import check_folder, check_kind, check_not_read
 from mabm.cli.interruption import ending_in_time
 from mabm.evaluation import format_search_scores
@@ -33,8 +34,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "config",
         metavar="CONFIG",
-        help="sysu_mm01, regdb, llcm or emoji_xm, which ship with mabm, or a TOML file; a file of "
-        "such a name is ./sysu_mm01",
+        help=f"{either(data_sets())}, which ship with mabm, or a TOML file; a file of such a "
+        f"name is ./{data_sets()[0]}",
     )
     parser.add_argument(
         "--output",
@@ -53,7 +54,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--trial",
         type=positive,
         metavar="N",
-        help="which split of RegDB, 1 to 10, data.trial (default: that of the configuration)",
+        help=f"trial of {trial_ranges()}, data.trial (default: that of the configuration)",
     )
     parser.add_argument(
         "--set",
@@ -83,7 +84,7 @@ def _execute(chosen: argparse.Namespace) -> int:
         write(to_toml(config).rstrip("\n"))
         return 0
     name = config.data.name
-    if name != "emoji_xm" and config.data.root is None:
+    if name in in_folders() and config.data.root is None:
         raise UsageError(f"give --data ROOT, the folder of {name} (data.root)")
     _check_folder_of_run(chosen.output, chosen.config, config)
     from mabm.train import TrainingStopped, train
@@ -152,10 +153,13 @@ def _is_config_of_run(path: Path) -> bool:
 
 def _is_written(path: Path, config: Config) -> bool:
     """Whether a file is what a run writes of its configuration, in this version or an earlier."""
+    from mabm.models.weights import SHIPPED
     from mabm.train.config_files import to_toml
 
     text = path.read_text(encoding="utf-8")
-    return text.replace('"emoji-xm"', '"emoji_xm"') == to_toml(config)  # as it was once spelled
+    for name in SHIPPED:
+        text = text.replace(f'"{name.replace("_", "-")}"', f'"{name}"')  # as it was once spelled
+    return text == to_toml(config)
 
 
 def _is_environment(path: Path) -> bool:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from types import NoneType
 from typing import Any, Final
 
-from mabm._core.names import DATA_SETS, find_name
+from mabm._core.names import NamedMapping
+from mabm.data import DATA_SETS
 from mabm.evaluation import SearchScores
 from mabm.models.weights import SHIPPED
 
@@ -36,7 +37,10 @@ _FREE = (
 )
 
 # Settings that are names: a run of an earlier version may have kept them in another spelling.
-_NAMES: Final = {"data.name": DATA_SETS, "model.weights": SHIPPED}
+_NAMES: Final[Mapping[str, NamedMapping[Any]]] = {
+    "data.name": DATA_SETS,
+    "model.weights": SHIPPED,
+}
 
 
 def check_same(kept: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -51,7 +55,7 @@ def check_same(kept: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """
     before, after = _flat(kept), _flat(now)
     for name, known in _NAMES.items():
-        if (spelled := find_name(before.get(name), known)) is not None:
+        if (spelled := known.find(before.get(name))) is not None:
             before[name] = spelled
     for name in sorted({*before, *after}):
         if name not in _FREE and before.get(name) != after.get(name):
