@@ -418,7 +418,7 @@ def extension(decision: Decision, cudart: Path | None = None) -> Extension:
     import torch
     from torch.utils.cpp_extension import CppExtension, CUDAExtension
 
-    sources = [*ROOT.glob("csrc/*.cpp"), *ROOT.glob("csrc/ops/cpu/*.cpp")]
+    sources = list(ROOT.glob("csrc/**/*.cpp"))
     # What an earlier torch left in build/ would be taken for this one's: its name makes it stale.
     common = [TORCH_STABLE_ABI, f"-DMABM_TORCH={torch.__version__}"]
     flags = {"cxx": [*common, *(MSVC_FLAGS if sys.platform == "win32" else FLAGS)]}
@@ -426,7 +426,7 @@ def extension(decision: Decision, cudart: Path | None = None) -> Extension:
     folders: list[str] = []
     if decision.cuda is not None:
         kind = CUDAExtension
-        sources += ROOT.glob("csrc/ops/cuda/*.cu")
+        sources += ROOT.glob("csrc/**/*.cu")
         flags["nvcc"] = [*common[1:], *NVCC_FLAGS, *gencode(decision.architectures)]
         flags["cxx"] += [  # csrc/library.cpp keeps them for mabm.build_info()
             f"-DMABM_CUDA_VERSION={decision.cuda}",

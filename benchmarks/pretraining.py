@@ -29,17 +29,16 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from mabm._core.arrays import IntArray
 from mabm.data import INFRARED, VISIBLE, Frames, identity_splits, load_drawings, render_identities
 from mabm.models import TwoStreamEncoder, extract, save_weights
 
 _LOG = logging.getLogger(__name__)
 
-IntArray = npt.NDArray[np.int64]
 
 _MODALITIES: Final = (VISIBLE, INFRARED)
 

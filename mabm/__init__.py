@@ -24,20 +24,14 @@ _registrations.register()
 from mabm.cluster.association import associate_clusters, match_clusters, transport_plan
 from mabm.cluster.prediction import predict_labels
 from mabm.cluster.pseudo_labels import ClusterSummary, PseudoLabels, pseudo_labels
-from mabm.contrast.loss_modules import (
-    ClusterContrastLoss,
-    HybridContrastLoss,
-    MultiPositiveLoss,
-    SplitContrastLoss,
-)
-from mabm.contrast.losses import (
-    cluster_contrast_loss,
-    hybrid_contrast_loss,
-    multi_positive_loss,
-    select_hardest,
-    split_contrast_loss,
-)
-from mabm.contrast.memory import HardMemory, HybridMemory, MeanMemory
+from mabm.contrast.losses.cluster_contrast import ClusterContrastLoss, cluster_contrast_loss
+from mabm.contrast.losses.hybrid_contrast import HybridContrastLoss, hybrid_contrast_loss
+from mabm.contrast.losses.multi_positive import MultiPositiveLoss, multi_positive_loss
+from mabm.contrast.losses.selection import select_hardest
+from mabm.contrast.losses.split_contrast import SplitContrastLoss, split_contrast_loss
+from mabm.contrast.memories.hard import HardMemory
+from mabm.contrast.memories.hybrid import HybridMemory
+from mabm.contrast.memories.mean import MeanMemory
 from mabm.contrast.prototypes import PrototypeSplit, SplitSummary, split_prototypes
 from mabm.contrast.samplers import IdentityBatchSampler
 from mabm.distance.encoding import encode_neighbors, expand_queries

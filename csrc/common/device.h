@@ -1,7 +1,8 @@
 // What kernels are written in, on top of CUDA C++: the launch, warps and shared memory.
 //
 // Kernels reach the grid through this header alone, so that the very same source runs on a GPU and,
-// with -DMABM_EMULATED, on the emulated grid of tests/kernels, where shared memory is checked.
+// with -DMABM_EMULATED, on the emulated grid of tests/emulated_grid, where shared memory is
+// checked.
 #pragma once
 
 #include <math.h>  // in device code its functions are without a namespace

@@ -2,8 +2,8 @@
 //
 // Signals reach Python's main thread alone. An op called there asks Python about ten times a second
 // whether one has come. Where its handler raises, what it raised is kept here, the op ends with an
-// error, and mabm._extension.interruptible raises what was kept. In other threads and in a process
-// that never imported mabm._C nothing is asked.
+// error, and mabm._core.extension.interruptible raises what was kept. In other threads and in a
+// process that never imported mabm._C nothing is asked.
 #pragma once
 
 #include <Python.h>

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from mabm._core.arguments import check_choice, check_integer, check_real
 from mabm._core.arrays import Array, ArrayT, check_matrix, check_numbers, like, to_tensor
-from mabm._core.batch import check_lengths, full_precision
+from mabm._core.batch_checks import check_lengths
 from mabm._core.columns import Column, Labels, check_clusters, check_modality, modality_of
 from mabm._core.partition import split_by_group, unit_means
+from mabm._core.precision import full_precision
 from mabm.cluster.pseudo_labels import PseudoLabels
 
 logger = logging.getLogger(__name__)

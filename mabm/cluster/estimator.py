@@ -11,7 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from mabm._core.arguments import shown
-from mabm._core.arrays import Array, check_features, is_integer
+from mabm._core.arrays import Array, IntArray, check_features, is_integer
 from mabm._core.columns import Column
 from mabm.cluster.prediction import predict_labels
 from mabm.cluster.pseudo_labels import pseudo_labels
@@ -96,14 +96,14 @@ class ModalityDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # skle
             preset=self.preset,
             precision=self.precision,
         )
-        self.labels_: NDArray[np.int64] = found.labels.cpu().numpy()
+        self.labels_: IntArray = found.labels.cpu().numpy()
         core: Any = found.core
-        self.core_sample_indices_: NDArray[np.int64] = np.flatnonzero(core.cpu().numpy())
+        self.core_sample_indices_: IntArray = np.flatnonzero(core.cpu().numpy())
         self.n_features_in_ = features.shape[1]
         self._features, self._found = features, found
         return self
 
-    def predict(self, X: Array, modality: Column | None = None) -> NDArray[np.int64]:
+    def predict(self, X: Array, modality: Column | None = None) -> IntArray:
         """Gives each row of ``X`` the cluster of its nearest core sample, or -1 for noise.
 
         The parameters are those of the estimator, the rest is :func:`mabm.predict_labels`: rows of
@@ -148,7 +148,7 @@ class ModalityDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # skle
         )
         return labels.cpu().numpy()
 
-    def fit_predict(self, X: Array, y: object = None, **metadata: Any) -> NDArray[np.int64]:
+    def fit_predict(self, X: Array, y: object = None, **metadata: Any) -> IntArray:
         """Clusters the rows of ``X`` and returns ``labels_``.
 
         ``ClusterMixin`` has the same; here it is annotated.

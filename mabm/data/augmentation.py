@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mabm._core.arrays import IntArray
 from mabm.data._draws import uniform_draws
 
 Channels = Literal["keep", "exchange", "infrared"]
@@ -175,7 +176,7 @@ def augment(
     return result
 
 
-def _checked_keys(images: object, keys: Tensor | npt.ArrayLike) -> npt.NDArray[np.int64]:
+def _checked_keys(images: object, keys: Tensor | npt.ArrayLike) -> IntArray:
     if not isinstance(images, Tensor) or images.dtype != torch.uint8:
         found = images.dtype if isinstance(images, Tensor) else type(images).__name__
         raise TypeError(f"images must be a uint8 tensor, got {found}")
@@ -206,7 +207,7 @@ def _crop(images: Tensor, draws: Draws, padding: int) -> Tensor:
     return windows[torch.arange(len(images), device=images.device), :, top, left]
 
 
-def _whole(draws: Draws, count: int | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def _whole(draws: Draws, count: int | IntArray) -> IntArray:
     """Uniform whole numbers in [0, count)."""
     return (draws * count).astype(np.int64)
 
@@ -234,7 +235,7 @@ def _erase(images: Tensor, draws: Draws, recipe: Augmentation) -> Tensor:
 
 def _rectangles(
     draws: Draws, height: int, width: int, recipe: Augmentation
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+) -> tuple[IntArray, IntArray, npt.NDArray[np.bool_]]:
     """Height and width of each image's first rectangle that fits, and whether any did."""
     area = _between(draws[:, _ERASING_AREA], recipe.erasing_area) * (height * width)
     aspect = _between(draws[:, _ERASING_ASPECT], recipe.erasing_aspect)
@@ -251,9 +252,7 @@ def _between(draws: Draws, bounds: tuple[float, float]) -> Draws:
     return bounds[0] + (bounds[1] - bounds[0]) * draws
 
 
-def _inside(
-    size: int, start: npt.NDArray[np.int64], length: npt.NDArray[np.int64]
-) -> npt.NDArray[np.bool_]:
+def _inside(size: int, start: IntArray, length: IntArray) -> npt.NDArray[np.bool_]:
     position = np.arange(size)
     return (position >= start[:, None]) & (position < (start + length)[:, None])
 

@@ -13,8 +13,9 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
+from mabm._core.arrays import IntArray
 from mabm._core.modalities import INFRARED, VISIBLE
-from mabm.data.records import ByteArray, IntArray
+from mabm.data.records import ByteArray
 
 FloatArray = npt.NDArray[np.float32]
 

@@ -19,11 +19,12 @@ from typing import Final
 
 import numpy as np
 
+from mabm._core.arrays import IntArray
 from mabm._core.modalities import INFRARED, VISIBLE
 from mabm._core.protocols import RetrievalProtocol, SearchTask
 from mabm.data.data_set import DataSet
 from mabm.data.drawings import load_drawings, render_identities
-from mabm.data.records import ImageSet, IntArray, ReidData
+from mabm.data.records import ImageSet, ReidData
 
 NAME: Final = "emoji_xm"
 NUM_START_VISIBLE: Final = 176

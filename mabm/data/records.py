@@ -14,7 +14,8 @@ from typing import Any, Final, TypeAlias, cast, overload
 import numpy as np
 import numpy.typing as npt
 
-IntArray: TypeAlias = npt.NDArray[np.int64]
+from mabm._core.arrays import IntArray
+
 ByteArray: TypeAlias = npt.NDArray[np.uint8]
 
 UNKNOWN: Final = -1

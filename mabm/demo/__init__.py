@@ -19,6 +19,7 @@ import torch
 
 import mabm
 from mabm._core.arguments import check_integer
+from mabm._core.arrays import IntArray
 from mabm.cluster.quality import (
     PairQuality,
     adjusted_rand_index,
@@ -34,7 +35,6 @@ from mabm.report.plots import PairHistogram, pair_histogram, require_matplotlib
 
 __all__ = ["DemoResult", "MethodResult", "Settings", "format_table", "run"]
 
-IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
 
 CLUSTERS_PICTURE = "clusters.png"

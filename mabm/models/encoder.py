@@ -12,7 +12,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from mabm._core.batch import full_precision
+from mabm._core.precision import full_precision
 
 _GEM_EPS = 1e-6  # keeps x ** p differentiable where the last ReLU gave zero
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mabm._core.arguments import check_integer
-from mabm._core.arrays import Array, check_features, check_matrix, like, to_tensor
+from mabm._core.arrays import Array, IntArray, check_features, check_matrix, like, to_tensor
 from mabm._core.columns import (
     Column,
     Labels,
@@ -26,8 +26,6 @@ from mabm._core.protocols import SearchTask
 from mabm.distance.presets import DEFAULT_K1, DEFAULT_K2, Preset
 from mabm.evaluation.galleries import draw_gallery
 from mabm.evaluation.search import minus_inner_products
-
-IntArray = npt.NDArray[np.int64]
 
 ReadImages = Callable[[list[int]], Array]
 """Rows -> (B, 3, H, W) uint8 RGB images of one size, such as ``ImageReader.__getitems__``."""

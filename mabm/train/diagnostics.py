@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 
 from mabm._core.arguments import check_integer
-from mabm._core.arrays import Array, ArrayT, to_tensor
+from mabm._core.arrays import Array, ArrayT, IntArray, to_tensor
 from mabm._core.columns import (
     Column,
     Labels,
@@ -35,8 +35,6 @@ from mabm.cluster.quality import (
 )
 from mabm.distance.presets import MAX_K
 from mabm.distance.ranking import Precision, rank_neighbors
-
-IntArray = npt.NDArray[np.int64]
 
 NUM_NEIGHBORS: Final = 20  # of a sample, in the neighbor mix: about the images of one identity
 

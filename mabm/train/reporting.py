@@ -6,7 +6,6 @@ import json
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
 import torch
 from torch import nn
@@ -19,16 +18,15 @@ from mabm.train import distributed
 from mabm.train.batches import Place
 from mabm.train.config import Config
 from mabm.train.config_files import to_toml
-from mabm.train.environment import describe_environment
 from mabm.train.epoch import Clusters, find_clusters
-from mabm.train.history import HISTORY, History
 from mabm.train.inputs import Inputs
+from mabm.train.records.environment import describe_environment
+from mabm.train.records.files import ENVIRONMENT, HISTORY, REPORT
+from mabm.train.records.history import History
 from mabm.train.scoring import extract_test_features
 from mabm.train.steps import distance_together, extract_features
 
 logger = logging.getLogger(__name__)
-
-FILE: Final = "report.html"
 
 
 def report_run(encoder: nn.Module, inputs: Inputs, config: Config, folder: Path) -> None:
@@ -64,7 +62,7 @@ def report_run(encoder: nn.Module, inputs: Inputs, config: Config, folder: Path)
     environment = _environment_of(folder)
     preset, k2 = distance_together(config.clustering, len(MODALITIES))
     write_report(
-        folder / FILE,
+        folder / REPORT,
         title=f"{data_set.name}, {config.clustering.association} association, "
         f"seed {config.run.seed}",
         config_toml=to_toml(config),
@@ -100,7 +98,7 @@ def report_run(encoder: nn.Module, inputs: Inputs, config: Config, folder: Path)
 
 def _environment_of(folder: Path) -> dict[str, str]:
     """What the run began on, or, where that file is gone or damaged, what it ended on."""
-    path = folder / "environment.json"
+    path = folder / ENVIRONMENT
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

@@ -18,7 +18,7 @@
 #include <utility>
 #include <vector>
 
-#include "kernels/clustering.cuh"
+#include "kernels/dbscan.cuh"
 #include "kernels/encoding.cuh"
 #include "kernels/jaccard.cuh"
 #include "kernels/neighbors.cuh"
@@ -495,7 +495,7 @@ auto many_near_rows(const Array<int64_t>& indptr, const Array<int32_t>& indices,
   return std::make_tuple(near_indices.array(), distances.array());
 }
 
-// ---- Clustering ---------------------------------------------------------------------------------
+// ---- DBSCAN -------------------------------------------------------------------------------------
 
 // Roots, and which samples are one.
 auto join_cores(const Array<int64_t>& indptr, const Array<int32_t>& indices,
