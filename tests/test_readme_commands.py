@@ -175,6 +175,7 @@ def test_commands_are_found() -> None:
 
 
 @needs_training
+@pytest.mark.slow
 def test_every_command_runs(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words in (words for section in sections().values() for words in commands_of(section)):
         line = shlex.join(words)

@@ -20,7 +20,7 @@ from miniature_trees import build_llcm, build_regdb, build_sysu
 
 from mabm.train import load_config
 
-pytestmark = needs_training
+pytestmark = [needs_training, pytest.mark.slow]
 
 SIZE = (64, 32)
 SHORT = [

@@ -21,7 +21,7 @@ from mabm import HybridMemory
 from mabm.evaluation import SearchScores
 from mabm.train import TrainingError, TrainingStopped, inputs, progress, train, trainer
 
-pytestmark = needs_training
+pytestmark = [needs_training, pytest.mark.slow]
 
 CASES = Path(__file__).parents[1] / "support" / "training_cases.py"
 
