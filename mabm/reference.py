@@ -14,11 +14,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mabm._core.arrays import IntArray
 from mabm.distance.presets import DEFAULT_K1, DEFAULT_K2, Preset, resolve_preset
 
 Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
-Lists = list[list[Integers]]
+Lists = list[list[IntArray]]
 """``lists[i][l]``: list ``l`` of sample ``i``, nearest first."""
 Sets = list[set[int]]
 
@@ -33,12 +33,12 @@ def similarity(features: ArrayLike, metric: str) -> Floats:
     return np.stack(rows) if rows else np.zeros((0, 0))
 
 
-def nearest(scores: Floats, candidates: Integers, count: int) -> Integers:
+def nearest(scores: Floats, candidates: IntArray, count: int) -> IntArray:
     """The ``count`` candidates with the greatest score, nearest first, ties by lower index."""
     return np.array(sorted(candidates, key=lambda j: (-scores[j], j))[:count], dtype=np.int64)
 
 
-def rank(features: ArrayLike, modality: Integers, preset: Preset, k1: int) -> Lists:
+def rank(features: ArrayLike, modality: IntArray, preset: Preset, k1: int) -> Lists:
     """Step 1, ranking: the neighbor lists of every sample (a sample is its own neighbor)."""
     scores = similarity(features, preset.metric)
     everyone = np.arange(len(scores))
@@ -61,14 +61,14 @@ def rank(features: ArrayLike, modality: Integers, preset: Preset, k1: int) -> Li
     return lists
 
 
-def merge(features: ArrayLike, lists: Lists, metric: str) -> list[Integers]:
+def merge(features: ArrayLike, lists: Lists, metric: str) -> list[IntArray]:
     """All lists of each sample as one, nearest first: the paper's N(i)."""
     scores = similarity(features, metric)
     together = [np.concatenate(own) for own in lists]
     return [nearest(scores[i], row, len(row)) for i, row in enumerate(together)]
 
 
-def reciprocal(lists: list[Integers]) -> Sets:
+def reciprocal(lists: list[IntArray]) -> Sets:
     """Step 2, reciprocity: R(i) = {j in N(i) : i in N(j)}."""
     members = [set(row.tolist()) for row in lists]
     return [{j for j in members[i] if i in members[j]} for i in range(len(lists))]
@@ -116,7 +116,7 @@ def expand_queries(
     features: ArrayLike,
     encoding: Floats,
     lists: Lists,
-    modality: Integers,
+    modality: IntArray,
     preset: Preset,
     k2: int,
 ) -> Floats:
@@ -191,7 +191,7 @@ def rerank(
     return part.astype(np.float32)
 
 
-def dbscan(distance: ArrayLike, *, eps: float, min_samples: int) -> Integers:
+def dbscan(distance: ArrayLike, *, eps: float, min_samples: int) -> IntArray:
     """DBSCAN on a dense distance, noise -1 (Ester et al., KDD 1996).
 
     A sample is core if ``min_samples`` samples, itself among them, lie within ``eps``. Clusters are
@@ -228,7 +228,7 @@ def normalize(rows: ArrayLike) -> Floats:
 
 def split_prototypes(
     features: ArrayLike, labels: ArrayLike, modality: ArrayLike
-) -> tuple[Floats, Integers, Integers, Integers]:
+) -> tuple[Floats, IntArray, IntArray, IntArray]:
     """Split: prototypes, the cluster and the modality of each, the prototype of each sample."""
     x, clusters, groups = np.asarray(features), np.asarray(labels), np.asarray(modality)
     cells = sorted({(int(c), int(g)) for c, g in zip(clusters, groups, strict=True) if c >= 0})

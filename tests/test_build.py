@@ -162,7 +162,7 @@ def make_toolkit(
     return home
 
 
-TARGET = BUILD.of_target("")
+TARGET = BUILD.target_folder("")
 
 
 @pytest.mark.parametrize(
@@ -190,13 +190,13 @@ def test_a_toolkit_is_looked_at_before_anything_is_compiled(tmp_path: Path) -> N
     half = make_toolkit(tmp_path / "half", libraries="")
     assert BUILD.find_toolkit(str(half)).fault == "has no libcudart to link with"
     complaint = "echo 'host_config.h:1: error: #error -- unsupported GNU version!' >&2; exit 1"
-    odd = make_toolkit(tmp_path / "odd", preprocess=complaint)
-    assert BUILD.find_toolkit(str(odd)).fault == (
+    broken = make_toolkit(tmp_path / "broken", preprocess=complaint)
+    assert BUILD.find_toolkit(str(broken)).fault == (
         "does not work with this C++ compiler (host_config.h:1: error: #error -- unsupported GNU "
         "version!)"
     )
-    write_script(odd / "bin" / "nvcc", "#!/bin/sh\nexit 1\n")
-    assert BUILD.find_toolkit(str(odd)) is None
+    write_script(broken / "bin" / "nvcc", "#!/bin/sh\nexit 1\n")
+    assert BUILD.find_toolkit(str(broken)) is None
 
 
 def test_the_toolkit_is_where_nvcc_itself_says(tmp_path: Path) -> None:
@@ -295,7 +295,7 @@ def test_the_compiler_is_tried_before_the_build(
 
 def test_the_extension_of_a_build_for_the_cpu_alone() -> None:
     described = BUILD.extension(BUILD.Decision(None, [], "for a test"))
-    assert "csrc/library.cpp" in described.sources
+    assert {"csrc/library.cpp", "csrc/common/scores.cpp"} <= set(described.sources)
     assert not [source for source in described.sources if "cuda" in source]
     assert not [name for name in described.libraries if "cud" in name]
     assert described.py_limited_api
@@ -306,7 +306,10 @@ def test_the_extension_of_a_build_with_cuda(monkeypatch: pytest.MonkeyPatch) -> 
     cpu = BUILD.extension(BUILD.Decision(None, [], "for a test"))
     described = BUILD.extension(BUILD.Decision("13.0", ["sm_90", "compute_90"]))
     kernels = set(described.sources) - set(cpu.sources)
-    assert kernels == {f"csrc/ops/cuda/{path.name}" for path in ROOT.glob("csrc/ops/cuda/*.cu")}
+    on_cpu = [source for source in cpu.sources if source.startswith("csrc/ops/cpu/")]
+    assert kernels == {
+        source.replace("/cpu/", "/cuda/").replace(".cpp", ".cu") for source in on_cpu
+    }
     assert described.py_limited_api
     assert {"cudart", "torch_cuda"} <= set(described.libraries)
     assert "torch_python" not in described.libraries  # it is not of the stable ABI

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import extras
 
-from mabm.cli import info
+from mabm.cli.commands import info
 
 ROOT = Path(__file__).parents[1]
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import mabm
+from mabm._core.precision import unit_rows
 from mabm.compat.clustercontrast import ClusterMemory, cm, cm_hard, cm_hybrid
-from mabm.contrast import memory as memories
 
 KINDS = (mabm.MeanMemory, mabm.HardMemory, mabm.HybridMemory)
 each_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
@@ -158,7 +158,7 @@ def test_unit_rows_are_those_of_normalize_to_the_bit() -> None:
         x[3], x[4], x[5] = 0, x[4] * 1e-30, x[5] * 1e15
         found, expected = x.clone().requires_grad_(), x.clone().requires_grad_()
         weights = torch.randn_like(x)
-        one, other = memories.unit_rows(found), F.normalize(expected, dim=1)
+        one, other = unit_rows(found), F.normalize(expected, dim=1)
         assert torch.equal(one, other)
         (one * weights).sum().backward()
         (other * weights).sum().backward()

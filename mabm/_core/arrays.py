@@ -13,6 +13,7 @@ from mabm._core.extension import backends
 
 Array: TypeAlias = Tensor | NDArray[Any]
 ArrayT = TypeVar("ArrayT", Tensor, NDArray[Any])
+IntArray: TypeAlias = NDArray[np.int64]
 
 # Rows looked at in one step where a whole pass over the features would double their memory: on the
 # CPU few enough for what a step writes to stay in the cache, elsewhere enough to keep it busy.

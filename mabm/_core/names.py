@@ -1,36 +1,28 @@
-"""Names of data sets: one spelling in what is written, several in what is read."""
+"""Names: one spelling in what is written, several in what is read."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Final, TypeVar
+from typing import TypeVar
 
 T = TypeVar("T")
-
-DATA_SETS: Final = ("sysu_mm01", "regdb", "llcm", "emoji_xm")
-"""The names of data sets, and of the configurations that train on them."""
-
-_SHORT: Final = {"sysu": "sysu_mm01"}
 
 
 def find_name(name: object, names: Iterable[str]) -> str | None:
     """The one of ``names`` that is meant, in the spelling that it has there.
 
-    The case of letters does not matter, nor does ``-`` or ``_``; ``sysu`` is short for
-    ``sysu_mm01``.
+    Upper and lower case are the same, and so are ``-`` and ``_``.
 
     Args:
-        name: What was typed or read; nothing but a string is a name.
-        names: Names that there are.
+        name: What was typed or read; what is no string is no name.
+        names: The names to choose from.
 
     Returns:
         The name, or ``None`` where none of them is meant.
     """
     if not isinstance(name, str):
         return None
-    word = _folded(name)
-    known = {_folded(each): each for each in names}
-    return known.get(word) or known.get(_SHORT.get(word, word))
+    return {_folded(known): known for known in names}.get(_folded(name))
 
 
 def _folded(name: str) -> str:
@@ -38,16 +30,26 @@ def _folded(name: str) -> str:
 
 
 class NamedMapping(Mapping[str, T]):
-    """A read-only mapping whose names are found in every spelling that :func:`find_name` knows.
+    """A read-only mapping whose names are found in any spelling that :func:`find_name` takes.
 
     Iteration gives each name once, as it is spelled in documents.
+
+    Args:
+        values: The values by name.
+        aliases: Other names, each with the name that it stands for.
     """
 
-    def __init__(self, values: Mapping[str, T]) -> None:
+    def __init__(self, values: Mapping[str, T], aliases: Mapping[str, str] | None = None) -> None:
         self._values = dict(values)
+        self._aliases = dict(aliases or {})
+
+    def find(self, name: object) -> str | None:
+        """The name that is meant, as it is spelled in documents, or ``None``."""
+        alias = find_name(name, self._aliases)
+        return find_name(name if alias is None else self._aliases[alias], self._values)
 
     def __getitem__(self, name: str) -> T:
-        found = find_name(name, self._values)
+        found = self.find(name)
         if found is None:
             raise KeyError(name)
         return self._values[found]

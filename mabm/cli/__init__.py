@@ -1,4 +1,4 @@
-"""The command line: ``mabm`` and ``python -m mabm``, one module for each command."""
+"""The command line, ``mabm`` and ``python -m mabm``: its parser, commands and files."""
 
 from mabm.cli.main import main
 

@@ -14,22 +14,9 @@ from typing import Any, Final, NoReturn
 import torch
 
 from mabm._core.extension import build_info
-from mabm.cli import assign, census, cluster, completion, demo, evaluate, extract, info, train
-from mabm.cli.command import INTERRUPTED, Command, OutputClosedError, UsageError, write
+from mabm.cli.command import INTERRUPTED, OutputClosedError, UsageError, write
+from mabm.cli.commands import COMMANDS
 
-_COMMANDS: Final[tuple[Command, ...]] = (
-    demo.COMMAND,
-    cluster.COMMAND,
-    assign.COMMAND,
-    train.COMMAND,
-    evaluate.COMMAND,
-    extract.COMMAND,
-    census.COMMAND,
-    info.COMMAND,
-    completion.COMMAND,
-)
-
-OK: Final = 0
 FAILURE: Final = 1
 USAGE: Final = 2  # argparse's own
 OUTPUT_CLOSED: Final = 141  # as a shell reports a process that SIGPIPE ended
@@ -143,7 +130,7 @@ def _build_parser() -> argparse.ArgumentParser:
     _add_common(parser, debug=False, level=logging.INFO)
     parser.set_defaults(execute=lambda _: _print_help(parser))  # where no command is named
     commands = parser.add_subparsers(dest="command", metavar="command")
-    for command in _COMMANDS:
+    for command in COMMANDS:
         of_command = commands.add_parser(
             command.name,
             help=command.help,
@@ -160,7 +147,7 @@ def _build_parser() -> argparse.ArgumentParser:
 
 def _print_help(parser: argparse.ArgumentParser) -> int:
     parser.print_help()
-    return OK
+    return 0
 
 
 def _add_common(parser: argparse.ArgumentParser, *, debug: Any, level: Any) -> None:

@@ -10,11 +10,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from mabm._core.arrays import IntArray
 from mabm._core.columns import Column, Labels, check_categories, check_labels, modality_of
-
-IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mabm._core.arguments import check_integer, shown
-from mabm._core.arrays import check_features, to_tensor
+from mabm._core.arrays import IntArray, check_features, to_tensor
 from mabm._core.device_memory import check_fits
 from mabm._core.extension import backends
 from mabm.distance.jaccard import encode_samples, jaccard_distance
@@ -40,7 +40,7 @@ def check_search_option(value: object) -> int:
     return check_integer("search_option", value, at_least=0, at_most=5)
 
 
-def modality_of_names(name: str, files: Sequence[Any], count: int) -> NDArray[np.int64]:
+def modality_of_names(name: str, files: Sequence[Any], count: int) -> IntArray:
     """Returns the modality that each file name tells by ``ir_modify`` or ``rgb_modify``.
 
     Args:
@@ -93,7 +93,7 @@ def check_lengths(k1: object, k2: object, longest: int = MAX_K) -> tuple[int, in
 
 def dense_distance(
     features: Tensor,
-    modality: NDArray[np.int64] | None,
+    modality: IntArray | None,
     *,
     k1: object,
     k2: object,

@@ -13,19 +13,12 @@ from torch.autograd.function import once_differentiable
 
 from mabm._core.arguments import check_integer, check_real
 from mabm._core.arrays import Array
-from mabm._core.batch import (
-    check_batch,
-    check_rows,
-    check_same_device,
-    check_temperature,
-    full_precision,
-    leave_out_not_finite,
-    without_autocast,
-)
+from mabm._core.batch_checks import check_batch, check_rows, check_same_device, check_temperature
 from mabm._core.device_memory import check_fits
 from mabm._core.partition import NOISE
-from mabm.contrast.losses import cross_entropy
-from mabm.contrast.memory import move_by_each
+from mabm._core.precision import full_precision, leave_out_not_finite, without_autocast
+from mabm.contrast.losses.similarity import cross_entropy
+from mabm.contrast.memories.mean import move_by_each
 from mabm.contrast.module_state import WholeState
 
 Move: TypeAlias = Callable[[Tensor, Tensor, Tensor, float], Tensor]

@@ -3,7 +3,7 @@
 It keeps the old contract: **it moves during backward**, and a gradient sees the memory as it is
 when it is computed, with whatever an earlier backward did to it. That is what loops that call
 nothing but ``loss.backward()`` need. Inputs that are not finite move nothing, where the old code's
-memory became NaN. New code has :mod:`mabm.contrast.losses` and :mod:`mabm.contrast.memory`.
+memory became NaN. New code has :mod:`mabm.contrast.losses` and :mod:`mabm.contrast.memories`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from torch import Tensor
 
 from mabm._core.arguments import check_integer, check_real, shown
 from mabm._core.arrays import Array
-from mabm._core.batch import check_rows, unit_rows, widen_targets, without_autocast
+from mabm._core.batch_checks import check_rows, widen_targets
 from mabm._core.columns import check_column
 from mabm._core.partition import NOISE
+from mabm._core.precision import unit_rows, without_autocast
 from mabm.compat._memories import (
     MovingMemory,
     check_momentum,
@@ -31,13 +32,12 @@ from mabm.compat._memories import (
     number_in,
     of_hardest_images,
 )
-from mabm.contrast.losses import (
-    DEFAULT_MARGIN,
-    DEFAULT_NUM_SELECTED,
-    DEFAULT_TEMPERATURE,
-    multi_positive_of_logits,
-)
-from mabm.contrast.memory import move_banks, move_by_hardest
+from mabm.contrast.losses.hybrid_contrast import DEFAULT_MARGIN
+from mabm.contrast.losses.multi_positive import multi_positive_of_logits
+from mabm.contrast.losses.selection import DEFAULT_NUM_SELECTED
+from mabm.contrast.losses.similarity import DEFAULT_TEMPERATURE
+from mabm.contrast.memories.hard import move_by_hardest
+from mabm.contrast.memories.hybrid import move_banks
 
 __all__ = ["ClusterMemory", "cm", "cm_hard", "cm_hybrid"]
 
@@ -399,7 +399,7 @@ _MODEL_NAMES: Final = ("encoder", "encoder_ema")
 
 
 def _move_stacked(features: Tensor, rows: Tensor, targets: Tensor, momentum: float) -> Tensor:
-    """:func:`mabm.contrast.memory.move_banks` of a (2K, D) memory."""
+    """:func:`mabm.contrast.memories.hybrid.move_banks` of a (2K, D) memory."""
     banks = features.reshape(2, -1, features.shape[1])
     return move_banks(banks, rows, targets, momentum).reshape(features.shape)
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mabm._core.arguments import shown
-from mabm._core.arrays import check_numbers, to_tensor
+from mabm._core.arrays import IntArray, check_numbers, to_tensor
 from mabm.evaluation import evaluate_retrieval
 
 __all__ = ["eval_llcm", "eval_regdb", "eval_sysu"]
@@ -113,13 +113,11 @@ def _numbered(one: NDArray[Any], other: NDArray[Any]) -> tuple[NDArray[Any], NDA
     return numbers[: len(one)], numbers[len(one) :]
 
 
-def _whole_numbers(
-    query: NDArray[Any], gallery: NDArray[Any]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _whole_numbers(query: NDArray[Any], gallery: NDArray[Any]) -> tuple[IntArray, IntArray]:
     return _whole("q_camids", query), _whole("g_camids", gallery)
 
 
-def _whole(name: str, cameras: NDArray[Any]) -> NDArray[np.int64]:
+def _whole(name: str, cameras: NDArray[Any]) -> IntArray:
     try:
         with np.errstate(invalid="ignore"):
             numbers = cameras.astype(np.int64)

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from mabm._core.arguments import check_integer, check_real, shown
-from mabm._core.batch import widen_targets, without_autocast
+from mabm._core.batch_checks import widen_targets
 from mabm._core.partition import NOISE
+from mabm._core.precision import without_autocast
 from mabm.compat._memories import (
     MovingMemory,
     check_smooth,
@@ -23,8 +24,9 @@ from mabm.compat._memories import (
     of_hardest_images,
 )
 from mabm.compat.cluster_memory import cm, cm_hard
-from mabm.contrast.losses import DEFAULT_TEMPERATURE
-from mabm.contrast.memory import move_banks, move_by_hardest
+from mabm.contrast.losses.similarity import DEFAULT_TEMPERATURE
+from mabm.contrast.memories.hard import move_by_hardest
+from mabm.contrast.memories.hybrid import move_banks
 
 __all__ = ["ClusterMemory", "cm", "cm_hard", "cm_hybrid", "cm_hybrid_v2"]
 

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from mabm._core.arguments import check_choice, check_integer, check_real
-from mabm._core.arrays import Array, check_floating, is_integer, to_tensor
+from mabm._core.arrays import Array, IntArray, check_floating, is_integer, to_tensor
 from mabm.compat._adapters import read_features
 from mabm.distance.presets import MAX_K, PRESETS
 from mabm.distance.ranking import rank_neighbors
@@ -64,9 +64,7 @@ def get_dist_nbr(
     return distances, ranking.ranks.cpu().numpy().astype(np.int32)
 
 
-def cluster_by_infomap(
-    nbrs: Array, dists: Array, min_sim: float, cluster_num: int = 2
-) -> NDArray[np.int64]:
+def cluster_by_infomap(nbrs: Array, dists: Array, min_sim: float, cluster_num: int = 2) -> IntArray:
     """Clusters the graph of all neighbors that are similar enough, by Infomap.
 
     From every row a link of weight ``1 - dists`` leads to each of its neighbors, up to the first
@@ -118,11 +116,11 @@ def cluster_by_infomap(
     modules = _find_modules(len(rows), np.column_stack([sources, targets, weights]))
     sizes = np.bincount(modules)
     numbers = np.where(sizes > smallest, np.cumsum(sizes > smallest) - 1, -1)
-    labels: NDArray[np.int64] = numbers[modules].astype(np.int64)
+    labels: IntArray = numbers[modules].astype(np.int64)
     return labels
 
 
-def _read_lists(nbrs: object, dists: object) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def _read_lists(nbrs: object, dists: object) -> tuple[IntArray, NDArray[np.float64]]:
     rows, distance = to_tensor(nbrs, "nbrs").cpu(), to_tensor(dists, "dists").cpu()
     if not is_integer(rows):
         raise TypeError(f"nbrs must be integers, got dtype {rows.dtype}")
@@ -136,7 +134,7 @@ def _read_lists(nbrs: object, dists: object) -> tuple[NDArray[np.int64], NDArray
     return rows.to(torch.int64).numpy(), distance.to(torch.float64).numpy()
 
 
-def _find_modules(count: int, links: NDArray[np.float64]) -> NDArray[np.int64]:
+def _find_modules(count: int, links: NDArray[np.float64]) -> IntArray:
     """(N,) the module of each sample, numbered from 0; those without links follow, each alone."""
     try:
         from infomap import Infomap

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from mabm._core.arguments import check_integer
-from mabm._core.arrays import Array
+from mabm._core.arrays import Array, IntArray
 from mabm.compat._adapters import check_search_option, nearest_columns, read_features
 from mabm.compat.clustercontrast import compute_jaccard_distance
 from mabm.distance.presets import MAX_K, PRESETS
@@ -32,7 +30,7 @@ def compute_ranked_list(
     search_option: int = 3,
     fp16: bool = False,
     verbose: bool = True,
-) -> NDArray[np.int64]:
+) -> IntArray:
     """Ranks the nearest other rows of every row.
 
     The first of each list is dropped, as the released code does: the row itself, or a duplicate of
@@ -66,7 +64,7 @@ def compute_ranked_list(
     width = _check_k(k) + 1
     preset = replace(PRESETS["spcl"], metric="euclidean" if euclidean else "inner_product")
     ranking = rank_neighbors(read_features(features, "features"), k1=width, preset=preset)
-    found: NDArray[np.int64] = ranking.ranks[:, 1:].cpu().numpy()
+    found: IntArray = ranking.ranks[:, 1:].cpu().numpy()
     return found
 
 
@@ -77,7 +75,7 @@ def compute_ranked_list_cm(
     search_option: int = 3,
     fp16: bool = False,
     verbose: bool = True,
-) -> NDArray[np.int64]:
+) -> IntArray:
     """Ranks, for every row of one set, rows of another by inner product, **without the first**.
 
     The released code drops the first of each list across modalities too, where it is the nearest
@@ -126,7 +124,7 @@ def compute_ranked_list_cm(
         nearest_columns(-(rows.to(torch.float64) @ columns).to(torch.float32), width)
         for rows in torch.split(given, step)
     ]
-    found: NDArray[np.int64] = torch.cat(parts)[:, 1:].cpu().numpy()
+    found: IntArray = torch.cat(parts)[:, 1:].cpu().numpy()
     return found
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mabm._core.advice import advise
 from mabm._core.arguments import check_integer, check_real
-from mabm._core.arrays import Array, check_floating, to_tensor
+from mabm._core.arrays import Array, IntArray, check_floating, to_tensor
 from mabm._core.device_memory import check_fits
 from mabm.compat._adapters import (
     Distances,
@@ -315,7 +315,7 @@ def _jaccard(
 
 def _rounded_jaccard(
     distance: NDArray[np.float32],
-    ranks: NDArray[np.int64],
+    ranks: IntArray,
     neighbors: NeighborSets[Tensor],
     split: int,
 ) -> NDArray[np.float16]:

@@ -13,15 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mabm._core.batch import widen_targets, without_autocast
+from mabm._core.batch_checks import widen_targets
 from mabm._core.columns import check_column
 from mabm._core.partition import NOISE
+from mabm._core.precision import without_autocast
 from mabm.compat._memories import (
     MovingMemory,
     move_batch_by_each,
     moving_product,
 )
-from mabm.contrast.losses import DEFAULT_TEMPERATURE
+from mabm.contrast.losses.similarity import DEFAULT_TEMPERATURE
 
 __all__ = ["HybridMemory", "hm"]
 

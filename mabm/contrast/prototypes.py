@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mabm._core.arrays import ArrayT, check_matrix, like, to_tensor
-from mabm._core.batch import check_lengths, full_precision
+from mabm._core.batch_checks import check_lengths
 from mabm._core.columns import (
     Column,
     Labels,
@@ -20,6 +20,7 @@ from mabm._core.columns import (
     name_of_group,
 )
 from mabm._core.partition import NOISE, split_by_group, unit_means
+from mabm._core.precision import full_precision
 from mabm._core.saving import Saved
 
 

@@ -7,14 +7,12 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 import torch.distributed as dist
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Sampler
 
 from mabm._core.arguments import check_integer
+from mabm._core.arrays import IntArray
 from mabm._core.columns import Column, Labels, check_categories, check_labels
-
-Integers = NDArray[np.int64]
 
 # No batch has as many; a number above this is a mistyped argument, not a wish.
 _MOST = 2**16
@@ -189,11 +187,11 @@ def _count(name: str, value: object) -> int:
     return check_integer(name, value, at_least=1, at_most=_MOST)
 
 
-def _copied(column: Tensor) -> Integers:
+def _copied(column: Tensor) -> IntArray:
     return column.cpu().numpy().copy()
 
 
-def _members(clusters: Integers) -> list[Integers]:
+def _members(clusters: IntArray) -> list[IntArray]:
     """The samples of each cluster, ascending, clusters by ascending label; noise is in none."""
     order = np.argsort(clusters, kind="stable")
     order = order[clusters[order] >= 0]

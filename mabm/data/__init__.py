@@ -1,27 +1,27 @@
-"""Data sets of two modalities: the published ones where a user has them, and open Emoji-XM.
+"""Data sets of two modalities: readers of published ones, and open Emoji-XM, which ships.
 
-Nothing here needs Pillow until an image file is read.
+Each is one record, :class:`DataSet`, in :data:`DATA_SETS`. Nothing here needs Pillow until an image
+file is read.
 """
 
 from mabm._core.modalities import INFRARED, VISIBLE
-from mabm._core.names import DATA_SETS
 from mabm.data.augmentation import Augmentation, augment
-from mabm.data.census import Census, CensusRow, take_census
-from mabm.data.emoji_xm import (
+from mabm.data.census import Census, take_census
+from mabm.data.counts import CensusRow
+from mabm.data.data_set import DataSet
+from mabm.data.drawings import (
     Drawings,
     Frames,
-    IdentitySplits,
-    identity_splits,
     load_drawings,
-    read_emoji_xm,
     render_drawings,
     render_identities,
 )
+from mabm.data.emoji_xm import IdentitySplits, identity_splits, read_emoji_xm
 from mabm.data.images import ImageReader, decode_image
 from mabm.data.llcm import read_llcm
 from mabm.data.records import UNKNOWN, ImageRecord, ImageSet, ReidData
 from mabm.data.regdb import read_regdb
-from mabm.data.sets import read_data
+from mabm.data.sets import DATA_SETS, read_data
 from mabm.data.sysu_mm01 import read_sysu_mm01
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "Augmentation",
     "Census",
     "CensusRow",
+    "DataSet",
     "Drawings",
     "Frames",
     "IdentitySplits",

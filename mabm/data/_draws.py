@@ -13,6 +13,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from mabm._core.arrays import IntArray
+
 # Multipliers and key increments of Philox4x32, table 2 and section 3.3 of the paper.
 _MULTIPLIERS: Final = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 _INCREMENTS: Final = (np.uint64(0x9E3779B9), np.uint64(0xBB67AE85))
@@ -24,7 +26,7 @@ Words = npt.NDArray[np.uint64]
 
 
 def uniform_draws(
-    seed: int | Sequence[int], keys: npt.NDArray[np.int64], num_draws: int
+    seed: int | Sequence[int], keys: IntArray, num_draws: int
 ) -> npt.NDArray[np.float64]:
     """Returns (B, num_draws) uniform draws in [0, 1): row i is a function of (seed, keys[i]) alone.
 

@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mabm._core.arrays import IntArray
 from mabm.data._draws import uniform_draws
 
 Channels = Literal["keep", "exchange", "infrared"]
@@ -57,7 +58,7 @@ Draws = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """What is done to an image at random; the defaults are the published first visible view.
+    """A random augmentation; the defaults are the published first visible view.
 
     Attributes:
         padding: Black pixels added on every side before a random crop of the old size, >= 0.
@@ -134,17 +135,17 @@ def augment(
 
     Args:
         images: (B, 3, H, W) uint8; not changed.
-        recipe: What is done.
+        recipe: The augmentation.
         seed: What ``numpy.random.SeedSequence`` takes: an integer >= 0 or a sequence of them, such
             as (run seed, stage, epoch, view).
-        keys: (B,) integers on the host, one an image: its number in the data set, or the position
-            in the epoch where an image can occur twice and shall differ. Equal keys, equal draws.
+        keys: (B,) integers on the host, one per image: its number in the data set, or its position
+            in the epoch if an image can occur twice and is to differ. Equal keys give equal draws.
 
     Returns:
         (B, 3, H, W) float32 pixels in [0, 255] on the device of ``images``.
 
     Raises:
-        TypeError: If ``images`` is no uint8 tensor or ``keys`` no integers.
+        TypeError: If ``images`` is not a uint8 tensor or ``keys`` are not integers.
         ValueError: If a shape is out of contract, or ``seed`` is negative.
 
     Example:
@@ -175,7 +176,7 @@ def augment(
     return result
 
 
-def _checked_keys(images: object, keys: Tensor | npt.ArrayLike) -> npt.NDArray[np.int64]:
+def _checked_keys(images: object, keys: Tensor | npt.ArrayLike) -> IntArray:
     if not isinstance(images, Tensor) or images.dtype != torch.uint8:
         found = images.dtype if isinstance(images, Tensor) else type(images).__name__
         raise TypeError(f"images must be a uint8 tensor, got {found}")
@@ -192,12 +193,12 @@ def _checked_keys(images: object, keys: Tensor | npt.ArrayLike) -> npt.NDArray[n
 
 
 def _on(images: Tensor, values: npt.NDArray[np.generic]) -> Tensor:
-    """Values drawn on the host, as a tensor where the images are."""
+    """Values drawn on the host, as a tensor on the device of the images."""
     return torch.from_numpy(np.ascontiguousarray(values)).to(images.device, non_blocking=True)
 
 
 def _crop(images: Tensor, draws: Draws, padding: int) -> Tensor:
-    """A window of the old size out of the images with a black border."""
+    """A random window of the old size from each image with a black border."""
     height, width = images.shape[2:]
     top, left = (_on(images, column) for column in _whole(draws[:, _CROP].T, 2 * padding + 1))
     padded = F.pad(images, (padding, padding, padding, padding))
@@ -206,7 +207,7 @@ def _crop(images: Tensor, draws: Draws, padding: int) -> Tensor:
     return windows[torch.arange(len(images), device=images.device), :, top, left]
 
 
-def _whole(draws: Draws, count: int | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def _whole(draws: Draws, count: int | IntArray) -> IntArray:
     """Uniform whole numbers in [0, count)."""
     return (draws * count).astype(np.int64)
 
@@ -234,7 +235,7 @@ def _erase(images: Tensor, draws: Draws, recipe: Augmentation) -> Tensor:
 
 def _rectangles(
     draws: Draws, height: int, width: int, recipe: Augmentation
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+) -> tuple[IntArray, IntArray, npt.NDArray[np.bool_]]:
     """Height and width of each image's first rectangle that fits, and whether any did."""
     area = _between(draws[:, _ERASING_AREA], recipe.erasing_area) * (height * width)
     aspect = _between(draws[:, _ERASING_ASPECT], recipe.erasing_aspect)
@@ -251,9 +252,7 @@ def _between(draws: Draws, bounds: tuple[float, float]) -> Draws:
     return bounds[0] + (bounds[1] - bounds[0]) * draws
 
 
-def _inside(
-    size: int, start: npt.NDArray[np.int64], length: npt.NDArray[np.int64]
-) -> npt.NDArray[np.bool_]:
+def _inside(size: int, start: IntArray, length: IntArray) -> npt.NDArray[np.bool_]:
     position = np.arange(size)
     return (position >= start[:, None]) & (position < (start + length)[:, None])
 

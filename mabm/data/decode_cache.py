@@ -33,22 +33,22 @@ from mabm.data.records import ByteArray
 _FORMAT: Final = 1  # changes with the layout below, and with how decode_image decodes
 _MARKS_AT: Final = 128  # the head fits below, and marks stay aligned to their eight bytes
 _MARK: Final = np.dtype("<u8")
-_WRITTEN: Final = 1 << 32  # tells the mark of a row whose checksum is 0 from that of no row
+_WRITTEN: Final = 1 << 32  # distinguishes a row whose checksum is 0 from a missing row
 
 _log = logging.getLogger(__name__)
 
 
 class DecodeCache:
-    """Rows of bytes in a file, each there entirely or not at all.
+    """Rows of bytes in a file, each written completely or not at all.
 
     Args:
-        path: The file; it and its folder are made where they are missing.
-        num_rows: How many rows it has.
+        path: The file; it and its folder are made if they do not exist.
+        num_rows: Number of rows.
         shape: Shape of each row.
 
     Raises:
         OSError: The file can be neither opened nor made.
-        ValueError: There is a file, and it is no cache of this shape.
+        ValueError: The file exists and is not a cache of this shape.
     """
 
     def __init__(self, path: Path, num_rows: int, shape: tuple[int, ...]) -> None:
@@ -61,7 +61,7 @@ class DecodeCache:
         self._open()
 
     def read(self, row: int, pixels: ByteArray) -> bool:
-        """Fills ``pixels`` with a row where the cache has it, and says whether it has."""
+        """Fills ``pixels`` with a row if the cache has it; returns whether it has."""
         mark = os.pread(self._file, _MARK.itemsize, self._mark_at(row))
         if mark == bytes(_MARK.itemsize):
             return False
@@ -72,7 +72,7 @@ class DecodeCache:
         return True
 
     def write(self, row: int, pixels: ByteArray) -> None:
-        """Keeps a row. Where the disk takes no more, it logs that once and keeps nothing."""
+        """Writes a row. When the disk is full, logs that once and writes no more."""
         if self._full:
             return
         stored = pixels.tobytes()
@@ -96,7 +96,7 @@ class DecodeCache:
             self._complete()
 
     def _complete(self) -> None:
-        """Gives the file its size and its head, or finds that it has them."""
+        """Gives the file its size and its head, unless it has them."""
         size = self._row_at(self.num_rows)
         found = os.fstat(self._file).st_size
         head = os.pread(self._file, len(self._head), 0)

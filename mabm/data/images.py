@@ -1,4 +1,4 @@
-"""Image files to pixels of one size, decoded when asked for or once for all."""
+"""Image files to pixels of one size, decoded on each read or once into a cache."""
 
 from __future__ import annotations
 
@@ -24,18 +24,17 @@ class ImageReader(Dataset[Tensor]):
     """The pixels of an :class:`ImageSet`, all of one size.
 
     Files are decoded with Pillow: to RGB as :func:`decode_image` says, then resized with the
-    bicubic filter, as the published pipelines do. Arrays of another size are resized likewise, and
-    are returned as they are where they have the size already.
+    bicubic filter, as the published pipelines do. Arrays of another size are resized by the same
+    filter; arrays that have the size already are returned unchanged.
 
     It can be pickled, and serves any number of processes, DataLoader's workers among them: with a
     batch sampler, ``collate_fn=lambda batch: batch`` hands over the batches as they are read.
 
     Args:
-        images: Which images.
+        images: The images to read.
         size: Height and width in pixels. ``None`` keeps the size of arrays; files need a size.
-        cache: Folder, made where there is none, in which the decoded images are kept, each written
-            when it is first read. Nothing is cached of arrays, which are decoded already. See
-            below.
+        cache: Folder for decoded images, made if it does not exist; each is written when it is
+            first read. Arrays are decoded already and are not cached. See below.
 
     **The cache** is one file per set of images and size, N * 3 * H * W bytes when full, which
     grows as images are read. Any number of processes share it. Its name is a digest of the files'
@@ -49,7 +48,7 @@ class ImageReader(Dataset[Tensor]):
     Raises:
         ImportError: Pillow is missing, and there is something to decode or resize.
         FileNotFoundError: With a cache, when a file is missing; without, when it is read.
-        ValueError: A size that is none, or a file in the cache's place that is no cache.
+        ValueError: An invalid size, or a file in the cache's place that is not a cache.
 
     Example:
         >>> import numpy as np
@@ -130,7 +129,7 @@ class ImageReader(Dataset[Tensor]):
 def decode_image(path: Path | str, *, size: tuple[int, int] | None = None) -> ByteArray:
     """Reads one image file.
 
-    What is stored is turned into RGB in one way, whatever the file: grayscale is repeated three
+    Every format is converted to RGB in one way: grayscale is repeated three
     times; 16-bit grayscale keeps its upper eight bits; palettes are looked up; CMYK is converted
     without color profiles; transparency is dropped, and the color underneath shows; of several
     frames, the first is read. An orientation in the EXIF data is **not** followed: no published
@@ -138,16 +137,16 @@ def decode_image(path: Path | str, *, size: tuple[int, int] | None = None) -> By
 
     Args:
         path: A file of any format that Pillow reads.
-        size: Height and width to resize to with Pillow's bicubic filter; ``None`` for as it is.
+        size: Height and width to resize to with Pillow's bicubic filter; ``None`` keeps the size.
 
     Returns:
         (3, H, W) uint8, RGB.
 
     Raises:
         ImportError: Pillow is missing.
-        OSError: The file cannot be opened: FileNotFoundError, PermissionError and kin.
-        ValueError: It is empty, no image, truncated or damaged, or holds numbers without an agreed
-            range (32-bit integers, floats); the message names it.
+        OSError: The file cannot be opened (FileNotFoundError, PermissionError and the like).
+        ValueError: The file is empty, not an image, truncated or damaged, or its numbers have no
+            agreed range (32-bit integers, floats); the message names it.
 
     Example:
         >>> import tempfile

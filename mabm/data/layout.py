@@ -1,8 +1,8 @@
-"""Looking through the folders of a data set: what is there, and what is not as it should be.
+"""Scans of the folders of a data set: which images there are, and what is wrong.
 
-A reader and its census look through a tree with the same code. It never raises on a wrong tree but
-notes what is wrong; a reader then raises the first fault that would change its result, while the
-census reports all of them.
+A reader and its census scan a tree with the same code. A scan never raises on a wrong tree but
+notes what is wrong; a reader then raises the first error that would change its result, while the
+census reports everything.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Found(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """Something that is not as the layout says; ``error`` is what a reader raises, if it must."""
+    """Something that differs from the layout; ``error``: what a reader raises for it, or none."""
 
     text: str
     error: type[Exception] | None = None
@@ -40,15 +40,15 @@ class Problem(NamedTuple):
 
 @dataclass
 class Scan:
-    """What a look through one tree found.
+    """What was found in one tree.
 
     Attributes:
         name: Name of the data set.
         root: Its folder.
-        trial: Which division was looked at; ``None`` where there is only one.
+        trial: Number of the trial that was scanned; ``None`` where there are no trials.
         train: Training images.
         test: Test images.
-        problems: What is wrong, in the order in which it was met.
+        problems: What is wrong, in the order in which it was found.
     """
 
     name: str
@@ -58,16 +58,16 @@ class Scan:
     test: list[Found] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 
-    def missing(self, text: str) -> None:
-        """Notes that something is not there without which the data set cannot be read."""
+    def note_missing(self, text: str) -> None:
+        """Notes that something is missing that the data set cannot be read without."""
         self.problems.append(Problem(text, FileNotFoundError))
 
-    def wrong(self, text: str) -> None:
-        """Notes that something is there which does not say what it must."""
+    def note_error(self, text: str) -> None:
+        """Notes that something has contents that the data set cannot be read with."""
         self.problems.append(Problem(text, ValueError))
 
-    def odd(self, text: str) -> None:
-        """Notes what a reader can do without, or passes over."""
+    def note_minor(self, text: str) -> None:
+        """Notes something that a reader ignores or can do without."""
         self.problems.append(Problem(text))
 
     def data(self) -> ReidData:
@@ -75,7 +75,7 @@ class Scan:
 
         Raises:
             FileNotFoundError: Something is missing.
-            ValueError: Something is there that does not say what it must.
+            ValueError: Something has contents that break the layout.
         """
         for problem in self.problems:
             if problem.error is not None:
@@ -90,7 +90,7 @@ def check_root(root: Path | str) -> Path:
     """Returns the folder of a data set.
 
     Raises:
-        ValueError: It is no folder.
+        ValueError: It is not a folder.
     """
     folder = Path(root)
     if not folder.is_dir():
@@ -100,15 +100,15 @@ def check_root(root: Path | str) -> Path:
 
 
 def looks_like(root: Path, parts: Collection[str]) -> bool:
-    """Tells whether a folder holds at least half of the parts that a layout has."""
+    """Whether a folder holds at least half of the folders of a layout."""
     return 2 * sum((root / part).is_dir() for part in parts) >= len(parts)
 
 
 def find_layout(scan: Scan, parts: Sequence[str]) -> bool:
-    """Tells whether a tree has a layout's folders, and notes what is wrong if not.
+    """Whether a tree has all folders of a layout; notes what is wrong if not.
 
-    Where the root has hardly any of them, those around it are tried: a root that is too high, an
-    archive that was unpacked into a folder of its own name, a root that is too low.
+    Where the root has less than half of them, folders around it are searched: the root may be too
+    high or too low, or the archive was unpacked into a folder of its own name.
     """
     root = scan.root
     if not looks_like(root, parts):
@@ -120,19 +120,19 @@ def find_layout(scan: Scan, parts: Sequence[str]) -> bool:
         ]
         for folder, level in (*places, (root.resolve().parent, "one level too low")):
             if looks_like(folder, parts):
-                scan.missing(f"the root is {level}: {listed(parts)} are in {folder}")
+                scan.note_missing(f"the root is {level}: {listed(parts)} are in {folder}")
                 return False
     lacking = [part for part in parts if not (root / part).is_dir()]
     for part in lacking:
-        scan.missing(f"folder {part} is missing")
+        scan.note_missing(f"folder {part} is missing")
     return not lacking
 
 
 def is_image(name: str) -> bool:
-    """Tells whether a file of this name is an image.
+    """Whether a file of this name is an image.
 
-    It is if it has the suffix of one, in either case, and is not hidden: what file managers leave
-    behind (``Thumbs.db``, ``.DS_Store``, ``._0001.jpg``) is none.
+    Images have an image suffix, in upper or lower case, and are not hidden: what file managers
+    leave behind (``Thumbs.db``, ``.DS_Store``, ``._0001.jpg``) is not an image.
     """
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
@@ -154,79 +154,81 @@ def numbered_folders(scan: Scan, parent: Path) -> dict[int, Path]:
         if folder.name.startswith("."):
             continue
         if not re.fullmatch("[0-9]+", folder.name):
-            scan.odd(f"folder {within(folder, scan.root)} is extra: its name is no identity")
+            scan.note_minor(f"folder {within(folder, scan.root)} is extra: its name is no identity")
         elif int(folder.name) in numbered:
             first = within(numbered[int(folder.name)], scan.root)
-            scan.wrong(f"{first} and {within(folder, scan.root)} are one identity's folder twice")
+            scan.note_error(
+                f"{first} and {within(folder, scan.root)} are one identity's folder twice"
+            )
         else:
             numbered[int(folder.name)] = folder
     return numbered
 
 
 def read_ids(scan: Scan, name: str) -> list[int]:
-    """Returns the ascending identities of a list of numbers, set apart by commas or white space."""
+    """Returns the ascending identities of a list of numbers, separated by commas or white space."""
     words = [word for word in re.split(r"[\s,]+", _text(scan, name)) if word]
     strange = [word for word in words if not re.fullmatch("[0-9]+", word)]
     if strange:
-        scan.wrong(f"{name} must hold numbers set apart by commas, got {strange[0]!r}")
+        scan.note_error(f"{name} must hold numbers set apart by commas, got {strange[0]!r}")
         return []
     identities = {int(word) for word in words}
     if len(identities) < len(words):
-        scan.odd(f"{name} has {len(words) - len(identities)} identities more than once")
+        scan.note_minor(f"{name} has {len(words) - len(identities)} identities more than once")
     if not words and (scan.root / name).is_file():
-        scan.wrong(f"{name} is empty")
+        scan.note_error(f"{name} is empty")
     return sorted(identities)
 
 
 def read_list(scan: Scan, name: str) -> Iterator[tuple[Path, int]]:
     """Yields the images of a list whose lines are a path within the root and a label.
 
-    Of the file names, upper and lower case are held equal where the exact name is not there.
+    Where no file has the exact name, one that differs in upper and lower case is taken.
     """
     folders: dict[str, dict[str, str]] = {}
     absent: list[str] = []
     seen: set[str] = set()
     lines = [line.strip() for line in _text(scan, name).splitlines()]
     if not any(lines) and (scan.root / name).is_file():
-        scan.wrong(f"{name} is empty")
+        scan.note_error(f"{name} is empty")
     for number, line in enumerate(lines, 1):
         if not line:
             continue
         words = line.rsplit(maxsplit=1)
         if len(words) < 2 or not re.fullmatch("[0-9]+", words[1]):
-            scan.wrong(f"{name}, line {number}, must be a path and a label, got {line!r}")
+            scan.note_error(f"{name}, line {number}, must be a path and a label, got {line!r}")
             return
         path = words[0].replace("\\", "/")
         folder, _, file = path.rpartition("/")
         if folder not in folders:
-            there = image_names(scan.root / folder)
-            folders[folder] = {found.lower(): found for found in there}
-            folders[folder].update({found: found for found in there})
+            files = image_names(scan.root / folder)
+            folders[folder] = {each.lower(): each for each in files}
+            folders[folder].update({each: each for each in files})
         known = folders[folder]
         found = known.get(file) or known.get(file.lower())
         if found is None:
             absent.append(path)
         elif f"{folder}/{found}" in seen:
-            scan.wrong(f"{name}, line {number}, lists {path} again")
+            scan.note_error(f"{name}, line {number}, lists {path} again")
         else:
             seen.add(f"{folder}/{found}")
             yield scan.root / folder / found, int(words[1])
     if absent:
-        scan.missing(
+        scan.note_missing(
             f"{name} lists {counted(absent, 'image')} that cannot be found: {listed(absent)}"
         )
         _explain_prefix(scan, name, absent[0])
 
 
 def note_without_images(scan: Scan, name: str, identities: Iterable[int]) -> None:
-    """Notes the identities of a list that have no image."""
+    """Notes identities of a list that have no image."""
     lacking = sorted(identities)
     if lacking:
-        scan.missing(f"there are no images of {len(lacking)} of {name}: {listed(lacking)}")
+        scan.note_missing(f"there are no images of {len(lacking)} of {name}: {listed(lacking)}")
 
 
 def listed(things: Iterable[object]) -> str:
-    """Returns things as words, of many the first few."""
+    """Returns things as words; of many, the first few."""
     words = [str(thing) for thing in things]
     shown = ", ".join(words[:_SHOWN])
     return shown if len(words) <= _SHOWN else f"{shown} and {len(words) - _SHOWN:,} more"
@@ -238,14 +240,14 @@ def counted(things: Sequence[object], noun: str) -> str:
 
 
 def within(path: Path, root: Path) -> str:
-    """Returns a path as seen from the root, whole where it lies elsewhere."""
+    """Returns a path relative to the root, or unchanged if it is not in there."""
     return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
 
 
 def _text(scan: Scan, name: str) -> str:
     path = scan.root / name
     if not path.is_file():
-        scan.missing(f"list {name} is missing")
+        scan.note_missing(f"list {name} is missing")
         return ""
     return path.read_text(encoding="utf-8-sig", errors="replace")
 
@@ -262,7 +264,7 @@ def _explain_prefix(scan: Scan, name: str, path: str) -> None:
     for count in range(1, len(parts)):
         if scan.root.joinpath(*parts[count:]).is_file():
             prefix = PurePosixPath(*parts[:count])
-            scan.odd(f"{name} puts {prefix} before paths that are right without it")
+            scan.note_minor(f"{name} puts {prefix} before paths that are right without it")
             return
 
 

@@ -2,11 +2,11 @@
 
 ::
 
-    vis/0001/0001_c01_s185535_f7010_vis.jpg     images to train on, and nir/ likewise
+    vis/0001/0001_c01_s185535_f7010_vis.jpg     images to train on, and so in nir/
     idx/train_vis.txt, idx/train_nir.txt        which of them: a path and a label in each line
     test_vis/cam1/0003/0003_c01_..._vis.jpg     images to test on, by camera and identity, and
-                                                test_nir/ likewise
-    idx/test_id.txt                             test identities, set apart by commas
+                                                so in test_nir/
+    idx/test_id.txt                             test identities, separated by commas
 
 The nine cameras take visible images by day and infrared ones by night, so that both modalities
 share their numbers; camera 3 has no infrared test images.
@@ -21,6 +21,9 @@ from pathlib import Path
 from typing import Final
 
 from mabm._core.modalities import INFRARED, VISIBLE
+from mabm._core.protocols import RetrievalProtocol, SearchTask
+from mabm.data.counts import CensusRow, Counts, count_identities, count_images
+from mabm.data.data_set import DataSet
 from mabm.data.layout import (
     Found,
     Scan,
@@ -54,8 +57,8 @@ def read_llcm(root: Path | str) -> ReidData:
 
     Returns:
         The images of 713 training and of 351 test identities, both ordered by identity, camera,
-        modality and file name. An image is visible or infrared as the list or the folder says that
-        it is in. Training identities are the labels of the lists, test identities the numbers of
+        modality and file name. The list or folder that an image is in says whether it is visible or
+        infrared. Training identities are the labels of the lists, test identities the numbers of
         their folders: **the two do not relate.** The camera of a training image is the ``c`` field
         of its file name (``c01``), ``UNKNOWN`` where a name has none; that of a test image is the
         number of its folder.
@@ -63,7 +66,7 @@ def read_llcm(root: Path | str) -> ReidData:
     Raises:
         FileNotFoundError: A list, an image that is in one, a camera's folder or all images of a
             test identity are missing.
-        ValueError: The root is no folder, or a list does not say what it must.
+        ValueError: The root is not a folder, or a list is malformed.
 
     Example:
         >>> from mabm.data import read_llcm
@@ -74,7 +77,7 @@ def read_llcm(root: Path | str) -> ReidData:
 
 
 def scan_llcm(root: Path) -> Scan:
-    """Looks through a tree of LLCM."""
+    """Scans a tree of LLCM."""
     scan = Scan(NAME, root)
     if not find_layout(scan, PARTS):
         return scan
@@ -87,14 +90,14 @@ def scan_llcm(root: Path) -> Scan:
         unknown = [within(row.path, root) for row in rows if row.camera == UNKNOWN]
         if unknown:
             names = f"{counted(unknown, 'image')} without a camera in the file name"
-            scan.odd(f"{name} lists {names}: {listed(unknown)}")
+            scan.note_minor(f"{name} lists {names}: {listed(unknown)}")
         scan.train += rows
     test = set(read_ids(scan, "idx/test_id.txt"))
     shared = test & {
         int(row.path.parent.name) for row in scan.train if row.path.parent.name.isdigit()
     }
     if shared:
-        scan.odd(f"test identities are also trained on: {listed(sorted(shared))}")
+        scan.note_minor(f"test identities are also trained on: {listed(sorted(shared))}")
     for modality, kind in _FOLDER.items():
         _scan_test(scan, root / f"test_{kind}", modality, test)
     note_without_images(scan, "the test identities", test - {row.identity for row in scan.test})
@@ -105,12 +108,12 @@ def _scan_test(scan: Scan, parent: Path, modality: int, test: set[int]) -> None:
     cameras = TEST_CAMERAS[modality]
     for camera in cameras:
         if not (parent / f"cam{camera}").is_dir():
-            scan.missing(f"folder {parent.name}/cam{camera} is missing")
+            scan.note_missing(f"folder {parent.name}/cam{camera} is missing")
             continue
         folders = numbered_folders(scan, parent / f"cam{camera}")
         extra = sorted(set(folders) - test)
         if extra:
-            scan.odd(
+            scan.note_minor(
                 f"{parent.name}/cam{camera} has identities that are not in idx/test_id.txt: "
                 f"{listed(extra)}"
             )
@@ -120,10 +123,57 @@ def _scan_test(scan: Scan, parent: Path, modality: int, test: set[int]) -> None:
     known = {f"cam{camera}" for camera in cameras}
     for folder in sorted(path for path in parent.iterdir() if path.is_dir()):
         if folder.name not in known and not folder.name.startswith("."):
-            scan.odd(f"folder {parent.name}/{folder.name} is extra: it is none of the cameras")
+            scan.note_minor(
+                f"folder {parent.name}/{folder.name} is extra: it is none of the cameras"
+            )
 
 
 def _camera_in_name(name: str) -> int:
     # <identity>_c<camera>_s<time>_f<frame>_<modality>.jpg
     camera = re.match("[0-9]+_c([0-9]+)_", name)
     return int(camera[1]) if camera else UNKNOWN
+
+
+def count_llcm(root: Path, trial: int | None) -> Counts:
+    """Counts a tree of LLCM for its census."""
+    scan = scan_llcm(root)
+    # Zhang and Wang, CVPR 2023, section 4.2. It gives 13,909 test images in all, to which the two
+    # modalities do not add up; they do with the training images to the 46,767 of section 4.1.
+    rows = [
+        CensusRow("training identities", 713, count_identities(scan.train)),
+        CensusRow("visible training images", 16_946, count_images(scan.train, VISIBLE)),
+        CensusRow("infrared training images", 13_975, count_images(scan.train, INFRARED)),
+        CensusRow("test identities", 351, count_identities(scan.test)),
+        CensusRow("visible test images", 8_680, count_images(scan.test, VISIBLE)),
+        CensusRow("infrared test images", 7_166, count_images(scan.test, INFRARED)),
+    ]
+    return Counts([scan], rows)
+
+
+def _search(name: str, query: int, gallery: int) -> SearchTask:
+    return SearchTask(
+        NAME,
+        name,
+        query,
+        gallery,
+        PROTOCOL,
+        query_cameras=TEST_CAMERAS[query],
+        gallery_cameras=TEST_CAMERAS[gallery],
+        gallery="one_per_camera",
+        num_trials=10,
+    )
+
+
+# Zhang and Wang, CVPR 2023.
+PROTOCOL: Final = RetrievalProtocol(NAME, exclude_same_camera=True, cmc_by_identity=True)
+
+DATA_SET: Final = DataSet(
+    name=NAME,
+    reader=read_llcm,
+    count=count_llcm,
+    protocol=PROTOCOL,
+    search_tasks=(
+        _search("infrared-to-visible", INFRARED, VISIBLE),
+        _search("visible-to-infrared", VISIBLE, INFRARED),
+    ),
+)

@@ -1,6 +1,6 @@
-"""What is known of an image, one record or many: the form in which every data set is read.
+"""Records of images, one or many: the form in which every data set is read.
 
-A modality is told by whoever reads a data set, from what that data set documents; nothing in this
+The reader of a data set sets the modality from what that data set documents; nothing in this
 library guesses it from a path.
 """
 
@@ -14,23 +14,24 @@ from typing import Any, Final, TypeAlias, cast, overload
 import numpy as np
 import numpy.typing as npt
 
-IntArray: TypeAlias = npt.NDArray[np.int64]
+from mabm._core.arrays import IntArray
+
 ByteArray: TypeAlias = npt.NDArray[np.uint8]
 
 UNKNOWN: Final = -1
-"""An identity, or a camera, that is not known."""
+"""An identity or a camera that is not known."""
 
 
 @dataclass(frozen=True, eq=False)
 class ImageRecord:
     """One image and what is known of it.
 
-    Two records are equal if all that they hold is, arrays element by element.
+    Two records are equal if all their fields are; arrays are compared element by element.
 
     Attributes:
         image: Its file, or its pixels as a (3, H, W) uint8 array, RGB.
-        identity: Who it shows, >= 0; ``None`` where that is not known.
-        camera: Which camera took it, >= 0, or ``UNKNOWN``.
+        identity: Identity shown, >= 0; ``None`` where it is not known.
+        camera: Number of the camera, >= 0, or ``UNKNOWN``.
         modality: ``VISIBLE``, ``INFRARED``, or another group >= 0.
 
     Example:
@@ -48,8 +49,8 @@ class ImageRecord:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ImageRecord):
             return NotImplemented
-        mine = (self.identity, self.camera, self.modality)
-        if mine != (other.identity, other.camera, other.modality):
+        columns = (self.identity, self.camera, self.modality)
+        if columns != (other.identity, other.camera, other.modality):
             return False
         if isinstance(self.image, np.ndarray) and isinstance(other.image, np.ndarray):
             return np.array_equal(self.image, other.image)
@@ -66,7 +67,7 @@ class ImageSet(Sequence[ImageRecord]):
 
     Args:
         images: Files as a sequence of paths, or pixels as one (N, 3, H, W) uint8 array, RGB. The
-            array is not copied: whoever made it must not change it any more.
+            array is not copied and must not be changed afterwards.
         identity: (N,) integers >= 0, or ``UNKNOWN``.
         camera: (N,) integers >= 0, or ``UNKNOWN``.
         modality: (N,) integers >= 0.
@@ -78,7 +79,7 @@ class ImageSet(Sequence[ImageRecord]):
         modality: (N,) int64.
 
     Raises:
-        TypeError: An array of images that does not hold uint8, or a column that holds no integers.
+        TypeError: An array of images that is not uint8, or a column that is not of integers.
         ValueError: Shapes that do not fit, or a number below what is allowed.
 
     Example:
@@ -219,7 +220,7 @@ class ImageSet(Sequence[ImageRecord]):
         kind = "arrays" if isinstance(self.images, np.ndarray) else "files"
         return f"ImageSet({len(self)} {kind}{': ' if parts else ''}{', '.join(parts)})"
 
-    # As plain state the columns would come back writeable.
+    # Pickled as plain state, the columns would come back writeable.
     def __reduce__(self) -> tuple[Any, ...]:
         return ImageSet, (self.images, self.identity, self.camera, self.modality)
 
@@ -229,14 +230,14 @@ class ReidData:
     """A data set as one protocol divides it.
 
     Attributes:
-        name: ``"sysu_mm01"``, ``"regdb"``, ``"llcm"`` or ``"emoji_xm"``: also the name of its
-            retrieval protocol and of its searches.
-        train: The training images. Their identities are there for diagnostics alone: nothing that
-            trains without labels may look at them.
-        test: The test images, queries and galleries of every search alike. Within one camera of
-            one identity they come in the order of their file names, on which the drawing of a
-            gallery depends.
-        trial: Which of the data set's divisions this is; ``None`` where there is only one.
+        name: Name of the data set, a key of ``DATA_SETS``; its protocol and searches have the same
+            name.
+        train: The training images. Their identities serve diagnostics only: nothing that trains
+            without labels may look at them.
+        test: The test images, both queries and galleries of every search. Images of one identity
+            in one camera are in the order of their file names, which the drawing of a gallery
+            depends on.
+        trial: Number of the trial; ``None`` where the data set has none.
 
     Example:
         >>> import numpy as np
@@ -255,7 +256,7 @@ class ReidData:
 def _check_column(name: str, values: npt.ArrayLike, length: int, least: int) -> IntArray:
     array = np.asarray(values)
     if array.size == 0:
-        array = array.astype(np.int64)  # an empty list has no integers to tell
+        array = array.astype(np.int64)  # NumPy makes floats of an empty list
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name} must hold integers, got {array.dtype}")
     if array.shape != (length,):

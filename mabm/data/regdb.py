@@ -17,11 +17,15 @@ Source: Nguyen et al., Sensors 2017 (the images); Ye et al., AAAI 2018 (the ten 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from mabm._core.arguments import check_integer
-from mabm._core.modalities import INFRARED, VISIBLE
+from mabm._core.modalities import INFRARED, MODALITY_NAMES, VISIBLE
+from mabm._core.protocols import RetrievalProtocol, SearchTask
+from mabm.data.counts import CensusRow, Counts, count_identities, count_images
+from mabm.data.data_set import DataSet
 from mabm.data.layout import (
     Found,
     Scan,
@@ -46,33 +50,29 @@ def read_regdb(root: Path | str, *, trial: int) -> ReidData:
 
     Args:
         root: The folder with ``Visible``, ``Thermal`` and ``idx``.
-        trial: Which of the ten divisions, 1 to 10.
+        trial: Number of the trial, 1 to 10.
 
     Returns:
         The images of 206 training and of 206 other, test persons, both ordered by label, camera
-        and file name. An image is visible or infrared as the list says that it is in. Camera 1 is
-        the visible one, camera 2 the thermal one. Labels of training and of test do not relate.
+        and file name. The list that an image is in says whether it is visible or infrared. Camera 1
+        is the visible one, camera 2 the thermal one. Labels of training and test are unrelated.
 
     Raises:
         FileNotFoundError: A list, or an image that is in one, is missing.
-        ValueError: The root is no folder, the trial out of range, or a list does not say what it
-            must.
+        ValueError: The root is not a folder, the trial is out of range, or a list is malformed.
 
     Example:
         >>> from mabm.data import read_regdb
         >>> data = read_regdb("datasets/RegDB", trial=1)  # doctest: +SKIP
         >>> data.train.identity, data.test.camera  # doctest: +SKIP
     """
-    return scan_regdb(check_root(root), check_trial(trial)).data()
-
-
-def check_trial(trial: int) -> int:
-    """Returns the number of a trial, or says that there is no such trial."""
-    return check_integer("trial", trial, at_least=1, at_most=NUM_TRIALS)
+    folder = check_root(root)
+    number = check_integer("trial", trial, at_least=1, at_most=NUM_TRIALS)
+    return scan_regdb(folder, number).data()
 
 
 def scan_regdb(root: Path, trial: int) -> Scan:
-    """Looks through a tree of RegDB for the images of one trial."""
+    """Scans a tree of RegDB for the images of one trial."""
     scan = Scan(NAME, root, trial)
     if not find_layout(scan, PARTS):
         return scan
@@ -83,7 +83,9 @@ def scan_regdb(root: Path, trial: int) -> Scan:
     }
     lacking = [name for name in lists.values() if not (root / name).is_file()]
     if lacking:
-        scan.missing(f"of trial {trial}, {counted(lacking, 'list')} missing: {listed(lacking)}")
+        scan.note_missing(
+            f"of trial {trial}, {counted(lacking, 'list')} missing: {listed(lacking)}"
+        )
         return scan
     for (part, modality), name in lists.items():
         rows = scan.train if part == "train" else scan.test
@@ -92,5 +94,69 @@ def scan_regdb(root: Path, trial: int) -> Scan:
     both = {row.path for row in scan.train} & {row.path for row in scan.test}
     if both:
         names = listed(within(path, root) for path in sorted(both))
-        scan.wrong(f"trial {trial} has images in both its training and its test lists: {names}")
+        scan.note_error(
+            f"trial {trial} has images in both its training and its test lists: {names}"
+        )
     return scan
+
+
+def count_regdb(root: Path, trial: int | None) -> Counts:
+    """Counts a tree of RegDB for its census: one trial, or all where ``trial`` is ``None``."""
+    trials = range(1, NUM_TRIALS + 1) if trial is None else (trial,)
+    scans = [scan_regdb(root, number) for number in trials]
+    # Nguyen et al., Sensors 2017: 412 persons, ten images of each in each modality. Ye et al., AAAI
+    # 2018: halved in ten trials.
+    everything = [row for scan in scans for row in (*scan.train, *scan.test)]
+    rows = []
+    for modality, what in ((VISIBLE, "visible"), (INFRARED, "thermal")):
+        found = {row.path for row in everything if row.modality == modality}
+        rows.append(CensusRow(f"{what} images", 4_120, len(found)))
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for number, scan in zip(trials, scans, strict=True):
+        parts = (scan.train, scan.test)
+        persons = [count_identities(part) for part in parts]
+        images = [
+            count_images(part, modality) for part in parts for modality in (VISIBLE, INFRARED)
+        ]
+        groups.setdefault((*persons, *images), []).append(number)
+    for counts, members in groups.items():
+        name = f"trial {members[0]}" if len(members) == 1 else f"trials {_spans(members)}"
+        rows += [
+            CensusRow(f"{name}: training persons", 206, counts[0]),
+            CensusRow(f"{name}: visible training images", 2_060, counts[2]),
+            CensusRow(f"{name}: thermal training images", 2_060, counts[3]),
+            CensusRow(f"{name}: test persons", 206, counts[1]),
+            CensusRow(f"{name}: visible test images", 2_060, counts[4]),
+            CensusRow(f"{name}: thermal test images", 2_060, counts[5]),
+        ]
+    return Counts(scans, rows, listed_folders=PARTS[1:])
+
+
+def _spans(numbers: Sequence[int]) -> str:
+    """Returns ascending numbers as words: 1 to 3, 5."""
+    spans: list[list[int]] = []
+    for number in numbers:
+        if spans and number == spans[-1][-1] + 1:
+            spans[-1].append(number)
+        else:
+            spans.append([number])
+    return ", ".join(
+        f"{span[0]} to {span[-1]}" if len(span) > 1 else str(span[0]) for span in spans
+    )
+
+
+# Nguyen et al., Sensors 2017. Each trial has a model of its own; results are averaged over the ten.
+PROTOCOL: Final = RetrievalProtocol(NAME)
+
+DATA_SET: Final = DataSet(
+    name=NAME,
+    reader=read_regdb,
+    count=count_regdb,
+    num_trials=NUM_TRIALS,
+    protocol=PROTOCOL,
+    search_tasks=(
+        SearchTask(NAME, "visible-to-thermal", VISIBLE, INFRARED, PROTOCOL),
+        SearchTask(NAME, "thermal-to-visible", INFRARED, VISIBLE, PROTOCOL),
+    ),
+    modality_names={**MODALITY_NAMES, INFRARED: "thermal"},
+)

@@ -3,7 +3,7 @@
 ::
 
     cam1/0001/0001.jpg      cam1 .. cam6: a folder for each identity that the camera saw
-    exp/train_id.txt        identities, set apart by commas; likewise val_id.txt and test_id.txt
+    exp/train_id.txt        identities, separated by commas; so are val_id.txt, test_id.txt
 
 Cameras 1, 2, 4 and 5 are visible, 3 and 6 infrared; 2 and 3 stand in one room. Not every identity
 was seen by every camera, and there are folders of identities that are in no list. Training is on
@@ -21,6 +21,9 @@ from pathlib import Path
 from typing import Final
 
 from mabm._core.modalities import INFRARED, VISIBLE
+from mabm._core.protocols import RetrievalProtocol, SearchTask
+from mabm.data.counts import CensusRow, Counts, count_identities, count_images
+from mabm.data.data_set import DataSet
 from mabm.data.layout import (
     Found,
     Scan,
@@ -58,7 +61,7 @@ def read_sysu_mm01(root: Path | str) -> ReidData:
 
     Raises:
         FileNotFoundError: A list, a camera's folder or all images of an identity are missing.
-        ValueError: The root is no folder, or a list does not say what it must.
+        ValueError: The root is not a folder, or a list is malformed.
 
     Example:
         >>> from mabm.data import read_sysu_mm01
@@ -69,7 +72,7 @@ def read_sysu_mm01(root: Path | str) -> ReidData:
 
 
 def scan_sysu_mm01(root: Path) -> Scan:
-    """Looks through a tree of SYSU-MM01."""
+    """Scans a tree of SYSU-MM01."""
     scan = Scan(NAME, root)
     parts = ["exp", *(f"cam{camera}" for camera in CAMERA_MODALITY)]
     if not find_layout(scan, parts):
@@ -77,7 +80,7 @@ def scan_sysu_mm01(root: Path) -> Scan:
     train = {*read_ids(scan, "exp/train_id.txt"), *read_ids(scan, "exp/val_id.txt")}
     test = set(read_ids(scan, "exp/test_id.txt"))
     if train & test:
-        scan.wrong(
+        scan.note_error(
             f"exp/test_id.txt shares identities with training: {listed(sorted(train & test))}"
         )
     for camera, modality in CAMERA_MODALITY.items():
@@ -92,7 +95,7 @@ def scan_sysu_mm01(root: Path) -> Scan:
     _note_extra_cameras(scan, CAMERA_MODALITY)
     available = "exp/available_id.txt"
     if (root / available).is_file() and set(read_ids(scan, available)) != train | test:
-        scan.odd(f"{available} is not the union of the other lists")
+        scan.note_minor(f"{available} is not the union of the other lists")
     return scan
 
 
@@ -100,4 +103,70 @@ def _note_extra_cameras(scan: Scan, known: Collection[int]) -> None:
     for folder in sorted(scan.root.iterdir()):
         number = re.fullmatch("cam([0-9]+)", folder.name)
         if number and int(number[1]) not in known:
-            scan.odd(f"folder {folder.name} is extra: there is no such camera")
+            scan.note_minor(f"folder {folder.name} is extra: there is no such camera")
+
+
+def count_sysu_mm01(root: Path, trial: int | None) -> Counts:
+    """Counts a tree of SYSU-MM01 for its census."""
+    scan = scan_sysu_mm01(root)
+    # Wu et al., ICCV 2017, and the data set's documentation: 296 + 99 identities to train on, 96 to
+    # test. The training images and the queries as every paper on the data set counts them. 301 is
+    # the gallery of all-search, one image of each identity in each visible camera.
+    gallery = {row[1:] for row in scan.test if row.modality == VISIBLE}
+    rows = [
+        CensusRow("training identities", 395, count_identities(scan.train)),
+        CensusRow("visible training images", 22_258, count_images(scan.train, VISIBLE)),
+        CensusRow("infrared training images", 11_909, count_images(scan.train, INFRARED)),
+        CensusRow("test identities", 96, count_identities(scan.test)),
+        CensusRow("infrared test images (queries)", 3_803, count_images(scan.test, INFRARED)),
+        CensusRow("visible test images", None, count_images(scan.test, VISIBLE)),
+        CensusRow("all-search gallery (identities x cameras)", 301, len(gallery)),
+        CensusRow("identities in no list", None, _unlisted_identities(scan)),
+    ]
+    return Counts([scan], rows)
+
+
+def _unlisted_identities(scan: Scan) -> int:
+    cameras = [scan.root / f"cam{camera}" for camera in CAMERA_MODALITY]
+    aside = Scan(scan.name, scan.root)  # what is wrong with these folders is noted already
+    identities = {
+        identity
+        for camera in cameras
+        if camera.is_dir()
+        for identity in numbered_folders(aside, camera)
+    }
+    return len(identities - {row.identity for row in (*scan.train, *scan.test)})
+
+
+def _search(name: str, gallery_cameras: tuple[int, ...]) -> SearchTask:
+    return SearchTask(
+        NAME,
+        name,
+        INFRARED,
+        VISIBLE,
+        PROTOCOL,
+        query_cameras=_cameras(INFRARED),
+        gallery_cameras=gallery_cameras,
+        gallery="one_per_camera",
+        num_trials=10,
+    )
+
+
+def _cameras(modality: int) -> tuple[int, ...]:
+    return tuple(camera for camera, kind in CAMERA_MODALITY.items() if kind == modality)
+
+
+# Wu et al., ICCV 2017: cameras 2 (visible) and 3 (infrared) stand in one place.
+PROTOCOL: Final = RetrievalProtocol(NAME, excluded_cameras=((3, 2),), cmc_by_identity=True)
+
+DATA_SET: Final = DataSet(
+    name=NAME,
+    aliases=("sysu",),
+    reader=read_sysu_mm01,
+    count=count_sysu_mm01,
+    protocol=PROTOCOL,
+    search_tasks=(
+        _search("all-search", _cameras(VISIBLE)),
+        _search("indoor-search", (1, 2)),
+    ),
+)

@@ -19,6 +19,7 @@ import torch
 
 import mabm
 from mabm._core.arguments import check_integer
+from mabm._core.arrays import IntArray
 from mabm.cluster.quality import (
     PairQuality,
     adjusted_rand_index,
@@ -27,14 +28,13 @@ from mabm.cluster.quality import (
 )
 from mabm.data import Frames, identity_splits, render_identities
 from mabm.demo.pictures import draw_clusters, draw_distances, save_picture
-from mabm.distance.graph import check_max_distance, check_min_samples
+from mabm.distance.graph import DEFAULT_MIN_SAMPLES, check_max_distance, check_min_samples
 from mabm.distance.presets import PRESETS, check_k1
 from mabm.models import extract, load_pretrained
 from mabm.report.plots import PairHistogram, pair_histogram, require_matplotlib
 
 __all__ = ["DemoResult", "MethodResult", "Settings", "format_table", "run"]
 
-IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
 
 CLUSTERS_PICTURE = "clusters.png"
@@ -62,7 +62,7 @@ class Settings:
     k1: int = 24
     k2: int = 6
     eps: float = 0.5
-    min_samples: int = 4
+    min_samples: int = DEFAULT_MIN_SAMPLES
 
     def __post_init__(self) -> None:
         """Refuses what the clustering would refuse, before anything is rendered."""

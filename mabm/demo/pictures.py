@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from mabm._core.arrays import IntArray
 from mabm._core.files import moved_into
 from mabm._core.modalities import INFRARED, VISIBLE
 from mabm.cluster.quality import evenly_chosen_clusters
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-IntArray = npt.NDArray[np.int64]
 
 _MODALITY_NAMES: Final = {VISIBLE: "visible", INFRARED: "infrared"}
 _TILES_A_SIDE: Final = 8

@@ -5,17 +5,13 @@
 trial, ranks, and averages.
 """
 
+from mabm._core.protocols import RetrievalProtocol, SearchTask
 from mabm.distance.reranking import RerankOptions
 from mabm.evaluation.galleries import draw_gallery
-from mabm.evaluation.retrieval import (
-    PROTOCOLS,
-    RetrievalProtocol,
-    RetrievalScores,
-    evaluate_retrieval,
-)
+from mabm.evaluation.retrieval import RetrievalScores, evaluate_retrieval
 from mabm.evaluation.scores import SearchScores, format_search_scores
 from mabm.evaluation.search import evaluate_search
-from mabm.evaluation.tasks import SEARCH_TASKS, SearchTask, check_trial
+from mabm.evaluation.tasks import PROTOCOLS, SEARCH_TASKS, check_trial
 
 __all__ = [
     "PROTOCOLS",

@@ -90,7 +90,7 @@ class SearchScores(Saved):
 
     @classmethod
     def combine(cls, scores: Iterable[SearchScores]) -> SearchScores:
-        """Joins the trials of several results, such as those of RegDB's ten models.
+        """Joins the trials of several results, such as those of a model for each trial.
 
         Args:
             scores: Results of one task, computed alike, each of other trials; in any order. CMCs

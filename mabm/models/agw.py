@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mabm.models.encoder import Encoder, bnneck, generalized_mean, stemmed
 
-# Of the images that torchvision's weights were trained on, for pixels in [0, 255].
+# Mean and deviation of ImageNet, which torchvision's weights were trained on; pixels in [0, 255].
 IMAGENET_MEAN: Final = (123.675, 116.28, 103.53)
 IMAGENET_DEVIATION: Final = (58.395, 57.12, 57.375)
 
@@ -26,7 +26,7 @@ _GEM_POWER: Final = 3.0
 
 
 class AgwResNet50(Encoder):
-    """Own conv1 to maxpool per modality, shared layers 1 to 4, GeM (p = 3), BNNeck; 2048 features.
+    """A stem (conv1 to maxpool) per modality, shared layers 1 to 4, GeM (p = 3), BNNeck; D = 2048.
 
     The last stage keeps its stride at 1: features of 288 x 144 images are pooled from 18 x 9 maps.
     Pixels are normalized with ImageNet's mean and deviation. The power of GeM is fixed, as in the
@@ -94,7 +94,9 @@ class AgwResNet50(Encoder):
         nn.init.normal_(self.neck.weight, 1.0, 0.01)  # as the published implementations do
 
     def pretrained_name(self, name: str) -> str:
-        """As ``Encoder.pretrained_name``: every stem is filled by the one of a plain ResNet.
+        """The name that a file of pretrained weights has for ``name``: that of a plain ResNet.
+
+        Every stem takes the weights of the one stem of a ResNet.
 
         Args:
             name: A name of ``state_dict()``, such as ``"stems.1.conv1.weight"``.

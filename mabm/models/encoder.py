@@ -1,4 +1,4 @@
-"""What every encoder shares: its contract, the way of each image to its stem, and the top.
+"""What every encoder shares: its contract, the routing of images to stems, and the top.
 
 The layout is that of the field (Ye et al., TPAMI 2021): a stem for each modality, a trunk for all,
 GeM pooling (Radenovic et al., TPAMI 2019) and a BNNeck with frozen bias (Luo et al., CVPRW 2019).
@@ -12,7 +12,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from mabm._core.batch import full_precision
+from mabm._core.precision import full_precision
 
 _GEM_EPS = 1e-6  # keeps x ** p differentiable where the last ReLU gave zero
 
@@ -26,14 +26,15 @@ class Encoder(nn.Module):
     Args:
         num_features: D, columns of the features.
         num_modalities: G, the number of stems, >= 1.
-        pixel_mean: Red, green and blue, in [0, 255], that are taken off every pixel.
-        pixel_deviation: What each channel is divided by then.
+        pixel_mean: Red, green and blue, in [0, 255], subtracted from every pixel.
+        pixel_deviation: Red, green and blue; what each channel is divided by after that.
 
     Attributes:
         num_features: D.
         num_modalities: G.
-        image_size: Height and width of the images, where the network takes one size only.
-        top: Beginnings of the names of parameters that a file of pretrained weights need not hold.
+        image_size: Height and width of the images, where the network takes one size only; else
+            ``None``.
+        top: Prefixes of the names of parameters that a file of pretrained weights need not hold.
 
     Example:
         >>> import torch
@@ -73,7 +74,7 @@ class Encoder(nn.Module):
 
         A stem whose modality is absent from the batch does not run: its statistics stay and its
         parameters get no gradient. So with ``SyncBatchNorm`` every process must pass the same
-        modalities, or they wait for one another for ever.
+        modalities, or they wait for one another forever.
 
         Where ``modality`` is on the CPU, nothing waits for a GPU; where it is on a GPU, the host
         waits once for the number of images of each modality. ``torch.compile`` breaks the graph at
@@ -82,15 +83,15 @@ class Encoder(nn.Module):
         Args:
             images: (N, 3, H, W) uint8 or floating, pixels in [0, 255], on the device of the
                 parameters. Infrared images hold their one channel three times.
-            modality: (N,) int64 in [0, num_modalities): the stem each image goes through, in any
-                order. Never guessed. On the device of ``images`` or on the CPU.
+            modality: (N,) int64 in [0, num_modalities): the stem that each image goes through, in
+                any order; on the device of ``images`` or on the CPU.
 
         Returns:
             (N, D) features. Under autocast pooling and neck stay in full precision.
 
         Raises:
-            TypeError: If ``images`` is neither uint8 nor floating or ``modality`` not int64.
-            ValueError: If a shape or a modality is out of contract.
+            TypeError: If ``images`` is neither uint8 nor floating, or ``modality`` is not int64.
+            ValueError: If a shape does not fit or a modality is out of range.
         """
         _check(images, modality)
         if len(images) == 0:
@@ -111,15 +112,15 @@ class Encoder(nn.Module):
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
-        """As of ``torch.nn.Module``, but all or nothing: if it raises, all is as it was.
+        """Copies tensors into the encoder, all or nothing: if it raises, nothing has changed.
 
         Args:
             state_dict: Tensors by the names of ``state_dict()``.
-            strict: Whether every name must be there and no other.
-            assign: Whether the tensors themselves, no copies, take the place of the old ones.
+            strict: Whether the names must be exactly those of the encoder.
+            assign: Whether the tensors replace the old ones instead of being copied into them.
 
         Returns:
-            The names that were missing and those that were not expected.
+            The names that were missing and the unexpected names.
         """
         before = [
             (tensors, name, tensor, tensor.detach().clone())
@@ -143,16 +144,16 @@ class Encoder(nn.Module):
             name: A name of ``state_dict()``.
 
         Returns:
-            The same name; a subclass with stems returns that of the one stem of its backbone.
+            The same name; a subclass with stems returns the name in the one stem of its backbone.
         """
         return name
 
     def adapted(self, name: str, tensor: Tensor) -> Tensor:
-        """A tensor of a file as ``name`` takes it; a size that depends on the image is changed.
+        """A tensor of a file, resized to fit ``name`` where its size depends on the image.
 
         Args:
             name: A name of ``state_dict()``.
-            tensor: What the file has for it.
+            tensor: The tensor of the file.
 
         Returns:
             The same tensor; a subclass resizes position embeddings here.
@@ -160,12 +161,12 @@ class Encoder(nn.Module):
         return tensor
 
     def _pooled(self, scaled: Tensor, counts: list[int]) -> Tensor:
-        """Features before the neck of images that lie one modality after the other."""
+        """Features before the neck, of images sorted by modality."""
         raise NotImplementedError
 
 
 def stemmed(stems: nn.ModuleList, images: Tensor, counts: list[int]) -> Tensor:
-    """Each modality's images through its own stem; ``counts[g]`` images of modality g, in turn."""
+    """Sends images, sorted by modality, through the stem of each: ``counts[g]`` of modality g."""
     parts = zip(stems, torch.split(images, counts), strict=True)
     return torch.cat([stem(part) for stem, part in parts if len(part)])
 
@@ -180,8 +181,8 @@ def bnneck(num_features: int) -> nn.BatchNorm1d:
 def generalized_mean(maps: Tensor, power: Tensor | float) -> Tensor:
     """Pools (N, C, H, W) to (N, C): the mean of ``x ** p``, to the power ``1 / p``.
 
-    Values below 1e-6 count as that. Half precision is left before the power is taken, as 300 ** 3
-    is beyond float16; autocast does not bring it back, on either kind of device.
+    Values below 1e-6 are raised to it. Powers are taken in full precision, also under autocast, as
+    300 ** 3 is beyond float16.
     """
     lifted = full_precision(maps).clamp(min=_GEM_EPS).pow(power)
     return lifted.mean(dim=(2, 3)).pow(1 / power)
@@ -199,7 +200,7 @@ def _check(images: Tensor, modality: Tensor) -> None:
 
 
 def _by_modality(modality: Tensor, num_modalities: int) -> tuple[Tensor | None, list[int]]:
-    """The stable order by modality, or ``None`` where rows lie so already; images of each."""
+    """The stable order by modality, or ``None`` if rows are sorted; and the images of each."""
     groups = torch.arange(num_modalities, device=modality.device)
     sizes = (modality.unsqueeze(1) == groups).sum(dim=0)
     unsorted = (modality[1:] < modality[:-1]).any()

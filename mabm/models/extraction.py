@@ -22,19 +22,19 @@ def extract(
     The encoder's training flag is put back as it was; no gradient is recorded.
 
     Args:
-        encoder: An ``Encoder``, compiled, wrapped or neither; images go to the device of its
-            parameters, batch by batch.
+        encoder: An ``Encoder``, which may be compiled or wrapped; images are moved to the device of
+            its parameters batch by batch.
         images: (N, 3, H, W) uint8 or floating, pixels in [0, 255].
         modality: (N,) integers, 0 visible and 1 infrared, or these two words.
         batch_size: Images per step, >= 1.
-        normalize_mean: Normalize the mean again, as evaluation does and clustering does not.
+        normalize_mean: Whether to normalize the mean, as evaluation does and clustering does not.
 
     Returns:
         (N, D) float32 on the CPU, of length at most one.
 
     Raises:
         TypeError: If ``modality`` is of the wrong kind.
-        ValueError: If ``batch_size`` is below one, or as ``Encoder.forward``.
+        ValueError: If ``batch_size`` is below one, a shape does not fit, or a modality is unknown.
 
     Example:
         >>> import torch
@@ -52,7 +52,7 @@ def extract(
     encoder.eval()
     try:
         with torch.inference_mode():
-            # No images are one batch of none: it tells the number of columns.
+            # An empty set is one empty batch, which gives the number of columns.
             for start in range(0, max(len(images), 1), batch_size):
                 rows = slice(start, start + batch_size)
                 batch, groups = images[rows].to(device), modality[rows]

@@ -17,10 +17,10 @@ ENCODERS: Final[dict[str, Callable[[int], Encoder]]] = {
     "agw-resnet50": lambda num_modalities: AgwResNet50(num_modalities=num_modalities),
     "small": lambda num_modalities: TwoStreamEncoder(num_modalities=num_modalities),
 }
-"""Names of encoders, beside ``"timm:NAME"`` for a backbone of timm."""
+"""Encoders by name; ``"timm:NAME"`` stands for a backbone of timm."""
 
 MAX_EDGE: Final = 4096
-"""Pixels of a side of an image, at most: far above what is used, below what breaks a machine."""
+"""The greatest height or width of an image in pixels, far above what is used."""
 
 MAX_SEED: Final = 2**63 - 1
 """The greatest seed that PyTorch's generators take and TOML can hold."""
@@ -42,13 +42,13 @@ def new_encoder(
     Args:
         name: One of ``ENCODERS``, or ``"timm:NAME"``.
         num_modalities: Number of stems, >= 1.
-        seed: Of the initial weights.
-        image_size: Height and width, for backbones of timm that are made for one size; others take
-            images of any.
+        seed: Seed of the initial weights.
+        image_size: Height and width of the images, for backbones of timm that take one size only;
+            other encoders take any size.
 
     Raises:
-        ImportError: If a backbone of timm is asked for and timm is missing.
-        ValueError: If the name is unknown, or a number out of range.
+        ImportError: If the name is that of a backbone of timm and timm is missing.
+        ValueError: If the name is unknown, or a number is out of range.
     """
     if num_modalities < 1:
         raise ValueError(f"num_modalities must be >= 1, got {num_modalities}")

@@ -17,12 +17,12 @@ _DEVIATION: Final = (0.229, 0.224, 0.225)
 
 
 class TimmEncoder(Encoder):
-    """A backbone of timm whose first convolution each modality has for itself; BNNeck on top.
+    """A backbone of timm with a first convolution for each modality, and a BNNeck on top.
 
     Every convolution that takes the three channels of the image, a patch embedding among them, is
-    copied once per modality: the copies start equal and are trained apart. All that follows is
-    shared, a normalization right after it too, which ``AgwResNet50`` has per modality. Features are
-    pooled as the backbone itself pools for its classifier. Pixels are normalized as its weights
+    copied once per modality: the copies start equal and are trained separately. All that follows
+    is shared, even a normalization right after it, which ``AgwResNet50`` has per modality. Features
+    are pooled as the backbone itself pools for its classifier. Pixels are normalized as its weights
     expect. Nothing is ever downloaded: weights come from a file (``load_weights``), with timm's
     names in it.
 
@@ -31,11 +31,11 @@ class TimmEncoder(Encoder):
             ``"vit_small_patch16_224.augreg_in21k"``.
         num_modalities: Number of stems, >= 1.
         image_size: Height and width of the images, for a backbone that takes one size only;
-            ``None`` leaves the one that it was made for. Others take any size.
+            ``None`` keeps the one that it was made for. Other backbones take any size.
 
     Raises:
         ImportError: If timm is missing.
-        ValueError: If timm has no backbone of that name, or it begins with no convolution.
+        ValueError: If timm has no backbone of that name, or it does not begin with a convolution.
 
     Example:
         >>> from mabm.models import TimmEncoder
@@ -71,7 +71,9 @@ class TimmEncoder(Encoder):
         self.neck = bnneck(self.num_features)
 
     def pretrained_name(self, name: str) -> str:
-        """As ``Encoder.pretrained_name``: the name in timm, one convolution for all modalities.
+        """The name that a file of pretrained weights has for ``name``: that in timm.
+
+        The convolutions of all modalities take the weights of the one in timm.
 
         Args:
             name: A name of ``state_dict()``.
@@ -79,17 +81,19 @@ class TimmEncoder(Encoder):
         return re.sub(r"\.by_modality\.\d+", "", name.removeprefix("backbone."))
 
     def adapted(self, name: str, tensor: Tensor) -> Tensor:
-        """As ``Encoder.adapted``: embeddings of positions are resampled to the image's grid.
+        """A tensor of a file, with position embeddings resampled to the image's grid of patches.
 
         Args:
             name: A name of ``state_dict()``.
-            tensor: What the file has for it.
+            tensor: The tensor of the file.
         """
         grid = getattr(getattr(self.backbone, "patch_embed", None), "grid_size", None)
-        own = self.backbone.get_parameter("pos_embed") if name == "backbone.pos_embed" else None
-        if own is None or grid is None or own.shape == tensor.shape or tensor.ndim != 3:
+        if name != "backbone.pos_embed" or grid is None:
             return tensor
-        num_others = own.shape[1] - grid[0] * grid[1]  # class and register tokens
+        embedding = self.backbone.get_parameter("pos_embed")
+        if embedding.shape == tensor.shape or tensor.ndim != 3:
+            return tensor
+        num_others = embedding.shape[1] - grid[0] * grid[1]  # class and register tokens
         resample = importlib.import_module("timm.layers").resample_abs_pos_embed
         return cast(Tensor, resample(tensor, list(grid), num_prefix_tokens=num_others))
 
@@ -100,7 +104,7 @@ class TimmEncoder(Encoder):
 
 
 class _ByModality(nn.Module):
-    """A convolution per modality, for a batch that lies one modality after the other."""
+    """A convolution per modality, for a batch sorted by modality."""
 
     def __init__(self, convolution: nn.Module, num_modalities: int) -> None:
         super().__init__()
@@ -127,7 +131,7 @@ def _copy_first_convolutions(
 
 
 def _settings(config: Any) -> dict[str, Any]:
-    """What timm says about a backbone's weights: normalization, and whether its size is fixed."""
+    """Settings of a backbone's weights in timm: normalization, and whether its size is fixed."""
     return dict(config.to_dict()) if config is not None else {}
 
 

@@ -80,8 +80,8 @@ class _ResidualBlock(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        # Pixels are left out here and not by the stride of the 1x1 convolution: where it has fewer
-        # than 16 channels and the layout is channels last, its gradient on x86 CPUs is written
-        # beyond the memory that is there (oneDNN issue 6035).
+        # Pixels are dropped here and not by the stride of the 1x1 convolution: with fewer than 16
+        # channels in the channels-last layout, its gradient on x86 CPUs is written beyond the
+        # allocated memory (oneDNN issue 6035).
         kept = x[:, :, :: self.stride, :: self.stride]
         return F.relu(self.body(x) + self.shortcut(kept))

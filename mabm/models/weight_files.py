@@ -26,7 +26,7 @@ _ALWAYS_READ: Final = 2**30  # bytes
 
 
 def read_weights(source: str | PathLike[str] | IO[bytes]) -> dict[str, Tensor]:
-    """The named tensors of a file, on the CPU; which files, says ``mabm.models.load_weights``.
+    """The named tensors of a file that :func:`mabm.models.load_weights` takes, on the CPU.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -48,11 +48,15 @@ def read_weights(source: str | PathLike[str] | IO[bytes]) -> dict[str, Tensor]:
 
 
 def read_torch(path: Path, *, name: str | None = None) -> object:
-    """What ``torch.save`` wrote, of tensors and plain values alone; raises as ``read_weights``.
+    """Reads a file of ``torch.save`` that holds nothing but tensors and plain values.
 
     Args:
         path: The file.
-        name: What messages call it, where that is not its path.
+        name: Name of the file in messages; its path by default.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is of another kind or damaged, or holds other objects.
     """
     name = str(path) if name is None else name
     with _opened(path) as stream:
@@ -72,7 +76,7 @@ def read_torch(path: Path, *, name: str | None = None) -> object:
 
 
 def named_tensors(value: object, path: Path) -> dict[str, Tensor]:
-    """The state dict in what ``torch.save`` wrote, without what wrappers put before names."""
+    """The state dict in the contents of a file, without the prefixes that wrappers add to names."""
     for _ in range(_DEEPEST):  # a dictionary may hold itself
         if not isinstance(value, Mapping):
             break
@@ -86,7 +90,7 @@ def named_tensors(value: object, path: Path) -> dict[str, Tensor]:
 
 
 def _opened(path: Path) -> IO[bytes]:
-    """The file, open; a pipe, which might never end, is none."""
+    """The file, opened; a pipe, which might never end, is refused."""
     if path.exists() and not path.is_file():
         raise ValueError(f"{path} must be a file, got {'a folder' if path.is_dir() else 'none'}")
     return path.open("rb")

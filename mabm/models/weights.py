@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from mabm._core.files import DEEPEST, moved_into
-from mabm._core.names import find_name
+from mabm._core.names import NamedMapping
 from mabm.models.encoder import Encoder
 from mabm.models.registry import new_encoder
 from mabm.models.two_stream import TwoStreamEncoder
@@ -28,20 +28,20 @@ _LOG = logging.getLogger(__name__)
 FORMAT: Final = "mabm-encoder"
 VERSION: Final = 1
 
-SHIPPED: Final = {"emoji_xm": ("emoji_xm_encoder.npz", "small")}
-"""Weights that ship beside this file: the name that stands for them, and their encoder."""
+SHIPPED: Final = NamedMapping({"emoji_xm": ("emoji_xm_encoder.npz", "small")})
+"""Weights that ship beside this file, by name in any spelling: their file, and their encoder."""
 
 _SHOWN: Final = 4  # names in a message
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of the tensors of a file.
+    """How the tensors of a file were used.
 
     Attributes:
         loaded: Names of the encoder's tensors that were filled.
-        missing: Names of those that the file has nothing for, left as they were.
-        left_out: Names in the file that the encoder has no place for.
+        missing: Names of the encoder's tensors that the file does not hold, left unchanged.
+        left_out: Names in the file that the encoder does not have.
 
     Example:
         >>> from mabm.models import LoadReport
@@ -63,7 +63,7 @@ class LoadReport:
 
 
 def _parts(names: tuple[str, ...]) -> str:
-    """``"fc (2), neck (4)"``: the beginnings of names and how many have each."""
+    """First parts of names with the number of names: ``"fc (2), neck (4)"``."""
     counts = Counter(name.split(".")[0] for name in names)
     return ", ".join(f"{part} ({count})" for part, count in counts.items())
 
@@ -82,12 +82,12 @@ def build_encoder(
 
     Args:
         name: ``"agw-resnet50"``, ``"small"``, or ``"timm:NAME"`` for a backbone of timm.
-        weights: A file for ``load_weights``; ``"emoji_xm"`` for the weights that ship with the
-            package, of ``"small"``; ``None`` leaves the initial ones. A string is first looked up
-            among the shipped names, in any case and with ``-`` or ``_``.
+        weights: A file that ``load_weights`` reads, or ``"emoji_xm"`` (in any case, with ``-`` or
+            ``_``) for the weights of ``"small"`` that ship with the package; ``None`` keeps the
+            initial weights. A shipped name comes before a file of that name.
         num_modalities: Number of stems, >= 1.
-        seed: Of the initial weights.
-        image_size: Height and width, for backbones of timm that are made for one size.
+        seed: Seed of the initial weights.
+        image_size: Height and width of the images, for backbones of timm that take one size only.
 
     Raises:
         ImportError: If an extra is missing; the message names it.
@@ -102,7 +102,7 @@ def build_encoder(
     encoder = new_encoder(name, num_modalities=num_modalities, seed=seed, image_size=image_size)
     if weights is None:
         return encoder
-    shipped = find_name(weights, SHIPPED)
+    shipped = SHIPPED.find(weights)
     if shipped is not None:
         file, needed = SHIPPED[shipped]
         if (name, num_modalities) != (needed, 2):
@@ -117,14 +117,13 @@ def build_encoder(
 
 
 def load_pretrained(name: str = "emoji_xm") -> TwoStreamEncoder:
-    """An encoder with the weights shipped under ``name``: evaluation mode, float32, on the CPU.
+    """An encoder with weights that ship with the library: evaluation mode, float32, on the CPU.
 
-    ``"emoji_xm"``, in any case and with ``-`` or ``_``, was trained by
-    ``benchmarks/pretraining.py``, which says how. Weights are plain arrays: loading them executes
-    no code.
+    ``benchmarks/pretraining.py`` trained ``"emoji_xm"`` and says how. Weights are plain arrays:
+    loading them executes no code.
 
     Args:
-        name: Of the weights.
+        name: Name of the weights, in any case and with ``-`` or ``_``.
 
     Returns:
         The encoder.
@@ -137,7 +136,7 @@ def load_pretrained(name: str = "emoji_xm") -> TwoStreamEncoder:
         >>> load_pretrained().training
         False
     """
-    shipped = find_name(name, SHIPPED)
+    shipped = SHIPPED.find(name)
     if shipped is None:
         raise ValueError(f"name must be one of {sorted(SHIPPED)}, got {name!r}")
     encoder = TwoStreamEncoder()
@@ -152,15 +151,15 @@ def _load_shipped(encoder: Encoder, file: str) -> None:
 
 
 def load_weights(encoder: Encoder, source: str | PathLike[str] | IO[bytes]) -> LoadReport:
-    """Fills ``encoder`` in place; what was filled is returned, and logged in one line.
+    """Fills ``encoder`` in place; returns what was filled and logs it in one line.
 
-    A file is fit if it has every tensor of the encoder but those of its top (``Encoder.top``: the
+    A file fits if it has every tensor of the encoder, except those of its top (``Encoder.top``: the
     neck, and what pretrained backbones lack) and the counters of batch normalization. Names that
-    the encoder has no place for, such as a classifier's, are left out. ``"module."`` before names
-    is dropped. torchvision's ``resnet50`` fits ``AgwResNet50``: each stem takes its one stem.
+    the encoder does not have, such as a classifier's, are left out. A prefix ``"module."`` is
+    dropped. torchvision's ``resnet50`` fits ``AgwResNet50``: each stem takes its one stem.
 
     Args:
-        encoder: Changed only if all fits.
+        encoder: The encoder to fill; changed only if the whole file fits.
         source: A ``.pth`` or ``.pt`` file (a state dict, a dictionary that holds one as ``state``,
             ``state_dict`` or ``model``, or a file of ``save_encoder``), ``.safetensors`` or
             ``.npz``; an open file is read as ``.npz``.
@@ -196,18 +195,18 @@ def load_weights(encoder: Encoder, source: str | PathLike[str] | IO[bytes]) -> L
 
 def _fill(encoder: Encoder, found: Mapping[str, Tensor]) -> LoadReport:
     """Copies tensors into the encoder if they fit, or raises ValueError and changes nothing."""
-    own = encoder.state_dict()
-    sources = {name: _first(found, name, encoder.pretrained_name(name)) for name in own}
+    state = encoder.state_dict()
+    sources = {name: _first(found, name, encoder.pretrained_name(name)) for name in state}
     filled = {name: origin for name, origin in sources.items() if origin is not None}
     if not filled:
         raise ValueError(
-            f"weights must have names of {type(encoder).__name__} such as {_some(own)}, "
+            f"weights must have names of {type(encoder).__name__} such as {_some(state)}, "
             f"got {_some(found)}"
         )
     tensors = {
-        name: _fitted(encoder, name, found[origin], own[name]) for name, origin in filled.items()
+        name: _fitted(encoder, name, found[origin], state[name]) for name, origin in filled.items()
     }
-    missing = [n for n in own if n not in filled and not n.endswith("num_batches_tracked")]
+    missing = [n for n in state if n not in filled and not n.endswith("num_batches_tracked")]
     needed = [name for name in missing if not name.startswith(encoder.top)]
     if needed:
         raise ValueError(
@@ -216,7 +215,7 @@ def _fill(encoder: Encoder, found: Mapping[str, Tensor]) -> LoadReport:
         )
     with torch.no_grad():
         for name, tensor in tensors.items():
-            own[name].copy_(tensor)
+            state[name].copy_(tensor)
     used = set(filled.values())
     return LoadReport(
         loaded=tuple(filled),
@@ -225,28 +224,28 @@ def _fill(encoder: Encoder, found: Mapping[str, Tensor]) -> LoadReport:
     )
 
 
-def _fitted(encoder: Encoder, name: str, tensor: Tensor, own: Tensor) -> Tensor:
+def _fitted(encoder: Encoder, name: str, tensor: Tensor, target: Tensor) -> Tensor:
     """A tensor of a file in shape and dtype of the encoder's, or ValueError."""
-    kind = _unfit(tensor, own)
+    kind = _unfit(tensor, target)
     if kind is not None:
-        wanted = "real" if own.is_floating_point() else "integer"
+        wanted = "real" if target.is_floating_point() else "integer"
         raise ValueError(f"weights of {name} must be dense {wanted} numbers, got {kind}")
     try:
         tensor = encoder.adapted(name, tensor)
     except RuntimeError as error:
         raise ValueError(f"weights of {name} cannot be adapted: {error}") from error
-    if tensor.shape != own.shape:
+    if tensor.shape != target.shape:
         raise ValueError(
-            f"weights of {name} must have shape {tuple(own.shape)}, got {tuple(tensor.shape)}"
+            f"weights of {name} must have shape {tuple(target.shape)}, got {tuple(tensor.shape)}"
         )
-    tensor = tensor.to(own.dtype)
+    tensor = tensor.to(target.dtype)
     if not tensor.isfinite().all():
         raise ValueError(f"weights of {name} must be finite")
     return tensor
 
 
-def _unfit(tensor: Tensor, own: Tensor) -> str | None:
-    """What a tensor is that cannot take the place of ``own``."""
+def _unfit(tensor: Tensor, target: Tensor) -> str | None:
+    """Why a tensor cannot replace ``target``: what it is; ``None`` if it can."""
     if tensor.is_meta:
         return "a meta tensor, which has no values"
     if tensor.is_nested:
@@ -255,7 +254,7 @@ def _unfit(tensor: Tensor, own: Tensor) -> str | None:
         return "a quantized tensor"
     if tensor.layout != torch.strided:
         return f"a tensor of layout {tensor.layout}"
-    if own.is_floating_point():
+    if target.is_floating_point():
         return None if tensor.is_floating_point() else str(tensor.dtype)
     is_integer = not (
         tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool
@@ -275,11 +274,11 @@ def save_weights(encoder: Encoder, path: str | PathLike[str]) -> None:
     """Writes parameters and running statistics to an ``.npz`` of float16 arrays.
 
     Args:
-        encoder: Whose they are.
-        path: Where to, as it is; an older file is replaced once the new one is whole.
+        encoder: The encoder to save.
+        path: The file, with any suffix; an older file is replaced once the new one is complete.
 
     Raises:
-        OSError: If it cannot be written; what was there stays.
+        OSError: If it cannot be written; an older file stays.
 
     Example:
         >>> import tempfile
@@ -304,22 +303,23 @@ def save_weights(encoder: Encoder, path: str | PathLike[str]) -> None:
 def save_encoder(
     encoder: nn.Module, path: str | PathLike[str], *, name: str, meta: Mapping[str, object]
 ) -> None:
-    """Writes an encoder to a file that ``load_encoder`` reads: whole, or not at all.
+    """Writes an encoder to a file that ``load_encoder`` reads: completely or not at all.
 
     The file is what ``torch.save`` makes of ``{"format": "mabm-encoder", "version": 1, "name",
     "num_modalities", "image_size", "state", "meta"}``. It is written beside its place, flushed to
     the disk, and moved there.
 
     Args:
-        encoder: One of ``build_encoder``, compiled or wrapped for several processes or not.
-        path: Where to; an older file is replaced.
-        name: The name it was built by.
-        meta: What else to remember: numbers, strings, booleans, ``None``, and lists and
+        encoder: An encoder of ``build_encoder``, which may be compiled or wrapped for several
+            processes.
+        path: The file; an older one is replaced.
+        name: The name that it was built by.
+        meta: What else to save: numbers, strings, booleans, ``None``, and lists and
             string-keyed dictionaries of them.
 
     Raises:
-        OSError: If it cannot be written; what was there stays.
-        TypeError: If ``encoder`` is no encoder, or ``meta`` holds anything else.
+        OSError: If it cannot be written; an older file stays.
+        TypeError: If ``encoder`` is not an encoder, or ``meta`` holds anything else.
         ValueError: If ``meta`` is nested without end.
 
     Example:
@@ -362,10 +362,10 @@ def load_encoder(
 
     Args:
         path: The file.
-        device: Where to put the encoder.
+        device: Device of the encoder.
 
     Returns:
-        The encoder, and what was remembered with it.
+        The encoder, and ``meta``.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -430,7 +430,7 @@ def _is_count(value: object) -> bool:
 
 
 def _plain(value: object, place: str, depth: int = 0) -> object:
-    """Plain values in plain containers, or a TypeError that says where another one is."""
+    """A copy in plain values and containers, or a TypeError that names the first other value."""
     if depth > DEEPEST:
         raise ValueError(f"meta must be nested at most {DEEPEST} deep; does it hold itself?")
     if isinstance(value, np.generic):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from mabm._core.arrays import to_tensor
+from mabm._core.arrays import IntArray, to_tensor
 from mabm.report.plots import (
     HAIRLINE,
     INK,
@@ -219,7 +219,7 @@ def _to_svg(figure: Figure, label: str) -> str:
     return re.sub(r"<svg[^>]*>", lambda _: opening, text, count=1)
 
 
-def read_tiles(read: ReadImages, rows: npt.NDArray[np.int64]) -> Callable[[int], str]:
+def read_tiles(read: ReadImages, rows: IntArray) -> Callable[[int], str]:
     """Reads images once, by Pillow writes each as JPEG, and returns their data URIs by row.
 
     Args:

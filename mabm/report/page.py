@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from mabm._core.arguments import check_integer
-from mabm._core.arrays import to_tensor
+from mabm._core.arrays import IntArray, to_tensor
 from mabm._core.files import write_text
 from mabm._core.modalities import MODALITY_NAMES
 from mabm._core.version import __version__
@@ -40,8 +39,6 @@ from mabm.report.tables import (
     summarize,
     tabulate_epochs,
 )
-
-IntArray = npt.NDArray[np.int64]
 
 _TEMPLATE: Final = "report.html.jinja"
 _MAX_SAMPLES: Final = 2000  # 2 million pairs tell a distribution as well as all would
@@ -85,8 +82,9 @@ def write_report(
         path: The file, by custom ``report.html``.
         title: What the run is called.
         config_toml: Its configuration, as text.
-        environment: As :func:`mabm.train.environment.describe_environment` gives it.
-        history: Entries of all epochs, as :meth:`mabm.train.history.History.read` gives them.
+        environment: As :func:`mabm.train.records.environment.describe_environment` gives it.
+        history: Entries of all epochs, as :meth:`~mabm.train.records.history.History.read` gives
+            them.
         clustering: The clustering to show, by custom the last one.
         retrieval: Searches to show, one a task.
         note: What has to be said of the images wherever they are shown, such as that they are

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from mabm._core.arrays import IntArray
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-IntArray = npt.NDArray[np.int64]
 
 # Right and wrong must differ to color-blind eyes too: blue and vermilion of Okabe and Ito (2008).
 RIGHT: Final = "#0072B2"

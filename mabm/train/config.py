@@ -1,4 +1,4 @@
-"""What a run is made of: typed dataclasses, one for each table of a configuration file.
+"""The settings of a run: typed dataclasses, one for each table of a configuration file.
 
 Names and defaults are those of the published method on SYSU-MM01 (Wang et al., AAAI 2026, section
 "Implementation details", and the released implementation where it differs). The shipped files under
@@ -8,19 +8,19 @@ Names and defaults are those of the published method on SYSU-MM01 (Wang et al., 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Literal, get_args
 
-from mabm._core.arguments import check_integer, check_real, shown
-from mabm._core.names import DATA_SETS, find_name
+from mabm._core.arguments import check_choice, check_integer, check_real, shown
+from mabm._core.names import NamedMapping
+from mabm.data import DATA_SETS
 from mabm.distance.graph import check_max_distance, check_min_samples
 from mabm.distance.presets import MAX_K, PRESETS, Preset, check_k1, check_k2
 from mabm.models.registry import MAX_EDGE, MAX_SEED
 from mabm.models.weights import SHIPPED
 
-# Far above what is used, and below what no machine can do.
-_MOST: Final = 10**6  # of what is counted in a run
+# Limits far above what is used and below what breaks a machine.
+_MOST: Final = 10**6  # for any count in a run
 _MOST_IN_BATCH: Final = 2**16
 _MOST_WORKERS: Final = 1024
 _GREATEST_RATE: Final = 1e3
@@ -35,26 +35,28 @@ HalfList = Literal["merged", "balanced"]
 
 
 class _Table:
-    """What pydantic is told of every table, when it reads one: unknown keys are mistakes."""
+    """Base of all tables: pydantic refuses keys that are not fields."""
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig(_Table):
-    """Which images, and how they come in.
+    """The images of a run and how they are read.
 
     Attributes:
-        name: Data set, one of ``mabm.data.DATA_SETS``; other spellings of it become that one.
-        root: Its folder; ``None`` for data that ships with the package.
-        trial: Which of the ten splits (RegDB alone).
-        height: Pixels an image is resized to.
-        width: Pixels an image is resized to.
-        identities: Train on so many identities, evenly spaced, instead of all.
-        held_out: Take so many training identities, evenly spaced, out of training and evaluate on
-            them in place of the test set: for choosing settings without looking at the test set.
-        cache: Folder for images decoded once, or ``None`` to decode them each time.
-        workers: Processes that decode, at most one a CPU; 0 decodes in the training process.
+        name: Name of the data set, a key of ``mabm.data.DATA_SETS``; other spellings are replaced
+            by that one.
+        root: Folder of the data set; ``None`` for data that ships with the package.
+        trial: Number of the trial, from 1; ``None`` for data sets without trials.
+        height: Height that images are resized to, in pixels.
+        width: Width that images are resized to, in pixels.
+        identities: Number of identities to train on, evenly spaced; ``None`` for all.
+        held_out: Number of training identities, evenly spaced, that are left out of training and
+            evaluated on in place of the test set: for choosing settings without looking at it.
+        cache: Folder for decoded images; ``None`` decodes them each time.
+        workers: Processes that decode images, at most one per CPU; 0 decodes in the training
+            process.
     """
 
     name: str = "sysu_mm01"
@@ -69,7 +71,7 @@ class DataConfig(_Table):
 
     def __post_init__(self) -> None:
         _spell_as_known(self, "name", DATA_SETS)
-        _check_choice("name", self.name, DATA_SETS)
+        check_choice("name", self.name, tuple(DATA_SETS))
         _check_paths(self, "root", "cache")
         _check_integers(self, 1, MAX_EDGE, "height", "width")
         _check_integers(self, 0, _MOST, "held_out")
@@ -81,12 +83,12 @@ class DataConfig(_Table):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(_Table):
-    """Which encoder (:func:`mabm.models.build_encoder`), and the weights it starts from.
+    """The encoder (:func:`mabm.models.build_encoder`) and the weights that it starts from.
 
     Attributes:
         name: ``"agw-resnet50"``, ``"small"`` or ``"timm:NAME"``.
-        weights: A file of weights, or ``"emoji_xm"`` for those that ship (other spellings become
-            that one; a file of such a name is ``./emoji_xm``); ``None`` starts at random.
+        weights: A file of weights, or ``"emoji_xm"`` for those that ship (other spellings are
+            replaced by that one; a file of that name is ``./emoji_xm``); ``None`` starts at random.
     """
 
     name: str = "agw-resnet50"
@@ -99,16 +101,16 @@ class ModelConfig(_Table):
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentationConfig(_Table):
-    """How training images are varied; what the two views and the modalities add is in the method.
+    """Random changes to training images.
 
     Attributes:
-        padding: Pixels around an image before it is cropped to its size at a random place.
-        flip: Chance of mirroring.
-        erasing: Chance of erasing a rectangle.
-        jitter: Strength of color jitter, on the second visible view.
+        padding: Pixels added around an image before a random crop of its size.
+        flip: Probability of mirroring.
+        erasing: Probability of erasing a rectangle.
+        jitter: Strength of color jitter, applied to the second visible view.
         jitter_infrared: Whether stage 1 jitters infrared images too.
         exchange: Whether the second visible view has one channel copied to all three.
-        second_view: Whether visible images come in two views.
+        second_view: Whether a visible image is used in two views.
     """
 
     padding: int = 10
@@ -127,21 +129,22 @@ class AugmentationConfig(_Table):
 
 @dataclass(frozen=True, kw_only=True)
 class ClusteringConfig(_Table):
-    """How pseudo-labels are found at the start of an epoch.
+    """Pseudo-labels, which are computed at the start of every epoch.
 
     Attributes:
-        k1: Neighbors of a sample; when modalities are clustered together, shared among them.
-        k2: Rows averaged by local query expansion: of each modality when clustered together (6 of
-            two are 12 rows), in all when a modality is clustered alone.
+        k1: Number of neighbors of a sample; where modalities are clustered together, divided among
+            them.
+        k2: Number of rows averaged by local query expansion: per modality where modalities are
+            clustered together (6 of two are 12 rows), in all where one is clustered alone.
         eps: Radius of DBSCAN.
-        min_samples: Samples within ``eps`` that make a core, itself among them.
-        alone_k1: ``k1`` where a modality is clustered alone; ``None``: the same.
-        alone_k2: ``k2`` where a modality is clustered alone, rows in all; ``None``: the same.
+        min_samples: Number of samples within ``eps``, itself included, that make a sample a core.
+        alone_k1: ``k1`` where a modality is clustered alone; ``None`` takes ``k1``.
+        alone_k2: ``k2`` where a modality is clustered alone, rows in all; ``None`` takes ``k2``.
         half_list: ``"merged"`` as released, or ``"balanced"`` between modalities.
         subset_ratio: Share of the visible images, drawn anew each epoch, that are clustered alone;
-            below 1, the others (and not these) are clustered with the infrared images. Published
-            with 0.5 on SYSU-MM01, because a dense matrix of all does not fit.
-        association: How stage 2 joins modalities. ``"modality-aware"``: the method.
+            below 1, only the others are clustered with the infrared images. Published with 0.5 on
+            SYSU-MM01, because a dense matrix of all does not fit.
+        association: How stage 2 joins modalities. ``"modality-aware"``: the published method.
             ``"naive"``: global clustering blind to modality, by the classic distance with ``k1``,
             and as many rows averaged as ``k2`` of each modality are, at most ``k1``.
             ``"hungarian"``, ``"sinkhorn"``: clusters of each modality matched afterwards.
@@ -166,8 +169,8 @@ class ClusteringConfig(_Table):
         check_integer("alone_k1", self.k1_alone, at_least=1, at_most=MAX_K)
         ends = ", which ends at alone_k1"
         check_integer("alone_k2", self.k2_alone, at_least=1, at_most=self.k1_alone, reason=ends)
-        _check_choice("half_list", self.half_list, get_args(HalfList))
-        _check_choice("association", self.association, get_args(Association))
+        check_choice("half_list", self.half_list, get_args(HalfList))
+        check_choice("association", self.association, get_args(Association))
         if check_real("subset_ratio", self.subset_ratio, 0.0, 1.0) == 0:
             raise ValueError(f"subset_ratio must be above 0, got {self.subset_ratio}")
 
@@ -192,12 +195,13 @@ class ContrastConfig(_Table):
     """Losses and memories.
 
     Attributes:
-        temperature: What similarities are divided by.
-        margin: What the loss on the mean bank is forgiven (hybrid memory, within modalities).
-        num_selected: Prototypes in the softmax across modalities.
-        momentum: What a row of a memory keeps of itself.
-        memory: Kind of the memories.
-        split: Whether a global cluster has a prototype for each modality, or one for all.
+        temperature: Divisor of similarities in the softmax.
+        margin: Subtracted from the loss on the mean bank, which is zero below it (hybrid memory,
+            within modalities).
+        num_selected: Number of prototypes in the softmax across modalities: the hardest.
+        momentum: Share of the old value in an update of a row of a memory.
+        memory: Kind of the memories: ``"hybrid"``, ``"mean"`` or ``"hard"``.
+        split: Whether a global cluster has a prototype per modality rather than one.
     """
 
     temperature: float = 0.05
@@ -212,7 +216,7 @@ class ContrastConfig(_Table):
         check_real("margin", self.margin, 0.0, _GREATEST_MARGIN)
         check_real("momentum", self.momentum, 0.0, 1.0)
         _check_integers(self, 1, _MOST, "num_selected")
-        _check_choice("memory", self.memory, get_args(MemoryKind))
+        check_choice("memory", self.memory, get_args(MemoryKind))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,13 +224,13 @@ class BatchConfig(_Table):
     """The batch of one optimizer step, of all processes together.
 
     Attributes:
-        identities: Clusters of each modality in a batch; the processes share them out evenly.
-        instances: Images of a cluster.
+        identities: Number of clusters of each modality, divided evenly among the processes.
+        instances: Number of images of each cluster.
         cameras: Whether images of a cluster are drawn from cameras other than the anchor's.
-        micro_batches: In how many parts a process takes its batch through the encoder. Losses and
-            gradients are those of the whole batch, at the price of a second forward pass; batch
-            normalization sees the parts.
-        evaluation: Images a step where no gradient is taken.
+        micro_batches: Number of parts in which a process sends its batch through the encoder.
+            Losses and gradients are those of the whole batch, at the price of a second forward
+            pass; batch normalization sees the parts.
+        evaluation: Number of images per step where no gradient is taken.
     """
 
     identities: int = 8
@@ -247,15 +251,15 @@ class BatchConfig(_Table):
 
 @dataclass(frozen=True, kw_only=True)
 class StageConfig(_Table):
-    """One stage: Adam, its rate multiplied by ``gamma`` every ``step`` epochs, no warm-up.
+    """One stage: Adam, with its learning rate multiplied by ``gamma`` every ``step`` epochs.
 
     Attributes:
-        epochs: How many; 0 leaves the stage out.
-        iterations: Of an epoch.
-        lr: Learning rate.
-        weight_decay: Of Adam, added to the gradient.
-        step: Epochs between two falls of the rate.
-        gamma: What the rate is multiplied by.
+        epochs: Number of epochs; 0 leaves the stage out.
+        iterations: Number of optimizer steps in an epoch.
+        lr: Learning rate at the start; there is no warm-up.
+        weight_decay: Weight decay of Adam, added to the gradient.
+        step: Number of epochs between two reductions of the learning rate.
+        gamma: Factor of each reduction.
     """
 
     epochs: int = 50
@@ -276,24 +280,26 @@ class StageConfig(_Table):
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(_Table):
-    """How a run is executed; but for ``seed`` and ``precision``, nothing here is of the method.
+    """How a run is executed. Only ``seed`` and ``precision`` are settings of the method.
 
     Attributes:
-        seed: Of everything drawn at random.
-        precision: Of the encoder's arithmetic in training; losses are float32 always.
-        compile: Whether ``torch.compile`` prepares the encoder.
-        device: ``"auto"`` takes a GPU where there is one, else the CPU.
-        deterministic: Whether PyTorch is held to algorithms that give the same bits each time, for
-            as long as the run lasts. Runs on one CPU with one number of threads repeat to the bit
-            in any case; on a GPU the environment must have CUBLAS_WORKSPACE_CONFIG, which PyTorch
-            then asks for.
-        checkpoint_every: Iterations between checkpoints within an epoch; 0: at its end alone.
-        evaluate_every: Epochs between evaluations; the start and the last epoch of a stage are
-            always evaluated. 0: these alone.
-        max_skipped: Steps with a loss or gradient that is not finite which may be left out in a
-            row before the run stops.
+        seed: Seed of everything drawn at random.
+        precision: Arithmetic of the encoder in training; losses are always float32.
+        compile: Whether to compile the encoder with ``torch.compile``.
+        device: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``; ``"auto"`` takes a GPU if there is one, else
+            the CPU.
+        deterministic: Whether PyTorch is restricted to algorithms that give the same bits each
+            time, for the length of the run. Runs on one CPU with one number of threads repeat to
+            the bit in any case; on a GPU the environment must set CUBLAS_WORKSPACE_CONFIG, which
+            PyTorch then asks for.
+        checkpoint_every: Iterations between checkpoints within an epoch; 0 writes one at its end
+            only.
+        evaluate_every: Epochs between evaluations. The start and the last epoch of a stage are
+            always evaluated; 0 evaluates these only.
+        max_skipped: Number of consecutive steps without a finite loss and gradient that are
+            skipped before the run stops.
         tensorboard: Whether to write TensorBoard files.
-        report: Whether to write ``report.html`` in the end.
+        report: Whether to write ``report.html`` at the end.
     """
 
     seed: int = 0
@@ -310,7 +316,7 @@ class RunConfig(_Table):
     def __post_init__(self) -> None:
         _check_integers(self, 0, MAX_SEED, "seed")
         _check_integers(self, 0, _MOST, "checkpoint_every", "evaluate_every", "max_skipped")
-        _check_choice("precision", self.precision, get_args(Precision))
+        check_choice("precision", self.precision, get_args(Precision))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -318,12 +324,12 @@ class Config(_Table):
     """A whole run: data, model, method, and how it is executed.
 
     Attributes:
-        data: Which images.
-        model: Which encoder.
-        augmentation: How training images are varied.
-        clustering: How pseudo-labels are found.
+        data: The images.
+        model: The encoder.
+        augmentation: Random changes to training images.
+        clustering: Pseudo-labels.
         contrast: Losses and memories.
-        batch: What a batch holds.
+        batch: Size and make-up of a batch.
         stage1: Training within modalities.
         stage2: Training across modalities.
         run: Seed, device, checkpoints, reports.
@@ -346,7 +352,7 @@ class Config(_Table):
     run: RunConfig = field(default_factory=RunConfig)
 
     def stage(self, number: int) -> StageConfig:
-        """Stage 1 or 2.
+        """The settings of a stage.
 
         Args:
             number: 1 or 2.
@@ -366,13 +372,8 @@ def _check_paths(table: object, *names: str) -> None:
             raise ValueError(f"{name} must be a name without NUL, got {shown(value)}")
 
 
-def _spell_as_known(table: object, field: str, names: Iterable[str]) -> None:
-    """Gives a name that is known the spelling that it has in documents and files."""
-    known = find_name(getattr(table, field), names)
+def _spell_as_known(table: object, field: str, names: NamedMapping[Any]) -> None:
+    """Replaces a known name by the spelling that documents and files have."""
+    known = names.find(getattr(table, field))
     if known is not None:
         object.__setattr__(table, field, known)  # the tables are frozen
-
-
-def _check_choice(name: str, value: object, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {tuple(choices)}, got {shown(value)}")

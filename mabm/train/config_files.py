@@ -12,16 +12,16 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
-from mabm._core.names import DATA_SETS, find_name
+from mabm.data import DATA_SETS
 from mabm.train.config import Config
 
-CONFIGS: Final = DATA_SETS
+CONFIGS: Final = tuple(DATA_SETS)
 """Names of the shipped configurations: those of the data sets that they train on."""
 
 _MOST_BYTES: Final = 2**20  # of a file
 _MOST_BASES: Final = 16
 _LONGEST: Final = 100  # characters of a value that a message shows
-# What files begin with that are no UTF-8; the longer ones first.
+# Byte-order marks of other encodings than UTF-8, the longer ones first.
 _OTHER_ENCODINGS: Final = (
     (codecs.BOM_UTF32_LE, "UTF-32"),
     (codecs.BOM_UTF32_BE, "UTF-32"),
@@ -34,20 +34,20 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Reads a configuration.
 
     Args:
-        source: A shipped name (:data:`CONFIGS`; in any case, with ``-`` or ``_``, and ``sysu`` for
-            ``sysu_mm01``) or the path of a TOML file; a name comes first, so that a file of that
-            name in the current folder is ``./sysu``. Tables and keys are
-            the fields of :class:`Config`; what is left out keeps its default. UTF-8, with or
-            without a byte-order mark, of at most 1 MiB. A key ``base`` at the
-            top names a shipped configuration or another file (from this one's folder) to change.
+        source: Name of a shipped configuration (one of :data:`CONFIGS`, in any spelling of the data
+            set) or path of a TOML file. A name comes first: a file of that name in the current
+            folder is, for instance, ``./sysu``. Tables and keys of the file are the fields of
+            :class:`Config`; what is left out keeps its default. A key ``base`` at the top names a
+            shipped configuration, or another file (relative to the folder of this one), to start
+            from. UTF-8, with or without a byte-order mark, of at most 1 MiB.
         overrides: ``"table.key=value"``, later ones win. The value is TOML; a bare word is a
-            string, and ``none`` is none. TOML has no such value, so that what a base has set is
-            unset here alone.
+            string, and ``none`` is ``None``, which a file cannot set because TOML has no such
+            value.
 
     Raises:
         ImportError: An extra is missing.
-        FileNotFoundError: No such file or name.
-        ValueError: What is in it does not fit: a misspelled key, a value out of contract.
+        FileNotFoundError: There is no such file or name.
+        ValueError: The file is not TOML, a key is misspelled, or a value is out of range.
 
     Example:
         >>> from mabm.train import CONFIGS, load_config
@@ -61,19 +61,19 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def parse_config(tree: Mapping[str, Any], source: str = "config") -> Config:
-    """A :class:`Config` of nested dictionaries, as :func:`to_tree` gives them.
+    """A :class:`Config` from the nested dictionaries that :func:`to_tree` gives.
 
     Raises:
         ImportError: pydantic is missing.
-        ValueError: An unknown key, or a value of another kind or out of contract; every table with
-            one is named. Kinds are taken strictly: ``true`` is no integer, and ``"8"`` is none.
+        ValueError: An unknown key, or a value of a wrong type or out of range; all are named. Types
+            are strict: neither ``true`` nor ``"8"`` is an integer.
     """
     try:
         from pydantic import TypeAdapter, ValidationError
     except ImportError as error:
         raise ImportError('configurations need pydantic: pip install "mabm[train]"') from error
-    # By way of JSON, since in strict mode pydantic makes dataclasses of JSON's tables alone. A date
-    # becomes a table, lest it pass as a string.
+    # Through JSON, because in strict mode pydantic makes dataclasses only from tables of JSON. A
+    # date becomes a table, so that it is not taken for a string.
     try:
         text = json.dumps(tree, default=lambda value: {type(value).__name__: str(value)})
     except (RecursionError, ValueError) as error:  # ValueError: an integer of thousands of digits
@@ -85,7 +85,7 @@ def parse_config(tree: Mapping[str, Any], source: str = "config") -> Config:
 
 
 def _complaint(error: Mapping[str, Any]) -> str:
-    """What pydantic found, in the words of this library: key, contract and value."""
+    """An error of pydantic in the words of this library: key, contract and value."""
     key = _cut(".".join(str(part) for part in error["loc"]))
     if error["type"] == "json_invalid":  # we wrote it: lone surrogates or too deep
         return f"values must be Unicode and not nested deep: {error['ctx']['error']}"
@@ -104,7 +104,7 @@ def _cut(text: str) -> str:
 
 
 def to_tree(config: Config) -> dict[str, dict[str, Any]]:
-    """The configuration as nested dictionaries without its ``None`` values, which TOML has not."""
+    """The configuration as nested dictionaries, without ``None`` values, which TOML cannot hold."""
     return {
         table: {key: value for key, value in fields.items() if value is not None}
         for table, fields in dataclasses.asdict(config).items()
@@ -112,10 +112,10 @@ def to_tree(config: Config) -> dict[str, dict[str, Any]]:
 
 
 def to_toml(config: Config) -> str:
-    """The configuration as TOML that :func:`load_config` reads; ``None`` stands in comments.
+    """The configuration as TOML that :func:`load_config` reads; ``None`` values are comments.
 
     Args:
-        config: Whose settings are written, defaults among them.
+        config: The configuration; all its settings are written, also defaults.
 
     Raises:
         ImportError: tomli-w is missing.
@@ -137,8 +137,8 @@ def to_toml(config: Config) -> str:
 
 
 def _read_tree(source: str | Path, above: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The tables of a shipped name or a file, laid over those of its base."""
-    if (shipped := find_name(str(source), CONFIGS)) is not None:
+    """The tables of a shipped configuration or a file, merged into those of its base."""
+    if (shipped := DATA_SETS.find(str(source))) is not None:
         name = f"configs/{shipped}.toml"
         tree = _parse_toml(resources.files("mabm.train").joinpath(name).read_text("utf-8"), name)
         folder = None
@@ -156,7 +156,7 @@ def _read_tree(source: str | Path, above: tuple[str, ...] = ()) -> dict[str, Any
     if not isinstance(base, str):
         raise ValueError(f"base must be a shipped name or a TOML file, got {base!r} in {source}")
     above = (*above, str(source))
-    if find_name(base, CONFIGS) is None and folder is not None:
+    if DATA_SETS.find(base) is None and folder is not None:
         base = os.path.normpath(folder / base)
     if _is_one_of(base, above) or len(above) > _MOST_BASES:
         raise ValueError(f"base must not lead back to itself, got {' -> '.join((*above, base))}")
@@ -170,7 +170,7 @@ def _read_tree(source: str | Path, above: tuple[str, ...] = ()) -> dict[str, Any
 
 
 def _is_one_of(base: str, above: Sequence[str]) -> bool:
-    """Whether it was read already, by that name or by another."""
+    """Whether a file was read already, by this path or another one."""
     return base in above or (
         os.path.exists(base)
         and any(os.path.samefile(base, each) for each in above if os.path.exists(each))

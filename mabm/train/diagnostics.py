@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 
 from mabm._core.arguments import check_integer
-from mabm._core.arrays import Array, ArrayT, to_tensor
+from mabm._core.arrays import Array, ArrayT, IntArray, to_tensor
 from mabm._core.columns import (
     Column,
     Labels,
@@ -33,10 +33,9 @@ from mabm.cluster.quality import (
     cross_modality_pairs,
     normalized_mutual_information,
 )
+from mabm.distance.options import Precision
 from mabm.distance.presets import MAX_K
-from mabm.distance.ranking import Precision, rank_neighbors
-
-IntArray = npt.NDArray[np.int64]
+from mabm.distance.ranking import rank_neighbors
 
 NUM_NEIGHBORS: Final = 20  # of a sample, in the neighbor mix: about the images of one identity
 

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from mabm._core.batch import full_precision
+from mabm._core.precision import full_precision
 
 # How long processes wait for the first one, which alone clusters, scores and writes. PyTorch's ten
 # minutes with NCCL may not do for a large data set on a small machine.

@@ -10,16 +10,14 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from mabm._core.arrays import IntArray
 from mabm.data import ImageReader, ImageSet, ReidData, read_data
 from mabm.data.records import UNKNOWN
 from mabm.models.weight_files import read_torch
 from mabm.train.config import DataConfig
-
-IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from mabm._core.arguments import check_integer
-from mabm._core.batch import full_precision
+from mabm._core.precision import full_precision
 from mabm.train import distributed
 from mabm.train.errors import TrainingError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final
@@ -15,11 +15,11 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from mabm._core.modalities import MODALITIES, MODALITY_NAMES
-from mabm.train import distributed, reporting
-from mabm.train.checkpoint import Position
+from mabm.train import distributed
 from mabm.train.config import Config
 from mabm.train.inputs import Inputs
-from mabm.train.resuming import FINISHED, iterations_before
+from mabm.train.position import FINISHED, STAGES, Position, count_iterations
+from mabm.train.records.files import REPORT
 
 logger = logging.getLogger(__name__)
 
@@ -70,22 +70,22 @@ class Progress:
         stages = [
             f"stage {number}: {_count(stage.epochs, 'epoch', 'epochs')} of "
             f"{_count(stage.iterations, 'iteration', 'iterations')}"
-            for number, stage in ((n, self._config.stage(n)) for n in (1, 2))
+            for number, stage in ((n, self._config.stage(n)) for n in STAGES)
             if stage.epochs
         ]
         if stages:
             logger.info("%s", "; ".join(stages))
-        report = f"; at the end its report is {folder / reporting.FILE}"
+        report = f"; at the end its report is {folder / REPORT}"
         logger.info("the run is kept in %s%s", folder, report if self._config.run.report else "")
 
     @contextmanager
     def shown(self, position: Position) -> Iterator[None]:
         """Shows the bar meanwhile, with messages of the log above it."""
-        total = sum(self._config.stage(s).epochs * self._config.stage(s).iterations for s in (1, 2))
+        total = sum(self._config.stage(s).epochs * self._config.stage(s).iterations for s in STAGES)
         with (
             tqdm(
                 total=total,
-                initial=iterations_before(self._config, position),
+                initial=count_iterations(self._config, position),
                 disable=not self._shows_bar or position.stage == FINISHED,
                 dynamic_ncols=True,
             ) as self._bar,
@@ -197,3 +197,21 @@ def _in_words(seconds: float) -> str:
     if seconds < 90 * 60:
         return f"{round(seconds / 60)} min"
     return f"{seconds / 3600:.1f} h"
+
+
+def describe_entry(entry: Mapping[str, Any], config: Config) -> str:
+    """One line on an epoch, for the log."""
+    stage, epoch = entry["stage"], entry["epoch"]
+    where = f"stage {stage} epoch {epoch}/{config.stage(stage).epochs}" if stage else "start"
+    words = []
+    if losses := entry.get("losses"):
+        each = (f"{value:.3f} {name}" for name, value in losses.items())
+        words.append(f"loss {', '.join(each)}")
+    if clusters := entry.get("clusters"):
+        each = (f"{count} {name}" for name, count in clusters.items())
+        words.append(f"clusters {', '.join(each)}")
+    for name, scores in entry.get("evaluation", {}).items():
+        mean = scores["mean"]
+        words.append(f"{name} R1 {100 * mean['rank1']:.1f} mAP {100 * mean['mAP']:.1f}")
+    words.append(f"{entry['seconds']:.1f} s")
+    return f"{where}: {'; '.join(words)}"

@@ -6,35 +6,27 @@ import json
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
 import torch
 from torch import nn
 
-from mabm._core.modalities import INFRARED, MODALITIES, MODALITY_NAMES
-from mabm.data import load_drawings
-from mabm.evaluation import SEARCH_TASKS
+from mabm._core.modalities import MODALITIES
+from mabm.data import DATA_SETS
 from mabm.report.page import write_report
 from mabm.report.snapshots import ClusteringSnapshot, RetrievalSnapshot
 from mabm.train import distributed
 from mabm.train.batches import Place
 from mabm.train.config import Config
 from mabm.train.config_files import to_toml
-from mabm.train.environment import describe_environment
 from mabm.train.epoch import Clusters, find_clusters
-from mabm.train.history import HISTORY, History
 from mabm.train.inputs import Inputs
+from mabm.train.records.environment import describe_environment
+from mabm.train.records.files import ENVIRONMENT, HISTORY, REPORT
+from mabm.train.records.history import History
 from mabm.train.scoring import extract_test_features
 from mabm.train.steps import distance_together, extract_features
 
 logger = logging.getLogger(__name__)
-
-FILE: Final = "report.html"
-
-_NOTES: Final = {
-    "emoji_xm": "Emoji-XM: drawings, not photographs. Color emoji play the visible camera, "
-    "monochrome ones the infrared camera."
-}
 
 
 def report_run(encoder: nn.Module, inputs: Inputs, config: Config, folder: Path) -> None:
@@ -65,13 +57,14 @@ def report_run(encoder: nn.Module, inputs: Inputs, config: Config, folder: Path)
     found = find_clusters(features, inputs.modality.to(device), whole, last)
     if distributed.rank():
         return
-    name = inputs.data.name
+    data_set = DATA_SETS[inputs.data.name]
     train, test = inputs.data.train, inputs.data.test
     environment = _environment_of(folder)
     preset, k2 = distance_together(config.clustering, len(MODALITIES))
     write_report(
-        folder / FILE,
-        title=f"{name}, {config.clustering.association} association, seed {config.run.seed}",
+        folder / REPORT,
+        title=f"{data_set.name}, {config.clustering.association} association, "
+        f"seed {config.run.seed}",
         config_toml=to_toml(config),
         environment=environment,
         history=History(folder / HISTORY).read(),
@@ -85,7 +78,7 @@ def report_run(encoder: nn.Module, inputs: Inputs, config: Config, folder: Path)
             k2=k2,
             eps=config.clustering.eps,
             preset=preset,
-            identity_names=_emoji_name if name == "emoji_xm" else None,
+            identity_names=data_set.identity_name,
         ),
         retrieval=[
             RetrievalSnapshot.from_search(
@@ -96,18 +89,16 @@ def report_run(encoder: nn.Module, inputs: Inputs, config: Config, folder: Path)
                 task=task,
                 read=inputs.test.__getitems__,
             )
-            for task in SEARCH_TASKS[name]
+            for task in data_set.search_tasks
         ],
-        note=_NOTES.get(name, ""),
-        modality_names={**MODALITY_NAMES, INFRARED: "thermal"}
-        if name == "regdb"
-        else MODALITY_NAMES,
+        note=data_set.note,
+        modality_names=data_set.modality_names,
     )
 
 
 def _environment_of(folder: Path) -> dict[str, str]:
     """What the run began on, or, where that file is gone or damaged, what it ended on."""
-    path = folder / "environment.json"
+    path = folder / ENVIRONMENT
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -131,7 +122,3 @@ def labels_shown(found: Clusters, modality: torch.Tensor) -> torch.Tensor:
         if bool(rows.any()):
             start = int(labels[rows].amax()) + 1
     return labels
-
-
-def _emoji_name(identity: int) -> str:
-    return str(load_drawings().identity_name[identity])

@@ -25,12 +25,12 @@ from mabm._core.columns import (
 )
 from mabm._core.partition import NOISE
 from mabm.cluster.association import associate_clusters
-from mabm.contrast.losses import (
-    cluster_contrast_loss,
-    hybrid_contrast_loss,
-    split_contrast_loss,
-)
-from mabm.contrast.memory import HardMemory, HybridMemory, MeanMemory
+from mabm.contrast.losses.cluster_contrast import cluster_contrast_loss
+from mabm.contrast.losses.hybrid_contrast import hybrid_contrast_loss
+from mabm.contrast.losses.split_contrast import split_contrast_loss
+from mabm.contrast.memories.hard import HardMemory
+from mabm.contrast.memories.hybrid import HybridMemory
+from mabm.contrast.memories.mean import MeanMemory
 from mabm.contrast.prototypes import PrototypeSplit, split_prototypes
 from mabm.distance.jaccard import jaccard_graph
 from mabm.distance.presets import PRESETS, Preset

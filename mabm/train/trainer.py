@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mabm._core.devices import find_device
 from mabm._core.files import write_text
 from mabm._core.modalities import MODALITIES, MODALITY_NAMES
 from mabm.evaluation import SearchScores
@@ -27,40 +28,40 @@ from mabm.models import build_encoder, save_encoder
 from mabm.report.page import require_packages
 from mabm.train import distributed, reporting
 from mabm.train.batches import Place, View, draw_batches, view_batch
-from mabm.train.checkpoint import (
-    Position,
-    clear_parts,
-    load_newest,
-    save_checkpoint,
-)
 from mabm.train.config import Config
 from mabm.train.config_files import to_toml, to_tree
 from mabm.train.diagnostics import diagnose_epoch
-from mabm.train.environment import describe_environment
 from mabm.train.epoch import GLOBAL, Clusters, EpochState, begin_epoch, find_clusters
 from mabm.train.errors import TrainingStopped
-from mabm.train.history import HISTORY, History
 from mabm.train.inputs import Inputs, check_start, read_inputs
 from mabm.train.learner import Learner
-from mabm.train.progress import Progress
-from mabm.train.resuming import (
+from mabm.train.position import (
     FINISHED,
-    KINDS,
-    check_same,
-    describe_entry,
-    last_entry,
-    last_scores,
-    name_position,
+    Position,
+    last_epoch,
     skip_empty_stages,
 )
-from mabm.train.run_lock import locked
-from mabm.train.scoring import choose_device, extract_test_features, score_searches
+from mabm.train.progress import Progress, describe_entry
+from mabm.train.records.checkpoint import clear_parts, load_newest, save_checkpoint
+from mabm.train.records.environment import describe_environment
+from mabm.train.records.files import (
+    CONFIG,
+    ENVIRONMENT,
+    HISTORY,
+    REPORT,
+    RESULT,
+    RESULTS,
+    STAGE1,
+    WEIGHTS,
+)
+from mabm.train.records.history import History
+from mabm.train.records.resuming import KINDS, check_same, last_scores
+from mabm.train.records.run_lock import locked
+from mabm.train.records.tensorboard import TensorBoardLog, require_tensorboard
+from mabm.train.scoring import extract_test_features, score_searches
 from mabm.train.steps import contrast_across, contrast_within, extract_features, read_batches
-from mabm.train.tensorboard import TensorBoardLog, require_tensorboard
 
 logger = logging.getLogger(__name__)
-
-RESULT = "result.json"  # written when all is done
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def train(
         >>> result = train.train(config, "runs/emoji")  # doctest: +SKIP
         >>> print(result.scores[0])  # doctest: +SKIP
     """
-    device = choose_device(config.run.device)
+    device = find_device(config.run.device)
     folder = Path(output)
     with distributed.process_group(device), _settings(config, device):
         _check_processes(config)
@@ -222,11 +223,7 @@ class _Run:
 
     def _check_folder(self) -> None:
         """Refuses to replace what a run has left that came further than its first checkpoint."""
-        kept = [
-            name
-            for name in ("stage1.pt", "weights.pt", RESULT, reporting.FILE)
-            if (self.folder / name).exists()
-        ]
+        kept = [name for name in RESULTS if (self.folder / name).exists()]
         if any(entry["stage"] for entry in self.history.read()):
             kept.append(HISTORY)
         if kept:
@@ -243,7 +240,7 @@ class _Run:
         self._stop_if_asked(self.position)
         if self.is_first:
             self._write_end()
-        if self.config.run.report and not (self.folder / reporting.FILE).exists():
+        if self.config.run.report and not (self.folder / REPORT).exists():
             if self.is_first:
                 logger.info("report: clusters and searches of the last epoch")
             reporting.report_run(self.encoder, self.inputs, self.config, self.folder)
@@ -253,9 +250,9 @@ class _Run:
 
     def _start(self) -> None:
         if self.is_first:
-            write_text(self.folder / "config.toml", to_toml(self.config))
+            write_text(self.folder / CONFIG, to_toml(self.config))
             environment = json.dumps(describe_environment(), indent=2)
-            write_text(self.folder / "environment.json", environment + "\n")
+            write_text(self.folder / ENVIRONMENT, environment + "\n")
             (self.folder / HISTORY).unlink(missing_ok=True)  # of a start that was cut short
         started = time.perf_counter()
         entry: dict[str, Any] = {"stage": 0, "epoch": 0, **self._evaluate()}
@@ -314,7 +311,7 @@ class _Run:
         self.state = None
         if is_last:
             if position.stage == 1:
-                self._save_encoder("stage1.pt")
+                self._save_encoder(STAGE1)
             next_position = skip_empty_stages(self.config, Position(position.stage + 1, 0, 0))
         self._move(next_position)
 
@@ -448,7 +445,7 @@ class _Run:
             return
         if not saved:
             self._move(position)
-        raise TrainingStopped(f"training goes on from {name_position(position)}")
+        raise TrainingStopped(f"training goes on from {position}")
 
     def _move(self, position: Position) -> None:
         """Goes on to ``position``, and saves a checkpoint there."""
@@ -490,14 +487,14 @@ class _Run:
             self.state = EpochState.from_tree(kept["epoch"], self.config, self.device)
             self.diagnostics = kept["diagnostics"]
         if self.is_first:
-            stage, epoch = last_entry(self.config, position)
+            stage, epoch = last_epoch(self.config, position)
             self.history.truncate(stage=stage, epoch=epoch)
         distributed.barrier()
         self.scores = last_scores(self.history.read())
         if position.stage == FINISHED:
             logger.info("%s holds a finished run", self.folder)
         else:
-            logger.info("going on at %s", name_position(position))
+            logger.info("going on at %s", position)
 
     def _record(self, entry: Mapping[str, Any]) -> None:
         if not self.is_first:
@@ -538,7 +535,7 @@ class _Run:
             )
 
     def _write_end(self) -> None:
-        self._save_encoder("weights.pt")
+        self._save_encoder(WEIGHTS)
         result = {"scores": [scores.to_dict() for scores in self.scores]}
         write_text(self.folder / RESULT, json.dumps(result, indent=2) + "\n")
 

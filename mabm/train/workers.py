@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from mabm.train.run_lock import leave_locks
+from mabm.train.records.run_lock import leave_locks
 
 
 def begin_worker(_number: int) -> None:

@@ -18,7 +18,8 @@ from packaging.requirements import Requirement
 from safetensors.numpy import save_file
 
 import mabm
-from mabm.cli import cluster, main
+from mabm.cli import main
+from mabm.cli.commands import cluster
 
 PROJECT = Path(__file__).parents[2] / "pyproject.toml"
 
@@ -148,7 +149,7 @@ def test_errors_are_one_line_and_debug_shows_where(
     def fail() -> None:
         raise error
 
-    monkeypatch.setattr("mabm.cli.info._facts", fail)
+    monkeypatch.setattr("mabm.cli.commands.info._facts", fail)
     assert run("info") == (1, "", f"{line}\n")
     for words in (("info", "--debug"), ("--debug", "info")):
         status, out, err = run(*words)
@@ -162,7 +163,7 @@ def test_interrupted(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mabm.cli.info._facts", interrupt)
+    monkeypatch.setattr("mabm.cli.commands.info._facts", interrupt)
     assert run("info") == (130, "", "mabm info: interrupted\n")
 
 
@@ -178,8 +179,8 @@ def test_messages_of_the_library_go_to_standard_error(
         logging.getLogger("other").error("not ours")
         return {}
 
-    monkeypatch.setattr("mabm.cli.info._facts", speak)
-    monkeypatch.setattr("mabm.cli.info._in_lines", lambda _: "lines")
+    monkeypatch.setattr("mabm.cli.commands.info._facts", speak)
+    monkeypatch.setattr("mabm.cli.commands.info._in_lines", lambda _: "lines")
     assert run("info") == (0, "lines\n", "an info message\nan error message\n")
     assert run("info", "--quiet")[2] == "an error message\n"
     assert run("--quiet", "info")[2] == "an error message\n"
@@ -243,7 +244,7 @@ def test_info_in_json(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert facts["built_with"]["cuda"] == info.cuda
     assert facts["devices"][0] == "cpu"
     assert facts["extras"]["train"]["pillow"] is not None
-    monkeypatch.setattr("mabm.cli.info._EXTRAS", {"train": ("mabm-no-such-package",)})
+    monkeypatch.setattr("mabm.cli.commands.info._EXTRAS", {"train": ("mabm-no-such-package",)})
     assert json.loads(run("info", "--json")[1])["extras"] == {
         "train": {"mabm-no-such-package": None}
     }

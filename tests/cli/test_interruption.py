@@ -15,7 +15,8 @@ from mabm import train as training
 from mabm.cli.command import INTERRUPTED, TERMINATED
 from mabm.cli.interruption import ending_in_time
 from mabm.train import TrainingStopped
-from mabm.train.checkpoint import Position, save_checkpoint
+from mabm.train.position import Position
+from mabm.train.records.checkpoint import save_checkpoint
 
 # Goes on whatever it hears, as long work in C++ does, with a child that has the same output. The
 # patience at SIGTERM is half a second here.

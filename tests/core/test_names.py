@@ -26,7 +26,7 @@ from mabm.train import (
     to_toml,
     train,
 )
-from mabm.train.resuming import check_same
+from mabm.train.records.resuming import check_same
 from mabm.train.scoring import load_run
 
 SPELLINGS = {

@@ -30,6 +30,7 @@ from mabm.data import (
     read_llcm,
     read_regdb,
     read_sysu_mm01,
+    render_identities,
 )
 
 Change = Callable[[Path], object]
@@ -377,9 +378,10 @@ def test_read_data_calls_the_reader_of_that_name(
     assert list(read_data("sysu_mm01", sysu).train) == list(read_sysu_mm01(sysu).train)
     assert list(read_data("llcm", str(llcm)).test) == list(read_llcm(llcm).test)
     assert read_data("regdb", regdb, trial=2).trial == 2
-    monkeypatch.setattr("mabm.data.sets.read_emoji_xm", lambda: "drawings")
-    assert read_data("emoji_xm") == "drawings"
-    assert DATA_SETS == ("sysu_mm01", "regdb", "llcm", "emoji_xm")
+    few = lambda identities: render_identities(identities[:2])  # noqa: E731
+    monkeypatch.setattr("mabm.data.emoji_xm.render_identities", few)
+    assert list(read_data("emoji_xm").test) == list(read_emoji_xm().test)
+    assert tuple(DATA_SETS) == ("sysu_mm01", "regdb", "llcm", "emoji_xm")
 
 
 @pytest.mark.parametrize(

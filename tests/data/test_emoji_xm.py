@@ -112,7 +112,7 @@ def test_frame_is_the_same_in_every_batch(frames: Frames) -> None:
 def test_frames_do_not_depend_on_chunks_or_order(monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = identity_splits().unlabeled[:4]
     whole = render_identities(wanted)
-    monkeypatch.setattr("mabm.data.emoji_xm._RENDER_CHUNK", 3)
+    monkeypatch.setattr("mabm.data.drawings._RENDER_CHUNK", 3)
     assert np.array_equal(render_identities(wanted[::-1]).images, whole.images)
 
 

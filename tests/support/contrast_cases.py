@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mabm._core import batch, selection
-from mabm.contrast import memory
+from mabm._core import batch_checks
+from mabm.contrast.losses import selection
+from mabm.contrast.memories import members
 
-BATCH_MODULES = (batch, selection, memory)
+BATCH_MODULES = (batch_checks, selection, members)
+"""Modules that ask whether values can be read without waiting for a GPU."""
 
 
 @dataclass(frozen=True)

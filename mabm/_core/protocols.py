@@ -1,0 +1,130 @@
+"""How a data set is tested: what its searches compare, and what their scores count."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from mabm._core.arguments import check_integer
+from mabm._core.saving import Saved
+
+GalleryKind = Literal["one_per_camera", "all"]
+
+
+@dataclass(frozen=True)
+class RetrievalProtocol(Saved):
+    """What one data set leaves out of a ranked gallery, and what its CMC counts.
+
+    Attributes:
+        name: Name of this protocol in messages.
+        excluded_cameras: Pairs (query camera, gallery camera): a query of the first is never
+            compared with the gallery of the second, whatever the identities.
+        exclude_same_camera: Whether a gallery sample of both the query's identity and its camera
+            is left out.
+        cmc_by_identity: Whether the CMC counts identities, each at its first occurrence in the
+            ranked gallery, rather than samples. mAP and mINP count samples always.
+
+    Example:
+        >>> import mabm
+        >>> mabm.RetrievalProtocol("mine", exclude_same_camera=True).needs_cameras
+        True
+    """
+
+    name: str
+    excluded_cameras: tuple[tuple[int, int], ...] = ()
+    exclude_same_camera: bool = False
+    cmc_by_identity: bool = False
+
+    @property
+    def needs_cameras(self) -> bool:
+        """Whether the protocol reads cameras."""
+        return bool(self.excluded_cameras) or self.exclude_same_camera
+
+    def compared(self, matches: Tensor, query_cameras: Tensor, gallery_cameras: Tensor) -> Tensor:
+        """Which pairs of a query and a gallery sample are compared.
+
+        Args:
+            matches: (Q, G) bool, whether the two are of one identity.
+            query_cameras: Integers, broadcast to (Q, G).
+            gallery_cameras: Integers, broadcast to (Q, G).
+
+        Returns:
+            (Q, G) bool.
+
+        Example:
+            >>> import torch, mabm
+            >>> matches, cameras = torch.tensor([[True, False]]), torch.tensor([2, 1])
+            >>> protocol = mabm.RetrievalProtocol("mine", excluded_cameras=((3, 2),))
+            >>> protocol.compared(matches, torch.tensor([[3]]), cameras)
+            tensor([[False,  True]])
+        """
+        kept = torch.ones_like(matches)
+        for query_camera, gallery_camera in self.excluded_cameras:
+            kept &= (query_cameras != query_camera) | (gallery_cameras != gallery_camera)
+        if self.exclude_same_camera:
+            kept &= ~matches | (query_cameras != gallery_cameras)
+        return kept
+
+
+@dataclass(frozen=True)
+class SearchTask(Saved):
+    """One test of a data set: queries of one modality searched in a gallery of another.
+
+    Attributes:
+        data: Name of the data set.
+        name: Name of the task, such as ``"infrared-to-visible"``: the queries' modality first.
+        query_modality: Modality of the queries.
+        gallery_modality: Modality of the gallery.
+        query_cameras: Cameras of the queries; ``None`` for all.
+        gallery_cameras: Cameras of the gallery, in the order that they are drawn in; ``None`` for
+            all.
+        gallery: ``"one_per_camera"``: one image of every identity in every camera, drawn anew for
+            every trial (:func:`mabm.draw_gallery`); needs ``gallery_cameras``. ``"all"``: every
+            image, in one trial.
+        num_trials: Trials 0, 1, ... to average over.
+        protocol: What is left out of a ranked gallery, and what the CMC counts.
+
+    Example:
+        >>> from mabm import RetrievalProtocol, SearchTask
+        >>> SearchTask("mine", "infrared-to-visible", 1, 0, RetrievalProtocol("mine")).gallery
+        'all'
+    """
+
+    data: str
+    name: str
+    query_modality: int
+    gallery_modality: int
+    protocol: RetrievalProtocol
+    query_cameras: tuple[int, ...] | None = None
+    gallery_cameras: tuple[int, ...] | None = None
+    gallery: GalleryKind = "all"
+    num_trials: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuses choices that do not go together."""
+        if self.gallery not in get_args(GalleryKind):
+            raise ValueError(
+                f"gallery must be one of {get_args(GalleryKind)}, got {self.gallery!r}"
+            )
+        check_integer("num_trials", self.num_trials, at_least=1)
+        if self.gallery == "all" and self.num_trials != 1:
+            raise ValueError(
+                f'num_trials must be 1 with gallery="all", which every trial would be the same of, '
+                f"got {self.num_trials}"
+            )
+        if self.gallery == "one_per_camera" and self.gallery_cameras is None:
+            raise ValueError(
+                'gallery_cameras must be given with gallery="one_per_camera", for the draw follows '
+                "their order; got None"
+            )
+        for name in ("query_cameras", "gallery_cameras"):
+            cameras = getattr(self, name)
+            if cameras is not None and not (cameras and len(set(cameras)) == len(cameras)):
+                raise ValueError(f"{name} must be cameras without repeats, or None; got {cameras}")
+        if not isinstance(self.protocol, RetrievalProtocol):
+            raise TypeError(
+                f"protocol must be a RetrievalProtocol, got {type(self.protocol).__name__}"
+            )

@@ -1,0 +1,25 @@
+"""The commands of ``mabm``, a module each, named as the command is."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Final
+
+from mabm.cli.command import Command
+
+_NAMES: Final = (
+    "demo",
+    "cluster",
+    "assign",
+    "train",
+    "evaluate",
+    "extract",
+    "census",
+    "info",
+    "completion",
+)
+
+COMMANDS: Final[tuple[Command, ...]] = tuple(
+    import_module(f"{__name__}.{name}").COMMAND for name in _NAMES
+)
+"""Every command, in the order of the help: the ``COMMAND`` of each module."""

@@ -1,0 +1,263 @@
+"""``mabm cluster``: from a file of features to cluster labels."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from mabm._core.devices import find_device
+from mabm.cli.command import (
+    Command,
+    UsageError,
+    add_device,
+    integer,
+    name_of,
+    write,
+)
+from mabm.cli.files.inputs import STANDARD, opened, read_features, read_modality
+from mabm.cli.files.labels import KINDS, Settings, write_labels
+from mabm.cli.files.modalities import Modality
+from mabm.cli.files.outputs import check_output, is_labels
+from mabm.cluster.dbscan import DBSCAN
+from mabm.cluster.pseudo_labels import pseudo_labels
+from mabm.distance.graph import (
+    DEFAULT_EPS,
+    DEFAULT_MIN_SAMPLES,
+)
+from mabm.distance.jaccard import jaccard_graph
+from mabm.distance.options import DistanceOptions
+from mabm.distance.presets import DEFAULT_K1, DEFAULT_K2, MAX_K, PRESETS
+
+_LOG = logging.getLogger(__name__)
+
+_NO_MODALITY = "none"
+_OUTPUTS = dict.fromkeys(KINDS, is_labels)
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "features",
+        metavar="FEATURES",
+        help="(N, D) floating point: .npy, .npz, .safetensors, .pt, .pth or .csv (a row a line), "
+        "or - for standard input; used as they are, so normalize them before if that is what you "
+        "want",
+    )
+    parser.add_argument(
+        "--modality",
+        metavar="FILE",
+        help="(N,) the modality of each row, integers >= 0 or words: a file of any of these kinds, "
+        "or -; 'none' clusters without (default: the array or column 'modality' beside the "
+        "features)",
+    )
+    parser.add_argument(
+        "--key",
+        metavar="NAME",
+        help="array of an .npz, .safetensors, .pt or .pth file (default: features, or the only "
+        "matrix)",
+    )
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        help="where labels go: .npy, .csv, .npz, or - for standard output, one a line, and the "
+        "summary to standard error; .npz also keeps what mabm assign needs; replaces earlier "
+        "labels, and nothing else (default: the summary alone)",
+    )
+    parser.add_argument(
+        "--sweep",
+        type=float,
+        nargs="+",
+        metavar="EPS",
+        help="compare several radii in [0, 1) in a table instead (default: one radius, --eps)",
+    )
+    options = parser.add_argument_group("clustering")
+    options.add_argument(
+        "--k1",
+        type=integer,
+        default=DEFAULT_K1,
+        metavar="N",
+        help=f"neighbors of a sample, in [1, {MAX_K}]: shared by the modalities with bmil, in "
+        "total with spcl and modal_invariant; ca_jaccard has its own (default: %(default)s)",
+    )
+    options.add_argument(
+        "--k2",
+        type=integer,
+        default=DEFAULT_K2,
+        metavar="N",
+        help="rows that query expansion averages around a sample, in [1, k1]: of each modality "
+        "with bmil, in total with spcl and modal_invariant; ca_jaccard has its own "
+        "(default: %(default)s)",
+    )
+    options.add_argument(
+        "--eps",
+        type=float,
+        help=f"radius of DBSCAN, a Jaccard distance in [0, 1) (default: {DEFAULT_EPS})",
+    )
+    options.add_argument(
+        "--min-samples",
+        type=integer,
+        default=DEFAULT_MIN_SAMPLES,
+        metavar="N",
+        help="samples within the radius, itself among them, that make a core, >= 1 "
+        "(default: %(default)s)",
+    )
+    options.add_argument(
+        "--preset",
+        type=name_of(PRESETS),
+        choices=tuple(PRESETS),
+        help="which distance (default: bmil with a modality, spcl without)",
+    )
+    options.add_argument(
+        "--precision",
+        choices=("exact", "fast"),
+        default="exact",
+        help="how neighbors are searched: exact proves every row, fast may miss a near one "
+        "(default: %(default)s)",
+    )
+    add_device(parser, results="Labels are the same on every device.")
+
+
+def _execute(chosen: argparse.Namespace) -> int:
+    if chosen.sweep is not None and (chosen.output is not None or chosen.eps is not None):
+        given = "--output" if chosen.output is not None else "--eps"
+        raise UsageError(f"--sweep prints a table of its own radii and goes without {given}")
+    if chosen.features == chosen.modality == STANDARD:
+        raise UsageError("standard input is FEATURES or --modality, not both: give one as a file")
+    radii = chosen.sweep or [DEFAULT_EPS if chosen.eps is None else chosen.eps]
+    clusterers = [DBSCAN(eps, chosen.min_samples) for eps in radii]
+    if chosen.output not in (None, STANDARD):
+        typed = (chosen.features, chosen.modality)
+        reads = [Path(each) for each in typed if each not in (None, STANDARD, _NO_MODALITY)]
+        check_output(Path(chosen.output), _OUTPUTS, reads=reads)
+    device = find_device(chosen.device, "--device", needs_ops=True)
+    with ExitStack() as stack:
+        features, modality = _read(chosen, stack)
+        features = features.to(device)
+        groups = None if modality is None else modality.numbers.to(device)
+        say = _LOG.info if chosen.output == STANDARD else write
+        say(_describe(chosen, features, modality))
+        if chosen.sweep is not None:
+            _sweep(chosen, features, groups)
+        else:
+            _cluster(chosen, clusterers[0], features, groups, modality, say)
+    return 0
+
+
+def _read(chosen: argparse.Namespace, stack: ExitStack) -> tuple[Tensor, Modality | None]:
+    source = stack.enter_context(opened(chosen.features))
+    features, beside = read_features(source, chosen.key)
+    if chosen.modality == _NO_MODALITY:
+        return features, None
+    if chosen.modality is not None:
+        return features, read_modality(stack.enter_context(opened(chosen.modality)))
+    if beside is None and chosen.preset != "spcl":
+        raise UsageError(
+            f"give --modality FILE, or --modality {_NO_MODALITY} to cluster without one"
+        )
+    return features, beside
+
+
+def _cluster(
+    chosen: argparse.Namespace,
+    clusterer: DBSCAN,
+    features: Tensor,
+    groups: Tensor | None,
+    modality: Modality | None,
+    say: Callable[[str], None],
+) -> None:
+    started = time.perf_counter()
+    found = pseudo_labels(
+        features,
+        groups,
+        k1=chosen.k1,
+        k2=chosen.k2,
+        preset=chosen.preset,
+        precision=chosen.precision,
+        clusterer=clusterer,
+    )
+    labels = found.labels.cpu().numpy()
+    seconds = time.perf_counter() - started
+    summary = replace(found.summary(), samples={})  # printed before the work
+    say(f"{summary}\n{seconds:.2f} s")
+    if chosen.output is None:
+        return
+    preset = PRESETS[_preset(chosen, modality)]
+    distance = DistanceOptions(chosen.k1, chosen.k2, preset, chosen.precision)
+    settings = Settings(clusterer, distance, None if modality is None else modality.names)
+    beside = {
+        "modality": None if modality is None else modality.numbers.numpy(),
+        "core": None if found.core is None else found.core.cpu().numpy(),
+        "settings": np.array(settings.to_json()),
+    }
+    write_labels(chosen.output, labels, beside)
+    if chosen.output != STANDARD:
+        write(f"saved {chosen.output}")
+
+
+def _preset(chosen: argparse.Namespace, modality: Modality | None) -> str:
+    preset: str = chosen.preset or ("spcl" if modality is None else "bmil")
+    return preset
+
+
+def _describe(chosen: argparse.Namespace, features: Tensor, modality: Modality | None) -> str:
+    shape = " x ".join(map(str, features.shape))
+    groups = "no modality" if modality is None else modality.in_words()
+    return (
+        f"{shape} features ({groups}) on {features.device}; {_preset(chosen, modality)}, "
+        f"k1 = {chosen.k1}, k2 = {chosen.k2}, min_samples = {chosen.min_samples}, "
+        f"{chosen.precision}"
+    )
+
+
+def _sweep(chosen: argparse.Namespace, features: Tensor, modality: Tensor | None) -> None:
+    started = time.perf_counter()
+    graph = jaccard_graph(
+        features,
+        modality,
+        max_distance=max(chosen.sweep),
+        k1=chosen.k1,
+        k2=chosen.k2,
+        preset=chosen.preset,
+        precision=chosen.precision,
+    )
+    lines = [f"{'eps':>6}{'clusters':>10}{'spanning':>10}{'noise':>10}{'largest':>10}"]
+    for entry in graph.sweep(chosen.sweep, chosen.min_samples, modality):
+        spanning = "-" if entry.num_spanning is None else str(entry.num_spanning)
+        lines.append(
+            f"{entry.eps:6g}{entry.num_clusters:10d}{spanning:>10}{entry.num_noise:10d}"
+            f"{entry.largest_cluster:10d}"
+        )
+    write("\n".join([*lines, f"{time.perf_counter() - started:.2f} s"]))
+
+
+COMMAND = Command(
+    name="cluster",
+    help="features to cluster labels",
+    description=(
+        "Cluster samples by DBSCAN on their modality-aware Jaccard distance. Labels are numbered "
+        "from 0; samples in no cluster get -1. Nothing of size N x N is ever held. In a file, "
+        "'visible', 'infrared' and 'thermal' stand for the modalities 0, 1 and 1; other words are "
+        "numbered in sorted order."
+    ),
+    examples="""
+mabm cluster features.npy --modality modality.npy --output labels.npy
+    the published settings of SYSU-MM01
+mabm cluster features.npz --eps 0.3 --output labels.csv
+    arrays 'features' and 'modality' in one file, as mabm extract writes them; RegDB's radius
+mabm cluster features.npz --sweep 0.3 0.4 0.5 0.6
+    what each radius makes of them
+mabm cluster features.pt --key embeddings --modality none
+    the classic k-reciprocal distance, blind to modality
+cat features.csv | mabm cluster - --output - > labels.txt
+    a table with a column 'modality' beside the features; labels one a line
+""",
+    add_arguments=_add_arguments,
+    execute=_execute,
+)

@@ -1,0 +1,77 @@
+"""``mabm demo``: the claim of the method, seen on open data."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mabm.cli.command import Command, integer, natural, shows_progress, write
+from mabm.cli.files.outputs import check_folder, check_kind, is_picture
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("demo_output"),
+        metavar="DIR",
+        help="folder for the pictures (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=natural,
+        default=0,
+        help="which frames of the drawings are rendered, >= 0 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--k1",
+        type=integer,
+        metavar="N",
+        help="neighbors of a sample, both modalities together, in [2, 1024] (default: 24)",
+    )
+    parser.add_argument(
+        "--k2",
+        type=integer,
+        metavar="N",
+        help="rows that query expansion averages, both modalities together (default: 6)",
+    )
+    parser.add_argument(
+        "--eps",
+        type=float,
+        help="radius of DBSCAN, a Jaccard distance in [0, 1) (default: 0.5)",
+    )
+
+
+def _execute(chosen: argparse.Namespace) -> int:
+    # Imported here: other commands, and --help, need neither the data nor the pictures.
+    from mabm import demo
+
+    given = {name: getattr(chosen, name) for name in ("k1", "k2", "eps")}
+    settings = demo.Settings(**{name: value for name, value in given.items() if value is not None})
+    check_folder(chosen.output)
+    for name in (demo.CLUSTERS_PICTURE, demo.DISTANCES_PICTURE):
+        check_kind(chosen.output / name, is_picture)
+    result = demo.run(
+        chosen.output, seed=chosen.seed, settings=settings, progress=shows_progress(chosen)
+    )
+    lines = [demo.format_table(result), ""]
+    lines += [f"saved {picture}" for picture in result.pictures]
+    write("\n".join([*lines, f"{result.seconds:.1f} s in all"]))
+    return 0
+
+
+COMMAND = Command(
+    name="demo",
+    help="cluster open drawings two ways and compare",
+    description=(
+        "Cluster frames of 350 unseen emoji, in color (visible) and monochrome (infrared), by "
+        "the naive and by the modality-aware distance; print a table and save two pictures. "
+        "Drawings, not photographs. Half a minute on two cores."
+    ),
+    examples="""
+mabm demo                          the table, and two pictures in demo_output
+mabm demo --seed 1 --eps 0.6       other frames of the drawings, a larger radius
+""",
+    add_arguments=_add_arguments,
+    execute=_execute,
+)

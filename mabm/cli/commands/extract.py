@@ -1,0 +1,291 @@
+"""``mabm extract``: features of a data set, or of any images that a table lists."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mabm._core.devices import find_device
+from mabm.cli.command import (
+    Command,
+    UsageError,
+    add_device,
+    natural,
+    positive,
+    shortened,
+    shows_progress,
+    whole_number,
+    write,
+)
+from mabm.cli.data_sets import either, in_folders, shipped, trial_ranges, with_trials
+from mabm.cli.files.arrays import Source
+from mabm.cli.files.modalities import Modality, modality_number
+from mabm.cli.files.outputs import check_not_read, check_output, is_extracted, save_arrays
+from mabm.cli.files.tables import read_table
+
+if TYPE_CHECKING:
+    from mabm.data import ImageSet
+    from mabm.models import Encoder
+
+_OUTPUTS = dict.fromkeys((".npz", ".npy", ".safetensors"), is_extracted)
+_SIZE = (288, 144)  # height and width of the field
+_COLUMNS = ("path", "camera", "modality", "identity")
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "weights",
+        metavar="WEIGHTS",
+        help="folder of a run, a file of weights, or emoji_xm, which ships with mabm (a "
+        "run or file of that name comes first)",
+    )
+    parser.add_argument(
+        "--model",
+        metavar="NAME",
+        help="agw-resnet50, small or timm:NAME, for a file of weights that does not say which "
+        "(default: what the file says)",
+    )
+    parser.add_argument(
+        "--data",
+        metavar="NAME[:ROOT]",
+        help=f"images of a data set: {either(in_folders())} with its folder, or "
+        f"{either(shipped())} (default: those of --images)",
+    )
+    parser.add_argument(
+        "--split",
+        choices=("train", "test"),
+        help="which of its images (default: train)",
+    )
+    parser.add_argument(
+        "--trial",
+        type=positive,
+        metavar="N",
+        help=f"trial of {trial_ranges()} (default: none, as other data sets have none)",
+    )
+    parser.add_argument(
+        "--images",
+        type=Path,
+        metavar="LIST.csv",
+        help="a table of images with the columns path (from the table's folder), camera, modality "
+        "(a number, visible or infrared) and, where it is known, identity "
+        "(default: those of --data)",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help=".npz or .safetensors: arrays features, modality, camera and identity (-1: unknown), "
+        "in .npz also path; .npy: features alone (required)",
+    )
+    parser.add_argument(
+        "--renormalize",
+        action="store_true",
+        help="bring features to length one, as tests do and clustering does not",
+    )
+    parser.add_argument(
+        "--size",
+        type=positive,
+        nargs=2,
+        metavar=("HEIGHT", "WIDTH"),
+        help="pixels that images are resized to (default: the run's; of image files 288 144)",
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=positive,
+        default=256,
+        metavar="N",
+        help="images that the encoder takes at once, >= 1 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=natural,
+        default=0,
+        metavar="N",
+        help="processes that decode images; 0: this one (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        metavar="DIR",
+        help="keep decoded images here (default: decode them each time)",
+    )
+    add_device(parser, results="Features differ by rounding.")
+
+
+def _execute(chosen: argparse.Namespace) -> int:
+    if (chosen.data is None) == (chosen.images is None):
+        raise UsageError("give either --data NAME[:ROOT] or --images LIST.csv")
+    if chosen.images is not None and chosen.trial is not None:
+        raise UsageError(f"--trial is of --data {either(with_trials())}:ROOT")
+    if chosen.images is not None and chosen.split is not None:
+        raise UsageError("--split is of --data NAME[:ROOT]")
+    weights = Path(chosen.weights)
+    if weights.is_dir():
+        weights = weights / "weights.pt"
+    lists = [] if chosen.images is None else [chosen.images]
+    check_output(chosen.output, _OUTPUTS, reads=[weights, *lists])
+    device = find_device(chosen.device, "--device")
+    from mabm.data import ImageReader
+    from mabm.train.steps import extract_features
+
+    images = _read_list(chosen.images) if chosen.data is None else _read_split(chosen)
+    if not isinstance(images.images, np.ndarray):
+        check_not_read(chosen.output, images.images)
+    encoder, size = _load(chosen, weights)
+    if chosen.size is not None:
+        size = (chosen.size[0], chosen.size[1])
+    elif size is None and not isinstance(images.images, np.ndarray):
+        size = _SIZE
+    modality = torch.from_numpy(images.modality.copy())
+    features = extract_features(
+        encoder.to(device),
+        ImageReader(images, size=size, cache=chosen.cache),
+        modality,
+        batch_size=chosen.batch_size,
+        workers=chosen.workers,
+        normalize_mean=chosen.renormalize,
+        progress=shows_progress(chosen),
+    )
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "features": features.numpy(),
+        "modality": images.modality,
+        "camera": images.camera,
+        "identity": images.identity,
+    }
+    if not isinstance(images.images, np.ndarray):
+        arrays["path"] = np.array([str(path) for path in images.images])
+    save_arrays(chosen.output, arrays)
+    shape = " x ".join(map(str, features.shape))
+    write(f"{shape} features ({Modality(modality).in_words()})\nsaved {chosen.output}")
+    return 0
+
+
+def _read_split(chosen: argparse.Namespace) -> ImageSet:
+    from mabm.data import DATA_SETS, read_data
+
+    given, _, root = chosen.data.partition(":")
+    name = DATA_SETS.find(given) or given
+    if name in in_folders() and not root:
+        raise UsageError(f"--data must be {name}:ROOT, with the folder that it is in, got {name}")
+    data = read_data(name, root or None, trial=chosen.trial)
+    return data.test if chosen.split == "test" else data.train
+
+
+def _read_list(path: Path) -> ImageSet:
+    """The images that a table lists.
+
+    Raises:
+        OSError: It cannot be opened.
+        ValueError: A column is missing, or a cell does not hold what it must.
+    """
+    from mabm.data import UNKNOWN, ImageSet
+
+    header, *rows = read_table(Source.of(path))
+    names = [name.strip().lower() for name in header]
+    missing = [name for name in _COLUMNS[:3] if name not in names]
+    if missing or len(set(names)) < len(names):
+        raise ValueError(
+            f"{path} must have columns path, camera, modality and maybe identity, got {header}"
+        )
+    if not rows:
+        raise ValueError(f"{path} must list images, got none")
+    files, columns = [], []
+    for number, row in enumerate(rows, 2):
+        where = f"{path}, row {number}"
+        if len(row) != len(names):
+            raise ValueError(f"{where}: must have {len(names)} columns, got {len(row)}")
+        cells = dict(zip(names, (cell.strip() for cell in row), strict=True))
+        files.append(path.parent / cells["path"])
+        columns.append(
+            (
+                _whole(cells.get("identity", ""), UNKNOWN, f"{where}: identity"),
+                _whole(cells["camera"], UNKNOWN, f"{where}: camera"),
+                modality_number(cells["modality"], where),
+            )
+        )
+    absent = [file for file in files if not file.is_file()]
+    if absent:
+        more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
+        raise FileNotFoundError(f"{path} lists images that are not there: {absent[0]}{more}")
+    identity, camera, modality = np.array(columns, dtype=np.int64).T
+    return ImageSet(files, identity, camera, modality)
+
+
+def _whole(text: str, unknown: int, where: str) -> int:
+    if text in ("", str(unknown)):
+        return unknown
+    number = whole_number(text)
+    if number is None:
+        raise ValueError(
+            f"{where} must be an integer in [0, 2^63), or empty where unknown, got "
+            f"{shortened(text)}"
+        )
+    return number
+
+
+def _load(chosen: argparse.Namespace, path: Path) -> tuple[Encoder, tuple[int, int] | None]:
+    """The encoder, and the size of images that it was trained with, where that is known.
+
+    Raises:
+        FileNotFoundError: There is no such run, file or name.
+        ValueError: The file is not of the encoder, or does not say which it is of.
+    """
+    from mabm.models import build_encoder, load_encoder, load_pretrained
+    from mabm.models.weights import SHIPPED
+
+    known = SHIPPED.find(chosen.weights)
+    if not path.exists() and known is not None:
+        if chosen.model is not None:
+            raise UsageError(f"--model is of a file of weights; {known} says which it is of")
+        return load_pretrained(known), None
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"WEIGHTS must be a finished run, a file or {', '.join(SHIPPED)}, got {chosen.weights}"
+        )
+    if chosen.model is not None:
+        asked = None if chosen.size is None else (chosen.size[0], chosen.size[1])
+        encoder = build_encoder(chosen.model, weights=path, image_size=asked)
+        return encoder, encoder.image_size
+    try:
+        encoder, meta = load_encoder(path)
+    except ValueError as error:
+        raise ValueError(f"{error}; give --model NAME if these are weights alone") from error
+    return encoder, _trained_size(meta) or encoder.image_size
+
+
+def _trained_size(meta: Any) -> tuple[int, int] | None:
+    """Height and width in what a run says of itself; None where a file says something else."""
+    for name in ("config", "data"):
+        meta = meta.get(name) if isinstance(meta, dict) else None
+    if not isinstance(meta, dict):
+        return None
+    height, width = meta.get("height"), meta.get("width")
+    if not all(isinstance(edge, int) and edge >= 1 for edge in (height, width)):
+        return None
+    return height, width  # type: ignore[return-value]  # both are integers now
+
+
+COMMAND = Command(
+    name="extract",
+    help="images to features",
+    description=(
+        "Turn images into features: the mean of an image's and of its mirror image's, each of "
+        "length one, after the encoder's BNNeck. mabm cluster reads what this writes."
+    ),
+    examples="""
+mabm extract runs/sysu --data sysu_mm01:/data/SYSU-MM01 --output train.npz
+    training images by the encoder of a run; then: mabm cluster train.npz
+mabm extract emoji_xm --data emoji_xm --split test --renormalize --output test.npz
+    open data and weights, both shipped with mabm
+mabm extract weights.pt --model agw-resnet50 --images list.csv --output features.safetensors
+    images of your own: a table with the columns path, camera, modality
+""",
+    add_arguments=_add_arguments,
+    execute=_execute,
+)

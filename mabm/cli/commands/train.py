@@ -1,0 +1,238 @@
+"""``mabm train``: both stages of the method, from a configuration to a tested encoder."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mabm.cli.command import (
+    INTERRUPTED,
+    TERMINATED,
+    Command,
+    UsageError,
+    positive,
+    shows_progress,
+    write,
+)
+from mabm.cli.data_sets import data_sets, either, in_folders, trial_ranges
+from mabm.cli.files.outputs import check_folder, check_kind, check_not_read
+from mabm.cli.interruption import ending_in_time
+from mabm.evaluation import format_search_scores
+
+if TYPE_CHECKING:
+    from mabm.train import Config
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "config",
+        metavar="CONFIG",
+        help=f"{either(data_sets())}, which ship with mabm, or a TOML file; a file of such a "
+        f"name is ./{data_sets()[0]}",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="folder of the run; a run that is there goes on where it stands (required but for "
+        "--show)",
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="ROOT",
+        help="folder of the data set, data.root (default: that of the configuration)",
+    )
+    parser.add_argument(
+        "--trial",
+        type=positive,
+        metavar="N",
+        help=f"trial of {trial_ranges()}, data.trial (default: that of the configuration)",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="TABLE.KEY=VALUE",
+        help="change a value of the configuration; may be given several times, the last one wins "
+        "(default: change nothing)",
+    )
+    parser.add_argument(
+        "--no-resume", action="store_true", help="refuse a folder that holds a run already"
+    )
+    parser.add_argument(
+        "--show", action="store_true", help="print the whole configuration as TOML and stop"
+    )
+
+
+def _execute(chosen: argparse.Namespace) -> int:
+    if not chosen.show and chosen.output is None:
+        raise UsageError("give --output DIR, the folder of the run, or --show")
+    from mabm.train.config_files import load_config, to_toml
+
+    if chosen.output is not None:
+        check_folder(chosen.output)
+    config = load_config(chosen.config, _overrides(chosen))
+    if chosen.show:
+        write(to_toml(config).rstrip("\n"))
+        return 0
+    name = config.data.name
+    if name in in_folders() and config.data.root is None:
+        raise UsageError(f"give --data ROOT, the folder of {name} (data.root)")
+    _check_folder_of_run(chosen.output, chosen.config, config)
+    from mabm.train import TrainingStopped, train
+
+    is_first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts
+    if not is_first:
+        logging.getLogger("mabm").setLevel(logging.ERROR)
+
+    def tell(number: int) -> None:
+        if is_first:
+            sys.stderr.write(f"mabm train: {_words_at_end(number, chosen.output)}\n")
+
+    try:
+        with ending_in_time(tell) as stop:
+            result = train(
+                config,
+                chosen.output,
+                resume=not chosen.no_resume,
+                progress=shows_progress(chosen),
+                stop=stop,
+            )
+    except KeyboardInterrupt:
+        if chosen.debug:
+            traceback.print_exc()
+        tell(signal.SIGINT)
+        return INTERRUPTED
+    except TrainingStopped:
+        tell(signal.SIGTERM)
+        return TERMINATED
+    if is_first:
+        if result.scores:
+            write(format_search_scores(result.scores))
+        write(f"saved {result.folder}")
+    return 0
+
+
+def _check_folder_of_run(folder: Path, source: str, config: Config) -> None:
+    """Refuses a folder in which the run would write over what it reads or what is no run's.
+
+    Where there are checkpoints, everything under these names is the run's own. Its configuration is
+    not written again then, nor changed where it is the same: a run may go on with it.
+    """
+    from mabm.train.records import files
+
+    is_run = any(files.CHECKPOINT.fullmatch(path.name) for path in folder.glob("checkpoint-*.pt"))
+    kept = folder / files.CONFIG
+    if not is_run:
+        check_kind(kept, _is_config_of_run)
+        check_kind(folder / files.ENVIRONMENT, _is_environment)
+        check_kind(folder / files.HISTORY, _is_history)
+    reads = [Path(source)]
+    if config.model.weights is not None:
+        reads.append(Path(config.model.weights))
+    for name in files.WRITTEN:
+        if name != files.CONFIG:
+            check_not_read(folder / name, reads)
+    if not is_run and not (kept.is_file() and _is_written(kept, config)):
+        check_not_read(kept, reads)
+
+
+def _is_config_of_run(path: Path) -> bool:
+    from mabm.train.config_files import load_config
+
+    return _is_written(path, load_config(path))
+
+
+def _is_written(path: Path, config: Config) -> bool:
+    """Whether a file is what a run writes of its configuration, in this version or an earlier."""
+    from mabm.models.weights import SHIPPED
+    from mabm.train.config_files import to_toml
+
+    text = path.read_text(encoding="utf-8")
+    for name in SHIPPED:
+        text = text.replace(f'"{name.replace("_", "-")}"', f'"{name}"')  # as it was once spelled
+    return text == to_toml(config)
+
+
+def _is_environment(path: Path) -> bool:
+    facts = json.loads(path.read_text(encoding="utf-8"))
+    return isinstance(facts, dict) and {"mabm", "torch", "Python"} <= facts.keys()
+
+
+def _is_history(path: Path) -> bool:
+    *lines, torn = path.read_text(encoding="utf-8").split("\n")  # a kill may tear the last one
+    entries = [json.loads(line) for line in lines]
+    start = '{"stage": '
+    if not (torn.startswith(start) or start.startswith(torn)):
+        return False
+    return all(isinstance(each, dict) and {"stage", "epoch"} <= each.keys() for each in entries)
+
+
+def _words_at_end(number: int, folder: Path) -> str:
+    """What has become of a run that a signal ended."""
+    from mabm.train.records.checkpoint import newest_position
+
+    what = "interrupted" if number == signal.SIGINT else "ended by SIGTERM"
+    position = newest_position(folder)
+    if position is None:
+        return f"{what} before the first checkpoint; the same command begins again"
+    return f"{what}; the same command goes on from the checkpoint at {position}"
+
+
+def _overrides(chosen: argparse.Namespace) -> list[str]:
+    given = []
+    if chosen.data is not None:
+        given.append(f"data.root={_in_toml(str(chosen.data))}")
+    if chosen.trial is not None:
+        given.append(f"data.trial={chosen.trial}")
+    return [*given, *chosen.set]
+
+
+def _in_toml(text: str) -> str:
+    """A text as TOML writes it: as JSON does, but that it has no character 127.
+
+    Raises:
+        ValueError: It is no text, as a file's name need not be.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"--data must be a folder whose name is UTF-8, got {text!r}") from error
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+COMMAND = Command(
+    name="train",
+    help="train an encoder without labels",
+    description=(
+        "Train an encoder on unlabeled images of two modalities, in two stages: first within "
+        "each modality, then across them. Prints the scores of the last epoch on the test set and "
+        "writes configuration, history, checkpoints, weights and a report to a folder. "
+        "Interrupted or killed at any moment, the same command goes on from the last checkpoint; "
+        "at SIGTERM it writes one first."
+    ),
+    examples="""
+mabm train emoji_xm --output runs/emoji
+    the open data that ships with mabm
+mabm train sysu_mm01 --data /data/SYSU-MM01 --output runs/sysu --set model.weights=resnet50.pth
+    SYSU-MM01 as published, from ImageNet weights in a file
+mabm train regdb --data /data/RegDB --trial 3 --output runs/regdb-3 \\
+        --set model.weights=resnet50.pth
+    one of the ten trials of RegDB
+mabm train sysu_mm01 --show --set clustering.eps=0.5 > mine.toml
+    every setting there is, to edit; then: mabm train mine.toml --output runs/mine
+torchrun --nproc-per-node 4 -m mabm train sysu_mm01 --data /data/SYSU-MM01 \\
+        --output runs/sysu --set model.weights=resnet50.pth
+    on four GPUs, with the batch of one
+""",
+    add_arguments=_add_arguments,
+    execute=_execute,
+)

@@ -1,0 +1,52 @@
+"""The data sets as commands name them: in help, in messages, and to choose from.
+
+Their records are read when a command first needs them, so that ``import mabm.cli`` stays light.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mabm.data import DataSet
+
+
+def data_sets(having: Callable[[DataSet], bool] = lambda _: True) -> tuple[str, ...]:
+    """Names of the data sets whose record has a property; of all by default."""
+    from mabm.data import DATA_SETS
+
+    return tuple(name for name, data_set in DATA_SETS.items() if having(data_set))
+
+
+def countable() -> tuple[str, ...]:
+    """Names of the data sets with published numbers, which a census counts against."""
+    return data_sets(lambda each: each.count is not None)
+
+
+def in_folders() -> tuple[str, ...]:
+    """Names of the data sets that do not ship with the library but lie in a folder."""
+    return data_sets(lambda each: not each.ships)
+
+
+def shipped() -> tuple[str, ...]:
+    """Names of the data sets that ship with the library."""
+    return data_sets(lambda each: each.ships)
+
+
+def with_trials() -> tuple[str, ...]:
+    """Names of the data sets that have trials."""
+    return data_sets(lambda each: each.num_trials is not None)
+
+
+def trial_ranges() -> str:
+    """Names of the data sets that have trials, with the numbers of these: ``"name, 1 to 10"``."""
+    from mabm.data import DATA_SETS
+
+    return "; ".join(f"{name}, 1 to {DATA_SETS[name].num_trials}" for name in with_trials())
+
+
+def either(names: Sequence[str]) -> str:
+    """Names as words: ``"a, b or c"``."""
+    *others, last = names
+    return f"{', '.join(others)} or {last}" if others else last

@@ -1,0 +1,1 @@
+"""Files that commands read and write: arrays, tables, labels, and where results may go."""

@@ -1,0 +1,164 @@
+"""What commands read: features and modality, from files of every kind or standard input."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mabm._core.arrays import to_tensor
+from mabm._core.columns import check_column
+from mabm.cli.files.arrays import ARRAYS, Source, StoredArray, open_arrays
+from mabm.cli.files.modalities import Modality, number_words
+from mabm.cli.files.tables import read_feature_table, read_modality_column
+
+STANDARD: Final = "-"
+"""What is typed instead of a file for standard input and output."""
+
+_KINDS: Final = f"{', '.join(ARRAYS)} or .csv"
+
+
+@contextmanager
+def opened(typed: str) -> Iterator[Source]:
+    """What was typed as a file to read: the file, or standard input, copied to one meanwhile.
+
+    Of which kind standard input is, its first bytes tell.
+
+    Raises:
+        OSError: There is no room for the copy.
+        ValueError: Standard input is closed or holds nothing.
+    """
+    if typed != STANDARD:
+        yield Source.of(Path(typed))
+        return
+    if sys.stdin is None:
+        raise ValueError("standard input must be open, got none")
+    with tempfile.TemporaryDirectory(prefix="mabm-") as folder:
+        path = Path(folder, "standard-input")
+        with path.open("wb") as stream:
+            shutil.copyfileobj(sys.stdin.buffer, stream)
+        if not path.stat().st_size:
+            raise ValueError("standard input must hold something, got nothing")
+        yield Source(path, _kind_of(path), "standard input")
+
+
+def _kind_of(path: Path) -> str:
+    """The kind of a file by its content; what is nothing else is taken for a table."""
+    with path.open("rb") as stream:
+        start = stream.read(9)
+        if start.startswith(b"\x93NUMPY"):
+            return ".npy"
+        if start.startswith(b"PK"):
+            try:
+                with zipfile.ZipFile(stream) as archive:
+                    names = archive.namelist()
+            except Exception:  # of damaged bytes: the reader will tell
+                return ".npz"
+            return ".pt" if any(name.endswith("/data.pkl") for name in names) else ".npz"
+    if start.startswith(b"\x80"):
+        return ".pt"  # of torch.save before version 1.6
+    return ".safetensors" if start[8:] == b"{" else ".csv"
+
+
+def read_features(source: Source, key: str | None) -> tuple[Tensor, Modality | None]:
+    """Reads (N, D) features, and the modality of each row where the same file holds it.
+
+    Nothing in a file is ever executed: pickled objects are refused.
+
+    Args:
+        source: ``.npy`` (mapped into memory, not read at once), ``.npz``, ``.safetensors``,
+            ``.pt``, ``.pth`` or ``.csv``.
+        key: Name of the array where several may be; ``None`` is ``features``, or else the only
+            array of two dimensions.
+
+    Raises:
+        ImportError: ``.safetensors`` without its extra.
+        OSError: The file cannot be opened.
+        ValueError: It holds something else.
+    """
+    if source.kind == ".csv":
+        if key is not None:
+            raise ValueError(f"--key must be left out for {source}, which is a table; got {key}")
+        features, modality = read_feature_table(source)
+        return torch.from_numpy(features), modality
+    if source.kind not in ARRAYS:
+        raise ValueError(
+            f"{source} must end in {_KINDS}, got {source.path.suffix or 'no ending'!r}"
+        )
+    arrays = open_arrays(source)
+    if list(arrays) == [""]:
+        if key is not None:
+            raise ValueError(
+                f"--key must be left out for {source}, which holds one array; got {key}"
+            )
+        return _floating(arrays[""], source), None
+    names = ", ".join(arrays) or "none"
+    if key is None:
+        matrices = [name for name, array in arrays.items() if len(array.shape) == 2]
+        key = matrices[0] if len(matrices) == 1 else "features"
+        if key not in arrays:
+            raise ValueError(
+                f"{source} must hold an array 'features', or one matrix alone, got {names}: name "
+                "one with --key"
+            )
+    if key not in arrays:
+        raise ValueError(f"--key must name one of the arrays in {source} ({names}), got {key!r}")
+    beside = arrays.get("modality")
+    return _floating(arrays[key], source), None if beside is None else _groups(beside, source)
+
+
+def read_modality(source: Source) -> Modality:
+    """Reads the (N,) modality of each row: numbers, or words (:func:`number_words`).
+
+    Args:
+        source: ``.npy``, ``.npz``, ``.safetensors``, ``.pt`` or ``.pth`` (the array ``modality``,
+            or the only one), or ``.csv``: the column ``modality``, or the only one, with or without
+            a header.
+
+    Raises:
+        ImportError: ``.safetensors`` without its extra.
+        OSError: The file cannot be opened.
+        ValueError: It holds something else.
+    """
+    if source.kind == ".csv":
+        return read_modality_column(source)
+    if source.kind not in ARRAYS:
+        raise ValueError(f"--modality must end in {_KINDS}, or be 'none', got {source}")
+    arrays = open_arrays(source)
+    name = "modality" if "modality" in arrays or len(arrays) != 1 else next(iter(arrays))
+    if name not in arrays:
+        raise ValueError(
+            f"{source} must hold an array 'modality', got {', '.join(arrays) or 'none'}"
+        )
+    return _groups(arrays[name], source)
+
+
+def _floating(stored: StoredArray, source: Source) -> Tensor:
+    try:
+        features = to_tensor(stored.read(), "features")
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{source}: {error}") from error
+    if not features.is_floating_point():
+        raise ValueError(f"{source} must hold floating-point features, got {stored.dtype}")
+    return features
+
+
+def _groups(stored: StoredArray, source: Source) -> Modality:
+    values = stored.read()
+    if stored.dtype == "bool":
+        values = values + 0  # False is 0 and True is 1, in tensors and in arrays
+    elif isinstance(values, np.ndarray) and values.dtype.kind == "U" and values.ndim == 1:
+        return number_words(values.tolist(), lambda row: f"{source}, modality[{row}]")
+    try:
+        return Modality(check_column(values, None, "modality", "one a row of features"))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{source}: {error}") from error

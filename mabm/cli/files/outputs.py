@@ -1,0 +1,206 @@
+"""What commands write: where it may go, looked at before the work, and arrays into files.
+
+No command writes over a file that it reads, nor over one of another kind. Files are compared, not
+their names; of which kind a file is, tells its content. So that a command can be run again, what it
+has written before is replaced.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from mabm._core.files import check_writable, moved_into, write_text
+from mabm.cli.files.arrays import (
+    Source,
+    StoredArray,
+    check_regular,
+    open_arrays,
+    safetensors_module,
+    suffix_of,
+)
+from mabm.evaluation import SearchScores
+
+Recognizer: TypeAlias = Callable[[Path], bool]
+"""Whether a file is of the kind that is written. Raises ``ValueError`` where it is damaged."""
+
+_LABELS_HEADER: Final = ["row", "labels"]
+_CLUSTERED: Final = frozenset({"labels", "modality", "core", "settings"})
+_EXTRACTED: Final = frozenset({"features", "modality", "camera", "identity"})
+
+
+def check_output(
+    path: Path,
+    kinds: Mapping[str, Recognizer],
+    *,
+    reads: Iterable[Path],
+    option: str = "--output",
+) -> None:
+    """Refuses a path that cannot be written to, or that holds what must not be replaced.
+
+    Args:
+        path: The file.
+        kinds: The ends of names that are possible, in lower case, and how to tell that a file there
+            is what the command writes.
+        reads: Files that the command reads.
+        option: What the path was given as.
+
+    Raises:
+        ImportError: ``.safetensors`` without its extra.
+        OSError: It cannot be written, or its folder is not there.
+        ValueError: The end of its name is none of ``kinds``, it is one of ``reads``, or something
+            else than the command writes is there.
+    """
+    if suffix_of(path) not in kinds:
+        raise ValueError(f"{option} must end in {' or '.join(kinds)}, got {path}")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{option} must lie in a folder that is there, got {path}")
+    if path.is_dir():
+        raise ValueError(f"{option} must be a file, got the folder {path}")
+    if suffix_of(path) == ".safetensors":
+        safetensors_module("numpy")  # whether it is there
+    check_not_read(path, reads, option=option)
+    check_kind(path, kinds[suffix_of(path)], option=option)
+    check_writable(path)
+
+
+def check_not_read(path: Path, reads: Iterable[Path], *, option: str = "--output") -> None:
+    """Raises ValueError if a path is one of the files read, by whatever name or link."""
+    try:
+        there = os.stat(path)
+    except FileNotFoundError:
+        return
+    for file in reads:
+        try:
+            read = os.stat(file)
+        except OSError:  # which whoever reads it will tell
+            continue
+        if os.path.samestat(there, read):
+            raise ValueError(f"{option} must not be what the command reads, {file}, got {path}")
+
+
+def check_kind(path: Path, is_of_kind: Recognizer, *, option: str = "--output") -> None:
+    """Raises ValueError if something is there that ``is_of_kind`` does not recognize."""
+    if not path.exists():
+        return
+    check_regular(path)
+    try:
+        recognized = is_of_kind(path)
+    except (ValueError, KeyError, TypeError, RecursionError):  # it is not even readable
+        recognized = False
+    if not recognized:
+        raise ValueError(
+            f"{option} must not replace a file of another kind than the command writes, got "
+            f"{path}: move it away, or choose another name"
+        )
+
+
+def check_folder(path: Path, *, option: str = "--output") -> None:
+    """Refuses what is no folder and cannot be made one; nothing is made yet.
+
+    Raises:
+        OSError: It cannot be written to, or made.
+        ValueError: It, or what it lies in, is no folder.
+    """
+    there = next(each for each in (path, *path.absolute().parents) if os.path.lexists(each))
+    if not there.is_dir():
+        raise ValueError(f"{option} must be a folder, got {path}, where {there} is none")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(f"{option} must be a folder that can be written to, got {path}")
+
+
+# --- kinds of files
+
+
+def is_labels(path: Path) -> bool:
+    """Labels of ``mabm cluster``: -1 and up, no number left out; .npy, .npz or .csv."""
+    if suffix_of(path) == ".csv":
+        with path.open(newline="", encoding="utf-8") as stream:
+            return stream.readline(100).rstrip("\r\n") == ",".join(_LABELS_HEADER)
+    arrays = open_arrays(Source.of(path))
+    if suffix_of(path) == ".npy":
+        return _are_labels(arrays[""])
+    names = set(arrays)
+    return {"labels"} <= names <= _CLUSTERED and _are_labels(arrays["labels"])
+
+
+def is_extracted(path: Path) -> bool:
+    """Features of ``mabm extract``: a matrix alone in .npy, with its columns in the other kinds."""
+    arrays = open_arrays(Source.of(path))
+    name = "" if suffix_of(path) == ".npy" else "features"
+    if name and set(arrays) - {"path"} != _EXTRACTED:
+        return False
+    return arrays[name].dtype == "float32" and len(arrays[name].shape) == 2
+
+
+def is_scores(path: Path) -> bool:
+    """Scores of ``mabm evaluate``."""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(values, list) or not values:
+        return False
+    return [SearchScores.from_dict(each).to_dict().keys() for each in values] == [
+        each.keys() for each in values
+    ]
+
+
+def is_picture(path: Path) -> bool:
+    """A PNG that Matplotlib drew, which puts its name near the beginning."""
+    with path.open("rb") as stream:
+        start = stream.read(200)
+    return start.startswith(b"\x89PNG\r\n\x1a\n") and b"tEXtSoftware\0Matplotlib" in start
+
+
+def _are_labels(stored: StoredArray) -> bool:
+    if stored.dtype != "int64" or len(stored.shape) != 1:
+        return False
+    numbers = np.unique(stored.read())
+    return not len(numbers) or bool(
+        numbers[0] in (-1, 0) and numbers[-1] - numbers[0] == len(numbers) - 1
+    )
+
+
+# --- writing arrays
+
+
+def save_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Writes arrays: all of them to ``.npz`` or ``.safetensors`` (numbers alone), else the first.
+
+    ``.csv`` gets a line a row: its number, and a column for each array. A file is complete or not
+    there: it is written beside its place and moved.
+
+    Raises:
+        ImportError: ``.safetensors`` without its extra.
+        OSError: The file cannot be written.
+    """
+    kind, first = suffix_of(path), next(iter(arrays.values()))
+    if kind == ".npy":
+        with moved_into(path) as stream:
+            np.save(stream, first, allow_pickle=False)
+    elif kind == ".npz":
+        keywords: dict[str, Any] = dict(arrays)
+        with moved_into(path) as stream:
+            np.savez(stream, **keywords)
+    elif kind == ".csv":
+        write_text(path, _csv_of(arrays))
+    else:
+        save = safetensors_module("numpy").save
+        numbers = {name: array for name, array in arrays.items() if array.dtype.kind in "fiub"}
+        with moved_into(path) as stream:
+            stream.write(save(numbers))
+
+
+def _csv_of(columns: Mapping[str, npt.NDArray[Any]]) -> str:
+    stream = io.StringIO(newline="")
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["row", *columns])
+    values = [column.tolist() for column in columns.values()]
+    writer.writerows([row, *cells] for row, cells in enumerate(zip(*values, strict=True)))
+    return stream.getvalue()

@@ -1,0 +1,177 @@
+"""Comma-separated tables: features, a column of modalities, lists of images."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from mabm.cli.command import shortened
+from mabm.cli.files.arrays import Source, check_regular
+from mabm.cli.files.modalities import Modality, is_known, number_words
+
+_MODALITY: Final = "modality"
+_ROW_NUMBERS: Final = ("", "row")  # how pandas and this library call a first column of them
+
+
+def read_table(source: Source) -> list[list[str]]:
+    """Rows of a table without the empty ones.
+
+    Raises:
+        OSError: The file cannot be opened.
+        ValueError: It is no text, or holds no rows.
+    """
+    rows = [row for _, row in _rows(source)]
+    if not rows:
+        raise ValueError(f"{source} must hold rows, got none")
+    return rows
+
+
+def read_feature_table(source: Source) -> tuple[npt.NDArray[np.float32], Modality | None]:
+    """Reads (N, D) features, a row a line, and the modality of each where there is a column of it.
+
+    A first row with anything but numbers is a header: a column that it calls ``modality`` is the
+    modality, and a first column ``row`` or without a name holds row numbers and is left out.
+
+    Raises:
+        OSError: The file cannot be opened.
+        ValueError: It is no text or holds no rows, a row is longer or shorter than the first one,
+            or a cell is no number.
+    """
+    header: list[str] | None = None
+    place: int | None = None
+    first, width = 0, 0
+    features: list[npt.NDArray[np.float32]] = []
+    words: list[tuple[int, str]] = []
+    for number, row in _rows(source):
+        if not width:
+            _check_separator(source, row)
+            width = len(row)
+            if not all(map(_is_number, row)):
+                header = [cell.strip() for cell in row]
+                lowered = [name.lower() for name in header]
+                place = lowered.index(_MODALITY) if _MODALITY in lowered else None
+                first = int(lowered[0] in _ROW_NUMBERS and width > 1)
+                continue
+        if len(row) != width:
+            raise ValueError(f"{source}, row {number}: must have {width} columns, got {len(row)}")
+        if place is not None:
+            words.append((number, row[place]))
+        cells = [cell for column, cell in enumerate(row) if column >= first and column != place]
+        try:
+            values = np.array(cells).astype(np.float64)
+        except ValueError:
+            raise _no_number(source, number, row, header, (place, first)) from None
+        with np.errstate(over="ignore"):  # reported below as not finite
+            features.append(values.astype(np.float32))
+    if not features:
+        raise ValueError(f"{source} must hold rows of features, got none")
+    modality = None
+    if place is not None:
+        modality = number_words(
+            [word for _, word in words], lambda row: f"{source}, row {words[row][0]}"
+        )
+    return np.stack(features), modality
+
+
+def read_modality_column(source: Source) -> Modality:
+    """Reads the column ``modality`` of a table, or its only one, with or without a header.
+
+    Raises:
+        OSError: The file cannot be opened.
+        ValueError: There is no such column, a row is too short, or a cell is no modality.
+    """
+    rows = read_table(source)
+    _check_separator(source, rows[0])
+    header = [cell.strip().lower() for cell in rows[0]]
+    first = 0
+    if _MODALITY in header:
+        place, first = header.index(_MODALITY), 1
+    elif len(header) == 1:
+        place, first = 0, int(_is_header(rows))
+    else:
+        raise ValueError(
+            f"{source} must have a column {_MODALITY!r}, or one column; "
+            f"got {shortened(','.join(rows[0]))}"
+        )
+    words = []
+    for number, row in enumerate(rows[first:], first + 1):
+        if len(row) <= place:
+            raise ValueError(
+                f"{source}, row {number}: must have {len(header)} columns, got {len(row)}"
+            )
+        words.append(row[place])
+    return number_words(words, lambda row: f"{source}, row {row + first + 1}")
+
+
+def _check_separator(source: Source, row: list[str]) -> None:
+    """Refuses a first row of columns that something else than commas separates."""
+    line = ",".join(row)
+    separator = next((sign for sign in ";\t" if sign in line), None)
+    if separator is None and len(row) == 1 and len(cells := line.split()) > 1:
+        separator = " " if all(map(_is_number, cells)) else None
+    if separator is not None:
+        names = {";": "semicolons", "\t": "tabs", " ": "spaces"}
+        raise ValueError(
+            f"{source} must have commas between its columns, and points in its numbers, got "
+            f"{names[separator]}: {shortened(line)}"
+        )
+
+
+def _is_header(rows: list[list[str]]) -> bool:
+    """Whether the first cell of a column names it: no modality, nor a word that comes again.
+
+    A number above words alone is the header that pandas gives a Series without a name.
+    """
+    name = rows[0][0].strip()
+    if (
+        _is_number(name)
+        and len(rows) > 2
+        and not any(_is_number(row[0]) for row in rows[1:] if row)
+    ):
+        return True
+    return not is_known(name) and all(name != row[0].strip() for row in rows[1:] if row)
+
+
+def _rows(source: Source) -> Iterator[tuple[int, list[str]]]:
+    """Rows that are not empty, and their numbers from 1."""
+    check_regular(source.path)
+    number = 0
+    try:
+        with source.path.open(newline="", encoding="utf-8-sig") as stream:
+            for row in csv.reader(stream):
+                if any(cell.strip() for cell in row):
+                    number += 1
+                    yield number, row
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{source} must be comma-separated text: {error}") from error
+
+
+def _no_number(
+    source: Source,
+    number: int,
+    row: list[str],
+    header: list[str] | None,
+    left_out: tuple[int | None, int],
+) -> ValueError:
+    """What is wrong with a row that is not all numbers."""
+    place, first = left_out
+    column = next(
+        at for at, cell in enumerate(row) if at >= first and at != place and not _is_number(cell)
+    )
+    name = f"column {column + 1}" if header is None else f"column {header[column]!r}"
+    return ValueError(
+        f"{source}, row {number}: features must be numbers between commas, got "
+        f"{shortened(row[column])} in {name}"
+    )
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        np.float64(cell)
+    except ValueError:
+        return False
+    return True

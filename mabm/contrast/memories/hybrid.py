@@ -1,0 +1,54 @@
+"""A memory of two banks, one of means and one of hard samples."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mabm.contrast.memories.base import Memory
+from mabm.contrast.memories.members import Members, mix, similarity_to_targets
+
+
+class HybridMemory(Memory):
+    """Two banks: one moved by the mean of a row's samples, one by the hardest of them.
+
+    Both banks start from the same prototypes. The hardest sample of a row is the one least similar
+    to the *mean* bank's row before the update, of those that tie the first of the batch. Errors are
+    those of :class:`MeanMemory`.
+
+    Args:
+        source: A :class:`mabm.PrototypeSplit`, or (P, D) prototypes that are their own clusters.
+            Copied to both banks, and taken as they are.
+        momentum: m in [0, 1], what a row keeps of itself.
+
+    Attributes:
+        prototypes: (2, P, D) buffer, the mean bank first; float32, or float64 of such a source.
+        clusters: (P,) int64 buffer.
+
+    Source:
+        Wang et al., AAAI 2026 (BMIL), as released.
+
+    Example:
+        >>> import torch, mabm
+        >>> memory, batch = mabm.HybridMemory(torch.eye(3), momentum=0.0), torch.eye(3)[[0, 2]]
+        >>> memory.update(batch, torch.tensor([0, 0]))
+        >>> memory.prototypes[:, 0]
+        tensor([[0.7071, 0.0000, 0.7071],
+                [0.0000, 0.0000, 1.0000]])
+    """
+
+    _num_banks = 2
+
+    def _moved(self, prototypes: Tensor, rows: Tensor, targets: Tensor) -> Tensor:
+        return move_banks(prototypes, rows, targets, self.momentum)
+
+
+def move_banks(banks: Tensor, rows: Tensor, targets: Tensor, momentum: float) -> Tensor:
+    """(2, P, D) banks after the update of a :class:`HybridMemory` by (B, D) unit rows."""
+    members = Members.group(targets, banks.shape[1], similarity_to_targets(banks[0], rows, targets))
+    if members is None:
+        return banks
+    current = banks[:, members.targets]
+    samples = torch.stack([members.means(rows), rows[members.first()]])
+    moved = mix(current, samples, momentum).where(members.sizes[:, None] > 0, current)
+    return banks.index_copy(1, members.targets, moved)

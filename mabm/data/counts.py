@@ -1,0 +1,59 @@
+"""What a census counts in the folders of a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from mabm.data.layout import Found, Scan
+
+
+@dataclass(frozen=True)
+class CensusRow:
+    """One line of a census.
+
+    Attributes:
+        what: What was counted.
+        published: How many there are by publication; ``None`` where no number was published.
+        found: How many there are.
+
+    Example:
+        >>> from mabm.data import CensusRow
+        >>> CensusRow("images", published=8240, found=8239).agrees
+        False
+    """
+
+    what: str
+    published: int | None
+    found: int
+
+    @property
+    def agrees(self) -> bool:
+        """Whether as many were found as were published, or none is published."""
+        return self.published is None or self.published == self.found
+
+
+class Counts(NamedTuple):
+    """A data set counted.
+
+    Attributes:
+        scans: What was found, one scan a trial.
+        rows: The counts.
+        listed_folders: Folders, by their names in the root, of which the data set's lists should
+            name every image.
+    """
+
+    scans: Sequence[Scan]
+    rows: Sequence[CensusRow]
+    listed_folders: Sequence[str] = ()
+
+
+def count_identities(rows: Iterable[Found]) -> int:
+    """Returns the number of identities."""
+    return len({row.identity for row in rows})
+
+
+def count_images(rows: Iterable[Found], modality: int) -> int:
+    """Returns the number of images of a modality."""
+    return sum(row.modality == modality for row in rows)

@@ -1,0 +1,201 @@
+"""Checkpoints that are whole or not there.
+
+A checkpoint is written beside its place, flushed to the disk and moved there, then its SHA-256 is
+written likewise into a file of its own, as ``sha256sum`` writes it. One without a checksum, or
+whose checksum differs, does not count: whenever a process is killed, the one before is good.
+Reading one never executes code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any, Final, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mabm._core.files import DEEPEST, PART, moved_into, write_text
+from mabm.models.weight_files import read_torch
+from mabm.train.position import Position
+from mabm.train.records.files import CHECKPOINT, is_unfinished
+
+logger = logging.getLogger(__name__)
+
+_VERSION: Final = 1
+_NUM_KEPT: Final = 2  # where the disk loses the newest, the one before is left
+
+
+def save_checkpoint(folder: Path, position: Position, state: dict[str, Any]) -> Path:
+    """Writes a checkpoint, and removes all others but the one before it.
+
+    What is left of one that was not finished goes too, and so do checkpoints of later positions:
+    the run has gone back before them, since they are damaged.
+
+    Args:
+        folder: Where checkpoints are; exists.
+        position: What comes next.
+        state: Tensors, numbers, strings, and lists, tuples and dictionaries of them.
+
+    Returns:
+        The file.
+
+    Raises:
+        OSError: It cannot be written; those that are there stay.
+        TypeError: ``state`` holds anything else, which could not be read again.
+        ValueError: ``state`` is nested without end.
+    """
+    state = _plain(state, "state")
+    path = folder / f"checkpoint-{position.stage}-{position.epoch:04d}-{position.iteration:06d}.pt"
+    digest = write_torch(path, {"version": _VERSION, "position": list(position), **state})
+    write_text(_sidecar(path), f"{digest}  {path.name}\n")
+    there = _checkpoints(folder)
+    finished = [old for at, old in there if at <= position and _sidecar(old).is_file()]
+    for _, old in there:
+        if old not in finished[-_NUM_KEPT:]:
+            # The checksum goes first: what is left of a removal cut short is no checkpoint.
+            _sidecar(old).unlink(missing_ok=True)
+            old.unlink(missing_ok=True)
+    return path
+
+
+def load_newest(
+    folder: Path, kinds: Mapping[str, type | tuple[type, ...]] | None = None
+) -> tuple[Position, dict[str, Any]] | None:
+    """Reads the newest good checkpoint onto the CPU; ``None`` if there is none.
+
+    Ones that are not whole, of another format or of another position than their name says are
+    passed over, which the log says.
+
+    Args:
+        folder: Where checkpoints are.
+        kinds: What a state must hold, and of which type.
+    """
+    for position, path in reversed(_checkpoints(folder)):
+        if not _is_whole(path):
+            logger.warning("%s is damaged or was not finished; taking the one before", path.name)
+            continue
+        try:
+            content = read_torch(path)
+        except ValueError as error:
+            logger.warning("%s; taking the one before", error)
+            continue
+        fault = _fault(content, position, kinds or {})
+        if fault is None:
+            return position, cast(dict[str, Any], content)
+        logger.warning("%s is no checkpoint of this run: %s; taking the one before", path, fault)
+    return None
+
+
+def _fault(
+    content: object, position: Position, kinds: Mapping[str, type | tuple[type, ...]]
+) -> str | None:
+    """What is wrong with the content of a checkpoint."""
+    if not isinstance(content, dict):
+        return f"it holds a {type(content).__name__}"
+    version = content.get("version", _VERSION)  # older ones have none
+    if type(version) is not int or version != _VERSION:
+        return f"its format has version {version!r}, not {_VERSION}"
+    found = content.get("position")
+    is_plain = isinstance(found, list) and all(type(each) is int for each in found)
+    if not is_plain or found != list(position):
+        return f"its position is {found!r}, not {list(position)}"
+    for key, kind in kinds.items():
+        if key not in content:
+            return f"it has no {key!r}"
+        if not isinstance(content[key], kind):
+            return f"its {key!r} is a {type(content[key]).__name__}"
+    return None
+
+
+def newest_position(folder: Path) -> Position | None:
+    """Where the newest checkpoint stands that was finished, by its name alone."""
+    finished = [position for position, path in _checkpoints(folder) if _sidecar(path).is_file()]
+    return finished[-1] if finished else None
+
+
+def write_torch(path: Path, value: object) -> str:
+    """Saves ``value`` at ``path`` as a whole or not at all; returns its SHA-256."""
+    with moved_into(path) as stream:
+        hashing = _Hashing(stream)
+        torch.save(value, hashing)  # type: ignore[arg-type]  # write() is all that it calls
+    return hashing.digest.hexdigest()
+
+
+def clear_parts(folder: Path) -> None:
+    """Removes what writes of a run that were cut short have left, and no other's unfinished files.
+
+    A browser's downloads may end alike, and what another command is writing here does.
+    """
+    for part in folder.glob(f"*{PART}"):
+        if is_unfinished(part.name):
+            part.unlink(missing_ok=True)
+
+
+def _checkpoints(folder: Path) -> list[tuple[Position, Path]]:
+    """All files that are named as checkpoints, oldest position first."""
+    found = []
+    for path in folder.glob("checkpoint-*.pt"):
+        match = CHECKPOINT.fullmatch(path.name)
+        if match:
+            found.append((Position(*map(int, match.groups())), path))
+    return sorted(found)
+
+
+def _sidecar(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _is_whole(path: Path) -> bool:
+    sidecar = _sidecar(path)
+    if not (sidecar.is_file() and path.is_file()):
+        return False
+    with path.open("rb") as stream:
+        digest = _digest(stream)
+    if sidecar.stat().st_size > 2**16:  # a checksum and a name are far shorter
+        return False
+    return sidecar.read_bytes().split()[:1] == [digest.hexdigest().encode("ascii")]
+
+
+def _plain(value: object, place: str, depth: int = 0) -> Any:
+    """The same with NumPy's numbers as Python's, which are all that is read without code."""
+    if depth > DEEPEST:
+        raise ValueError(f"state must be nested at most {DEEPEST} deep; does it hold itself?")
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, Tensor) or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, Mapping):
+        return {
+            _plain(key, place, depth + 1): _plain(item, f"{place}[{key!r}]", depth + 1)
+            for key, item in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        items = [_plain(item, f"{place}[{index}]", depth + 1) for index, item in enumerate(value)]
+        return tuple(items) if isinstance(value, tuple) else items
+    raise TypeError(f"{place} must be tensors and plain values, got {type(value).__name__}")
+
+
+def _digest(stream: IO[bytes]) -> Any:
+    digest = hashlib.sha256()
+    while block := stream.read(2**20):
+        digest.update(block)
+    return digest
+
+
+class _Hashing:
+    """A stream that hashes what is written through it."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self.digest = hashlib.sha256()
+
+    def write(self, data: Any) -> int:
+        self.digest.update(data)
+        return self._stream.write(data)
+
+    def flush(self) -> None:
+        self._stream.flush()

@@ -1,0 +1,141 @@
+"""One run in one folder: a lock that lasts as long as the process that holds it, and no longer.
+
+It is the system's lock of an open file (``flock``), which a killed process leaves at once, and
+which Linux carries over NFS. The file says who holds it. (filelock keeps its descriptor to itself,
+which worker processes must close, and its older versions empty the file of another holder.)
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+from mabm._core.files import naming_file
+from mabm.train import distributed
+from mabm.train.errors import RunInUseError
+from mabm.train.records.files import LOCK
+
+fcntl: Any
+try:
+    import fcntl
+except ImportError:  # not a Unix
+    fcntl = None
+
+logger = logging.getLogger(__name__)
+
+_BUSY: Final = (errno.EAGAIN, errno.EACCES)
+_held: set[int] = set()  # descriptors, for processes that inherit them
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps other runs out of ``folder`` meanwhile, which is made where there is none.
+
+    Of processes that train together the first holds the lock, and all learn whether it could. A
+    folder that was made and is empty in the end goes again. Where the file system has no locks,
+    the log says so, and nothing is kept out.
+
+    Raises:
+        OSError: The folder cannot be made or written to.
+        RunInUseError: Another run is going on there, in this process or elsewhere.
+    """
+    made: list[Path] = []
+    descriptor, refusal = None, None
+    if distributed.rank() == 0:
+        try:
+            made = _make(folder)
+            descriptor = _lock(folder / LOCK)
+        except (OSError, RunInUseError) as error:
+            refusal = error
+    refusal = distributed.share(refusal)
+    try:
+        if refusal is not None:
+            raise refusal
+        yield
+    finally:
+        if descriptor is not None:
+            with suppress(OSError):  # what others have removed
+                (folder / LOCK).unlink()  # before it is let go, or it may be another's
+            _held.discard(descriptor)
+            os.close(descriptor)
+        for each in made:
+            with suppress(OSError):  # there is something in it
+                each.rmdir()
+
+
+def leave_locks() -> None:
+    """Closes, in a child process, the locks that its parent holds, which it would keep alive."""
+    while _held:
+        os.close(_held.pop())
+
+
+def _make(folder: Path) -> list[Path]:
+    """Makes a folder and those above it; returns what was not there, innermost first."""
+    made = []
+    for each in (folder, *folder.parents):
+        if each.exists():
+            break
+        made.append(each)
+    folder.mkdir(parents=True, exist_ok=True)
+    return made
+
+
+def _lock(path: Path) -> int:
+    """The descriptor of the locked file."""
+    while True:
+        with naming_file(path):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+        try:
+            _take(descriptor, path)
+            if _is_at(descriptor, path):
+                _sign(descriptor)
+                _held.add(descriptor)
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # of a run that ended, and took its file with it, after we opened it
+
+
+def _take(descriptor: int, path: Path) -> None:
+    if fcntl is None:
+        logger.warning("%s cannot be locked on this system: start no second run there", path.parent)
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in _BUSY:
+            raise RunInUseError(
+                f"{path.parent} must be in use by no other run, got {_holder(descriptor)}: "
+                "wait for it, end it, or give another folder"
+            ) from None
+        logger.warning(
+            "%s cannot be locked (%s): start no second run there", path.parent, error.strerror
+        )
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _sign(descriptor: int) -> None:
+    since = time.strftime("%Y-%m-%d %H:%M:%S %z")
+    words = f"process {os.getpid()} on {socket.gethostname()}, since {since}\n"
+    with suppress(OSError):  # a full disk: the lock holds all the same
+        os.truncate(descriptor, 0)
+        os.write(descriptor, words.encode())
+
+
+def _holder(descriptor: int) -> str:
+    words = os.pread(descriptor, 200, 0).decode(errors="replace")
+    return " ".join(words.split()) or "a process that has not said which"

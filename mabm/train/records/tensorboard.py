@@ -1,0 +1,124 @@
+"""TensorBoard: the scalars of every epoch entry, for those who watch runs side by side."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from mabm._core.arguments import check_integer
+from mabm._core.files import naming_file
+
+
+class TensorBoardLog:
+    """Writes epoch entries as scalars; the step is the epoch's number in the whole run.
+
+    Tags are the keys of an entry, joined by slashes, and stay the same over all epochs:
+    ``seconds``, ``losses/NAME``, ``clusters/NAME``, ``diagnostics/CLUSTERING/NAME``,
+    ``diagnostics/CLUSTERING/neighbor_mix/FROM_TO`` by modality, ``evaluation/TASK/SCORE`` (means
+    over trials), and ``warnings``, their number.
+
+    Args:
+        folder: Where the event file goes; created if missing.
+        first_step: Step of the first entry that will be written: the number of entries that the
+            history holds before it. What a killed run wrote from that step on is hidden.
+
+    Raises:
+        ImportError: If TensorBoard is missing.
+        OSError: If the file cannot be written, then or later; ``filename`` is the file.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], *, first_step: int = 0) -> None:
+        check_integer("first_step", first_step, at_least=0)
+        self._step = first_step
+        self._event, record_writer = require_tensorboard()
+        os.makedirs(folder, exist_ok=True)
+        name = f"events.out.tfevents.{time.time_ns() // 10**9:010d}.{time.time_ns()}.{os.getpid()}"
+        self._path = Path(folder) / name
+        # Written here and not by torch's writer, whose thread tells of a full disk on its own.
+        with naming_file(self._path):
+            self._file = self._path.open("xb")
+        self._records: Any = record_writer(self._file)
+        try:
+            self._write(file_version="brain.Event:2")
+            self._write(step=first_step, session_log={"status": "START"})  # hides what came after
+        except OSError:
+            with suppress(OSError):
+                self._file.close()
+            raise
+
+    def append(self, entry: Mapping[str, Any]) -> None:
+        """Writes the scalars of one entry of the history; what is not finite is left out.
+
+        Args:
+            entry: What one epoch came to, as one line of the history holds it.
+        """
+        for tag, value in epoch_scalars(entry).items():
+            summary = {"value": [{"tag": tag, "simple_value": value}]}
+            self._write(step=self._step, summary=summary)
+        self._step += 1
+
+    def close(self) -> None:
+        """Ends the event file."""
+        with naming_file(self._path):
+            self._file.close()
+
+    def _write(self, **fields: Any) -> None:
+        event = self._event(wall_time=time.time(), **fields)
+        with naming_file(self._path):
+            self._records.write(event.SerializeToString())
+            self._records.flush()
+
+    def __enter__(self) -> TensorBoardLog:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def require_tensorboard() -> tuple[Any, Any]:
+    """TensorBoard's event and its writer of records, or an ImportError that names the extra."""
+    try:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.summary.writer.record_writer import RecordWriter
+    except ImportError as error:
+        raise ImportError(
+            'writing for TensorBoard needs it: pip install "mabm[tensorboard]"'
+        ) from error
+    return Event, RecordWriter
+
+
+def epoch_scalars(entry: Mapping[str, Any]) -> dict[str, float]:
+    """The finite numbers of one epoch entry by tag, as :class:`TensorBoardLog` names them."""
+    scalars: dict[str, float] = {}
+    for key in ("seconds", "losses", "clusters"):
+        scalars.update(_numbers(entry.get(key), key))
+    for clustering, facts in (entry.get("diagnostics") or {}).items():
+        tag = f"diagnostics/{clustering}"
+        scalars.update(_numbers(facts, tag))
+        modalities = facts.get("modalities", ())
+        for start, row in zip(modalities, facts.get("neighbor_mix") or (), strict=False):
+            for end, share in zip(modalities, row or (), strict=False):
+                scalars.update(_numbers(share, f"{tag}/neighbor_mix/{start}_{end}"))
+    for task, scores in (entry.get("evaluation") or {}).items():
+        scalars.update(_numbers(scores["mean"], f"evaluation/{task}"))
+    scalars["warnings"] = float(len(entry.get("warnings") or ()))
+    return scalars
+
+
+def _numbers(value: object, tag: str) -> Iterator[tuple[str, float]]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _numbers(item, f"{tag}/{key}")
+    elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        yield tag, float(value)
