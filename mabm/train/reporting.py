@@ -25,7 +25,7 @@ from mabm.train.records.environment import describe_environment
 from mabm.train.records.files import ENVIRONMENT, HISTORY, REPORT
 from mabm.train.records.history import History
 from mabm.train.scoring import extract_test_features
-from mabm.train.steps import distance_together, extract_features
+from mabm.train.steps import distance_groups, distance_together, extract_features
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def report_run(encoder: nn.Module, inputs: Inputs, config: Config, folder: Path)
     data_set = DATA_SETS[inputs.data.name]
     train, test = inputs.data.train, inputs.data.test
     environment = _read_environment(folder)
-    preset, k2 = distance_together(config.clustering, len(MODALITIES))
+    distance = distance_together(config.clustering, len(MODALITIES))
     write_report(
         folder / REPORT,
         title=f"{data_set.name}, {config.clustering.association} association, "
@@ -78,10 +78,11 @@ def report_run(encoder: nn.Module, inputs: Inputs, config: Config, folder: Path)
             train.modality,
             inputs.train.__getitems__,
             identity=train.identity,
-            k1=config.clustering.k1,
-            k2=k2,
+            k1=distance.k1,
+            k2=distance.k2,
             eps=config.clustering.eps,
-            preset=preset,
+            preset=distance.preset,
+            groups=distance_groups(inputs.modality, inputs.cameras, config.clustering),
             identity_names=data_set.identity_name,
         ),
         retrieval=[

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sized
+from dataclasses import replace
 from typing import Any, Final, Protocol, TypeAlias
 
 import torch
@@ -16,15 +17,18 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from mabm._core.arguments import check_integer
+from mabm._core.arrays import check_features
 from mabm._core.columns import (
     Column,
     Labels,
     check_categories,
     check_labels,
+    check_modality,
     check_visible_infrared,
 )
 from mabm._core.partition import NOISE
 from mabm.cluster.association import associate_clusters
+from mabm.cluster.dbscan import DBSCAN
 from mabm.contrast.losses.cluster_contrast import cluster_contrast_loss
 from mabm.contrast.losses.hybrid_contrast import hybrid_contrast_loss
 from mabm.contrast.losses.split_contrast import split_contrast_loss
@@ -32,8 +36,9 @@ from mabm.contrast.memories.hard import HardMemory
 from mabm.contrast.memories.hybrid import HybridMemory
 from mabm.contrast.memories.mean import MeanMemory
 from mabm.contrast.prototypes import PrototypeSplit, split_prototypes
-from mabm.distance.jaccard import jaccard_graph
-from mabm.distance.presets import PRESETS, Preset
+from mabm.distance.jaccard import encode_features, prune
+from mabm.distance.options import DistanceOptions
+from mabm.distance.presets import PRESETS
 from mabm.models import extract
 from mabm.train import distributed
 from mabm.train.config import ClusteringConfig, ContrastConfig
@@ -200,28 +205,23 @@ def cluster_modalities(
         [0, 1, 2, 3]
     """
     options = options or ClusteringConfig()
-    modality = _groups(modality, features)
-    labels = torch.full_like(modality, NOISE)
-    for group in torch.unique(modality).tolist():
-        members = torch.nonzero((modality == group) & _mask(chosen, labels)).flatten()
+    x = check_features(features)
+    groups = check_modality(modality, len(x), x.device, "modality")
+    labels = torch.full_like(groups, NOISE)
+    distance, clusterer = options.distance_alone, options.clusterer
+    for group in torch.unique(groups).tolist():
+        members = torch.nonzero((groups == group) & _mask(chosen, labels)).flatten()
         if len(members):
-            neighbors = (options.k1_alone, options.k2_alone)
-            labels[members] = _clusters(features[members], None, options, *neighbors, "spcl")
+            labels[members] = _cluster(x[members], None, distance, clusterer)
     return labels
 
 
-def _clusters(
-    features: Tensor,
-    modality: Tensor | None,
-    options: ClusteringConfig,
-    k1: int,
-    k2: int,
-    preset: str | Preset,
+def _cluster(
+    x: Tensor, groups: Tensor | None, distance: DistanceOptions, clusterer: DBSCAN
 ) -> Tensor:
-    # As pseudo_labels, but for its advice on eps: clusters are large in the first epochs,
-    # and the history records them for every epoch.
-    graph = jaccard_graph(features, modality, max_distance=options.eps, k1=k1, k2=k2, preset=preset)
-    return graph.dbscan(options.eps, options.min_samples)
+    # Without the advice of pseudo_labels on eps: clusters are large in the first epochs, and the
+    # history records them for every epoch.
+    return clusterer(prune(encode_features(x, groups, distance), clusterer.max_distance))
 
 
 def _groups(modality: object, features: Tensor) -> Tensor:
@@ -243,6 +243,7 @@ def cluster_together(
     options: ClusteringConfig | None = None,
     *,
     chosen: Tensor | None = None,
+    camera: Column | None = None,
 ) -> Tensor:
     """Finds clusters across modalities, as ``options.association`` says.
 
@@ -254,6 +255,9 @@ def cluster_together(
         options: Association and its parameters.
         chosen: (N,) bool, the samples to cluster globally; all by default. Matching takes what
             ``alone`` has clustered.
+        camera: (N,) integers >= 0 or words, read by presets that tell cameras apart
+            (``"ca_jaccard"``): their groups are the cameras of each modality, or, where ``None`` is
+            given, the modalities.
 
     Returns:
         (N,) int64 labels on the features' device; noise, and what was not chosen, is -1.
@@ -268,29 +272,57 @@ def cluster_together(
         [0, 1, 2, 3]
     """
     options = options or ClusteringConfig()
-    modality = _groups(modality, features)
-    labels = torch.full_like(modality, NOISE)
+    x = check_features(features)
+    groups = check_modality(modality, len(x), x.device, "modality")
+    labels = torch.full_like(groups, NOISE)
     if options.association == "off":
         return labels
     if options.association in ("hungarian", "sinkhorn"):
-        return associate_clusters(features, alone, modality, method=options.association).labels
+        return associate_clusters(features, alone, groups, method=options.association).labels
+    if camera is not None:
+        camera = check_modality(camera, len(x), x.device, "camera")
+    groups = distance_groups(groups, camera, options)
     rows = torch.nonzero(_mask(chosen, labels)).flatten()
     if len(rows):
-        present = modality[rows]
-        preset, k2 = distance_together(options, len(torch.unique(present)))
-        labels[rows] = _clusters(features[rows], present, options, options.k1, k2, preset)
+        present = groups[rows]
+        num_groups = len(torch.unique(present))
+        distance = distance_together(options, num_groups).for_groups(num_groups)
+        labels[rows] = _cluster(x[rows], present, distance, options.clusterer)
     return labels
 
 
-def distance_together(options: ClusteringConfig, num_modalities: int) -> tuple[Preset, int]:
-    """The preset and ``k2`` that samples are clustered by together.
+def distance_groups(modality: Tensor, camera: Tensor | None, options: ClusteringConfig) -> Tensor:
+    """The groups that the distance across modalities tells apart.
+
+    Args:
+        modality: (N,) int64.
+        camera: (N,) int64, or ``None`` where it is not known.
+        options: Preset and association.
+
+    Returns:
+        (N,) int64: the modality, or a number for each camera of each modality where the preset
+        tells cameras apart.
+    """
+    is_camera = options.association != "naive" and options.distance.preset.group_is_camera
+    if camera is None or not is_camera:
+        return modality
+    # A camera that sees by day and by night has two kinds of images.
+    pairs = torch.stack([modality, camera])
+    groups: Tensor = torch.unique(pairs, dim=1, return_inverse=True)[1]
+    return groups
+
+
+def distance_together(options: ClusteringConfig, num_modalities: int) -> DistanceOptions:
+    """The distance by which samples of so many modalities are clustered together.
 
     Blind to modality (``"naive"``), as many rows are averaged in all as by the modality-aware
     distance, which takes ``k2`` of each modality.
     """
+    distance = options.distance
     if options.association == "naive":
-        return PRESETS["spcl"], min(options.k2 * num_modalities, options.k1)
-    return options.preset, options.k2
+        k2 = min(distance.k2 * num_modalities, distance.k1)
+        return replace(distance, preset=PRESETS["spcl"], k2=k2)
+    return distance
 
 
 def build_memory(
