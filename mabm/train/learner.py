@@ -85,7 +85,20 @@ class Learner:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "float16")
 
     def set_learning_rate(self, rate: float) -> None:
-        """Sets the learning rate of all parameters."""
+        """Sets the learning rate of all parameters.
+
+        Args:
+            rate: Learning rate of the next steps.
+
+        Example:
+            >>> import torch
+            >>> from mabm import models, train
+            >>> encoder = models.build_encoder("small")
+            >>> learner = train.Learner(encoder, torch.optim.Adam(encoder.parameters()))
+            >>> learner.set_learning_rate(1e-4)
+            >>> learner.optimizer.param_groups[0]["lr"]
+            0.0001
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 
@@ -99,7 +112,22 @@ class Learner:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Reads what :meth:`state_dict` gave; other entries are left alone."""
+        """Loads a state; steps go on as those of the learner that it is from.
+
+        Args:
+            state: Entries ``"encoder"``, ``"optimizer"``, ``"scaler"`` and ``"skipped"`` of another
+                learner's :meth:`state_dict`; other entries are ignored.
+
+        Example:
+            >>> import torch
+            >>> from mabm import models, train
+            >>> one, two = (models.build_encoder("small", seed=seed) for seed in (1, 2))
+            >>> first = train.Learner(one, torch.optim.Adam(one.parameters()))
+            >>> second = train.Learner(two, torch.optim.Adam(two.parameters()))
+            >>> second.load_state_dict(first.state_dict())
+            >>> all(a.equal(b) for a, b in zip(one.parameters(), two.parameters()))
+            True
+        """
         self.encoder.load_state_dict(state["encoder"])
         self.optimizer.load_state_dict(state["optimizer"])
         if state["scaler"]:
