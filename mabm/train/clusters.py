@@ -47,6 +47,7 @@ def find_clusters(
     options: ClusteringConfig,
     *,
     together: bool,
+    camera: Tensor | None = None,
     subset_seed: int = 0,
 ) -> Clusters:
     """Clusters the samples of an epoch; one process does it for all.
@@ -56,6 +57,7 @@ def find_clusters(
         modality: (N,) int64.
         options: How samples are clustered, and by which association clusters span modalities.
         together: Whether global clusters are wanted. With ``association="off"`` there are none.
+        camera: (N,) int64 cameras, for presets that tell them apart; ``None`` if not known.
         subset_seed: Seed of the draw of visible samples where ``subset_ratio`` is below 1.
 
     Returns:
@@ -66,7 +68,9 @@ def find_clusters(
         alone = cluster_modalities(features, modality, options, chosen=chosen)
         labels = None
         if together and options.association != "off":
-            labels = cluster_together(features, modality, alone, options, chosen=others)
+            labels = cluster_together(
+                features, modality, alone, options, chosen=others, camera=camera
+            )
         clusters = Clusters(alone, labels, chosen, others).to(torch.device("cpu"))
     else:
         clusters = None

@@ -106,7 +106,12 @@ class EpochState:
 
 
 def cluster_epoch(
-    features: Tensor, modality: Tensor, config: Config, position: Position
+    features: Tensor,
+    modality: Tensor,
+    config: Config,
+    position: Position,
+    *,
+    camera: Tensor | None = None,
 ) -> Clusters:
     """Clusters the training samples as the contrasts of a stage need them.
 
@@ -115,12 +120,14 @@ def cluster_epoch(
         modality: (N,) int64.
         config: Configuration of the run.
         position: Start of the epoch.
+        camera: (N,) int64 cameras, for presets that tell them apart; ``None`` if not known.
     """
     return find_clusters(
         features,
         modality,
         config.clustering,
         together=needs_global_clusters(position.stage),
+        camera=camera,
         subset_seed=Position(position.stage, position.epoch).seed(config.run.seed, 0, 0),
     )
 

@@ -78,6 +78,19 @@ def test_clusters_are_those_of_the_steps(position: Position) -> None:
         assert found.together.max() > 2
 
 
+def test_presets_that_tell_cameras_apart_are_told_them() -> None:
+    features = F.normalize(torch.randn(200, 3, generator=torch.Generator().manual_seed(0)))
+    modality = torch.arange(200) % 2
+    camera = 2 * modality + torch.arange(200) // 100
+    config = load_config("sysu_mm01", ["clustering.preset=ca_jaccard", "clustering.eps=0.45"])
+    clusters = cluster_epoch(features, modality, config, STAGE2, camera=camera)
+    options = config.clustering
+    expected = cluster_together(features, modality, clusters.alone, options, camera=camera)
+    assert clusters.together is not None
+    assert clusters.together.equal(expected)
+    assert not expected.equal(cluster_together(features, modality, clusters.alone, options))
+
+
 def test_stage_2_without_association_has_no_global_clusters() -> None:
     config = config_with("clustering.association=off")
     assert cluster_epoch(*samples(), config, STAGE2).together is None
