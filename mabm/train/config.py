@@ -40,7 +40,7 @@ _GREATEST_MARGIN: Final = 1e4
 
 Association = Literal["off", "naive", "hungarian", "sinkhorn", "modality-aware"]
 MemoryKind = Literal["hybrid", "mean", "hard"]
-Precision = Literal["float32", "bfloat16", "float16"]
+EncoderDtype = Literal["float32", "bfloat16", "float16"]
 
 
 class _Table:
@@ -332,7 +332,7 @@ class RunConfig(_Table):
     """
 
     seed: int = 0
-    precision: Precision = "float32"
+    precision: EncoderDtype = "float32"
     compile: bool = False
     device: str = "auto"
     deterministic: bool = False
@@ -345,7 +345,7 @@ class RunConfig(_Table):
     def __post_init__(self) -> None:
         _check_integers(self, 0, MAX_SEED, "seed")
         _check_integers(self, 0, _MOST, "checkpoint_every", "evaluate_every", "max_skipped")
-        check_choice("precision", self.precision, get_args(Precision))
+        check_choice("precision", self.precision, get_args(EncoderDtype))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -356,7 +356,7 @@ class Config(_Table):
         data: The images.
         model: The encoder.
         augmentation: Random changes to training images.
-        clustering: Pseudo-labels.
+        clustering: How pseudo-labels are computed.
         contrast: Losses and memories.
         batch: Size and make-up of a batch.
         stage1: Training within modalities.

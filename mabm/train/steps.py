@@ -1,7 +1,7 @@
 """The steps of an epoch as plain functions: extract, cluster, build memories, contrast.
 
-None of them knows the trainer, keeps a state or draws a random number. Put them into another order,
-leave one out, or replace it: :mod:`mabm.train.trainer` is one way to string them together.
+None of them needs the trainer, keeps a state or draws a random number. Put them into another order,
+leave one out, or replace it: :mod:`mabm.train.run` is one way to combine them.
 """
 
 from __future__ import annotations
@@ -71,27 +71,27 @@ def extract_features(
     normalize_mean: bool = False,
     progress: bool = False,
 ) -> Tensor:
-    """Features of all images: ``0.5 * (g(image) + g(mirrored image))``, g of length one.
+    """Features of all images: ``0.5 * (g(image) + g(mirrored image))``, where g has length one.
 
-    Where several processes train together, each takes its share of the images and all get all
-    features.
+    Where several processes train together, each extracts its share and all get all features.
 
     Args:
         encoder: Takes ``(images, modality)`` and gives (B, D) features; images go to the device of
             its parameters, batch by batch.
         images: N images of one size, read a batch at a time: an ``ImageReader``, for instance.
         modality: (N,) integers, 0 visible and 1 infrared, or these two words.
-        batch_size: Images a step.
-        workers: Processes that read ahead.
-        normalize_mean: Normalize the mean again, as evaluation does and clustering does not.
-        progress: Show a progress bar.
+        batch_size: Number of images in a forward pass.
+        workers: Number of processes that read ahead.
+        normalize_mean: Whether to normalize the mean again, as evaluation does and clustering does
+            not.
+        progress: Whether to show a progress bar.
 
     Returns:
         (N, D) float32 on the CPU.
 
     Raises:
         TrainingError: A feature is not finite.
-        ValueError: ``batch_size`` is below 1, or there are not as many modalities as images.
+        ValueError: ``batch_size`` is below 1, or the numbers of modalities and images differ.
 
     Source:
         Wang et al., AAAI 2026 (BMIL), as released.
@@ -144,14 +144,15 @@ def extract_features(
 
 
 def read_batches(images: Images, batches: list[list[int]], workers: int) -> DataLoader[Any]:
-    """A loader of (B, 3, H, W) uint8 images, one item for each list of rows.
+    """A loader of (B, 3, H, W) uint8 images, one batch for each list of rows.
 
-    It leaves the global random state alone.
+    It does not touch the global random state.
 
     Args:
-        images: Read a batch at a time.
-        batches: Rows of each item.
-        workers: Processes that read ahead, at most one for each CPU: PyTorch warns of more.
+        images: N images of one size, read a batch at a time.
+        batches: Rows of the images of each batch.
+        workers: Number of processes that read ahead. There is at most one for each CPU, since
+            PyTorch warns of more.
     """
     dataset: Dataset[Any] = images  # type: ignore[assignment]  # it has what a loader asks for
     return DataLoader(
@@ -166,7 +167,7 @@ def read_batches(images: Images, batches: list[list[int]], workers: int) -> Data
 
 
 def _num_cpus() -> int:
-    """CPUs that this process may use."""
+    """Number of CPUs that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -327,11 +328,11 @@ def distance_together(options: ClusteringConfig, num_modalities: int) -> Distanc
 def build_memory(
     source: PrototypeSplit[Tensor] | Tensor, options: ContrastConfig | None = None
 ) -> Memory:
-    """A memory of the kind asked for, that starts from the prototypes of ``source``.
+    """Builds a memory, of the kind that the options name, from the prototypes of ``source``.
 
     Args:
-        source: A :class:`mabm.PrototypeSplit`, or (P, D) prototypes that are their own clusters.
-        options: ``memory`` and ``momentum`` are read.
+        source: A :class:`mabm.PrototypeSplit`, or (P, D) prototypes of one cluster each.
+        options: Kind of the memory (``memory``) and its ``momentum``.
 
     Returns:
         A :class:`mabm.HybridMemory`, :class:`mabm.MeanMemory` or :class:`mabm.HardMemory`.
@@ -350,30 +351,30 @@ def build_memory(
 def split_within(
     features: Tensor, labels: Labels, modality: Column, group: int
 ) -> PrototypeSplit[Tensor]:
-    """Prototypes of the clusters of one modality alone; other samples are noise in it.
+    """Prototypes of the clusters of one modality; samples of the others count as noise.
 
     Args:
         features: (N, D).
-        labels: (N,) labels, or the :class:`mabm.PseudoLabels`.
+        labels: (N,) labels, or :class:`mabm.PseudoLabels`.
         modality: (N,) integers >= 0, bool or words.
-        group: The modality whose clusters count, by its number.
+        group: Number of the modality whose clusters count.
     """
     each = "one a row of features"
     clusters = check_labels(labels, len(features), "labels", each).to(features.device)
-    mine = _groups(modality, features) == group
-    return split_prototypes(features, torch.where(mine, clusters, NOISE))
+    counts = _groups(modality, features) == group
+    return split_prototypes(features, torch.where(counts, clusters, NOISE))
 
 
 def contrast_within(
     features: Tensor, targets: Tensor, memory: Memory, options: ContrastConfig | None = None
 ) -> Tensor:
-    """Loss within a modality: against the hybrid memory's two banks, or against the one there is.
+    """Loss within a modality: against both banks of a hybrid memory, or the one of another kind.
 
     Args:
         features: (B, D).
-        targets: (B,) rows of the memory.
-        memory: Of the modality's clusters.
-        options: ``temperature`` and ``margin`` are read.
+        targets: (B,) rows of the memory, -1 for noise.
+        memory: Memory of the clusters of the modality.
+        options: The ``temperature``, and the ``margin`` of a hybrid memory.
 
     Returns:
         Scalar loss.
@@ -402,13 +403,13 @@ def contrast_within(
 def contrast_across(
     features: Tensor, targets: Tensor, memory: Memory, options: ContrastConfig | None = None
 ) -> Tensor:
-    """Loss across modalities: all prototypes of the own cluster against the hardest others.
+    """Loss across modalities: all prototypes of a sample's cluster against the hardest others.
 
     Args:
         features: (B, D).
-        targets: (B,) rows of the memory.
-        memory: Of the split prototypes.
-        options: ``temperature`` and ``num_selected`` are read.
+        targets: (B,) rows of the memory, -1 for noise.
+        memory: Memory of the split prototypes.
+        options: The ``temperature``, and ``num_selected``, the number of prototypes in the softmax.
 
     Returns:
         Scalar loss.
