@@ -48,6 +48,7 @@ def find_clusters(
     *,
     together: bool,
     subset_seed: int = 0,
+    camera: Tensor | None = None,
 ) -> Clusters:
     """Clusters the samples of an epoch; one process does it for all.
 
@@ -57,6 +58,7 @@ def find_clusters(
         options: How samples are clustered, and by which association clusters span modalities.
         together: Whether global clusters are wanted. With ``association="off"`` there are none.
         subset_seed: Seed of the draw of visible samples where ``subset_ratio`` is below 1.
+        camera: (N,) int64, for presets that tell cameras apart.
 
     Returns:
         The clusters, on the device of the features.
@@ -66,7 +68,9 @@ def find_clusters(
         alone = cluster_modalities(features, modality, options, chosen=chosen)
         labels = None
         if together and options.association != "off":
-            labels = cluster_together(features, modality, alone, options, chosen=others)
+            labels = cluster_together(
+                features, modality, alone, options, chosen=others, camera=camera
+            )
         clusters = Clusters(alone, labels, chosen, others).to(torch.device("cpu"))
     else:
         clusters = None

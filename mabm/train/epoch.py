@@ -106,7 +106,12 @@ class EpochState:
 
 
 def cluster_epoch(
-    features: Tensor, modality: Tensor, config: Config, position: Position
+    features: Tensor,
+    modality: Tensor,
+    config: Config,
+    position: Position,
+    *,
+    camera: Tensor | None = None,
 ) -> Clusters:
     """Clusters the training samples as the contrasts of a stage need them.
 
@@ -115,6 +120,7 @@ def cluster_epoch(
         modality: (N,) int64.
         config: Configuration of the run.
         position: Start of the epoch.
+        camera: (N,) int64, for presets that tell cameras apart.
     """
     return find_clusters(
         features,
@@ -122,6 +128,7 @@ def cluster_epoch(
         config.clustering,
         together=needs_global_clusters(position.stage),
         subset_seed=Position(position.stage, position.epoch).seed(config.run.seed, 0, 0),
+        camera=camera,
     )
 
 

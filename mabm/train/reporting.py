@@ -58,6 +58,7 @@ def report_run(encoder: nn.Module, inputs: Inputs, config: Config, folder: Path)
         modality,
         replace(config.clustering, subset_ratio=1.0),  # all images, whatever an epoch takes
         together=needs_global_clusters(last),
+        camera=inputs.cameras,
     )
     if distributed.rank():
         return

@@ -141,7 +141,9 @@ class Run:
             workers=self.config.data.workers,
         ).to(self.device)
         self._stop_if_asked()
-        clusters = cluster_epoch(features, self.modality, self.config, self.position)
+        clusters = cluster_epoch(
+            features, self.modality, self.config, self.position, camera=self.inputs.cameras
+        )
         epoch = begin_epoch(features, self.modality, clusters, self.config, self.position.stage)
         if distributed.rank() == 0:
             epoch.diagnostics = diagnose_epoch(
