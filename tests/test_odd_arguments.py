@@ -302,11 +302,17 @@ def test_a_loss_runs_under_vmap_and_on_fake_tensors() -> None:
 INT64 = 2**63 - 1
 
 
+def labels_of_any(min_samples: Any) -> Any:
+    """Pseudo-labels, for which ``min_samples=None`` is the default."""
+    return mabm.pseudo_labels(FEATURES, MODALITY, min_samples=min_samples, **LISTS).labels
+
+
 @pytest.mark.parametrize(
     ("name", "call"),
     [
         ("min_samples", lambda n: GRAPH.dbscan(0.5, n)),
-        ("min_samples", lambda n: mabm.pseudo_labels(FEATURES, MODALITY, min_samples=n, **LISTS)),
+        ("min_samples", lambda n: mabm.DBSCAN(min_samples=n)),
+        ("min_samples", lambda n: labels_of_any(min_samples="none" if n is None else n)),
         ("k1", lambda n: mabm.rank_neighbors(FEATURES, k1=n)),
         ("k2", lambda n: mabm.expand_queries(ENCODING, mabm.rank_neighbors(FEATURES, k1=6), k2=n)),
         ("num_selected", lambda n: mabm.MultiPositiveLoss(num_selected=n)),

@@ -90,7 +90,7 @@ class ModalityDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # skle
         clusterer = DBSCAN(self.eps, self.min_samples)
         samples = check_samples(_read(X), modality, "X")
         features = samples.features
-        options = resolve_options(features, samples.groups, **self._distance())
+        options = resolve_options(samples.groups, **self._distance())
         found = cluster_samples(samples, options, clusterer)
         watch_sizes(found, clusterer)
         self.labels_: IntArray = found.labels.cpu().numpy()

@@ -119,7 +119,7 @@ def assign(
     labels, core = _check_clusters(clustering, len(x), x.device)
     groups = _joined_modality(new, new_modality, x, clustering)
     together = torch.cat([x, new])
-    resolved = resolve_options(together, groups, **options)
+    resolved = resolve_options(groups, **options)
     graph = prune(encode_features(together, groups, resolved, whole_groups=False), eps)
     return _nearest(graph, labels, core)
 

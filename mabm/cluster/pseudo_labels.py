@@ -294,7 +294,7 @@ def pseudo_labels(
     """
     chosen = choose_clusterer(clusterer, eps, min_samples)
     samples = check_samples(features, modality)
-    options = resolve_options(samples.features, samples.groups, k1, k2, preset, precision)
+    options = resolve_options(samples.groups, k1, k2, preset, precision)
     found: PseudoLabels[ArrayT] = cluster_samples(samples, options, chosen).in_kind_of(features)
     watch_sizes(found, chosen)
     return found

@@ -79,7 +79,7 @@ def modality_jaccard(
         "use mabm.jaccard_graph, which needs memory linear in N",
         x.device,
     )
-    options = resolve_options(x, groups, k1, k2, preset, precision)
+    options = resolve_options(groups, k1, k2, preset, precision)
     encoding = encode_features(x, groups, options)
     return like(dense_distance(encoding), features)
 
@@ -128,7 +128,7 @@ def jaccard_graph(
     """
     max_distance = check_max_distance("max_distance", max_distance)
     x, groups, _ = check_samples(features, modality)
-    options = resolve_options(x, groups, k1, k2, preset, precision)
+    options = resolve_options(groups, k1, k2, preset, precision)
     pruned = prune(encode_features(x, groups, options), max_distance)
     graph: NeighborGraph[ArrayT] = pruned.in_kind_of(features)
     return graph
@@ -171,26 +171,25 @@ def encode_samples(
         NeighborGraph(100 samples, ... pairs within 0.7)
     """
     x, groups, _ = check_samples(features, modality)
-    options = resolve_options(x, groups, k1, k2, preset, precision)
+    options = resolve_options(groups, k1, k2, preset, precision)
     encoding: Encoding[ArrayT] = encode_features(x, groups, options).in_kind_of(features)
     return encoding
 
 
 def resolve_options(
-    x: Tensor,
     groups: Tensor | None,
     k1: int,
     k2: int,
     preset: str | Preset | None,
     precision: Precision,
 ) -> DistanceOptions:
-    """The options that the public keywords mean for these samples.
+    """The options that the public keywords mean for samples of these groups (N,).
 
     Raises:
         TypeError: An option of the wrong kind.
         ValueError: An option out of its range for the groups that occur.
     """
-    num_groups = None if groups is None else len(group_sizes(groups, len(x)))
+    num_groups = None if groups is None else len(group_sizes(groups, len(groups)))
     return DistanceOptions.resolve(k1, k2, preset, precision, num_groups=num_groups)
 
 

@@ -114,7 +114,23 @@ def rerank(
     if q.device != g.device:
         raise ValueError(f"gallery must be on {q.device} as query is, got {g.device}")
     mix = check_real("lambda_value", lambda_value, 0.0, 1.0)
-    modality = _joined_modality(q, g, query_modality, gallery_modality)
+    groups = _joined_modality(q, g, query_modality, gallery_modality)
+    options = resolve_options(groups, k1, k2, preset, precision)
+    return like(rerank_samples(q, g, groups, options, mix), query)
+
+
+def rerank_samples(
+    q: Tensor, g: Tensor, groups: Tensor | None, options: DistanceOptions, mix: float
+) -> Tensor:
+    """:func:`rerank` between stages: of checked tensors.
+
+    Args:
+        q: (Q, D) float32 queries.
+        g: (G, D) float32 gallery on the same device.
+        groups: (Q + G,) int64, the groups of queries and gallery, or ``None``.
+        options: Which distance is mixed in.
+        mix: Weight of the original distance.
+    """
     total = len(q) + len(g)
     check_fits(
         4 * len(q) * len(g) + 8 * total * (q.shape[1] + _ROWS_AT_ONCE),
@@ -123,12 +139,11 @@ def rerank(
         q.device,
     )
     together = torch.cat([q, g])
-    options = resolve_options(together, modality, k1, k2, preset, precision)
-    encoding = encode_features(together, modality, options, whole_groups=False)
+    encoding = encode_features(together, groups, options, whole_groups=False)
     split = len(q)
     distance = dense_distance(encoding, slice(0, split), slice(split, None))
     _mix_in_euclidean(distance, together, mix)
-    return like(distance, query)
+    return distance
 
 
 def _joined_modality(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from mabm._core.arguments import check_integer, shown
 from mabm._core.arrays import Array
 from mabm._core.columns import Column
 from mabm._core.protocols import SearchTask
-from mabm.distance.reranking import RerankOptions, rerank
+from mabm.distance.reranking import RerankOptions, rerank_samples
 from mabm.evaluation.retrieval import RetrievalScores, evaluate_retrieval
 from mabm.evaluation.samples import SearchSamples
 from mabm.evaluation.scores import SearchScores
@@ -149,7 +148,8 @@ def _distance(
     x, y = samples.features_at(queries), samples.features_at(gallery)
     if options is None:
         return minus_inner_products(x, y)
-    return rerank(x, y, samples.modality[queries], samples.modality[gallery], **asdict(options))
+    groups = samples.modality[torch.cat([queries, gallery])].to(x.device)
+    return rerank_samples(x, y, groups, options.distance, options.lambda_value)
 
 
 def minus_inner_products(x: Tensor, y: Tensor) -> Tensor:

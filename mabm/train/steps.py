@@ -255,7 +255,7 @@ def cluster_together(
         options: Association and its parameters.
         chosen: (N,) bool, the samples to cluster globally; all by default. Matching takes what
             ``alone`` has clustered.
-        camera: (N,) integers >= 0 or words, read by presets that tell cameras apart
+        camera: (N,) integers or words, read by presets that tell cameras apart
             (``"ca_jaccard"``): their groups are the cameras of each modality, or, where ``None`` is
             given, the modalities.
 
@@ -280,7 +280,8 @@ def cluster_together(
     if options.association in ("hungarian", "sinkhorn"):
         return associate_clusters(features, alone, groups, method=options.association).labels
     if camera is not None:
-        camera = check_modality(camera, len(x), x.device, "camera")
+        found = check_categories(camera, len(x), "camera", "one a row of features")
+        camera = found.columns[0].to(x.device)
     groups = distance_groups(groups, camera, options)
     rows = torch.nonzero(_mask(chosen, labels)).flatten()
     if len(rows):

@@ -63,6 +63,22 @@ def begin(
 # Clusters
 
 
+def test_cameras_reach_the_preset_that_compares_them() -> None:
+    features, modality = samples()
+    noise = torch.randn(features.shape, generator=torch.Generator().manual_seed(1))
+    features = F.normalize(features + 0.2 * noise)  # so that clusters are less clear
+    camera = modality * 2 + torch.arange(200) % 2
+    words = ("clustering.preset=ca_jaccard", "clustering.k1=30", "clustering.k2=6")
+    config = config_with(*words)
+    found = cluster_epoch(features, modality, config, STAGE2, camera=camera).together
+    expected = mabm.pseudo_labels(features, camera, preset="ca_jaccard", min_samples=3).labels
+    assert found is not None
+    assert found.equal(expected)
+    without = cluster_epoch(features, modality, config, STAGE2).together
+    assert without is not None
+    assert not found.equal(without)
+
+
 @pytest.mark.parametrize("position", [STAGE1, STAGE2])
 def test_clusters_are_those_of_the_steps(position: Position) -> None:
     features, modality = samples()
