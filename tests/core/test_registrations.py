@@ -112,8 +112,8 @@ def test_ops_check_what_they_are_given(
         op(name)(*args)
 
 
-# What used to end the process: numbers that address memory, out of range. (An argument is a whole
-# new tensor, or a number in place of one in the sample's own tensor.)
+# Numbers that address memory, out of range: the op, the position of the argument, the replacement
+# (a tensor, or a number to put into the tensor of the sample) and the error.
 OUT_OF_RANGE = [
     ("collect_candidates_", 2, 2, r"row_groups must be in \[0, 2\), got 2"),
     ("collect_candidates_", 2, -(2**31), r"row_groups must be in \[0, 2\), got -2147483648"),

@@ -62,15 +62,15 @@ def load(
     """Compiles sources of this folder and the grid, once for each state of the code.
 
     Args:
-        name: the module, as its PYBIND11_MODULE says.
-        sources: files, relative to this folder.
-        defines: macros to define, NAME or NAME=VALUE.
-        sanitize: whether to build with the sanitizers.
+        name: The name of the module, as in its PYBIND11_MODULE.
+        sources: Files, relative to this folder.
+        defines: Macros to define, NAME or NAME=VALUE.
+        sanitize: Whether to build with the sanitizers.
     """
     pybind11 = pytest.importorskip("pybind11")
     options = [f"-D{define}" for define in defines] + ["-isystem", pybind11.get_include()]
     module = _compile(name, [HERE / source for source in sources], options, sanitize)
-    # pybind11 and Python know modules by their names, so each build has one of its own.
+    # pybind11 and Python identify modules by name, so each build has its own name.
     spec = importlib.util.spec_from_file_location(f"{module.stem}.{name}", module)
     loaded = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(loaded)
@@ -82,8 +82,8 @@ def load_ops() -> object:
     """Compiles the ops for GPUs to run on the grid, with tensors on the CPU.
 
     Returns:
-        Their namespace, with every op of ``torch.ops.mabm``: the bindings are those of the library,
-        under another name (``-Dmabm=mabm_emulated``).
+        Their namespace, with every op of ``torch.ops.mabm``. The sources are those of the library,
+        with its name changed by ``-Dmabm=mabm_emulated``.
     """
     torch = pytest.importorskip("torch")
     cpp_extension = pytest.importorskip("torch.utils.cpp_extension")
@@ -102,7 +102,7 @@ def load_ops() -> object:
 
 
 def _compile(name: str, sources: list[Path], options: list[str], sanitize: bool) -> Path:
-    """Compiles sources and the grid into one shared library, or finds it compiled."""
+    """Compiles sources and the grid into one shared library, unless that was done before."""
     compiler = shlex.split(os.environ.get("CXX", "g++"))
     if sys.platform != "linux":
         pytest.skip("the emulated grid is for Linux")
@@ -116,7 +116,7 @@ def _compile(name: str, sources: list[Path], options: list[str], sanitize: bool)
         f"-I{ROOT / 'csrc'}",
         f"-I{HERE}",
         *("-isystem", sysconfig.get_path("include")),
-        *("-shared", "-fPIC", "-x", "c++"),  # whatever the names of the files say
+        *("-shared", "-fPIC", "-x", "c++"),  # .cu files too
         *map(str, files),
         *options,
     ]
@@ -132,7 +132,7 @@ def _compile(name: str, sources: list[Path], options: list[str], sanitize: bool)
 
 @contextmanager
 def _alone(lock: Path) -> Iterator[None]:
-    """One process at a time: others that want the same module wait for it."""
+    """Lets one process in at a time: others that want the same module wait."""
     import fcntl  # Linux alone comes here
 
     with lock.open("w") as stream:
@@ -141,7 +141,7 @@ def _alone(lock: Path) -> Iterator[None]:
 
 
 def _run_compiler(command: list[str], module: Path) -> None:
-    """Compiles into a file beside the module and then moves it: a module is there whole."""
+    """Compiles beside the module's place, then moves it there: a module is never half written."""
     with tempfile.TemporaryDirectory(dir=module.parent) as scratch:
         built = Path(scratch, module.name)
         result = subprocess.run(
@@ -153,7 +153,7 @@ def _run_compiler(command: list[str], module: Path) -> None:
 
 
 def _fingerprint(command: list[str], files: list[Path]) -> str:
-    """Tells apart commands, compilers, and states of the sources and of what they include."""
+    """Identifies the command, the compiler, and the state of the sources and their includes."""
     digest = hashlib.sha256(repr((command, sys.version)).encode())
     digest.update(subprocess.run([command[0], "--version"], capture_output=True, check=True).stdout)
     found, pending = {}, list(files)

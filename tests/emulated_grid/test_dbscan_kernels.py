@@ -59,8 +59,8 @@ EDGES = {
     "stars joined by a bridge": renumber(
         [(c, c + i) for c in (0, 35) for i in range(1, 35)] + [(34, 69)], 70, 3
     ),
-    "everybody": [(a, b) for a in range(70) for b in range(a)],
-    "nobody": [],
+    "all pairs": [(a, b) for a in range(70) for b in range(a)],
+    "no pair": [],
     "many pairs": [(i, 69 - i) for i in range(35)],
     "binary tree upwards": [(i, 69 - (69 - i - 1) // 2) for i in range(69)],
 }
@@ -68,7 +68,7 @@ GRAPHS = {name: Graph(70, edges) for name, edges in EDGES.items()}
 
 
 def check(seeds: Sequence[int], graph: Graph, min_samples: int) -> NDArray[np.int64]:
-    """Holds labels against the reference's in several orders; returns them."""
+    """Compares labels with the reference's in several orders; returns them."""
     labels = labels_of(graph, min_samples)
     is_core = (graph.dense <= EPS).sum(axis=1) >= min_samples
     roots = [np.flatnonzero(is_core & (labels == c))[0] for c in range(labels.max() + 1)]
@@ -119,8 +119,8 @@ def test_a_border_sample_takes_the_smallest_cluster_of_its_neighbors(seed: int) 
 
 @in_every_order
 def test_border_samples_whose_rows_are_longer_than_a_warp(seed: int) -> None:
-    # Their rows hold everybody; near are one core of each of two cliques, 32 columns apart, so that
-    # one lane sees both: first that of the smaller cluster, or last.
+    # Their rows hold every sample; near are one core of each of two cliques, 32 columns apart, so
+    # that one lane sees both: first that of the smaller cluster, or last.
     cliques = [[*range(5), *range(74, 79)], [*range(32, 37), *range(42, 47)]]
     near = [(a, b) for clique in cliques for a in clique for b in clique if a != b]
     borders = {100 + i: (i, 32 + i) for i in range(5)}

@@ -17,7 +17,7 @@ from mabm.distance import candidates, products
 
 @contextmanager
 def on_the_grid() -> Iterator[None]:
-    """Every op of the library is the GPU's meanwhile, and so is the product."""
+    """Within the context, the library uses the ops and the product of the GPU."""
     emulated = grid_build.load_ops()
     ops, product_of = torch.ops.mabm, candidates.product_of
     torch.ops.mabm, candidates.product_of = emulated, products.HalfProduct
@@ -30,7 +30,7 @@ def on_the_grid() -> Iterator[None]:
 def check_same_results(
     features: np.ndarray, modality: np.ndarray, options: dict[str, object]
 ) -> None:
-    """Holds every result of the pipeline against the CPU's, to the bit."""
+    """Compares every result of the pipeline with the CPU's, to the bit."""
 
     def results() -> dict[str, np.ndarray]:
         encoding = mabm.encode_samples(features, modality, **options)
@@ -56,7 +56,7 @@ def check_same_results(
 
 
 def check_same_parts(name: str, *args: object) -> tuple[torch.Tensor, ...]:
-    """Holds an op of rows against the CPU's, and returns what it made."""
+    """Compares an op that returns rows with the CPU's, and returns its result."""
     emulated = grid_build.load_ops()
     expected, found = getattr(torch.ops.mabm, name)(*args), getattr(emulated, name)(*args)
     assert len(found) == len(expected)

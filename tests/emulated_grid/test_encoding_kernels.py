@@ -44,7 +44,7 @@ def encode_slowly(kind: str, dim: int, sets: Rows) -> NDArray[np.float64]:
 
 
 def encode(seed: int, features: NDArray, sets: Rows) -> Rows:
-    """Both launches; holds what the first one writes against what the second keeps."""
+    """Both launches; checks the counts of the first one."""
     grid = shuffled(seed)
     weights, counts = grid.weigh_neighbors(features, sets.indptr, sets.indices)
     starts = grid.exclusive_sum(counts)
@@ -88,7 +88,7 @@ def test_rows_about_the_size_of_a_batch_and_of_a_block(length: int, seed: int) -
 
 
 @in_every_order
-def test_the_greatest_product_may_be_anybodys(seed: int) -> None:
+def test_any_neighbor_may_have_the_greatest_product(seed: int) -> None:
     # Row 0 with one neighbor far nearer than the others, each in its turn: it takes all weight.
     count = 40
     for nearest in range(count):
@@ -130,7 +130,7 @@ def check(
     factors: NDArray[np.float64],
     num_tables: int = 3,
 ) -> NDArray[np.int64]:
-    """Holds averages against the definition and the CPU; returns which rows were too long."""
+    """Compares averages with the definition and the CPU; returns which rows were too long."""
     *found, too_long = shuffled(seed).average_encodings(
         *encoding.arrays, neighbors, factors, num_tables
     )
@@ -148,7 +148,7 @@ def check(
 def make_neighbors(
     count: int, width: int, seed: int = 0
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Some rows are fewer than `width`; weights of a row sum to one."""
+    """Rows to average, in places fewer than `width`; the weights of a row sum to one."""
     rng = np.random.default_rng((seed, count, width))
     neighbors = rng.integers(0, count, (count, width))
     neighbors[rng.random((count, width)) < 0.2] = -1

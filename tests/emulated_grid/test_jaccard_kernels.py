@@ -23,7 +23,7 @@ Inverted = tuple[NDArray[np.int64], NDArray[np.int32]]
 
 
 def invert(rows: Rows) -> Inverted:
-    """By the launchers, as the binding does; held against the definition."""
+    """The rows by column, by the launchers of the op; compared with the definition."""
     order = np.argsort(rows.indices, kind="stable")
     row_of = bench().rows_of_entries(rows.indptr)
     expected_rows = np.repeat(np.arange(rows.count, dtype=np.int32), np.diff(rows.indptr))
@@ -38,7 +38,7 @@ def invert(rows: Rows) -> Inverted:
 
 
 def sums_of(rows: Rows) -> tuple[NDArray[np.int64], int]:
-    """Sums and the least of them by the launcher, held against the definition."""
+    """The sums of rows and the least one, by the launcher; compared with the definition."""
     sums, least = bench().row_sums(*rows.arrays)
     row_of = np.repeat(np.arange(rows.count), np.diff(rows.indptr))
     expected = np.zeros(rows.count, np.int64)
@@ -120,7 +120,7 @@ DISTANCES = (0.0, 0.3, 0.7, 0.95, float(np.nextafter(np.float32(1), np.float32(0
 def near_rows(
     seed: int, rows: Rows, max_distance: float, window: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:
-    """All launches of the graph, as the binding does."""
+    """All launches of the op jaccard_graph."""
     grid = shuffled(seed)
     search = (*rows.arrays, *sums_of(rows), *invert(rows), max_distance, window)
     counts, slot_indices, slot_distances = grid.near_rows(*search)
@@ -131,7 +131,7 @@ def near_rows(
 
 
 def check_near(seed: int, rows: Rows, max_distance: float, window: int = 0) -> NDArray[np.int64]:
-    """Holds a graph against the definition and the CPU; returns how many are near to each row."""
+    """Compares a graph with the definition and the CPU; returns the numbers of near rows."""
     found = near_rows(seed, rows, max_distance, window)
     distances = distance(rows, rows)
     near = distances <= np.float32(max_distance)

@@ -12,7 +12,7 @@ Masked = tuple[NDArray[np.int64], NDArray[np.bool_]]
 
 
 def make_ranks(count: int, width: int, seed: int = 0) -> NDArray[np.int64]:
-    """Lists that no sample is in twice, -1 behind the last; near samples have near numbers."""
+    """Lists without repeats, padded by -1; samples in a list have near numbers."""
     rng = np.random.default_rng((seed, count, width))
     near = np.abs(np.subtract.outer(np.arange(count), np.arange(count)))
     order = np.argsort(near + rng.uniform(0, width, near.shape), axis=1)
@@ -47,7 +47,7 @@ def sets_of(lists: Masked) -> list[set[int]]:
 
 
 def check(seed: int, lists: Masked, half: Masked, num_tables: int = 3) -> NDArray[np.int64]:
-    """Holds sets against the reference and the CPU; returns which rows were too long."""
+    """Compares sets with the reference and the CPU; returns which rows were too long."""
     indptr, indices, _, too_long = shuffled(seed).expand_neighbors(*lists, *half, num_tables)
     neighbors = sets_of(lists)
     sets = reference.expand(neighbors, sets_of(half)) if half[0].shape[1] > 0 else neighbors

@@ -115,7 +115,7 @@ def collect(grid: ModuleType, scores: NDArray, layout: Layout, capacity: int, si
 
 
 def check_kept(lists: Lists, scores: NDArray, lists_of: NDArray[np.int32]) -> None:
-    """Holds lists against what they promise of the samples that they keep and leave out."""
+    """Checks what lists guarantee for the samples that they keep and leave out."""
     _, num_lists, capacity = lists.scores.shape
     for row, (own_scores, list_of) in enumerate(zip(scores, lists_of, strict=True)):
         for number in range(num_lists):
@@ -250,7 +250,7 @@ def rank_exactly(
     spare: int,
     side: int,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Tile by tile, with `spare` places in a list beyond what it must have."""
+    """Ranks tile by tile, with `spare` places in a list beyond the least number."""
     capacity = 2 * int(widths.max()) + spare
     lists = Lists(*grid.clear_lists(len(rows), len(widths), capacity))
     assert not lists.counts.any()
@@ -333,7 +333,7 @@ def check_proof(
     widths: list[int],
     euclidean: bool,
 ) -> NDArray[np.bool_]:
-    """Holds ranks, scores and certificates against the CPU's; returns the certificates."""
+    """Compares ranks, scores and certificates with the CPU's; returns the certificates."""
     *ranked, certified = shuffled(seed).rank_candidates(
         features, rows, *lists, bounds, np.array(widths, np.int32), euclidean
     )
