@@ -71,7 +71,7 @@ class Samples(NamedTuple):
 
 
 def check_samples(features: object, modality: object, name: str = "features") -> Samples:
-    """Returns the two arguments of every clustering as tensors on the features' device.
+    """Returns features and modality, the two arguments of every clustering, as tensors.
 
     Args:
         features: (N, D) tensor or array of float16, bfloat16, float32 or float64.

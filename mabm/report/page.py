@@ -83,8 +83,7 @@ def write_report(
         title: What the run is called.
         config_toml: Its configuration, as text.
         environment: As :func:`mabm.train.records.environment.describe_environment` gives it.
-        history: Entries of all epochs, as :meth:`~mabm.train.records.history.History.read` gives
-            them.
+        history: Entries of all epochs, one dictionary for each line of ``history.jsonl``.
         clustering: The clustering to show, by custom the last one.
         retrieval: Searches to show, one a task.
         note: What has to be said of the images wherever they are shown, such as that they are
@@ -276,7 +275,7 @@ def _spread_distances(
     """How the distance is spread over the pairs of some rows, all samples being encoded."""
     encoding = encode_samples(
         to_tensor(snapshot.features, "features"),
-        torch.from_numpy(modality),
+        torch.from_numpy(modality) if snapshot.groups is None else snapshot.groups,
         k1=snapshot.k1,
         k2=snapshot.k2,
         preset=snapshot.preset,

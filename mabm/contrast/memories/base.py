@@ -13,6 +13,7 @@ from mabm._core.arrays import check_matrix, to_tensor
 from mabm._core.batch_checks import check_batch, check_lengths, check_rows
 from mabm._core.columns import check_column, labels_of
 from mabm._core.precision import full_precision, leave_out_not_finite, unit_rows, without_autocast
+from mabm._core.processes import join_rows
 from mabm.contrast.module_state import WholeState
 from mabm.contrast.prototypes import PrototypeSplit
 
@@ -106,11 +107,10 @@ class Memory(WholeState):
         # In inference mode too, later backward passes must be able to use the memory.
         with torch.inference_mode(False), torch.no_grad(), without_autocast(rows.device):
             rows = unit_rows(rows)
-            targets = leave_out_not_finite(
-                rows[:, :1], targets
-            )  # a unit row is all NaN or all finite
+            # A unit row is all NaN or all finite.
+            targets = leave_out_not_finite(rows[:, :1], targets)
             if gather and dist.is_available() and dist.is_initialized():
-                rows, targets = _join_batches(rows, targets, group)
+                rows, targets = join_rows(rows, targets, group=group)
             prototypes = full_precision(self.prototypes)
             rows = rows.to(prototypes.dtype)
             self.prototypes = self._moved(prototypes, rows, targets).to(self.prototypes.dtype)
@@ -157,28 +157,6 @@ class Memory(WholeState):
             self.prototypes = self.prototypes.new_empty(shape)
             self.clusters = self.clusters.new_empty(count)
         return []
-
-
-def _join_batches(
-    rows: Tensor, targets: Tensor, group: dist.ProcessGroup | None
-) -> tuple[Tensor, Tensor]:
-    """Concatenates the batches of all ranks; each is padded to the largest for the transfer."""
-    num_ranks = dist.get_world_size(group)
-    if num_ranks == 1:
-        return rows, targets
-    size = torch.full((1,), rows.shape[0], dtype=torch.int64, device=rows.device)
-    sizes = [torch.empty_like(size) for _ in range(num_ranks)]
-    dist.all_gather(sizes, size, group=group)
-    counts = torch.cat(sizes).tolist()
-
-    def join(part: Tensor) -> Tensor:
-        padded = part.new_zeros((max(counts), *part.shape[1:]))
-        padded[: part.shape[0]] = part
-        parts = [torch.empty_like(padded) for _ in counts]
-        dist.all_gather(parts, padded, group=group)
-        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
-
-    return join(rows), join(targets)
 
 
 def _read_source(source: object) -> tuple[Tensor, Tensor]:
