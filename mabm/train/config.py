@@ -356,7 +356,7 @@ class Config(_Table):
         data: The images.
         model: The encoder.
         augmentation: Random changes to training images.
-        clustering: Pseudo-labels.
+        clustering: How pseudo-labels are computed.
         contrast: Losses and memories.
         batch: Size and make-up of a batch.
         stage1: Training within modalities.

@@ -5,12 +5,12 @@ import importlib
 import importlib.util
 import pkgutil
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fresh_interpreter import run_program
 
 from mabm import compat
 
@@ -52,13 +52,7 @@ def test_every_path_resolves_to_the_drop_in(family: str) -> None:
 
 def run(code: str, cwd: Path | None = None) -> str:
     path = str(Path(__file__).parents[2])
-    result = subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.path.append({path!r})\n{code}"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=cwd,
-    )
+    result = run_program(f"import sys; sys.path.append({path!r})\n{code}", cwd)
     assert result.returncode == 0, result.stderr
     return result.stdout
 

@@ -1,4 +1,4 @@
-"""Losses that contrast features with prototypes: pure functions, each with a module of options.
+"""Losses that contrast features with prototypes: pure functions and a module for each.
 
 One file for each loss. A loss keeps no memory: prototypes come from a split
 (:func:`mabm.split_prototypes`), from a memory (:mod:`mabm.contrast.memories`) or from anywhere
