@@ -36,12 +36,12 @@ if not extras.first_missing(("tqdm",)):
 
 WITHOUT_EXAMPLE = {
     "mabm._core.records.ArrayRecord.in_kind_of": "called by public functions on their results",
-    "mabm.models.encoder.Encoder.adapted": "called by load_weights, for subclasses to override",
+    "mabm.models.encoder.Encoder.adapted": "for subclasses to override",
     "mabm.models.encoder.Encoder.load_state_dict": "as for every module",
-    "mabm.models.encoder.Encoder.pretrained_name": "called by load_weights, for subclasses to override",
-    "mabm.models.agw.AgwResNet50.pretrained_name": "called by load_weights, for subclasses to override",
-    "mabm.models.timm_encoder.TimmEncoder.adapted": "called by load_weights, for subclasses to override",
-    "mabm.models.timm_encoder.TimmEncoder.pretrained_name": "called by load_weights, for subclasses to override",
+    "mabm.models.encoder.Encoder.pretrained_name": "for subclasses to override",
+    "mabm.models.agw.AgwResNet50.pretrained_name": "for subclasses to override",
+    "mabm.models.timm_encoder.TimmEncoder.adapted": "for subclasses to override",
+    "mabm.models.timm_encoder.TimmEncoder.pretrained_name": "for subclasses to override",
     "mabm.train.config.AugmentationConfig": "a table of Config, which has an example",
     "mabm.train.config.BatchConfig": "a table of Config, which has an example",
     "mabm.train.config.ClusteringConfig": "a table of Config, which has an example",
