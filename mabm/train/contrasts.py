@@ -52,7 +52,7 @@ class ClusterMemory:
         return cls(build_memory(split, options), split.targets)
 
     def update(self, features: Tensor, rows: Tensor) -> None:
-        """Moves the prototypes towards the (B, D) features of samples with these numbers."""
+        """Moves the prototypes toward the (B, D) features of samples with these numbers."""
         self.memory.update(features, self.targets[rows], gather=False)  # joined already
 
     def to_tree(self) -> dict[str, Any]:
