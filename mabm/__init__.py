@@ -1,11 +1,11 @@
-"""mabm: which unlabeled images show the same person across visible and infrared cameras.
+"""mabm finds unlabeled images of the same person across visible and infrared cameras.
 
 The pipeline runs one way, each arrow one public function: features -> ranks
 (:func:`rank_neighbors`) -> neighbors (:func:`k_reciprocal_neighbors`) -> encoding
 (:func:`encode_neighbors`, :func:`expand_queries`) -> distances (:func:`jaccard_distance`, or a
 graph by :func:`prune_distances`) -> labels (:class:`DBSCAN`, or your own) -> prototypes
-(:func:`split_prototypes`, memories) -> losses. :func:`pseudo_labels`, :func:`jaccard_graph` and
-:func:`modality_jaccard` run it whole as far as they go.
+(:func:`split_prototypes`, memories) -> losses. :func:`jaccard_graph` and :func:`modality_jaccard`
+run it from features to distances, and :func:`pseudo_labels` from features to labels.
 """
 
 import importlib
@@ -133,10 +133,10 @@ __all__ = [
 _LATE = ("compat", "data", "demo", "models", "reference", "report", "train")
 
 
-if not TYPE_CHECKING:  # a type checker would take any misspelled name for one that this provides
+if not TYPE_CHECKING:  # with __getattr__ a type checker accepts any misspelled name
 
     def __getattr__(name: str) -> Any:
-        """Loads what loads slowly, or needs an extra, when it is first asked for."""
+        """Loads sub-packages on first access, since some load slowly or need an extra."""
         if name == "ModalityDBSCAN":
             from mabm.cluster.estimator import ModalityDBSCAN
 

@@ -1,11 +1,11 @@
-"""The distance, its clustering and the contrast written down slowly: the oracle of every test.
+"""A slow, readable definition of the distance, its clustering and the contrast, for tests.
 
-Plain NumPy in float64, one sample at a time, in the order and the words of the paper (Wang et al.,
+Plain NumPy in float64, one sample at a time, in the order and notation of the paper (Wang et al.,
 "Modality-Aware Bias Mitigation and Invariance Learning for Unsupervised Visible-Infrared Person
-Re-Identification", AAAI 2026). Nothing here is fast, nothing is shared with the
-compiled pipeline but the table of presets, and everything needs memory of order N * N.
+Re-Identification", AAAI 2026). It shares only the table of presets with the compiled pipeline, and
+needs memory of order N * N.
 
-Throughout, ``features`` is (N, D), ``modality`` (N,) holds the group of each sample, a ranking is a
+Throughout, ``features`` is (N, D), ``modality`` (N,) is the group of each sample, a ranking is a
 list of index arrays per sample (one array per list), and a neighbor set is a Python ``set``.
 """
 
@@ -24,7 +24,7 @@ Sets = list[set[int]]
 
 
 def similarity(features: ArrayLike, metric: str) -> Floats:
-    """What samples are ranked by, greatest first: inner product, or minus squared distance."""
+    """The (N, N) scores of a ranking, greatest first: inner product or minus squared distance."""
     x = np.asarray(features, dtype=np.float32).astype(np.float64)
     if metric == "inner_product":
         rows = [(x * row).sum(axis=1) for row in x]
@@ -41,31 +41,31 @@ def nearest(scores: Floats, candidates: IntArray, count: int) -> IntArray:
 def rank(features: ArrayLike, modality: IntArray, preset: Preset, k1: int) -> Lists:
     """Step 1, ranking: the neighbor lists of every sample (a sample is its own neighbor)."""
     scores = similarity(features, preset.metric)
-    everyone = np.arange(len(scores))
+    all_samples = np.arange(len(scores))
     lists: Lists = []
-    for i in everyone:
+    for i in all_samples:
         if preset.lists == "single":
-            lists.append([nearest(scores[i], everyone, k1)])
+            lists.append([nearest(scores[i], all_samples, k1)])
         elif preset.lists == "per_group":
             groups = np.unique(modality)
             share = k1 // len(groups)
-            lists.append([nearest(scores[i], everyone[modality == g], share) for g in groups])
+            lists.append([nearest(scores[i], all_samples[modality == g], share) for g in groups])
         else:
-            own = modality == modality[i]
+            is_same = modality == modality[i]
             lists.append(
                 [
-                    nearest(scores[i], everyone[own], preset.k1_intra + 1),
-                    nearest(scores[i], everyone[~own], preset.k1_inter + 1),
+                    nearest(scores[i], all_samples[is_same], preset.k1_intra + 1),
+                    nearest(scores[i], all_samples[~is_same], preset.k1_inter + 1),
                 ]
             )
     return lists
 
 
 def merge(features: ArrayLike, lists: Lists, metric: str) -> list[IntArray]:
-    """All lists of each sample as one, nearest first: the paper's N(i)."""
+    """Merges the lists of each sample, nearest first: the paper's N(i)."""
     scores = similarity(features, metric)
-    together = [np.concatenate(own) for own in lists]
-    return [nearest(scores[i], row, len(row)) for i, row in enumerate(together)]
+    merged = [np.concatenate(sample_lists) for sample_lists in lists]
+    return [nearest(scores[i], row, len(row)) for i, row in enumerate(merged)]
 
 
 def reciprocal(lists: list[IntArray]) -> Sets:
@@ -75,12 +75,12 @@ def reciprocal(lists: list[IntArray]) -> Sets:
 
 
 def expand(neighbors: Sets, half: Sets) -> Sets:
-    """Step 3, expansion: E(i) takes R_half(q) whole if over 2/3 of it lies in R(i) already."""
+    """Step 3, expansion: E(i) adds R_half(q) if more than 2/3 of it is already in R(i)."""
     expanded = []
-    for own in neighbors:
-        grown = set(own)
-        for q in own:
-            if 3 * len(half[q] & own) > 2 * len(half[q]):
+    for members in neighbors:
+        grown = set(members)
+        for q in members:
+            if 3 * len(half[q] & members) > 2 * len(half[q]):
                 grown |= half[q]
         expanded.append(grown)
     return expanded
@@ -92,11 +92,14 @@ def k_reciprocal_sets(features: ArrayLike, lists: Lists, preset: Preset, k1: int
     neighbors = reciprocal(merged)
     if preset.half_list is None:
         return neighbors
-    length = round(k1 / 2) + 1  # Python rounds half to even, as the definition asks
+    length = round(k1 / 2) + 1  # Python rounds half to even, as the definition does
     if preset.half_list == "merged":
         half = [row[:length] for row in merged]
     else:
-        half = [np.concatenate([row[: max(length // len(own), 1)] for row in own]) for own in lists]
+        half = [
+            np.concatenate([row[: max(length // len(sample_lists), 1)] for row in sample_lists])
+            for sample_lists in lists
+        ]
     return expand(neighbors, reciprocal(half))
 
 
@@ -104,8 +107,8 @@ def encode(features: ArrayLike, neighbors: Sets) -> Floats:
     """Step 4, encoding: V_ij = softmax over j in E(i) of -(2 - 2 x_i . x_j); one-hot if empty."""
     products = similarity(features, "inner_product")
     encoding = np.zeros_like(products)
-    for i, own in enumerate(neighbors):
-        columns = sorted(own) or [i]
+    for i, members in enumerate(neighbors):
+        columns = sorted(members) or [i]
         exponents = -(2 - 2 * products[i, columns])
         weights = np.exp(exponents - exponents.max())
         encoding[i, columns] = weights / weights.sum()
@@ -120,21 +123,22 @@ def expand_queries(
     preset: Preset,
     k2: int,
 ) -> Floats:
-    """Step 5, local query expansion: each row becomes a mean of rows around it."""
+    """Step 5, local query expansion: each row becomes a mean of its neighbors' rows."""
     if k2 == 1 and preset.query_expansion != "pooled":
         return encoding
     merged = merge(features, lists, preset.metric)
     averaged = np.zeros_like(encoding)
-    for i, own in enumerate(lists):
+    for i, sample_lists in enumerate(lists):
         first = merged[i][:k2]
         if preset.query_expansion == "list_means":
-            parts = [row[:k2] for row in own]
+            parts = [row[:k2] for row in sample_lists]
         elif preset.query_expansion == "merged":
             parts = [first]
         elif preset.query_expansion == "merged_group_means":
             parts = [first[modality[first] == g] for g in np.unique(modality[first])]
         else:
-            parts = [np.concatenate([own[0][: preset.k2_intra], own[1][: preset.k2_inter]])]
+            same, other = sample_lists
+            parts = [np.concatenate([same[: preset.k2_intra], other[: preset.k2_inter]])]
         averaged[i] = np.mean([encoding[rows].mean(axis=0) for rows in parts if len(rows)], axis=0)
     return averaged
 
@@ -154,7 +158,7 @@ def modality_jaccard(
     k2: int = DEFAULT_K2,
     preset: str | Preset | None = None,
 ) -> NDArray[np.float32]:
-    """All six steps: the (N, N) distance of :func:`mabm.modality_jaccard`, slowly."""
+    """All six steps: the (N, N) distance of :func:`mabm.modality_jaccard`."""
     chosen = resolve_preset(preset, has_modality=modality is not None)
     count = len(np.asarray(features))
     if count == 0:
@@ -220,7 +224,7 @@ def dbscan(distance: ArrayLike, *, eps: float, min_samples: int) -> IntArray:
 
 
 def normalize(rows: ArrayLike) -> Floats:
-    """Rows (or one row) at length one."""
+    """Normalizes rows, or one row, to unit length."""
     x = np.asarray(rows, dtype=np.float64)
     scaled: Floats = x / np.linalg.norm(x, axis=-1, keepdims=True)
     return scaled
@@ -229,14 +233,14 @@ def normalize(rows: ArrayLike) -> Floats:
 def split_prototypes(
     features: ArrayLike, labels: ArrayLike, modality: ArrayLike
 ) -> tuple[Floats, IntArray, IntArray, IntArray]:
-    """Split: prototypes, the cluster and the modality of each, the prototype of each sample."""
+    """Returns prototypes, their clusters and modalities, and the prototype of each sample."""
     x, clusters, groups = np.asarray(features), np.asarray(labels), np.asarray(modality)
     cells = sorted({(int(c), int(g)) for c, g in zip(clusters, groups, strict=True) if c >= 0})
     members = [(clusters == c) & (groups == g) for c, g in cells]
-    prototypes = [normalize(x[own].mean(axis=0, dtype=np.float64)) for own in members]
+    prototypes = [normalize(x[rows].mean(axis=0, dtype=np.float64)) for rows in members]
     targets = np.full(len(x), -1, dtype=np.int64)
-    for number, own in enumerate(members):
-        targets[own] = number
+    for number, rows in enumerate(members):
+        targets[rows] = number
     numbers = np.array(cells, dtype=np.int64).reshape(-1, 2)
     stacked = np.array(prototypes).reshape(-1, x.shape[1])
     return stacked, numbers[:, 0], numbers[:, 1], targets
@@ -245,7 +249,7 @@ def split_prototypes(
 def cluster_contrast_loss(
     features: ArrayLike, prototypes: ArrayLike, targets: ArrayLike, temperature: float = 0.05
 ) -> float:
-    """Mean over samples of -log softmax of the similarity to the own prototype; noise left out."""
+    """Mean over samples of -log softmax of the similarity to their prototype, without noise."""
     losses = []
     for x, target in zip(normalize(features), np.asarray(targets), strict=True):
         if target >= 0:
@@ -276,14 +280,14 @@ def multi_positive_loss(
     num_selected: int = 50,
     temperature: float = 0.05,
 ) -> float:
-    """Mean over positives of -log softmax over them and the hardest others, ``num_selected``."""
-    owners = np.asarray(clusters)
+    """Mean over positives of -log softmax over ``num_selected`` positives and hardest others."""
+    cluster_ids = np.asarray(clusters)
     losses = []
     for x, target in zip(normalize(features), np.asarray(targets), strict=True):
         if target < 0:
             continue
         logits = np.asarray(prototypes, dtype=np.float64) @ x / temperature
-        is_positive = owners == owners[target]
+        is_positive = cluster_ids == cluster_ids[target]
         positives, others = logits[is_positive], np.sort(logits[~is_positive])[::-1]
         hardest = others[: max(num_selected - len(positives), 0)]
         total = np.logaddexp.reduce(np.concatenate([positives, hardest]))
@@ -294,7 +298,7 @@ def multi_positive_loss(
 def update_mean(
     bank: ArrayLike, features: ArrayLike, targets: ArrayLike, momentum: float = 0.1
 ) -> Floats:
-    """The bank after every sample in turn: row <- normalize(m * row + (1 - m) * sample)."""
+    """Updates a bank with each sample in turn: row <- normalize(m * row + (1 - m) * sample)."""
     rows = np.asarray(bank).astype(np.float64)
     for x, target in zip(normalize(features), np.asarray(targets), strict=True):
         if target >= 0:
@@ -309,12 +313,12 @@ def update_hard(
     momentum: float = 0.1,
     judge: ArrayLike | None = None,
 ) -> Floats:
-    """The bank after each row met its sample that is least similar to the judge's row (its own)."""
+    """Updates each row with the sample that is least similar to its row in the bank ``judge``."""
     before = np.asarray(bank if judge is None else judge)
     x, labels, rows = normalize(features), np.asarray(targets), np.asarray(bank).astype(np.float64)
     for target in set(labels[labels >= 0].tolist()):
-        own = x[labels == target]
-        hardest = own[np.argmin(own @ before[target])]
+        samples = x[labels == target]
+        hardest = samples[np.argmin(samples @ before[target])]
         rows[target] = normalize(momentum * rows[target] + (1 - momentum) * hardest)
     return rows
 
@@ -326,10 +330,10 @@ def update_hybrid(
     targets: ArrayLike,
     momentum: float = 0.1,
 ) -> tuple[Floats, Floats]:
-    """Both banks: the mean bank met its samples' mean, the hard bank the hardest for the other."""
+    """Updates the mean bank with means, and the hard bank with the hardest for the mean bank."""
     x, labels = normalize(features), np.asarray(targets)
     rows = np.asarray(mean_bank).astype(np.float64)
     for target in set(labels[labels >= 0].tolist()):
-        own = x[labels == target]
-        rows[target] = normalize(momentum * rows[target] + (1 - momentum) * own.mean(axis=0))
+        mean = x[labels == target].mean(axis=0)
+        rows[target] = normalize(momentum * rows[target] + (1 - momentum) * mean)
     return rows, update_hard(hard_bank, x, labels, momentum, judge=mean_bank)

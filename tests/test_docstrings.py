@@ -1,4 +1,4 @@
-"""Docstrings explain every parameter where it stands; their examples and the README's run."""
+"""Docstrings explain every parameter and have examples; these and the README's run."""
 
 import doctest
 import importlib
@@ -36,41 +36,41 @@ if not extras.first_missing(("tqdm",)):
 
 WITHOUT_EXAMPLE = {
     "mabm._core.records.ArrayRecord.in_kind_of": "called by public functions on their results",
-    "mabm.models.encoder.Encoder.adapted": "called by load_weights, for subclasses to override",
-    "mabm.models.encoder.Encoder.load_state_dict": "as of every module",
-    "mabm.models.encoder.Encoder.pretrained_name": "called by load_weights, likewise",
-    "mabm.models.agw.AgwResNet50.pretrained_name": "likewise",
-    "mabm.models.timm_encoder.TimmEncoder.adapted": "likewise",
-    "mabm.models.timm_encoder.TimmEncoder.pretrained_name": "likewise",
-    "mabm.train.config.AugmentationConfig": "a table of Config, whose example shows two",
-    "mabm.train.config.BatchConfig": "likewise",
-    "mabm.train.config.ClusteringConfig": "likewise",
-    "mabm.train.config.ContrastConfig": "likewise",
-    "mabm.train.config.DataConfig": "likewise",
-    "mabm.train.config.ModelConfig": "likewise",
-    "mabm.train.config.RunConfig": "likewise",
-    "mabm.train.config.StageConfig": "likewise",
+    "mabm.models.encoder.Encoder.adapted": "for subclasses to override",
+    "mabm.models.encoder.Encoder.load_state_dict": "as for every module",
+    "mabm.models.encoder.Encoder.pretrained_name": "for subclasses to override",
+    "mabm.models.agw.AgwResNet50.pretrained_name": "for subclasses to override",
+    "mabm.models.timm_encoder.TimmEncoder.adapted": "for subclasses to override",
+    "mabm.models.timm_encoder.TimmEncoder.pretrained_name": "for subclasses to override",
+    "mabm.train.config.AugmentationConfig": "a table of Config, which has an example",
+    "mabm.train.config.BatchConfig": "a table of Config, which has an example",
+    "mabm.train.config.ClusteringConfig": "a table of Config, which has an example",
+    "mabm.train.config.ContrastConfig": "a table of Config, which has an example",
+    "mabm.train.config.DataConfig": "a table of Config, which has an example",
+    "mabm.train.config.ModelConfig": "a table of Config, which has an example",
+    "mabm.train.config.RunConfig": "a table of Config, which has an example",
+    "mabm.train.config.StageConfig": "a table of Config, which has an example",
     "mabm.train.errors.RunInUseError": "raised, not called",
     "mabm.train.errors.TrainingError": "raised, not called",
     "mabm.train.errors.TrainingStopped": "raised, not called",
 }
-"""What needs no example, and why."""
+"""Callables that need no example, and why."""
 
 NOT_RUN = {
-    "mabm.data.data_set.DataSet.read": "reads what nobody may ship",
-    "mabm.data.llcm.read_llcm": "likewise",
-    "mabm.data.regdb.read_regdb": "likewise",
-    "mabm.data.sets.read_data": "likewise",
-    "mabm.data.sysu_mm01.read_sysu_mm01": "likewise",
+    "mabm.data.data_set.DataSet.read": "needs a data set that may not be shipped",
+    "mabm.data.llcm.read_llcm": "needs a data set that may not be shipped",
+    "mabm.data.regdb.read_regdb": "needs a data set that may not be shipped",
+    "mabm.data.sets.read_data": "needs a data set that may not be shipped",
+    "mabm.data.sysu_mm01.read_sysu_mm01": "needs a data set that may not be shipped",
     "mabm.models.timm_encoder.TimmEncoder": "needs timm",
     "mabm.train.scoring.evaluate_weights": "needs a trained run",
     "mabm.train.trainer.train": "takes minutes",
 }
-"""Examples that only show a call, and why they are not run."""
+"""Examples that are not run, and why."""
 
 
 def public_callables() -> Iterator[tuple[str, Any, Any]]:
-    """Functions, classes, and methods that take parameters, these with their class."""
+    """Functions, classes, and methods with parameters, each method with its class."""
     seen = set()
     for package in PACKAGES:
         module = importlib.import_module(package)
@@ -104,13 +104,13 @@ def parameters(function: Any) -> list[str]:
 
 
 def section(docstring: str, *titles: str) -> str:
-    """The text below one of these titles, up to the next line that is indented as little."""
+    """The indented text below one of these titles."""
     found = re.search(rf"^(?:{'|'.join(titles)}):\n((?:(?: .*)?\n)*)", f"{docstring}\n", re.M)
     return inspect.cleandoc(found[1]) if found else ""
 
 
 def entries(docstring: str) -> dict[str, str]:
-    """What is said of each parameter or attribute."""
+    """The text of each parameter or attribute."""
     text = section(docstring, "Args", "Attributes")
     parts = re.split(r"^(\w+(?:, \w+)*): ", text, flags=re.M)[1:]
     pairs = zip(parts[::2], parts[1::2], strict=True)
@@ -118,7 +118,7 @@ def entries(docstring: str) -> dict[str, str]:
 
 
 def unexplained(value: Any, owner: Any) -> list[str]:
-    """Parameters of which nothing is said, or only where else to look."""
+    """Parameters without a text, or with one that only refers elsewhere."""
     if inspect.isclass(value) and is_dataclass(value):
         names = [field.name for field in fields(value)]
     elif inspect.isclass(value):

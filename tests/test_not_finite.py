@@ -42,7 +42,7 @@ def updated(kind: Kind, features: Tensor, targets: Tensor, way: Way = nullcontex
     values=st.lists(st.sampled_from((*BAD, 1e30)), min_size=24, max_size=24),
     dtype=st.sampled_from((torch.float32, torch.float64, torch.float16, torch.bfloat16)),
 )
-def test_rows_that_are_not_finite_are_as_if_they_were_not_there(
+def test_rows_that_are_not_finite_are_ignored(
     kind: Kind, way: Way, rows: set[int], values: list[float], dtype: torch.dtype
 ) -> None:
     batch = one_batch()
@@ -277,7 +277,7 @@ def test_the_old_memory_moves_whatever_mode_it_was_made_in(mode: str) -> None:
     assert torch.equal(found[0][1], found[1][1])
 
 
-def test_what_backward_could_not_write_to_is_refused_before_it() -> None:
+def test_a_memory_that_backward_cannot_write_to_is_refused() -> None:
     batch = one_batch()
     with torch.inference_mode():
         features = batch.prototypes * 1

@@ -56,7 +56,7 @@ def test_momentum_of_one_call(use_hard: bool, name: str, as_tensor: bool) -> Non
     assert memory.momentum == 0.25
 
 
-def test_a_momentum_of_zero_is_the_memory_s_own_in_pgm_and_zero_in_sdcl() -> None:
+def test_momentum_zero_keeps_the_memory_s_in_pgm_and_is_zero_in_sdcl() -> None:
     batch = one_batch()
     own, zero = (fill(ClusterMemory(8, 12, momentum=m), batch) for m in (0.5, 0.0))
     first, second = (after_backward(memory, batch)[2] for memory in (own, zero))
@@ -119,7 +119,7 @@ def test_options_of_a_call_that_are_refused(options: dict[str, Any], message: st
     assert "\n" not in str(caught.value)
 
 
-def test_weights_of_rows_are_refused_where_nothing_weighs() -> None:
+def test_weights_of_rows_are_refused_with_two_banks() -> None:
     batch = one_batch()
     memory = fill(ClusterMemory(8, 12, mode="CMhybrid"), batch, banks=2)
     with pytest.raises(ValueError, match=r"ca must be None with .* a memory of two banks"):

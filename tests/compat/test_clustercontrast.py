@@ -99,7 +99,7 @@ def test_released_distances(golden: Any) -> None:
         np.testing.assert_array_equal(cluster.fit_predict(found), expected)
 
 
-def test_options_of_the_distance_choose_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_without_effect_change_no_distance(capsys: pytest.CaptureFixture[str]) -> None:
     features = 3 * torch.randn(60, 8)
     expected = mabm.modality_jaccard(features, k1=20, k2=6, preset="spcl").numpy()
     for option in range(6):
@@ -149,7 +149,7 @@ def test_signatures_are_the_old_ones() -> None:
     ]
 
 
-def test_names_point_at_examples_that_run() -> None:
+def test_docstring_examples_run() -> None:
     for part in ("distance", "memory", "products"):
         found = doctest.testmod(import_module(f"mabm.compat.clustercontrast.{part}"))
         assert found.attempted > 0
@@ -178,14 +178,14 @@ def test_the_assigned_memory_itself_moves_in_backward_and_only_there(function: A
     torch.testing.assert_close(features, memory.prototypes.flatten(0, -2), rtol=0, atol=1e-6)
 
 
-def test_inputs_of_cm_are_used_as_they_are() -> None:
+def test_cm_does_not_normalize_inputs() -> None:
     features = torch.eye(2)
     inputs = torch.tensor([[0.0, 3.0]], requires_grad=True)
     cm(inputs, torch.tensor([0]), features, 0.5).sum().backward()
     assert torch.equal(features[0], F.normalize(torch.tensor([0.5, 1.5]), dim=0))
 
 
-def test_a_later_gradient_sees_what_an_earlier_backward_did() -> None:
+def test_a_gradient_uses_the_memory_after_an_earlier_backward() -> None:
     batch = one_batch()
     memory = ClusterMemory(8, 12, momentum=0.1)
     memory.features = batch.prototypes.clone()
@@ -216,7 +216,7 @@ def test_features_are_a_buffer_of_any_size() -> None:
     assert memory.double().features.dtype == torch.float64
 
 
-def test_hybrid_weighs_its_banks_and_forgives_the_mean_one() -> None:
+def test_hybrid_weighs_its_banks_and_subtracts_the_margin() -> None:
     batch = one_batch()
     features = torch.cat([batch.prototypes, batch.prototypes.flip(1)])
     mean, hard = (

@@ -135,7 +135,7 @@ def test_inputs_that_are_not_finite_move_nothing(mode: str) -> None:
     assert memory.features.isfinite().all()
 
 
-def test_it_is_another_memory_than_the_others_hybrid() -> None:
+def test_it_differs_from_the_hybrid_memory_of_other_code_bases() -> None:
     batch = one_batch()
     rows = F.normalize(batch.features)
     others = clustercontrast.ClusterMemory(8, 12, mode="CMhybrid", momentum=MOMENTUM)
@@ -168,7 +168,7 @@ def test_signature_and_state_are_the_old_ones() -> None:
     assert all(hasattr(hhcl, name) for name in hhcl.__all__)
 
 
-def test_what_is_out_of_contract() -> None:
+def test_arguments_out_of_contract_are_refused() -> None:
     batch = one_batch()
     with pytest.raises(ValueError, match=r"mode must be one of \('CM', .*, got 'CMhcl'"):
         ClusterMemory(8, 12, mode="CMhcl")

@@ -82,7 +82,7 @@ def test_images_are_drawn_without_the_global_generator() -> None:
     assert np.random.get_state()[1].tolist() == state  # noqa: NPY002
 
 
-def test_images_stay_where_nothing_is_learned_from_them() -> None:
+def test_images_do_not_change_without_a_backward_pass() -> None:
     """PCLHD's own loop: the teacher's features carry no gradient."""
     batch = one_batch()
     memory = fill(ClusterMemory(8, 12, mode="CMhard", num_instances=4), batch, banks=2)
@@ -120,7 +120,7 @@ def test_images_are_smoothed_and_leave_noise_out() -> None:
         assert torch.equal(memory.features_ema[c + 110], kept[c + 110])
 
 
-def test_images_that_are_not_finite_are_never_put_in() -> None:
+def test_images_that_are_not_finite_are_never_stored() -> None:
     batch = one_batch()
     memory = fill(ClusterMemory(8, 12, mode="CMhard", num_instances=4), batch, banks=2)
     memory.features_ema = F.normalize(torch.randn(48, 8))
@@ -141,7 +141,7 @@ def test_other_modes_ignore_the_model_s_name(mode: str) -> None:
         assert torch.equal(found_value, expected_value)
 
 
-def test_use_hard_keeps_one_bank_however_many_rows_it_has() -> None:
+def test_use_hard_always_has_one_bank() -> None:
     batch = one_batch()
     memory = fill(ClusterMemory(8, 6, use_hard=True), batch)  # 12 rows are twice 6
     expected = after_backward(fill(ClusterMemory(8, 12, use_hard=True), batch), batch)
@@ -162,7 +162,7 @@ def test_images_made_in_inference_mode_move_too() -> None:
     torch.testing.assert_close(lengths, is_there.float())
 
 
-def test_images_go_where_the_memory_goes() -> None:
+def test_images_follow_the_dtype_and_the_state_of_the_memory() -> None:
     memory = ClusterMemory(8, 3, mode="CMhard", num_instances=2)
     assert list(memory.state_dict()) == ["features"]
     memory.features_ema = torch.ones(6, 8)

@@ -185,7 +185,9 @@ def test_a_real_module_that_cannot_be_imported_is_named_with_the_reason(tmp_path
 
 
 @pytest.mark.parametrize("imports", ["", "import not_here_at_all\n"])
-def test_star_and_all_hold_ours_and_what_else_can_be_had(tmp_path: Path, imports: str) -> None:
+def test_star_imports_and_all_have_our_names_and_the_real_ones(
+    tmp_path: Path, imports: str
+) -> None:
     write_package(tmp_path, utils__rerank=f"{imports}def other(): pass\ndef re_ranking(): pass\n")
     found = run(
         f"{INSTALL_CC}"
@@ -276,7 +278,7 @@ def test_hhcl_s_memory_is_told_by_its_package_or_its_own_names(tmp_path: Path) -
         (3, TypeError),
     ],
 )
-def test_packages_that_are_none(package: str, kind: type[Exception]) -> None:
+def test_invalid_package_names_are_refused(package: str, kind: type[Exception]) -> None:
     with pytest.raises(kind, match=r"package must .*got "):
         compat.install("clustercontrast", package=package)
 
@@ -392,7 +394,7 @@ def test_this_line_of_the_readme_imports_what_that_line_does(
 
 
 @pytest.mark.parametrize("family", [None, 3, ["clustercontrast"]])
-def test_a_family_that_is_no_name(family: object) -> None:
+def test_a_family_that_is_not_a_string_is_refused(family: object) -> None:
     with pytest.raises(ValueError, match="family must be one of"):
         compat.install(family)  # type: ignore[arg-type]
 

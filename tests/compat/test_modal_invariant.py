@@ -24,7 +24,7 @@ def files_of(modality: np.ndarray) -> list[File]:
     ]
 
 
-def test_is_the_preset_of_that_name() -> None:
+def test_it_is_the_preset_modal_invariant() -> None:
     golden = GOLDEN[0]
     order = np.random.default_rng(0).permutation(len(golden.features))
     features, modality = golden.features[order], golden.modality[order]

@@ -118,7 +118,7 @@ def test_float16_gives_what_the_released_forms_of_features_give(
     assert 1e-4 < abs(exact - expected).max() < 0.02  # why there is the option
 
 
-def test_float16_is_of_either_form_and_off_by_default() -> None:
+def test_both_forms_have_float16_and_it_is_off_by_default() -> None:
     features = exact_points(50, seed=1)
     of_features = re_ranking(features[:9], features[9:], 10, 4, 0.3, use_float16=True)
     distances = parts_of(cdist(features, features), 9)
@@ -152,7 +152,7 @@ def test_jaccard_dist_matches_the_definition(k1: int, k2: int) -> None:
     )
 
 
-def test_jaccard_dist_mixes_in_how_far_a_source_lies() -> None:
+def test_jaccard_dist_mixes_in_the_distance_from_the_source() -> None:
     target, source = exact_points(50, 3) / 40, exact_points(30, 4) / 40
     away = 1 - np.exp(-cdist(target, source, "sqeuclidean").min(axis=1))
     away /= away.max()
@@ -195,7 +195,7 @@ def test_both_forms_agree_and_take_tensors_and_arrays() -> None:
     np.testing.assert_array_equal(re_ranking(query, gallery, lambda_value=0.3), of_tensors)
 
 
-def test_a_local_distance_is_added_or_taken_alone() -> None:
+def test_a_local_distance_is_added_or_replaces_the_other() -> None:
     features, other = points(50, 1), points(50, 2)
     local = cdist(other, other, "sqeuclidean")
     query, gallery = features[:10], features[10:]

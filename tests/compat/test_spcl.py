@@ -108,7 +108,7 @@ def test_two_losses_of_one_backward_see_each_other() -> None:
     assert any(torch.allclose(memory.features, moved, rtol=0, atol=1e-6) for moved in found)
 
 
-def test_rows_that_are_none_have_no_loss_and_move_nothing() -> None:
+def test_inputs_with_index_minus_one_have_no_loss_and_no_update() -> None:
     inputs, indexes, features, labels = case()
     memory, other = made(features, labels), made(features, labels)
     with_none = indexes.clone()
@@ -212,7 +212,7 @@ def test_no_images_and_no_inputs() -> None:
     assert made(features, labels)(torch.ones(0, D), torch.ones(0, dtype=torch.int64)) == 0
 
 
-def test_what_is_out_of_contract() -> None:
+def test_arguments_out_of_contract_are_refused() -> None:
     inputs, indexes, features, labels = case()
     memory = made(features, labels)
     memory.labels = labels[:5]

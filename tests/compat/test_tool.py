@@ -62,7 +62,7 @@ def rewritten(folder: Path, text: str, name: str = "train.py") -> str:
         ("from util.eval_metrics import eval_sysu\n", "from mabm.compat.evaluation import eval_sysu\n"),
     ],
 )  # fmt: skip
-def test_a_line_becomes_ours_and_all_around_it_stays(tmp_path: Path, old: str, new: str) -> None:
+def test_an_import_line_changes_and_nothing_around_it(tmp_path: Path, old: str, new: str) -> None:
     assert rewritten(tmp_path, old) == new
     assert plan_changes(tmp_path).changes == ()  # a second time
 
@@ -77,7 +77,7 @@ def test_a_line_becomes_ours_and_all_around_it_stays(tmp_path: Path, old: str, n
         "from a.rerank_all import re_ranking\n",
     ],
 )
-def test_what_only_looks_like_it_is_neither_changed_nor_told(tmp_path: Path, text: str) -> None:
+def test_similar_lines_are_neither_changed_nor_reported(tmp_path: Path, text: str) -> None:
     assert rewritten(tmp_path, text) == text
     assert plan_changes(tmp_path).remarks == ()
 
@@ -104,7 +104,7 @@ def test_encoding_byte_order_mark_and_mode_of_a_file_stay(tmp_path: Path) -> Non
         (b"x = 1\0\n", "null bytes"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_told_and_the_others_are_changed(
+def test_an_unreadable_file_is_reported_and_the_others_are_changed(
     tmp_path: Path, content: bytes, reason: str
 ) -> None:
     (tmp_path / "bad.py").write_bytes(content)
@@ -145,7 +145,7 @@ def write_code_base(root: Path) -> None:
         path.write_text(text)
 
 
-def test_what_cannot_be_changed_is_told_with_the_reason(tmp_path: Path) -> None:
+def test_what_cannot_be_changed_is_reported_with_the_reason(tmp_path: Path) -> None:
     write_code_base(tmp_path)
     plan = plan_changes(tmp_path)
     assert [(c.file, c.line, c.new) for c in plan.changes] == [("train.py", 1, JACCARD)]
@@ -163,7 +163,7 @@ def test_what_cannot_be_changed_is_told_with_the_reason(tmp_path: Path) -> None:
     assert "faiss is still imported when train.py" in told["pkg/utils/faiss_rerank.py", 1]
 
 
-def test_faiss_is_not_told_where_the_change_leaves_nothing_that_imports_it(tmp_path: Path) -> None:
+def test_faiss_is_not_reported_if_nothing_imports_it_after_the_change(tmp_path: Path) -> None:
     write_code_base(tmp_path)
     (tmp_path / "train.py").write_text(
         "from pkg.utils.faiss_rerank import compute_jaccard_distance\n"
@@ -171,7 +171,7 @@ def test_faiss_is_not_told_where_the_change_leaves_nothing_that_imports_it(tmp_p
     assert plan_changes(tmp_path).remarks == ()
 
 
-def test_a_notebook_is_told_and_stays(tmp_path: Path) -> None:
+def test_a_notebook_is_reported_and_not_changed(tmp_path: Path) -> None:
     cell = '{"cells": [{"cell_type": "code", "source": ["%s\\n"]}]}'
     old = cell % "from a.models.cm import ClusterMemory"
     (tmp_path / "train.ipynb").write_text(old)
@@ -193,7 +193,7 @@ def test_hidden_folders_and_virtual_environments_are_left_alone(tmp_path: Path) 
     assert plan_changes(tmp_path).files == 0
 
 
-def test_nothing_is_written_where_one_file_cannot_be(
+def test_nothing_is_written_if_one_file_cannot_be(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = "from a.rerank import re_ranking\n"
@@ -225,7 +225,7 @@ def test_the_command_lists_and_with_write_changes(
     assert "Nothing to change." in capsys.readouterr().out
 
 
-def test_a_folder_that_is_not_there_and_words_that_are_no_command(
+def test_missing_folders_and_invalid_commands_are_errors(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([str(tmp_path / "none")]) == 1
@@ -281,7 +281,7 @@ def test_check_runs_old_and_new_side_by_side(tmp_path: Path) -> None:
     assert "noise" not in result.stdout
 
 
-def test_check_tells_a_difference_and_then_nothing_is_written(tmp_path: Path) -> None:
+def test_check_reports_a_difference_and_nothing_is_written(tmp_path: Path) -> None:
     write_checked(
         tmp_path,
         **{"pkg/utils/distances.py": "from mabm.compat.reranking import re_ranking as f\n"

@@ -125,7 +125,9 @@ def test_noise_is_left_out(loss: Loss, batch: Batch) -> None:
 @pytest.mark.parametrize(
     ("size", "count"), [(5, 4), (0, 4), (5, 0), (0, 0)], ids=["noise", "no row", "no one", "naught"]
 )
-def test_nothing_to_contrast_is_zero_with_a_gradient(loss: Loss, size: int, count: int) -> None:
+def test_without_prototypes_the_loss_is_zero_and_has_a_gradient(
+    loss: Loss, size: int, count: int
+) -> None:
     batch = one_batch(size, 3, max(count, 1))
     clusters = torch.arange(count)
     nothing = Batch(batch.features, batch.prototypes[:count], torch.full((size,), -1), clusters)
@@ -223,7 +225,7 @@ def test_accumulated_halves_make_the_whole(loss: Loss) -> None:
 
 @each_loss
 @given(batch=batches())
-def test_nothing_waits_for_the_device(loss: Loss, batch: Batch) -> None:
+def test_losses_do_not_wait_for_the_device(loss: Loss, batch: Batch) -> None:
     expected = gradient(loss, batch)
     with as_on_a_gpu():
         features = batch.features.clone().requires_grad_()
@@ -231,7 +233,7 @@ def test_nothing_waits_for_the_device(loss: Loss, batch: Batch) -> None:
     assert torch.equal(features.grad, expected)
 
 
-def test_weights_are_not_waited_for_either() -> None:
+def test_weights_are_checked_without_waiting_for_the_device() -> None:
     f, p, y, c = parts(one_batch())
     weights = torch.rand(24, 12)
     expected = multi_positive(f, p, y, c, positive_weights=weights)
@@ -272,14 +274,14 @@ def test_logits_carry_a_gradient() -> None:
     assert f.grad.abs().sum() > 0
 
 
-def test_the_margin_forgives_the_mean_bank_alone() -> None:
+def test_the_margin_applies_to_the_mean_bank_only() -> None:
     f, p, y, c = parts(one_batch())
     mean, hard = (mabm.cluster_contrast_loss(f, bank, y) for bank in (p, p.flip(1)))
     assert hybrid(f, p, y, c, margin=0.0).item() == pytest.approx(0.5 * (mean + hard).item())
     assert hybrid(f, p, y, c, margin=1e3).item() == pytest.approx(0.5 * hard.item())
 
 
-def test_alone_in_its_softmax_a_positive_costs_nothing() -> None:
+def test_a_positive_alone_in_its_softmax_has_loss_zero() -> None:
     f, p, y, _ = parts(one_batch())
     assert multi_positive(f, p, y, torch.arange(12), num_selected=1).item() == 0
     # Positives enter even where there are more of them than are selected.
@@ -289,13 +291,13 @@ def test_alone_in_its_softmax_a_positive_costs_nothing() -> None:
     )
 
 
-def test_one_cluster_a_prototype_and_all_selected_is_cluster_contrast() -> None:
+def test_with_one_prototype_per_cluster_and_all_selected_it_is_cluster_contrast() -> None:
     f, p, y, _ = parts(one_batch())
     found = multi_positive(f, p, y, torch.arange(12), num_selected=50)
     torch.testing.assert_close(found, mabm.cluster_contrast_loss(f, p, y))
 
 
-def test_weights_choose_among_positives() -> None:
+def test_weights_weigh_the_positives() -> None:
     f, p, y, c = parts(one_batch())
     assert torch.equal(multi_positive(f, p, y, c, positive_weights=torch.ones(12)),
                        multi_positive(f, p, y, c))  # fmt: skip
@@ -323,7 +325,7 @@ def test_weights_choose_among_positives() -> None:
     assert torch.equal(f.grad, torch.zeros(24, 8))
 
 
-def test_weights_take_a_gradient() -> None:
+def test_weights_receive_a_gradient() -> None:
     f, p, y, c = parts(one_batch(5, 4, 6, torch.float64))
     weights = (0.1 + torch.rand(5, 6, dtype=torch.float64)).requires_grad_()
     assert torch.autograd.gradcheck(
@@ -331,7 +333,7 @@ def test_weights_take_a_gradient() -> None:
     )
 
 
-def test_a_selector_of_your_own() -> None:
+def test_a_custom_selector_decides_what_enters_the_softmax() -> None:
     f, p, y, c = parts(one_batch())
     asked = []
 
@@ -362,7 +364,7 @@ def test_the_hardest_are_the_most_similar() -> None:
     assert mabm.select_hardest(logits, positives, 50).all()
 
 
-def test_a_split_in_the_graph_takes_a_gradient() -> None:
+def test_the_prototypes_of_a_split_receive_a_gradient() -> None:
     features = torch.randn(40, 6, requires_grad=True)
     split = mabm.split_prototypes(features, torch.arange(40) % 5, torch.arange(40) // 20)
     loss = mabm.split_contrast_loss(features, split.targets, split)
@@ -373,7 +375,7 @@ def test_a_split_in_the_graph_takes_a_gradient() -> None:
     assert not torch.allclose(features.grad, apart.grad)
 
 
-def test_a_split_and_a_memory_of_it_are_one_source() -> None:
+def test_a_split_and_its_memory_give_the_same_loss() -> None:
     features, labels = torch.randn(40, 6), torch.arange(40) % 5
     split = mabm.split_prototypes(features, labels, torch.arange(40) // 20)
     expected = mabm.split_contrast_loss(features, split.targets, split)
@@ -382,7 +384,7 @@ def test_a_split_and_a_memory_of_it_are_one_source() -> None:
         torch.testing.assert_close(found, expected)
 
 
-def test_modules_are_the_functions_with_their_options() -> None:
+def test_modules_compute_the_functions_with_their_options() -> None:
     f, p, y, c = parts(one_batch())
     banks = torch.stack([p, p.flip(1)])
     weights = torch.rand(12)
@@ -488,7 +490,7 @@ def test_other_bad_arguments(call: Callable[[], Any], error: type[Exception], me
         call()
 
 
-def test_mixed_precision_of_the_two_sides_is_the_wider() -> None:
+def test_mixed_dtypes_are_computed_in_the_wider() -> None:
     f, p, y, _ = parts(one_batch())
     _, logits = mabm.cluster_contrast_loss(f, p.double(), y, return_logits=True)
     assert logits.dtype == torch.float64

@@ -98,13 +98,13 @@ def test_matches_the_reference(kind: Kind, batch: Batch, momentum: float) -> Non
 
 @each_kind
 @given(batch=batches())
-def test_the_way_without_waiting_gives_the_same_bits(kind: Kind, batch: Batch) -> None:
+def test_updates_without_waiting_give_the_same_bits(kind: Kind, batch: Batch) -> None:
     assert torch.equal(updated(kind, batch, as_on_a_gpu), updated(kind, batch))
 
 
 @each_kind
 @given(batch=batches())
-def test_rows_without_a_sample_stay_to_the_bit(kind: Kind, batch: Batch) -> None:
+def test_rows_without_samples_do_not_change(kind: Kind, batch: Batch) -> None:
     found = updated(kind, batch).reshape(-1, *batch.prototypes.shape)
     absent = torch.ones(len(batch.prototypes), dtype=torch.bool)
     absent[batch.targets[batch.targets >= 0]] = False
@@ -114,7 +114,7 @@ def test_rows_without_a_sample_stay_to_the_bit(kind: Kind, batch: Batch) -> None
 
 @pytest.mark.parametrize("kind", KINDS[1:], ids=lambda kind: kind.__name__)
 @given(batch=batches(), seed=st.integers(0, 2**32 - 1))
-def test_the_order_of_a_batch_is_nothing_to_hard_and_hybrid(
+def test_hard_and_hybrid_do_not_depend_on_the_batch_order(
     kind: Kind, batch: Batch, seed: int
 ) -> None:
     order = torch.randperm(len(batch.targets), generator=torch.Generator().manual_seed(seed))
@@ -122,7 +122,7 @@ def test_the_order_of_a_batch_is_nothing_to_hard_and_hybrid(
     assert torch.equal(updated(kind, permuted), updated(kind, batch))
 
 
-def test_the_order_of_a_class_is_the_mean_memorys_own() -> None:
+def test_the_mean_memory_depends_on_the_order_within_a_class() -> None:
     batch = one_batch()
     batch.targets[:] = torch.arange(24) % 2
     apart = torch.cat([torch.arange(0, 24, 2), torch.arange(1, 24, 2)])
@@ -145,7 +145,7 @@ def test_names_of_prototypes_change_nothing(kind: Kind, batch: Batch, seed: int)
 
 
 @pytest.mark.parametrize("kind", KINDS[1:], ids=lambda kind: kind.__name__)
-def test_of_samples_that_tie_the_first_is_taken(kind: Kind) -> None:
+def test_ties_go_to_the_first_sample(kind: Kind) -> None:
     memory = kind(torch.eye(3)[:1], momentum=0.0)
     memory.update(torch.eye(3)[[0, 2, 1, 2]], torch.zeros(4, dtype=torch.int64))
     assert torch.equal(memory.prototypes.reshape(-1, 3)[-1], torch.eye(3)[2])
@@ -153,7 +153,7 @@ def test_of_samples_that_tie_the_first_is_taken(kind: Kind) -> None:
 
 @each_kind
 @both_ways
-def test_nothing_to_learn_changes_nothing(kind: Kind, way: Way) -> None:
+def test_a_batch_of_noise_changes_nothing(kind: Kind, way: Way) -> None:
     for size, count in ((5, 4), (0, 4), (5, 0), (0, 0)):
         prototypes = torch.randn(count, 3)
         memory = kind(prototypes)
@@ -185,7 +185,7 @@ def test_a_backward_pass_moves_no_memory_and_an_update_no_gradient(kind: Kind) -
 
 
 @each_kind
-def test_a_memory_starts_from_a_split_and_starts_over(kind: Kind) -> None:
+def test_a_memory_is_built_and_rebuilt_from_a_split(kind: Kind) -> None:
     features = torch.randn(40, 6, requires_grad=True)
     first = mabm.split_prototypes(features, torch.arange(40) % 5, torch.arange(40) // 20)
     second = mabm.split_prototypes(features, torch.arange(40) % 7 - 1, torch.arange(40) // 20)
@@ -217,7 +217,7 @@ def test_a_memory_made_in_inference_mode_serves_losses(kind: Kind) -> None:
     assert features.grad.isfinite().all()
 
 
-def test_a_split_of_arrays_serves_too() -> None:
+def test_a_memory_can_be_built_from_a_split_of_arrays() -> None:
     features = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
     split = mabm.split_prototypes(features, np.arange(20) % 4)
     memory = mabm.HybridMemory(split)
@@ -323,7 +323,7 @@ def test_no_synchronization_on_a_gpu(gpu: Device, kind: Kind, options: dict[str,
     torch.testing.assert_close(memory.prototypes.cpu(), expected)
 
 
-def test_known_repeats_change_nothing_and_are_held_to() -> None:
+def test_max_repeats_changes_no_result_and_is_enforced() -> None:
     batch = one_batch()
     batch.targets[:] = torch.arange(24) % 6
     expected = updated(mabm.MeanMemory, batch)
@@ -448,13 +448,13 @@ def test_bad_repeats(repeats: int) -> None:
         mabm.MeanMemory(ROWS, max_repeats=repeats)
 
 
-def test_a_memory_tells_what_it_is() -> None:
+def test_the_repr_of_a_memory_has_its_sizes() -> None:
     assert repr(mabm.HybridMemory(torch.ones(4, 3))) == (
         "HybridMemory(4 prototypes of 3 dimensions, momentum=0.1)"
     )
 
 
-def test_the_watch_sees_what_waits() -> None:
+def test_the_watch_detects_synchronization() -> None:
     with as_on_a_gpu():
         for wait in (lambda: ROWS.sum().item(), lambda: ROWS[ROWS > 0], TARGETS.unique):
             with pytest.raises(AssertionError, match="waits for the device"):

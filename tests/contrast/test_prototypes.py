@@ -95,7 +95,7 @@ def test_without_a_modality_every_cluster_has_one_prototype() -> None:
     assert split.modality.tolist() == [0] * 4
 
 
-def test_labels_and_split_go_together() -> None:
+def test_pseudo_labels_are_split_by_modality() -> None:
     features = torch.eye(8).repeat_interleave(10, dim=0) + 0.01 * torch.randn(80, 8)
     modality = torch.arange(80) % 2
     found = mabm.pseudo_labels(features, modality, k1=10, k2=2)

@@ -91,14 +91,14 @@ def test_instances_of_a_cluster(
                 assert len(set(others)) == len(others)
 
 
-def test_a_cluster_of_one_is_its_sample_again_and_again() -> None:
+def test_a_cluster_of_one_sample_repeats_it() -> None:
     sampler = mabm.IdentityBatchSampler(
         np.array([-1, 4, -1]), np.array([0, 1, 0]), num_identities=2, num_instances=3
     )
     assert list(sampler) == [[1] * 6]
 
 
-def test_all_anchors_and_all_cameras_have_their_turn() -> None:
+def test_all_anchors_and_all_cameras_are_drawn() -> None:
     labels, cameras = np.zeros(6, int), np.array([0, 0, 1, 1, 2, 2])
     sampler = mabm.IdentityBatchSampler(
         labels, cameras, num_identities=1, num_instances=3, num_batches=200
@@ -118,7 +118,7 @@ def test_clusters_come_in_another_order_every_time() -> None:
     assert len({tuple(order) for order in orders}) == 4
 
 
-def test_clusters_of_one_batch_are_drawn_from_apart() -> None:
+def test_clusters_of_one_batch_have_independent_draws() -> None:
     labels = np.repeat(np.arange(8), 10)
     (batch,) = mabm.IdentityBatchSampler(labels, num_identities=8, num_instances=4)
     places = np.reshape(batch, (8, 4)) % 10
@@ -241,7 +241,7 @@ def test_random_state_of_the_process_is_neither_read_nor_changed() -> None:
     assert list(mabm.IdentityBatchSampler(labels, np.arange(45) % 3)) == found
 
 
-def test_the_arrays_stay_the_callers() -> None:
+def test_arrays_of_the_caller_are_copied() -> None:
     labels, cameras = np.repeat(np.arange(5), 4), np.arange(20) % 2
     sampler = mabm.IdentityBatchSampler(labels, cameras)
     before = list(sampler)

@@ -305,13 +305,13 @@ def test_clusters_without_modality_join_nothing() -> None:
             call()
 
 
-def test_a_ranking_of_ones_own_takes_groups_in_a_list() -> None:
+def test_a_ranking_accepts_groups_as_a_list() -> None:
     ranking = mabm.rank_neighbors(FEATURES, NUMBERS, k1=10, preset="modal_invariant")
     parts = (ranking.ranks, ranking.scores, ranking.widths, ranking.preset, 10)
     encoding = mabm.encode_neighbors(FEATURES, mabm.k_reciprocal_neighbors(ranking))
     expected = mabm.expand_queries(encoding, ranking, k2=4).weights
-    own = mabm.Ranking(*parts, groups=NUMBERS.tolist())  # type: ignore[arg-type]
-    same(mabm.expand_queries(encoding, own, k2=4).weights, expected)
+    given = mabm.Ranking(*parts, groups=NUMBERS.tolist())  # type: ignore[arg-type]
+    same(mabm.expand_queries(encoding, given, k2=4).weights, expected)
 
 
 MISSING: dict[str, Any] = {
@@ -330,10 +330,10 @@ MISSING: dict[str, Any] = {
 
 @pytest.mark.parametrize("value", MISSING.values(), ids=MISSING)
 def test_missing_values_are_named(value: Any) -> None:
-    said = r"must have a value in every row, got none in row 1; leave out these rows everywhere"
-    with pytest.raises(ValueError, match=f"^modality {said}"):
+    message = r"must have a value in every row, got none in row 1; leave out these rows everywhere"
+    with pytest.raises(ValueError, match=f"^modality {message}"):
         mabm.pseudo_labels(FEATURES, value, **LISTS)
-    with pytest.raises(ValueError, match=f"^labels {said}"):
+    with pytest.raises(ValueError, match=f"^labels {message}"):
         mabm.split_prototypes(FEATURES, value)
 
 
@@ -360,7 +360,7 @@ REFUSED: list[tuple[str, Any, type[Exception], str]] = [
 
 @pytest.mark.parametrize(("value", "error", "message"), [row[1:] for row in REFUSED],
                          ids=[row[0] for row in REFUSED])  # fmt: skip
-def test_what_is_no_column_is_told_how_to_become_one(
+def test_errors_on_columns_suggest_a_conversion(
     value: Any, error: type[Exception], message: str
 ) -> None:
     calls = {
@@ -374,7 +374,7 @@ def test_what_is_no_column_is_told_how_to_become_one(
         assert "\n" not in str(caught.value)
 
 
-def test_nothing_is_a_column_too() -> None:
+def test_an_empty_list_is_a_column() -> None:
     nothing = FEATURES[:0]
     for empty in ([], (), range(0), np.array([], dtype=str), pd.Series([], dtype=object)):
         found = mabm.pseudo_labels(nothing, empty)
@@ -383,7 +383,7 @@ def test_nothing_is_a_column_too() -> None:
         mabm.split_prototypes(nothing, np.array([], dtype=str))
 
 
-def test_labels_are_no_words() -> None:
+def test_labels_of_words_are_refused() -> None:
     with pytest.raises(TypeError, match=r"labels must be integers, .* words such as 'a'; number "):
         mabm.split_prototypes(FEATURES, ["a"] * 60)
     with pytest.raises(TypeError, match=r"camera must be integers, .* words such as '1'"):
@@ -402,7 +402,7 @@ def test_labels_are_no_words() -> None:
         (_Arraylike([1]), r"got _Arraylike; use numpy.asarray\(features\)"),
     ],
 )
-def test_features_are_told_how_to_become_an_array(features: Any, hint: str) -> None:
+def test_errors_on_features_suggest_a_conversion(features: Any, hint: str) -> None:
     for call in (mabm.pseudo_labels, mabm.rank_neighbors, mabm.modality_jaccard):
         with pytest.raises(TypeError, match=f"^features must be a torch.Tensor or a .*, {hint}$"):
             call(features, NUMBERS)

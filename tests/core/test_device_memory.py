@@ -14,7 +14,7 @@ from mabm._core import device_memory
 CPU = torch.device("cpu")
 
 
-def test_this_machine_has_some(device: Device) -> None:
+def test_this_machine_has_available_memory(device: Device) -> None:
     available = device_memory.available_bytes(device.torch)
     assert available is None or available > 2**20
 

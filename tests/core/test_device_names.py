@@ -43,7 +43,7 @@ def test_without_a_rank_it_is_the_first_gpu(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize(("built_for", "found"), [(("cpu",), "cpu"), (("cpu", "cuda"), "cuda:0")])
-def test_ops_are_needed_where_they_are_asked_for(
+def test_a_missing_op_is_an_error_when_it_is_needed(
     built_for: tuple[str, ...], found: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("LOCAL_RANK", raising=False)

@@ -52,7 +52,7 @@ def test_a_write_that_only_fails_at_the_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("writer", WRITERS)
-def test_what_is_written_is_there(tmp_path: Path, writer: str) -> None:
+def test_a_written_file_is_complete(tmp_path: Path, writer: str) -> None:
     with moved_into(tmp_path / "values") as stream:
         WRITERS[writer](stream)
     with (tmp_path / "direct").open("wb") as stream:
@@ -67,14 +67,14 @@ def test_what_is_written_is_there(tmp_path: Path, writer: str) -> None:
     assert sorted(os.listdir(tmp_path)) == ["direct", "values"]
 
 
-def test_an_error_of_another_kind_passes(tmp_path: Path) -> None:
+def test_other_errors_are_not_converted(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as caught, moved_into(tmp_path / "values"):
         (tmp_path / "other").read_bytes()
     assert caught.value.filename == str(tmp_path / "other")
     assert not os.listdir(tmp_path)
 
 
-def test_no_folder(tmp_path: Path) -> None:
+def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "nowhere" / "values"
     with pytest.raises(FileNotFoundError) as caught:
         write_text(path, "more")
@@ -89,7 +89,7 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
     assert (tmp_path / "kept").read_text() == "after"
 
 
-def test_what_is_no_regular_file_is_not_replaced(tmp_path: Path) -> None:
+def test_only_regular_files_are_replaced(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(FileExistsError, match="Not a regular file"):
         write_text(tmp_path / "pipe", "more")

@@ -141,7 +141,7 @@ needs_alarm = pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="there i
 
 
 @needs_alarm
-def test_what_a_handler_raises_comes_out_as_it_is(
+def test_the_exception_of_a_signal_handler_is_passed_on(
     on_signal: Callable[[Callable[..., object]], None],
 ) -> None:
     stop = StopError("enough")
@@ -197,7 +197,7 @@ def test_an_op_in_another_thread_goes_on(
 
 
 @needs_alarm
-def test_who_calls_an_op_directly_is_told_that_it_was_interrupted(
+def test_an_op_called_directly_raises_when_it_is_interrupted(
     on_signal: Callable[[Callable[..., object]], None],
 ) -> None:
     def handler(*args: object) -> None:

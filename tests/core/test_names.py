@@ -137,7 +137,7 @@ def test_a_name_comes_before_a_file_of_that_name(
 
 
 @needs_training
-def test_a_run_of_an_earlier_spelling_goes_on() -> None:
+def test_a_run_with_an_earlier_spelling_resumes() -> None:
     from mabm.train.config_files import to_tree
 
     now = to_tree(load_config("emoji_xm"))
@@ -150,7 +150,7 @@ def test_a_run_of_an_earlier_spelling_goes_on() -> None:
 
 
 @needs_training
-def test_checkpoints_of_an_earlier_spelling_are_gone_on_from(
+def test_checkpoints_with_an_earlier_spelling_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mabm.train import trainer

@@ -205,7 +205,7 @@ def test_numbers_on_the_host_are_checked_everywhere(
         op(name)(*args)
 
 
-def test_features_that_are_not_finite_end_in_ranks_all_the_same() -> None:
+def test_ops_rank_features_that_are_not_finite() -> None:
     features, rows, *rest = make_samples(CPU)["rank_exactly"]
     features = features.clone()
     features[::3] = torch.nan

@@ -87,7 +87,7 @@ def saved(result: Any) -> io.BytesIO:
     return file
 
 
-def test_every_public_result_is_tried() -> None:
+def test_every_public_result_has_a_sample() -> None:
     here = {
         name
         for name in mabm.__all__
@@ -148,7 +148,7 @@ def test_another_process_reads_it(tmp_path: Path) -> None:
     assert result.stdout == f"{sorted(ON_CPU)} {ON_CPU['PseudoLabels']}\n", result.stderr
 
 
-def test_what_was_asked_before_is_not_saved() -> None:
+def test_cached_values_are_not_saved() -> None:
     found = mabm.pseudo_labels(FEATURES, MODALITY, k1=10, k2=2)
     before = len(saved(found).getvalue())
     asked = repr(found), found.num_spanning, found.size_histogram

@@ -107,9 +107,8 @@ class Memory(WholeState):
         # In inference mode too, later backward passes must be able to use the memory.
         with torch.inference_mode(False), torch.no_grad(), without_autocast(rows.device):
             rows = unit_rows(rows)
-            targets = leave_out_not_finite(
-                rows[:, :1], targets
-            )  # a unit row is all NaN or all finite
+            # A unit row is all NaN or all finite.
+            targets = leave_out_not_finite(rows[:, :1], targets)
             if gather and dist.is_available() and dist.is_initialized():
                 rows, targets = join_rows(rows, targets, group=group)
             prototypes = full_precision(self.prototypes)
