@@ -31,8 +31,8 @@ format: $(VENV)/linters
 	$(BIN)/ruff check --fix .
 	git ls-files $(CPP) | xargs $(BIN)/clang-format -i
 
-# The GPU kernels without a GPU: compiled for every architecture where there is an nvcc, and run on
-# the emulated grid under sanitizers.
+# The GPU kernels without a GPU: compiled for every architecture if there is an nvcc, and run on the
+# emulated grid (tests/emulated_grid) under sanitizers.
 kernels: $(VENV)/installed
 	$(BIN)/python .ci/compile_kernels.py
 	VENV=$(VENV) .ci/kernels

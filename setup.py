@@ -1,8 +1,8 @@
 """Builds the compiled ops; everything else about the package is in pyproject.toml.
 
-With CUDA where this torch is a CUDA build and its toolkit is there, for the CPU alone otherwise;
-whether the machine has a GPU does not matter. What the build lacks is said in one line before
-anything is compiled. Environment variables have a say:
+They are built with CUDA if this torch is a CUDA build and a toolkit for it is found, and for the
+CPU alone otherwise; whether the machine has a GPU does not matter. If something is missing, one
+line says so before anything is compiled. Environment variables:
 
     FORCE_CUDA            1: with CUDA, or fail and say what is missing; 0: for the CPU alone
     TORCH_CUDA_ARCH_LIST  GPU architectures such as "8.0;9.0+PTX", or "all" for ARCHITECTURES below;
@@ -73,11 +73,11 @@ class Toolkit(NamedTuple):
     version: str  # such as 13.0
     architectures: list[str]  # that it compiles for, such as 9.0
     cudart: Path | None = None  # the runtime library that the ops are linked with
-    fault: str = ""  # why nothing can be built with it
+    fault: str = ""  # why nothing can be built with it, empty if something can
 
 
 class Decision(NamedTuple):
-    """What is built, and why that."""
+    """What is built, and why."""
 
     cuda: str | None  # version of the toolkit; None for the CPU alone
     architectures: list[str]  # such as sm_90, or compute_90 for PTX
@@ -114,13 +114,13 @@ def require_python_packages() -> None:
             f"Python >= 3.10 is needed, got {platform.python_version()} ({sys.executable})"
         )
     then = "then again `pip install --no-build-isolation .`"
-    setuptools = load("setuptools", f"`pip install 'setuptools>=77' ninja numpy`, {then}")
+    setuptools = import_package("setuptools", f"`pip install 'setuptools>=77' ninja numpy`, {then}")
     if as_numbers(setuptools.__version__) < OLDEST_SETUPTOOLS:
         raise ImpossibleBuildError(
             f"setuptools >= 77 is needed, got {setuptools.__version__}: `pip install "
             f"'setuptools>=77'`, {then}"
         )
-    torch = load(
+    torch = import_package(
         "torch", f"`pip install torch` (any build >= 2.10 that suits this machine), {then}"
     )
     if as_numbers(torch.__version__) < OLDEST_TORCH:
@@ -134,7 +134,7 @@ def require_python_packages() -> None:
         os.environ["PATH"] = os.pathsep.join([scripts, os.environ.get("PATH", "")])
 
 
-def load(name: str, remedy: str) -> Any:
+def import_package(name: str, remedy: str) -> Any:
     """Imports a package that a build needs, or raises what to type."""
     try:
         return __import__(name)
@@ -190,7 +190,7 @@ def first_error(output: str) -> str:
 
 
 def find_cuda_home(environ: Mapping[str, str]) -> str | None:
-    """The folder of the CUDA toolkit, None where there is none in sight.
+    """The folder of the CUDA toolkit; None if none is found.
 
     The nvcc on the PATH may be a link to the one of the toolkit, or a script that calls it: nvcc
     itself is asked.
@@ -217,22 +217,22 @@ def find_cuda_home(environ: Mapping[str, str]) -> str | None:
     return str([*whole, *folders][0])
 
 
-def of_target(part: str) -> str:
-    """Where conda and the toolkit itself keep a part for this machine."""
+def target_folder(part: str) -> str:
+    """The folder in which conda and the toolkit itself keep a part for this machine."""
     machine = platform.machine()
     return f"targets/{'sbsa' if machine == 'aarch64' else machine}-linux/{part}"
 
 
 def has_headers(cuda_home: Path) -> bool:
     """Whether a toolkit has the headers of the CUDA runtime."""
-    folders = ("include", of_target("include"))
+    folders = ("include", target_folder("include"))
     return any(Path(cuda_home, folder, "cuda_runtime.h").is_file() for folder in folders)
 
 
 def find_cudart(cuda_home: Path) -> Path | None:
     """The CUDA runtime of a toolkit to link with; pip has it by its full name alone."""
     multiarch = f"lib/{platform.machine()}-linux-gnu"
-    folders = ("lib64", "lib", of_target("lib"), multiarch, "lib/x64")
+    folders = ("lib64", "lib", target_folder("lib"), multiarch, "lib/x64")
     for name in ("libcudart.so", "cudart.lib", "libcudart.so.[0-9]*"):
         for folder in folders:
             found = sorted(Path(cuda_home, folder).glob(name))
@@ -313,8 +313,8 @@ def find_obstacle(
     return None
 
 
-def serve(gpu: str, known: Sequence[str]) -> str | None:
-    """What to compile for a GPU: its own number, or the nearest before it that nvcc knows."""
+def nearest_architecture(gpu: str, known: Sequence[str]) -> str | None:
+    """The architecture to compile for a GPU: its own, or the nearest earlier one of nvcc."""
     earlier = [number for number in known if as_numbers(number) <= as_numbers(gpu)]
     if not earlier:
         return None
@@ -335,7 +335,7 @@ def choose_architectures(wanted: str, known: Sequence[str], gpus: Iterable[str] 
     """
     numbers = wanted.replace(";", " ").split()
     if not numbers:
-        numbers = list(filter(None, (serve(gpu, known) for gpu in gpus)))
+        numbers = list(filter(None, (nearest_architecture(gpu, known) for gpu in gpus)))
     if not numbers or wanted == "all":
         numbers = [number for number in ARCHITECTURES if number in known]
         numbers[-1:] = [f"{number}+PTX" for number in numbers[-1:]]
@@ -428,7 +428,7 @@ def extension(decision: Decision, cudart: Path | None = None) -> Extension:
         kind = CUDAExtension
         sources += ROOT.glob("csrc/**/*.cu")
         flags["nvcc"] = [*common[1:], *NVCC_FLAGS, *gencode(decision.architectures)]
-        flags["cxx"] += [  # csrc/library.cpp keeps them for mabm.build_info()
+        flags["cxx"] += [  # csrc/module.cpp keeps them for mabm.build_info()
             f"-DMABM_CUDA_VERSION={decision.cuda}",
             f"-DMABM_CUDA_ARCHITECTURES={','.join(decision.architectures)}",
         ]
@@ -478,5 +478,5 @@ def main() -> None:
     )
 
 
-if __name__ == "__main__":  # it is so for pip as well; the tests import the rest
+if __name__ == "__main__":  # also when pip runs this; the tests import the rest
     main()

@@ -1,9 +1,9 @@
-"""Compiles the CUDA ops for every GPU architecture and keeps a table of what each kernel takes.
+"""Compiles the CUDA ops for every GPU architecture and writes a table of each kernel's resources.
 
-It needs nvcc and PyTorch's headers, those of a build without CUDA too, and no GPU. A warning is a
-failure, and so are a stack frame and registers spilled to memory: both would be slow, unseen.
+It needs nvcc and PyTorch's headers (a build without CUDA has them too), and no GPU. A warning is a
+failure; so are a stack frame and spilled registers, which would make a kernel slow unnoticed.
 """
-# ruff: noqa: T201  # a check has nothing but print to say what it found
+# ruff: noqa: T201  # a check reports by print
 
 import importlib.util
 import os
@@ -23,12 +23,12 @@ TABLE = ROOT / "build" / "kernels" / "resources.txt"
 
 
 class Resources(NamedTuple):
-    """What a kernel takes on an architecture: registers of a thread, and bytes."""
+    """The resources of a kernel on an architecture: registers of a thread, and bytes of memory."""
 
     kernel: str
     architecture: int
     registers: int
-    shared: int  # without what a launch asks for
+    shared: int  # static; a launch may ask for more
     stack: int
     spilled: int
 
@@ -44,10 +44,10 @@ def load_setup() -> ModuleType:
 
 
 def read_resources(report: str) -> list[Resources]:
-    """Reads what ``nvcc --resource-usage`` reports, with demangled names.
+    """Reads the report of ``nvcc --resource-usage`` with demangled names.
 
-    What a kernel calls without inlining is in its stack frame, and reported once more by itself: it
-    counts for the kernel before it in the report.
+    A function that a kernel calls without inlining is reported by itself, after the kernel; its
+    stack and spills are added to those of the kernel.
     """
     rows: list[Resources] = []
     for line in report.splitlines():
@@ -70,7 +70,7 @@ def read_resources(report: str) -> list[Resources]:
 
 
 def demangle(report: str) -> str:
-    """Names as they are in the source, without their arguments and namespace."""
+    """The report with names as they are in the source, without arguments and namespace."""
     if shutil.which("c++filt") is None:
         return report
     filtered = subprocess.run(
@@ -91,7 +91,7 @@ def format_table(rows: Iterable[Resources]) -> str:
 
 
 def compile_file(command: Sequence[str], source: Path) -> str:
-    """Compiles a source for all architectures and returns what nvcc reports, demangled."""
+    """Compiles a source for all architectures and returns the report of nvcc, demangled."""
     with tempfile.TemporaryDirectory() as scratch:
         result = subprocess.run(
             [*command, str(source), "-o", str(Path(scratch, "object.o"))],
@@ -107,7 +107,7 @@ def compile_file(command: Sequence[str], source: Path) -> str:
 
 
 def main() -> None:
-    """Compiles, writes the table, and prints a line that sums it up."""
+    """Compiles, writes the table and prints a summary line."""
     setup = load_setup()
     home = setup.find_cuda_home(os.environ)
     toolkit = setup.find_toolkit(home)
@@ -130,7 +130,7 @@ def main() -> None:
         *(option for path in include_paths() for option in ("-isystem", path)),
         "-c",
     ]
-    sources = sorted(ROOT.glob("csrc/ops/cuda/*.cu"))
+    sources = sorted(ROOT.glob("csrc/**/*.cu"))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         reports = list(pool.map(lambda source: compile_file(command, source), sources))
 

@@ -34,13 +34,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from mabm._core.arrays import IntArray
-from mabm.data import INFRARED, VISIBLE, Frames, identity_splits, load_drawings, render_identities
+from mabm._core.modalities import INFRARED, MODALITIES, VISIBLE
+from mabm.data import Frames, identity_splits, render_identities
+from mabm.evaluation import SEARCH_TASKS, evaluate_search
 from mabm.models import TwoStreamEncoder, extract, save_weights
 
 _LOG = logging.getLogger(__name__)
 
 
-_MODALITIES: Final = (VISIBLE, INFRARED)
+_SEARCH: Final = SEARCH_TASKS["emoji_xm"][0]
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def train(
     cycle = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, schedule.learning_rate, total_steps=schedule.epochs * steps, pct_start=0.2
     )
-    modality = torch.tensor(_MODALITIES).repeat_interleave(schedule.batch_size)
+    modality = torch.tensor(MODALITIES).repeat_interleave(schedule.batch_size)
     encoder.train()
     for epoch in range(schedule.epochs):
         total = 0.0
@@ -138,12 +140,12 @@ def _batches(
     generator: torch.Generator,
 ) -> Iterator[tuple[torch.Tensor, list[torch.Tensor]]]:
     """Images, visible ones first, and for each modality the classes of its half."""
-    frames = [_epoch_frames(known[group], group, epoch) for group in _MODALITIES]
+    frames = [_epoch_frames(known[group], group, epoch) for group in MODALITIES]
     order = [torch.randperm(len(part), generator=generator).numpy() for part in frames]
     for step in range(steps):
         rows = slice(step * schedule.batch_size, (step + 1) * schedule.batch_size)
         images, classes = [], []
-        for group in _MODALITIES:
+        for group in MODALITIES:
             chosen = order[group][rows]
             drawn = torch.from_numpy(frames[group].images[chosen])
             images.append(_augmented(drawn, group, schedule, generator))
@@ -181,7 +183,8 @@ def _augmented(
 def infrared_to_visible(encoder: TwoStreamEncoder, identities: IntArray) -> tuple[float, float]:
     """Rank-1 and mAP of infrared queries in a visible gallery of the same identities.
 
-    Gallery images of the query's vendor are dropped, as the field drops neighboring cameras.
+    Gallery images of the query's vendor are left out, as the protocols of the field leave out
+    cameras that stand in one place.
     """
     frames = render_identities(identities)
     features = extract(
@@ -190,20 +193,10 @@ def infrared_to_visible(encoder: TwoStreamEncoder, identities: IntArray) -> tupl
         torch.from_numpy(frames.modality),
         normalize_mean=True,
     )
-    drawings = load_drawings()
-    _, first = np.unique(drawings.camera, return_index=True)
-    vendor = drawings.vendor[first][frames.camera - 1]
-    query, gallery = frames.modality == INFRARED, frames.modality == VISIBLE
-    similarity = (features[query] @ features[gallery].T).numpy()
-    rank1, precision = [], []
-    for row, identity, maker in zip(similarity, frames.identity[query], vendor[query], strict=True):
-        allowed = vendor[gallery] != maker
-        order = np.argsort(-row[allowed], kind="stable")
-        hits = np.flatnonzero(frames.identity[gallery][allowed][order] == identity)
-        if hits.size:
-            rank1.append(hits[0] == 0)
-            precision.append(np.mean(np.arange(1, len(hits) + 1) / (hits + 1)))
-    return float(np.mean(rank1)), float(np.mean(precision))
+    scores = evaluate_search(
+        features, frames.identity, frames.camera, frames.modality, task=_SEARCH
+    )
+    return scores.mean["rank1"], scores.mean["mAP"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -3,7 +3,7 @@
 The pipeline runs one way, each arrow one public function: features -> ranks
 (:func:`rank_neighbors`) -> neighbors (:func:`k_reciprocal_neighbors`) -> encoding
 (:func:`encode_neighbors`, :func:`expand_queries`) -> distances (:func:`jaccard_distance`, or a
-graph by :func:`prune_distances`) -> labels (:meth:`NeighborGraph.dbscan`) -> prototypes
+graph by :func:`prune_distances`) -> labels (:class:`DBSCAN`, or your own) -> prototypes
 (:func:`split_prototypes`, memories) -> losses. :func:`pseudo_labels`, :func:`jaccard_graph` and
 :func:`modality_jaccard` run it whole as far as they go.
 """
@@ -22,6 +22,7 @@ from mabm._core.version import __version__ as __version__
 _registrations.register()
 
 from mabm.cluster.association import associate_clusters, match_clusters, transport_plan
+from mabm.cluster.dbscan import DBSCAN, Clusterer
 from mabm.cluster.prediction import predict_labels
 from mabm.cluster.pseudo_labels import ClusterSummary, PseudoLabels, pseudo_labels
 from mabm.contrast.losses.cluster_contrast import ClusterContrastLoss, cluster_contrast_loss
@@ -71,12 +72,14 @@ if TYPE_CHECKING:
     from mabm.cluster.estimator import ModalityDBSCAN
 
 __all__ = [
+    "DBSCAN",
     "PRESETS",
     "PROTOCOLS",
     "SEARCH_TASKS",
     "BuildInfo",
     "ClusterContrastLoss",
     "ClusterSummary",
+    "Clusterer",
     "Encoding",
     "HardMemory",
     "HybridContrastLoss",

@@ -161,7 +161,7 @@ def make_toolkit(
     return home
 
 
-TARGET = BUILD.of_target("")
+TARGET = BUILD.target_folder("")
 
 
 @pytest.mark.parametrize(
@@ -189,13 +189,13 @@ def test_a_toolkit_is_looked_at_before_anything_is_compiled(tmp_path: Path) -> N
     half = make_toolkit(tmp_path / "half", libraries="")
     assert BUILD.find_toolkit(str(half)).fault == "has no libcudart to link with"
     complaint = "echo 'host_config.h:1: error: #error -- unsupported GNU version!' >&2; exit 1"
-    odd = make_toolkit(tmp_path / "odd", preprocess=complaint)
-    assert BUILD.find_toolkit(str(odd)).fault == (
+    broken = make_toolkit(tmp_path / "broken", preprocess=complaint)
+    assert BUILD.find_toolkit(str(broken)).fault == (
         "does not work with this C++ compiler (host_config.h:1: error: #error -- unsupported GNU "
         "version!)"
     )
-    write_script(odd / "bin" / "nvcc", "#!/bin/sh\nexit 1\n")
-    assert BUILD.find_toolkit(str(odd)) is None
+    write_script(broken / "bin" / "nvcc", "#!/bin/sh\nexit 1\n")
+    assert BUILD.find_toolkit(str(broken)) is None
 
 
 def test_the_toolkit_is_where_nvcc_itself_says(tmp_path: Path) -> None:

@@ -35,8 +35,7 @@ if not extras.first_missing(("tqdm",)):
     PACKAGES.append("mabm.train")
 
 WITHOUT_EXAMPLE = {
-    "mabm.distance.ranking.Ranking.of_op": "for what ops return",
-    "mabm.distance.rows.NeighborSets.of_op": "for what ops return",
+    "mabm._core.records.ArrayRecord.in_kind_of": "called by public functions on their results",
     "mabm.models.encoder.Encoder.adapted": "called by load_weights, for subclasses to override",
     "mabm.models.encoder.Encoder.load_state_dict": "as of every module",
     "mabm.models.encoder.Encoder.pretrained_name": "called by load_weights, likewise",

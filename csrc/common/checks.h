@@ -1,4 +1,4 @@
-// What a binding does before its work: check, say what was found, hand out pointers and tensors.
+// Checks of tensors, pointers into them and new tensors: what every op begins with.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -81,7 +81,7 @@ T* write(const Tensor& tensor) {
   return static_cast<T*>(tensor.mutable_data_ptr());
 }
 
-// What Python sees as a MemoryError.
+// An error that Python sees as a MemoryError.
 class OutOfMemory : public std::bad_alloc {
  public:
   explicit OutOfMemory(std::string what) : what_(std::move(what)) {}
@@ -108,10 +108,10 @@ Tensor make_tensor(std::initializer_list<int64_t> sizes) {
   }
 }
 
-// The checks of values. They are for the CPU alone: on a GPU they would wait for the device, so
-// there an op trusts its caller, and a number out of range is undefined behavior.
+// Checks of values, on the CPU alone. On a GPU they would wait for the device, so an op trusts its
+// caller there, and a number out of range is undefined behavior.
 
-// Checks that every number is in [low, high); linear, and the compiler makes it one pass of SIMD.
+// Checks that every number is in [low, high), in one pass that the compiler vectorizes.
 template <class T>
 void check_range(const Tensor& tensor, const char* name, int64_t low, int64_t high) {
   if (!tensor.is_cpu()) {
@@ -120,28 +120,28 @@ void check_range(const Tensor& tensor, const char* name, int64_t low, int64_t hi
   const T* numbers = read<T>(tensor);
   const int64_t count = tensor.numel();
   using Unsigned = std::make_unsigned_t<T>;
-  // One past the greatest int32 at most, so that the width fits in its unsigned kind, too.
-  const int64_t fitting = sizeof(T) < 8 ? std::min(high, int64_t{1} << 31) : high;
+  // At most one past the greatest int32, so that the width fits in uint32.
+  const int64_t limit = sizeof(T) < 8 ? std::min(high, int64_t{1} << 31) : high;
   const auto first = static_cast<Unsigned>(low);
-  const auto width = static_cast<Unsigned>(high > low ? fitting - low : 0);
+  const auto width = static_cast<Unsigned>(high > low ? limit - low : 0);
   int outside = 0;
   for (int64_t at = 0; at < count; ++at) {
     outside |= static_cast<Unsigned>(static_cast<Unsigned>(numbers[at]) - first) >= width;
   }
   if (outside) {
-    const T* wrong = std::find_if(numbers, numbers + count,
-                                  [&](T number) { return number < low || number >= high; });
-    STD_TORCH_CHECK(false, name, " must be in [", low, ", ", high, "), got ", *wrong);
+    const T* first_outside = std::find_if(numbers, numbers + count,
+                                          [&](T number) { return number < low || number >= high; });
+    STD_TORCH_CHECK(false, name, " must be in [", low, ", ", high, "), got ", *first_outside);
   }
 }
 
-// CSR rows of an op over columns [0, num_columns): sets, or with their weights an encoding.
+// CSR rows: checks indptr, and on the CPU that it ascends from 0 to the number of indices.
 inline Rows read_rows(const Tensor& indptr, const Tensor& indices) {
   check_same_device(indptr, {&indices});
   check_tensor<int64_t>(indptr, "indptr", 1);
   check_tensor<int32_t>(indices, "indices", 1);
   STD_TORCH_CHECK(indptr.numel() > 0, "indptr must have one entry more than there are rows, got 0");
-  const Rows rows{indptr.numel() - 1, read<int64_t>(indptr), read<int32_t>(indices), nullptr};
+  const Rows rows{indptr.numel() - 1, read<int64_t>(indptr), read<int32_t>(indices)};
   STD_TORCH_CHECK(rows.count <= std::numeric_limits<int32_t>::max(),
                   "rows must be fewer than 2^31, got ", rows.count);
   if (indptr.is_cpu()) {
@@ -163,7 +163,8 @@ inline Rows read_sets(const Tensor& indptr, const Tensor& indices, int64_t num_c
   return rows;
 }
 
-// Encodings: rows that ascend, of positive weights whose sum is an int32, as overlaps are.
+// Encodings: rows with ascending indices and positive weights, each row's sum an int32, because
+// overlaps are int32.
 inline Rows read_encoding(const Tensor& indptr, const Tensor& indices, const Tensor& weights,
                           int64_t num_columns) {
   Rows rows = read_sets(indptr, indices, num_columns);
@@ -176,16 +177,16 @@ inline Rows read_encoding(const Tensor& indptr, const Tensor& indices, const Ten
   }
   for (int64_t row = 0; row < rows.count; ++row) {
     int64_t sum = 0;
-    int unfit = 0;
-    int32_t before = -1;
+    int faults = 0;  // 1: a weight that is not positive, 2: indices that do not ascend
+    int32_t previous = -1;
     for (int64_t at = rows.begin(row); at < rows.end(row); ++at) {
-      unfit |= rows.weights[at] <= 0;
-      unfit |= (rows.indices[at] <= before) << 1;
-      before = rows.indices[at];
+      faults |= rows.weights[at] <= 0;
+      faults |= (rows.indices[at] <= previous) << 1;
+      previous = rows.indices[at];
       sum += rows.weights[at];
     }
-    STD_TORCH_CHECK((unfit & 1) == 0, "weights must be positive, got 0 or less in row ", row);
-    STD_TORCH_CHECK(unfit == 0, "indices must ascend within each row, got others in row ", row);
+    STD_TORCH_CHECK((faults & 1) == 0, "weights must be positive, got 0 or less in row ", row);
+    STD_TORCH_CHECK(faults == 0, "indices must ascend within each row, got others in row ", row);
     STD_TORCH_CHECK(sum <= std::numeric_limits<int32_t>::max(),
                     "weights of each row must sum to less than 2^31, got ", sum, " in row ", row);
   }

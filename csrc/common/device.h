@@ -1,4 +1,4 @@
-// What kernels are written in, on top of CUDA C++: the launch, warps and shared memory.
+// What kernels use on top of CUDA C++: launches, warps and shared memory.
 //
 // Kernels reach the grid through this header alone, so that the very same source runs on a GPU and,
 // with -DMABM_EMULATED, on the emulated grid of tests/emulated_grid, where shared memory is
@@ -57,7 +57,7 @@ class Shared {
   int size_;
 };
 
-// Shared memory whose size is known when the kernel is compiled; first thing in a kernel's body.
+// Shared memory whose size is known when the kernel is compiled; declared first in its body.
 #if defined(MABM_EMULATED)
 #define MABM_SHARED(T, name, count) \
   const ::mabm::Shared<T> name(     \
@@ -99,7 +99,7 @@ __device__ inline int lane_index() { return static_cast<int>(threadIdx.x) % kWar
 __device__ inline int warp_index() { return static_cast<int>(threadIdx.x) / kWarpSize; }
 __device__ inline int warps_per_block() { return static_cast<int>(blockDim.x) / kWarpSize; }
 
-// Number of this thread and of all threads of the grid.
+// The number of this thread, or of its warp, in the whole grid.
 __device__ inline int64_t global_thread() {
   return static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
 }

@@ -1,7 +1,7 @@
 // Encodings in fixed point: weights are positive int32 in units of 2^-30, so that a row sums to one
-// but for the rounding of each weight.
+// up to the rounding of each weight.
 //
-// Integer sums do not depend on their order, so the overlap of two rows is the same bits for any
+// Integer sums do not depend on their order, so the overlap of two rows has the same bits for any
 // number of threads, on any device, over any sharding and in any order of the samples. A unit is
 // 9.3e-10, a hundredth of what float32 resolves in a distance near 1.
 #pragma once
@@ -19,8 +19,8 @@ constexpr int64_t kOne = int64_t{1} << 30;
 constexpr double kFineUnit = 4294967296.0;
 
 // exp(x) for x <= 0 from additions and multiplications alone, in a fixed order, so that every
-// compiler and device gives the same bits. Relative error below 1e-14; 0 below -50, where the
-// fixed point has long ended.
+// compiler and device gives the same bits. Relative error below 1e-14; 0 below -50, where a
+// weight is far less than one unit.
 MABM_HOST_DEVICE inline double exp_nonpositive(double x) {
   if (!(x > -50.0)) {
     return 0.0;

@@ -1,4 +1,4 @@
-// Ctrl-C in the midst of an op: Python's signal handlers run while the op works, not after it.
+// Ctrl-C during an op: Python's signal handlers run while the op works, not after it.
 //
 // Signals reach Python's main thread alone. An op called there asks Python about ten times a second
 // whether one has come. Where its handler raises, what it raised is kept here, the op ends with an
@@ -19,13 +19,13 @@ class Interrupted : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// Of the module, under Python's lock: the main thread (0 before the import), and the exception that
-// interrupted an op and that nobody has taken yet.
+// State of the module, guarded by Python's lock: the main thread (0 before the import), and the
+// exception that interrupted an op and has not been taken yet.
 inline unsigned long main_thread = 0;
 inline PyObject* interruption = nullptr;
 
-// Runs Python's handlers of signals that have come, if this is the main thread and 100 ms have gone
-// by since it last did; throws Interrupted where one raised.
+// Runs Python's handlers of pending signals, if this is the main thread and at least 100 ms have
+// passed since the last time; throws Interrupted if one of them raised.
 inline void check_interrupts() {
   using Clock = std::chrono::steady_clock;
   static Clock::time_point next;  // read and written on the main thread alone

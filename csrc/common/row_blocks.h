@@ -16,7 +16,7 @@ namespace mabm {
 // Rows are handed out in blocks of this many, so that threads with lighter rows take more of them.
 constexpr int64_t kRowBlock = 64;
 
-// What threads that share a loop tell each other: the next block, and what made the loop end early.
+// State shared by the threads of a loop: the next block, and the error that ended the loop early.
 class RowLoop {
  public:
   explicit RowLoop(int64_t num_blocks) : num_blocks_(num_blocks), failed_block_(num_blocks) {}
@@ -27,16 +27,16 @@ class RowLoop {
     return block < num_blocks_ ? block : -1;
   }
 
-  // Whether to give up, as threads other than the main one learn here; there a signal that has come
-  // throws.
+  // Whether a signal ended the loop. On the main thread a pending signal throws here; the other
+  // threads learn of it by the result.
   bool is_interrupted() const {
     check_interrupts();
     return interrupted_;
   }
 
-  // Keeps the error in flight if it is the first in row order. Blocks are handed out in ascending
-  // order and those before a failing one are finished, so that is the same for any number of
-  // threads. A signal goes before any error.
+  // Keeps the current exception if it is the first in row order. Blocks are handed out in ascending
+  // order and those before a failing one are finished, so the first error is the same for any
+  // number of threads. An interruption takes precedence over errors.
   void fail(int64_t block, bool interrupted) {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (error_ == nullptr || interrupted || (!interrupted_ && block < failed_block_)) {

@@ -1,4 +1,4 @@
-// Rows as the work sees them, on every backend: plain pointers.
+// Rows and lists of samples as both backends read them: plain pointers.
 #pragma once
 
 #include <cstdint>
@@ -7,12 +7,13 @@
 
 namespace mabm {
 
-// Read-only CSR rows; weights is null where the rows are sets.
+// Read-only CSR rows: sets, or an encoding with its weights, or a graph with its distances.
 struct Rows {
   int64_t count;
   const int64_t* indptr;
   const int32_t* indices;
-  const int32_t* weights;
+  const int32_t* weights = nullptr;
+  const float* distances = nullptr;
 
   MABM_HOST_DEVICE int64_t begin(int64_t row) const { return indptr[row]; }
   MABM_HOST_DEVICE int64_t end(int64_t row) const { return indptr[row + 1]; }
@@ -24,6 +25,21 @@ struct MaskedRanks {
   int64_t width;
   const int64_t* ranks;
   const bool* mask;
+};
+
+// The candidates of B rows: (B, L, C) scores and sample indices in L lists of at most C entries,
+// with the number of entries of each list, (B, L), and its threshold, (B, L). A list that is full
+// is cut to its better half. No sample left out of a list scored more than the list's threshold,
+// which is -inf where none was left out.
+template <class Score>
+struct CandidateLists {
+  int64_t num_rows;
+  int64_t num_lists;
+  int64_t capacity;
+  Score* scores;
+  int32_t* indices;
+  int32_t* counts;
+  Score* thresholds;
 };
 
 }  // namespace mabm

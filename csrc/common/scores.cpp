@@ -6,7 +6,7 @@ namespace mabm {
 namespace {
 
 constexpr int kLanes = 32;
-// Columns tested together before any of them is looked at singly.
+// Columns tested together before they are searched one by one.
 constexpr int64_t kChunk = 64;
 
 inline double fold(double* partial) {

@@ -18,7 +18,8 @@ inline double exact_score(const float* a, const float* b, int64_t size, bool euc
 }
 
 // First column in [begin, end) whose score, products[column] + biases[column] in float32, exceeds
-// its threshold, else end: one threshold for all, or one for the group of each column.
+// its threshold, or end if there is none: one threshold for all, or one for the group of each
+// column.
 int64_t first_above(const float* products, const float* biases, float threshold, int64_t begin,
                     int64_t end);
 int64_t first_above(const float* products, const float* biases, const int32_t* groups,

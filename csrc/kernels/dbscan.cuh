@@ -3,34 +3,27 @@
 // Core samples that are near are joined by a lock-free union-find whose roots only ever move to
 // smaller samples (after Jaiganesh and Burtscher, "A High-Performance Connected Components
 // Implementation for GPUs", HPDC 2018). So a cluster's root is its first core sample in the end,
-// whichever thread came first, and counting roots numbers the clusters as the CPU does.
+// in any order of the threads, and counting roots numbers the clusters as the CPU does.
 #pragma once
 
 #include "common/device.h"
+#include "common/rows.h"
 
 namespace mabm {
 
 constexpr int kDbscanThreads = 256;
 constexpr int kDbscanWarps = kDbscanThreads / kWarpSize;
 
-// A graph: CSR rows with a distance for each entry, both triangles.
-struct DistanceRows {
-  int64_t count;
-  const int64_t* indptr;
-  const int32_t* indices;
-  const float* distances;
-};
-
-// Which samples have at least min_samples within eps. A core sample begins as its own root; others
-// have none, -1. A warp has a row.
-static __global__ void find_cores_kernel(DistanceRows graph, float eps, int64_t min_samples,
+// Finds the core samples, those with at least min_samples within eps. A core sample begins as its
+// own root; other samples have none, -1. One warp per row.
+static __global__ void find_cores_kernel(Rows graph, float eps, int64_t min_samples,
                                          int32_t* parents) {
   const int64_t row = global_warp();
   if (row >= graph.count) {
     return;
   }
   int64_t near = 0;
-  for (int64_t at = graph.indptr[row] + lane_index(); at < graph.indptr[row + 1]; at += kWarpSize) {
+  for (int64_t at = graph.begin(row) + lane_index(); at < graph.end(row); at += kWarpSize) {
     near += graph.distances[at] <= eps;
   }
   near = warp_sum(near);
@@ -39,7 +32,7 @@ static __global__ void find_cores_kernel(DistanceRows graph, float eps, int64_t 
   }
 }
 
-// Other threads may be writing what this reads; an old value is only further from the root.
+// Other threads may write the parent meanwhile; an old value is only further from the root.
 __device__ inline int32_t read_parent(const int32_t* parents, int32_t sample) {
   return *static_cast<const volatile int32_t*>(parents + sample);
 }
@@ -49,7 +42,7 @@ __device__ inline int32_t find_root(int32_t* parents, int32_t sample) {
   while (parent != sample) {
     const int32_t next = read_parent(parents, parent);
     if (next != parent) {
-      atomicMin(&parents[sample], next);  // halves the path for those who come after
+      atomicMin(&parents[sample], next);  // halves the path for later calls
     }
     sample = parent;
     parent = next;
@@ -57,13 +50,13 @@ __device__ inline int32_t find_root(int32_t* parents, int32_t sample) {
   return sample;
 }
 
-// Joins the core samples within eps of each other. A warp has a row.
-static __global__ void join_cores_kernel(DistanceRows graph, float eps, int32_t* parents) {
+// Joins the core samples within eps of each other. One warp per row.
+static __global__ void join_cores_kernel(Rows graph, float eps, int32_t* parents) {
   const int64_t row = global_warp();
   if (row >= graph.count || read_parent(parents, static_cast<int32_t>(row)) < 0) {
     return;
   }
-  for (int64_t at = graph.indptr[row] + lane_index(); at < graph.indptr[row + 1]; at += kWarpSize) {
+  for (int64_t at = graph.begin(row) + lane_index(); at < graph.end(row); at += kWarpSize) {
     const int32_t other = graph.indices[at];
     // Each pair once: both triangles are there.
     if (other >= row || !(graph.distances[at] <= eps) || read_parent(parents, other) < 0) {
@@ -74,11 +67,11 @@ static __global__ void join_cores_kernel(DistanceRows graph, float eps, int32_t*
     while (a != b) {
       const int32_t greater = a > b ? a : b;
       const int32_t smaller = a > b ? b : a;
-      const int32_t before = atomicCAS(&parents[greater], greater, smaller);
-      if (before == greater) {
+      const int32_t previous = atomicCAS(&parents[greater], greater, smaller);
+      if (previous == greater) {
         break;
       }
-      a = find_root(parents, before);  // somebody else joined it first
+      a = find_root(parents, previous);  // another thread joined it first
       b = smaller;
     }
   }
@@ -103,15 +96,16 @@ static __global__ void label_cores_kernel(int32_t* parents, int64_t count,
   }
 }
 
-// A sample that is no core takes the smallest cluster among its core neighbors. A warp has a row.
-static __global__ void label_borders_kernel(DistanceRows graph, float eps, const int32_t* parents,
+// A sample that is not a core takes the smallest cluster among its core neighbors. One warp per
+// row.
+static __global__ void label_borders_kernel(Rows graph, float eps, const int32_t* parents,
                                             int64_t* labels) {
   const int64_t row = global_warp();
   if (row >= graph.count || parents[row] >= 0) {
     return;
   }
   int64_t smallest = graph.count;
-  for (int64_t at = graph.indptr[row] + lane_index(); at < graph.indptr[row + 1]; at += kWarpSize) {
+  for (int64_t at = graph.begin(row) + lane_index(); at < graph.end(row); at += kWarpSize) {
     const int32_t other = graph.indices[at];
     if (graph.distances[at] <= eps && parents[other] >= 0) {
       smallest = lesser(smallest, labels[other]);
@@ -124,7 +118,7 @@ static __global__ void label_borders_kernel(DistanceRows graph, float eps, const
 }
 
 // Joins the core samples and marks the first of each cluster.
-inline cudaError_t launch_join_cores(const DistanceRows& graph, float eps, int64_t min_samples,
+inline cudaError_t launch_join_cores(const Rows& graph, float eps, int64_t min_samples,
                                      int32_t* parents, int32_t* is_root, cudaStream_t stream) {
   const int64_t blocks = blocks_for(graph.count, kDbscanWarps);
   cudaError_t error = launch(find_cores_kernel, blocks, kDbscanThreads, 0, stream, graph, eps,
@@ -140,7 +134,7 @@ inline cudaError_t launch_join_cores(const DistanceRows& graph, float eps, int64
 }
 
 // Labels from joined cores, given the number of each root: those marked before it.
-inline cudaError_t launch_label_samples(const DistanceRows& graph, float eps, int32_t* parents,
+inline cudaError_t launch_label_samples(const Rows& graph, float eps, int32_t* parents,
                                         const int64_t* cluster_of_root, int64_t* labels,
                                         cudaStream_t stream) {
   const cudaError_t error =

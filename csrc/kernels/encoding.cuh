@@ -11,11 +11,11 @@ namespace mabm {
 
 constexpr int kEncodeBatch = 4;
 
-// The least or greatest, or the sum, of one value of each warp of a block, the same in every
-// thread; `values` has a place for each warp.
+// Combines one value of each warp of a block (a sum or an extreme); the result is the same in every
+// thread. `values` has a place for each warp.
 template <class T, class Combine>
 __device__ T combine_warps(T value, const Shared<T>& values, const Combine& combine) {
-  __syncthreads();  // the last use of the places is over
+  __syncthreads();  // an earlier use of the places is over
   if (lane_index() == 0) {
     values[warp_index()] = value;
   }
@@ -27,8 +27,9 @@ __device__ T combine_warps(T value, const Shared<T>& values, const Combine& comb
   return result;
 }
 
-// V_ij = softmax over j in E(i) of -(2 - 2 x_i . x_j), as weights beside the sets, some of them 0,
-// and how many are not; a row without neighbors counts one. A block has a row.
+// V_ij = softmax over j in E(i) of -(2 - 2 x_i . x_j): a weight for each entry of the sets, which
+// may be 0, and the number of positive ones in each row; a row without neighbors counts one. One
+// block per row.
 static __global__ void weigh_neighbors_kernel(const float* features, int64_t dim, Rows neighbors,
                                               double* products, int32_t* weights, int32_t* counts) {
   constexpr int kWarps = kRowThreads / kWarpSize;
@@ -38,7 +39,7 @@ static __global__ void weigh_neighbors_kernel(const float* features, int64_t dim
   const int64_t row = blockIdx.x;
   const int64_t begin = neighbors.begin(row);
   const int64_t end = neighbors.end(row);
-  const float* own = features + row * dim;
+  const float* row_features = features + row * dim;
   double greatest = -INFINITY;
   for (int64_t first = begin + warp_index() * kEncodeBatch; first < end;
        first += warps_per_block() * kEncodeBatch) {
@@ -50,7 +51,7 @@ static __global__ void weigh_neighbors_kernel(const float* features, int64_t dim
       others[k] = features + neighbors.indices[at] * dim;
     }
     double scores[kEncodeBatch];
-    score_row<false>(own, others, dim, scores);
+    score_row<false>(row_features, others, dim, scores);
 #pragma unroll
     for (int k = 0; k < kEncodeBatch; ++k) {
       greatest = scores[k] > greatest ? scores[k] : greatest;
@@ -89,7 +90,7 @@ inline cudaError_t launch_weigh_neighbors(const float* features, int64_t dim, co
                 neighbors, products, weights, counts);
 }
 
-// Keeps the positive weights of each row; a row without entries becomes one-hot. A warp has a row.
+// Keeps the positive weights of each row; a row without entries becomes one-hot. One warp per row.
 static __global__ void keep_positive_kernel(Rows rows, const int64_t* starts, int32_t* indices,
                                             int32_t* weights) {
   const int64_t row = global_warp();
@@ -129,7 +130,7 @@ struct AveragedRows {
 };
 
 // V'_i = the mean of the rows V[neighbors[i, m]], weighted: a first pass counts the entries of each
-// row, a second writes them, ascending. A block has a row.
+// row, a second writes them, ascending. One block per row.
 template <bool kShared, bool kFill>
 __global__ void average_encodings_kernel(Rows encoding, AveragedRows averaged, RowCounts rows,
                                          const int64_t* starts, int32_t* indices, int32_t* weights,

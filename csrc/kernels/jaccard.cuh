@@ -1,8 +1,9 @@
 // The distance between encoded rows, dense or pruned (method step 6).
 //
 // A block adds up the overlaps of its row with a window of other rows in shared memory: integers,
-// so that the order of the additions does not show. The other rows are read by column ("inverted"),
-// a warp a column; a column lists its rows in ascending order, so that a window is a part of it.
+// so that the result does not depend on their order. The other rows are read by column
+// ("inverted"), one warp per column; a column lists its rows in ascending order, so that a window
+// is a part of it.
 #pragma once
 
 #include "common/device.h"
@@ -15,12 +16,12 @@ constexpr int kOverlapThreads = 256;
 constexpr int kOverlapWarps = kOverlapThreads / kWarpSize;
 // Rows of a window: with their counters a little less than the shared memory of every device.
 constexpr int kWindow = 12000;
-// Near rows of one row that its first pass has room for; a row with more is searched again. There
-// are as many as an identity has images, some 90 in the largest of the usual data sets.
+// Near rows that the first pass has room for; a row with more is searched again. A row has about as
+// many as its identity has images, some 90 in the largest of the usual data sets.
 constexpr int kNearSlots = 256;
 
 // One entry of an encoding, seen from its column.
-struct alignas(8) ColumnEntry {  // read as one
+struct alignas(8) ColumnEntry {  // read in one load
   int32_t row;
   int32_t weight;
 };
@@ -31,7 +32,7 @@ struct InvertedRows {
   const ColumnEntry* entries;
 };
 
-// row_of[at] = the row of entry `at`. A warp has a row.
+// row_of[at] = the row of entry `at`. One warp per row.
 static __global__ void rows_of_entries_kernel(const int64_t* indptr, int64_t num_rows,
                                               int32_t* row_of) {
   const int64_t row = global_warp();
@@ -93,8 +94,8 @@ inline cudaError_t launch_invert_rows(const int32_t* sorted_columns, const int64
                       kOverlapThreads, 0, stream, sorted_columns, num_entries, num_columns, starts);
 }
 
-// Sum of the weights of each row, and the least of them all; *least_sum must begin above it. A warp
-// has a row.
+// Sum of the weights of each row, and the least of them all; *least_sum must begin above it. One
+// warp per row.
 static __global__ void row_sums_kernel(Rows rows, int64_t* sums, long long* least_sum) {
   const int64_t row = global_warp();
   if (row >= rows.count) {
@@ -136,7 +137,7 @@ __device__ inline int64_t first_entry(const ColumnEntry* entries, int64_t low, i
 }
 
 // Sets overlaps[j - first] to the overlap of a row with the rows j = first..last - 1 of an inverted
-// encoding of `num_others` rows. By a whole block, which meets before and after.
+// encoding of `num_others` rows. Called by a whole block, with a barrier before and after.
 __device__ inline void add_overlaps(const Rows& rows, int64_t row, const InvertedRows& inverted,
                                     int64_t num_others, int64_t first, int64_t last,
                                     const Shared<int32_t>& overlaps) {
@@ -145,29 +146,29 @@ __device__ inline void add_overlaps(const Rows& rows, int64_t row, const Inverte
     overlaps[at] = 0;
   }
   __syncthreads();
-  // A warp has every eighth entry of the row. Its lanes look up a column each, all at once, and
-  // then go along the columns together, one after the other.
+  // A warp takes every eighth entry of the row. Its lanes look up one column each, all at once, and
+  // then read these columns together, one after the other.
   const int stride = warps_per_block();
   for (int64_t at = rows.begin(row) + warp_index(); at < rows.end(row); at += stride * kWarpSize) {
-    const int64_t own = at + lane_index() * stride;
-    int32_t own_weight = 0;
-    int64_t own_begin = 0;
-    int64_t own_end = 0;
-    if (own < rows.end(row)) {
-      own_weight = rows.weights[own];
-      own_begin = inverted.starts[rows.indices[own]];
-      own_end = inverted.starts[rows.indices[own] + 1];
+    const int64_t entry_at = at + lane_index() * stride;
+    int32_t lane_weight = 0;
+    int64_t lane_begin = 0;
+    int64_t lane_end = 0;
+    if (entry_at < rows.end(row)) {
+      lane_weight = rows.weights[entry_at];
+      lane_begin = inverted.starts[rows.indices[entry_at]];
+      lane_end = inverted.starts[rows.indices[entry_at] + 1];
       if (first > 0) {
-        own_begin = first_entry(inverted.entries, own_begin, own_end, first);
+        lane_begin = first_entry(inverted.entries, lane_begin, lane_end, first);
       }
       if (last < num_others) {
-        own_end = first_entry(inverted.entries, own_begin, own_end, last);
+        lane_end = first_entry(inverted.entries, lane_begin, lane_end, last);
       }
     }
     for (int lane = 0; lane < kWarpSize && at + lane * stride < rows.end(row); ++lane) {
-      const int32_t weight = __shfl_sync(kFullWarp, own_weight, lane);
-      const int64_t begin = __shfl_sync(kFullWarp, own_begin, lane);
-      const int64_t end = __shfl_sync(kFullWarp, own_end, lane);
+      const int32_t weight = __shfl_sync(kFullWarp, lane_weight, lane);
+      const int64_t begin = __shfl_sync(kFullWarp, lane_begin, lane);
+      const int64_t end = __shfl_sync(kFullWarp, lane_end, lane);
       for (int64_t slot = begin + lane_index(); slot < end; slot += kWarpSize) {
         const ColumnEntry entry = inverted.entries[slot];
         atomicAdd(&overlaps[static_cast<int>(entry.row - first)], lesser(weight, entry.weight));
@@ -177,7 +178,7 @@ __device__ inline void add_overlaps(const Rows& rows, int64_t row, const Inverte
   __syncthreads();
 }
 
-// J between every row of one encoding and every row of another, (R, C). A block has a row and a
+// J between every row of one encoding and every row of another, (R, C). One block per row and
 // window of columns.
 static __global__ void jaccard_distance_kernel(Rows rows, const int64_t* sums,
                                                InvertedRows inverted, int64_t num_columns,
@@ -214,8 +215,8 @@ inline cudaError_t launch_jaccard_distance(const Rows& rows, const int64_t* sums
                 num_columns, column_sums, window, distances);
 }
 
-// Where the near rows of each row go: in the first pass to kNearSlots places a row, as far as they
-// reach; in the second to `starts`, for the rows that had more.
+// Where the near rows of each row are written: in the first pass to kNearSlots places per row, as
+// many as fit; in the second from `starts` on, for the rows that had more.
 struct NearRows {
   int32_t* counts;
   const int64_t* starts;
@@ -223,9 +224,9 @@ struct NearRows {
   float* distances;
 };
 
-// Every pair of rows with J <= max_distance, columns ascending. A block has a row, and takes window
-// after window; in a window each warp has a part of it, counts what is near there, and then knows
-// where to write it.
+// Every pair of rows with J <= max_distance, columns ascending. One block per row, which takes
+// window after window; in a window each warp counts the near rows of its part, so that every warp
+// knows where to write its own.
 template <bool kFill>
 __global__ void near_rows_kernel(Rows rows, const int64_t* sums, const long long* least_sum,
                                  InvertedRows inverted, float max_distance, int window,
@@ -237,11 +238,11 @@ __global__ void near_rows_kernel(Rows rows, const int64_t* sums, const long long
   if (kFill && near.counts[row] <= kNearSlots) {
     return;
   }
-  const int64_t own_sum = sums[row];
+  const int64_t row_sum = sums[row];
   // An overlap is at most the sum of a row, so that the least one that is near fits, too.
-  const auto least = static_cast<int32_t>(least_overlap(max_distance, own_sum + *least_sum));
+  const auto least = static_cast<int32_t>(least_overlap(max_distance, row_sum + *least_sum));
   const int64_t start = kFill ? near.starts[row] : row * kNearSlots;
-  int found = 0;
+  int num_near = 0;
   for (int64_t first = 0; first < rows.count; first += window) {
     const int64_t last = lesser<int64_t>(first + window, rows.count);
     add_overlaps(rows, row, inverted, rows.count, first, last, overlaps);
@@ -250,7 +251,7 @@ __global__ void near_rows_kernel(Rows rows, const int64_t* sums, const long long
     const int part_begin = warp_index() * part * kWarpSize;
     const auto distance_at = [&](int at) {
       return at < size && overlaps[at] >= least
-                 ? distance_of_overlap(overlaps[at], own_sum + sums[first + at])
+                 ? distance_of_overlap(overlaps[at], row_sum + sums[first + at])
                  : 1.0f;
     };
     int count = 0;
@@ -262,10 +263,10 @@ __global__ void near_rows_kernel(Rows rows, const int64_t* sums, const long long
       warp_counts[warp_index()] = count;
     }
     __syncthreads();
-    int place = found;
+    int place = num_near;
     for (int warp = 0; warp < kOverlapWarps; ++warp) {
       place += warp < warp_index() ? warp_counts[warp] : 0;
-      found += warp_counts[warp];
+      num_near += warp_counts[warp];
     }
     for (int step = 0; count > 0 && step < part; ++step) {
       const int at = part_begin + step * kWarpSize + lane_index();
@@ -280,7 +281,7 @@ __global__ void near_rows_kernel(Rows rows, const int64_t* sums, const long long
     }
   }
   if (!kFill && threadIdx.x == 0) {
-    near.counts[row] = found;
+    near.counts[row] = num_near;
   }
 }
 
@@ -293,7 +294,8 @@ inline cudaError_t launch_near_rows(const Rows& rows, const int64_t* sums,
                 least_sum, inverted, max_distance, window, near);
 }
 
-// Moves the rows that fit their places to where they belong. A warp has a row.
+// Moves the near rows that fit in the places of the first pass to where they belong. One warp per
+// row.
 static __global__ void move_near_rows_kernel(int64_t num_rows, const int32_t* counts,
                                              const int64_t* starts, const int32_t* slot_indices,
                                              const float* slot_distances, int32_t* indices,

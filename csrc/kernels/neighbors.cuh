@@ -9,7 +9,7 @@ namespace mabm {
 
 constexpr int kMaskThreads = 256;
 
-// mask[i, m]: ranks[i, m] = j is present and i stands in ranks[j]. A warp has a row.
+// mask[i, m]: ranks[i, m] = j is present and i is in ranks[j]. One warp per row.
 static __global__ void reciprocal_mask_kernel(const int64_t* ranks, int64_t num_rows, int64_t width,
                                               bool* mask) {
   const int64_t row = global_warp();
@@ -18,13 +18,13 @@ static __global__ void reciprocal_mask_kernel(const int64_t* ranks, int64_t num_
   }
   for (int64_t column = row * width; column < (row + 1) * width; ++column) {
     const int64_t other = ranks[column];
-    bool found = false;
+    bool is_listed = false;
     for (int64_t at = lane_index(); other >= 0 && at < width; at += kWarpSize) {
-      found = found || ranks[other * width + at] == row;
+      is_listed = is_listed || ranks[other * width + at] == row;
     }
-    found = __any_sync(kFullWarp, found);
+    is_listed = __any_sync(kFullWarp, is_listed);
     if (lane_index() == 0) {
-      mask[column] = found;
+      mask[column] = is_listed;
     }
   }
 }
@@ -35,8 +35,8 @@ inline cudaError_t launch_reciprocal_mask(const int64_t* ranks, int64_t num_rows
                 kMaskThreads, 0, stream, ranks, num_rows, width, mask);
 }
 
-// E(i): R(i), and R_half(q) for each q in R(i) with |R_half(q) & R(i)| > 2/3 |R_half(q)|. A block
-// has a row. The first pass counts its members and notes in `accepted` whose half sets join; the
+// E(i): R(i), and R_half(q) for each q in R(i) with |R_half(q) & R(i)| > 2/3 |R_half(q)|. One block
+// per row. The first pass counts its members and marks in `accepted` whose half sets join; the
 // second writes them ascending.
 template <bool kShared, bool kFill>
 __global__ void expand_neighbors_kernel(MaskedRanks lists, MaskedRanks half, int64_t num_rows,
@@ -73,7 +73,7 @@ __global__ void expand_neighbors_kernel(MaskedRanks lists, MaskedRanks half, int
       }
     }
     const bool complete = table.complete();
-    __syncthreads();  // nobody adds before all have looked
+    __syncthreads();  // no thread adds before all have counted
     for (int64_t m = begin + warp_index(); complete && m < begin + lists.width;
          m += warps_per_block()) {
       for (int64_t n = lane_index(); accepted[m] && n < half.width; n += kWarpSize) {

@@ -10,7 +10,7 @@ constexpr int kScanWarps = kScanThreads / kWarpSize;
 constexpr int kScanPerThread = 4;
 constexpr int kScanPerBlock = kScanThreads * kScanPerThread;
 
-// Sum of the values of all earlier threads of the block; *total becomes that of all its threads.
+// Sum of the values of all earlier threads of the block; *total becomes the sum over all threads.
 __device__ inline int64_t block_exclusive_sum(int64_t value, const Shared<int64_t>& warp_totals,
                                               int64_t* total) {
   int64_t inclusive = value;
@@ -32,7 +32,7 @@ __device__ inline int64_t block_exclusive_sum(int64_t value, const Shared<int64_
   return before + inclusive - value;
 }
 
-// Sum of the counts that are this thread's.
+// Sum of this thread's counts.
 __device__ inline int64_t sum_of_thread(const int32_t* counts, int64_t count) {
   const int64_t first = global_thread() * kScanPerThread;
   int64_t sum = 0;

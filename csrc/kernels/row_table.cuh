@@ -1,6 +1,6 @@
 // The samples that a block gathers for its row: a set with open addressing, in shared memory or,
-// where a row has more members than fit there, in global memory. Members come in any order; what is
-// made of them is in ascending order and does not depend on it.
+// where a row has more members than fit there, in global memory. Members are added in any order;
+// the results are in ascending order and do not depend on it.
 #pragma once
 
 #include "common/device.h"
@@ -9,12 +9,12 @@ namespace mabm {
 
 constexpr int kRowThreads = 128;
 // A table in shared memory: its slots, and how many of them may be taken. A row with more members
-// goes through a table in global memory.
+// uses a table in global memory.
 constexpr int kSharedSlots = 2048;
 constexpr int kSharedMembers = 1536;
 
-// What a first pass learns of each row: its members, or that they do not fit in shared memory, and
-// of how many rows that is so.
+// What a first pass finds out: the number of members of each row, the rows whose members do not fit
+// in shared memory, and how many those are.
 struct RowCounts {
   int32_t* counts;
   bool* too_long;
@@ -22,7 +22,7 @@ struct RowCounts {
 
   __device__ bool takes(int64_t row, bool in_shared) const { return too_long[row] != in_shared; }
 
-  // By one thread. A row that does not fit counts nothing until the other kind of table took it.
+  // Called by one thread. A row that does not fit counts 0 until a table in global memory holds it.
   __device__ void note(int64_t row, bool fits, int count) const {
     counts[row] = fits ? count : 0;
     if (!fits) {
@@ -32,8 +32,8 @@ struct RowCounts {
   }
 };
 
-// Tables in global memory, one a block: `slots` entries of each array for each, a power of two of
-// at least twice the number of samples.
+// Tables in global memory, one per block, with `slots` entries of each array: a power of two, at
+// least twice the number of samples.
 struct TableScratch {
   int64_t count;
   int slots;
@@ -50,8 +50,8 @@ inline int64_t table_slots(int64_t num_samples) {
   return slots;
 }
 
-// The table of one block; where kSums, with a sum for each member. Every thread of the block holds
-// one, and where nothing else is said all of them call its functions together.
+// The table of one block; with kSums, it has a sum for each member. Every thread of the block has
+// an object of it. All threads call its functions together unless a comment says otherwise.
 template <bool kShared, bool kSums>
 class RowTable {
  public:
@@ -68,7 +68,7 @@ class RowTable {
 
   // Empties the table.
   __device__ void clear() {
-    __syncthreads();  // all have read what they wanted of it
+    __syncthreads();  // no thread reads the old table any more
     for (int slot = threadIdx.x; slot < keys_.size(); slot += blockDim.x) {
       keys_[slot] = kFree;
       if (kSums) {
@@ -81,21 +81,21 @@ class RowTable {
     __syncthreads();
   }
 
-  // Adds a member, by one thread; returns its slot, or -1 where the table is too full.
+  // Adds a member; called by one thread. Returns its slot, or -1 where the table is too full.
   __device__ int add(int32_t member) {
     int slot = first_slot(member);
     for (int probe = 1; probe <= keys_.size(); ++probe) {
-      const int32_t found = atomicCAS(&keys_[slot], kFree, member);
-      if (found == kFree) {
+      const int32_t previous = atomicCAS(&keys_[slot], kFree, member);
+      if (previous == kFree) {
         atomicAdd(&size_[0], 1);
         return slot;
       }
-      if (found == member) {
+      if (previous == member) {
         return slot;
       }
       slot = (slot + 1) & (keys_.size() - 1);
-      // Probes are this long where the table is too full, which alone says that a row does not fit:
-      // how long they are depends on who came first.
+      // Long probes hint that the table is too full, but their length depends on the order of the
+      // threads; only the number of members decides that a row does not fit.
       if (kShared && probe % kWarpSize == 0 && atomicAdd(&size_[0], 0) > kSharedMembers) {
         break;
       }
@@ -103,7 +103,7 @@ class RowTable {
     return -1;
   }
 
-  // Adds to the sum of a member, by one thread.
+  // Adds to the sum of a member; called by one thread.
   __device__ void add(int32_t member, unsigned long long part) {
     const int slot = add(member);
     if (slot >= 0) {
@@ -111,13 +111,13 @@ class RowTable {
     }
   }
 
-  // Whether a member is in the table, by one thread, while nobody adds.
+  // Whether a member is in the table; called by one thread, while none adds.
   __device__ bool holds(int32_t member) const { return keys_[slot_of(member)] == member; }
 
-  // Whether all that was added is in the table; after a barrier.
+  // Whether the table holds everything that was added; called after a barrier.
   __device__ bool complete() const { return !kShared || size_[0] <= kSharedMembers; }
 
-  // Members; after a barrier.
+  // The number of members; called after a barrier.
   __device__ int num_members() const { return size_[0]; }
 
   // Keeps the members for which keeps(sum) holds, and returns how many those are.

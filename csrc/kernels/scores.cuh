@@ -25,16 +25,16 @@ __device__ inline double score_of_partials(double partial) {
   return kEuclidean ? -sum : sum;
 }
 
-// Scores of one row against kCount others, by a whole warp: the same in every lane.
+// Scores of one row against kCount others, the same in every lane. Called by a whole warp.
 template <bool kEuclidean, int kCount>
-__device__ void score_row(const float* own, const float* const (&others)[kCount], int64_t dim,
+__device__ void score_row(const float* row, const float* const (&others)[kCount], int64_t dim,
                           double (&scores)[kCount]) {
   for (int k = 0; k < kCount; ++k) {
     scores[k] = 0.0;
   }
-#pragma unroll 4  // loads of several steps under way at once
+#pragma unroll 4  // so that loads of several steps overlap
   for (int64_t d = lane_index(); d < dim; d += kWarpSize) {
-    const double a = own[d];
+    const double a = row[d];
 #pragma unroll
     for (int k = 0; k < kCount; ++k) {
       scores[k] = add_term<kEuclidean>(scores[k], a, others[k][d]);
@@ -61,14 +61,14 @@ __global__ void score_tile_kernel(const float* features, int64_t dim, const int6
   if (first_row >= num_rows) {
     return;
   }
-  // Pairs beyond the edge are scored like the last one, and not written.
-  const float* own[kTileSide];
+  // Pairs beyond the edge repeat the last one and are not written.
+  const float* tile_rows[kTileSide];
   const float* others[kTileSide];
 #pragma unroll
   for (int k = 0; k < kTileSide; ++k) {
     const int64_t row = first_row + k < num_rows ? first_row + k : num_rows - 1;
     const int64_t other = column + k < num_columns ? column + k : num_columns - 1;
-    own[k] = features + rows[row] * dim;
+    tile_rows[k] = features + rows[row] * dim;
     others[k] = features + (first_column + other) * dim;
   }
   double partial[kTileSide][kTileSide] = {};
@@ -77,7 +77,7 @@ __global__ void score_tile_kernel(const float* features, int64_t dim, const int6
     double b[kTileSide];
 #pragma unroll
     for (int k = 0; k < kTileSide; ++k) {
-      a[k] = own[k][d];
+      a[k] = tile_rows[k][d];
       b[k] = others[k][d];
     }
 #pragma unroll

@@ -1,10 +1,10 @@
-// The checks of every op's arguments, once for all backends: each returns what the work needs to
-// know of their sizes. Where pointers are on, the backends read them.
+// The checks of every op's arguments, once for all backends; they return the arguments as plain
+// pointers and sizes where several tensors belong together.
 //
 // Shapes, dtypes and numbers on the host are checked everywhere. Numbers in tensors that address
-// memory are checked on the CPU alone (common/checks.h), as are those that would overflow. What is
-// only a quantity (features, products, scores, thresholds, distances) is not looked at: one that is
-// not finite makes a meaningless result, and no more.
+// memory or could overflow are checked on the CPU alone (common/checks.h). Quantities (features,
+// products, scores, thresholds, distances) are not checked: one that is not finite makes a result
+// meaningless, but not the access to memory unsafe.
 #pragma once
 
 #include <limits>
@@ -16,18 +16,11 @@
 
 namespace mabm {
 
-// What an int32 can number.
-constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
+// The greatest int32: rows, columns and entries of lists are numbered by int32.
+constexpr int64_t kMaxInt32 = std::numeric_limits<int32_t>::max();
 
-// The candidates of B rows: L lists of at most C entries each.
-struct ListSizes {
-  int64_t num_rows;
-  int64_t num_lists;
-  int64_t capacity;
-};
-
-inline ListSizes check_lists(const Tensor& candidate_scores, const Tensor& candidates,
-                             const Tensor& counts, const Tensor& thresholds) {
+inline CandidateLists<float> read_lists(const Tensor& candidate_scores, const Tensor& candidates,
+                                        const Tensor& counts, const Tensor& thresholds) {
   check_same_device(candidates, {&candidate_scores, &counts, &thresholds});
   check_tensor<float>(candidate_scores, "candidate_scores", 3);
   check_tensor<int32_t>(candidates, "candidates", 3);
@@ -40,19 +33,22 @@ inline ListSizes check_lists(const Tensor& candidate_scores, const Tensor& candi
     check_size(counts, "counts", axis, candidates.size(axis));
     check_size(thresholds, "thresholds", axis, candidates.size(axis));
   }
-  const ListSizes sizes{candidates.size(0), candidates.size(1), candidates.size(2)};
-  STD_TORCH_CHECK(sizes.capacity >= 2 && sizes.capacity <= kMost,
+  const CandidateLists<float> lists{candidates.size(0),         candidates.size(1),
+                                    candidates.size(2),         write<float>(candidate_scores),
+                                    write<int32_t>(candidates), write<int32_t>(counts),
+                                    write<float>(thresholds)};
+  STD_TORCH_CHECK(lists.capacity >= 2 && lists.capacity <= kMaxInt32,
                   "candidates must have room for 2 a list and less than 2^31, got ",
-                  sizes.capacity);
-  return sizes;
+                  lists.capacity);
+  return lists;
 }
 
-inline ListSizes check_collect_candidates(const Tensor& products, const Tensor& biases,
-                                          const Tensor& row_groups, const Tensor& column_groups,
-                                          const Tensor& list_of_group, int64_t first_column,
-                                          const Tensor& candidate_scores, const Tensor& candidates,
-                                          const Tensor& counts, const Tensor& thresholds) {
-  const ListSizes lists = check_lists(candidate_scores, candidates, counts, thresholds);
+inline CandidateLists<float> check_collect_candidates(
+    const Tensor& products, const Tensor& biases, const Tensor& row_groups,
+    const Tensor& column_groups, const Tensor& list_of_group, int64_t first_column,
+    const Tensor& candidate_scores, const Tensor& candidates, const Tensor& counts,
+    const Tensor& thresholds) {
+  const CandidateLists<float> lists = read_lists(candidate_scores, candidates, counts, thresholds);
   check_same_device(candidates, {&products, &biases, &row_groups, &column_groups, &list_of_group});
   check_tensor<float>(products, "products", 2);
   check_tensor<float>(biases, "biases", 1);
@@ -64,7 +60,7 @@ inline ListSizes check_collect_candidates(const Tensor& products, const Tensor& 
   check_size(row_groups, "row_groups", 0, lists.num_rows);
   check_size(column_groups, "column_groups", 0, products.size(1));
   check_size(list_of_group, "list_of_group", 1, list_of_group.size(0));
-  STD_TORCH_CHECK(first_column >= 0 && first_column <= kMost - products.size(1),
+  STD_TORCH_CHECK(first_column >= 0 && first_column <= kMaxInt32 - products.size(1),
                   "first_column must be at least 0 and the last one below 2^31, got ", first_column,
                   " and ", products.size(1), " columns");
   check_range<int32_t>(row_groups, "row_groups", 0, list_of_group.size(0));
@@ -77,8 +73,8 @@ inline ListSizes check_collect_candidates(const Tensor& products, const Tensor& 
 // Checks the length of each list.
 inline void check_widths(const std::vector<int64_t>& widths) {
   for (const int64_t width : widths) {
-    STD_TORCH_CHECK(width >= 0 && width <= kMost, "widths must be in [0, ", kMost, "], got ",
-                    width);
+    STD_TORCH_CHECK(width >= 0 && width <= kMaxInt32, "widths must be in [0, ", kMaxInt32,
+                    "], got ", width);
   }
 }
 
@@ -87,12 +83,13 @@ inline int64_t total_width(const std::vector<int64_t>& widths) {
   return std::accumulate(widths.begin(), widths.end(), int64_t{0});
 }
 
-inline ListSizes check_rank_candidates(const Tensor& features, const Tensor& rows,
-                                       const Tensor& candidate_scores, const Tensor& candidates,
-                                       const Tensor& counts, const Tensor& thresholds,
-                                       const Tensor& error_bounds,
-                                       const std::vector<int64_t>& widths) {
-  const ListSizes lists = check_lists(candidate_scores, candidates, counts, thresholds);
+inline CandidateLists<float> check_rank_candidates(const Tensor& features, const Tensor& rows,
+                                                   const Tensor& candidate_scores,
+                                                   const Tensor& candidates, const Tensor& counts,
+                                                   const Tensor& thresholds,
+                                                   const Tensor& error_bounds,
+                                                   const std::vector<int64_t>& widths) {
+  const CandidateLists<float> lists = read_lists(candidate_scores, candidates, counts, thresholds);
   check_same_device(candidates, {&features, &rows, &error_bounds});
   check_tensor<float>(features, "features", 2);
   check_tensor<int64_t>(rows, "rows", 1);
@@ -104,10 +101,9 @@ inline ListSizes check_rank_candidates(const Tensor& features, const Tensor& row
   check_range<int64_t>(rows, "rows", 0, features.size(0));
   check_range<int32_t>(counts, "counts", 0, lists.capacity + 1);
   if (candidates.is_cpu()) {
-    const auto* count = read<int32_t>(counts);
-    for (int64_t list = 0; list < counts.numel(); ++list) {
-      const int32_t* begin = read<int32_t>(candidates) + list * lists.capacity;
-      for (const int32_t* index = begin; index < begin + count[list]; ++index) {
+    for (int64_t list = 0; list < lists.num_rows * lists.num_lists; ++list) {
+      const int32_t* begin = lists.indices + list * lists.capacity;
+      for (const int32_t* index = begin; index < begin + lists.counts[list]; ++index) {
         STD_TORCH_CHECK(*index >= 0 && *index < features.size(0), "candidates must be in [0, ",
                         features.size(0), "), got ", *index);
       }
@@ -134,7 +130,7 @@ inline void check_rank_exactly(const Tensor& features, const Tensor& rows, const
 // Checks lists of ranks, padded by -1: (N, K).
 inline void check_ranks(const Tensor& ranks, const char* name) {
   check_tensor<int64_t>(ranks, name, 2);
-  STD_TORCH_CHECK(ranks.size(0) <= kMost, name, " must have fewer than 2^31 rows, got ",
+  STD_TORCH_CHECK(ranks.size(0) <= kMaxInt32, name, " must have fewer than 2^31 rows, got ",
                   ranks.size(0));
   check_range<int64_t>(ranks, name, -1, ranks.size(0));
 }
@@ -211,8 +207,8 @@ inline EncodingPair check_jaccard_distance(const Tensor& row_indptr, const Tenso
                                            const Tensor& column_indices,
                                            const Tensor& column_weights, int64_t num_samples) {
   check_same_device(row_indptr, {&column_indptr});
-  STD_TORCH_CHECK(num_samples >= 0 && num_samples <= kMost, "num_samples must be in [0, ", kMost,
-                  "], got ", num_samples);
+  STD_TORCH_CHECK(num_samples >= 0 && num_samples <= kMaxInt32, "num_samples must be in [0, ",
+                  kMaxInt32, "], got ", num_samples);
   return {read_encoding(row_indptr, row_indices, row_weights, num_samples),
           read_encoding(column_indptr, column_indices, column_weights, num_samples)};
 }
@@ -226,10 +222,11 @@ inline Rows check_jaccard_graph(const Tensor& indptr, const Tensor& indices, con
 
 inline Rows check_dbscan(const Tensor& indptr, const Tensor& indices, const Tensor& distances) {
   check_same_device(indptr, {&distances});
-  const Rows rows = read_sets(indptr, indices, indptr.numel() - 1);
+  Rows graph = read_sets(indptr, indices, indptr.numel() - 1);
   check_tensor<float>(distances, "distances", 1);
   check_size(distances, "distances", 0, indices.numel());
-  return rows;
+  graph.distances = read<float>(distances);
+  return graph;
 }
 
 }  // namespace mabm

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mabm._core.arguments import shown
-from mabm._core.arrays import Array, is_integer, to_int64, to_tensor
+from mabm._core.arrays import Array, check_features, is_integer, to_int64, to_tensor
 from mabm._core.modalities import MODALITY_NAMES
 from mabm._core.partition import NOISE
 
@@ -56,6 +56,41 @@ class Categories(NamedTuple):
     names: tuple[str, ...] | None
 
 
+class Samples(NamedTuple):
+    """Features and the groups of their rows, on one device.
+
+    Attributes:
+        features: (N, D) contiguous float32 without gradient.
+        groups: (N,) int64 >= 0, or ``None`` without a modality.
+        group_names: What group 0, 1, ... is called, or ``None`` where they were integers.
+    """
+
+    features: Tensor
+    groups: Tensor | None
+    group_names: tuple[str, ...] | None
+
+
+def check_samples(features: object, modality: object, name: str = "features") -> Samples:
+    """Returns the two arguments of every clustering as tensors on the features' device.
+
+    Args:
+        features: (N, D) tensor or array of float16, bfloat16, float32 or float64.
+        modality: (N,) integers >= 0, bool or words, the group of each row, or ``None``.
+        name: What messages call the features.
+
+    Raises:
+        TypeError: An argument of the wrong kind.
+        ValueError: Features are not finite or not (N, D), or the modality is not (N,), misses a
+            value, or holds a negative number.
+    """
+    x = check_features(features, name)
+    if modality is None:
+        return Samples(x, None, None)
+    found = check_categories(modality, len(x), "modality", "one group a row", takes_bool=True)
+    groups = _check_groups(found.columns[0].to(x.device), "modality")
+    return Samples(x, groups, found.names)
+
+
 def check_modality(value: object, count: int, device: torch.device, name: str) -> Tensor:
     """Returns the group of each sample as int64 (N,) on ``device``.
 
@@ -66,8 +101,11 @@ def check_modality(value: object, count: int, device: torch.device, name: str) -
         ValueError: It is not of shape (N,), misses a value, or holds a negative number.
     """
     found = check_categories(value, count, name, "one group a row", takes_bool=True)
-    groups = found.columns[0].to(device)
-    if count and (least := int(groups.min())) < 0:
+    return _check_groups(found.columns[0].to(device), name)
+
+
+def _check_groups(groups: Tensor, name: str) -> Tensor:
+    if len(groups) and (least := int(groups.min())) < 0:
         raise ValueError(f"{name} must not be negative, got {least}")
     return groups
 

@@ -1,4 +1,4 @@
-"""How much memory is left, and words for what does not fit: before the work, or in its midst."""
+"""The memory that is left on a device, and errors for work that does not fit in it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 
 from mabm._core.extension import interruptible
 
-# Limit, use, statistics and the name in them of file cache that is given back on demand, for
-# containers of control groups version 2 and 1.
+# For containers of control groups version 2 and 1: the files of the limit, the use and the
+# statistics, and the entry in the statistics for file cache that is given back on demand.
 _CGROUPS = (
     ("memory.max", "memory.current", "memory.stat", "inactive_file"),
     (
@@ -26,21 +26,23 @@ _CGROUP_ROOT = Path("/sys/fs/cgroup")
 
 
 def available_bytes(device: torch.device) -> int | None:
-    """Bytes that this process may still take on a device, or ``None`` where nothing tells.
+    """Bytes that this process can still allocate on a device; ``None`` if the system does not tell.
 
-    On the CPU the least of what the machine has available and what a container's limit leaves; on a
-    GPU what is free and what PyTorch holds in reserve.
+    On the CPU it is the least of what the machine has available and what the limit of a container
+    leaves; on a GPU, free memory and what PyTorch holds in reserve.
     """
     if device.type == "cuda":
         held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + held
     known = [
-        size for size in (_machine(), *(_cgroup(*names) for names in _CGROUPS)) if size is not None
+        size
+        for size in (_machine_bytes(), *(_cgroup_bytes(*names) for names in _CGROUPS))
+        if size is not None
     ]
     return min(known, default=None)
 
 
-def _machine() -> int | None:
+def _machine_bytes() -> int | None:
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
@@ -52,7 +54,9 @@ def _machine() -> int | None:
     return int(sizes["MemAvailable"]) * 1024 if "MemAvailable" in sizes else None
 
 
-def _cgroup(limit_file: str, used_file: str, statistics_file: str, cache_name: str) -> int | None:
+def _cgroup_bytes(
+    limit_file: str, used_file: str, statistics_file: str, cache_name: str
+) -> int | None:
     try:
         limit, used, statistics = (
             (_CGROUP_ROOT / name).read_text().strip()
@@ -60,20 +64,23 @@ def _cgroup(limit_file: str, used_file: str, statistics_file: str, cache_name: s
         )
     except OSError:
         return None
-    if not limit.isdigit():  # "max": there is none
+    if not limit.isdigit():  # "max": no limit
         return None
     cached = dict(line.split() for line in statistics.splitlines()).get(cache_name, "0")
     return max(int(limit) - int(used) + int(cached), 0)
 
 
 def check_fits(needed: int, what: str, instead: str, device: torch.device) -> None:
-    """Raises MemoryError where ``needed`` bytes are more than there are.
+    """Raises MemoryError if a device has fewer than ``needed`` bytes available.
 
     Args:
-        needed: Bytes.
-        what: What they are for, as the subject of the message.
-        instead: What the user can do.
-        device: Where they are needed.
+        needed: Bytes that the work will allocate.
+        what: What they are for; the subject of the message.
+        instead: What the user can do instead; the end of the message.
+        device: The device that they are allocated on.
+
+    Raises:
+        MemoryError: The device has fewer bytes available.
     """
     available = available_bytes(device)
     if available is not None and needed > available:
@@ -86,30 +93,29 @@ def check_fits(needed: int, what: str, instead: str, device: torch.device) -> No
 
 @contextmanager
 def running_ops(what: str, instead: str) -> Iterator[None]:
-    """Around calls of ops: says in words what did not fit in memory, and lets Ctrl-C through.
+    """For calls of ops: errors that say what ran out of memory, and Ctrl-C during an op.
 
     Args:
-        what: The work, as the subject of the message.
-        instead: What the user can do.
+        what: The work; the subject of the message.
+        instead: What the user can do instead; the end of the message.
 
     Raises:
         torch.OutOfMemoryError: The work ran out of memory on a GPU.
-        MemoryError: It did so on the CPU.
-        BaseException: What a signal handler raised in the midst of an op, such as
-            KeyboardInterrupt.
+        MemoryError: The work ran out of memory on the CPU.
+        BaseException: A signal handler raised this during an op, such as KeyboardInterrupt.
     """
     try:
         with interruptible():
             yield
     except MemoryError as error:
         raise MemoryError(f"{what} ran out of memory ({error}); {instead}") from error
-    except RuntimeError as error:  # an op has no other type for it
+    except RuntimeError as error:  # the type of every error of an op
         if (at := str(error).find("can't allocate memory")) >= 0:  # PyTorch's own, on the CPU
             reason = str(error)[at:].splitlines()[0]
             raise MemoryError(f"{what} ran out of memory ({reason}); {instead}") from error
         if not isinstance(error, torch.OutOfMemoryError) and "out of memory" not in str(error):
             raise
-        # An op's message begins with the place in its source; this is what the user needs of it.
+        # An op's message begins with its place in the source, which does not help the user.
         reason = (str(error).splitlines() or [""])[0]
         reason = reason[max(reason.find("out of memory"), 0) :]
         raise torch.OutOfMemoryError(

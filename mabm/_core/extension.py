@@ -1,4 +1,4 @@
-"""Loads the compiled ops; tells how they were built, and what to type where they are missing."""
+"""Loads the compiled ops, and says how they were built or what to do if they are missing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _REBUILD: Final = (
 def load() -> None:
     """Loads ``mabm._C``, which registers the ops under ``torch.ops.mabm``.
 
-    Warns (``RuntimeWarning``) where they load, but do not fit the torch that runs.
+    Warns (``RuntimeWarning``) if they load but do not fit the running torch.
 
     Raises:
         ImportError: The ops were never built for this interpreter, or do not load with this torch.
@@ -53,14 +53,14 @@ def _running() -> str:
 
 
 def find_misfit(built_cuda: str | None, torch_version: str, torch_cuda: str | None) -> str | None:
-    """Why ops may fail with a torch although they load, and what to do; None where they fit.
+    """Why ops that load may still fail with a torch, and what to do; None if they fit.
 
-    Ops fit every torch from 2.10 on, whichever they were built with, and those with CUDA every such
-    torch of the same CUDA major version. Ops for the CPU alone fit a torch with CUDA as well.
+    Ops for the CPU alone fit every torch from 2.10 on, with or without CUDA, whichever torch they
+    were built with. Ops with CUDA fit every such torch of the same major version of CUDA.
 
     Args:
         built_cuda: Version of CUDA that the ops were built with; None for the CPU alone.
-        torch_version: Version of the torch that runs.
+        torch_version: Version of the running torch.
         torch_cuda: Version of CUDA that this torch was built with, None for none.
     """
     if tuple(int(number) for number in re.findall(r"\d+", torch_version)[:2]) < (2, 10):
@@ -81,13 +81,13 @@ def find_misfit(built_cuda: str | None, torch_version: str, torch_cuda: str | No
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Lets Ctrl-C through, and what else a signal handler raises, from the midst of an op.
+    """Raises what a signal handler raised during an op, such as the KeyboardInterrupt of Ctrl-C.
 
-    An op runs Python's signal handlers while it works (``csrc/common/interrupts.h``). Where one
-    raises, the op ends with an error of PyTorch's kind and keeps what was raised.
+    An op runs Python's signal handlers while it works (``csrc/common/interrupts.h``). If one
+    raises, the op ends with a RuntimeError and keeps the exception, which is raised here instead.
 
     Raises:
-        BaseException: What the handler raised, such as KeyboardInterrupt.
+        BaseException: The exception of the handler.
     """
     try:
         yield
@@ -116,17 +116,17 @@ def backends() -> tuple[str, ...]:
 
 @dataclass(frozen=True, repr=False)
 class BuildInfo:
-    """How mabm was built and what it runs on: what a report of a fault begins with.
+    """How mabm was built and what it runs on, to be quoted in a bug report.
 
     Attributes:
         version: Version of mabm.
-        torch: Version of the torch that it runs on.
+        torch: Version of the running torch.
         built_with_torch: Version of the torch that the ops were compiled against.
         cuda: Version of the CUDA toolkit that the ops were compiled with; None for the CPU alone.
         architectures: GPU architectures compiled in, by the names of
             ``torch.cuda.get_arch_list()``: ``"sm_90"`` is code for compute capability 9.0,
             ``"compute_90"`` is PTX, which later GPUs compile when they load it.
-        backends: Device types that there are ops for, as :func:`backends` tells.
+        backends: Device types that this build has ops for: ``("cpu",)``, with CUDA also ``"cuda"``.
 
     Example:
         >>> import mabm
@@ -152,10 +152,10 @@ class BuildInfo:
 
 
 def build_info() -> BuildInfo:
-    """Tells versions, device types and GPU architectures of this build.
+    """Returns the versions, device types and GPU architectures of this build.
 
-    What was compiled in is read from the compiled ops themselves. Whether this machine has a GPU is
-    another question, for ``torch.cuda.is_available()``.
+    They are read from the compiled ops themselves. Whether this machine has a GPU is another
+    question, which ``torch.cuda.is_available()`` answers.
 
     Example:
         >>> import mabm

@@ -1,19 +1,28 @@
-"""What PyTorch must know of each op beside its kernels: output shapes, and that it has no gradient.
+"""Fake kernels of the ops, which tell PyTorch their output shapes, and the refusal of gradients.
 
-One fake kernel per schema of ``csrc/library.cpp``, under the same name. Sizes that depend on the
-data (the entries of ragged rows) are unbacked symbols under ``torch.compile``.
+One fake kernel per schema of ``csrc/library.cpp``, a function of the same name. Sizes that depend
+on the data (the entries of ragged rows) are unbacked symbols under ``torch.compile``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor
 
 _Rows = tuple[Tensor, Tensor]
 _ValuedRows = tuple[Tensor, Tensor, Tensor]
+_Fake = TypeVar("_Fake", bound=Callable[..., Any])
+
+_FAKES: dict[str, Callable[..., Any]] = {}
+
+
+def _fake(function: _Fake) -> _Fake:
+    """Takes a function as the fake kernel of the op of the same name."""
+    _FAKES[function.__name__] = function
+    return function
 
 
 def _ragged(indptr: Tensor, num_rows: int | torch.SymInt) -> _Rows:
@@ -24,7 +33,8 @@ def _ragged(indptr: Tensor, num_rows: int | torch.SymInt) -> _Rows:
     )
 
 
-def _collect_candidates_(
+@_fake
+def collect_candidates_(
     products: Tensor,
     biases: Tensor,
     row_groups: Tensor,
@@ -39,7 +49,8 @@ def _collect_candidates_(
     return None
 
 
-def _rank_candidates(
+@_fake
+def rank_candidates(
     features: Tensor,
     rows: Tensor,
     candidate_scores: Tensor,
@@ -50,11 +61,12 @@ def _rank_candidates(
     widths: list[int],
     euclidean: bool,
 ) -> _ValuedRows:
-    ranks, scores = _rank_exactly(features, rows, rows, rows, widths, euclidean)
+    ranks, scores = rank_exactly(features, rows, rows, rows, widths, euclidean)
     return ranks, scores, rows.new_empty(rows.shape, dtype=torch.bool)
 
 
-def _rank_exactly(
+@_fake
+def rank_exactly(
     features: Tensor,
     rows: Tensor,
     groups: Tensor,
@@ -66,22 +78,26 @@ def _rank_exactly(
     return rows.new_empty(shape, dtype=torch.int64), rows.new_empty(shape, dtype=torch.float64)
 
 
-def _reciprocal_mask(ranks: Tensor) -> Tensor:
+@_fake
+def reciprocal_mask(ranks: Tensor) -> Tensor:
     return ranks.new_empty(ranks.shape, dtype=torch.bool)
 
 
-def _expand_neighbors(
+@_fake
+def expand_neighbors(
     ranks: Tensor, mask: Tensor, half_ranks: Tensor | None, half_mask: Tensor | None
 ) -> _Rows:
     return _ragged(ranks, ranks.shape[0])
 
 
-def _encode_neighbors(features: Tensor, indptr: Tensor, indices: Tensor) -> _ValuedRows:
+@_fake
+def encode_neighbors(features: Tensor, indptr: Tensor, indices: Tensor) -> _ValuedRows:
     starts, columns = _ragged(indptr, features.shape[0])
     return starts, columns, torch.empty_like(columns)
 
 
-def _average_encodings(
+@_fake
+def average_encodings(
     indptr: Tensor,
     indices: Tensor,
     weights: Tensor,
@@ -92,7 +108,8 @@ def _average_encodings(
     return starts, columns, torch.empty_like(columns)
 
 
-def _jaccard_distance(
+@_fake
+def jaccard_distance(
     row_indptr: Tensor,
     row_indices: Tensor,
     row_weights: Tensor,
@@ -105,31 +122,19 @@ def _jaccard_distance(
     return row_indptr.new_empty(shape, dtype=torch.float32)
 
 
-def _jaccard_graph(
+@_fake
+def jaccard_graph(
     indptr: Tensor, indices: Tensor, weights: Tensor, max_distance: float
 ) -> _ValuedRows:
     starts, columns = _ragged(indptr, indptr.shape[0] - 1)
     return starts, columns, torch.empty_like(columns, dtype=torch.float32)
 
 
-def _dbscan(
+@_fake
+def dbscan(
     indptr: Tensor, indices: Tensor, distances: Tensor, eps: float, min_samples: int
 ) -> Tensor:
     return indptr.new_empty((indptr.shape[0] - 1,), dtype=torch.int64)
-
-
-_FAKES: dict[str, Callable[..., Any]] = {
-    "collect_candidates_": _collect_candidates_,
-    "rank_candidates": _rank_candidates,
-    "rank_exactly": _rank_exactly,
-    "reciprocal_mask": _reciprocal_mask,
-    "expand_neighbors": _expand_neighbors,
-    "encode_neighbors": _encode_neighbors,
-    "average_encodings": _average_encodings,
-    "jaccard_distance": _jaccard_distance,
-    "jaccard_graph": _jaccard_graph,
-    "dbscan": _dbscan,
-}
 
 
 def _refuse_gradient(op: str) -> Any:

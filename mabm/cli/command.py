@@ -12,9 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import torch
-
-from mabm._core.extension import backends
 from mabm._core.files import unwritten
 from mabm._core.names import find_name
 
@@ -145,38 +142,3 @@ def add_device(parser: argparse.ArgumentParser, *, results: str) -> None:
         help=f"cpu, cuda or cuda:N; auto takes a GPU where there is one. {results} "
         "(default: %(default)s)",
     )
-
-
-def resolve_device(name: str, *, needs_ops: bool) -> torch.device:
-    """The device meant by ``--device``.
-
-    Args:
-        name: What was typed.
-        needs_ops: Whether the ops of this library run there, rather than PyTorch's alone.
-
-    Raises:
-        ValueError: There is no such device, or this build has no ops for it.
-    """
-    usable = torch.cuda.is_available() and (not needs_ops or "cuda" in backends())
-    if name == "auto":
-        return torch.device("cuda" if usable else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise ValueError(f"--device must be auto, cpu, cuda or cuda:N, got {name!r}")
-    if device.type == "cuda":
-        if not torch.cuda.is_available():
-            raise ValueError(f"--device must be one that there is, got {name}: torch sees no GPU")
-        if (device.index or 0) >= torch.cuda.device_count():
-            raise ValueError(
-                f"--device must be one of {torch.cuda.device_count()} GPUs, cuda:0 the first, "
-                f"got {name}"
-            )
-        if not usable:
-            raise ValueError(
-                f"--device must be cpu with this build of mabm, which has no ops for GPUs, "
-                f"got {name}"
-            )
-    return device

@@ -27,6 +27,10 @@ logger = logging.getLogger(__name__)
 
 Method = Literal["hungarian", "sinkhorn"]
 
+_REGULARIZATION = 0.05
+_TOLERANCE = 1e-4
+_MAX_ITERATIONS = 10_000
+
 # Sums of a few logarithms up to this stay within float64.
 _GREATEST_EXPONENT = 1e300
 
@@ -38,7 +42,7 @@ def associate_clusters(
     *,
     method: Method = "hungarian",
     one_to_one: bool = False,
-    regularization: float = 0.05,
+    regularization: float = _REGULARIZATION,
 ) -> PseudoLabels[ArrayT]:
     """Joins the clusters of two modalities that belong together, by the cosine of their means.
 
@@ -58,7 +62,8 @@ def associate_clusters(
             transport of equal masses.
         one_to_one: Whether clusters that are left over stay alone instead. The plan of
             ``"sinkhorn"`` is then rounded to the matching that keeps most of its mass.
-        regularization: As :func:`transport_plan`; read by ``"sinkhorn"`` alone.
+        regularization: Weight of the entropy in the plan of ``"sinkhorn"``, above 0, in units of
+            the cost; the other method does not read it.
 
     Returns:
         Labels of the same kind as ``features`` with their statistics: clusters are numbered by
@@ -104,10 +109,10 @@ def associate_clusters(
         one, other = sides
         cost = 1 - means[one] @ means[other].T
         if method == "sinkhorn":
-            plan = transport_plan(cost, regularization=regularization)
-            pairs = match_clusters(-plan, one_to_one=True) if one_to_one else _heaviest(plan)
+            plan = _transport(cost, regularization=regularization)
+            pairs = _match(-plan, one_to_one=True) if one_to_one else _heaviest(plan)
         else:
-            pairs = match_clusters(cost, one_to_one=one_to_one)
+            pairs = _match(cost, one_to_one=one_to_one)
         joined = [one[pairs[:, 0]], other[pairs[:, 1]]]
         few, many = joined if len(one) <= len(other) else joined[::-1]
         cluster_of[many] = few
@@ -148,9 +153,13 @@ def match_clusters(cost: ArrayT, *, one_to_one: bool = False) -> ArrayT:
         >>> mabm.match_clusters(cost, one_to_one=True).tolist()
         [[0, 0], [1, 1]]
     """
+    return like(_match(_check_cost(cost), one_to_one=one_to_one), cost)
+
+
+def _match(values: Tensor, *, one_to_one: bool) -> Tensor:
+    """:func:`match_clusters` of a checked float64 cost."""
     from scipy.optimize import linear_sum_assignment  # SciPy loads slowly
 
-    values = _check_cost(cost)
     turned = values.shape[0] > values.shape[1]
     short = (values.T if turned else values).cpu().numpy()
     left = np.arange(short.shape[1])
@@ -162,7 +171,7 @@ def match_clusters(cost: ArrayT, *, one_to_one: bool = False) -> ArrayT:
     pairs = np.concatenate(rounds, axis=1)
     pairs = pairs[::-1] if turned else pairs
     ordered = pairs[:, np.lexsort(pairs[::-1])].T.astype(np.int64)
-    return like(torch.from_numpy(ordered.copy()).to(values.device), cost)
+    return torch.from_numpy(ordered.copy()).to(values.device)
 
 
 def transport_plan(
@@ -170,9 +179,9 @@ def transport_plan(
     row_mass: Array | None = None,
     column_mass: Array | None = None,
     *,
-    regularization: float = 0.05,
-    tolerance: float = 1e-4,
-    max_iterations: int = 10_000,
+    regularization: float = _REGULARIZATION,
+    tolerance: float = _TOLERANCE,
+    max_iterations: int = _MAX_ITERATIONS,
 ) -> ArrayT:
     """Computes the entropic optimal transport plan of a cost, by Sinkhorn's iterations.
 
@@ -183,7 +192,7 @@ def transport_plan(
     Args:
         cost: (A, B) finite numbers, A and B at least 1.
         row_mass: (A,) numbers >= 0, scaled to sum to one; equal by default.
-        column_mass: (B,), likewise.
+        column_mass: (B,) numbers >= 0, scaled to sum to one; equal by default.
         regularization: Weight of the entropy, above 0, in units of the cost. Toward 0 the plan
             becomes one of least cost, with a great one the product of the masses.
         tolerance: Iterations stop when the rows, one in all, miss their masses by no more than this
@@ -208,7 +217,27 @@ def transport_plan(
         >>> mabm.transport_plan(cost, regularization=0.05).round(decimals=3).tolist()
         [[0.5, 0.0], [0.0, 0.5]]
     """
-    values = _check_cost(cost)
+    plan = _transport(
+        _check_cost(cost),
+        row_mass,
+        column_mass,
+        regularization=regularization,
+        tolerance=tolerance,
+        max_iterations=max_iterations,
+    )
+    return like(plan, cost)
+
+
+def _transport(
+    values: Tensor,
+    row_mass: Array | None = None,
+    column_mass: Array | None = None,
+    *,
+    regularization: float,
+    tolerance: float = _TOLERANCE,
+    max_iterations: int = _MAX_ITERATIONS,
+) -> Tensor:
+    """:func:`transport_plan` of a checked float64 cost."""
     if 0 in values.shape:
         raise ValueError(f"cost must have a row and a column, got shape {tuple(values.shape)}")
     weight = check_real("regularization", regularization, 0.0, math.inf, below=True)
@@ -242,7 +271,7 @@ def transport_plan(
             max_iterations,
             tolerance,
         )
-    return like((kernel + row_dual[:, None] + column_dual).exp(), cost)
+    return (kernel + row_dual[:, None] + column_dual).exp()
 
 
 def _heaviest(plan: Tensor) -> Tensor:

@@ -12,11 +12,14 @@ from torch import Tensor
 
 from mabm._core.arguments import shown
 from mabm._core.arrays import Array, IntArray, check_features, is_integer
-from mabm._core.columns import Column
-from mabm.cluster.prediction import predict_labels
-from mabm.cluster.pseudo_labels import pseudo_labels
+from mabm._core.columns import Column, check_samples
+from mabm.cluster.dbscan import DBSCAN
+from mabm.cluster.prediction import assign
+from mabm.cluster.pseudo_labels import cluster_samples, watch_sizes
+from mabm.distance.graph import DEFAULT_EPS, DEFAULT_MIN_SAMPLES, check_max_distance
+from mabm.distance.jaccard import resolve_options
+from mabm.distance.options import Precision
 from mabm.distance.presets import DEFAULT_K1, DEFAULT_K2, Preset
-from mabm.distance.ranking import Precision
 
 
 class ModalityDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # sklearn is untyped
@@ -53,9 +56,9 @@ class ModalityDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # skle
 
     def __init__(
         self,
-        eps: float = 0.6,
+        eps: float = DEFAULT_EPS,
         *,
-        min_samples: int = 4,
+        min_samples: int = DEFAULT_MIN_SAMPLES,
         k1: int = DEFAULT_K1,
         k2: int = DEFAULT_K2,
         preset: str | Preset | None = None,
@@ -72,30 +75,24 @@ class ModalityDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # skle
         """Clusters the rows of ``X``, and keeps a reference to them for :meth:`predict`.
 
         Args:
-            X: (N, D) features: a tensor, an array or lists of rows; never normalized here.
+            X: (N, D) features: a tensor, an array, lists of rows or a data frame of numbers; never
+                normalized here.
             y: Ignored; scikit-learn passes it.
             modality: (N,) integers >= 0, bool or words, the group of each row, or ``None``.
 
         Returns:
             The estimator itself.
 
-        ``X`` may be a tensor, an array, a list or a data frame of numbers.
-
         Raises:
-            TypeError: As :func:`mabm.pseudo_labels`.
-            ValueError: As :func:`mabm.pseudo_labels`.
+            TypeError: A parameter or argument of the wrong kind.
+            ValueError: One out of its range; the message names it, the range and the value.
         """
-        features = check_features(_read(X), "X")
-        found = pseudo_labels(
-            features,
-            modality,
-            eps=self.eps,
-            min_samples=self.min_samples,
-            k1=self.k1,
-            k2=self.k2,
-            preset=self.preset,
-            precision=self.precision,
-        )
+        clusterer = DBSCAN(self.eps, self.min_samples)
+        samples = check_samples(_read(X), modality, "X")
+        features = samples.features
+        options = resolve_options(features, samples.groups, **self._distance())
+        found = cluster_samples(samples, options, clusterer)
+        watch_sizes(found, clusterer)
         self.labels_: IntArray = found.labels.cpu().numpy()
         core: Any = found.core
         self.core_sample_indices_: IntArray = np.flatnonzero(core.cpu().numpy())
@@ -119,8 +116,9 @@ class ModalityDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # skle
 
         Raises:
             sklearn.exceptions.NotFittedError: ``fit`` was not called.
-            TypeError: As :func:`mabm.predict_labels`.
-            ValueError: As :func:`mabm.predict_labels`.
+            TypeError: A parameter or argument of the wrong kind.
+            ValueError: One out of its range, another number of columns than in ``fit``, or a
+                modality in only one of the two.
 
         Example:
             >>> import numpy as np, mabm
@@ -135,17 +133,9 @@ class ModalityDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # skle
             raise ValueError(
                 f"X must have {self.n_features_in_} columns, as in fit, got {features.shape[1]}"
             )
-        labels: Tensor = predict_labels(
-            features,
-            modality,
-            self._features,
-            self._found,
-            eps=self.eps,
-            k1=self.k1,
-            k2=self.k2,
-            preset=self.preset,
-            precision=self.precision,
-        )
+        eps = check_max_distance("eps", self.eps)
+        found = self._found
+        labels = assign(features, modality, self._features, found, eps, **self._distance())
         return labels.cpu().numpy()
 
     def fit_predict(self, X: Array, y: object = None, **metadata: Any) -> IntArray:
@@ -162,6 +152,10 @@ class ModalityDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # skle
             (N,) int64 labels.
         """
         return self.fit(X, y, **metadata).labels_
+
+    def _distance(self) -> dict[str, Any]:
+        names = "k1", "k2", "preset", "precision"
+        return {name: getattr(self, name) for name in names}
 
 
 def _read(value: object) -> Tensor | NDArray[Any]:

@@ -17,10 +17,10 @@ from mabm._core.columns import (
     read_categories,
 )
 from mabm.cluster.pseudo_labels import PseudoLabels
-from mabm.distance.graph import NeighborGraph, check_max_distance
-from mabm.distance.jaccard import encode_checked, prune_distances
+from mabm.distance.graph import DEFAULT_EPS, NeighborGraph, check_max_distance
+from mabm.distance.jaccard import encode_features, prune, resolve_options
+from mabm.distance.options import Precision
 from mabm.distance.presets import DEFAULT_K1, DEFAULT_K2, Preset
-from mabm.distance.ranking import Precision
 
 
 def predict_labels(
@@ -29,7 +29,7 @@ def predict_labels(
     features: Array,
     found: Labels,
     *,
-    eps: float = 0.6,
+    eps: float = DEFAULT_EPS,
     k1: int = DEFAULT_K1,
     k2: int = DEFAULT_K2,
     preset: str | Preset | None = None,
@@ -61,9 +61,9 @@ def predict_labels(
             integer labels, -1 for noise, for samples without a modality; with one, pass
             ``PseudoLabels(labels, modality)``.
         eps: Greatest distance from a core sample, in [0, 1). Best the ``eps`` of the clustering.
-        k1: Neighbors of a sample, shared by the groups, as in :func:`mabm.modality_jaccard`; best
-            that of the clustering. So are the next three.
-        k2: Rows averaged around a sample, as in :func:`mabm.modality_jaccard`.
+        k1: Neighbors of a sample, shared evenly by the groups; at least one a group, at most 1024.
+            Best that of the clustering, and so the next three.
+        k2: Rows averaged around a sample, in [1, k1]: of each group with ``"bmil"``, else in all.
         preset: Name of a published distance or a :class:`mabm.Preset`; by default ``"bmil"`` with a
             modality, ``"spcl"`` without.
         precision: Of the ranking: ``"exact"``, or ``"fast"`` as in :func:`mabm.rank_neighbors`.
@@ -103,18 +103,25 @@ def predict_labels(
     clustering: PseudoLabels[Any] = (
         given if isinstance(given, PseudoLabels) else PseudoLabels(labels_of(given))
     )
+    options = {"k1": k1, "k2": k2, "preset": preset, "precision": precision}
+    return like(assign(new, new_modality, x, clustering, eps, **options), new_features)
+
+
+def assign(
+    new: Tensor,
+    new_modality: Column | None,
+    x: Tensor,
+    clustering: PseudoLabels[Any],
+    eps: float,
+    **options: Any,
+) -> Tensor:
+    """:func:`predict_labels` of checked features, in tensors, with its other ``options``."""
     labels, core = _check_clusters(clustering, len(x), x.device)
-    encoding = encode_checked(
-        torch.cat([x, new]),
-        _joined_modality(new, new_modality, x, clustering),
-        k1,
-        k2,
-        preset,
-        precision,
-        whole_groups=False,
-    )
-    graph = prune_distances(encoding, max_distance=eps)
-    return like(_nearest(graph, labels, core), new_features)
+    groups = _joined_modality(new, new_modality, x, clustering)
+    together = torch.cat([x, new])
+    resolved = resolve_options(together, groups, **options)
+    graph = prune(encode_features(together, groups, resolved, whole_groups=False), eps)
+    return _nearest(graph, labels, core)
 
 
 def _check_clusters(
@@ -161,7 +168,7 @@ def _joined_modality(
 
 def _nearest(graph: NeighborGraph[Tensor], labels: Tensor, core: Tensor) -> Tensor:
     """The label of the nearest core sample of each row beyond those that have a label."""
-    indptr, indices, distances = graph.tensors()
+    indptr, indices, distances = graph.indptr, graph.indices, graph.distances
     count, num_new = len(labels), len(graph) - len(labels)
     first = int(indptr[count])
     starts, columns, near = indptr[count:], indices[first:].long(), distances[first:]

@@ -16,18 +16,21 @@ from mabm._core.arguments import shown
 from mabm._core.arrays import Array, ArrayT, like, to_tensor
 from mabm._core.columns import (
     Column,
+    Samples,
     check_categories,
     check_column,
+    check_samples,
     holds_integers,
-    modality_of,
     name_of_group,
 )
 from mabm._core.partition import cluster_sizes, count_spanning
+from mabm._core.records import ArrayRecord
 from mabm._core.saving import Saved
-from mabm.distance.graph import check_max_distance, check_min_samples
-from mabm.distance.jaccard import jaccard_graph
+from mabm.cluster.dbscan import DBSCAN, Clusterer, choose_clusterer
+from mabm.distance.graph import check_max_distance
+from mabm.distance.jaccard import encode_features, prune, resolve_options
+from mabm.distance.options import DistanceOptions, Precision
 from mabm.distance.presets import DEFAULT_K1, DEFAULT_K2, Preset
-from mabm.distance.ranking import Precision
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +98,7 @@ class ClusterSummary(Saved):
 
 
 @dataclass(frozen=True, eq=False)
-class PseudoLabels(Saved, Generic[ArrayT]):
+class PseudoLabels(ArrayRecord, Generic[ArrayT]):
     """Cluster labels of N samples and statistics of them, computed when they are asked for.
 
     In labels made by hand, clusters may have any numbers >= 0: those without a sample do not count.
@@ -233,14 +236,15 @@ def pseudo_labels(
     features: ArrayT,
     modality: Column | None = None,
     *,
-    eps: float = 0.6,
-    min_samples: int = 4,
+    eps: float | None = None,
+    min_samples: int | None = None,
     k1: int = DEFAULT_K1,
     k2: int = DEFAULT_K2,
     preset: str | Preset | None = None,
     precision: Precision = "exact",
+    clusterer: Clusterer | None = None,
 ) -> PseudoLabels[ArrayT]:
-    """Clusters samples by DBSCAN on their modality-aware Jaccard distance.
+    """Clusters samples by DBSCAN, or a clusterer of your own, on their modality-aware distance.
 
     Nothing of size N x N is ever held. What is rarely intended is logged as a warning, once a
     process, with what to try: ``k1`` of more than half a group, features of widely different
@@ -253,24 +257,30 @@ def pseudo_labels(
         modality: (N,) integers >= 0, bool or words, the group of each row, or ``None``: a tensor,
             an array, a list or a pandas Series. Words are numbered from 0 in sorted order; the
             result keeps them as ``modality_names``.
-        eps: Greatest distance of neighbors, in [0, 1). Published: 0.6 on SYSU-MM01, 0.3 on RegDB.
-        min_samples: Neighbors within ``eps``, itself among them, that make a sample core.
+        eps: DBSCAN's greatest distance of neighbors, in [0, 1); ``None`` is that of
+            :class:`mabm.DBSCAN`, 0.6. Published: 0.6 on SYSU-MM01, 0.3 on RegDB.
+        min_samples: DBSCAN's neighbors within ``eps``, the sample itself among them, that make it
+            core; ``None`` is that of :class:`mabm.DBSCAN`, 4.
         k1: Neighbors of a sample, shared evenly by the groups (30: 15 visible and 15 infrared); at
             least one a group, at most 1024.
         k2: Rows averaged around a sample, in [1, k1]: of each group with ``"bmil"``, else in all.
         preset: Name of a published distance or a :class:`mabm.Preset`; by default ``"bmil"`` with a
             modality, ``"spcl"`` without. With ``"spcl"`` the modality serves the statistics alone.
         precision: Of the ranking: ``"exact"``, or ``"fast"`` as in :func:`mabm.rank_neighbors`.
+        clusterer: What makes labels of the graph, in the place of ``eps`` and ``min_samples``: a
+            :class:`mabm.DBSCAN` or any other :class:`mabm.Clusterer`.
 
     Returns:
-        Labels of the same kind as ``features``, on the same device, with their statistics. Clusters
-        are numbered by their first core sample, a border sample takes the smallest cluster number
-        among its core neighbors, noise is -1: label for label scikit-learn's DBSCAN on the dense
-        distance, and the same on every device and for any number of threads.
+        Labels of the same kind as ``features``, on the same device, with their statistics, numbered
+        as the clusterer numbers them. Of DBSCAN: clusters are numbered by their first core sample,
+        a border sample takes the smallest cluster number among its core neighbors, noise is -1;
+        label for label scikit-learn's DBSCAN on the dense distance, and the same on every device
+        and for any number of threads.
 
     Raises:
         TypeError: An argument of the wrong kind.
-        ValueError: An argument out of its range; the message names it, the range and the value.
+        ValueError: An argument out of its range, or ``clusterer`` beside ``eps`` or
+            ``min_samples``; the message names it, the range and the value.
 
     Source:
         Wang et al., AAAI 2026 (BMIL); Ester et al., KDD 1996.
@@ -282,30 +292,38 @@ def pseudo_labels(
         >>> mabm.pseudo_labels(features, torch.arange(80) % 2, k1=10, k2=2)
         PseudoLabels(80 samples: 8 clusters, 8 spanning, 0 noise)
     """
-    eps = check_max_distance("eps", eps)
-    min_samples = check_min_samples(min_samples)
-    groups, names = modality_of(None, modality)
-    graph = jaccard_graph(
-        features,
-        groups,
-        max_distance=eps,
-        k1=k1,
-        k2=k2,
-        preset=preset,
-        precision=precision,
-    )
-    labels: Any = graph.dbscan(eps, min_samples)
-    # The graph ends at eps, so a row holds all of a sample's neighbors.
-    counts = to_tensor(graph.indptr, "indptr").diff()
-    core: Any = like(counts >= min_samples, features)
-    if groups is None:
-        found = PseudoLabels(labels, core=core)
-    else:
-        found = PseudoLabels(labels, like(groups.to(counts.device), features), names, core)
-    object.__setattr__(found, "_is_found", True)
-    if counts.is_cpu and is_wanted(logger, "large cluster"):
-        found.num_clusters  # noqa: B018  # warns of its clusters; elsewhere a look at them waits
+    chosen = choose_clusterer(clusterer, eps, min_samples)
+    samples = check_samples(features, modality)
+    options = resolve_options(samples.features, samples.groups, k1, k2, preset, precision)
+    found: PseudoLabels[ArrayT] = cluster_samples(samples, options, chosen).in_kind_of(features)
+    watch_sizes(found, chosen)
     return found
+
+
+def cluster_samples(
+    samples: Samples, options: DistanceOptions, clusterer: Clusterer
+) -> PseudoLabels[Tensor]:
+    """:func:`pseudo_labels` between stages: of checked tensors."""
+    x, groups, names = samples
+    bound = check_max_distance("clusterer.max_distance", clusterer.max_distance)
+    graph = prune(encode_features(x, groups, options), bound)
+    each = "one a sample"
+    labels = check_column(clusterer(graph), len(x), "the labels of clusterer", each).to(x.device)
+    find_core = getattr(clusterer, "core_samples", None)
+    core = None if find_core is None else to_tensor(find_core(graph), "core_samples").to(x.device)
+    return PseudoLabels(labels, groups, names, core)
+
+
+def watch_sizes(found: PseudoLabels[Any], clusterer: Clusterer) -> None:
+    """Has labels by DBSCAN warn of an absurdly large cluster, once their sizes are known.
+
+    On the CPU they are looked at now; on a GPU, where that would wait, when they are asked for.
+    """
+    if not isinstance(clusterer, DBSCAN):
+        return
+    object.__setattr__(found, "_is_found", True)
+    if getattr(found.labels, "is_cpu", True) and is_wanted(logger, "large cluster"):
+        found.num_clusters  # noqa: B018  # counts, and warns
 
 
 def _advise_on_sizes(sizes: Tensor, total: int) -> None:

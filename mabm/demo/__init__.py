@@ -28,7 +28,7 @@ from mabm.cluster.quality import (
 )
 from mabm.data import Frames, identity_splits, render_identities
 from mabm.demo.pictures import draw_clusters, draw_distances, save_picture
-from mabm.distance.graph import check_max_distance, check_min_samples
+from mabm.distance.graph import DEFAULT_MIN_SAMPLES, check_max_distance, check_min_samples
 from mabm.distance.presets import PRESETS, check_k1
 from mabm.models import extract, load_pretrained
 from mabm.report.plots import PairHistogram, pair_histogram, require_matplotlib
@@ -62,7 +62,7 @@ class Settings:
     k1: int = 24
     k2: int = 6
     eps: float = 0.5
-    min_samples: int = 4
+    min_samples: int = DEFAULT_MIN_SAMPLES
 
     def __post_init__(self) -> None:
         """Refuses what the clustering would refuse, before anything is rendered."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mabm._core.arguments import check_instance
-from mabm._core.arrays import ArrayT, check_features, to_tensor
+from mabm._core.arrays import ArrayT, check_features
 from mabm._core.device_memory import running_ops
 from mabm.distance.presets import DEFAULT_K2, check_k2
 from mabm.distance.ranking import Ranking
@@ -48,14 +48,15 @@ def encode_neighbors(features: ArrayT, neighbors: NeighborSets[Any]) -> Encoding
         raise ValueError(
             f"features must have {len(neighbors)} rows, one a neighbor set, got {len(x)}"
         )
-    return Encoding.of_op(features, *encode(x, neighbors).tensors())
+    encoding: Encoding[ArrayT] = encode(x, neighbors.in_tensors()).in_kind_of(features)
+    return encoding
 
 
-def encode(x: Tensor, neighbors: NeighborSets[Any]) -> Encoding[Tensor]:
-    """:func:`encode_neighbors` on checked arguments, in tensors."""
+def encode(x: Tensor, neighbors: NeighborSets[Tensor]) -> Encoding[Tensor]:
+    """:func:`encode_neighbors` between stages: of checked tensors."""
     with running_ops(f"encoding {len(x)} samples", "lower k1"):
-        parts = torch.ops.mabm.encode_neighbors(x, *neighbors.tensors())
-    return Encoding.of_op(x, *parts)
+        parts = torch.ops.mabm.encode_neighbors(x, neighbors.indptr, neighbors.indices)
+    return Encoding.unchecked(*parts)
 
 
 def expand_queries(
@@ -101,6 +102,13 @@ def expand_queries(
             f"got {len(encoding)}"
         )
     k2 = check_k2(ranking.preset, k2, ranking.k1)
+    averaged = expand(encoding.in_tensors(), ranking.in_tensors(), k2)
+    expanded: Encoding[ArrayT] = averaged.in_kind_of(encoding.indices)
+    return expanded
+
+
+def expand(encoding: Encoding[Tensor], ranking: Ranking[Tensor], k2: int) -> Encoding[Tensor]:
+    """:func:`expand_queries` between stages: of checked tensors."""
     if k2 == 1 and ranking.preset.query_expansion != "pooled":
         return encoding
     with running_ops(f"averaging the rows of {len(encoding)} samples", "lower k2 or k1"):
@@ -111,12 +119,16 @@ def expand_queries(
         rows[:, :1] = torch.where(alone[:, None], itself[:, None], rows[:, :1])
         weights[:, :1] = torch.where(alone[:, None], 1.0, weights[:, :1])
         averaged = torch.ops.mabm.average_encodings(
-            *encoding.tensors(), rows.contiguous(), weights.contiguous()
+            encoding.indptr,
+            encoding.indices,
+            encoding.weights,
+            rows.contiguous(),
+            weights.contiguous(),
         )
-    return Encoding.of_op(encoding.indices, *averaged)
+    return Encoding.unchecked(*averaged)
 
 
-def _averaged_rows(ranking: Ranking[Any], k2: int) -> tuple[Tensor, Tensor]:
+def _averaged_rows(ranking: Ranking[Tensor], k2: int) -> tuple[Tensor, Tensor]:
     """(N, M) rows to average for every sample, -1 for none, and their (N, M) float64 weights.
 
     Rows of one part weigh alike, and so do the parts of a sample: its lists, or the groups among
@@ -124,21 +136,21 @@ def _averaged_rows(ranking: Ranking[Any], k2: int) -> tuple[Tensor, Tensor]:
     """
     preset = ranking.preset
     if preset.query_expansion == "list_means":
-        lists = [to_tensor(part, "ranks") for part in ranking.lists(k2)]
+        lists = ranking.lists(k2)
         rows = torch.cat(lists, dim=1)
         sizes = torch.cat(
             [(part >= 0).sum(dim=1, keepdim=True).expand_as(part) for part in lists], dim=1
         )
     elif preset.query_expansion == "pooled":
-        intra, inter = (to_tensor(part, "ranks") for part in ranking.lists())
+        intra, inter = ranking.lists()
         rows = torch.cat([intra[:, : preset.k2_intra], inter[:, : preset.k2_inter]], dim=1)
         sizes = torch.ones_like(rows)
     else:
-        rows = to_tensor(ranking.merged(), "ranks")[:, :k2].clone()
+        rows = ranking.merged()[:, :k2].clone()
         sizes = torch.ones_like(rows)
         if preset.query_expansion == "merged_group_means":
-            groups = to_tensor(ranking.groups, "groups").to(rows.device)[rows.clamp(min=0)]
-            groups = groups.where(rows >= 0, -1)
+            group_of: Any = ranking.groups  # in tensors, and never None with this preset
+            groups = group_of[rows.clamp(min=0)].where(rows >= 0, -1)
             for column, group in enumerate(groups.T):
                 sizes[:, column] = (groups == group[:, None]).sum(dim=1)
     shares = (rows >= 0).to(torch.float64) / sizes.clamp(min=1)

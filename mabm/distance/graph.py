@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from mabm._core.columns import Column, check_modality
 from mabm._core.device_memory import running_ops
 from mabm._core.partition import cluster_sizes, count_spanning
 from mabm.distance.rows import NeighborSets
+
+DEFAULT_EPS: Final = 0.6  # published for SYSU-MM01
+DEFAULT_MIN_SAMPLES: Final = 4
 
 
 class SweepEntry(NamedTuple):
@@ -104,9 +107,9 @@ class NeighborGraph(NeighborSets[ArrayT]):
         )
 
     def _values(self) -> Tensor:
-        return to_tensor(self.distances, "distances")
+        return self.tensors()[2]
 
-    def dbscan(self, eps: float = 0.6, min_samples: int = 4) -> ArrayT:
+    def dbscan(self, eps: float = DEFAULT_EPS, min_samples: int = DEFAULT_MIN_SAMPLES) -> ArrayT:
         """Clusters the samples: DBSCAN, label for label scikit-learn's on the dense matrix.
 
         Args:
@@ -122,26 +125,28 @@ class NeighborGraph(NeighborSets[ArrayT]):
             TypeError: An argument is no number, or ``min_samples`` no integer.
             ValueError: ``eps`` lies outside [0, ``max_distance``] or ``min_samples`` below 1.
         """
-        return like(self._labels(eps, min_samples), self.indices)
+        eps, min_samples = self._check_eps(eps), check_min_samples(min_samples)
+        return like(_dbscan(self.in_tensors(), eps, min_samples), self.indices)
 
     def sweep(
         self,
         eps_values: Iterable[float],
-        min_samples: int = 4,
+        min_samples: int = DEFAULT_MIN_SAMPLES,
         modality: Column | None = None,
     ) -> list[SweepEntry]:
         """Clusters once for each ``eps``, in the order given, and tells what came of it.
 
         Args:
-            eps_values: Radii in [0, ``max_distance``], one after the other, each as ``eps`` of
-                :meth:`dbscan`.
+            eps_values: Radii in [0, ``max_distance``], one after the other, compared in float32.
             min_samples: Neighbors, itself among them, that make a sample core.
             modality: (N,) integers >= 0, bool or words, the group of each sample, to count the
                 clusters that span all of them; ``None`` to leave that out.
 
         Raises:
-            TypeError: As :meth:`dbscan`.
-            ValueError: As :meth:`dbscan`, before anything is clustered.
+            TypeError: ``eps_values`` are no numbers one after the other, ``min_samples`` is no
+                integer, or ``modality`` no column.
+            ValueError: A radius lies outside [0, ``max_distance``], ``min_samples`` is below 1, or
+                ``modality`` is not (N,); all before anything is clustered.
 
         Example:
             >>> import torch, mabm
@@ -159,14 +164,14 @@ class NeighborGraph(NeighborSets[ArrayT]):
                 f"{shown(eps_values)}"
             )
         eps_checked = [self._check_eps(eps) for eps in eps_values]
-        check_min_samples(min_samples)
+        min_samples = check_min_samples(min_samples)
+        graph = self.in_tensors()
         groups = None
         if modality is not None:
-            device = to_tensor(self.indices, "indices").device
-            groups = check_modality(modality, len(self), device, "modality")
+            groups = check_modality(modality, len(self), graph.indices.device, "modality")
         entries = []
         for eps in eps_checked:
-            labels = self._labels(eps, min_samples)
+            labels = _dbscan(graph, eps, min_samples)
             sizes = cluster_sizes(labels)
             largest = int(sizes.max()) if len(sizes) else 0
             spanning = None if groups is None else count_spanning(labels, groups)
@@ -192,13 +197,16 @@ class NeighborGraph(NeighborSets[ArrayT]):
         reason = ", which ends at the graph's max_distance"
         return check_real("eps", eps, 0.0, self.max_distance, reason=reason)
 
-    def _labels(self, eps: object, min_samples: object) -> Tensor:
-        eps, min_samples = self._check_eps(eps), check_min_samples(min_samples)
-        with running_ops(
-            f"clustering {len(self)} samples", "lower max_distance, or k1 and k2 before it"
-        ):
-            labels: Tensor = torch.ops.mabm.dbscan(*self.tensors(), eps, min_samples)
-        return labels
+
+def _dbscan(graph: NeighborGraph[Tensor], eps: float, min_samples: int) -> Tensor:
+    """(N,) int64 labels of a graph in tensors."""
+    with running_ops(
+        f"clustering {len(graph)} samples", "lower max_distance, or k1 and k2 before it"
+    ):
+        labels: Tensor = torch.ops.mabm.dbscan(
+            graph.indptr, graph.indices, graph.distances, eps, min_samples
+        )
+    return labels
 
 
 def check_max_distance(name: str, value: object) -> float:

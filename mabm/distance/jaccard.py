@@ -9,14 +9,15 @@ from torch import Tensor
 
 from mabm._core.advice import advise
 from mabm._core.arguments import check_instance, shown
-from mabm._core.arrays import ArrayT, check_features, like, to_tensor
-from mabm._core.columns import Column, check_modality
+from mabm._core.arrays import ArrayT, like
+from mabm._core.columns import Column, check_samples
 from mabm._core.device_memory import check_fits, running_ops
-from mabm.distance.encoding import encode, expand_queries
-from mabm.distance.graph import NeighborGraph, check_max_distance
-from mabm.distance.neighbors import k_reciprocal_neighbors
-from mabm.distance.presets import DEFAULT_K1, DEFAULT_K2, Preset, check_k1, check_k2, resolve_preset
-from mabm.distance.ranking import Precision, check_precision, group_sizes, rank
+from mabm.distance.encoding import encode, expand
+from mabm.distance.graph import DEFAULT_EPS, NeighborGraph, check_max_distance
+from mabm.distance.neighbors import find_neighbors
+from mabm.distance.options import DistanceOptions, Precision
+from mabm.distance.presets import DEFAULT_K1, DEFAULT_K2, Preset
+from mabm.distance.ranking import group_sizes, rank
 from mabm.distance.rows import Encoding
 
 logger = logging.getLogger(__name__)
@@ -70,23 +71,24 @@ def modality_jaccard(
         >>> mabm.modality_jaccard(features, modality).shape
         torch.Size([100, 100])
     """
-    x = to_tensor(features, "features")
-    count = x.shape[0] if x.dim() == 2 else 0  # anything else is refused below
+    x, groups, _ = check_samples(features, modality)
+    count = len(x)
     check_fits(
         count * count * 4,
         f"the dense ({count}, {count}) distance",
         "use mabm.jaccard_graph, which needs memory linear in N",
         x.device,
     )
-    encoding = encode_samples(features, modality, k1=k1, k2=k2, preset=preset, precision=precision)
-    return jaccard_distance(encoding)
+    options = resolve_options(x, groups, k1, k2, preset, precision)
+    encoding = encode_features(x, groups, options)
+    return like(dense_distance(encoding), features)
 
 
 def jaccard_graph(
     features: ArrayT,
     modality: Column | None = None,
     *,
-    max_distance: float = 0.6,
+    max_distance: float = DEFAULT_EPS,
     k1: int = DEFAULT_K1,
     k2: int = DEFAULT_K2,
     preset: str | Preset | None = None,
@@ -125,8 +127,11 @@ def jaccard_graph(
         >>> labels = graph.dbscan(eps=0.6, min_samples=4)
     """
     max_distance = check_max_distance("max_distance", max_distance)
-    encoding = encode_samples(features, modality, k1=k1, k2=k2, preset=preset, precision=precision)
-    return prune_distances(encoding, max_distance=max_distance)
+    x, groups, _ = check_samples(features, modality)
+    options = resolve_options(x, groups, k1, k2, preset, precision)
+    pruned = prune(encode_features(x, groups, options), max_distance)
+    graph: NeighborGraph[ArrayT] = pruned.in_kind_of(features)
+    return graph
 
 
 def encode_samples(
@@ -165,35 +170,46 @@ def encode_samples(
         >>> mabm.prune_distances(encoding, max_distance=0.7)  # doctest: +ELLIPSIS
         NeighborGraph(100 samples, ... pairs within 0.7)
     """
-    x = check_features(features)
-    groups = None if modality is None else check_modality(modality, len(x), x.device, "modality")
-    encoding = encode_checked(x, groups, k1, k2, preset, precision, whole_groups=True)
-    return Encoding.of_op(features, *encoding.tensors())
+    x, groups, _ = check_samples(features, modality)
+    options = resolve_options(x, groups, k1, k2, preset, precision)
+    encoding: Encoding[ArrayT] = encode_features(x, groups, options).in_kind_of(features)
+    return encoding
 
 
-def encode_checked(
+def resolve_options(
     x: Tensor,
     groups: Tensor | None,
     k1: int,
     k2: int,
     preset: str | Preset | None,
     precision: Precision,
-    *,
-    whole_groups: bool,
-) -> Encoding[Tensor]:
-    """:func:`encode_samples` on checked features and groups, in tensors.
+) -> DistanceOptions:
+    """The options that the public keywords mean for these samples.
 
-    ``whole_groups`` is whether to warn of any group that is small against its share of ``k1``, or
-    only of too few samples in all: queries to re-rank may be as few as one.
+    Raises:
+        TypeError: An option of the wrong kind.
+        ValueError: An option out of its range for the groups that occur.
     """
-    chosen = resolve_preset(preset, has_modality=groups is not None)
-    sizes = group_sizes(groups, len(x))
-    k1 = check_k1(chosen, k1, len(sizes))
-    k2 = check_k2(chosen, k2, k1)
-    precision = check_precision(precision)
-    _advise_on_k1(chosen, k1, sizes if whole_groups else {0: len(x)})
-    ranking = rank(x, groups, chosen, k1, precision)
-    return expand_queries(encode(x, k_reciprocal_neighbors(ranking)), ranking, k2=k2)
+    num_groups = None if groups is None else len(group_sizes(groups, len(x)))
+    return DistanceOptions.resolve(k1, k2, preset, precision, num_groups=num_groups)
+
+
+def encode_features(
+    x: Tensor, groups: Tensor | None, options: DistanceOptions, *, whole_groups: bool = True
+) -> Encoding[Tensor]:
+    """:func:`encode_samples` between stages: of checked tensors.
+
+    Args:
+        x: (N, D) float32.
+        groups: (N,) int64 on the same device, or ``None``.
+        options: Which distance.
+        whole_groups: Whether to warn of any group that is small against its share of ``k1``, or
+            only of too few samples in all: queries to re-rank may be as few as one.
+    """
+    sizes = group_sizes(groups if whole_groups else None, len(x))
+    _advise_on_k1(options.preset, options.k1, sizes)
+    ranking = rank(x, groups, options.preset, options.k1, options.precision)
+    return expand(encode(x, find_neighbors(ranking)), ranking, options.k2)
 
 
 def _advise_on_k1(preset: Preset, k1: int, sizes: dict[int, int]) -> None:
@@ -234,7 +250,7 @@ def jaccard_distance(
     Args:
         encoding: The rows V of N samples.
         rows: Which samples to compute the rows of, a slice of step 1; all of them by default.
-        columns: Which samples to compute the columns of, likewise.
+        columns: Which samples to compute the columns of, a slice of step 1; all of them by default.
 
     Returns:
         (R, C) float32 in [0, 1], of the same kind as the encoding.
@@ -254,18 +270,25 @@ def jaccard_distance(
         torch.Size([5, 60])
     """
     check_instance("encoding", encoding, Encoding)
-    parts = encoding.tensors()
+    return like(dense_distance(encoding.in_tensors(), rows, columns), encoding.indices)
+
+
+def dense_distance(
+    encoding: Encoding[Tensor], rows: slice | None = None, columns: slice | None = None
+) -> Tensor:
+    """:func:`jaccard_distance` between stages: of checked tensors."""
+    parts = encoding.indptr, encoding.indices, encoding.weights
     chosen = _slice_rows(parts, rows, "rows"), _slice_rows(parts, columns, "columns")
     shape = tuple(len(indptr) - 1 for indptr, *_ in chosen)
     with running_ops(
         f"the dense {shape} distance", "ask for fewer rows at a time, or for prune_distances"
     ):
-        distance = torch.ops.mabm.jaccard_distance(*chosen[0], *chosen[1], len(encoding))
-    return like(distance, encoding.indices)
+        distance: Tensor = torch.ops.mabm.jaccard_distance(*chosen[0], *chosen[1], len(encoding))
+    return distance
 
 
 def prune_distances(
-    encoding: Encoding[ArrayT], *, max_distance: float = 0.6
+    encoding: Encoding[ArrayT], *, max_distance: float = DEFAULT_EPS
 ) -> NeighborGraph[ArrayT]:
     """Keeps the pairs of encoded rows within ``max_distance``, in memory linear in their number.
 
@@ -289,11 +312,19 @@ def prune_distances(
     """
     check_instance("encoding", encoding, Encoding)
     bound = check_max_distance("max_distance", max_distance)
+    graph: NeighborGraph[ArrayT] = prune(encoding.in_tensors(), bound).in_kind_of(encoding.indices)
+    return graph
+
+
+def prune(encoding: Encoding[Tensor], max_distance: float) -> NeighborGraph[Tensor]:
+    """:func:`prune_distances` between stages: of checked tensors."""
     with running_ops(
         f"the graph of {len(encoding)} samples", "lower max_distance, or k1 and k2 before it"
     ):
-        parts = torch.ops.mabm.jaccard_graph(*encoding.tensors(), bound)
-    return NeighborGraph.of_op(encoding.indices, *parts, bound)
+        parts = torch.ops.mabm.jaccard_graph(
+            encoding.indptr, encoding.indices, encoding.weights, max_distance
+        )
+    return NeighborGraph.unchecked(*parts, max_distance)
 
 
 def _slice_rows(parts: tuple[Tensor, ...], chosen: slice | None, name: str) -> tuple[Tensor, ...]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mabm._core.arguments import check_instance
-from mabm._core.arrays import ArrayT, to_tensor
+from mabm._core.arrays import ArrayT
 from mabm._core.device_memory import running_ops
 from mabm.distance.ranking import Ranking
 from mabm.distance.rows import NeighborSets
@@ -40,20 +40,26 @@ def k_reciprocal_neighbors(ranking: Ranking[ArrayT]) -> NeighborSets[ArrayT]:
         [[0, 1], [0, 1], [2], [3]]
     """
     check_instance("ranking", ranking, Ranking)
+    found = find_neighbors(ranking.in_tensors())
+    neighbors: NeighborSets[ArrayT] = found.in_kind_of(ranking.ranks)
+    return neighbors
+
+
+def find_neighbors(ranking: Ranking[Tensor]) -> NeighborSets[Tensor]:
+    """:func:`k_reciprocal_neighbors` between stages: of checked tensors."""
     with running_ops(f"finding the neighbors of {len(ranking.ranks)} samples", "lower k1"):
-        ranks = to_tensor(ranking.ranks, "ranks").contiguous()
-        mask = torch.ops.mabm.reciprocal_mask(ranks)
+        mask = torch.ops.mabm.reciprocal_mask(ranking.ranks)
         half = _half_list(ranking)
         half_mask = None if half is None else torch.ops.mabm.reciprocal_mask(half)
-        indptr, indices = torch.ops.mabm.expand_neighbors(ranks, mask, half, half_mask)
-    return NeighborSets.of_op(ranking.ranks, indptr, indices)
+        indptr, indices = torch.ops.mabm.expand_neighbors(ranking.ranks, mask, half, half_mask)
+    return NeighborSets.unchecked(indptr, indices)
 
 
-def _half_list(ranking: Ranking[ArrayT]) -> Tensor | None:
+def _half_list(ranking: Ranking[Tensor]) -> Tensor | None:
     if ranking.preset.half_list is None:
         return None
     length = round(ranking.k1 / 2) + 1  # Python rounds half to even
     if ranking.preset.half_list == "merged":
-        return to_tensor(ranking.merged(), "ranks")[:, :length].contiguous()
+        return ranking.merged()[:, :length].contiguous()
     share = max(length // len(ranking.widths), 1)
-    return torch.cat([to_tensor(part, "ranks") for part in ranking.lists(share)], dim=1)
+    return torch.cat(ranking.lists(share), dim=1)

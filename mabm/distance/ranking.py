@@ -10,25 +10,24 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass, fields
-from typing import Generic, Literal, get_args
+from dataclasses import dataclass
+from typing import Generic
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mabm._core.advice import advise, is_wanted
-from mabm._core.arguments import check_choice, check_integer
-from mabm._core.arrays import Array, ArrayT, check_features, like, row_blocks, to_tensor
-from mabm._core.columns import Column, check_modality
+from mabm._core.arguments import check_integer
+from mabm._core.arrays import Array, ArrayT, like, row_blocks, to_tensor
+from mabm._core.columns import Column, check_modality, check_samples
 from mabm._core.device_memory import running_ops
-from mabm._core.saving import Saved
+from mabm._core.records import ArrayRecord
 from mabm.distance.candidates import Candidates, ListLayout, propose_candidates
+from mabm.distance.options import Precision, check_precision
 from mabm.distance.presets import DEFAULT_K1, MAX_K, Preset, check_k1, resolve_preset
 
 logger = logging.getLogger(__name__)
-
-Precision = Literal["exact", "fast"]
 
 # Training features are means of two unit vectors, of lengths 0.7 to 1; these are no such features.
 _WIDE_LENGTHS = 2.0
@@ -39,7 +38,7 @@ _MANY_ROWS = 1000
 
 
 @dataclass(frozen=True, eq=False)
-class Ranking(Saved, Generic[ArrayT]):
+class Ranking(ArrayRecord, Generic[ArrayT]):
     """Neighbor lists of N samples, nearest first, with the preset that made them.
 
     Build one yourself to use a ranking of your own with the later stages, for example
@@ -109,32 +108,6 @@ class Ranking(Saved, Generic[ArrayT]):
             groups = check_modality(self.groups, len(ranks), ranks.device, "groups")
             object.__setattr__(self, "groups", like(groups, self.ranks))
 
-    @classmethod
-    def of_op(
-        cls,
-        ranks: ArrayT,
-        scores: ArrayT,
-        widths: tuple[int, ...],
-        preset: Preset,
-        k1: int,
-        groups: Array | None,
-    ) -> Ranking[ArrayT]:
-        """Wraps what ops returned, which needs no checks (on a GPU they would wait for it).
-
-        Args:
-            ranks: (N, K) int64.
-            scores: (N, K) float64.
-            widths: Length of each list.
-            preset: The choices of the pipeline.
-            k1: The list length that was asked for.
-            groups: (N,) int64, or ``None``.
-        """
-        ranking: Ranking[ArrayT] = object.__new__(cls)
-        values = (ranks, scores, widths, preset, k1, groups)
-        for field, value in zip(fields(cls), values, strict=True):
-            object.__setattr__(ranking, field.name, value)
-        return ranking
-
     def lists(self, count: int | None = None) -> list[ArrayT]:
         """The first ``count`` columns of each list (all of them by default).
 
@@ -160,8 +133,9 @@ class Ranking(Saved, Generic[ArrayT]):
         """(N, K) all lists as one by descending score, ties by lower index, -1 last."""
         if len(self.widths) == 1:
             return self.ranks
-        ranks, by_index = to_tensor(self.ranks, "ranks").sort(dim=1)
-        scores = to_tensor(self.scores, "scores").gather(1, by_index)
+        lists: Ranking[Tensor] = self.in_tensors()
+        ranks, by_index = lists.ranks.sort(dim=1)
+        scores = lists.scores.gather(1, by_index)
         order = scores.sort(dim=1, descending=True, stable=True).indices
         return like(ranks.gather(1, order), self.ranks)
 
@@ -208,19 +182,12 @@ def rank_neighbors(
         >>> mabm.rank_neighbors(features, k1=2).ranks.tolist()
         [[0, 1], [1, 0], [2, 1], [3, 2]]
     """
-    x = check_features(features)
-    groups = None if modality is None else check_modality(modality, len(x), x.device, "modality")
+    x, groups, _ = check_samples(features, modality)
     chosen = resolve_preset(preset, has_modality=groups is not None)
     k1 = check_k1(chosen, k1, len(group_sizes(groups, len(x))))
     ranking = rank(x, groups, chosen, k1, check_precision(precision))
-    return Ranking.of_op(
-        like(ranking.ranks, features),
-        like(ranking.scores, features),
-        ranking.widths,
-        chosen,
-        ranking.k1,
-        None if groups is None else like(groups, features),
-    )
+    ranked: Ranking[ArrayT] = ranking.in_kind_of(features)
+    return ranked
 
 
 def group_sizes(groups: Tensor | None, count: int) -> dict[int, int]:
@@ -229,16 +196,6 @@ def group_sizes(groups: Tensor | None, count: int) -> dict[int, int]:
         return {0: count}
     names, sizes = torch.unique(groups, return_counts=True)
     return dict(zip(names.tolist(), sizes.tolist(), strict=True))
-
-
-def check_precision(value: object) -> Precision:
-    """Returns a known precision of the ranking.
-
-    Raises:
-        ValueError: It is none.
-    """
-    check_choice("precision", value, get_args(Precision))
-    return "exact" if value == "exact" else "fast"
 
 
 def rank(
@@ -259,7 +216,7 @@ def rank(
         ranks, scores = _rank_lists(x, layout, preset.metric == "euclidean", precision)
     if lengths is not None:
         _advise_on_lengths(lengths)  # a GPU has been waited for
-    return Ranking.of_op(ranks, scores, tuple(layout.widths), preset, k1, groups)
+    return Ranking.unchecked(ranks, scores, tuple(layout.widths), preset, k1, groups)
 
 
 def _extreme_lengths(x: Tensor) -> Tensor:

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from mabm._core.arguments import check_real
-from mabm._core.arrays import Array, ArrayT, check_features, like, to_tensor
+from mabm._core.arrays import Array, ArrayT, check_features, like
 from mabm._core.columns import Column, check_modality, read_categories
 from mabm._core.device_memory import check_fits
+from mabm._core.modalities import MODALITIES
 from mabm._core.saving import Saved
-from mabm.distance.jaccard import encode_checked, jaccard_distance
-from mabm.distance.presets import DEFAULT_K2, Preset, check_k1, check_k2, resolve_preset
-from mabm.distance.ranking import Precision, check_precision
+from mabm.distance.jaccard import dense_distance, encode_features, resolve_options
+from mabm.distance.options import DistanceOptions, Precision
+from mabm.distance.presets import DEFAULT_K2, Preset
 
 # The field re-ranks with shorter lists than it clusters with.
 _RERANK_K1 = 20
@@ -46,10 +47,15 @@ class RerankOptions(Saved):
 
     def __post_init__(self) -> None:
         """Refuses what :func:`rerank` would refuse, before any feature is computed."""
-        preset = resolve_preset(self.preset, has_modality=True)
-        check_k2(preset, self.k2, check_k1(preset, self.k1, num_groups=2))
+        self.distance  # noqa: B018  # checked as it is made
         check_real("lambda_value", self.lambda_value, 0.0, 1.0)
-        check_precision(self.precision)
+
+    @property
+    def distance(self) -> DistanceOptions:
+        """The distance that is mixed in."""
+        return DistanceOptions.resolve(
+            self.k1, self.k2, self.preset, self.precision, num_groups=len(MODALITIES)
+        )
 
 
 def rerank(
@@ -117,11 +123,10 @@ def rerank(
         q.device,
     )
     together = torch.cat([q, g])
-    encoding = encode_checked(together, modality, k1, k2, preset, precision, whole_groups=False)
+    options = resolve_options(together, modality, k1, k2, preset, precision)
+    encoding = encode_features(together, modality, options, whole_groups=False)
     split = len(q)
-    distance = to_tensor(
-        jaccard_distance(encoding, slice(0, split), slice(split, None)), "distance"
-    )
+    distance = dense_distance(encoding, slice(0, split), slice(split, None))
     _mix_in_euclidean(distance, together, mix)
     return like(distance, query)
 

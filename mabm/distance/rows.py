@@ -7,26 +7,24 @@ They hold tensors or NumPy arrays, as the features they came from.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from mabm._core.arrays import Array, ArrayT, like, to_tensor
-from mabm._core.saving import Saved
+from mabm._core.records import ArrayRecord
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
-    from typing_extensions import Self
 
 _FINE = 2**32  # what a weight is in units of, before its row is normalized
 _ONE = 2**30  # an encoding's weights are in units of its inverse; csrc/common/fixed_point.h
 
 
 @dataclass(frozen=True, eq=False)
-class NeighborSets(Saved, Generic[ArrayT]):
+class NeighborSets(ArrayRecord, Generic[ArrayT]):
     """A set of samples for each sample.
 
     Attributes:
@@ -73,28 +71,10 @@ class NeighborSets(Saved, Generic[ArrayT]):
             if not bool(ascends.all()):
                 raise ValueError("indices must ascend within each row, without repeats")
 
-    @classmethod
-    def of_op(cls, model: Array, *parts: Tensor | float) -> Self:
-        """Wraps what an op returned as arrays of the kind of ``model``; an op needs no checks.
-
-        Args:
-            model: A tensor or an array of the kind that the parts become.
-            parts: The fields, in their order.
-        """
-        rows = object.__new__(cls)
-        for field, part in zip(fields(cls), parts, strict=True):
-            value = like(part, model) if isinstance(part, Tensor) else part
-            object.__setattr__(rows, field.name, value)
-        return rows
-
     def tensors(self) -> tuple[Tensor, ...]:
         """The array attributes as contiguous tensors, in their order."""
-        parts = ((field.name, getattr(self, field.name)) for field in fields(self))
-        return tuple(
-            to_tensor(part, name).contiguous()
-            for name, part in parts
-            if isinstance(part, Tensor | np.ndarray)
-        )
+        values = self.in_tensors()._values_by_name()
+        return tuple(value for _, value in values if isinstance(value, Tensor))
 
     def __len__(self) -> int:
         return len(self.indptr) - 1
@@ -237,6 +217,8 @@ class Encoding(NeighborSets[ArrayT]):
         weights = (shares * _ONE).round().to(torch.int32)
         kept = weights > 0
         sizes = torch.bincount(row_of[kept], minlength=len(sets))
-        return cls.of_op(
-            indices, torch.cat([starts[:1], sizes.cumsum(0)]), columns[kept], weights[kept]
+        ends = torch.cat([starts[:1], sizes.cumsum(0)])
+        scaled: Encoding[ArrayT] = cls.unchecked(ends, columns[kept], weights[kept]).in_kind_of(
+            indices
         )
+        return scaled

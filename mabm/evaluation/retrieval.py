@@ -111,87 +111,182 @@ def evaluate_retrieval(
         >>> scores.cmc
         tensor([0.5000, 1.0000, 1.0000])
     """
+    ranking = _check_arguments(
+        distance, query_ids, gallery_ids, query_cameras, gallery_cameras, protocol
+    )
+    max_rank = check_integer("max_rank", max_rank, at_least=1)
+    num_queries, num_gallery = ranking.distance.shape
+    step = max(_ELEMENTS_AT_ONCE // num_gallery, 1)
+    blocks = [
+        _score_block(ranking, slice(start, start + step)) for start in range(0, num_queries, step)
+    ]
+    precision = torch.cat([block.average_precision for block in blocks])
+    penalty = torch.cat([block.inverse_negative_penalty for block in blocks])
+    if not len(precision):
+        raise ValueError(
+            f"query_ids must have a match in gallery_ids under protocol {ranking.protocol.name!r}, "
+            f"got none for any of {num_queries} queries"
+        )
+    if statistics := [block.statistics for block in blocks if block.statistics is not None]:
+        _advise_on_distance(torch.stack(statistics).sum(dim=0), num_queries)
+    length = min(max_rank, num_gallery)
+    first = torch.cat([block.first_match for block in blocks])
+    counts = torch.bincount(first[first <= length] - 1, minlength=length)
+    longest = max(block.num_ranks for block in blocks)
+    cmc = counts.cumsum(dim=0)[:longest].to(torch.float32) / len(precision)
+    return RetrievalScores(
+        like(cmc, distance), float(precision.mean()), float(penalty.mean()), len(precision)
+    )
+
+
+def average_precision(matches: Tensor, ranks: Tensor) -> Tensor:
+    """Average precision of each query: the mean, over its matches, of matches so far over rank.
+
+    Args:
+        matches: (Q, G) bool in the order of the ranked gallery.
+        ranks: Integers, broadcast to (Q, G): the rank of each sample, from 1; any number where it
+            is no match.
+
+    Returns:
+        (Q,) float64; 0 without a match.
+    """
+    num_matches = matches.cumsum(dim=1)
+    precision = num_matches / ranks.clamp(min=1).to(torch.float64)
+    total = torch.where(matches, precision, 0.0).sum(dim=1)
+    return total / matches.sum(dim=1).clamp(min=1)
+
+
+@dataclass(frozen=True)
+class _Ranking:
+    """The checked arguments of :func:`evaluate_retrieval`, all on the device of the distance.
+
+    Attributes:
+        distance: (Q, G).
+        query_ids: (Q,) int64.
+        gallery_ids: (G,) int64.
+        gallery_numbers: (G,) int64: the identity of each sample as a number in [0, I).
+        num_identities: I, the identities in the gallery.
+        cameras: (Q,) and (G,) int64; ``None`` where the protocol reads none.
+        protocol: What is left out of the gallery, and what the CMC counts.
+    """
+
+    distance: Tensor
+    query_ids: Tensor
+    gallery_ids: Tensor
+    gallery_numbers: Tensor
+    num_identities: int
+    cameras: tuple[Tensor, Tensor] | None
+    protocol: RetrievalProtocol
+
+
+def _check_arguments(
+    distance: object,
+    query_ids: object,
+    gallery_ids: object,
+    query_cameras: object,
+    gallery_cameras: object,
+    protocol: object,
+) -> _Ranking:
     values = _check_distance(distance)
     chosen = _resolve_protocol(protocol)
-    max_rank = check_integer("max_rank", max_rank, at_least=1)
-    (num_queries, num_gallery), device = values.shape, values.device
     names = ("query_ids", "gallery_ids")
-    (ids, gallery), _ = read_categories(
+    identities, _ = read_categories(
         (query_ids, gallery_ids), names, "one identity each", takes_bool=False
     )
-    ids, gallery = _check_both(names, (ids, gallery), values)
+    queries, gallery = _check_both(names, (identities[0], identities[1]), values)
     cameras = _check_cameras(chosen, query_cameras, gallery_cameras, values)
-    identities, numbered = torch.unique(gallery, return_inverse=True)
-    length = min(max_rank, num_gallery)
-    counts = torch.zeros(length, dtype=torch.int64, device=device)
-    precisions, penalties = [], []
-    facts: list[Tensor] = []
-    looks = is_wanted(logger, "similarities") or is_wanted(logger, "alike")
-    seen = 0
-    step = max(_ELEMENTS_AT_ONCE // num_gallery, 1)
-    for start in range(0, num_queries, step):
-        rows = slice(start, start + step)
-        order = values[rows].argsort(dim=1, stable=True)
-        matches = gallery[order] == ids[rows, None]
-        kept = _kept(chosen, order, matches, cameras, rows)
-        matches &= kept
-        position = kept.cumsum(dim=1)  # rank, from 1, where kept
-        found = matches.cumsum(dim=1)
-        valid = matches.any(dim=1)
-        total = found[:, -1]
-        precision = torch.where(matches, found / position.clamp(min=1).to(torch.float64), 0.0)
-        precisions.append((precision.sum(dim=1) / total)[valid])
-        places = torch.where(matches, position, 0)
-        last = places.amax(dim=1)
-        if looks:
-            facts.append(_facts(values[rows], order, places.sum(dim=1), total, position[:, -1]))
-        penalties.append((total.to(torch.float64) / last)[valid])
-        first = torch.where(matches, position, num_gallery + 1).amin(dim=1)
-        if chosen.cmc_by_identity:
-            ranks = position.new_full((len(order), len(identities)), num_gallery + 1)
-            occurrences = torch.where(kept, position, num_gallery + 1)
-            ranks.scatter_reduce_(1, numbered[order], occurrences, "amin")
-            seen = max(seen, int((ranks <= num_gallery).sum(dim=1).max()))
-            first = (ranks < first[:, None]).sum(dim=1) + 1
-        else:
-            seen = num_gallery
-        first = first[valid & (first <= length)]
-        counts += torch.bincount(first - 1, minlength=length)
-    average, penalty = torch.cat(precisions), torch.cat(penalties)
-    if not len(average):
-        raise ValueError(
-            f"query_ids must have a match in gallery_ids under protocol {chosen.name!r}, got none "
-            f"for any of {num_queries} queries"
+    unique, numbers = torch.unique(gallery, return_inverse=True)
+    return _Ranking(values, queries, gallery, numbers, len(unique), cameras, chosen)
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Scores of some queries, of which V have a match.
+
+    Attributes:
+        average_precision: (V,) float64.
+        inverse_negative_penalty: (V,) float64.
+        first_match: (V,) int64: rank of the first match, as the CMC counts ranks, from 1.
+        num_ranks: Ranks that the CMC can count, for the query that has the most.
+        statistics: What :func:`_distance_statistics` returns, or ``None`` where nobody would be
+            told.
+    """
+
+    average_precision: Tensor
+    inverse_negative_penalty: Tensor
+    first_match: Tensor
+    num_ranks: int
+    statistics: Tensor | None
+
+
+def _score_block(ranking: _Ranking, rows: slice) -> _Block:
+    """Ranks the gallery for some queries and scores it."""
+    distance = ranking.distance[rows]
+    num_gallery = distance.shape[1]
+    order = distance.argsort(dim=1, stable=True)
+    matches = ranking.gallery_ids[order] == ranking.query_ids[rows, None]
+    compared = _compared(ranking, order, matches, rows)
+    matches &= compared
+    ranks = compared.cumsum(dim=1)  # from 1, where compared
+    has_match = matches.any(dim=1)
+    num_matches = matches.sum(dim=1)
+    match_ranks = torch.where(matches, ranks, 0)
+    first, num_ranks = torch.where(matches, ranks, num_gallery + 1).amin(dim=1), num_gallery
+    if ranking.protocol.cmc_by_identity:
+        occurrences = torch.where(compared, ranks, num_gallery + 1)
+        identity_ranks = ranks.new_full((len(order), ranking.num_identities), num_gallery + 1)
+        identity_ranks.scatter_reduce_(1, ranking.gallery_numbers[order], occurrences, "amin")
+        num_ranks = int((identity_ranks <= num_gallery).sum(dim=1).max())
+        first = (identity_ranks < first[:, None]).sum(dim=1) + 1
+    statistics = None
+    if is_wanted(logger, "similarities") or is_wanted(logger, "alike"):
+        statistics = _distance_statistics(
+            distance, order, match_ranks.sum(dim=1), num_matches, ranks[:, -1]
         )
-    if looks:
-        _advise_on_distance(torch.stack(facts).sum(dim=0), num_queries)
-    cmc = counts.cumsum(dim=0)[:seen].to(torch.float32) / len(average)
-    return RetrievalScores(
-        like(cmc, distance), float(average.mean()), float(penalty.mean()), len(average)
+    penalty = num_matches.to(torch.float64) / match_ranks.amax(dim=1)
+    return _Block(
+        average_precision(matches, ranks)[has_match],
+        penalty[has_match],
+        first[has_match],
+        num_ranks,
+        statistics,
     )
 
 
-def _facts(
-    distance: Tensor, order: Tensor, places: Tensor, num_matches: Tensor, num_kept: Tensor
+def _compared(ranking: _Ranking, order: Tensor, matches: Tensor, rows: slice) -> Tensor:
+    """(B, G) bool: whether each sample of the ranked galleries is compared with the query."""
+    if ranking.cameras is None:
+        return torch.ones_like(matches)
+    queries, gallery = ranking.cameras
+    return ranking.protocol.compared(matches, queries[rows, None], gallery[order])
+
+
+def _distance_statistics(
+    distance: Tensor, order: Tensor, rank_sums: Tensor, num_matches: Tensor, num_compared: Tensor
 ) -> Tensor:
     """(3,) float64: queries whose distances are all alike, matches, sum of their relative ranks.
 
     Args:
         distance: (B, G).
         order: (B, G) the gallery by ascending distance.
-        places: (B,) sum of the ranks of a query's matches, from 1.
+        rank_sums: (B,) sum of the ranks of a query's matches, from 1.
         num_matches: (B,).
-        num_kept: (B,) samples of the gallery that are compared.
+        num_compared: (B,) samples of the gallery that are compared.
     """
     least, most = distance.gather(1, order[:, [0, -1]]).to(torch.float64).T
     alike = most - least <= _ALIKE * torch.maximum(most.abs(), least.abs())
-    relative = (places - 0.5 * num_matches) / num_kept.clamp(min=1).to(torch.float64)
+    relative = (rank_sums - 0.5 * num_matches) / num_compared.clamp(min=1).to(torch.float64)
     return torch.stack([alike.sum(), num_matches.sum(), relative.sum()])
 
 
-def _advise_on_distance(facts: Tensor, num_queries: int) -> None:
-    """Warns where most queries find all distances alike, or where matches come last."""
-    alike, count, places = facts.tolist()
+def _advise_on_distance(statistics: Tensor, num_queries: int) -> None:
+    """Warns where distances are all alike for most queries, or where matches come last.
+
+    Args:
+        statistics: (3,) float64, the sum of :func:`_distance_statistics` over all queries.
+        num_queries: How many queries there are, with or without a match.
+    """
+    alike, num_matches, relative_ranks = statistics.tolist()
     if 2 * alike > num_queries:
         advise(
             logger,
@@ -200,29 +295,17 @@ def _advise_on_distance(facts: Tensor, num_queries: int) -> None:
             "the scores only reflect the order of its rows, which breaks ties; check whether "
             "the features have collapsed into one point",
         )
-    place = places / max(count, 1)
-    chance = _STANDARD_ERRORS / math.sqrt(12 * max(count, 1))  # of a mean of uniform numbers
-    if place > 0.5 + max(_FARTHER, chance):
+    mean_rank = relative_ranks / max(num_matches, 1)
+    # The standard error of a mean of uniform numbers is 1 / sqrt(12 n).
+    chance = _STANDARD_ERRORS / math.sqrt(12 * max(num_matches, 1))
+    if mean_rank > 0.5 + max(_FARTHER, chance):
         advise(
             logger,
             "similarities",
-            f"matches lie behind {100 * place:.0f} % of the gallery on average, where 50 % is "
+            f"matches lie behind {100 * mean_rank:.0f} % of the gallery on average, where 50 % is "
             "chance: distance seems to hold similarities; smaller must be nearer, so try "
             "1 - similarity",
         )
-
-
-def _kept(
-    protocol: RetrievalProtocol,
-    order: Tensor,
-    matches: Tensor,
-    cameras: tuple[Tensor, Tensor] | None,
-    rows: slice,
-) -> Tensor:
-    """(B, G) whether each sample of the ranked galleries is compared with the query."""
-    if cameras is None:
-        return torch.ones_like(matches)
-    return protocol.compared(matches, cameras[0][rows, None], cameras[1][order])
 
 
 def _check_distance(value: object) -> Tensor:

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from mabm._core.arguments import check_integer, shown
-from mabm._core.arrays import Array, check_features
-from mabm._core.columns import Column, check_categories, check_column, check_visible_infrared
+from mabm._core.arrays import Array
+from mabm._core.columns import Column
 from mabm._core.protocols import SearchTask
 from mabm.distance.reranking import RerankOptions, rerank
-from mabm.evaluation.galleries import draw_gallery
 from mabm.evaluation.retrieval import RetrievalScores, evaluate_retrieval
+from mabm.evaluation.samples import SearchSamples
 from mabm.evaluation.scores import SearchScores
 
 # Whole numbers of this many bits are exact in float64, and so is their sum.
@@ -92,32 +92,19 @@ def evaluate_search(
                 f"trial must be None for task {task.name!r}, which draws {task.num_trials} of its "
                 f"own, got {trial}"
             )
-    x = check_features(features)
-    each = "one a row of features"
-    people = check_categories(identity, len(x), "identity", each).columns[0].cpu()
-    places = check_column(camera, len(x), "camera", each).cpu()
-    kinds = check_visible_infrared(modality, len(x), "modality", each).cpu()
-    query = _side("query", kinds, task.query_modality, places, task.query_cameras, task)
-    others = _side("gallery", kinds, task.gallery_modality, places, task.gallery_cameras, task)
-    least = int(people[torch.cat([query, others])].min())
-    if least < 0:
-        raise ValueError(f"identity must be known, at least 0, of every test image, got {least}")
-    found = []
+    samples = SearchSamples.check(features, identity, camera, modality)
+    queries = samples.queries(task)
+    _check_sides(samples, queries, samples.gallery_candidates(task), task)
+    scores = []
     for number in range(task.num_trials):
-        gallery = others
-        if task.gallery_cameras is not None and task.gallery == "one_per_camera":
-            drawn = draw_gallery(
-                people[others], places[others], cameras=task.gallery_cameras, trial=number
-            )
-            gallery = others[drawn]
-        distance = _distance(x, query, gallery, kinds, rerank)
-        found.append(
+        gallery = samples.gallery(task, number)
+        scores.append(
             evaluate_retrieval(
-                distance,
-                people[query],
-                people[gallery],
-                places[query],
-                places[gallery],
+                _distance(samples, queries, gallery, rerank),
+                samples.identity[queries],
+                samples.identity[gallery],
+                samples.camera[queries],
+                samples.camera[gallery],
                 protocol=task.protocol,
                 max_rank=max_rank,
             )
@@ -127,59 +114,61 @@ def evaluate_search(
         task.data,
         task.name,
         tuple(trials),
-        np.stack([_cmc(scores, max_rank) for scores in found]),
-        np.array([scores.mean_average_precision for scores in found]),
-        np.array([scores.mean_inverse_negative_penalty for scores in found]),
-        tuple(scores.num_queries for scores in found),
+        np.stack([_cmc(each, max_rank) for each in scores]),
+        np.array([each.mean_average_precision for each in scores]),
+        np.array([each.mean_inverse_negative_penalty for each in scores]),
+        tuple(each.num_queries for each in scores),
         rerank,
     )
 
 
-def _side(
-    side: str,
-    kinds: Tensor,
-    modality: int,
-    places: Tensor,
-    cameras: tuple[int, ...] | None,
-    task: SearchTask,
-) -> Tensor:
-    """Rows of one side of a task, ascending."""
-    chosen = kinds == modality
-    if cameras is not None:
-        chosen &= torch.isin(places, torch.tensor(cameras))
-    rows = torch.nonzero(chosen).flatten()
-    if not len(rows):
-        of = "" if cameras is None else f" and camera {', '.join(map(str, cameras))}"
-        raise ValueError(
-            f"features must hold a row for the {side} of task {task.name!r} of {task.data} "
-            f"(modality {modality}{of}), got none among {len(kinds)} rows"
-        )
-    return rows
+def _check_sides(
+    samples: SearchSamples, queries: Tensor, candidates: Tensor, task: SearchTask
+) -> None:
+    """Refuses a task without queries or gallery, and one with samples of unknown identity."""
+    sides = (
+        ("query", queries, task.query_modality, task.query_cameras),
+        ("gallery", candidates, task.gallery_modality, task.gallery_cameras),
+    )
+    for side, rows, modality, cameras in sides:
+        if not len(rows):
+            which = "" if cameras is None else f" and camera {', '.join(map(str, cameras))}"
+            raise ValueError(
+                f"features must hold a row for the {side} of task {task.name!r} of {task.data} "
+                f"(modality {modality}{which}), got none among {len(samples.modality)} rows"
+            )
+    least = int(samples.identity[torch.cat([queries, candidates])].min())
+    if least < 0:
+        raise ValueError(f"identity must be known, at least 0, of every test image, got {least}")
 
 
 def _distance(
-    x: Tensor, query: Tensor, gallery: Tensor, kinds: Tensor, options: RerankOptions | None
+    samples: SearchSamples, queries: Tensor, gallery: Tensor, options: RerankOptions | None
 ) -> Tensor:
     """(Q, G) distances: float64 minus inner products, or float32 re-ranked ones."""
-    own, others = x[query.to(x.device)], x[gallery.to(x.device)]
+    x, y = samples.features_at(queries), samples.features_at(gallery)
     if options is None:
-        return minus_inner_products(own, others)
-    return rerank(own, others, kinds[query], kinds[gallery], **asdict(options))
+        return minus_inner_products(x, y)
+    return rerank(x, y, samples.modality[queries], samples.modality[gallery], **asdict(options))
 
 
-def minus_inner_products(own: Tensor, others: Tensor) -> Tensor:
+def minus_inner_products(x: Tensor, y: Tensor) -> Tensor:
     """(Q, G) float64: minus the inner products of rows rounded to whole numbers of a few bits.
 
-    The bits are as many as leave every product and every sum of D of them exact in float64, so the
-    result depends on neither the order of summation nor the device. A row's unit is a power of two,
-    so nothing is lost by dividing by it.
+    The number of bits is such that every product and every sum of D products is exact in float64,
+    so the result depends on neither the order of summation nor the device. The unit of a row is a
+    power of two, so dividing by it loses nothing.
+
+    Args:
+        x: (Q, D) floating point, finite.
+        y: (G, D) floating point, finite, on the same device.
     """
-    bits = (_EXACT_BITS - max(own.shape[1] - 1, 1).bit_length()) // 2
-    scaled, exponents = _whole_numbers(others, bits)
-    distance = own.new_empty((len(own), len(others)), dtype=torch.float64)
-    for start in range(0, len(own), _ROWS_AT_ONCE):
+    bits = (_EXACT_BITS - max(x.shape[1] - 1, 1).bit_length()) // 2
+    scaled, exponents = _whole_numbers(y, bits)
+    distance = x.new_empty((len(x), len(y)), dtype=torch.float64)
+    for start in range(0, len(x), _ROWS_AT_ONCE):
         rows = slice(start, start + _ROWS_AT_ONCE)
-        part, powers = _whole_numbers(own[rows], bits)
+        part, powers = _whole_numbers(x[rows], bits)
         torch.mm(part, scaled.T, out=distance[rows])
         distance[rows] *= -_power_of_two(powers[:, None] + exponents)
     return distance
@@ -192,7 +181,7 @@ def _whole_numbers(rows: Tensor, bits: int) -> tuple[Tensor, Tensor]:
 
 
 def _power_of_two(exponents: Tensor) -> Tensor:
-    """float64, by its bits: what a device's pow makes of one need not be exact."""
+    """2 to the power of integers, float64, set by its bits: a device's ``pow`` may be inexact."""
     return (exponents.to(torch.int64) + 1023 << 52).view(torch.float64)
 
 

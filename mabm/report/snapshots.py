@@ -12,19 +12,20 @@ import torch
 from torch import Tensor
 
 from mabm._core.arguments import check_integer
-from mabm._core.arrays import Array, IntArray, check_features, check_matrix, like, to_tensor
+from mabm._core.arrays import Array, IntArray, check_matrix, like, to_tensor
 from mabm._core.columns import (
     Column,
     Labels,
-    check_categories,
     check_column,
     check_labels,
     check_visible_infrared,
     holds_integers,
 )
 from mabm._core.protocols import SearchTask
+from mabm.distance.graph import DEFAULT_EPS
 from mabm.distance.presets import DEFAULT_K1, DEFAULT_K2, Preset
-from mabm.evaluation.galleries import draw_gallery
+from mabm.evaluation.retrieval import average_precision
+from mabm.evaluation.samples import SearchSamples
 from mabm.evaluation.search import minus_inner_products
 
 ReadImages = Callable[[list[int]], Array]
@@ -57,7 +58,7 @@ class ClusteringSnapshot:
     identity: Column | None = None
     k1: int = DEFAULT_K1
     k2: int = DEFAULT_K2
-    eps: float = 0.6
+    eps: float = DEFAULT_EPS
     preset: str | Preset | None = None
     identity_names: Callable[[int], str] | None = None
 
@@ -143,41 +144,20 @@ class RetrievalSnapshot:
         """
         check_integer("num_queries", num_queries, at_least=1)
         check_integer("num_shown", num_shown, at_least=1)
-        x = check_features(features)
-        each = "one a row of features"
-        people = check_categories(identity, len(x), "identity", each).columns[0].cpu()
-        places = check_column(camera, len(x), "camera", each).cpu()
-        kinds = check_visible_infrared(modality, len(x), "modality", each).cpu()
-        queries = _rows_of(kinds, task.query_modality, places, task.query_cameras)
-        gallery = _rows_of(kinds, task.gallery_modality, places, task.gallery_cameras)
-        if task.gallery == "one_per_camera" and task.gallery_cameras is not None:
-            drawn = draw_gallery(
-                people[gallery], places[gallery], cameras=task.gallery_cameras, trial=0
-            )
-            gallery = gallery[drawn]
-        precisions, tops = [], []
-        for rows in torch.split(queries, _ROWS_AT_ONCE):
-            distance = minus_inner_products(x[rows.to(x.device)], x[gallery.to(x.device)]).cpu()
-            matches = people[rows, None] == people[gallery]
-            compared = task.protocol.compared(matches, places[rows, None], places[gallery])
-            distance[~compared] = torch.inf
-            ranked = distance.sort(dim=1, stable=True)
-            there = ranked.values.isfinite()
-            right = matches.gather(1, ranked.indices) & there
-            precisions.append(_average_precision(right))
-            tops.append(gallery[ranked.indices].where(there, -1)[:, :num_shown])
-        scores = torch.cat([torch.empty(0, dtype=torch.float64), *precisions])
-        top = torch.cat([torch.empty(0, min(num_shown, len(gallery)), dtype=torch.int64), *tops])
+        samples = SearchSamples.check(features, identity, camera, modality)
+        queries, gallery = samples.queries(task), samples.gallery(task, trial=0)
+        scores, top = _rank_gallery(samples, task, queries, gallery, num_shown)
         order = scores.sort(descending=True, stable=True).indices
         order = order[: int((scores > 0).sum())]  # 0 is without a match
         places_shown = torch.linspace(0, max(len(order) - 1, 0), min(num_queries, len(order)))
         chosen = order[places_shown.round().long()]
         shown, query = top[chosen], queries[chosen]
+        right = samples.identity[shown] == samples.identity[query, None]
         return cls(
             task=task.name,
             query=query.numpy(),
             ranked=shown.numpy(),
-            right=((people[shown] == people[query, None]) & (shown >= 0)).numpy(),
+            right=(right & (shown >= 0)).numpy(),
             read=read,
             caption=f"{len(chosen)} of {len(order):,} queries with a match, evenly spaced from the "
             f"best ranked to the worst by average precision; gallery of {len(gallery):,} images"
@@ -185,17 +165,37 @@ class RetrievalSnapshot:
         )
 
 
-def _rows_of(
-    kinds: Tensor, modality: int, places: Tensor, cameras: tuple[int, ...] | None
-) -> Tensor:
-    chosen = kinds == modality
-    if cameras is not None:
-        chosen &= torch.isin(places, torch.tensor(cameras))
-    return torch.nonzero(chosen).flatten()
+def _rank_gallery(
+    samples: SearchSamples, task: SearchTask, queries: Tensor, gallery: Tensor, num_shown: int
+) -> tuple[Tensor, Tensor]:
+    """Ranks a gallery for each query.
 
+    Args:
+        samples: What is searched.
+        task: Which pairs are compared.
+        queries: (Q,) int64 rows.
+        gallery: (G,) int64 rows.
+        num_shown: Ranks to return.
 
-def _average_precision(right: Tensor) -> Tensor:
-    """(Q,) float64 from (Q, G) bool in order of rank; 0 without a match."""
-    ranks = torch.arange(1, right.shape[1] + 1)
-    precision = right.cumsum(1).to(torch.float64) / ranks
-    return (precision * right).sum(1) / right.sum(1).clamp(min=1)
+    Returns:
+        (Q,) float64 average precision, 0 for a query without a match, and (Q, min(num_shown, G))
+        int64 rows of the gallery, nearest first, -1 past the last sample that is compared.
+    """
+    identity, camera = samples.identity, samples.camera
+    precisions, tops = [], []
+    for rows in torch.split(queries, _ROWS_AT_ONCE):
+        distance = minus_inner_products(
+            samples.features_at(rows), samples.features_at(gallery)
+        ).cpu()
+        matches = identity[rows, None] == identity[gallery]
+        compared = task.protocol.compared(matches, camera[rows, None], camera[gallery])
+        distance[~compared] = torch.inf
+        ranked = distance.sort(dim=1, stable=True)
+        is_compared = ranked.values.isfinite()
+        right = matches.gather(1, ranked.indices) & is_compared
+        precisions.append(average_precision(right, torch.arange(1, len(gallery) + 1)))
+        tops.append(gallery[ranked.indices].where(is_compared, -1)[:, :num_shown])
+    return (
+        torch.cat([torch.empty(0, dtype=torch.float64), *precisions]),
+        torch.cat([torch.empty(0, min(num_shown, len(gallery)), dtype=torch.int64), *tops]),
+    )

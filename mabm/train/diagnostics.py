@@ -33,8 +33,9 @@ from mabm.cluster.quality import (
     cross_modality_pairs,
     normalized_mutual_information,
 )
+from mabm.distance.options import Precision
 from mabm.distance.presets import MAX_K
-from mabm.distance.ranking import Precision, rank_neighbors
+from mabm.distance.ranking import rank_neighbors
 
 NUM_NEIGHBORS: Final = 20  # of a sample, in the neighbor mix: about the images of one identity
 

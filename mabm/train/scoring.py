@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from mabm._core.devices import find_device
 from mabm._core.names import find_name
 from mabm.data import ImageReader
 from mabm.evaluation import (
@@ -110,7 +110,7 @@ def evaluate_weights(
     data = config.data if root is None else replace(config.data, root=root)
     inputs = read_inputs(data)
     features = extract_test_features(
-        encoder.to(choose_device(device)),
+        encoder.to(find_device(device)),
         inputs.test,
         batch_size=config.batch.evaluation,
         workers=data.workers,
@@ -140,34 +140,6 @@ def load_run(path: str | Path) -> tuple[Encoder, Config]:
     if "config" not in meta:
         raise ValueError(f"path must be weights that a run wrote, with its configuration: {path}")
     return encoder, parse_config(meta["config"], str(place))
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of that name; ``"auto"`` is a GPU where there is one, else the CPU.
-
-    A GPU without a number (``"auto"``, ``"cuda"``) is that of the process's local rank under
-    ``torchrun``, else the first.
-
-    Raises:
-        ValueError: There is no such device.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise ValueError(f"device must be auto, cpu, cuda or cuda:NUMBER, got {name!r}")
-    if device.type != "cuda":
-        return device
-    number = device.index if ":" in name else int(os.environ.get("LOCAL_RANK", "0"))
-    if number >= torch.cuda.device_count():
-        raise ValueError(
-            f"device must be one of the {torch.cuda.device_count()} GPUs there are, "
-            f"got {name!r} in the process of local rank {os.environ.get('LOCAL_RANK', '0')}"
-        )
-    return torch.device("cuda", number)
 
 
 def _named(data: str, names: Sequence[str] | None) -> tuple[SearchTask, ...]:

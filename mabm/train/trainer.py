@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mabm._core.devices import find_device
 from mabm._core.files import write_text
 from mabm._core.modalities import MODALITIES, MODALITY_NAMES
 from mabm.evaluation import SearchScores
@@ -57,7 +58,7 @@ from mabm.train.records.history import History
 from mabm.train.records.resuming import KINDS, check_same, last_scores
 from mabm.train.records.run_lock import locked
 from mabm.train.records.tensorboard import TensorBoardLog, require_tensorboard
-from mabm.train.scoring import choose_device, extract_test_features, score_searches
+from mabm.train.scoring import extract_test_features, score_searches
 from mabm.train.steps import contrast_across, contrast_within, extract_features, read_batches
 
 logger = logging.getLogger(__name__)
@@ -124,7 +125,7 @@ def train(
         >>> result = train.train(config, "runs/emoji")  # doctest: +SKIP
         >>> print(result.scores[0])  # doctest: +SKIP
     """
-    device = choose_device(config.run.device)
+    device = find_device(config.run.device)
     folder = Path(output)
     with distributed.process_group(device), _settings(config, device):
         _check_processes(config)

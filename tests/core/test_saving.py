@@ -44,6 +44,7 @@ def make_results(put: Callable[[Any], Any]) -> dict[str, Any]:
         split,
         split.summary(),
         PRESET,
+        mabm.DBSCAN(0.3),
         mabm.RerankOptions(k1=10),
         mabm.evaluate_retrieval(distance, ids, ids, protocol="regdb"),
         mabm.PROTOCOLS["sysu_mm01"],

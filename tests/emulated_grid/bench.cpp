@@ -1,23 +1,15 @@
 // The launchers of csrc/kernels on the emulated grid, for Python: NumPy in, NumPy out.
-//
-// Every array that a kernel sees is a copy of exactly its size, so that AddressSanitizer tells of
-// the first element beyond it, and what a kernel must write starts as garbage.
 
-#include <pybind11/numpy.h>
-#include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 #include <algorithm>
-#include <cstring>
-#include <memory>
 #include <numeric>
-#include <optional>
 #include <stdexcept>
 #include <tuple>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
+#include "bench_memory.h"
 #include "kernels/dbscan.cuh"
 #include "kernels/encoding.cuh"
 #include "kernels/jaccard.cuh"
@@ -27,70 +19,6 @@
 
 namespace mabm {
 namespace {
-
-namespace py = pybind11;
-
-template <class T>
-using Array = py::array_t<T, py::array::c_style>;
-
-void check(cudaError_t error) {
-  if (error != cudaSuccess) {
-    throw std::invalid_argument(cudaGetErrorString(error));
-  }
-}
-
-// Bytes that no kernel writes: as an index far out of range, as a flag neither true nor false.
-constexpr int kGarbage = 0xa5;
-
-// The memory of one array on the grid.
-template <class T>
-class Memory {
- public:
-  explicit Memory(int64_t size) : size_(size), data_(new T[static_cast<size_t>(size)]) {
-    std::memset(static_cast<void*>(data_.get()), kGarbage, sizeof(T) * static_cast<size_t>(size));
-  }
-  Memory(int64_t size, T value) : Memory(size) { std::fill_n(data_.get(), size, value); }
-  explicit Memory(const Array<T>& array) : Memory(array.size()) {
-    std::copy_n(array.data(), size_, data_.get());
-  }
-
-  T* get() { return data_.get(); }
-  const T* read() const { return data_.get(); }
-  int64_t size() const { return size_; }
-
-  // A copy. Flags become bytes, so that those that were not written can be told.
-  auto array(const std::vector<int64_t>& shape) const {
-    Array<std::conditional_t<std::is_same_v<T, bool>, uint8_t, T>> copy(shape);
-    if (copy.size() != size_) {
-      throw std::logic_error("an array of the bench has another size than its memory");
-    }
-    std::memcpy(copy.mutable_data(), data_.get(), sizeof(T) * static_cast<size_t>(size_));
-    return copy;
-  }
-  auto array() const { return array({size_}); }
-
- private:
-  int64_t size_;
-  std::unique_ptr<T[]> data_;
-};
-
-// CSR rows, with weights or without.
-struct RowsMemory {
-  Memory<int64_t> indptr;
-  Memory<int32_t> indices;
-  std::optional<Memory<int32_t>> weights;
-
-  RowsMemory(const Array<int64_t>& indptr, const Array<int32_t>& indices)
-      : indptr(indptr), indices(indices) {}
-  RowsMemory(const Array<int64_t>& indptr, const Array<int32_t>& indices,
-             const Array<int32_t>& weights)
-      : indptr(indptr), indices(indices), weights(weights) {}
-
-  int64_t count() const { return indptr.size() - 1; }
-  Rows view() const {
-    return {count(), indptr.read(), indices.read(), weights ? weights->read() : nullptr};
-  }
-};
 
 // ---- Prefix sums --------------------------------------------------------------------------------
 
@@ -135,7 +63,8 @@ struct ListsMemory {
         thresholds(thresholds) {}
 
   CandidateLists<Score> view() {
-    return {num_lists, capacity, scores.get(), indices.get(), counts.get(), thresholds.get()};
+    return {num_rows,      num_lists,    capacity,        scores.get(),
+            indices.get(), counts.get(), thresholds.get()};
   }
   auto arrays() const {
     return std::make_tuple(scores.array({num_rows, num_lists, capacity}),
@@ -159,8 +88,8 @@ auto collect_products(const Array<float>& products, const Array<float>& biases,
   ListsMemory<float> lists(scores, indices, counts, thresholds);
   const ListTable table{row_group.read(), nullptr, column_group.read(), list_of.read(),
                         static_cast<int>(list_of_group.shape(1))};
-  check(launch_collect_candidates(ProductTile{product.read(), bias.read()}, products.shape(0),
-                                  products.shape(1), table, first_column, lists.view(), nullptr));
+  check(launch_collect_candidates(ProductTile{product.read(), bias.read()}, products.shape(1),
+                                  table, first_column, lists.view(), nullptr));
   return lists.arrays();
 }
 
@@ -178,8 +107,8 @@ auto collect_exact(const Array<double>& tile, const Array<int64_t>& rows,
   ListsMemory<double> lists(scores, indices, counts, thresholds);
   const ListTable table{group.read(), row_numbers.read(), column_group.read(), list_of.read(),
                         static_cast<int>(list_of_group.shape(1))};
-  check(launch_collect_candidates(ExactTile{tile_scores.read()}, tile.shape(0), tile.shape(1),
-                                  table, first_column, lists.view(), nullptr));
+  check(launch_collect_candidates(ExactTile{tile_scores.read()}, tile.shape(1), table, first_column,
+                                  lists.view(), nullptr));
   return lists.arrays();
 }
 
@@ -191,7 +120,7 @@ auto clear_lists(int64_t num_rows, int64_t num_lists, int64_t capacity) {
                             Memory<int32_t>(count * capacity).array(places),
                             Memory<int32_t>(count).array(shape),
                             Memory<double>(count).array(shape));
-  check(launch_clear_lists(num_rows, lists.view(), nullptr));
+  check(launch_clear_lists(lists.view(), nullptr));
   return lists.arrays();
 }
 
@@ -224,7 +153,7 @@ auto write_lists(const Array<double>& scores, const Array<int32_t>& indices,
                  const Array<int32_t>& widths) {
   ListsMemory<double> lists(scores, indices, counts, thresholds);
   RankedMemory ranked(lists.num_rows, widths);
-  check(launch_write_lists(lists.num_rows, lists.view(), ranked.view(), nullptr));
+  check(launch_write_lists(lists.view(), ranked.view(), nullptr));
   const std::vector<int64_t> shape{lists.num_rows, ranked.total};
   return std::make_tuple(ranked.ranks.array(shape), ranked.scores.array(shape));
 }
@@ -242,9 +171,9 @@ auto rank_candidates(const Array<float>& features, const Array<int64_t>& rows,
   Memory<bool> certified(lists.num_rows);
   Memory<double> scored(lists.num_rows * lists.capacity);
   Memory<int32_t> scored_indices(lists.num_rows * lists.capacity);
-  check(launch_rank_candidates(x.read(), features.shape(1), row_numbers.read(), lists.num_rows,
-                               lists.view(), bounds.read(), euclidean, ranked.view(),
-                               certified.get(), scored.get(), scored_indices.get(), nullptr));
+  check(launch_rank_candidates(x.read(), features.shape(1), row_numbers.read(), lists.view(),
+                               bounds.read(), euclidean, ranked.view(), certified.get(),
+                               scored.get(), scored_indices.get(), nullptr));
   const std::vector<int64_t> shape{lists.num_rows, ranked.total};
   return std::make_tuple(ranked.ranks.array(shape), ranked.scores.array(shape), certified.array());
 }
@@ -500,26 +429,22 @@ auto many_near_rows(const Array<int64_t>& indptr, const Array<int32_t>& indices,
 // Roots, and which samples are one.
 auto join_cores(const Array<int64_t>& indptr, const Array<int32_t>& indices,
                 const Array<float>& distances, float eps, int64_t min_samples) {
-  const RowsMemory rows(indptr, indices);
-  const Memory<float> distance(distances);
-  Memory<int32_t> parents(rows.count());
-  Memory<int32_t> is_root(rows.count());
-  check(launch_join_cores({rows.count(), rows.indptr.read(), rows.indices.read(), distance.read()},
-                          eps, min_samples, parents.get(), is_root.get(), nullptr));
+  const RowsMemory graph(indptr, indices, distances);
+  Memory<int32_t> parents(graph.count());
+  Memory<int32_t> is_root(graph.count());
+  check(launch_join_cores(graph.view(), eps, min_samples, parents.get(), is_root.get(), nullptr));
   return std::make_tuple(parents.array(), is_root.array());
 }
 
 Array<int64_t> label_samples(const Array<int64_t>& indptr, const Array<int32_t>& indices,
                              const Array<float>& distances, float eps,
                              const Array<int32_t>& parents, const Array<int64_t>& cluster_of_root) {
-  const RowsMemory rows(indptr, indices);
-  const Memory<float> distance(distances);
+  const RowsMemory graph(indptr, indices, distances);
   Memory<int32_t> parent(parents);
   const Memory<int64_t> cluster_of(cluster_of_root);
-  Memory<int64_t> labels(rows.count());
-  check(
-      launch_label_samples({rows.count(), rows.indptr.read(), rows.indices.read(), distance.read()},
-                           eps, parent.get(), cluster_of.read(), labels.get(), nullptr));
+  Memory<int64_t> labels(graph.count());
+  check(launch_label_samples(graph.view(), eps, parent.get(), cluster_of.read(), labels.get(),
+                             nullptr));
   return labels.array();
 }
 

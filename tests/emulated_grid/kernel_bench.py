@@ -1,4 +1,4 @@
-"""What the tests of kernels share: the launchers, in every order, and rows to launch them on."""
+"""Shared by the tests of kernels: the launchers, in every order, and rows to launch them on."""
 
 import functools
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from mabm._core import extension
 extension.load()  # torch.ops.mabm, the ops of the CPU
 
 SIZES = [1, 31, 32, 33, 257]
-"""Where rows end before, with and behind a warp, and a block of each size here."""
+"""Numbers of rows just below, at and above the size of a warp and of a block."""
 
 ONE = 1 << 30
 """The weights of a row sum to about this."""
@@ -50,7 +50,7 @@ def tensors(*arrays: NDArray) -> list[torch.Tensor]:
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """CSR rows with columns ascending, and weights of at least one; nobody changes them."""
+    """CSR rows with ascending columns and weights of at least one; not to be changed."""
 
     indptr: NDArray[np.int64]
     indices: NDArray[np.int32]
@@ -58,7 +58,7 @@ class Rows:
     num_columns: int
 
     @classmethod
-    def of(cls, lengths: NDArray, num_columns: int, rng: np.random.Generator) -> "Rows":
+    def with_lengths(cls, lengths: NDArray, num_columns: int, rng: np.random.Generator) -> "Rows":
         """Rows of given lengths with columns drawn at random and weights that sum to one."""
         columns = [np.sort(rng.choice(num_columns, length, replace=False)) for length in lengths]
         weights = []
@@ -73,7 +73,7 @@ class Rows:
         )
 
     def take(self, rows: NDArray) -> "Rows":
-        """Some of the rows, also one several times."""
+        """Some of the rows; a row may be taken several times."""
         parts = [slice(self.indptr[row], self.indptr[row + 1]) for row in rows]
         lengths = np.diff(self.indptr)[rows]
         return Rows(
@@ -112,15 +112,15 @@ def make_rows(kind: str, count: int, seed: int = 0) -> Rows:
     if kind == "unequal":  # one of them whole
         lengths = (count ** rng.random(count)).astype(int)
         lengths[rng.integers(count)] = count
-        return Rows.of(lengths, count, rng)
+        return Rows.with_lengths(lengths, count, rng)
     if kind == "empty rows":
-        return Rows.of(short * (rng.random(count) < 0.5), count, rng)
+        return Rows.with_lengths(short * (rng.random(count) < 0.5), count, rng)
     if kind == "duplicates":
-        return Rows.of(short, count, rng).take(rng.integers(0, count // 12 + 1, count))
+        return Rows.with_lengths(short, count, rng).take(rng.integers(0, count // 12 + 1, count))
     if kind == "one-hot":
         weights = np.full(count, ONE, np.int32)
         return Rows(np.arange(count + 1), np.arange(count, dtype=np.int32), weights, count)
-    rows = Rows.of(short, count, rng)
+    rows = Rows.with_lengths(short, count, rng)
     if kind == "hub":  # all of them hold the last column
         last = rows.indptr[1:] - 1
         rows.indices[last] = count - 1

@@ -31,14 +31,14 @@ class Graph:
 
 @functools.cache
 def labels_of(graph: Graph, min_samples: int) -> NDArray[np.int64]:
-    """What the reference and the CPU say."""
+    """The labels of the reference, which are also the CPU's."""
     labels = reference.dbscan(graph.dense, eps=EPS, min_samples=min_samples)
     from_cpu = torch.ops.mabm.dbscan(*tensors(*graph.rows), EPS, min_samples)
     assert_same_bits(from_cpu.numpy(), labels)
     return labels
 
 
-def named_anew(edges: Edges, count: int, seed: int) -> Edges:
+def renumber(edges: Edges, count: int, seed: int) -> Edges:
     names = np.random.default_rng(seed).permutation(count)
     return [(int(names[a]), int(names[b])) for a, b in edges]
 
@@ -49,14 +49,14 @@ def chain(count: int) -> Edges:
 
 EDGES = {
     "chain": chain(70),
-    "chain in any order": named_anew(chain(70), 70, 1),
+    "chain in any order": renumber(chain(70), 70, 1),
     "chain of pairs first": [(i, i + 35) for i in range(35)] + [(i + 35, i + 1) for i in range(34)],
     "ring": [*chain(70), (69, 0)],
-    "ring in any order": named_anew([*chain(70), (69, 0)], 70, 2),
+    "ring in any order": renumber([*chain(70), (69, 0)], 70, 2),
     "star about the first": [(0, i) for i in range(1, 70)],
     "star about the last": [(69, i) for i in range(69)],
     "two stars that share their rays": [(c, i) for c in (0, 69) for i in range(1, 69)],
-    "stars joined by a bridge": named_anew(
+    "stars joined by a bridge": renumber(
         [(c, c + i) for c in (0, 35) for i in range(1, 35)] + [(34, 69)], 70, 3
     ),
     "everybody": [(a, b) for a in range(70) for b in range(a)],

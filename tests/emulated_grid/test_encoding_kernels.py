@@ -76,7 +76,7 @@ def test_encodings_are_those_of_the_reference_and_the_cpu(count: int, kind: str,
 @pytest.mark.parametrize("length", [0, 1, 3, 4, 5, 15, 16, 17, 127, 128, 129, 300])
 def test_rows_about_the_size_of_a_batch_and_of_a_block(length: int, seed: int) -> None:
     rng = np.random.default_rng(length)
-    sets = Rows.of(np.array([length, 2, length, 0]), max(length, 4), rng)
+    sets = Rows.with_lengths(np.array([length, 2, length, 0]), max(length, 4), rng)
     features = make_features("unit", sets.num_columns, 8)
     grown = Rows(
         np.append(sets.indptr, np.full(len(features) - 4, sets.indptr[-1])), *sets.arrays[1:], 0
@@ -114,9 +114,9 @@ def average(
     """The definition in integers: parts of 2^-62, rounded to weights of 2^-30 once."""
     dense = encoding.dense.astype(np.uint64)
     averaged = np.zeros(dense.shape, np.int64)
-    for row, (own, own_factors) in enumerate(zip(neighbors, factors, strict=True)):
-        units = np.rint(own_factors * 2.0**32).astype(np.uint64)
-        parts = dense[own[own >= 0]] * units[own >= 0, None]
+    for row, (others, row_factors) in enumerate(zip(neighbors, factors, strict=True)):
+        units = np.rint(row_factors * 2.0**32).astype(np.uint64)
+        parts = dense[others[others >= 0]] * units[others >= 0, None]
         sums = parts.sum(axis=0)
         if parts.size > 0:
             averaged[row] = np.rint(sums.astype(float) / float(sums.sum()) * ONE)
@@ -196,7 +196,7 @@ def test_rows_about_the_size_of_shared_memory(num_tables: int, seed: int) -> Non
     count, most = 1600, bench().SHARED_MEMBERS
     lengths = np.ones(count, int)
     lengths[[3, 4, 5, 6]] = [most, most + 1, most - 1, 1000]
-    encoding = Rows.of(lengths, count, rng)
+    encoding = Rows.with_lengths(lengths, count, rng)
     neighbors = np.arange(count)[:, None].repeat(2, axis=1)
     neighbors[[900, 901, 1599]] = [[4, 3], [6, 6], [5, 6]]
     long_rows = check(seed, encoding, neighbors, np.full((count, 2), 0.5), num_tables)
@@ -208,7 +208,7 @@ def test_a_full_table_that_keeps_few_of_its_members(seed: int) -> None:
     count = 1600
     lengths = np.ones(count, int)
     lengths[[0, 1]] = [bench().SHARED_MEMBERS, count]
-    encoding = Rows.of(lengths, count, np.random.default_rng(0))
+    encoding = Rows.with_lengths(lengths, count, np.random.default_rng(0))
     in_long = np.arange(len(encoding.weights)) < lengths[:2].sum()
     encoding = encoding.with_weights(np.where(in_long, 1, encoding.weights))
     neighbors = np.array([[0, 5], [1, 6], *([[i, i] for i in range(2, count)])])
@@ -231,7 +231,7 @@ def test_columns_that_all_belong_to_few_slots(seed: int) -> None:
     columns = [
         np.flatnonzero(np.isin(slots, chosen))[:120] for chosen in ([9, 59], [last], [last - 1, 0])
     ]
-    lengths = np.array([len(own) for own in columns])
+    lengths = np.array([len(chosen) for chosen in columns])
     assert (lengths > 80).all()
     encoding = Rows(
         np.concatenate([[0], np.cumsum(lengths)]),

@@ -52,8 +52,8 @@ def sums_of(rows: Rows) -> tuple[NDArray[np.int64], int]:
 def distance(rows: Rows, columns: Rows) -> NDArray[np.float32]:
     """The definition on dense rows: 1 - sum of minima / sum of maxima, 1 where both are empty."""
     overlap = np.zeros((rows.count, columns.count), np.int64)
-    for own, row in zip(overlap, rows.dense, strict=True):
-        np.minimum(columns.dense, row).sum(axis=1, out=own)
+    for overlaps, row in zip(overlap, rows.dense, strict=True):
+        np.minimum(columns.dense, row).sum(axis=1, out=overlaps)
     maxima = rows.dense.sum(axis=1)[:, None] + columns.dense.sum(axis=1) - overlap
     return (1 - overlap / np.where(maxima > 0, maxima, 1)).astype(np.float32)
 
@@ -86,7 +86,7 @@ def test_dense_distances_are_those_of_the_definition(count: int, kind: str, seed
 @in_every_order
 def test_rows_of_all_lengths_about_what_a_block_looks_up_at_once(seed: int) -> None:
     lengths = np.array([0, 1, 7, 8, 9, 31, 32, 33, 248, 249, 255, 256, 257, 264, 600])
-    rows = Rows.of(lengths, 600, np.random.default_rng(0))
+    rows = Rows.with_lengths(lengths, 600, np.random.default_rng(0))
     check_distance(seed, rows, rows)
 
 
@@ -103,7 +103,7 @@ def long_rows(rng: np.random.Generator) -> tuple[Rows, Rows]:
     lengths = (rng.random(count) < 0.01).astype(int)
     for edge in (0, bench().WINDOW, 2 * bench().WINDOW, count):
         lengths[max(edge - 2, 0) : edge + 2] = 3
-    return Rows.of(np.array([5, 20, 0]), 20, rng), Rows.of(lengths, 20, rng)
+    return Rows.with_lengths(np.array([5, 20, 0]), 20, rng), Rows.with_lengths(lengths, 20, rng)
 
 
 @in_every_order
@@ -171,7 +171,7 @@ def test_windows_of_which_a_warp_has_several_parts(seed: int) -> None:
 def test_rows_with_about_as_many_near_ones_as_there_are_places(window: int, seed: int) -> None:
     sizes = [1, *range(bench().NEAR_SLOTS - 1, bench().NEAR_SLOTS + 2)]
     rng = np.random.default_rng(0)
-    kinds = Rows.of(np.full(len(sizes), 4), 20, rng)
+    kinds = Rows.with_lengths(np.full(len(sizes), 4), 20, rng)
     rows = kinds.take(rng.permutation(np.repeat(np.arange(len(sizes)), sizes)))
     assert sorted(set(check_near(seed, rows, 0.0, window))) == sizes
 
@@ -230,7 +230,7 @@ def test_columns_of_more_entries_than_a_block_has_threads(seed: int) -> None:
     for num_columns in (1, 255, 256, 257):
         rng = np.random.default_rng(num_columns)
         lengths = rng.integers(0, min(num_columns, 3) + 1, 700)
-        invert(Rows.of(lengths, num_columns, rng))
+        invert(Rows.with_lengths(lengths, num_columns, rng))
     weights = np.full(5, ONE, np.int32)
     gaps = Rows(np.array([0, 5]), np.array([0, 1, 300, 301, 998], np.int32), weights, 1000)
     invert(gaps)

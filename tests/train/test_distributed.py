@@ -24,7 +24,6 @@ import mabm
 from mabm.data import ReidData
 from mabm.models import TwoStreamEncoder
 from mabm.train import Learner, TrainResult, distributed, inputs, train, trainer
-from mabm.train.scoring import choose_device
 
 pytestmark = needs_training
 
@@ -421,29 +420,3 @@ def test_one_process_joins_nothing() -> None:
     distributed.barrier()
     with distributed.process_group(torch.device("cpu")):
         assert not dist.is_initialized()
-
-
-@pytest.mark.parametrize(
-    ("name", "gpus", "expected"),
-    [
-        ("auto", 0, "cpu"),
-        ("auto", 4, "cuda:3"),
-        ("cuda", 4, "cuda:3"),
-        ("cuda:1", 4, "cuda:1"),
-        ("cpu", 4, "cpu"),
-        ("cuda", 2, r"one of the 2 GPUs there are, got 'cuda' in the process of local rank 3"),
-        ("cuda:5", 4, "one of the 4 GPUs there are, got 'cuda:5'"),
-        ("gpu", 4, "must be auto, cpu, cuda or cuda:NUMBER, got 'gpu'"),
-    ],
-)
-def test_each_process_has_its_gpu(
-    name: str, gpus: int, expected: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LOCAL_RANK", "3")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    if " " in expected:
-        with pytest.raises(ValueError, match=expected):
-            choose_device(name)
-    else:
-        assert str(choose_device(name)) == expected

@@ -14,17 +14,16 @@ namespace {
 // among its core neighbors, noise is -1. A sample counts itself where its row holds it.
 Tensor dbscan(const Tensor& indptr, const Tensor& indices, const Tensor& distances, double eps,
               int64_t min_samples) {
-  const Rows rows = check_dbscan(indptr, indices, distances);
-  const float* distance = read<float>(distances);
+  const Rows graph = check_dbscan(indptr, indices, distances);
   const auto radius = static_cast<float>(eps);
-  Tensor labels = make_tensor<int64_t>({rows.count});
+  Tensor labels = make_tensor<int64_t>({graph.count});
   int64_t* label = write<int64_t>(labels);
 
-  const auto is_core = std::make_unique<bool[]>(rows.count);
-  for_each_row(rows.count, [&](int64_t row) {
+  const auto is_core = std::make_unique<bool[]>(graph.count);
+  for_each_row(graph.count, [&](int64_t row) {
     int64_t near = 0;
-    for (int64_t at = rows.begin(row); at < rows.end(row); ++at) {
-      near += distance[at] <= radius;
+    for (int64_t at = graph.begin(row); at < graph.end(row); ++at) {
+      near += graph.distances[at] <= radius;
     }
     is_core[row] = near >= min_samples;
     label[row] = -1;
@@ -33,7 +32,7 @@ Tensor dbscan(const Tensor& indptr, const Tensor& indices, const Tensor& distanc
   int64_t num_clusters = 0;
   std::vector<int64_t> frontier;
   int64_t num_seen = 0;
-  for_each_row_in_order(rows.count, [&](int64_t first) {
+  for_each_row_in_order(graph.count, [&](int64_t first) {
     if (!is_core[first] || label[first] >= 0) {
       return;
     }
@@ -45,9 +44,9 @@ Tensor dbscan(const Tensor& indptr, const Tensor& indices, const Tensor& distanc
       if (++num_seen % kRowBlock == 0) {
         check_interrupts();
       }
-      for (int64_t at = rows.begin(row); at < rows.end(row); ++at) {
-        const int64_t other = rows.indices[at];
-        if (distance[at] <= radius && is_core[other] && label[other] < 0) {
+      for (int64_t at = graph.begin(row); at < graph.end(row); ++at) {
+        const int64_t other = graph.indices[at];
+        if (graph.distances[at] <= radius && is_core[other] && label[other] < 0) {
           label[other] = num_clusters;
           frontier.push_back(other);
         }
@@ -56,14 +55,14 @@ Tensor dbscan(const Tensor& indptr, const Tensor& indices, const Tensor& distanc
     ++num_clusters;
   });
 
-  for_each_row(rows.count, [&](int64_t row) {
+  for_each_row(graph.count, [&](int64_t row) {
     if (is_core[row]) {
       return;
     }
     int64_t smallest = num_clusters;
-    for (int64_t at = rows.begin(row); at < rows.end(row); ++at) {
-      if (distance[at] <= radius && is_core[rows.indices[at]]) {
-        smallest = std::min(smallest, label[rows.indices[at]]);
+    for (int64_t at = graph.begin(row); at < graph.end(row); ++at) {
+      if (graph.distances[at] <= radius && is_core[graph.indices[at]]) {
+        smallest = std::min(smallest, label[graph.indices[at]]);
       }
     }
     label[row] = smallest < num_clusters ? smallest : -1;

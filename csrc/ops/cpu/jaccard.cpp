@@ -17,8 +17,8 @@ struct Entry {
   int32_t weight;
 };
 
-// The encoded rows by column: for each sample l, the rows that hold l, ascending. What is entry
-// `at` in the rows is entries[positions[at]] here.
+// The encoded rows by column: for each sample l, the rows that hold l, ascending. Entry
+// `at` of the rows is entries[positions[at]].
 struct Inverted {
   std::vector<int64_t> starts;
   std::vector<Entry> entries;
@@ -92,10 +92,10 @@ Tensor jaccard_distance(const Tensor& row_indptr, const Tensor& row_indices,
   return distance;
 }
 
-// What of a row may be left out of the search for its near rows, as a part of the least overlap.
-// More of it spares more of the long columns and leaves more candidates to finish; the answer is
-// the same for any value in [0, 1).
-constexpr double kLeftOut = 0.75;
+// How much of a row's weight the search for near rows may skip at first, as a fraction of the least
+// overlap of a near row. A greater fraction skips more long columns but leaves more candidates to
+// finish; the result is the same for any value in [0, 1).
+constexpr double kSkippedFraction = 0.75;
 
 // Finds the rows j >= i within max_distance of row i.
 //
@@ -119,7 +119,7 @@ class NearRows {
   // Appends the near rows, ascending, and their distances.
   void append(int64_t row, std::vector<int32_t>& near, std::vector<float>& distances) {
     const int64_t least = least_overlap(max_distance_, sums_[row] + least_sum_);
-    const int64_t left_out_weight = search(row, static_cast<int64_t>(least * kLeftOut));
+    const int64_t left_out_weight = search(row, static_cast<int64_t>(least * kSkippedFraction));
     const auto start = static_cast<int64_t>(near.size());
     for (int64_t slot = 0; slot < num_touched_; ++slot) {
       const int32_t other = touched_[slot];
@@ -174,8 +174,8 @@ class NearRows {
         continue;
       }
       for (const Entry* e = column.begin; e != column.end; ++e) {
-        // Half of the rows met are new, in no order that a branch could learn; so every row is
-        // written down, and the next one over it unless it was new.
+        // About half of the rows are new, in an order that no branch predictor can learn. So every
+        // row is stored without a branch; one that is not new is overwritten by the next.
         touched_[num_touched_] = e->row;
         num_touched_ += overlaps_[e->row] == 0;
         overlaps_[e->row] += std::min(column.weight, e->weight);
@@ -189,7 +189,7 @@ class NearRows {
   const std::vector<int64_t>& sums_;
   const int64_t least_sum_;
   const float max_distance_;
-  std::vector<int32_t> overlaps_;  // all zero between rows, as left_out_
+  std::vector<int32_t> overlaps_;  // all zero between rows, like left_out_
   std::vector<int32_t> left_out_;
   std::vector<int32_t> touched_;  // the rows with an overlap, each once
   int64_t num_touched_ = 0;

@@ -11,7 +11,7 @@
 namespace mabm {
 namespace {
 
-// mask[i, m]: ranks[i, m] = j is present and i stands in ranks[j]. R(i) = {j in N(i) : i in N(j)}.
+// mask[i, m]: ranks[i, m] = j is present and i is in ranks[j]. R(i) = {j in N(i) : i in N(j)}.
 Tensor reciprocal_mask(const Tensor& ranks) {
   check_ranks(ranks, "ranks");
   const int64_t num_rows = ranks.size(0);
@@ -25,8 +25,8 @@ Tensor reciprocal_mask(const Tensor& ranks) {
         out[column] = false;
         continue;
       }
-      const int64_t* theirs = rank + rank[column] * width;
-      out[column] = std::find(theirs, theirs + width, row) != theirs + width;
+      const int64_t* list = rank + rank[column] * width;
+      out[column] = std::find(list, list + width, row) != list + width;
     }
   });
   return mask;

@@ -22,7 +22,8 @@ namespace mabm {
 namespace {
 
 constexpr float kLowest = -std::numeric_limits<float>::infinity();
-// Samples that a block of rows is compared with before the next: their features stay in the cache.
+// Samples that a block of rows is compared with at a time, so that their features stay in the
+// cache.
 constexpr int64_t kExactTile = 64;
 // A run of columns of one group at least this long is scanned with one threshold.
 constexpr int64_t kUniformRun = 64;
@@ -42,7 +43,7 @@ bool ranks_before(const Scored& a, const Scored& b) {
   return a.score > b.score || (a.score == b.score && a.index < b.index);
 }
 
-// A score that is NaN, of features that are not finite, ranks last: sorting needs an order.
+// NaN scores, of features that are not finite, become -inf and rank last: sorting needs an order.
 template <class T>
 T or_lowest(T score) {
   constexpr T lowest = -std::numeric_limits<T>::infinity();
@@ -74,62 +75,42 @@ std::vector<Run> runs_of(const int32_t* groups, int64_t count) {
   return runs;
 }
 
-// The candidates of B rows, L lists of at most C entries each: views of the four tensors. A list
-// that is full is cut to its better half; its threshold is then the best score it ever dropped, or
-// more.
-struct CandidateLists {
-  int64_t num_rows;
-  int64_t num_lists;
-  int64_t capacity;
-  float* scores;
-  int32_t* indices;
-  int32_t* counts;
-  float* thresholds;
-
-  CandidateLists(const ListSizes& sizes, const Tensor& candidate_scores, const Tensor& candidates,
-                 const Tensor& count, const Tensor& threshold)
-      : num_rows(sizes.num_rows), num_lists(sizes.num_lists), capacity(sizes.capacity) {
-    scores = write<float>(candidate_scores);
-    indices = write<int32_t>(candidates);
-    counts = write<int32_t>(count);
-    thresholds = write<float>(threshold);
+// Adds a sample to a list, numbered over all rows; true if that filled the list, which is then cut
+// to its better half.
+bool add_candidate(const CandidateLists<float>& lists, int64_t list, float score, int64_t index,
+                   std::vector<Candidate>& scratch) {
+  const int64_t capacity = lists.capacity;
+  float* scores = lists.scores + list * capacity;
+  int32_t* indices = lists.indices + list * capacity;
+  int32_t& count = lists.counts[list];
+  scores[count] = score;
+  indices[count] = static_cast<int32_t>(index);
+  if (++count < capacity) {
+    return false;
   }
-
-  // Adds an entry to a list, numbered over all rows; true if that cut the list.
-  bool add(int64_t list, float score, int64_t index, std::vector<Candidate>& scratch) const {
-    float* list_scores = scores + list * capacity;
-    int32_t* list_indices = indices + list * capacity;
-    int32_t& count = counts[list];
-    list_scores[count] = score;
-    list_indices[count] = static_cast<int32_t>(index);
-    if (++count < capacity) {
-      return false;
-    }
-    scratch.resize(capacity);
-    for (int64_t slot = 0; slot < capacity; ++slot) {
-      scratch[slot] = {or_lowest(list_scores[slot]), list_indices[slot]};
-    }
-    const auto middle = scratch.begin() + capacity / 2;
-    std::nth_element(scratch.begin(), middle, scratch.end(),
-                     [](const Candidate& a, const Candidate& b) { return a.score > b.score; });
-    thresholds[list] = middle->score;
-    count = static_cast<int32_t>(capacity / 2);
-    for (int32_t slot = 0; slot < count; ++slot) {
-      list_scores[slot] = scratch[slot].score;
-      list_indices[slot] = scratch[slot].index;
-    }
-    return true;
+  scratch.resize(capacity);
+  for (int64_t slot = 0; slot < capacity; ++slot) {
+    scratch[slot] = {or_lowest(scores[slot]), indices[slot]};
   }
-};
+  const auto middle = scratch.begin() + capacity / 2;
+  std::nth_element(scratch.begin(), middle, scratch.end(),
+                   [](const Candidate& a, const Candidate& b) { return a.score > b.score; });
+  lists.thresholds[list] = middle->score;
+  count = static_cast<int32_t>(capacity / 2);
+  for (int32_t slot = 0; slot < count; ++slot) {
+    scores[slot] = scratch[slot].score;
+    indices[slot] = scratch[slot].index;
+  }
+  return true;
+}
 
 void collect_candidates_(const Tensor& products, const Tensor& biases, const Tensor& row_groups,
                          const Tensor& column_groups, const Tensor& list_of_group,
                          int64_t first_column, const Tensor& candidate_scores,
                          const Tensor& candidates, const Tensor& counts, const Tensor& thresholds) {
-  const ListSizes sizes =
+  const CandidateLists<float> lists =
       check_collect_candidates(products, biases, row_groups, column_groups, list_of_group,
                                first_column, candidate_scores, candidates, counts, thresholds);
-  const CandidateLists lists(sizes, candidate_scores, candidates, counts, thresholds);
   const int64_t num_columns = products.size(1);
   const int64_t num_groups = list_of_group.size(0);
   const float* product = read<float>(products);
@@ -161,9 +142,10 @@ void collect_candidates_(const Tensor& products, const Tensor& biases, const Ten
                                                 column, run.end)
                                   : first_above(row_products, bias, column_group, group_thresholds,
                                                 column, run.end);
-          if (column < run.end && lists.add(row * lists.num_lists + list_of[column_group[column]],
-                                            row_products[column] + bias[column],
-                                            first_column + column, scratch.candidates)) {
+          if (column < run.end &&
+              add_candidate(lists, row * lists.num_lists + list_of[column_group[column]],
+                            row_products[column] + bias[column], first_column + column,
+                            scratch.candidates)) {
             refresh();
           }
         }
@@ -187,9 +169,8 @@ std::tuple<Tensor, Tensor, Tensor> rank_candidates(
     const Tensor& features, const Tensor& rows, const Tensor& candidate_scores,
     const Tensor& candidates, const Tensor& counts, const Tensor& thresholds,
     const Tensor& error_bounds, const std::vector<int64_t>& widths, bool euclidean) {
-  const ListSizes sizes = check_rank_candidates(features, rows, candidate_scores, candidates,
-                                                counts, thresholds, error_bounds, widths);
-  const CandidateLists lists(sizes, candidate_scores, candidates, counts, thresholds);
+  const CandidateLists<float> lists = check_rank_candidates(
+      features, rows, candidate_scores, candidates, counts, thresholds, error_bounds, widths);
   const int64_t dim = features.size(1);
   const int64_t total = total_width(widths);
   Tensor ranks = make_tensor<int64_t>({lists.num_rows, total});
@@ -211,7 +192,7 @@ std::tuple<Tensor, Tensor, Tensor> rank_candidates(
       lists.num_rows, [] { return Scratch{}; },
       [&](const RowBlock& block, Scratch& scratch) {
         for (int64_t row = block.first; row < block.last; ++row) {
-          const float* own = x + row_of[row] * dim;
+          const float* row_features = x + row_of[row] * dim;
           bool proven = std::isfinite(bound[row]);
           int64_t column = row * total;
           for (int64_t list = row * lists.num_lists; list < (row + 1) * lists.num_lists; ++list) {
@@ -236,7 +217,7 @@ std::tuple<Tensor, Tensor, Tensor> rank_candidates(
               if (list_scores[slot] >= least) {
                 const int64_t index = list_indices[slot];
                 scratch.scored.push_back(
-                    {or_lowest(exact_score(own, x + index * dim, dim, euclidean)), index});
+                    {or_lowest(exact_score(row_features, x + index * dim, dim, euclidean)), index});
               }
             }
             write_list(scratch.scored, width, out_ranks + column, out_scores + column);
@@ -282,14 +263,15 @@ std::tuple<Tensor, Tensor> rank_exactly(const Tensor& features, const Tensor& ro
           }
           const int64_t tile_end = std::min(num_samples, tile + kExactTile);
           for (int64_t row = first; row < last; ++row) {
-            const int64_t own = row_of[row];
-            const int32_t* list_of = list_table + group_of[own] * num_groups;
+            const int64_t sample = row_of[row];
+            const int32_t* list_of = list_table + group_of[sample] * num_groups;
             for (int64_t other = tile; other < tile_end; ++other) {
               const int64_t width = widths[list_of[group_of[other]]];
               auto& list = lists[(row - first) * num_lists + list_of[group_of[other]]];
               list.push_back(
-                  {or_lowest(exact_score(x + own * dim, x + other * dim, dim, euclidean)), other});
-              // A list longer than it may be is cut to the entries that can still be in it.
+                  {or_lowest(exact_score(x + sample * dim, x + other * dim, dim, euclidean)),
+                   other});
+              // A long list is cut to the entries that can still be in the result.
               if (static_cast<int64_t>(list.size()) >= 2 * width + kExactTile) {
                 std::nth_element(list.begin(), list.begin() + width, list.end(), ranks_before);
                 list.resize(width);

@@ -9,13 +9,12 @@ namespace {
 
 Tensor dbscan(const Tensor& indptr, const Tensor& indices, const Tensor& distances, double eps,
               int64_t min_samples) {
-  const Rows rows = check_dbscan(indptr, indices, distances);
+  const Rows graph = check_dbscan(indptr, indices, distances);
   const OnDevice on(indptr);
-  const DistanceRows graph{rows.count, rows.indptr, rows.indices, read<float>(distances)};
   const auto radius = static_cast<float>(eps);
-  Tensor labels = on.make<int64_t>({rows.count}, "labels");
-  Tensor parents = on.make<int32_t>({rows.count}, "the roots of clusters");
-  Tensor is_root = on.make<int32_t>({rows.count}, "the roots of clusters");
+  Tensor labels = on.make<int64_t>({graph.count}, "labels");
+  Tensor parents = on.make<int32_t>({graph.count}, "the roots of clusters");
+  Tensor is_root = on.make<int32_t>({graph.count}, "the roots of clusters");
   on.check(launch_join_cores(graph, radius, min_samples, write<int32_t>(parents),
                              write<int32_t>(is_root), on.stream()),
            "joining core samples");

@@ -11,7 +11,7 @@
 namespace mabm {
 namespace {
 
-// Sorted values and the order that a stable sort put them in, by PyTorch.
+// The values in sorted order and their old positions, by PyTorch's stable sort.
 std::tuple<Tensor, Tensor> sort_stably(const OnDevice& on, const Tensor& values) {
   STD_TORCH_CHECK(values.numel() <= std::numeric_limits<int32_t>::max(),
                   "an encoding on a GPU must have fewer than 2^31 entries, got ", values.numel());
@@ -20,7 +20,7 @@ std::tuple<Tensor, Tensor> sort_stably(const OnDevice& on, const Tensor& values)
       torch::stable::detail::from(int64_t{0}), torch::stable::detail::from(false)};
   const auto status =
       torch_call_dispatcher("aten::sort", "stable", stack.data(), TORCH_ABI_VERSION);
-  if (status != TORCH_SUCCESS) {  // the reason does not come with it
+  if (status != TORCH_SUCCESS) {  // the dispatcher does not tell the reason
     on.check_earlier_work();
     STD_TORCH_CHECK(false, "out of memory: no room to sort the ", values.numel(),
                     " entries of an encoding by column");
@@ -28,7 +28,7 @@ std::tuple<Tensor, Tensor> sort_stably(const OnDevice& on, const Tensor& values)
   return {torch::stable::detail::to<Tensor>(stack[0]), torch::stable::detail::to<Tensor>(stack[1])};
 }
 
-// An encoding by column, and the memory that it lies in.
+// An encoding by column, with its memory.
 struct Inverted {
   Tensor starts;
   Tensor entries;  // (nnz, 2) int32
@@ -53,7 +53,7 @@ struct Inverted {
   }
 };
 
-// The sums of the weights of each row, and the least of them.
+// The sum of the weights of each row, and the least sum.
 struct RowSums {
   Tensor sums;
   Tensor least;

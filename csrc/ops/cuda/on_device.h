@@ -1,8 +1,8 @@
-// What a binding does around its launches: guard, stream, allocation, and words for what fails.
+// What an op does around its launches: device guard, stream, allocation and error messages.
 //
-// Every op here works on the device of its tensors and the current stream of that device, and waits
-// for nothing, except where the size of its result depends on the data: read() waits for the few
-// numbers that the host must know to allocate it.
+// Every op here works on the device of its tensors and the current stream of that device. It waits
+// only where the size of its result depends on the data: read() waits for the few numbers that the
+// host must know to allocate it.
 #pragma once
 
 #include <algorithm>
@@ -63,7 +63,7 @@ class OnDevice {
     return tensor;
   }
 
-  // Waits for the work so far and reads a number back to the host, or two.
+  // Waits for the work so far and reads one or two numbers back to the host.
   void read(const int64_t* number, int64_t* out) const { read(number, number, out, out); }
   void read(const int64_t* number, const int64_t* second, int64_t* out, int64_t* second_out) const {
 #if defined(MABM_EMULATED)
@@ -77,7 +77,8 @@ class OnDevice {
 #endif
   }
 
-  // Raises where work before this failed: then it is no lack of memory that an allocation reports.
+  // Throws if earlier work on the stream failed: an allocation then fails for that reason, not for
+  // lack of memory.
   void check_earlier_work() const {
 #if !defined(MABM_EMULATED)
     const cudaError_t state = cudaStreamQuery(stream_);
@@ -85,7 +86,7 @@ class OnDevice {
 #endif
   }
 
-  // Raises where a launch failed; `what` is what was launched.
+  // Throws if a launch failed; `what` names it.
   void check(cudaError_t error, const char* what) const {
     STD_TORCH_CHECK(error == cudaSuccess, what, " failed on the GPU: ", cudaGetErrorString(error));
   }

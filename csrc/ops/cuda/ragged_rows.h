@@ -28,12 +28,13 @@ inline int64_t read_total(const OnDevice& on, const Tensor& starts) {
   return total;
 }
 
-// Memory for tables of rows that do not fit in shared memory; fewer tables take longer, no more.
+// Memory for the tables of rows that do not fit in shared memory. With fewer tables the work takes
+// longer; the result is the same.
 constexpr int64_t kTableBytes = int64_t{256} << 20;
 
-// Rows that blocks gather in tables: count(scratch) runs the first pass, fill(starts, indices,
-// weights, scratch) the second, each over the rows that fit in shared memory (scratch is null) and
-// then, if there are any, over those that do not.
+// Rows that blocks gather in tables: count(rows, scratch) runs the first pass, fill(rows, starts,
+// indices, weights, scratch) the second, each over the rows that fit in shared memory (scratch is
+// null) and then, if there are any, over those that do not.
 struct GatheredRows {
   Tensor indptr;
   Tensor indices;

@@ -11,8 +11,9 @@
 namespace mabm {
 namespace {
 
-// Rows ranked by exact scores together, and samples that they are compared with at a time: their
-// scores take 64 MiB. Their lists may take as much; with many groups the rows are fewer.
+// Rows ranked by exact scores together, and samples that they are compared with at a time; their
+// scores take 64 MiB. Their lists may take as much: with many groups fewer rows are ranked
+// together.
 constexpr int64_t kExactRows = 1024;
 constexpr int64_t kExactColumns = 8192;
 constexpr int64_t kExactListBytes = int64_t{64} << 20;
@@ -21,25 +22,19 @@ void collect_candidates_(const Tensor& products, const Tensor& biases, const Ten
                          const Tensor& column_groups, const Tensor& list_of_group,
                          int64_t first_column, const Tensor& candidate_scores,
                          const Tensor& candidates, const Tensor& counts, const Tensor& thresholds) {
-  const ListSizes sizes =
+  const CandidateLists<float> lists =
       check_collect_candidates(products, biases, row_groups, column_groups, list_of_group,
                                first_column, candidate_scores, candidates, counts, thresholds);
   const OnDevice on(products);
-  const CandidateLists<float> lists{sizes.num_lists,
-                                    sizes.capacity,
-                                    write<float>(candidate_scores),
-                                    write<int32_t>(candidates),
-                                    write<int32_t>(counts),
-                                    write<float>(thresholds)};
   const ListTable table{read<int32_t>(row_groups), nullptr, read<int32_t>(column_groups),
                         read<int32_t>(list_of_group), static_cast<int>(list_of_group.size(0))};
   const ProductTile tile{read<float>(products), read<float>(biases)};
-  on.check(launch_collect_candidates(tile, sizes.num_rows, products.size(1), table, first_column,
-                                     lists, on.stream()),
-           "collecting candidates");
+  on.check(
+      launch_collect_candidates(tile, products.size(1), table, first_column, lists, on.stream()),
+      "collecting candidates");
 }
 
-// The widths of lists, on the device.
+// Copies the widths of lists to the device.
 Tensor widths_on(const OnDevice& on, const std::vector<int64_t>& widths) {
   Tensor copy = on.make<int32_t>({static_cast<int64_t>(widths.size())}, "the widths of lists");
   on.check(launch_write_numbers(widths.data(), copy.numel(), write<int32_t>(copy), on.stream()),
@@ -51,24 +46,18 @@ std::tuple<Tensor, Tensor, Tensor> rank_candidates(
     const Tensor& features, const Tensor& rows, const Tensor& candidate_scores,
     const Tensor& candidates, const Tensor& counts, const Tensor& thresholds,
     const Tensor& error_bounds, const std::vector<int64_t>& widths, bool euclidean) {
-  const ListSizes sizes = check_rank_candidates(features, rows, candidate_scores, candidates,
-                                                counts, thresholds, error_bounds, widths);
+  const CandidateLists<float> lists = check_rank_candidates(
+      features, rows, candidate_scores, candidates, counts, thresholds, error_bounds, widths);
   const OnDevice on(features);
   const int64_t total = total_width(widths);
-  Tensor ranks = on.make<int64_t>({sizes.num_rows, total}, "ranks");
-  Tensor scores = on.make<double>({sizes.num_rows, total}, "scores");
-  Tensor certified = on.make<bool>({sizes.num_rows}, "certificates");
+  Tensor ranks = on.make<int64_t>({lists.num_rows, total}, "ranks");
+  Tensor scores = on.make<double>({lists.num_rows, total}, "scores");
+  Tensor certified = on.make<bool>({lists.num_rows}, "certificates");
   Tensor widths_copy = widths_on(on, widths);
-  Tensor scored = on.make<double>({sizes.num_rows, sizes.capacity}, "exact scores");
-  Tensor scored_indices = on.make<int32_t>({sizes.num_rows, sizes.capacity}, "exact scores");
-  const CandidateLists<float> lists{sizes.num_lists,
-                                    sizes.capacity,
-                                    write<float>(candidate_scores),
-                                    write<int32_t>(candidates),
-                                    write<int32_t>(counts),
-                                    write<float>(thresholds)};
+  Tensor scored = on.make<double>({lists.num_rows, lists.capacity}, "exact scores");
+  Tensor scored_indices = on.make<int32_t>({lists.num_rows, lists.capacity}, "exact scores");
   on.check(launch_rank_candidates(
-               read<float>(features), features.size(1), read<int64_t>(rows), sizes.num_rows, lists,
+               read<float>(features), features.size(1), read<int64_t>(rows), lists,
                read<double>(error_bounds), euclidean,
                {read<int32_t>(widths_copy), total, write<int64_t>(ranks), write<double>(scores)},
                write<bool>(certified), write<double>(scored), write<int32_t>(scored_indices),
@@ -104,29 +93,30 @@ std::tuple<Tensor, Tensor> rank_exactly(const Tensor& features, const Tensor& ro
   Tensor list_indices = on.make<int32_t>({block, num_lists, capacity}, "lists of exact scores");
   Tensor counts = on.make<int32_t>({block, num_lists}, "lists of exact scores");
   Tensor thresholds = on.make<double>({block, num_lists}, "lists of exact scores");
-  const CandidateLists<double> lists{num_lists,
-                                     capacity,
-                                     write<double>(list_scores),
-                                     write<int32_t>(list_indices),
-                                     write<int32_t>(counts),
-                                     write<double>(thresholds)};
+  CandidateLists<double> lists{block,
+                               num_lists,
+                               capacity,
+                               write<double>(list_scores),
+                               write<int32_t>(list_indices),
+                               write<int32_t>(counts),
+                               write<double>(thresholds)};
   for (int64_t first = 0; first < num_rows; first += block) {
-    const int64_t size = std::min(block, num_rows - first);
+    lists.num_rows = std::min(block, num_rows - first);
     const int64_t* block_rows = read<int64_t>(rows) + first;
-    on.check(launch_clear_lists(size, lists, on.stream()), "clearing lists");
+    on.check(launch_clear_lists(lists, on.stream()), "clearing lists");
     for (int64_t column = 0; column < num_samples; column += columns) {
       const int64_t width = std::min(columns, num_samples - column);
       const ListTable table{read<int32_t>(groups), block_rows, read<int32_t>(groups) + column,
                             read<int32_t>(list_of_group), static_cast<int>(list_of_group.size(0))};
-      on.check(launch_score_tile(read<float>(features), dim, block_rows, size, column, width,
-                                 euclidean, write<double>(tile), on.stream()),
+      on.check(launch_score_tile(read<float>(features), dim, block_rows, lists.num_rows, column,
+                                 width, euclidean, write<double>(tile), on.stream()),
                "exact scores");
-      on.check(launch_collect_candidates(ExactTile{read<double>(tile)}, size, width, table, column,
-                                         lists, on.stream()),
+      on.check(launch_collect_candidates(ExactTile{read<double>(tile)}, width, table, column, lists,
+                                         on.stream()),
                "collecting exact scores");
     }
     on.check(launch_write_lists(
-                 size, lists,
+                 lists,
                  {read<int32_t>(widths_copy), total, write<int64_t>(ranks) + first * total,
                   write<double>(scores) + first * total},
                  on.stream()),

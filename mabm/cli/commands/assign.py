@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mabm.cli.command import Command, UsageError, add_device, resolve_device, write
+from mabm._core.devices import find_device
+from mabm.cli.command import Command, UsageError, add_device, write
 from mabm.cli.files.arrays import Source, open_arrays, suffix_of
 from mabm.cli.files.inputs import STANDARD, opened, read_features, read_modality
 from mabm.cli.files.labels import KINDS, Settings, read_clustering, write_labels
@@ -84,7 +85,7 @@ def _execute(chosen: argparse.Namespace) -> int:
         reads = [Path(each) for each in typed if each not in (None, STANDARD)]
         kinds = dict.fromkeys(KINDS, _recognizer(found.num_clusters))
         check_output(Path(chosen.output), kinds, reads=[*reads, chosen.labels])
-    device = resolve_device(chosen.device, needs_ops=True)
+    device = find_device(chosen.device, "--device", needs_ops=True)
     with ExitStack() as stack:
         features, _ = read_features(stack.enter_context(opened(chosen.features)), chosen.key)
         new, beside = read_features(stack.enter_context(opened(chosen.new)), chosen.key)
@@ -92,18 +93,18 @@ def _execute(chosen: argparse.Namespace) -> int:
             beside = read_modality(stack.enter_context(opened(chosen.modality)))
         if chosen.output != STANDARD:  # once more, as now their number is known
             check_kind(Path(chosen.output), _recognizer(found.num_clusters, len(new)))
-        modality = _in_numbers_of(found, settings, beside)
+        modality, distance = _in_numbers_of(found, settings, beside), settings.distance
         started = time.perf_counter()
         labels = predict_labels(
             new.to(device),
             None if modality is None else modality.to(device),
             features.to(device),
             found,
-            eps=settings.eps if chosen.eps is None else chosen.eps,
-            k1=settings.k1,
-            k2=settings.k2,
-            preset=settings.preset,
-            precision=settings.precision,  # type: ignore[arg-type]  # checked there
+            eps=settings.clusterer.eps if chosen.eps is None else chosen.eps,
+            k1=distance.k1,
+            k2=distance.k2,
+            preset=distance.preset,
+            precision=distance.precision,
         )
         column = labels.cpu().numpy()
         seconds = time.perf_counter() - started

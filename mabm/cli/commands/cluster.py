@@ -13,28 +13,32 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from mabm._core.devices import find_device
 from mabm.cli.command import (
     Command,
     UsageError,
     add_device,
     integer,
     name_of,
-    resolve_device,
     write,
 )
 from mabm.cli.files.inputs import STANDARD, opened, read_features, read_modality
 from mabm.cli.files.labels import KINDS, Settings, write_labels
 from mabm.cli.files.modalities import Modality
 from mabm.cli.files.outputs import check_output, is_labels
+from mabm.cluster.dbscan import DBSCAN
 from mabm.cluster.pseudo_labels import pseudo_labels
-from mabm.distance.graph import check_max_distance, check_min_samples
+from mabm.distance.graph import (
+    DEFAULT_EPS,
+    DEFAULT_MIN_SAMPLES,
+)
 from mabm.distance.jaccard import jaccard_graph
+from mabm.distance.options import DistanceOptions
 from mabm.distance.presets import DEFAULT_K1, DEFAULT_K2, MAX_K, PRESETS
 
 _LOG = logging.getLogger(__name__)
 
 _NO_MODALITY = "none"
-_EPS = 0.6  # of SYSU-MM01
 _OUTPUTS = dict.fromkeys(KINDS, is_labels)
 
 
@@ -94,12 +98,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_argument(
         "--eps",
         type=float,
-        help=f"radius of DBSCAN, a Jaccard distance in [0, 1) (default: {_EPS})",
+        help=f"radius of DBSCAN, a Jaccard distance in [0, 1) (default: {DEFAULT_EPS})",
     )
     options.add_argument(
         "--min-samples",
         type=integer,
-        default=4,
+        default=DEFAULT_MIN_SAMPLES,
         metavar="N",
         help="samples within the radius, itself among them, that make a core, >= 1 "
         "(default: %(default)s)",
@@ -126,15 +130,13 @@ def _execute(chosen: argparse.Namespace) -> int:
         raise UsageError(f"--sweep prints a table of its own radii and goes without {given}")
     if chosen.features == chosen.modality == STANDARD:
         raise UsageError("standard input is FEATURES or --modality, not both: give one as a file")
-    radii = [_EPS if chosen.eps is None else chosen.eps] if chosen.sweep is None else chosen.sweep
-    for eps in radii:
-        check_max_distance("eps", eps)
-    check_min_samples(chosen.min_samples)
+    radii = chosen.sweep or [DEFAULT_EPS if chosen.eps is None else chosen.eps]
+    clusterers = [DBSCAN(eps, chosen.min_samples) for eps in radii]
     if chosen.output not in (None, STANDARD):
         typed = (chosen.features, chosen.modality)
         reads = [Path(each) for each in typed if each not in (None, STANDARD, _NO_MODALITY)]
         check_output(Path(chosen.output), _OUTPUTS, reads=reads)
-    device = resolve_device(chosen.device, needs_ops=True)
+    device = find_device(chosen.device, "--device", needs_ops=True)
     with ExitStack() as stack:
         features, modality = _read(chosen, stack)
         features = features.to(device)
@@ -144,7 +146,7 @@ def _execute(chosen: argparse.Namespace) -> int:
         if chosen.sweep is not None:
             _sweep(chosen, features, groups)
         else:
-            _cluster(chosen, radii[0], features, groups, modality, say)
+            _cluster(chosen, clusterers[0], features, groups, modality, say)
     return 0
 
 
@@ -164,7 +166,7 @@ def _read(chosen: argparse.Namespace, stack: ExitStack) -> tuple[Tensor, Modalit
 
 def _cluster(
     chosen: argparse.Namespace,
-    eps: float,
+    clusterer: DBSCAN,
     features: Tensor,
     groups: Tensor | None,
     modality: Modality | None,
@@ -174,12 +176,11 @@ def _cluster(
     found = pseudo_labels(
         features,
         groups,
-        eps=eps,
-        min_samples=chosen.min_samples,
         k1=chosen.k1,
         k2=chosen.k2,
         preset=chosen.preset,
         precision=chosen.precision,
+        clusterer=clusterer,
     )
     labels = found.labels.cpu().numpy()
     seconds = time.perf_counter() - started
@@ -187,15 +188,9 @@ def _cluster(
     say(f"{summary}\n{seconds:.2f} s")
     if chosen.output is None:
         return
-    settings = Settings(
-        eps=eps,
-        min_samples=chosen.min_samples,
-        k1=chosen.k1,
-        k2=chosen.k2,
-        preset=_preset(chosen, modality),
-        precision=chosen.precision,
-        modality_names=None if modality is None else modality.names,
-    )
+    preset = PRESETS[_preset(chosen, modality)]
+    distance = DistanceOptions(chosen.k1, chosen.k2, preset, chosen.precision)
+    settings = Settings(clusterer, distance, None if modality is None else modality.names)
     beside = {
         "modality": None if modality is None else modality.numbers.numpy(),
         "core": None if found.core is None else found.core.cpu().numpy(),

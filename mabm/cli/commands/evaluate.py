@@ -6,6 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
+from mabm._core.devices import find_device
 from mabm._core.files import write_text
 from mabm.cli.command import (
     Command,
@@ -14,7 +15,6 @@ from mabm.cli.command import (
     integer,
     name_of,
     positive,
-    resolve_device,
     shows_progress,
     write,
 )
@@ -101,7 +101,7 @@ def _execute(chosen: argparse.Namespace) -> int:
     if chosen.json is not None:
         files = [_weights(run) for run in chosen.runs]
         check_output(chosen.json, {".json": is_scores}, reads=files, option="--json")
-    device = resolve_device(chosen.device, needs_ops=False)
+    device = find_device(chosen.device, "--device")
     _check_runs(chosen.runs)
     from mabm.train import evaluate_weights
 

@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from mabm._core.devices import find_device
 from mabm.cli.command import (
     Command,
     UsageError,
     add_device,
     natural,
     positive,
-    resolve_device,
     shortened,
     shows_progress,
     whole_number,
@@ -130,7 +130,7 @@ def _execute(chosen: argparse.Namespace) -> int:
         weights = weights / "weights.pt"
     lists = [] if chosen.images is None else [chosen.images]
     check_output(chosen.output, _OUTPUTS, reads=[weights, *lists])
-    device = resolve_device(chosen.device, needs_ops=False)
+    device = find_device(chosen.device, "--device")
     from mabm.data import ImageReader
     from mabm.train.steps import extract_features
 

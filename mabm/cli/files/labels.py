@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Any, Final
 
 import numpy.typing as npt
 import torch
 
-from mabm._core.arguments import check_choice, check_integer, shown
+from mabm._core.arguments import check_choice, shown
 from mabm._core.arrays import IntArray, to_tensor
 from mabm._core.columns import check_column
 from mabm.cli.command import write
 from mabm.cli.files.arrays import Source, open_arrays, suffix_of
 from mabm.cli.files.inputs import STANDARD
 from mabm.cli.files.outputs import save_arrays
+from mabm.cluster.dbscan import DBSCAN
 from mabm.cluster.pseudo_labels import PseudoLabels
-from mabm.distance.graph import check_max_distance, check_min_samples
-from mabm.distance.presets import MAX_K, PRESETS
-from mabm.distance.ranking import Precision
+from mabm.distance.options import DistanceOptions
+from mabm.distance.presets import PRESETS
 
 KINDS: Final = (".npy", ".csv", ".npz")
 """The ends of names that labels are written to."""
@@ -33,37 +32,33 @@ class Settings:
     """What labels were found with, as ``.npz`` keeps it beside them in JSON.
 
     Attributes:
-        eps: As :func:`mabm.pseudo_labels`, and so are the next five.
-        min_samples: Likewise.
-        k1: Likewise.
-        k2: Likewise.
-        preset: Likewise, the default resolved.
-        precision: Likewise.
+        clusterer: DBSCAN with its parameters.
+        distance: The options of the distance, with a published preset.
         modality_names: What the modalities 0, 1, ... are called, where the input had words.
     """
 
-    eps: float
-    min_samples: int
-    k1: int
-    k2: int
-    preset: str
-    precision: str
+    clusterer: DBSCAN = field(default_factory=DBSCAN)
+    distance: DistanceOptions = field(default_factory=DistanceOptions)
     modality_names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        """Refuses what no clustering has, as a file may hold anything."""
-        check_max_distance("eps", self.eps)
-        check_min_samples(self.min_samples)
-        check_integer("k1", self.k1, at_least=1, at_most=MAX_K)
-        check_integer("k2", self.k2, at_least=1, at_most=MAX_K)
-        check_choice("preset", self.preset, tuple(PRESETS))
-        check_choice("precision", self.precision, get_args(Precision))
+        """Refuses names that are no words, as a file may hold anything."""
         if not all(isinstance(name, str) for name in self.modality_names or ()):
             raise TypeError(f"modality_names must be words, got {shown(self.modality_names)}")
 
     def to_json(self) -> str:
         """As text that :meth:`from_json` reads."""
-        return json.dumps(dataclasses.asdict(self))
+        distance = self.distance
+        values = {
+            "eps": self.clusterer.eps,
+            "min_samples": self.clusterer.min_samples,
+            "k1": distance.k1,
+            "k2": distance.k2,
+            "preset": distance.preset.name,
+            "precision": distance.precision,
+            "modality_names": self.modality_names,
+        }
+        return json.dumps(values)
 
     @classmethod
     def from_json(cls, text: str) -> Settings:
@@ -75,7 +70,10 @@ class Settings:
         try:
             values = json.loads(text)
             names = values.pop("modality_names")
-            settings = cls(**values, modality_names=None if names is None else tuple(names))
+            clusterer = DBSCAN(values.pop("eps"), values.pop("min_samples"))
+            check_choice("preset", values["preset"], tuple(PRESETS))
+            distance = DistanceOptions.resolve(**values, num_groups=1)
+            settings = cls(clusterer, distance, None if names is None else tuple(names))
         except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
             raise ValueError(f"settings must be those of mabm cluster: {error}") from error
         return settings

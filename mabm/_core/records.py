@@ -1,0 +1,66 @@
+"""Results of the stages: dataclasses of tensors, or of NumPy arrays where those came in."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from mabm._core.arrays import Array, like, to_tensor
+from mabm._core.saving import Saved
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class ArrayRecord(Saved):
+    """Base of frozen dataclasses whose fields are tensors or NumPy arrays, and plain values.
+
+    Public functions turn a record into tensors once, at their door (:meth:`in_tensors`), and their
+    result into the caller's kind once, as it leaves (:meth:`in_kind_of`). Between the two, stages
+    hand on records of tensors.
+    """
+
+    @classmethod
+    def unchecked(cls, *values: Any) -> Self:
+        """Wraps what ops returned, which needs no checks: on a GPU they would wait for it.
+
+        Args:
+            values: The fields, in their order.
+        """
+        record = object.__new__(cls)
+        for field, value in zip(fields(cls), values, strict=True):  # type: ignore[arg-type]
+            object.__setattr__(record, field.name, value)
+        return record
+
+    def in_tensors(self) -> Any:
+        """The same record with contiguous tensors in the place of arrays, over the same memory."""
+        return self.unchecked(
+            *(
+                to_tensor(value, name).contiguous()
+                if isinstance(value, Tensor | np.ndarray)
+                else value
+                for name, value in self._values_by_name()
+            )
+        )
+
+    def in_kind_of(self, model: Array) -> Any:
+        """A record of tensors, with NumPy arrays in their place where ``model`` is one.
+
+        Args:
+            model: A tensor or an array of the caller's.
+        """
+        if isinstance(model, Tensor):
+            return self
+        return self.unchecked(
+            *(
+                like(value, model) if isinstance(value, Tensor) else value
+                for _, value in self._values_by_name()
+            )
+        )
+
+    def _values_by_name(self) -> list[tuple[str, Any]]:
+        names = (field.name for field in fields(self))  # type: ignore[arg-type]  # of subclasses
+        return [(name, getattr(self, name)) for name in names]

@@ -1,0 +1,153 @@
+"""Clusterers: objects that turn a graph of distances into labels. DBSCAN is one; bring your own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mabm._core.arguments import shown
+from mabm._core.arrays import Array, ArrayT, like
+from mabm._core.saving import Saved
+from mabm.distance.graph import (
+    DEFAULT_EPS,
+    DEFAULT_MIN_SAMPLES,
+    NeighborGraph,
+    check_max_distance,
+    check_min_samples,
+)
+
+
+@runtime_checkable
+class Clusterer(Protocol):
+    """What :func:`mabm.pseudo_labels` takes as ``clusterer``: any object with these two members.
+
+    It may also have a method ``core_samples(graph)`` that gives (N,) bool, which samples are core:
+    :func:`mabm.predict_labels` puts new samples into the cluster of their nearest core sample.
+    Without the method every clustered sample counts as core.
+
+    Example:
+        >>> import torch, mabm
+        >>> from scipy.sparse.csgraph import connected_components
+        >>> class Components:
+        ...     max_distance = 0.5
+        ...
+        ...     def __call__(self, graph):
+        ...         return connected_components(graph.to_scipy())[1]
+        >>> features = torch.eye(3).repeat_interleave(4, dim=0)
+        >>> mabm.pseudo_labels(features, k1=4, k2=1, clusterer=Components()).labels.tolist()
+        [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]
+    """
+
+    @property
+    def max_distance(self) -> float:
+        """The distance in [0, 1) up to which it needs the graph."""
+
+    def __call__(self, graph: NeighborGraph[Tensor], /) -> Array:
+        """Clusters the samples of a graph.
+
+        Args:
+            graph: Every pair of N samples within ``max_distance``, in tensors on the device of the
+                features; :meth:`mabm.NeighborGraph.to_scipy` gives it to code on the CPU.
+
+        Returns:
+            (N,) integer labels, clusters 0..C-1 and -1 for noise, a tensor on any device or an
+            array.
+        """
+
+
+@dataclass(frozen=True)
+class DBSCAN(Saved):
+    """Density-based clusters of a graph: a sample with enough neighbors makes a cluster of them.
+
+    Label for label scikit-learn's DBSCAN on the dense distance.
+
+    Attributes:
+        eps: Greatest distance of neighbors, in [0, 1), compared in float32. Published: 0.6 on
+            SYSU-MM01, 0.3 on RegDB.
+        min_samples: Neighbors within ``eps``, itself among them, that make a sample core.
+
+    Raises:
+        TypeError: ``eps`` is no number, or ``min_samples`` no integer.
+        ValueError: ``eps`` lies outside [0, 1), or ``min_samples`` is below 1.
+
+    Source:
+        Ester et al., KDD 1996.
+
+    Example:
+        >>> import torch, mabm
+        >>> features = torch.eye(3).repeat_interleave(4, dim=0)
+        >>> clusterer = mabm.DBSCAN(eps=0.3, min_samples=2)
+        >>> mabm.pseudo_labels(features, k1=4, k2=1, clusterer=clusterer)
+        PseudoLabels(12 samples: 3 clusters, 0 noise)
+        >>> clusterer(mabm.jaccard_graph(features, k1=4, k2=1)).tolist()
+        [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]
+    """
+
+    eps: float = DEFAULT_EPS
+    min_samples: int = DEFAULT_MIN_SAMPLES
+
+    def __post_init__(self) -> None:
+        """Refuses values that no graph can be clustered with."""
+        object.__setattr__(self, "eps", check_max_distance("eps", self.eps))
+        object.__setattr__(self, "min_samples", check_min_samples(self.min_samples))
+
+    @property
+    def max_distance(self) -> float:
+        """The distance up to which it needs the graph: ``eps``."""
+        return self.eps
+
+    def __call__(self, graph: NeighborGraph[ArrayT], /) -> ArrayT:
+        """Labels as of :meth:`mabm.NeighborGraph.dbscan`."""
+        return graph.dbscan(self.eps, self.min_samples)
+
+    def core_samples(self, graph: NeighborGraph[ArrayT]) -> ArrayT:
+        """Which samples have ``min_samples`` neighbors within ``eps``, themselves among them.
+
+        Args:
+            graph: Every pair of N samples within ``eps`` or more.
+
+        Returns:
+            (N,) bool, of the same kind as the graph.
+
+        Example:
+            >>> import torch, mabm
+            >>> graph = mabm.jaccard_graph(torch.eye(3).repeat_interleave(4, dim=0), k1=4, k2=1)
+            >>> int(mabm.DBSCAN(min_samples=4).core_samples(graph).sum())
+            12
+        """
+        indptr, _, distances = graph.tensors()
+        near = (distances <= float(np.float32(self.eps))).cumsum(0)
+        counts = torch.cat([near.new_zeros(1), near])[indptr].diff()
+        return like(counts >= self.min_samples, graph.indices)
+
+
+def choose_clusterer(clusterer: object, eps: Any, min_samples: Any) -> Clusterer:
+    """The clusterer given, or DBSCAN with the two parameters, of which ``None`` is the default.
+
+    Raises:
+        TypeError: It is no :class:`Clusterer`, or a parameter of the wrong kind.
+        ValueError: Both are given, or a parameter is out of its range.
+    """
+    given = {
+        name: value
+        for name, value in (("eps", eps), ("min_samples", min_samples))
+        if value is not None
+    }
+    if clusterer is None:
+        return DBSCAN(**given)
+    if given:
+        raise ValueError(
+            f"clusterer must be given without {' and '.join(given)}, as it has parameters of its "
+            f"own; got {', '.join(f'{name}={shown(value)}' for name, value in given.items())} "
+            f"beside {shown(clusterer)}"
+        )
+    if not isinstance(clusterer, Clusterer):
+        raise TypeError(
+            "clusterer must have max_distance and be callable with a graph, as mabm.DBSCAN is, got "
+            f"{type(clusterer).__name__}: {shown(clusterer)}"
+        )
+    return clusterer

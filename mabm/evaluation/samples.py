@@ -1,0 +1,86 @@
+"""Samples that a search picks its queries and its galleries from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mabm._core.arrays import Array, check_features
+from mabm._core.columns import Column, check_categories, check_column, check_visible_infrared
+from mabm._core.protocols import SearchTask
+from mabm.evaluation.galleries import draw_gallery
+
+
+@dataclass(frozen=True, eq=False)
+class SearchSamples:
+    """N samples with what a search task asks of them.
+
+    Attributes:
+        features: (N, D) floating point, on the device that they were given on.
+        identity: (N,) int64 on the CPU.
+        camera: (N,) int64 on the CPU.
+        modality: (N,) int64 on the CPU, 0 visible and 1 infrared.
+    """
+
+    features: Tensor
+    identity: Tensor
+    camera: Tensor
+    modality: Tensor
+
+    @classmethod
+    def check(
+        cls, features: Array, identity: Column, camera: Column, modality: Column
+    ) -> SearchSamples:
+        """Checks and converts the arguments of a search.
+
+        Args:
+            features: (N, D) floating point, finite.
+            identity: (N,) integers or words, one a row of features.
+            camera: (N,) integers, one a row of features.
+            modality: (N,) integers, 0 visible and 1 infrared, or these two words, or bool.
+
+        Raises:
+            TypeError: An argument of the wrong kind.
+            ValueError: Shapes that do not fit, or values that are not finite.
+        """
+        x = check_features(features)
+        count, each = len(x), "one a row of features"
+        return cls(
+            x,
+            check_categories(identity, count, "identity", each).columns[0].cpu(),
+            check_column(camera, count, "camera", each).cpu(),
+            check_visible_infrared(modality, count, "modality", each).cpu(),
+        )
+
+    def queries(self, task: SearchTask) -> Tensor:
+        """(Q,) int64 rows of the queries of a task, ascending; empty where there are none."""
+        return self._rows(task.query_modality, task.query_cameras)
+
+    def gallery_candidates(self, task: SearchTask) -> Tensor:
+        """(C,) int64 rows that the galleries of a task are drawn from, ascending."""
+        return self._rows(task.gallery_modality, task.gallery_cameras)
+
+    def gallery(self, task: SearchTask, trial: int) -> Tensor:
+        """(G,) int64 rows of the gallery of one trial: those drawn for it, or all candidates."""
+        candidates = self.gallery_candidates(task)
+        if task.gallery != "one_per_camera" or task.gallery_cameras is None:
+            return candidates
+        drawn = draw_gallery(
+            self.identity[candidates],
+            self.camera[candidates],
+            cameras=task.gallery_cameras,
+            trial=trial,
+        )
+        return candidates[drawn]
+
+    def features_at(self, rows: Tensor) -> Tensor:
+        """(B, D) features of some rows, on their own device."""
+        return self.features[rows.to(self.features.device)]
+
+    def _rows(self, modality: int, cameras: tuple[int, ...] | None) -> Tensor:
+        chosen = self.modality == modality
+        if cameras is not None:
+            chosen &= torch.isin(self.camera, torch.tensor(cameras))
+        return torch.nonzero(chosen).flatten()
