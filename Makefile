@@ -8,6 +8,14 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV ?= .venv
 BIN := $(VENV)/bin
+
+# What `make test` runs: all tests, one process a core; or what pytest is told instead, in this
+# process: make test T=tests/distance/test_ranking.py, make test T='-m "not slow and not kernels"'
+T ?=
+# Each file's tests stay in one process, for what they share. Each process has one thread: a thread
+# a core in each of them would get in each other's way. What pytest makes of a file is kept for the
+# next process, which would else take ten seconds to find the tests.
+ALL_TESTS := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 CPP := 'csrc/*' 'tests/emulated_grid/*.h' 'tests/emulated_grid/*.cpp'
 SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 
@@ -17,7 +25,11 @@ demo: $(VENV)/installed
 	$(BIN)/python -m mabm demo
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest
+ifeq ($(T),)
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ALL_TESTS)
+else
+	$(BIN)/python -m pytest $(T)
+endif
 
 # Format, lint and types, changing nothing.
 lint: $(VENV)/linters

@@ -34,12 +34,22 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Marks what runs on a GPU; where it is asked for alone, the most telling of it comes first."""
+    """Marks what runs on a GPU, or on the emulated grid, and chooses what comes first.
+
+    Of the tests of a GPU alone that is the most telling file; where several processes share the
+    files, the long ones, so that none is left with such a file at the end.
+    """
     for item in items:
         if devices.takes_a_gpu(item):
             item.add_marker(pytest.mark.gpu)
+        if item.path.parent.name == "emulated_grid":
+            item.add_marker(pytest.mark.kernels)
     if config.option.markexpr == "gpu":
         items.sort(key=lambda item: item.path.name != devices.MOST_TELLING)
+    elif hasattr(config, "workerinput"):  # a process of pytest-xdist
+        marks = ("slow", "kernels")
+        long = {item.path for item in items if any(map(item.get_closest_marker, marks))}
+        items.sort(key=lambda item: item.path not in long)
 
 
 @pytest.hookimpl(wrapper=True)

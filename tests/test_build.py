@@ -12,6 +12,7 @@ from types import ModuleType
 import pytest
 import setuptools
 import torch
+from fresh_interpreter import run_program
 from torch.utils import cpp_extension
 
 import mabm
@@ -360,7 +361,9 @@ def import_with(torch_version: str, torch_cuda: str | None) -> subprocess.Comple
         "import mabm.cli\n"
         "sys.exit(mabm.cli.main(['info']))\n"
     )
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = run_program(code)
+    assert result.returncode == 0, result.stderr
+    return result
 
 
 @pytest.mark.parametrize(("built_cuda", "torch_version", "torch_cuda"), FITTING)

@@ -2,26 +2,14 @@
 
 import ast
 import importlib
-import os
-import subprocess
-import sys
 
 import pytest
 from devices import Device
-
-
-def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, **environment},
-    )
+from fresh_interpreter import run_program
 
 
 def test_import_loads_neither_scikit_learn_nor_what_lies_downstream() -> None:
-    result = run(
+    result = run_program(
         "import sys, mabm\n"
         "dir(mabm)\n"
         "late = ('sklearn', 'scipy', 'pandas', 'matplotlib', 'PIL', 'pydantic', 'mabm.data',\n"
@@ -33,7 +21,7 @@ def test_import_loads_neither_scikit_learn_nor_what_lies_downstream() -> None:
 
 
 def test_import_and_use_touch_nothing_global() -> None:
-    result = run(
+    result = run_program(
         "import random, warnings, numpy as np, torch\n"
         "def state():\n"
         "    return (random.getstate(), torch.get_num_threads(), torch.get_default_dtype(),\n"
@@ -49,7 +37,7 @@ def test_import_and_use_touch_nothing_global() -> None:
 
 
 def test_defaults_of_the_process_change_nothing(device: Device) -> None:
-    result = run(
+    result = run_program(
         "import torch, mabm\n"
         "torch.manual_seed(0)\n"
         f"device = {device.torch.type!r}\n"
@@ -87,12 +75,12 @@ TRAIN = pytest.param("train", marks=pytest.mark.needs("pydantic"))
 
 @pytest.mark.parametrize("name", [*LATE, TRAIN])
 def test_submodules_are_there_after_the_import(name: str) -> None:
-    result = run(f"import mabm; print(mabm.{name}.__name__, {name!r} in dir(mabm))")
+    result = run_program(f"import mabm; print(mabm.{name}.__name__, {name!r} in dir(mabm))")
     assert result.stdout.strip() == f"mabm.{name} True", result.stderr
 
 
 def test_a_submodule_without_its_extra_names_it() -> None:
-    result = run("import sys; sys.modules['tqdm'] = None; import mabm; mabm.train")
+    result = run_program("import sys; sys.modules['tqdm'] = None; import mabm; mabm.train")
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1] == (
         'ImportError: training needs tqdm and more: pip install "mabm[train]"'
@@ -104,7 +92,9 @@ def test_only_public_names_are_shown() -> None:
 
     shown = set(dir(mabm))
     assert shown - {*LATE, "train"} == {*mabm.__all__, "__version__"}
-    result = run("from mabm import *; print([name for name in globals() if name[0] != '_'])")
+    result = run_program(
+        "from mabm import *; print([name for name in globals() if name[0] != '_'])"
+    )
     assert set(ast.literal_eval(result.stdout)) == set(mabm.__all__)
 
 
@@ -117,7 +107,7 @@ def test_subpackages_show_their_public_names(name: str) -> None:
 
 
 def test_missing_ops_tell_what_to_type() -> None:
-    result = run("import sys; sys.modules['mabm._C'] = None; import mabm")
+    result = run_program("import sys; sys.modules['mabm._C'] = None; import mabm")
     assert result.returncode == 1
     assert "pip install --no-build-isolation ." in result.stderr
     assert "torch >= 2.10" in result.stderr

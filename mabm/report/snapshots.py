@@ -50,6 +50,8 @@ class ClusteringSnapshot:
         preset: Variant of the distance: a name in :data:`mabm.PRESETS` or a preset of your own;
             ``None`` is ``"bmil"``.
         identity_names: Takes an identity and returns its name; ``None`` names it by its number.
+        groups: (N,) integers >= 0, the groups that the distance distinguished, where these are not
+            the modality: cameras, with ``"ca_jaccard"``.
     """
 
     features: Array
@@ -62,6 +64,7 @@ class ClusteringSnapshot:
     eps: float = DEFAULT_EPS
     preset: str | Preset | None = None
     identity_names: Callable[[int], str] | None = None
+    groups: Column | None = None
 
     def __post_init__(self) -> None:
         """Converts lists and words to arrays, and refuses columns of different lengths."""
@@ -74,6 +77,8 @@ class ClusteringSnapshot:
         }
         if self.identity is not None:
             columns["identity"] = check_column(self.identity, count, "identity", each)
+        if self.groups is not None:
+            columns["groups"] = check_column(self.groups, count, "groups", each)
         for name, column in columns.items():
             if not holds_integers(getattr(self, name)):
                 object.__setattr__(self, name, like(column, self.features))

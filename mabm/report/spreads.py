@@ -73,7 +73,7 @@ def _spread_distances(
     """Histogram of the distances between some rows; all samples are encoded, as in clustering."""
     encoding = encode_samples(
         to_tensor(snapshot.features, "features"),
-        torch.from_numpy(modality),
+        torch.from_numpy(modality) if snapshot.groups is None else snapshot.groups,
         k1=snapshot.k1,
         k2=snapshot.k2,
         preset=snapshot.preset,

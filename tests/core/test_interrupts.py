@@ -94,7 +94,7 @@ def test_a_signal_ends_every_stage(stage: str) -> None:
         try:
             assert child.stdout.readline() == "ready\n"
             with pytest.raises(subprocess.TimeoutExpired):
-                child.wait(1.0)  # it is at work
+                child.wait(0.3)  # it is at work
             child.send_signal(signal.SIGINT)
             printed, _ = child.communicate(timeout=20)
         finally:

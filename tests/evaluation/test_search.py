@@ -1,8 +1,6 @@
 """Searches: a slow definition, what each task compares with what, trials, means, plain data."""
 
 import json
-import subprocess
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -10,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from devices import Device
+from fresh_interpreter import run_program
 
 import mabm
 from mabm.data import load_drawings
@@ -279,8 +278,8 @@ def test_distances_are_the_same_bits_in_any_order_of_summation() -> None:
 
 def test_threads_change_nothing() -> None:
     code = (
-        "import sys, torch, mabm\n"
-        "torch.set_num_threads(int(sys.argv[1]))\n"
+        "import torch, mabm\n"
+        "torch.set_num_threads({threads})\n"
         "x = torch.nn.functional.normalize(torch.randn(600, 513, generator=torch.Generator()"
         ".manual_seed(0)), dim=1)\n"
         "rows = torch.arange(600)\n"
@@ -288,14 +287,9 @@ def test_threads_change_nothing() -> None:
         "print(mabm.evaluate_search(x, rows // 24, rows % 6 + 1, (rows % 3 == 2).long(),"
         " task=task).to_dict())"
     )
-    outputs = [
-        subprocess.run(
-            [sys.executable, "-c", code, threads], capture_output=True, text=True, check=True
-        ).stdout
-        for threads in ("1", "3")
-    ]
-    assert outputs[0] == outputs[1]
-    assert "'mAP'" in outputs[0]
+    one, three = (run_program(code.format(threads=threads)) for threads in (1, 3))
+    assert one.stdout == three.stdout
+    assert "'mAP'" in one.stdout, one.stderr
 
 
 def test_plain_data_and_back() -> None:

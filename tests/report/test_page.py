@@ -23,8 +23,8 @@ from mabm.report.page import write_report
 from mabm.report.plots import pair_histogram
 from mabm.report.snapshots import ClusteringSnapshot, RetrievalSnapshot
 from mabm.report.tables import NONE, collect_results, describe_seconds, tabulate_epochs
+from mabm.train.clusters import Clusters
 from mabm.train.diagnostics import diagnose_epoch
-from mabm.train.epoch import Clusters
 from mabm.train.reporting import labels_shown
 
 VOID = {"meta", "img", "br", "link", "input"}

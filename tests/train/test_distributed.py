@@ -67,7 +67,7 @@ def exchange(rank: int) -> dict[str, Any]:
         "size": (distributed.world_size(), distributed.rank()),
         "join": joined,
         "join whole": distributed.join(rows(2, 3, seed=rank)),
-        "own": distributed.own(joined, SECTIONS).equal(part),
+        "own": distributed.local_rows(joined, SECTIONS).equal(part),
         "ragged": [distributed.join_ragged(torch.full((each[rank], 2), rank)) for each in sizes],
         "share": distributed.share({"of": rank, "labels": torch.full((3,), rank)}),
         "detached": distributed.join(rows(1, 1).requires_grad_()).requires_grad,
@@ -226,7 +226,7 @@ def left_out(rank: int) -> dict[str, Any]:
     return {"taken": taken, "same": all(state[name].equal(before[name]) for name in state)}
 
 
-RUN = ("data.height=24", "data.width=24", "batch.identities=2", "batch.instances=4")
+RUN = ("batch.identities=2", "batch.instances=4")
 RUN += ("stage1.epochs=1", "stage1.iterations=2", "stage2.epochs=1", "stage2.iterations=2")
 
 
@@ -413,7 +413,7 @@ def test_one_process_joins_nothing() -> None:
     part, module = rows(4, 2), nn.BatchNorm1d(2)
     assert (distributed.world_size(), distributed.rank()) == (1, 0)
     assert distributed.join(part, (1, 3)).equal(part)
-    assert distributed.own(part, (1, 3)).equal(part)
+    assert distributed.local_rows(part, (1, 3)).equal(part)
     assert distributed.join_ragged(part).equal(part)
     assert distributed.share("what") == "what"
     assert distributed.join_batch_norm(module) is module

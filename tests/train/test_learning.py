@@ -13,7 +13,7 @@ from mabm.train import load_config, train
 from mabm.train.inputs import read_inputs
 from mabm.train.scoring import extract_test_features, score_searches
 
-pytestmark = needs_training
+pytestmark = [needs_training, pytest.mark.slow]
 
 PRESET = Path(__file__).with_name("emoji_xm_60.toml")
 UNSEEN_FRAME = 100  # no run looks at frames of so high a number

@@ -20,9 +20,9 @@ from miniature_trees import build_llcm, build_regdb, build_sysu
 
 from mabm.train import load_config
 
-pytestmark = needs_training
+pytestmark = [needs_training, pytest.mark.slow]
 
-SIZE = (64, 32)
+SIZE = (48, 24)
 SHORT = [
     f"data.height={SIZE[0]}",
     f"data.width={SIZE[1]}",
