@@ -58,6 +58,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="write every trial's scores to a .json file too (default: print the table alone)",
     )
+    _add_reranking(parser)
+    add_device(parser, results="Features differ by rounding.")
+
+
+def _add_reranking(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of re-ranking."""
     group = parser.add_argument_group("re-ranking")
     group.add_argument(
         "--rerank",
@@ -90,7 +96,6 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="weight of the original distance beside the Jaccard distance, in [0, 1] "
         "(default: %(default)s)",
     )
-    add_device(parser, results="Features differ by rounding.")
 
 
 def _execute(chosen: argparse.Namespace) -> int:
