@@ -1,11 +1,11 @@
-"""The paper's ablation on open data: what each part of the method adds (``make ablation``).
+"""The ablation of the paper on open data: what each part of the method adds (``make ablation``).
 
-Drawings, not photographs: Emoji-XM, 350 unlabeled identities to train on, 234 others to test on,
-which choose nothing. Every run starts from the shipped encoder, which has seen other identities,
-and none of them in both modalities, as ImageNet weights have not seen the people of the real task.
-For each seed stage 1 runs once; each arm is a stage 2 of its own from there, of as many optimizer
-steps. The result is the last epoch. Finished runs are kept: stopped and started again, the command
-goes on.
+The data is Emoji-XM, drawings and not photographs: 350 unlabeled identities to train on, and 234
+others to test on, by which nothing is selected. Every run starts from the shipped encoder, which
+has seen other identities, and each of them in one modality only. For each seed stage 1 runs once;
+each arm continues from it with a stage 2 of its own, all with the same number of optimizer steps.
+The result is the last epoch. Finished runs are kept: if the command is stopped and started again,
+it resumes.
 
     python benchmarks/ablation.py --output ablation_output
 """
@@ -80,9 +80,9 @@ def main() -> None:
 
 
 def run(chosen: argparse.Namespace, seed: int, name: str, changes: tuple[str, ...]) -> Path:
-    """Trains one run, or what is left of it, and returns its folder.
+    """Trains or resumes one run, and returns its folder.
 
-    A finished one is left as it is, unless its settings were others: these are refused.
+    A finished run is not trained again; a folder with a run of other settings is refused.
     """
     words = "".join(letter if letter.isalnum() else " " for letter in name).split()
     folder = (chosen.output / f"seed-{seed}" / "-".join(words)).resolve()
@@ -101,15 +101,15 @@ def run(chosen: argparse.Namespace, seed: int, name: str, changes: tuple[str, ..
 
 
 def read(folder: Path) -> list[dict]:
-    """Returns the epochs of a run, the start first."""
+    """Returns the history of a run, the entry before training first."""
     return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
 
 
 def tabulate(rows: dict[str, list[dict]]) -> str:
-    """Mean and sample deviation over the seeds, in per cent.
+    """Tabulates mean and sample deviation over the seeds, in percent.
 
-    Pairs are those of one cluster across modalities: the share of them that are of one identity,
-    and the share of an identity's pairs that are among them.
+    Pairs are the cross-modality pairs within clusters: "pairs right" is their precision, the share
+    of one identity, and "pairs found" their recall, the share of all pairs of one identity.
     """
     head = [f"{task} {score}" for task in TASKS for score in ("R1", "mAP")]
     head += ["pairs right", "pairs found"]
@@ -133,7 +133,7 @@ def tabulate(rows: dict[str, list[dict]]) -> str:
 
 
 def spread(values: list[float]) -> str:
-    """Returns mean and deviation in per cent."""
+    """Returns mean and deviation in percent, as text."""
     if not values:
         return ""
     deviation = statistics.stdev(values) if len(values) > 1 else 0.0

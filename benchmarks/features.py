@@ -1,4 +1,4 @@
-"""Features for benchmarks, of the density that trained re-identification features have."""
+"""Features for benchmarks, as dense as trained re-identification features."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ KINDS = {
     "sorted": "the same with the images of an identity side by side",
     "dense": "ten times as many images an identity, each near more others",
 }
-"""What there is to draw, by name."""
+"""Kinds of features, by name."""
 
 _ROWS_AT_ONCE = 1 << 19
 
@@ -20,8 +20,8 @@ def make_features(
 
     Forty images an identity from six cameras, 65 % visible, with a gap between the modalities and
     64 effective dimensions. At N = 8,000 and the defaults of ``mabm.jaccard_graph`` a row has about
-    4,000 others at J < 1 and 25 at J <= 0.6; on trained features 3,500 and 16 were counted. That is
-    the usual kind; ``KINDS`` tells of the others.
+    4,000 others at J < 1 and 25 at J <= 0.6; on trained features 3,500 and 16 were counted. This is
+    the kind ``"usual"``; ``KINDS`` describes the others.
     """
     latent = 64
     generator = torch.Generator(device).manual_seed(seed)

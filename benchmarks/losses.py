@@ -2,17 +2,18 @@
 
     python benchmarks/losses.py [--batch 256] [--dim 2048] [--clusters 400] [--threads 2]
 
-For each kind of memory, forward, backward and update by mabm and by three ways without it, none of
-which moves the memory before the last backward:
+For each kind of memory: forward, backward and update by mabm, and in three ways without it. None of
+them updates the memory before the last backward:
 
-- loop over instances: forward and backward of ``loss_i / B`` one instance after the other, into one
-  gradient, then one update after the other. The plain reading, and the figure to look at. (The
-  hybrid loss has its margin on the mean over the batch, and cannot be taken apart so.)
+- loop over instances: forward and backward of ``loss_i / B`` for one instance after the other,
+  accumulated into one gradient, then one update after the other. This is the direct implementation,
+  and the figure to compare with. (The hybrid loss has its margin on the mean over the batch, so it
+  has no such loop.)
 - loop, one backward: the forward in a loop, and one backward of the summed loss;
 - loop for the update: batched loss, a loop for the update alone, as released code does it.
 
-The floor is the two matrix products that any of them needs (similarities, and their gradient back).
-Ratios are taken within rounds, since rounds on a shared machine differ.
+The lower bound is the two matrix products that every way needs (similarities and their gradient).
+Ratios are taken within rounds, because rounds on a shared machine differ.
 """
 
 import argparse
@@ -39,7 +40,7 @@ Step = Callable[[str, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 def by_mabm(
     kind: str, features: Tensor, targets: Tensor, banks: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As a user of the library writes it."""
+    """One step with the library."""
     memory = KINDS[kind](banks[0], momentum=MOMENTUM)
     features = features.detach().requires_grad_()
     loss_of = mabm.hybrid_contrast_loss if kind == "hybrid" else mabm.cluster_contrast_loss
@@ -119,7 +120,7 @@ def update_by_instance(kind: str, features: Tensor, targets: Tensor, banks: Tens
 
 
 def floor(features: Tensor, banks: Tensor) -> None:
-    """The two matrix products."""
+    """The two matrix products that every way needs."""
     columns = banks.flatten(0, 1)
     similarities = features @ columns.T
     similarities @ columns
@@ -135,7 +136,7 @@ def seconds(function: Callable[..., object], *args: object) -> float:
 def check_equality(
     kind: str, ways: dict[str, Step], features: Tensor, targets: Tensor, banks: Tensor
 ) -> None:
-    """Holds all ways against the first: loss and gradient to 1e-5, memory to 1e-6."""
+    """Compares all ways with the first: loss and gradient to 1e-5, memory to 1e-6."""
     first, *others = (way(kind, features, targets, banks) for way in ways.values())
     for other in others:
         for found, expected, bound in zip(first, other, (1e-5, 1e-5, 1e-6), strict=True):

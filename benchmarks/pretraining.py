@@ -1,8 +1,8 @@
 """Trains the weights that ship as ``"emoji_xm"``: ``python benchmarks/pretraining.py``.
 
-The start of an unsupervised run is a network that knows pictures but no pair across modalities, as
-ImageNet weights are for photographs. Here it is a classifier of 176 identities seen in visible only
-and 177 other identities seen in infrared only, each modality with its own label space, so that no
+An unsupervised run starts from a network that has seen images but no pair across modalities, as
+ImageNet weights have for photographs. Here it is a classifier of 176 identities seen in visible
+only and 177 other identities seen in infrared only. Each modality has its own label space, so no
 cross-modality pair is ever given.
 
 The shipped weights are the last epoch of one run of the command above with its defaults: seed 0, 24
@@ -10,13 +10,14 @@ epochs of about 3,500 new frames, torch 2.13 on two CPU cores, some four minutes
 On the 350 unlabeled identities, infrared to visible with the query's vendor dropped, they reach
 rank-1 0.31 and mAP 0.20 (untrained: 0.003 and 0.006).
 
-Augmentation beyond the frames' own recipe is mirroring and, on visible images, channel exchange
-with chance 0.5. Channel exchange makes color less telling and so narrows the modality gap. In
-trials on 40 identities of each start left out (one seed each, rank-1 / mAP, first block at half the
-resolution): none 0.14 / 0.12; chance 0.5 0.31 / 0.25; chance 0.8 and half of the exchanged images
-inverted 0.41 / 0.31. The usual 0.5 without inversion is kept: a start should leave a gap to be
-bridged. The full resolution of the first block was taken for its better trial (0.47 / 0.35 against
-0.39 / 0.29, both with chance 0.8, inversion and random affine maps).
+Besides the variation of the rendered frames, images are mirrored and, if visible, get channel
+exchange with probability 0.5. Channel exchange makes color less informative and so narrows the
+modality gap. Trials with 40 identities of each modality held out (one seed each, rank-1 / mAP,
+first block at half the resolution): none 0.14 / 0.12; probability 0.5 0.31 / 0.25; probability 0.8
+with half of the exchanged images inverted 0.41 / 0.31. The usual 0.5 without inversion is kept, so
+that the start leaves a gap for the method to bridge. The first block has full resolution because
+its trial was better (0.47 / 0.35 against 0.39 / 0.29, both with probability 0.8, inversion and
+random affine maps).
 """
 
 from __future__ import annotations
@@ -47,15 +48,15 @@ _SEARCH: Final = SEARCH_TASKS["emoji_xm"][0]
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast to train. One epoch renders new frames of every drawing.
+    """Length and learning rate of the training. Every epoch renders new frames of every drawing.
 
     Attributes:
         epochs: Passes over the drawings.
         batch_size: Images of each modality in a batch.
         learning_rate: Peak of a one-cycle schedule that rises for a fifth of the run; AdamW.
-        weight_decay: Of AdamW, decoupled.
-        label_smoothing: Of the cross-entropy.
-        exchange: Chance that a visible image keeps one random channel, copied to all three.
+        weight_decay: Decoupled weight decay of AdamW.
+        label_smoothing: Label smoothing of the cross-entropy.
+        exchange: Probability that one random channel of a visible image is copied to all three.
     """
 
     epochs: int = 24
@@ -71,14 +72,14 @@ def train(
 ) -> TwoStreamEncoder:
     """Trains an encoder to classify identities, each modality with its own label space.
 
-    The global random state of PyTorch is put back as it was. The same seed gives the same weights
-    on the same machine with the same number of threads.
+    The global random state of PyTorch is restored. The same seed gives the same weights on the same
+    machine with the same number of threads.
 
     Args:
         visible: (A,) identities, ascending, seen through their visible drawings only.
         infrared: (B,) identities, ascending, seen through their infrared drawings only.
-        schedule: Default ``Schedule()``.
-        seed: Of initial weights, order and augmentation.
+        schedule: Length and learning rate; default ``Schedule()``.
+        seed: Seed of initial weights, order and augmentation.
 
     Returns:
         The encoder in evaluation mode.
@@ -139,7 +140,7 @@ def _batches(
     schedule: Schedule,
     generator: torch.Generator,
 ) -> Iterator[tuple[torch.Tensor, list[torch.Tensor]]]:
-    """Images, visible ones first, and for each modality the classes of its half."""
+    """Yields batches: images, visible ones first, and the classes of each modality."""
     frames = [_epoch_frames(known[group], group, epoch) for group in MODALITIES]
     order = [torch.randperm(len(part), generator=generator).numpy() for part in frames]
     for step in range(steps):
@@ -155,7 +156,7 @@ def _batches(
 
 
 def _epoch_frames(identities: IntArray, modality: int, epoch: int) -> Frames:
-    """New frames of the drawings of one modality, about as many of either: 2 or 3 a drawing."""
+    """Renders new frames of one modality: 2 of a visible drawing, 3 of an infrared one."""
     visible = 2 if modality == VISIBLE else 0
     infrared = 3 if modality == INFRARED else 0
     return render_identities(

@@ -3,9 +3,9 @@
     python benchmarks/pseudo_labels.py [--samples 23200] [--dim 2048] [--threads 2] [--rounds 5]
 
 In every round, one after the other: the plain product (``x @ x.T`` in row blocks with top-k, and
-nothing else: the floor for code that ranks), the ranking, what comes after it, and the whole of
-``mabm.pseudo_labels``. The figures to look at are the ratios: rounds on a shared machine differ.
-Peak memory is measured in a process of its own, beyond what it held with the features in place.
+nothing else: a lower bound for any ranking), the ranking, the steps after it, and all of
+``mabm.pseudo_labels``. Compare ratios, because rounds on a shared machine differ. Peak memory is
+measured in a process of its own, without what it held once the features were there.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def timed(function: Callable[..., Any], *args: Any) -> tuple[float, Any]:
 
 
 def check_equality(features: torch.Tensor, modality: torch.Tensor) -> None:
-    """Holds the library against the definition (small) and against itself (full size)."""
+    """Compares the library with the definition (small) and with itself (full size)."""
     few, groups = make_features(600, 256)
     expected = reference.modality_jaccard(few, groups)
     np.testing.assert_allclose(mabm.modality_jaccard(few, groups), expected, rtol=0, atol=1e-6)
@@ -92,7 +92,7 @@ def measure(features: torch.Tensor, modality: torch.Tensor, rounds: int) -> dict
 
 
 def peak_memory(samples: int, dim: int) -> int:
-    """Bytes that pseudo_labels takes at most, beyond the features; for a fresh process."""
+    """Peak memory of pseudo_labels in bytes, without the features; call it in a fresh process."""
     features, modality = make_features(samples, dim)
     mabm.pseudo_labels(features[:64], modality[:64])  # libraries loaded, threads started
     Path("/proc/self/clear_refs").write_text("5")  # restarts the peak from the present size

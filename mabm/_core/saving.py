@@ -29,7 +29,9 @@ class Saved:
         values = {name: getattr(self, name) for name in _field_names(self)}
         arrays = [name for name, value in values.items() if isinstance(value, np.ndarray)]
         for name, value in values.items():
-            values[name] = to_tensor(value, name) if name in arrays else _plain(value)
+            values[name] = (
+                to_tensor(value, name) if name in arrays else _without_numpy_scalars(value)
+            )
         return {"fields": values, "arrays": arrays}
 
     def __setstate__(self, state: Any) -> None:
@@ -67,12 +69,14 @@ def _field_names(value: Any) -> list[str]:
     return [field.name for field in fields(value)]
 
 
-def _plain(value: Any) -> Any:
+def _without_numpy_scalars(value: Any) -> Any:
     """Replaces NumPy scalars in a value by Python numbers and strings."""
     if isinstance(value, np.generic):
         return value.item()
     if type(value) in (tuple, list):
-        return type(value)(_plain(item) for item in value)
+        return type(value)(_without_numpy_scalars(item) for item in value)
     if type(value) is dict:
-        return {_plain(key): _plain(item) for key, item in value.items()}
+        return {
+            _without_numpy_scalars(key): _without_numpy_scalars(item) for key, item in value.items()
+        }
     return value

@@ -1,4 +1,4 @@
-"""What a command is made of, and what several of them ask for."""
+"""The record of a command, types of arguments, and output: what several commands share."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from mabm._core.files import unwritten
 from mabm._core.names import find_name
 
 INTERRUPTED: Final = 130  # as a shell reports a process that SIGINT ended
-TERMINATED: Final = 143  # likewise SIGTERM
+TERMINATED: Final = 143  # as a shell reports a process that SIGTERM ended
 
 _MOST_SHOWN: Final = 40  # letters of what was typed or read
 _LARGEST: Final = 2**63 - 1
 
 
 class UsageError(Exception):
-    """Words on the command line that do not go together; the message says what to type."""
+    """Arguments that do not go together; the message says what to type instead."""
 
 
 class OutputClosedError(Exception):
-    """Whoever read the standard output has gone."""
+    """The reader of standard output is gone."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class Command:
     """One subcommand.
 
     Attributes:
-        name: The word that calls it.
+        name: What is typed after ``mabm``.
         help: Its line in the list of commands.
         description: What it does, above its options.
         examples: Lines to type and what they do, below its options.
         add_arguments: Adds its options to a parser.
-        execute: Runs it and returns its exit status. What it raises is told in one line.
+        execute: Runs it and returns its exit status. An error raised by it is printed in one line.
     """
 
     name: str
@@ -52,14 +52,14 @@ class Command:
 
 
 def write(text: str) -> None:
-    """Writes text and the end of a line to standard output, at once.
+    """Writes a line to standard output and flushes it.
 
-    What its encoding does not have, such as the bytes of a file's name that are no text, is written
+    A character that its encoding lacks, such as a byte of a file name that is no text, is written
     as a backslash and a number.
 
     Raises:
-        OSError: It takes no more.
-        OutputClosedError: Nobody reads it any more, or there is none.
+        OSError: Standard output cannot be written to, as where a disk is full.
+        OutputClosedError: Standard output is closed, or nobody reads it any more.
     """
     if sys.stdout is None:  # closed before the program began
         raise OutputClosedError
@@ -75,18 +75,18 @@ def write(text: str) -> None:
 
 
 def _abandon_output() -> None:
-    """Lets what is still to be written vanish, so that the interpreter ends without a complaint."""
+    """Discards buffered output, so that the interpreter does not fail to flush it at exit."""
     with suppress(OSError), open(os.devnull, "wb") as nowhere:  # OSError: it is no file
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def shows_progress(chosen: argparse.Namespace) -> bool:
-    """Whether progress bars are shown: on a terminal, which can redraw a line, and not if quiet."""
+    """Whether to show progress bars: on a terminal, unless ``--quiet`` is given."""
     return bool(chosen.level < logging.ERROR and sys.stderr and sys.stderr.isatty())
 
 
 def whole_number(text: str) -> int | None:
-    """The integer in [0, 2^63) that a text is, or None."""
+    """The integer in [0, 2^63) that a text writes in digits, or ``None``."""
     digits = text.lstrip("0") or text[-1:]
     # Python converts no thousands of digits, and nothing here needs more than 64 bits.
     if not text.isdecimal() or len(digits) > len(str(_LARGEST)) or int(digits) > _LARGEST:
@@ -95,7 +95,7 @@ def whole_number(text: str) -> int | None:
 
 
 def shortened(text: str) -> str:
-    """A text as Python writes it, but not all of one that fills a screen."""
+    """The ``repr`` of a text, cut after 40 characters."""
     return repr(text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}...")
 
 
@@ -134,7 +134,7 @@ def name_of(names: Iterable[str]) -> Callable[[str], str]:
 
 
 def add_device(parser: argparse.ArgumentParser, *, results: str) -> None:
-    """Adds ``--device``; ``results`` says what the device does to the results."""
+    """Adds ``--device``; ``results`` is a sentence on how results depend on the device."""
     parser.add_argument(
         "--device",
         default="auto",

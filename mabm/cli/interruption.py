@@ -1,7 +1,7 @@
-"""What Ctrl-C and SIGTERM do to a command that can be stopped at any moment and goes on later.
+"""How Ctrl-C and SIGTERM end a command that can be resumed later.
 
-Python handles a signal between two steps of its own, which long work in C++ puts off, and so do
-workers that must be waited for. A thread of its own therefore sees to it that the process ends.
+Python runs the handler of a signal only between two of its own instructions, so long work in C++
+and waiting for worker processes delay it. Therefore a thread ends the process after a deadline.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _PATIENCE: Final[Mapping[int, float]] = {
 
 
 class Stop:
-    """Whether SIGTERM has come: what long work asks now and then, to stop where it is good to."""
+    """Whether SIGTERM has arrived. Long work calls it now and then, and stops at a safe point."""
 
     def __init__(self) -> None:
         self._asked = False
@@ -38,7 +38,7 @@ class Stop:
         return self._asked
 
     def ask(self) -> None:
-        """Asks to stop."""
+        """Makes every later call return ``True``."""
         self._asked = True
 
 
@@ -46,14 +46,17 @@ class Stop:
 def ending_in_time(tell: Callable[[int], None]) -> Iterator[Stop]:
     """Ends the process within a second of Ctrl-C, and within 20 seconds of SIGTERM.
 
-    Ctrl-C raises ``KeyboardInterrupt`` once; SIGTERM is left to who asks the :class:`Stop`. Where
-    either is not over in time, the process ends in the midst of whatever it does, children first.
-    A signal that the process was started to ignore is ignored. In the end all handlers are those
-    that were there before. In another thread than the main one nothing is handled.
+    Ctrl-C raises ``KeyboardInterrupt`` once; SIGTERM makes the :class:`Stop` return ``True``. If
+    the work does not end in time, the children of the process are killed and the process ends. A
+    signal that the process was started to ignore stays ignored. On leaving, the earlier handlers
+    are put back. Outside the main thread no signal is handled.
 
     Args:
-        tell: Says, given the signal's number, what becomes of the command; called where the process
-            ends in the midst of something.
+        tell: Takes the number of the signal and prints what has become of the command. It is called
+            only where the process ends before its work does.
+
+    Yields:
+        What long work asks whether to stop.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
@@ -84,7 +87,7 @@ def ending_in_time(tell: Callable[[int], None]) -> Iterator[Stop]:
                 before[number] = signal.signal(number, handler)
         yield stop
     finally:
-        over.acquire()  # for good: from now on the thread ends nothing
+        over.acquire()  # never released: from now on the thread ends no process
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         signal.set_wakeup_fd(wakeup)
@@ -94,7 +97,7 @@ def ending_in_time(tell: Callable[[int], None]) -> Iterator[Stop]:
 
 
 def _watch(heard: socket.socket, tell: Callable[[int], None], over: threading.Lock) -> None:
-    """Waits for signals, then until the first deadline, and ends the process there."""
+    """Waits for signals, and ends the process at the first deadline that passes."""
     deadlines: dict[int, float] = {}
     while True:
         now = time.monotonic()

@@ -1,4 +1,4 @@
-"""The parser of the command line, and what becomes of an error: one line and an exit status."""
+"""The parser of the command line; an error becomes one line and an exit status."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _NO_MEMORY: Final = ("DefaultCPUAllocator", "Storage size calculation overflowed
 _EXIT_STATUS: Final = """\
 exit status:
   0    done
-  1    it could not be done, or what was checked is not as it should be
-  2    the words typed do not make a command
+  1    an error, or a check that failed
+  2    wrong usage
   130  interrupted from the keyboard
-  141  whoever read the output has gone
+  141  the reader of the output is gone
   143  ended by SIGTERM
 """
 
@@ -38,16 +38,15 @@ exit status:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status.
 
-    Errors are one line on standard error, with ``--debug`` preceded by the traceback. Messages of
-    the library go to standard error while the command runs; nothing else of logging is changed.
-
-    No command at all prints the help.
+    An error is one line on standard error; with ``--debug`` its traceback comes first. Messages of
+    the library go to standard error while the command runs; the rest of logging is left alone.
+    Without a command, the help is printed.
 
     Args:
-        arguments: Words after the program's name; default those of the process.
+        arguments: Arguments after the name of the program; default those of the process.
 
     Raises:
-        SystemExit: From argparse: status 2 for words that it cannot read, 0 after ``--help`` and
+        SystemExit: Raised by argparse: status 2 for wrong arguments, 0 after ``--help`` and
             ``--version``.
     """
     parser = _build_parser()
@@ -77,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _in_words(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.strerror}: {error.filename}"
-    # What the library raises on purpose explains itself; of anything else the type is a hint.
+    # Errors that the library raises on purpose explain themselves; others need their type.
     told = ImportError | OSError | ValueError | MemoryError | torch.OutOfMemoryError
     if isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY):
         return "not enough memory (--debug shows where)"
@@ -91,12 +90,12 @@ def _report(place: str, message: str, debug: bool) -> None:
         return
     if len(message) > _MOST_TOLD:
         message = f"{message[:_MOST_TOLD]}..."
-    # What no terminal can show, or would take for a command, as Python writes it.
+    # Control characters, which could steer a terminal, are written as Python escapes them.
     words = "".join(
         letter if letter.isprintable() else ascii(letter)[1:-1]
         for letter in " ".join(message.split())
     )
-    with suppress(OSError):  # it takes no more: the status still tells
+    with suppress(OSError):  # standard error is full: the exit status still tells
         if debug:
             traceback.print_exc()
         sys.stderr.write(f"{place}: {words}\n")
@@ -104,13 +103,13 @@ def _report(place: str, message: str, debug: bool) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Complains in one line, without the usage that argparse puts before it."""
+    """Reports errors in one line, without the usage that argparse prints before them."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(USAGE, f"{self.prog}: {message} ({self.prog} --help says more)\n")
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        """Argparse's own way to print, of help and version too, says nothing of a full disk."""
+        """Prints help and version by :func:`write`; argparse itself would hide a full disk."""
         if message and file is not None and file is sys.stdout:
             with suppress(OutputClosedError):
                 write(message.rstrip("\n"))
@@ -119,7 +118,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _build_parser() -> argparse.ArgumentParser:
-    """A new parser of all commands."""
+    """Builds the parser of all commands."""
     parser = _Parser(
         prog="mabm",
         description="Find which unlabeled images show the same person across cameras.",
@@ -139,7 +138,7 @@ def _build_parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.add_arguments(of_command)
-        # Said before or after the command's name; what is not said after leaves what was before.
+        # Allowed before and after the name of the command; the later one wins.
         _add_common(of_command, debug=argparse.SUPPRESS, level=argparse.SUPPRESS)
         of_command.set_defaults(execute=command.execute, parser=parser)
     return parser
@@ -157,8 +156,8 @@ def _add_common(parser: argparse.ArgumentParser, *, debug: Any, level: Any) -> N
     )
     either = group.add_mutually_exclusive_group()
     for option, constant, text in (
-        ("--quiet", logging.ERROR, "no messages but errors"),
-        ("--verbose", logging.DEBUG, "all messages"),
+        ("--quiet", logging.ERROR, "show errors alone"),
+        ("--verbose", logging.DEBUG, "show all messages"),
     ):
         either.add_argument(
             option, dest="level", action="store_const", const=constant, default=level, help=text
@@ -171,7 +170,7 @@ def _indented(text: str) -> str:
 
 @contextmanager
 def _logging_to_stderr(level: int) -> Iterator[None]:
-    """The library's messages from ``level`` up go to standard error meanwhile."""
+    """Sends messages of the library, from ``level`` up, to standard error inside the ``with``."""
     logger, handler = logging.getLogger("mabm"), logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     before = logger.level

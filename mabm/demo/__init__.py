@@ -1,9 +1,9 @@
-"""The claim of the method, seen on open data in about half a minute: ``python -m mabm demo``.
+"""Naive and modality-aware clustering compared on open data: ``python -m mabm demo``.
 
-Frames of 350 emoji that the encoder has never seen are clustered twice, by the naive global Jaccard
-distance and by the modality-aware one, with the same features, ``eps`` and ``min_samples``, and as
-many neighbors and averaged rows in all. Every number is computed by the run. **The images are
-drawings, not photographs.**
+Images of 350 emoji that the encoder has never seen are clustered twice, by the naive global Jaccard
+distance and by the modality-aware one. Features, ``eps`` and ``min_samples`` are the same, and so
+are the total numbers of neighbors and of averaged rows. Every number is computed by the run, in
+about half a minute. **The images are drawings, not photographs.**
 """
 
 from __future__ import annotations
@@ -50,13 +50,15 @@ class Settings:
     """Parameters of the clustering, the same for both methods.
 
     Attributes:
-        k1: Neighbors of a sample in all. The modality-aware distance takes half of them from each
-            modality, the naive one the nearest whatever their modality. An identity has 8 to 12
-            frames in each modality, so 12 a modality make room for all of them; the paper's 30 fits
-            data of thirty to fifty images an identity.
-        k2: Rows averaged by local query expansion in all, shared out likewise.
-        eps: DBSCAN's radius, between the paper's two (0.6 on SYSU-MM01, 0.3 on RegDB).
-        min_samples: Samples within ``eps`` that make a core, itself among them; the paper's.
+        k1: Neighbors of a sample in total. The modality-aware distance takes half of them from each
+            modality, the naive one takes the nearest of any modality. An identity has 8 to 12
+            images in each modality, so 12 of each can hold all of them; the 30 of the paper suits
+            data with 30 to 50 images of an identity.
+        k2: Rows that local query expansion averages in total. The modality-aware distance takes
+            half of them from each modality.
+        eps: Radius of DBSCAN, between the two of the paper (0.6 on SYSU-MM01, 0.3 on RegDB).
+        min_samples: Samples within ``eps``, itself included, that make a core sample; as in the
+            paper.
     """
 
     k1: int = 24
@@ -65,7 +67,7 @@ class Settings:
     min_samples: int = DEFAULT_MIN_SAMPLES
 
     def __post_init__(self) -> None:
-        """Refuses what the clustering would refuse, before anything is rendered."""
+        """Refuses what the clustering would refuse, before any image is rendered."""
         k1 = check_k1(PRESETS["bmil"], self.k1, num_groups=2)
         check_integer("k2", self.k2, at_least=1, at_most=k1, reason=", which ends at k1")
         check_integer("k2", self.k2, at_least=2, reason=", a row of each modality")
@@ -78,15 +80,15 @@ class MethodResult:
     """One clustering and how good it is.
 
     Attributes:
-        name: What the table calls it.
+        name: Name of the method in the table.
         labels: (N,) int64 cluster of each frame, -1 for noise.
-        num_clusters: Clusters found.
+        num_clusters: Clusters clustering.
         num_spanning: Clusters with members of both modalities.
         num_noise: Frames in no cluster.
         ari: Adjusted Rand index against the identities, noise as singletons.
-        nmi: Normalized mutual information, likewise.
-        pairs: Pairs of frames across modalities.
-        distances: How the distance is spread over all pairs of frames.
+        nmi: Normalized mutual information with the identities, noise as singletons.
+        pairs: Precision and recall of the pairs of frames across modalities.
+        distances: Histogram of the distance over all pairs of frames.
         seconds: Time from features to labels.
     """
 
@@ -104,16 +106,16 @@ class MethodResult:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What a run found and where its pictures are.
+    """Results of the demo, and where its pictures are.
 
     Attributes:
         frames: The N rendered frames, with their identities.
-        features: (N, D) float32, what was clustered.
+        features: (N, D) float32, the features that were clustered.
         settings: Parameters of both clusterings.
-        naive: Global clustering blind to modality.
+        naive: Global clustering that ignores the modality.
         aware: Modality-aware clustering.
         pictures: Paths of the PNG files written.
-        seconds: Whole run.
+        seconds: Time of the whole run.
     """
 
     frames: Frames
@@ -133,22 +135,23 @@ def run(
     settings: Settings | None = None,
     progress: bool = True,
 ) -> DemoResult:
-    """Renders, extracts, clusters both ways, measures, and saves two pictures.
+    """Renders images, extracts features, clusters both ways, and saves two pictures.
 
     Args:
         output: Folder for ``clusters.png`` and ``distances.png``; created if missing.
-        seed: Which frames of the drawings are rendered, >= 0. No two seeds share a frame.
+        seed: Chooses the frames rendered from the drawings, >= 0. No two seeds share a frame.
         identities: Identities to use; default the 350 that the encoder has never seen.
         settings: Parameters of the clustering; default ``Settings()``.
         progress: Show a progress bar on standard error.
 
     Returns:
-        Everything computed.
+        Frames, features, both clusterings and their quality.
 
     Raises:
         ImportError: If tqdm or matplotlib is missing.
-        OSError: If ``output`` cannot be made a folder.
-        ValueError: If ``seed`` or ``identities`` are out of range. All of these before any work.
+        OSError: If the folder ``output`` cannot be created.
+        ValueError: If ``seed`` or ``identities`` are out of range. All errors are raised before any
+            work.
     """
     try:
         from tqdm import tqdm
@@ -202,7 +205,7 @@ def run(
 
 
 def format_table(result: DemoResult) -> str:
-    """The comparison as plain text, headed by what was clustered and how."""
+    """The comparison as a table in plain text, below a description of the data and settings."""
     frames, settings = result.frames, result.settings
     counts = np.bincount(frames.modality, minlength=2)
     lines = [
@@ -255,7 +258,7 @@ def _cluster(
 ) -> MethodResult:
     k2 = settings.k2 // 2 if preset == "bmil" else settings.k2  # bmil's is for each modality
     started = time.perf_counter()
-    found = mabm.pseudo_labels(
+    clustering = mabm.pseudo_labels(
         features,
         frames.modality,
         eps=settings.eps,
@@ -266,7 +269,7 @@ def _cluster(
     )
     seconds = time.perf_counter() - started
     tick()
-    labels: IntArray = found.labels
+    labels: IntArray = clustering.labels
     distance = mabm.modality_jaccard(
         features, frames.modality, k1=settings.k1, k2=k2, preset=preset
     )
@@ -275,9 +278,9 @@ def _cluster(
     return MethodResult(
         name=name,
         labels=labels,
-        num_clusters=found.num_clusters,
-        num_spanning=found.num_spanning or 0,
-        num_noise=found.num_noise,
+        num_clusters=clustering.num_clusters,
+        num_spanning=clustering.num_spanning or 0,
+        num_noise=clustering.num_noise,
         ari=adjusted_rand_index(labels, frames.identity),
         nmi=normalized_mutual_information(labels, frames.identity),
         pairs=cross_modality_pairs(labels, frames.identity, frames.modality),

@@ -1,4 +1,4 @@
-"""The two pictures of the demo: what the clusters hold, and how the distance is spread.
+"""The two pictures of the demo: members of clusters, and histograms of the distance.
 
 Their style is that of :mod:`mabm.report.plots`.
 """
@@ -35,7 +35,7 @@ _HEAD_INCHES: Final = 1.0
 
 
 def draw_distances(histograms: Mapping[str, PairHistogram]) -> Figure:
-    """Spread of each method's distance: one column a method, within and across modalities."""
+    """Histograms of the distance, one column a method: within and across modalities."""
     with styled():
         figure = new_figure(5.4 * len(histograms) + 0.6, 7.6)
         axes = figure.subplots(2, len(histograms), sharex=True, sharey=True, squeeze=False)
@@ -60,12 +60,12 @@ def draw_distances(histograms: Mapping[str, PairHistogram]) -> Figure:
 
 
 def draw_clusters(frames: Frames, labels: IntArray, other_labels: IntArray) -> Figure:
-    """Contact sheet: a cluster a row, visible members left, infrared members right.
+    """Contact sheet: one cluster a row, visible members on the left, infrared on the right.
 
     Args:
         frames: The N frames.
         labels: (N,) int64 clusters to show, chosen by ``evenly_chosen_clusters``.
-        other_labels: (N,) int64 clusters of the method compared with, told in words.
+        other_labels: (N,) int64 clusters of the naive method; the text of a row compares with them.
     """
     clusters = evenly_chosen_clusters(labels, frames.modality, frames.identity)
     rows = max(len(clusters), 1)
@@ -132,7 +132,7 @@ def _draw_cluster(
 
 
 def _joined_elsewhere(labels: IntArray, modality: IntArray) -> str:
-    """In words, how many of one cluster's pairs across modalities another method joins too."""
+    """Says how many cross-modality pairs of one cluster the naive method joins as well."""
     across = np.triu(modality[:, None] != modality[None, :])
     joined = across & (labels[:, None] == labels[None, :]) & (labels[:, None] >= 0)
     return f"naive joins {joined.sum():,} of {across.sum():,} cross pairs"
@@ -157,7 +157,7 @@ def _draw_tile(
 def _legend(
     figure: Figure, height: float, entries: Mapping[str, str], note: str, left: float = 0.09
 ) -> None:
-    """One line of text: a colored square and its meaning for each entry, then a note."""
+    """Draws one line of text: a colored square and its meaning for each entry, then a note."""
     from matplotlib.offsetbox import AnchoredOffsetbox, HPacker, TextArea
 
     children: list[Any] = []

@@ -17,25 +17,24 @@ from mabm._core.columns import Column, check_categories, check_column
 def draw_gallery(identity: ArrayT, camera: Column, *, cameras: Sequence[int], trial: int) -> ArrayT:
     """Draws one row of every identity in every camera, as the released test code does.
 
-    The rows are those that ``random.seed(trial)`` and then, for every identity ascending and for
-    every one of ``cameras`` in the order given, ``random.choice`` among the identity's rows of that
-    camera would draw; where an identity has none there, nothing is drawn. The generator is a
-    private one: Python's own is left as it is.
+    It draws the same rows as ``random.seed(trial)`` followed by one ``random.choice`` for every
+    identity, ascending, and every camera, in the order given, among the rows of that identity and
+    camera. Where there is no such row, nothing is drawn. The global generator of Python is not
+    used.
 
     Args:
-        identity: (N,) integers or words, which go in sorted order.
-        camera: (N,) integers. Rows of one identity in one camera must stand in the order of their
-            file names, for a draw is a place in that order.
-        cameras: Cameras to draw from; rows of others are left alone.
+        identity: (N,) integers or words. Words are drawn in sorted order.
+        camera: (N,) integers. Rows of one identity in one camera must be in the order of their
+            file names, because a draw is a position in that order.
+        cameras: Cameras to draw from; rows of other cameras are not drawn.
         trial: Seed of the draw, at least 0; the published trials are 0 to 9.
 
     Returns:
-        (G,) int64 rows, in the order they were drawn: a tensor where ``identity`` is one, else an
-        array.
+        (G,) int64 rows in the order of the draws: a tensor if ``identity`` is one, else an array.
 
     Raises:
         TypeError: An argument of the wrong kind.
-        ValueError: Shapes that do not fit, a negative trial, or a camera that is named twice.
+        ValueError: Shapes that do not fit, a negative trial, or a camera given twice.
 
     Example:
         >>> import torch, mabm

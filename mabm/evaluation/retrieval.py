@@ -20,13 +20,13 @@ from mabm.evaluation.tasks import PROTOCOLS
 
 logger = logging.getLogger(__name__)
 
-# Distances of a query that differ by less, relative to the greatest, differ by rounding alone.
+# Distances of a query are alike if they differ by less than this, relative to the greatest.
 _ALIKE = 1e-5
-# How far beyond the middle matches lie on average before distances are taken for similarities: by
-# a tenth of the gallery, and by more standard errors than chance ever brings about.
+# Distances are taken for similarities where the matches lie, on average, behind the middle of the
+# gallery by more than a tenth of it and by more standard errors than chance explains.
 _FARTHER, _STANDARD_ERRORS = 0.1, 4.0
 
-# Distances ranked in one step, which holds some ten int64 arrays of as many elements.
+# Distances ranked in one step; a step holds about ten int64 arrays of this many elements.
 _ELEMENTS_AT_ONCE = 2**20
 
 
@@ -35,11 +35,12 @@ class RetrievalScores(Saved, Generic[ArrayT]):
     """How well a gallery was ranked, averaged over the queries that have a match in it.
 
     Attributes:
-        cmc: (R,) float32: the share of queries with a match at rank r + 1 or before. R is
-            ``max_rank``, or what there is to count where that is less.
+        cmc: (R,) float32: ``cmc[r]`` is the share of queries with a match at rank r + 1 or before.
+            R is ``max_rank``, or the number of ranks there are where that is less.
         mean_average_precision: mAP, in [0, 1].
-        mean_inverse_negative_penalty: mINP, in [0, 1]: matches over the rank of the last one.
-        num_queries: Queries with a match; the others count nowhere.
+        mean_inverse_negative_penalty: mINP, in [0, 1]: the number of matches over the rank of the
+            last match.
+        num_queries: Queries with a match; queries without one are not counted in any score.
 
     Example:
         >>> import torch, mabm
@@ -72,12 +73,12 @@ def evaluate_retrieval(
 ) -> RetrievalScores[ArrayT]:
     """Scores a ranked gallery by CMC, mAP and mINP.
 
-    Distances that seem to be similarities, and those that are all alike, are scored as they are and
-    named in the log, once a process.
+    Distances that look like similarities, or that are all alike, are scored unchanged; a warning is
+    logged, once a process.
 
     Args:
         distance: (Q, G) numbers, smaller is nearer; ties go to the lower gallery row. They are
-            compared in the type that they come in, as they are.
+            compared in their own dtype.
         query_ids: (Q,) integers, or words such as ``"0001"``.
         gallery_ids: (G,) of the same kind.
         query_cameras: (Q,) integers, or ``None`` where the protocol reads none.
@@ -89,8 +90,8 @@ def evaluate_retrieval(
     Returns:
         The scores, the CMC of the same kind as ``distance``. Average precision is the mean, over
         a query's matches, of matches so far over rank; there is no interpolation. Where the CMC
-        counts identities and the queries see unequal numbers of them, it is as long as the
-        longest, and a query that has seen all of its own stays where it is.
+        counts identities, its length is the number of identities that the query with the most is
+        compared with, at most ``max_rank``; other queries keep their last value up to there.
 
     Raises:
         TypeError: An argument of the wrong kind.

@@ -1,4 +1,4 @@
-"""What a search task yields: scores of every trial, mean and deviation, a table, plain data."""
+"""Scores of a search task: every trial, mean and deviation, as a table and as plain data."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ _RANKS: Final = (1, 5, 10, 20)  # what tables of this field show of a CMC
 
 @dataclass(frozen=True, eq=False)
 class SearchScores(Saved):
-    """Scores of one search task, trial by trial. All shares are in [0, 1]; arrays are read-only.
+    """Scores of one search task, trial by trial. All scores are in [0, 1]; arrays are read-only.
 
     Attributes:
         data: Name of the data set.
         task: Name of the task.
         trials: The T trials: seeds of the galleries that were drawn, or trials of the data set.
-        cmc: (T, R) float64: the share of queries with a match at rank r + 1 or before. Where a
-            gallery ends before rank R, its last value goes on to R.
+        cmc: (T, R) float64: ``cmc[t, r]`` is the share of queries with a match at rank r + 1 or
+            before. Where a gallery ends before rank R, its last value is repeated.
         mean_average_precision: (T,) float64, mAP.
         mean_inverse_negative_penalty: (T,) float64, mINP.
-        num_queries: For every trial the queries with a match; the others count nowhere.
-        rerank: How distances were re-ranked, or ``None`` where they were not.
+        num_queries: For every trial, the number of queries with a match; queries without one are
+            not counted in any score.
+        rerank: Options that distances were re-ranked with, or ``None`` where they were not.
 
     Example:
         >>> from mabm import SearchScores
@@ -48,7 +49,7 @@ class SearchScores(Saved):
     rerank: RerankOptions | None = None
 
     def __post_init__(self) -> None:
-        """Refuses parts of different numbers of trials, and none."""
+        """Refuses different numbers of trials, and no trial at all."""
         count = len(self.trials)
         for name in ("cmc", "mean_average_precision", "mean_inverse_negative_penalty"):
             array = np.array(getattr(self, name), dtype=np.float64)
@@ -68,15 +69,15 @@ class SearchScores(Saved):
 
     @property
     def mean(self) -> dict[str, float]:
-        """Means over the trials: ``rank1``, ``rank5``, ... as far as the CMC goes, mAP, mINP."""
+        """Means over the trials: ``rank1``, ``rank5``, ... up to the end of the CMC, mAP, mINP."""
         return {name: float(values.mean()) for name, values in self._columns().items()}
 
     @property
     def std(self) -> dict[str, float]:
         """Population standard deviations over the trials, by the same names as the means.
 
-        They are divided by T, not T - 1: the trials of a protocol are all there are, no sample of
-        more. With one trial they are 0.
+        The divisor is T, not T - 1: the trials of a protocol are the whole population. With one
+        trial the deviation is 0.
         """
         return {name: float(values.std()) for name, values in self._columns().items()}
 
@@ -93,15 +94,15 @@ class SearchScores(Saved):
         """Joins the trials of several results, such as those of a model for each trial.
 
         Args:
-            scores: Results of one task, computed alike, each of other trials; in any order. CMCs
-                are cut to the shortest.
+            scores: Results of one task, with the same re-ranking and no trial in common, in any
+                order. CMCs are cut to the shortest.
 
         Returns:
             All trials in ascending order.
 
         Raises:
-            ValueError: There are none, they are of different tasks or re-ranked differently, or a
-                trial is there twice.
+            ValueError: There is no result, the tasks or the re-ranking differ, or a trial occurs
+                twice.
 
         Example:
             >>> from mabm import SearchScores
@@ -140,7 +141,7 @@ class SearchScores(Saved):
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it in plain Python values, for ``json.dumps``; :meth:`from_dict` reads it back.
+        """The scores as plain Python values, for ``json.dumps``; :meth:`from_dict` reads them.
 
         Keys: ``data``, ``task``, ``rerank`` (options or ``None``), ``trials``, ``num_queries``,
         ``cmc``, ``mAP`` and ``mINP`` (lists over trials), ``mean`` and ``std`` (by score).
@@ -160,14 +161,14 @@ class SearchScores(Saved):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SearchScores:
-        """Reads what :meth:`to_dict` wrote; mean and deviation are computed anew.
+        """Builds scores from what :meth:`to_dict` returns; mean and deviation are computed again.
 
         Args:
-            values: Its keys and values, as ``json.loads`` gives them back.
+            values: Keys and values of :meth:`to_dict`.
 
         Raises:
-            KeyError: A part is missing.
-            ValueError: Parts that do not fit.
+            KeyError: A key is missing.
+            ValueError: The numbers of trials differ.
 
         Example:
             >>> from mabm import SearchScores
@@ -197,17 +198,17 @@ class SearchScores(Saved):
 
 
 def format_search_scores(scores: Iterable[SearchScores]) -> str:
-    """A table in percent, a line for every result: mean, and where there are trials, ± deviation.
+    """A table in percent with one line for every result: mean, and ± deviation over several trials.
 
     Args:
-        scores: Results of any tasks. A column that one of them does not reach stays empty there.
+        scores: Results of any tasks. A cell is empty where a CMC ends before that rank.
 
     Returns:
-        Lines of equal columns, without a final newline. The deviation is the population's
+        Lines with aligned columns, without a final newline. The deviation is that of the population
         (:attr:`SearchScores.std`).
 
     Raises:
-        ValueError: There are none.
+        ValueError: There is no result.
 
     Example:
         >>> from mabm import SearchScores

@@ -17,11 +17,11 @@ from mabm.evaluation.retrieval import RetrievalScores, evaluate_retrieval
 from mabm.evaluation.samples import SearchSamples
 from mabm.evaluation.scores import SearchScores
 
-# Whole numbers of this many bits are exact in float64, and so is their sum.
+# Whole numbers of this many bits are exact in float64.
 _EXACT_BITS = 53
 _ROWS_AT_ONCE = 1024
 
-# Every trial has a CMC of as many numbers; galleries are far smaller.
+# Bounds the CMC that every trial holds; galleries are far smaller.
 _MOST_RANKS = 2**20
 
 
@@ -38,37 +38,36 @@ def evaluate_search(
 ) -> SearchScores:
     """Scores a search task of a data set over all its trials.
 
-    Queries and gallery are compared by inner product; on unit vectors, which the protocols are
-    defined on, that is the order of cosine and Euclidean distance. Features are used as they are
-    given and never normalized here.
+    The gallery is ranked by inner product. The protocols are defined on unit vectors, where this
+    is the order of cosine and of Euclidean distance; features are never normalized here.
 
     Args:
-        features: (N, D) floating point, one row a test image. Any rows may be among them: those of
-            neither side of the task are left out.
-        identity: (N,) integers, at least 0 wherever the task looks, or words such as ``"0001"``.
-        camera: (N,) integers. Rows of one identity in one camera stand in the order of their file
-            names, or other galleries are drawn than the published ones.
-        modality: (N,) integers, 0 visible and 1 infrared, or these two words, or bool: whether it
-            is infrared.
+        features: (N, D) floating point, one row a test image. Rows that are neither queries nor
+            gallery of the task are ignored.
+        identity: (N,) integers, at least 0 for queries and gallery, or words such as ``"0001"``.
+        camera: (N,) integers. Rows of one identity in one camera must be in the order of their file
+            names: otherwise the galleries are not the published ones.
+        modality: (N,) integers, 0 visible and 1 infrared, or these two words, or bool, where
+            ``True`` is infrared.
         task: One of :data:`mabm.SEARCH_TASKS`, or your own.
-        rerank: Re-rank the distances of each trial, with the modality of each image and no other
-            images than the trial's queries and gallery; ``None`` ranks by inner product alone.
+        rerank: Options to re-rank the distances of each trial with, from its queries and gallery
+            alone; ``None`` ranks by inner product.
         trial: Number of the data set's trial that ``features`` are of, for the result of a task
             that draws no galleries. ``None`` is 0.
         max_rank: Greatest rank of the CMC, in [1, 1048576].
 
     Returns:
         Scores of every trial. Galleries and, without ``rerank``, scores are the same bits on every
-        device and for any number of threads: features are rounded, each row to a grid of 2^-21 of
-        its greatest entry (a bit more or less by D), on which products and their sums are exact.
-        With ``rerank`` they are those of :func:`mabm.rerank`, the same but for the rounding of a
-        float64 product.
+        device and for any number of threads: each row of features is rounded to multiples of about
+        2^-21 of its greatest entry (depending on D), whose products and sums are exact in float64.
+        With ``rerank`` the distances are those of :func:`mabm.rerank`, which differ between devices
+        by the rounding of a float64 product.
 
     Raises:
         TypeError: An argument of the wrong kind.
         ValueError: Shapes that do not fit, values that are not finite, no query, an empty gallery,
-            an unknown identity among them, or no query with a match in its gallery.
-        MemoryError: With ``rerank``, where the distances do not fit.
+            a query or gallery image of unknown identity, or no query with a match in its gallery.
+        MemoryError: With ``rerank``, if the distances do not fit into memory.
 
     Example:
         >>> import torch, mabm
@@ -175,7 +174,7 @@ def minus_inner_products(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _whole_numbers(rows: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """Whole numbers of at most ``bits`` bits, in float64, and the exponent of each row's unit."""
+    """Rounds rows to whole numbers of at most ``bits`` bits; also returns each row's exponent."""
     exponents = torch.frexp(rows.abs().amax(dim=1)).exponent - bits
     return (rows.to(torch.float64) * _power_of_two(-exponents[:, None])).round_(), exponents
 
@@ -186,6 +185,6 @@ def _power_of_two(exponents: Tensor) -> Tensor:
 
 
 def _cmc(scores: RetrievalScores[Any], max_rank: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """(max_rank,) float64, from the float32 of whole queries over all queries."""
+    """(max_rank,) float64: the CMC as quotients of integers, its last value repeated to the end."""
     counts = np.rint(scores.cmc.cpu().numpy().astype(np.float64) * scores.num_queries)
     return np.pad(counts, (0, max_rank - len(counts)), mode="edge") / scores.num_queries

@@ -347,7 +347,7 @@ def save_encoder(
         "num_modalities": inner.num_modalities,
         "image_size": inner.image_size,
         "state": {n: tensor.detach().cpu() for n, tensor in inner.state_dict().items()},
-        "meta": _plain(meta, "meta"),
+        "meta": _plain_metadata(meta, "meta"),
     }
     with moved_into(Path(path)) as stream:
         torch.save(content, stream)
@@ -429,7 +429,7 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
-def _plain(value: object, place: str, depth: int = 0) -> object:
+def _plain_metadata(value: object, place: str, depth: int = 0) -> object:
     """A copy in plain values and containers, or a TypeError that names the first other value."""
     if depth > DEEPEST:
         raise ValueError(f"meta must be nested at most {DEEPEST} deep; does it hold itself?")
@@ -442,8 +442,12 @@ def _plain(value: object, place: str, depth: int = 0) -> object:
             if not isinstance(key, str):
                 raise TypeError(f"{place} must have strings as keys, got {key!r}")
         return {
-            str(key): _plain(item, f"{place}[{key!r}]", depth + 1) for key, item in value.items()
+            str(key): _plain_metadata(item, f"{place}[{key!r}]", depth + 1)
+            for key, item in value.items()
         }
     if isinstance(value, (list, tuple)):
-        return [_plain(item, f"{place}[{index}]", depth + 1) for index, item in enumerate(value)]
+        return [
+            _plain_metadata(item, f"{place}[{index}]", depth + 1)
+            for index, item in enumerate(value)
+        ]
     raise TypeError(f"{place} must be a plain value, got {type(value).__name__}")

@@ -1,1 +1,1 @@
-"""The page on a run, its tables and figures, and what of the last epoch it shows."""
+"""The report of a run: one HTML page with its tables and figures, and the snapshots it shows."""

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _WIDTH: Final = 5.6  # inches; the page scales a figure to its column, about as wide
 _HEIGHT: Final = 2.7
 _MARKED_EPOCHS: Final = 24  # with more epochs only some points of a line carry its mark
-# The page says what these are, so that they suit dark and light.
+# Colors become CSS variables, so that the page can set them for dark and light screens.
 _VARIABLES: Final = {
     INK: "var(--ink)",
     QUIET: "var(--quiet)",
@@ -60,7 +60,7 @@ _JPEG_QUALITY: Final = 88
 
 @dataclass(frozen=True)
 class Line:
-    """One curve: a value an epoch, NaN where there is none; the line goes on to the next."""
+    """One curve: a value for each epoch, NaN without one; the line spans such gaps."""
 
     name: str
     values: npt.NDArray[np.float64]
@@ -70,7 +70,7 @@ class Line:
 
     @property
     def swatch(self) -> str:
-        """The line as its legend shows it, SVG."""
+        """The line in the legend, as SVG."""
         dashes = _DASHES[self.style][1]
         color = _VARIABLES.get(self.color, self.color)
         return (
@@ -83,7 +83,7 @@ class Line:
 def make_lines(
     columns: Mapping[str, Sequence[float | None]], styles: Mapping[str, str] | None = None
 ) -> list[Line]:
-    """Curves in the colors of the library, one a column that holds a number."""
+    """Makes a curve of each column that holds a number, in the colors of the library."""
     lines: list[Line] = []
     for name, column in columns.items():
         values = np.array([np.nan if value is None else value for value in column], dtype=float)
@@ -112,11 +112,11 @@ def draw_curves(
     """Curves over the epochs of a run, as SVG.
 
     Args:
-        lines: The curves; none draws empty axes.
-        epochs: Places of the points on the horizontal axis.
-        boundaries: Where a stage begins -> what is written there.
-        label: What the figure shows, for those who cannot see it.
-        percent: The values are shares: write them in percent.
+        lines: The curves; without any, the axes are empty.
+        epochs: Positions of the points on the horizontal axis.
+        boundaries: Position where a stage begins -> the text written there.
+        label: Text that describes the figure to screen readers.
+        percent: Whether values are shares, to be written in percent.
     """
     with styled():
         from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -125,10 +125,10 @@ def draw_curves(
         axes = figure.add_axes((0.085, 0.12, 0.885, 0.77))
         every = max(1, -(-len(epochs) // _MARKED_EPOCHS))
         for line in lines:
-            there = np.isfinite(line.values)
+            known = np.isfinite(line.values)
             axes.plot(
-                np.array(epochs)[there],
-                line.values[there],
+                np.array(epochs)[known],
+                line.values[known],
                 color=line.color,
                 linewidth=1.6,
                 linestyle=(0, _DASHES[line.style][0]) if _DASHES[line.style][0] else "solid",
@@ -157,7 +157,7 @@ def _any_negative(lines: Sequence[Line]) -> bool:
 
 def _mark_stages(axes: Axes, boundaries: Mapping[float, str], first: int) -> None:
     for place, name in boundaries.items():
-        is_inside = place > first  # a stage that everything belongs to needs no line
+        is_inside = place > first  # no line before the first epoch
         if is_inside:
             axes.axvline(place, color=QUIET, linewidth=1, linestyle=(0, (4, 3)))
         axes.text(
@@ -171,7 +171,7 @@ def _mark_stages(axes: Axes, boundaries: Mapping[float, str], first: int) -> Non
 
 
 def draw_distance_spread(histogram: PairHistogram, across: bool) -> str:
-    """How the distance is spread over the pairs within or across modalities, as SVG."""
+    """Draws the histogram of the pairs within or across modalities, as SVG."""
     with styled():
         from matplotlib.ticker import FuncFormatter, NullFormatter
 
@@ -194,7 +194,7 @@ def _short_count(value: float, _: object = None) -> str:
 
 
 def _to_svg(figure: Figure, label: str) -> str:
-    """The figure as SVG to put into a page: its own text, colors by variable, ids kept apart."""
+    """The figure as SVG for a page: text as text, colors as CSS variables, unique ids."""
     buffer = io.StringIO()
     import matplotlib
 
@@ -220,14 +220,14 @@ def _to_svg(figure: Figure, label: str) -> str:
 
 
 def read_tiles(read: ReadImages, rows: IntArray) -> Callable[[int], str]:
-    """Reads images once, by Pillow writes each as JPEG, and returns their data URIs by row.
+    """Reads images, encodes each as JPEG, and returns a function from row to data URI.
 
     Args:
         read: Reads images by row.
-        rows: Any rows, in any order and number; negative ones are left out.
+        rows: Rows of images, in any order and with repeats; negative ones are ignored.
 
     Raises:
-        ValueError: If what was read are no (B, 3, H, W) uint8 images.
+        ValueError: If ``read`` does not return (B, 3, H, W) uint8 images.
     """
     wanted = np.unique(rows[rows >= 0]).tolist()
     tiles: dict[int, str] = {}

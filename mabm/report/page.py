@@ -1,4 +1,4 @@
-"""The report of a run: one HTML page that needs nothing beside it, on screen or on paper."""
+"""The report of a run: one self-contained HTML page, for screen and paper."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _TEMPLATE: Final = "report.html.jinja"
 
 
 def require_packages() -> Any:
-    """Returns jinja2, or raises the ImportError that names the extra which the report needs."""
+    """Returns jinja2, or raises an ``ImportError`` that names the extra to install."""
     try:
         import jinja2
-        import PIL  # noqa: F401 - whether it is there
+        import PIL  # noqa: F401 - checks that it is installed
     except ImportError as error:
         raise ImportError(
             'the report needs jinja2, matplotlib and Pillow: pip install "mabm[train]"'
@@ -52,31 +52,30 @@ def write_report(
 ) -> Path:
     """Writes one self-contained page: curves, distances, clusters, searches, and all numbers.
 
-    The result is the last evaluated epoch; the best one is shown beside it, named as what it is.
-    The page loads nothing and runs nothing, and whatever is put into it is escaped. It replaces an
-    older one at once or not at all.
+    The result is the last evaluated epoch. The best epoch is shown beside it, with a note that it
+    is no result. The page loads no file and runs no script, and all text in it is escaped. An
+    older page is replaced in one step or not at all.
 
     Args:
-        path: The file, by custom ``report.html``.
-        title: What the run is called.
-        config_toml: Its configuration, as text.
-        environment: As :func:`mabm.train.records.environment.describe_environment` gives it.
-        history: Entries of all epochs, one dictionary for each line of ``history.jsonl``.
-        clustering: The clustering to show, by custom the last one.
-        retrieval: Searches to show, one a task.
-        note: What has to be said of the images wherever they are shown, such as that they are
-            drawings, not photographs.
-        modality_names: What each modality is called.
-        max_samples: Samples whose pairs the distributions of distances are taken from; of more,
-            evenly spaced ones.
+        path: The file to write, usually ``report.html``.
+        title: Title of the run.
+        config_toml: Configuration of the run, as text.
+        environment: Versions and hardware of the run, as name -> text.
+        history: Entries of all epochs, in order: the lines of ``history.jsonl``.
+        clustering: The clustering to show, usually the last one.
+        retrieval: Searches to show, one for each task.
+        note: Text to show wherever images are shown, such as that they are drawings.
+        modality_names: Modality -> its name.
+        max_samples: Samples whose pairs are counted in the histograms of distances; where there
+            are more, evenly spaced ones are taken.
 
     Returns:
         ``path``.
 
     Raises:
-        ImportError: If jinja2, matplotlib or Pillow is missing; before any work.
+        ImportError: If jinja2, matplotlib or Pillow is missing; raised before any work.
         OSError: If the file cannot be written.
-        ValueError: If ``max_samples`` is below 2, or images do not have the shape promised.
+        ValueError: If ``max_samples`` is below 2, or images are not (B, 3, H, W) uint8.
     """
     jinja2 = require_packages()
     check_integer("max_samples", max_samples, at_least=2)

@@ -1,7 +1,7 @@
-"""What the pictures of the library share: their style, and how a distance is spread over pairs.
+"""Pictures of the report and the demo: their style, and histograms of a distance over pairs.
 
-matplotlib is imported where it is used and only through its object interface, so that no backend,
-style or figure of the caller is touched.
+matplotlib is imported inside functions and used through its object interface, so that no backend,
+style or figure of the caller is changed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ WRONG: Final = "#D55E00"
 INK: Final = "#22262B"
 QUIET: Final = "#7A828C"
 HAIRLINE: Final = "#E3E6EA"
-# Beside these two, for lines: the other colors of the same palette that white does not swallow.
+# Colors of lines: these two, and the others of the palette that are visible on white.
 SERIES: Final = (RIGHT, WRONG, "#009E73", "#CC79A7", "#8C6D1F", "#56B4E9", INK)
 _STYLE: Final = {
     "font.family": "sans-serif",
@@ -37,11 +37,11 @@ _STYLE: Final = {
     "ytick.color": QUIET,
 }
 _NUM_BINS: Final = 50
-_HISTOGRAM_ROWS: Final = 256  # rows of the distance taken at once: bounds the extra memory
+_HISTOGRAM_ROWS: Final = 256  # rows of the distance counted at once: bounds the extra memory
 
 
 def require_matplotlib(extra: str = "demo") -> Any:
-    """Returns matplotlib, or raises the ImportError that names the extra it comes with."""
+    """Returns matplotlib, or raises an ``ImportError`` that names the extra to install."""
     try:
         import matplotlib
     except ImportError as error:
@@ -50,12 +50,12 @@ def require_matplotlib(extra: str = "demo") -> Any:
 
 
 def styled() -> Any:
-    """The library's style for the time of a ``with``: the caller's is put back."""
+    """A context with the style of the library; afterwards the caller's style is restored."""
     return require_matplotlib().rc_context(_STYLE)
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """A figure of so many inches that no window or global list of figures knows of."""
+    """A new figure of a size in inches, which pyplot does not register."""
     require_matplotlib()
     from matplotlib.figure import Figure
 
@@ -63,7 +63,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def clear_frame(axes: Axes) -> None:
-    """Leaves of the frame of ``axes`` its floor and hairlines across."""
+    """Removes the frame of ``axes`` except its lower edge, and draws horizontal grid lines."""
     axes.grid(axis="y", color=HAIRLINE, linewidth=0.7)
     axes.set_axisbelow(True)
     axes.tick_params(which="both", length=0)
@@ -73,7 +73,7 @@ def clear_frame(axes: Axes) -> None:
 
 @dataclass(frozen=True)
 class PairHistogram:
-    """How a distance in [0, 1] is spread over all unordered pairs of samples, by kind of pair.
+    """Histogram of a distance in [0, 1] over all unordered pairs of samples, by kind of pair.
 
     Kinds are indexed ``[across, same]``: whether the two samples differ in modality, and whether
     they share their identity. Without identities every pair counts as of different ones.
@@ -100,11 +100,11 @@ def pair_histogram(
     *,
     eps: float,
 ) -> PairHistogram:
-    """Counts the N(N-1)/2 pairs of a symmetric (N, N) distance by kind and size.
+    """Counts the N (N - 1) / 2 pairs of a symmetric (N, N) distance by kind and distance.
 
     Args:
         distance: (N, N) float32 in [0, 1]; only the part above the diagonal is read.
-        identity: (N,) int64, or ``None`` where it is not known.
+        identity: (N,) int64, or ``None`` where identities are not known.
         modality: (N,) int64.
         eps: Distance at which near pairs are counted.
 
@@ -136,9 +136,9 @@ def pair_histogram(
 
 
 def draw_spread(axes: Axes, histogram: PairHistogram, across: bool) -> None:
-    """Draws how the distance is spread over the pairs within or across modalities.
+    """Draws the histogram of the pairs within or across modalities, with logarithmic counts.
 
-    Counts are logarithmic; the number of pairs up to ``eps`` is written beside it.
+    A dashed line marks ``eps``; beside it stands the number of pairs up to ``eps``.
     """
     counts = histogram.counts[int(across)]
     near = histogram.num_near[int(across)]

@@ -1,4 +1,4 @@
-"""What a report shows of one moment of a run: a clustering, and ranked searches."""
+"""Snapshots of a run for its report: a clustering, and ranked searches."""
 
 from __future__ import annotations
 
@@ -36,21 +36,22 @@ _ROWS_AT_ONCE: Final = 512  # queries ranked in one step: bounds the memory of a
 
 @dataclass(frozen=True, eq=False)
 class ClusteringSnapshot:
-    """A clustering of N samples, with what its distance was computed from.
+    """A clustering of N samples, and what its distance was computed from.
 
     Attributes:
-        features: (N, D) floating point, as they were clustered.
+        features: (N, D) floating point, the features that were clustered.
         labels: (N,) integers, clusters 0..C-1 and noise -1, or the :class:`mabm.PseudoLabels`.
         modality: (N,) integers >= 0.
         read: Reads images by row.
-        identity: (N,) integers, negative where unknown, or ``None``. Only shown and measured by.
-        k1: As :func:`mabm.modality_jaccard`.
-        k2: As :func:`mabm.modality_jaccard`: of each group with ``"bmil"``, else in all.
+        identity: (N,) integers, negative where unknown; ``None`` where none is known.
+        k1: Neighbors of a sample that the distance was computed with.
+        k2: Rows that query expansion averaged: of each group with ``"bmil"``, else in total.
         eps: Radius of DBSCAN.
-        preset: As :func:`mabm.modality_jaccard`.
-        identity_names: What an identity is called, or ``None`` to call it by its number.
-        groups: (N,) integers >= 0, the groups that the distance told apart, where these are not the
-            modality: cameras, with ``"ca_jaccard"``.
+        preset: Variant of the distance: a name in :data:`mabm.PRESETS` or a preset of your own;
+            ``None`` is ``"bmil"``.
+        identity_names: Takes an identity and returns its name; ``None`` names it by its number.
+        groups: (N,) integers >= 0, the groups that the distance distinguished, where these are not
+            the modality: cameras, with ``"ca_jaccard"``.
     """
 
     features: Array
@@ -66,7 +67,7 @@ class ClusteringSnapshot:
     groups: Column | None = None
 
     def __post_init__(self) -> None:
-        """Reads what is no array, and refuses arrays of different lengths."""
+        """Converts lists and words to arrays, and refuses columns of different lengths."""
         features = to_tensor(self.features, "features")
         check_matrix(features, "features")
         count, each = len(features), "one a row of features"
@@ -85,15 +86,16 @@ class ClusteringSnapshot:
 
 @dataclass(frozen=True, eq=False)
 class RetrievalSnapshot:
-    """Some queries of a search, each with the nearest of its gallery.
+    """Some queries of a search, each with the nearest samples of its gallery.
 
     Attributes:
-        task: What the search is called.
-        query: (Q,) int64 rows.
-        ranked: (Q, R) int64 rows, nearest first; -1 where a gallery ends.
-        right: (Q, R) bool, whether they share the query's identity; any value where there is none.
+        task: Name of the search.
+        query: (Q,) int64 rows of the queries.
+        ranked: (Q, R) int64 rows of the gallery, nearest first; -1 past its end.
+        right: (Q, R) bool: whether the gallery image shares the identity of the query; any value
+            where ``ranked`` is -1.
         read: Reads images by row.
-        caption: How these queries were chosen, and out of what gallery.
+        caption: How these queries and the gallery were chosen, in words.
     """
 
     task: str
@@ -104,7 +106,7 @@ class RetrievalSnapshot:
     caption: str = ""
 
     def __post_init__(self) -> None:
-        """Refuses arrays that do not fit each other."""
+        """Refuses arrays whose shapes do not fit together."""
         shapes = self.query.shape, self.ranked.shape, self.right.shape
         if len(shapes[1]) != 2 or shapes[0] != shapes[1][:1] or shapes[2] != shapes[1]:
             raise ValueError(
@@ -127,21 +129,21 @@ class RetrievalSnapshot:
     ) -> RetrievalSnapshot:
         """Searches as :func:`mabm.evaluate_search` does, in the gallery of trial 0.
 
-        The queries shown are evenly spaced from the one with the greatest average precision to the
-        one with the least (ties: lower row first), so that nothing is picked by hand.
+        The queries shown are evenly spaced in the order of average precision, from the greatest to
+        the least (ties: lower row first), so that none is picked by hand.
 
         Args:
             features: (N, D) floating point, compared by inner product, never normalized here.
             identity: (N,) integers.
             camera: (N,) integers.
             modality: (N,) integers, 0 visible and 1 infrared, or these two words.
-            task: Whose images are queries, whose the gallery, and what is left out of it.
+            task: Which images are queries, which are the gallery, and what is left out of it.
             read: Reads images by row.
-            num_queries: Queries to show at most, >= 1.
-            num_shown: Gallery images to show of each at most, >= 1.
+            num_queries: Greatest number of queries to show, >= 1.
+            num_shown: Greatest number of gallery images to show for each query, >= 1.
 
         Returns:
-            The examples; none where no query has a match.
+            The queries with their ranked gallery; no query where none has a match.
 
         Raises:
             TypeError: An argument of the wrong kind.

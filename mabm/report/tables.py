@@ -1,4 +1,4 @@
-"""The numbers of the report: results, the table of epochs, the columns of its curves, in words."""
+"""The numbers of the report: results, the table of epochs, and the columns of its curves."""
 
 from __future__ import annotations
 
@@ -22,7 +22,14 @@ _SCORES: Final = {
 
 @dataclass(frozen=True)
 class ResultRow:
-    """Scores of one task at one epoch, (name, text) in the order of ``score_names``."""
+    """Scores of one task at one epoch.
+
+    Attributes:
+        task: Name of the task.
+        epoch: Stage and epoch in words.
+        scores: (name, text) in the order of :attr:`Results.score_names`.
+        is_result: Whether this is the result, and not the best epoch.
+    """
 
     task: str
     epoch: str
@@ -32,13 +39,14 @@ class ResultRow:
 
 @dataclass(frozen=True)
 class Results:
-    """What was reached: rows of the table, and each as a line of text.
+    """Results of a run, as rows of a table and as text.
 
     Attributes:
         score_names: Heads of the columns.
         rows: For each task the result, and the best epoch where that is another one.
         line: The result in one line; empty without an evaluation.
-        best_line: The best epoch in one line, named as what it is; empty where the result is it.
+        best_line: The best epoch in one line, with a note that it is no result; empty where it is
+            the last evaluated one.
     """
 
     score_names: tuple[str, ...]
@@ -69,7 +77,7 @@ def _with_sign(value: float | None) -> str:
 
 
 def collect_results(history: Sequence[Entry]) -> Results:
-    """The last evaluated epoch as the result, and the best one beside it."""
+    """The scores of the last evaluated epoch, the result, and those of the best epoch."""
     evaluated = [entry for entry in history if entry.get("evaluation")]
     if not evaluated:
         return Results((), (), "", "")
@@ -129,7 +137,7 @@ def _in_words(entry: Entry) -> str:
 
 
 def column(history: Sequence[Entry], *keys: str) -> Column:
-    """One number of every entry, by its path of keys; ``None`` where there is none."""
+    """One number of every entry, at a path of keys; ``None`` where there is none."""
     values: Column = []
     for entry in history:
         value: Any = entry
@@ -141,7 +149,7 @@ def column(history: Sequence[Entry], *keys: str) -> Column:
 
 
 def keys_of(history: Sequence[Entry], *path: str) -> list[str]:
-    """Keys below a path in any entry, in the order that they first come up."""
+    """Keys below a path in any entry, in the order of their first occurrence."""
     found: dict[str, None] = {}
     for entry in history:
         value: Any = entry
@@ -153,7 +161,7 @@ def keys_of(history: Sequence[Entry], *path: str) -> list[str]:
 
 
 def neighbor_mixes(history: Sequence[Entry]) -> list[tuple[list[int], list[Any]] | None]:
-    """Modalities and neighbor mix of every entry: the first clustering's that has any across."""
+    """Modalities and neighbor mix of every entry, from its first clustering across modalities."""
     found: list[tuple[list[int], list[Any]] | None] = []
     for entry in history:
         mixes = [
@@ -167,9 +175,13 @@ def neighbor_mixes(history: Sequence[Entry]) -> list[tuple[list[int], list[Any]]
 
 @dataclass(frozen=True)
 class EpochTable:
-    """All epochs in text: groups of columns (name, number of columns), heads, rows.
+    """All epochs as text.
 
-    ``starts`` are the columns of a row, stage and epoch counted, that a group begins with.
+    Attributes:
+        groups: (name, number of columns) of each group of columns.
+        starts: Columns that a group begins with; stage and epoch are columns 0 and 1.
+        heads: Heads of the columns, without stage and epoch.
+        rows: Cells of each epoch, beginning with stage and epoch.
     """
 
     groups: tuple[tuple[str, int], ...]
@@ -179,7 +191,7 @@ class EpochTable:
 
 
 def tabulate_epochs(history: Sequence[Entry]) -> EpochTable:
-    """Every number of every epoch that has a place in the report."""
+    """Tabulates the numbers of every epoch; columns without any number are left out."""
     groups: list[tuple[str, list[tuple[str, list[str]]]]] = []
 
     def add(group: str, columns: Mapping[str, Column], form: str, scale: float = 1) -> None:
@@ -263,15 +275,15 @@ def summarize(history: Sequence[Entry]) -> list[tuple[str, str]]:
     if seconds:
         facts.append(("time", describe_seconds(sum(seconds))))
     if last.get("diagnostics"):
-        *_, found = last["diagnostics"].values()
-        facts.append(("images", f"{found['num_samples']:,}"))
-        facts.append(("clusters", f"{found['num_clusters']:,}"))
+        *_, diagnosis = last["diagnostics"].values()
+        facts.append(("images", f"{diagnosis['num_samples']:,}"))
+        facts.append(("clusters", f"{diagnosis['num_clusters']:,}"))
         for name, key in (
             ("spanning", "share_spanning"),
             ("ARI", "ari"),
             ("pair precision", "pair_precision"),
             ("pair recall", "pair_recall"),
         ):
-            if found.get(key) is not None:
-                facts.append((name, _with_sign(found[key])))
+            if diagnosis.get(key) is not None:
+                facts.append((name, _with_sign(diagnosis[key])))
     return facts

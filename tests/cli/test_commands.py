@@ -391,9 +391,12 @@ def test_cluster_passes_every_option_on(
     words = ("--k1", 10, "--k2", 2, "--eps", 0.4, "--min-samples", 3, "--preset", "modal_invariant")
     assert run("cluster", features / "both.npz", *words, "--precision", "fast")[0] == 0
     assert given == [
-        {"eps": 0.6, "min_samples": 4, "k1": 30, "k2": 6, "preset": None, "precision": "exact"},
         {
-            "eps": 0.4, "min_samples": 3, "k1": 10, "k2": 2, "preset": "modal_invariant",
+            "clusterer": mabm.DBSCAN(0.6, 4), "k1": 30, "k2": 6, "preset": None,
+            "precision": "exact",
+        },
+        {
+            "clusterer": mabm.DBSCAN(0.4, 3), "k1": 10, "k2": 2, "preset": "modal_invariant",
             "precision": "fast",
         },
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""``mabm assign``: new samples into the clusters of an earlier ``mabm cluster``."""
+"""``mabm assign``: labels for new samples, from the clusters of an earlier ``mabm cluster``."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "new",
         metavar="NEW",
-        help="(M, D) features of the new samples, by the encoder that made the others: .npy, .npz, "
+        help="(M, D) features of the new samples, by the same encoder as the others: .npy, .npz, "
         ".safetensors, .pt, .pth or .csv, or - for standard input",
     )
     parser.add_argument(
@@ -41,8 +41,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="FILE",
-        help="what mabm cluster wrote to .npz for them: labels, modality, core samples, and the "
-        "settings, which are used again (required)",
+        help="the .npz file that mabm cluster wrote for them: labels, modality, core samples and "
+        "settings; the same settings are used (required)",
     )
     parser.add_argument(
         "--output",
@@ -60,8 +60,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--key",
         metavar="NAME",
-        help="array of .npz, .safetensors, .pt or .pth files, in both (default: features, or the "
-        "only matrix)",
+        help="name of the array in .npz, .safetensors, .pt or .pth files, the same in both "
+        "(default: features, or the only matrix)",
     )
     parser.add_argument(
         "--eps",
@@ -119,11 +119,11 @@ def _execute(chosen: argparse.Namespace) -> int:
 def _in_numbers_of(
     found: PseudoLabels[Tensor], settings: Settings, new: Modality | None
 ) -> Tensor | None:
-    """The modality of the new samples, numbered as that of the clustered ones.
+    """The modality of the new samples, by the numbers that the clustering used.
 
     Raises:
-        UsageError: It is missing.
-        ValueError: A word is none of the clustering's.
+        UsageError: The modality is missing.
+        ValueError: A word is not a modality of the clustering.
     """
     if found.modality is None:
         return None
@@ -141,15 +141,15 @@ def _in_numbers_of(
 
 
 def _recognizer(num_clusters: int, num_new: int | None = None) -> Recognizer:
-    """Tells files of labels: those of ``mabm cluster``, and those that this command leaves."""
+    """Recognizes files of labels, whether ``mabm cluster`` or this command wrote them."""
     return lambda path: is_labels(path) or _are_labels_of(path, num_clusters, num_new)
 
 
 def _are_labels_of(path: Path, num_clusters: int, num_new: int | None) -> bool:
-    """Whether a file holds labels of some of these clusters, as this command leaves them.
+    """Whether a file holds labels of these clusters, as this command writes them.
 
-    Nothing but its numbers tells a lone column from one of identities or cameras, which may be as
-    small. So it must also be as long as there are new samples, where their number is given.
+    A column alone could also hold identities or cameras, with numbers as small. So it must have one
+    row for each new sample, where their number is given.
     """
     arrays = open_arrays(Source.of(path))
     name = "" if suffix_of(path) == ".npy" else "labels"
@@ -175,11 +175,12 @@ def _summary(labels: np.ndarray, found: PseudoLabels[Tensor]) -> str:
 
 COMMAND = Command(
     name="assign",
-    help="new samples to the clusters of an earlier clustering",
+    help="assign new samples to existing clusters",
     description=(
         "Give each new sample the label of its nearest core sample, by the distance and with the "
         "settings of the clustering; -1 where none is within the radius. The labels of the "
-        "clustered samples stay. Where many new samples arrive at once, cluster all of them again."
+        "clustered samples do not change. If many new samples arrive at once, cluster everything "
+        "again."
     ),
     examples="""
 mabm assign new.npz --features old.npz --labels labels.npz --output new_labels.npy

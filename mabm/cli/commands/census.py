@@ -1,4 +1,4 @@
-"""``mabm census``: is a data set whole, and laid out as it was published?"""
+"""``mabm census``: checks whether a data set is complete and laid out as published."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from mabm.cli.data_sets import countable, either, trial_ranges
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help=either(countable()))
-    parser.add_argument("root", type=Path, metavar="ROOT", help="its folder")
+    parser.add_argument("root", type=Path, metavar="ROOT", help="folder of the data set")
     parser.add_argument(
         "--trial", type=positive, metavar="N", help=f"one trial of {trial_ranges()} (default: all)"
     )
     parser.add_argument(
-        "--decode", action="store_true", help="decode every image too, which takes minutes"
+        "--decode", action="store_true", help="also decode every image, which takes minutes"
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
@@ -34,9 +34,9 @@ COMMAND = Command(
     name="census",
     help="check a data set against its published numbers",
     description=(
-        "Count the images and identities of a data set, hold them against the published numbers, "
-        "and say which folder or file is missing or extra and where the layout went wrong. Exit "
-        "status 0 if everything is as published, 1 otherwise."
+        "Count the images and identities of a data set, compare them with the published numbers, "
+        "and name every folder or file that is missing, extra or in the wrong place. The exit "
+        "status is 0 if everything is as published, 1 otherwise."
     ),
     examples="""
 mabm census sysu_mm01 /data/SYSU-MM01

@@ -1,4 +1,4 @@
-"""``mabm cluster``: from a file of features to cluster labels."""
+"""``mabm cluster``: pseudo-labels for a file of features."""
 
 from __future__ import annotations
 
@@ -28,10 +28,7 @@ from mabm.cli.files.modalities import Modality
 from mabm.cli.files.outputs import check_output, is_labels
 from mabm.cluster.dbscan import DBSCAN
 from mabm.cluster.pseudo_labels import pseudo_labels
-from mabm.distance.graph import (
-    DEFAULT_EPS,
-    DEFAULT_MIN_SAMPLES,
-)
+from mabm.distance.graph import DEFAULT_EPS, DEFAULT_MIN_SAMPLES
 from mabm.distance.jaccard import jaccard_graph
 from mabm.distance.options import DistanceOptions
 from mabm.distance.presets import DEFAULT_K1, DEFAULT_K2, MAX_K, PRESETS
@@ -43,12 +40,26 @@ _OUTPUTS = dict.fromkeys(KINDS, is_labels)
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_files(parser)
+    parser.add_argument(
+        "--sweep",
+        type=float,
+        nargs="+",
+        metavar="EPS",
+        help="print a table that compares several radii in [0, 1), and write no labels (default: "
+        "one radius, --eps)",
+    )
+    _add_clustering(parser)
+    add_device(parser, results="Labels are the same on every device.")
+
+
+def _add_files(parser: argparse.ArgumentParser) -> None:
+    """Adds what is read and what is written."""
     parser.add_argument(
         "features",
         metavar="FEATURES",
         help="(N, D) floating point: .npy, .npz, .safetensors, .pt, .pth or .csv (a row a line), "
-        "or - for standard input; used as they are, so normalize them before if that is what you "
-        "want",
+        "or - for standard input; never normalized here",
     )
     parser.add_argument(
         "--modality",
@@ -60,8 +71,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--key",
         metavar="NAME",
-        help="array of an .npz, .safetensors, .pt or .pth file (default: features, or the only "
-        "matrix)",
+        help="name of the array in an .npz, .safetensors, .pt or .pth file (default: features, or "
+        "the only matrix)",
     )
     parser.add_argument(
         "--output",
@@ -70,13 +81,10 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "summary to standard error; .npz also keeps what mabm assign needs; replaces earlier "
         "labels, and nothing else (default: the summary alone)",
     )
-    parser.add_argument(
-        "--sweep",
-        type=float,
-        nargs="+",
-        metavar="EPS",
-        help="compare several radii in [0, 1) in a table instead (default: one radius, --eps)",
-    )
+
+
+def _add_clustering(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the distance and of DBSCAN."""
     options = parser.add_argument_group("clustering")
     options.add_argument(
         "--k1",
@@ -105,23 +113,22 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         type=integer,
         default=DEFAULT_MIN_SAMPLES,
         metavar="N",
-        help="samples within the radius, itself among them, that make a core, >= 1 "
+        help="samples within the radius, itself included, that make a core sample, >= 1 "
         "(default: %(default)s)",
     )
     options.add_argument(
         "--preset",
         type=name_of(PRESETS),
         choices=tuple(PRESETS),
-        help="which distance (default: bmil with a modality, spcl without)",
+        help="variant of the distance (default: bmil with a modality, spcl without)",
     )
     options.add_argument(
         "--precision",
         choices=("exact", "fast"),
         default="exact",
-        help="how neighbors are searched: exact proves every row, fast may miss a near one "
-        "(default: %(default)s)",
+        help="search of neighbors: exact finds the true ones, fast may miss some (default: "
+        "%(default)s)",
     )
-    add_device(parser, results="Labels are the same on every device.")
 
 
 def _execute(chosen: argparse.Namespace) -> int:
@@ -173,7 +180,7 @@ def _cluster(
     say: Callable[[str], None],
 ) -> None:
     started = time.perf_counter()
-    found = pseudo_labels(
+    clustering = pseudo_labels(
         features,
         groups,
         k1=chosen.k1,
@@ -182,9 +189,9 @@ def _cluster(
         precision=chosen.precision,
         clusterer=clusterer,
     )
-    labels = found.labels.cpu().numpy()
+    labels = clustering.labels.cpu().numpy()
     seconds = time.perf_counter() - started
-    summary = replace(found.summary(), samples={})  # printed before the work
+    summary = replace(clustering.summary(), samples={})  # printed before the work
     say(f"{summary}\n{seconds:.2f} s")
     if chosen.output is None:
         return
@@ -193,7 +200,7 @@ def _cluster(
     settings = Settings(clusterer, distance, None if modality is None else modality.names)
     beside = {
         "modality": None if modality is None else modality.numbers.numpy(),
-        "core": None if found.core is None else found.core.cpu().numpy(),
+        "core": None if clustering.core is None else clustering.core.cpu().numpy(),
         "settings": np.array(settings.to_json()),
     }
     write_labels(chosen.output, labels, beside)
@@ -239,10 +246,10 @@ def _sweep(chosen: argparse.Namespace, features: Tensor, modality: Tensor | None
 
 COMMAND = Command(
     name="cluster",
-    help="features to cluster labels",
+    help="cluster features into pseudo-labels",
     description=(
         "Cluster samples by DBSCAN on their modality-aware Jaccard distance. Labels are numbered "
-        "from 0; samples in no cluster get -1. Nothing of size N x N is ever held. In a file, "
+        "from 0; samples in no cluster get -1. No N x N matrix is ever held in memory. In a file, "
         "'visible', 'infrared' and 'thermal' stand for the modalities 0, 1 and 1; other words are "
         "numbered in sorted order."
     ),
@@ -252,7 +259,7 @@ mabm cluster features.npy --modality modality.npy --output labels.npy
 mabm cluster features.npz --eps 0.3 --output labels.csv
     arrays 'features' and 'modality' in one file, as mabm extract writes them; RegDB's radius
 mabm cluster features.npz --sweep 0.3 0.4 0.5 0.6
-    what each radius makes of them
+    how many clusters each radius gives
 mabm cluster features.pt --key embeddings --modality none
     the classic k-reciprocal distance, blind to modality
 cat features.csv | mabm cluster - --output - > labels.txt

@@ -1,4 +1,4 @@
-"""``mabm completion``: a script by which a shell completes the words of every command."""
+"""``mabm completion``: a script with which a shell completes the words of every command."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _known_names() -> dict[tuple[str, str], tuple[str, ...]]:
 
 
 def _arguments(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.Action]]:
-    """Every argument of every command, with the command's name."""
+    """Every argument of every command, as (name of the command, argument)."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for name, of_command in action.choices.items():
@@ -81,7 +81,7 @@ def _arguments(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.
 
 
 def _names(place: str, names: tuple[str, ...], *, with_files: bool) -> dict[str, Any]:
-    """How each shell completes an argument that takes names, and files as well where it does."""
+    """How each shell completes an argument that takes names, or names and files."""
     words = " ".join(names)
     function = f"_mabm_{'names_or_files' if with_files else 'names'}_of_{place}"
     bash = [f'compgen -W "{words}" -- "$1"', *(['compgen -f -- "$1"'] if with_files else [])]
@@ -99,10 +99,10 @@ def _names(place: str, names: tuple[str, ...], *, with_files: bool) -> dict[str,
 
 COMMAND = Command(
     name="completion",
-    help="complete words in a shell",
+    help="print a script for shell completion",
     description=(
-        "Print the script by which a shell completes commands, options, files, and names of data "
-        "sets and presets after a press of the tab key. Print it again after an update of mabm."
+        "Print the script with which a shell completes commands, options, files, and names of data "
+        "sets and presets when the tab key is pressed. Print it again after an update of mabm."
     ),
     examples="""
 mabm completion bash > ~/.mabm-completion && echo '. ~/.mabm-completion' >> ~/.bashrc

@@ -1,4 +1,4 @@
-"""``mabm demo``: the claim of the method, seen on open data."""
+"""``mabm demo``: both clusterings side by side, on open data."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seed",
         type=natural,
         default=0,
-        help="which frames of the drawings are rendered, >= 0 (default: %(default)s)",
+        help="seed of the images rendered from the drawings, >= 0 (default: %(default)s)",
     )
     parser.add_argument(
         "--k1",
@@ -33,7 +33,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--k2",
         type=integer,
         metavar="N",
-        help="rows that query expansion averages, both modalities together (default: 6)",
+        help="neighbors that query expansion averages, both modalities together (default: 6)",
     )
     parser.add_argument(
         "--eps",
@@ -62,15 +62,16 @@ def _execute(chosen: argparse.Namespace) -> int:
 
 COMMAND = Command(
     name="demo",
-    help="cluster open drawings two ways and compare",
+    help="cluster open drawings two ways and compare the results",
     description=(
-        "Cluster frames of 350 unseen emoji, in color (visible) and monochrome (infrared), by "
-        "the naive and by the modality-aware distance; print a table and save two pictures. "
-        "Drawings, not photographs. Half a minute on two cores."
+        "Cluster images of 350 emoji that the encoder has not seen, in color (visible) and "
+        "monochrome (infrared), once by the naive and once by the modality-aware distance. Prints "
+        "a table and saves two pictures. The images are drawings, not photographs. Takes half a "
+        "minute on two cores."
     ),
     examples="""
 mabm demo                          the table, and two pictures in demo_output
-mabm demo --seed 1 --eps 0.6       other frames of the drawings, a larger radius
+mabm demo --seed 1 --eps 0.6       other images of the drawings, a larger radius
 """,
     add_arguments=_add_arguments,
     execute=_execute,

@@ -1,4 +1,4 @@
-"""``mabm evaluate``: the test of a data set, for runs of ``mabm train``."""
+"""``mabm evaluate``: scores of trained encoders on the test set of their data set."""
 
 from __future__ import annotations
 
@@ -58,11 +58,18 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="write every trial's scores to a .json file too (default: print the table alone)",
     )
+    _add_reranking(parser)
+    add_device(parser, results="Features differ by rounding.")
+
+
+def _add_reranking(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of re-ranking."""
     group = parser.add_argument_group("re-ranking")
     group.add_argument(
         "--rerank",
         action="store_true",
-        help="re-rank each trial's distances, aware of modality; published numbers are without",
+        help="re-rank the distances of each trial by the modality-aware Jaccard distance; "
+        "published results use none",
     )
     options = RerankOptions()
     group.add_argument(
@@ -77,7 +84,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         type=integer,
         default=options.k2,
         metavar="N",
-        help="rows that query expansion averages, of each modality, in [1, k1] "
+        help="neighbors that query expansion averages, of each modality, in [1, k1] "
         "(default: %(default)s)",
     )
     group.add_argument(
@@ -89,7 +96,6 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="weight of the original distance beside the Jaccard distance, in [0, 1] "
         "(default: %(default)s)",
     )
-    add_device(parser, results="Features differ by rounding.")
 
 
 def _execute(chosen: argparse.Namespace) -> int:
@@ -133,10 +139,10 @@ def _weights(run: Path) -> Path:
 
 
 def _check_runs(runs: list[Path]) -> None:
-    """Checks, before any run is tested, that the results can be joined.
+    """Checks, before any run is tested, that the results can be averaged.
 
     Raises:
-        FileNotFoundError: A run does not exist or is not finished.
+        FileNotFoundError: A run is missing or not finished.
         ValueError: The runs are of several data sets, or two are of one trial.
     """
     from mabm.train.scoring import load_run
@@ -165,7 +171,7 @@ def _defaults() -> tuple[int, int, float]:
 
 COMMAND = Command(
     name="evaluate",
-    help="test a trained encoder",
+    help="test trained encoders",
     description=(
         "Test the encoder of a run on the searches of its data set: CMC, mAP and mINP in percent, "
         "their mean and population standard deviation over the trials. Galleries are those that "

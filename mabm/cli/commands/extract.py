@@ -38,6 +38,15 @@ _COLUMNS = ("path", "camera", "modality", "identity")
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_encoder(parser)
+    _add_images(parser)
+    _add_features(parser)
+    _add_computation(parser)
+    add_device(parser, results="Features differ by rounding.")
+
+
+def _add_encoder(parser: argparse.ArgumentParser) -> None:
+    """Adds the encoder and its weights."""
     parser.add_argument(
         "weights",
         metavar="WEIGHTS",
@@ -50,24 +59,29 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="agw-resnet50, small or timm:NAME, for a file of weights that does not say which "
         "(default: what the file says)",
     )
-    parser.add_argument(
+
+
+def _add_images(parser: argparse.ArgumentParser) -> None:
+    """Adds where images come from."""
+    group = parser.add_argument_group("images")
+    group.add_argument(
         "--data",
         metavar="NAME[:ROOT]",
         help=f"images of a data set: {either(in_folders())} with its folder, or "
         f"{either(shipped())} (default: those of --images)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--split",
         choices=("train", "test"),
         help="which of its images (default: train)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--trial",
         type=positive,
         metavar="N",
         help=f"trial of {trial_ranges()} (default: none, as other data sets have none)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--images",
         type=Path,
         metavar="LIST.csv",
@@ -75,6 +89,18 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "(a number, visible or infrared) and, where it is known, identity "
         "(default: those of --data)",
     )
+    group.add_argument(
+        "--size",
+        type=positive,
+        nargs=2,
+        metavar=("HEIGHT", "WIDTH"),
+        help="pixels that images are resized to (default: the size of the run; for image files "
+        "288 144)",
+    )
+
+
+def _add_features(parser: argparse.ArgumentParser) -> None:
+    """Adds where features go, and their length."""
     parser.add_argument(
         "--output",
         type=Path,
@@ -86,36 +112,33 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--renormalize",
         action="store_true",
-        help="bring features to length one, as tests do and clustering does not",
+        help="normalize the mean to length one again, as tests do and clustering does not",
     )
-    parser.add_argument(
-        "--size",
-        type=positive,
-        nargs=2,
-        metavar=("HEIGHT", "WIDTH"),
-        help="pixels that images are resized to (default: the run's; of image files 288 144)",
-    )
-    parser.add_argument(
+
+
+def _add_computation(parser: argparse.ArgumentParser) -> None:
+    """Adds how images are read and how many the encoder takes at once."""
+    group = parser.add_argument_group("computation")
+    group.add_argument(
         "--batch-size",
         type=positive,
         default=256,
         metavar="N",
-        help="images that the encoder takes at once, >= 1 (default: %(default)s)",
+        help="images in one batch of the encoder, >= 1 (default: %(default)s)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--workers",
         type=natural,
         default=0,
         metavar="N",
-        help="processes that decode images; 0: this one (default: %(default)s)",
+        help="processes that decode images; 0 decodes in this one (default: %(default)s)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--cache",
         type=Path,
         metavar="DIR",
-        help="keep decoded images here (default: decode them each time)",
+        help="folder to keep decoded images in (default: decode them each time)",
     )
-    add_device(parser, results="Features differ by rounding.")
 
 
 def _execute(chosen: argparse.Namespace) -> int:
@@ -178,11 +201,11 @@ def _read_split(chosen: argparse.Namespace) -> ImageSet:
 
 
 def _read_list(path: Path) -> ImageSet:
-    """The images that a table lists.
+    """Reads the images that a table lists.
 
     Raises:
-        OSError: It cannot be opened.
-        ValueError: A column is missing, or a cell does not hold what it must.
+        OSError: The table cannot be opened.
+        ValueError: A column is missing, or the value of a cell is not allowed there.
     """
     from mabm.data import UNKNOWN, ImageSet
 
@@ -230,11 +253,11 @@ def _whole(text: str, unknown: int, where: str) -> int:
 
 
 def _load(chosen: argparse.Namespace, path: Path) -> tuple[Encoder, tuple[int, int] | None]:
-    """The encoder, and the size of images that it was trained with, where that is known.
+    """Loads the encoder, and returns the image size that it was trained with, if known.
 
     Raises:
         FileNotFoundError: There is no such run, file or name.
-        ValueError: The file is not of the encoder, or does not say which it is of.
+        ValueError: The weights are of another encoder, or the file does not name the encoder.
     """
     from mabm.models import build_encoder, load_encoder, load_pretrained
     from mabm.models.weights import SHIPPED
@@ -260,7 +283,7 @@ def _load(chosen: argparse.Namespace, path: Path) -> tuple[Encoder, tuple[int, i
 
 
 def _trained_size(meta: Any) -> tuple[int, int] | None:
-    """Height and width in what a run says of itself; None where a file says something else."""
+    """Height and width in the metadata of a run; ``None`` where the file has no such data."""
     for name in ("config", "data"):
         meta = meta.get(name) if isinstance(meta, dict) else None
     if not isinstance(meta, dict):
@@ -273,10 +296,11 @@ def _trained_size(meta: Any) -> tuple[int, int] | None:
 
 COMMAND = Command(
     name="extract",
-    help="images to features",
+    help="extract features from images",
     description=(
-        "Turn images into features: the mean of an image's and of its mirror image's, each of "
-        "length one, after the encoder's BNNeck. mabm cluster reads what this writes."
+        "Extract a feature from each image: the mean of the features of the image and of its "
+        "mirror image, each taken after the encoder's BNNeck and normalized to length one. mabm "
+        "cluster reads the output."
     ),
     examples="""
 mabm extract runs/sysu --data sysu_mm01:/data/SYSU-MM01 --output train.npz

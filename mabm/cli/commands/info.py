@@ -1,4 +1,4 @@
-"""``mabm info``: versions, devices and extras, what a report of a fault begins with."""
+"""``mabm info``: versions, devices and extras, to begin a bug report with."""
 
 from __future__ import annotations
 
@@ -116,11 +116,11 @@ def _in_lines(facts: dict[str, Any]) -> str:
 
 COMMAND = Command(
     name="info",
-    help="versions, devices and extras",
+    help="print versions, devices and extras",
     description=(
-        "Tell how this build of mabm was made and what it runs on: versions, the devices that "
-        "there are ops for, the devices of this machine, and which optional packages are "
-        "installed."
+        "Print how this build of mabm was made and what it runs on: versions, the kinds of device "
+        "that it has ops for, the devices of this machine, and which optional packages are "
+        "installed. Begin a bug report with it."
     ),
     examples="""
 mabm info            lines to read

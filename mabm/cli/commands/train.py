@@ -1,4 +1,4 @@
-"""``mabm train``: both stages of the method, from a configuration to a tested encoder."""
+"""``mabm train``: both training stages, from a configuration to a tested encoder."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         type=Path,
         metavar="DIR",
-        help="folder of the run; a run that is there goes on where it stands (required but for "
-        "--show)",
+        help="folder of the run; a run that is already there resumes from its last checkpoint "
+        "(required unless --show)",
     )
     parser.add_argument(
         "--data",
@@ -65,7 +65,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: change nothing)",
     )
     parser.add_argument(
-        "--no-resume", action="store_true", help="refuse a folder that holds a run already"
+        "--no-resume", action="store_true", help="refuse a folder that already holds a run"
     )
     parser.add_argument(
         "--show", action="store_true", help="print the whole configuration as TOML and stop"
@@ -122,10 +122,10 @@ def _execute(chosen: argparse.Namespace) -> int:
 
 
 def _check_folder_of_run(folder: Path, source: str, config: Config) -> None:
-    """Refuses a folder in which the run would write over what it reads or what is no run's.
+    """Refuses a folder in which the run would overwrite its own inputs, or files of another kind.
 
-    Where there are checkpoints, everything under these names is the run's own. Its configuration is
-    not written again then, nor changed where it is the same: a run may go on with it.
+    A folder with checkpoints holds a run, and its files may be replaced. The configuration of such
+    a run may also be the file that it is resumed from: it is not written again.
     """
     from mabm.train.records import files
 
@@ -152,7 +152,7 @@ def _is_config_of_run(path: Path) -> bool:
 
 
 def _is_written(path: Path, config: Config) -> bool:
-    """Whether a file is what a run writes of its configuration, in this version or an earlier."""
+    """Whether a file is the configuration as a run writes it, in this version or an earlier one."""
     from mabm.models.weights import SHIPPED
     from mabm.train.config_files import to_toml
 
@@ -177,7 +177,7 @@ def _is_history(path: Path) -> bool:
 
 
 def _words_at_end(number: int, folder: Path) -> str:
-    """What has become of a run that a signal ended."""
+    """Tells where a run stopped that a signal ended, and how to resume it."""
     from mabm.train.records.checkpoint import newest_position
 
     what = "interrupted" if number == signal.SIGINT else "ended by SIGTERM"
@@ -197,10 +197,10 @@ def _overrides(chosen: argparse.Namespace) -> list[str]:
 
 
 def _in_toml(text: str) -> str:
-    """A text as TOML writes it: as JSON does, but that it has no character 127.
+    """A string in TOML: written as in JSON, but for character 127, which TOML must escape.
 
     Raises:
-        ValueError: It is no text, as a file's name need not be.
+        ValueError: The text is not valid UTF-8; the name of a file may be any bytes.
     """
     try:
         text.encode("utf-8")
@@ -216,8 +216,8 @@ COMMAND = Command(
         "Train an encoder on unlabeled images of two modalities, in two stages: first within "
         "each modality, then across them. Prints the scores of the last epoch on the test set and "
         "writes configuration, history, checkpoints, weights and a report to a folder. "
-        "Interrupted or killed at any moment, the same command goes on from the last checkpoint; "
-        "at SIGTERM it writes one first."
+        "Interrupted or killed at any moment, the same command resumes from the last checkpoint; "
+        "on SIGTERM it writes one first."
     ),
     examples="""
 mabm train emoji_xm --output runs/emoji
@@ -228,10 +228,10 @@ mabm train regdb --data /data/RegDB --trial 3 --output runs/regdb-3 \\
         --set model.weights=resnet50.pth
     one of the ten trials of RegDB
 mabm train sysu_mm01 --show --set clustering.eps=0.5 > mine.toml
-    every setting there is, to edit; then: mabm train mine.toml --output runs/mine
+    every setting, to edit; then: mabm train mine.toml --output runs/mine
 torchrun --nproc-per-node 4 -m mabm train sysu_mm01 --data /data/SYSU-MM01 \\
         --output runs/sysu --set model.weights=resnet50.pth
-    on four GPUs, with the batch of one
+    on four GPUs, which share the batch of one
 """,
     add_arguments=_add_arguments,
     execute=_execute,

@@ -1,4 +1,4 @@
-"""Arrays in .npy, .npz, .safetensors, .pt and .pth, looked at before they are read."""
+"""Arrays in .npy, .npz, .safetensors, .pt and .pth: checked first, and read when asked for."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ class StoredArray:
     """An array in a file.
 
     Attributes:
-        dtype: Of its numbers, by its name: ``"float32"``.
+        dtype: Name of its dtype, such as ``"float32"``.
         shape: Its shape.
-        read: Reads it: a NumPy array, of .safetensors a tensor. Raises as :func:`open_arrays`.
+        read: Reads it as a NumPy array, or as a tensor from .safetensors, .pt and .pth. Raises
+            ``OSError`` where the file cannot be opened, and ``ValueError`` where it is damaged.
     """
 
     dtype: str
@@ -44,8 +45,8 @@ class Source:
 
     Attributes:
         path: The file.
-        kind: Which reader takes it, by the end of its name in lower case: ``".npy"``.
-        name: What messages call it.
+        kind: The kind of file, as an ending in lower case: ``".npy"``.
+        name: What messages call the file.
     """
 
     path: Path
@@ -62,10 +63,10 @@ class Source:
 
 
 def check_regular(path: Path) -> None:
-    """Refuses what cannot be read as a file is: a folder, a pipe, a device.
+    """Refuses a path that is no regular file: a folder, a pipe or a device.
 
     Raises:
-        OSError: It is not there, or cannot be looked at.
+        OSError: There is no such file, or it cannot be accessed.
         ValueError: It is no regular file.
     """
     mode = path.stat().st_mode
@@ -82,10 +83,11 @@ def suffix_of(path: Path) -> str:
 
 
 def open_arrays(source: Source) -> dict[str, StoredArray]:
-    """What a file holds, by name; an array without a name has the empty one.
+    """The arrays in a file, by name; an array without a name has the name ``""``.
 
-    No numbers are read yet, nothing in a file is ever executed, and no memory is taken that the
-    file does not account for: an array must be as long as its header says.
+    Arrays are not read yet, except from files that are read as a whole. Nothing in a file is
+    executed. A header that claims more numbers than the file holds is refused, so no memory is
+    allocated for them.
 
     Args:
         source: ``.npy`` (mapped into memory when read), ``.npz``, ``.safetensors``, or ``.pt`` and
@@ -94,7 +96,7 @@ def open_arrays(source: Source) -> dict[str, StoredArray]:
     Raises:
         ImportError: ``.safetensors`` without its extra.
         OSError: The file cannot be opened.
-        ValueError: It is damaged or of another kind.
+        ValueError: The file is damaged or of another kind.
     """
     check_regular(source.path)
     if source.kind not in ARRAYS:
@@ -150,9 +152,9 @@ def _open_npz(source: Source) -> dict[str, StoredArray]:
             continue  # no array
         if name in arrays:
             raise ValueError(f"{source} must hold every array once, got {name!r} twice")
-        shape, _, dtype = _of_member(source, member, _header_alone)
+        shape, _, dtype = _read_member(source, member, _header_alone)
         arrays[name] = StoredArray(
-            dtype.name, shape, partial(_of_member, source, member, _whole_array)
+            dtype.name, shape, partial(_read_member, source, member, _whole_array)
         )
     return arrays
 
@@ -206,7 +208,7 @@ ARRAYS: Final[Mapping[str, Callable[[Source], dict[str, StoredArray]]]] = {
     ".pt": _open_torch,
     ".pth": _open_torch,
 }
-"""Kinds of files that hold arrays, and what opens them."""
+"""Kinds of files that hold arrays, and the function that opens each."""
 
 
 # --- .npy and the members of .npz
@@ -215,14 +217,18 @@ _Header = tuple[tuple[int, ...], bool, np.dtype[Any]]
 
 
 class _DamagedError(Exception):
-    """What is wrong with an array in a file."""
+    """An array in a file is damaged; the message says how."""
 
 
 def _read_header(stream: IO[bytes], size: int) -> _Header:
-    """Shape, whether columns come first, and dtype of an array that ``size`` bytes hold.
+    """Reads the header of an array: shape, whether it is in Fortran order, and dtype.
+
+    Args:
+        stream: The array, from its first byte.
+        size: Bytes in the stream.
 
     Raises:
-        _DamagedError: They do not.
+        _DamagedError: The header is damaged, or the array does not fit into ``size`` bytes.
     """
     if stream.read(len(_NPY)) != _NPY:
         raise _DamagedError("it does not begin as one")
@@ -241,9 +247,9 @@ def _read_header(stream: IO[bytes], size: int) -> _Header:
         raise _DamagedError("it holds pickled objects, which could execute code when loaded")
     if any(length < 0 for length in shape):
         raise _DamagedError(f"its header says shape {shape}")
-    wanted, there = math.prod(shape) * dtype.itemsize, size - stream.tell()
-    if wanted > there:
-        raise _DamagedError(f"its header says {wanted} bytes of numbers, and {there} are there")
+    wanted, available = math.prod(shape) * dtype.itemsize, size - stream.tell()
+    if wanted > available:
+        raise _DamagedError(f"its header says {wanted} bytes of numbers, and {available} are there")
     try:
         np.broadcast_to(np.empty((), dtype), shape)
     except ValueError as error:  # no numbers at all, of a shape that nothing can have
@@ -271,10 +277,10 @@ def _members(source: Source) -> list[zipfile.ZipInfo]:
             raise _not_npz(source, error) from error
 
 
-def _of_member(
+def _read_member(
     source: Source, member: zipfile.ZipInfo, take: Callable[[IO[bytes], _Header], Any]
 ) -> Any:
-    """What ``take`` makes of an array in an archive, from its stream past the header."""
+    """Calls ``take`` with the stream of an array in an archive, past its header, and the header."""
     if member.flag_bits & 1:
         raise ValueError(f"{source} must not be encrypted, got {member.filename!r} with a password")
     if member.compress_type not in _READABLE:

@@ -1,4 +1,4 @@
-"""What commands read: features and modality, from files of every kind or standard input."""
+"""Features and modality, read from files of every kind or from standard input."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from mabm.cli.files.modalities import Modality, number_words
 from mabm.cli.files.tables import read_feature_table, read_modality_column
 
 STANDARD: Final = "-"
-"""What is typed instead of a file for standard input and output."""
+"""Stands for standard input or output where a file is asked for."""
 
 _KINDS: Final = f"{', '.join(ARRAYS)} or .csv"
 
 
 @contextmanager
 def opened(typed: str) -> Iterator[Source]:
-    """What was typed as a file to read: the file, or standard input, copied to one meanwhile.
+    """Opens an argument: a file, or ``-`` for standard input, copied to a temporary file.
 
-    Of which kind standard input is, its first bytes tell.
+    The kind of standard input is recognized by its first bytes.
 
     Raises:
         OSError: There is no room for the copy.
@@ -52,7 +52,7 @@ def opened(typed: str) -> Iterator[Source]:
 
 
 def _kind_of(path: Path) -> str:
-    """The kind of a file by its content; what is nothing else is taken for a table."""
+    """The kind of a file by its content; anything unknown is taken for a table."""
     with path.open("rb") as stream:
         start = stream.read(9)
         if start.startswith(b"\x93NUMPY"):
@@ -83,7 +83,7 @@ def read_features(source: Source, key: str | None) -> tuple[Tensor, Modality | N
     Raises:
         ImportError: ``.safetensors`` without its extra.
         OSError: The file cannot be opened.
-        ValueError: It holds something else.
+        ValueError: The file holds something else.
     """
     if source.kind == ".csv":
         if key is not None:
@@ -127,7 +127,7 @@ def read_modality(source: Source) -> Modality:
     Raises:
         ImportError: ``.safetensors`` without its extra.
         OSError: The file cannot be opened.
-        ValueError: It holds something else.
+        ValueError: The file holds something else.
     """
     if source.kind == ".csv":
         return read_modality_column(source)

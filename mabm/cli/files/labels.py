@@ -24,12 +24,12 @@ from mabm.distance.options import DistanceOptions
 from mabm.distance.presets import PRESETS
 
 KINDS: Final = (".npy", ".csv", ".npz")
-"""The ends of names that labels are written to."""
+"""Endings of the files that labels can be written to."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What labels were found with, as ``.npz`` keeps it beside them in JSON.
+    """Settings of a clustering, kept in JSON beside its labels in ``.npz``.
 
     Attributes:
         clusterer: DBSCAN with its parameters.
@@ -47,7 +47,7 @@ class Settings:
             raise TypeError(f"modality_names must be words, got {shown(self.modality_names)}")
 
     def to_json(self) -> str:
-        """As text that :meth:`from_json` reads."""
+        """The settings as JSON, which :meth:`from_json` reads."""
         distance = self.distance
         values = {
             "eps": self.clusterer.eps,
@@ -62,10 +62,10 @@ class Settings:
 
     @classmethod
     def from_json(cls, text: str) -> Settings:
-        """Reads what :meth:`to_json` gave.
+        """Reads the text of :meth:`to_json`.
 
         Raises:
-            ValueError: It is something else.
+            ValueError: The text is something else.
         """
         try:
             values = json.loads(text)
@@ -86,11 +86,11 @@ def write_labels(
 
     Args:
         typed: ``-``, or a file of one of ``KINDS``.
-        labels: (N,).
-        beside: Arrays that ``.npz`` keeps beside them; ``None`` is left out.
+        labels: (N,) int64.
+        beside: Arrays that ``.npz`` keeps beside the labels; those that are ``None`` are left out.
 
     Raises:
-        OSError: It takes no more.
+        OSError: The file or standard output cannot be written to.
         OutputClosedError: Nobody reads standard output.
     """
     if typed == STANDARD:
@@ -108,7 +108,7 @@ def read_clustering(path: Path) -> tuple[PseudoLabels[torch.Tensor], Settings]:
 
     Raises:
         OSError: The file cannot be opened.
-        ValueError: It is of another kind, or lacks one of these.
+        ValueError: The file is of another kind, or one of these is missing.
     """
     remedy = "write it with mabm cluster --output labels.npz"
     source = Source.of(path)

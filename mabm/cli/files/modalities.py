@@ -1,4 +1,4 @@
-"""The modality of each row as commands read it: numbers, or words of any kind."""
+"""The modality of each row, read as numbers or as words."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mabm.cli.command import shortened, whole_number
 MODALITY_WORDS: Final = {name: number for number, name in MODALITY_NAMES.items()} | {
     "thermal": INFRARED
 }
-"""What a modality may be called instead of its number."""
+"""Words that stand for the number of a modality."""
 
 _MOST_GROUPS: Final = 4  # that are listed one by one
 
@@ -27,8 +27,8 @@ class Modality:
 
     Attributes:
         numbers: (N,) int64.
-        names: What number n is called, where the file had words for it that are its own.
-        words: (N,) the words, where there was nothing but words.
+        names: Name of each number, where the file had words other than the known ones.
+        words: (N,) the words of the file, where it had no numbers.
     """
 
     numbers: Tensor
@@ -36,7 +36,7 @@ class Modality:
     words: tuple[str, ...] | None = None
 
     def in_words(self) -> str:
-        """How many rows there are of each modality, or of each word where the file had words."""
+        """Number of rows of each modality, or of each word where the file had words."""
         if self.words is not None and len(set(self.words)) <= _MOST_GROUPS:
             counted = sorted(Counter(self.words).items())
             return ", ".join(f"{count} {word}" for word, count in counted)
@@ -55,10 +55,10 @@ class Modality:
 
 
 def modality_number(text: str, where: str) -> int:
-    """The modality meant by a number or a word.
+    """The modality that a number or a known word stands for.
 
     Raises:
-        ValueError: It is neither; the message begins with ``where``.
+        ValueError: The text is neither; the message begins with ``where``.
     """
     number = _known(text)
     if number is None:
@@ -70,14 +70,14 @@ def modality_number(text: str, where: str) -> int:
 
 
 def number_words(words: Sequence[str], where: Callable[[int], str]) -> Modality:
-    """Numbers for words: those that ``MODALITY_WORDS`` and digits have, or else in sorted order.
+    """Numbers for words: known words and digits have theirs, others are numbered in sorted order.
 
     Args:
         words: One a row.
-        where: Names the place of a row for messages.
+        where: Takes a row and returns what messages call it.
 
     Raises:
-        ValueError: There are numbers that are no modality, or numbers beside words.
+        ValueError: A number is no modality, or numbers are mixed with unknown words.
     """
     numbers = [_known(word) for word in words]
     has_numbers = any(_is_number(word) for word in words)
@@ -92,7 +92,7 @@ def number_words(words: Sequence[str], where: Callable[[int], str]) -> Modality:
 
 
 def is_known(text: str) -> bool:
-    """Whether it is a number, right or wrong, or one of ``MODALITY_WORDS``."""
+    """Whether a text is any number, valid or not, or one of ``MODALITY_WORDS``."""
     return _is_number(text) or text.strip().lower() in MODALITY_WORDS
 
 
@@ -102,7 +102,7 @@ def _known(text: str) -> int | None:
 
 
 def _is_number(text: str) -> bool:
-    """Whether it is a number, right or wrong, or empty, and so no name."""
+    """Whether a text is any number, valid or not, or empty: such a text is no name."""
     try:
         float(text.strip() or "0")
     except ValueError:

@@ -1,8 +1,8 @@
-"""What commands write: where it may go, looked at before the work, and arrays into files.
+"""Output files: checked before the work begins, and written at once or not at all.
 
-No command writes over a file that it reads, nor over one of another kind. Files are compared, not
-their names; of which kind a file is, tells its content. So that a command can be run again, what it
-has written before is replaced.
+No command overwrites a file that it reads, or a file of another kind. Files are compared, not their
+names, and the kind of a file is recognized by its content. A file that the same command wrote
+earlier is replaced, so that a command can be run again.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from mabm.cli.files.arrays import (
 from mabm.evaluation import SearchScores
 
 Recognizer: TypeAlias = Callable[[Path], bool]
-"""Whether a file is of the kind that is written. Raises ``ValueError`` where it is damaged."""
+"""Tells whether a file is of a certain kind. Raises ``ValueError`` where the file is damaged."""
 
 _LABELS_HEADER: Final = ["row", "labels"]
 _CLUSTERED: Final = frozenset({"labels", "modality", "core", "settings"})
@@ -44,20 +44,20 @@ def check_output(
     reads: Iterable[Path],
     option: str = "--output",
 ) -> None:
-    """Refuses a path that cannot be written to, or that holds what must not be replaced.
+    """Refuses a path that cannot be written to, or a file that must not be replaced.
 
     Args:
-        path: The file.
-        kinds: The ends of names that are possible, in lower case, and how to tell that a file there
-            is what the command writes.
+        path: The file to write.
+        kinds: The endings that are possible, in lower case, and for each what recognizes a file
+            that the command has written.
         reads: Files that the command reads.
-        option: What the path was given as.
+        option: The option that the path was given by.
 
     Raises:
         ImportError: ``.safetensors`` without its extra.
-        OSError: It cannot be written, or its folder is not there.
-        ValueError: The end of its name is none of ``kinds``, it is one of ``reads``, or something
-            else than the command writes is there.
+        OSError: The file cannot be written, or its folder does not exist.
+        ValueError: Its ending is none of ``kinds``, it is one of ``reads``, or there is a file of
+            another kind.
     """
     if suffix_of(path) not in kinds:
         raise ValueError(f"{option} must end in {' or '.join(kinds)}, got {path}")
@@ -73,22 +73,22 @@ def check_output(
 
 
 def check_not_read(path: Path, reads: Iterable[Path], *, option: str = "--output") -> None:
-    """Raises ValueError if a path is one of the files read, by whatever name or link."""
+    """Raises ``ValueError`` if a path is one of the files read, under any name or link."""
     try:
-        there = os.stat(path)
+        target = os.stat(path)
     except FileNotFoundError:
         return
     for file in reads:
         try:
             read = os.stat(file)
-        except OSError:  # which whoever reads it will tell
+        except OSError:  # reported when the file is read
             continue
-        if os.path.samestat(there, read):
+        if os.path.samestat(target, read):
             raise ValueError(f"{option} must not be what the command reads, {file}, got {path}")
 
 
 def check_kind(path: Path, is_of_kind: Recognizer, *, option: str = "--output") -> None:
-    """Raises ValueError if something is there that ``is_of_kind`` does not recognize."""
+    """Raises ``ValueError`` if there is a file that ``is_of_kind`` does not recognize."""
     if not path.exists():
         return
     check_regular(path)
@@ -104,16 +104,16 @@ def check_kind(path: Path, is_of_kind: Recognizer, *, option: str = "--output") 
 
 
 def check_folder(path: Path, *, option: str = "--output") -> None:
-    """Refuses what is no folder and cannot be made one; nothing is made yet.
+    """Refuses a path that is no folder and cannot become one; creates nothing.
 
     Raises:
-        OSError: It cannot be written to, or made.
-        ValueError: It, or what it lies in, is no folder.
+        OSError: The folder cannot be written to, or not be created.
+        ValueError: The path, or a path above it, is a file.
     """
-    there = next(each for each in (path, *path.absolute().parents) if os.path.lexists(each))
-    if not there.is_dir():
-        raise ValueError(f"{option} must be a folder, got {path}, where {there} is none")
-    if not os.access(there, os.W_OK | os.X_OK):
+    nearest = next(each for each in (path, *path.absolute().parents) if os.path.lexists(each))
+    if not nearest.is_dir():
+        raise ValueError(f"{option} must be a folder, got {path}, where {nearest} is none")
+    if not os.access(nearest, os.W_OK | os.X_OK):
         raise PermissionError(f"{option} must be a folder that can be written to, got {path}")
 
 
@@ -121,7 +121,7 @@ def check_folder(path: Path, *, option: str = "--output") -> None:
 
 
 def is_labels(path: Path) -> bool:
-    """Labels of ``mabm cluster``: -1 and up, no number left out; .npy, .npz or .csv."""
+    """Recognizes labels of ``mabm cluster``: -1 and up without gaps, in .npy, .npz or .csv."""
     if suffix_of(path) == ".csv":
         with path.open(newline="", encoding="utf-8") as stream:
             return stream.readline(100).rstrip("\r\n") == ",".join(_LABELS_HEADER)
@@ -133,7 +133,7 @@ def is_labels(path: Path) -> bool:
 
 
 def is_extracted(path: Path) -> bool:
-    """Features of ``mabm extract``: a matrix alone in .npy, with its columns in the other kinds."""
+    """Recognizes features of ``mabm extract``: a matrix in .npy, all its arrays in other kinds."""
     arrays = open_arrays(Source.of(path))
     name = "" if suffix_of(path) == ".npy" else "features"
     if name and set(arrays) - {"path"} != _EXTRACTED:
@@ -142,7 +142,7 @@ def is_extracted(path: Path) -> bool:
 
 
 def is_scores(path: Path) -> bool:
-    """Scores of ``mabm evaluate``."""
+    """Recognizes scores of ``mabm evaluate``."""
     values = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(values, list) or not values:
         return False
@@ -152,7 +152,7 @@ def is_scores(path: Path) -> bool:
 
 
 def is_picture(path: Path) -> bool:
-    """A PNG that Matplotlib drew, which puts its name near the beginning."""
+    """Recognizes a PNG that Matplotlib drew; it writes its name near the beginning."""
     with path.open("rb") as stream:
         start = stream.read(200)
     return start.startswith(b"\x89PNG\r\n\x1a\n") and b"tEXtSoftware\0Matplotlib" in start
@@ -171,10 +171,10 @@ def _are_labels(stored: StoredArray) -> bool:
 
 
 def save_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Writes arrays: all of them to ``.npz`` or ``.safetensors`` (numbers alone), else the first.
+    """Writes arrays to a file, which is complete or not there: it is written aside and moved.
 
-    ``.csv`` gets a line a row: its number, and a column for each array. A file is complete or not
-    there: it is written beside its place and moved.
+    ``.npz`` holds all arrays, ``.safetensors`` all arrays of numbers, ``.npy`` the first array.
+    ``.csv`` has one line a row: its number, and a column for each array.
 
     Raises:
         ImportError: ``.safetensors`` without its extra.

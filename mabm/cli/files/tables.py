@@ -14,15 +14,15 @@ from mabm.cli.files.arrays import Source, check_regular
 from mabm.cli.files.modalities import Modality, is_known, number_words
 
 _MODALITY: Final = "modality"
-_ROW_NUMBERS: Final = ("", "row")  # how pandas and this library call a first column of them
+_ROW_NUMBERS: Final = ("", "row")  # names of such a column by pandas and by this library
 
 
 def read_table(source: Source) -> list[list[str]]:
-    """Rows of a table without the empty ones.
+    """Reads the rows of a table, without the empty ones.
 
     Raises:
         OSError: The file cannot be opened.
-        ValueError: It is no text, or holds no rows.
+        ValueError: The file is no text, or holds no rows.
     """
     rows = [row for _, row in _rows(source)]
     if not rows:
@@ -31,15 +31,15 @@ def read_table(source: Source) -> list[list[str]]:
 
 
 def read_feature_table(source: Source) -> tuple[npt.NDArray[np.float32], Modality | None]:
-    """Reads (N, D) features, a row a line, and the modality of each where there is a column of it.
+    """Reads (N, D) features, one row a line, and the modality where there is such a column.
 
-    A first row with anything but numbers is a header: a column that it calls ``modality`` is the
-    modality, and a first column ``row`` or without a name holds row numbers and is left out.
+    A first row that is not all numbers is a header. The column named ``modality`` is the modality;
+    a first column named ``row``, or without a name, holds row numbers and is left out.
 
     Raises:
         OSError: The file cannot be opened.
-        ValueError: It is no text or holds no rows, a row is longer or shorter than the first one,
-            or a cell is no number.
+        ValueError: The file is no text or holds no rows, a row is longer or shorter than the first
+            one, or a cell is no number.
     """
     header: list[str] | None = None
     place: int | None = None
@@ -108,7 +108,7 @@ def read_modality_column(source: Source) -> Modality:
 
 
 def _check_separator(source: Source, row: list[str]) -> None:
-    """Refuses a first row of columns that something else than commas separates."""
+    """Refuses a first row whose columns are separated by anything but commas."""
     line = ",".join(row)
     separator = next((sign for sign in ";\t" if sign in line), None)
     if separator is None and len(row) == 1 and len(cells := line.split()) > 1:
@@ -122,9 +122,9 @@ def _check_separator(source: Source, row: list[str]) -> None:
 
 
 def _is_header(rows: list[list[str]]) -> bool:
-    """Whether the first cell of a column names it: no modality, nor a word that comes again.
+    """Whether the first cell of a column is its name: it is no modality, and occurs once.
 
-    A number above words alone is the header that pandas gives a Series without a name.
+    A number above nothing but words is also a name: pandas writes it above a Series without one.
     """
     name = rows[0][0].strip()
     if (
@@ -157,7 +157,7 @@ def _no_number(
     header: list[str] | None,
     left_out: tuple[int | None, int],
 ) -> ValueError:
-    """What is wrong with a row that is not all numbers."""
+    """The error for a row that is not all numbers."""
     place, first = left_out
     column = next(
         at for at, cell in enumerate(row) if at >= first and at != place and not _is_number(cell)
