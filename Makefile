@@ -13,7 +13,8 @@ BIN := $(VENV)/bin
 # process: make test T=tests/distance/test_ranking.py, make test T='-m "not slow and not kernels"'
 T ?=
 # Each file's tests stay in one process, for what they share. Each process has one thread: a thread
-# a core in each of them would get in each other's way.
+# a core in each of them would get in each other's way. What pytest makes of a file is kept for the
+# next process, which would else take ten seconds to find the tests.
 ALL_TESTS := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 CPP := 'csrc/*' 'tests/emulated_grid/*.h' 'tests/emulated_grid/*.cpp'
 SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
@@ -25,7 +26,7 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed
 ifeq ($(T),)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ALL_TESTS)
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ALL_TESTS)
 else
 	$(BIN)/python -m pytest $(T)
 endif

@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[1]
 SECTIONS = ("Train", "Command line")
 
 FOLDERS = {"sysu_mm01": "DATA/SYSU-MM01", "regdb": "DATA/RegDB", "llcm": "DATA/LLCM"}
-SIZE = (48, 24)
+SIZE = (32, 16)
 SHORT = [
     "data.workers=0",
     "clustering.k1=12",
@@ -44,6 +44,7 @@ SHORT = [
     *(f"stage{stage}.{key}" for stage in (1, 2) for key in ("epochs=1", "iterations=2")),
 ]
 SMALL_IMAGES = [f"data.height={SIZE[0]}", f"data.width={SIZE[1]}"]
+SMALL_DRAWINGS = ["data.height=24", "data.width=24"]
 SMALL_ENCODER = ["model.name=small", "model.weights=emoji_xm", "run.report=false"]
 
 # Something that a command's output must say.
@@ -110,7 +111,7 @@ def arguments_of(words: list[str]) -> list[str]:
     words = [re.sub(r"(?<!\w)ROOT\b", FOLDERS.get(data, "ROOT"), word) for word in words]
     if words[0] != "train" or "--show" in words:
         return words
-    overrides = [*SHORT, *([] if words[1] == "emoji_xm" else SMALL_IMAGES)]
+    overrides = [*SHORT, *(SMALL_DRAWINGS if words[1] == "emoji_xm" else SMALL_IMAGES)]
     if "runs/sysu" not in words and words[1] != "emoji_xm":
         overrides += SMALL_ENCODER
     return [*words, *(word for override in overrides for word in ("--set", override))]

@@ -13,6 +13,8 @@ from mabm.train import Config, inputs, load_config, train
 
 NUM_TRAIN, NUM_TEST = 14, 6
 SMALL = (
+    "data.height=24",  # half of the drawings: a quarter of the work
+    "data.width=24",
     "batch.identities=4",
     "batch.instances=4",
     "stage1.epochs=2",

@@ -25,7 +25,7 @@ from mabm.data import ReidData
 from mabm.models import TwoStreamEncoder
 from mabm.train import Learner, TrainResult, distributed, inputs, train, trainer
 
-pytestmark = needs_training
+pytestmark = [needs_training, pytest.mark.slow]
 
 RANKS = 2
 SECTIONS = (4, 4, 2)  # of a process
@@ -226,7 +226,7 @@ def left_out(rank: int) -> dict[str, Any]:
     return {"taken": taken, "same": all(state[name].equal(before[name]) for name in state)}
 
 
-RUN = ("data.height=24", "data.width=24", "batch.identities=2", "batch.instances=4")
+RUN = ("batch.identities=2", "batch.instances=4")
 RUN += ("stage1.epochs=1", "stage1.iterations=2", "stage2.epochs=1", "stage2.iterations=2")
 
 

@@ -22,7 +22,7 @@ from mabm.train import load_config
 
 pytestmark = [needs_training, pytest.mark.slow]
 
-SIZE = (64, 32)
+SIZE = (48, 24)
 SHORT = [
     f"data.height={SIZE[0]}",
     f"data.width={SIZE[1]}",
