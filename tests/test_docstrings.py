@@ -18,7 +18,7 @@ import mabm
 MODULES = [
     module.name
     for module in pkgutil.walk_packages(mabm.__path__, "mabm.")
-    if not any(part.startswith("_") for part in module.name.split("."))
+    if module.name.rpartition(".")[2] not in {"_C", "__main__"}
 ]
 
 
@@ -133,10 +133,10 @@ def unexplained(value: Any, owner: Any) -> list[str]:
 
 
 def example(value: Any, owner: Any) -> str:
-    """The example, or nothing; that of a method may be its class's, where it is called."""
-    own = section(inspect.getdoc(value) or "", "Example")
-    if ">>>" in own or owner is None:
-        return own
+    """The docstring's example; a method's may be that of its class, if that calls it."""
+    of_value = section(inspect.getdoc(value) or "", "Example")
+    if ">>>" in of_value or owner is None:
+        return of_value
     of_class = section(inspect.getdoc(owner) or "", "Example")
     is_called = value.__name__ == "forward" or f".{value.__name__}(" in of_class
     return of_class if is_called else ""

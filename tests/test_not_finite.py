@@ -142,7 +142,7 @@ def test_backward_of_finite_inputs_is_what_it_was(
     for leave_out in (True, False):
         if not leave_out:
             monkeypatch.setattr(
-                "mabm.compat._memories.leave_out_not_finite", lambda rows, targets: targets
+                "mabm.compat._adapters.memories.leave_out_not_finite", lambda rows, targets: targets
             )
         features = batch.prototypes.repeat(2 if function is cm_hybrid else 1, 1)
         inputs = (scale * batch.features).requires_grad_()

@@ -1,8 +1,8 @@
-"""A plugin for pytest under a tool that slows everything down: it comes to an end in time.
+"""A plugin for pytest under a tool that slows everything down: it ends the session in time.
 
     MABM_BRIEF_SECONDS=40 PYTHONPATH=benchmarks/gpu python -m pytest -p brief_tests -m gpu
 
-After so many seconds no further test is begun, so that the tool still comes to its summary.
+After MABM_BRIEF_SECONDS no further test starts, so that the tool can still print its summary.
 """
 
 import os
@@ -15,7 +15,7 @@ _SECONDS = float(os.environ.get("MABM_BRIEF_SECONDS", "40"))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Ends the session before a test that would begin too late."""
+    """Ends the session before a test that would start too late."""
     if time.monotonic() - _START > _SECONDS:
         failed = item.session.testsfailed > 0
         pytest.exit(f"{_SECONDS:g} s are up before {item.nodeid}", returncode=int(failed))

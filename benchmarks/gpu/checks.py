@@ -1,4 +1,4 @@
-"""What must hold before anything is timed: the same on the CPU, again, and by other means."""
+"""Checks before anything is timed: against the CPU, a second run and other implementations."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from torch import Tensor
 import mabm
 from mabm.distance.products import MATRIX_UNIT_ROUNDOFF, HalfProduct, growth
 
-# Up to so many samples the CPU clusters them too (seconds on many cores).
+# The most samples that the CPU clusters too (seconds on many cores).
 REFERENCE_LIMIT = 34_167
-# Up to so many scikit-learn clusters the graph.
+# The most samples for which scikit-learn clusters the graph.
 SKLEARN_LIMIT = 100_000
 _SAMPLED_ROWS = 64
 _COLUMNS_AT_ONCE = 16_384
@@ -25,7 +25,7 @@ _DISTANCE_TOLERANCE = 1e-6
 
 
 def sampled_rows(features: Tensor) -> Tensor:
-    """Some rows, spread over all."""
+    """Indices of some rows, spread evenly."""
     count = min(_SAMPLED_ROWS, len(features))
     return torch.linspace(0, len(features) - 1, count, device=features.device).to(torch.int64)
 
@@ -40,7 +40,7 @@ def exact_scores(features: Tensor, rows: Tensor) -> Tensor:
 def check_ranks(
     features: Tensor, modality: Tensor, ranking: mabm.Ranking[Tensor]
 ) -> dict[str, bool]:
-    """Holds some rows of a ranking against float64 products and PyTorch's top-k."""
+    """Compares some rows of a ranking with float64 products and PyTorch's top-k."""
     rows = sampled_rows(features)
     scores = exact_scores(features, rows)
     ranks, found = ranking.ranks[rows], ranking.scores[rows]
@@ -61,10 +61,10 @@ def _close(ours: Tensor, theirs: Tensor) -> bool:
 
 
 def check_product(given: Prepared) -> tuple[dict[str, bool], dict[str, Any]]:
-    """Holds the float16 product of some rows with all against float64, and against its bound.
+    """Compares the error of the float16 product of some rows with its bound, in float64.
 
-    The bound is that of the whole error, rounding of the operands among it; what the additions
-    alone lose is told apart, for the matrix units' part in the bound is an assumption.
+    The bound covers the whole error, including the rounding of the operands. The loss by the
+    additions alone is reported too, because the bound assumes how much matrix units lose.
     """
     features, rows = given.features, sampled_rows(given.features)
     product = HalfProduct(features)
@@ -75,20 +75,20 @@ def check_product(given: Prepared) -> tuple[dict[str, bool], dict[str, Any]]:
     ]
     bounds = product.error_bounds(torch.cat(lengths))[rows]
     operand = product.operand(0, len(features))
-    own, few = operand[rows], features[rows].to(torch.float64) - wide_mean
-    own_length = torch.linalg.vector_norm(own.to(torch.float64), dim=1)
+    chosen, few = operand[rows], features[rows].to(torch.float64) - wide_mean
+    chosen_length = torch.linalg.vector_norm(chosen.to(torch.float64), dim=1)
     terms = growth(features.shape[1] + 8, MATRIX_UNIT_ROUNDOFF)
     of_bound = of_additions = 0.0
     for first in range(0, len(features), _COLUMNS_AT_ONCE):
         others = operand[first : first + _COLUMNS_AT_ONCE]
-        found = torch.empty(len(own), len(others), device=features.device)
-        product.multiply(own, others, found)
+        found = torch.empty(len(chosen), len(others), device=features.device)
+        product.multiply(chosen, others, found)
         wide = others.to(torch.float64)
         centered = features[first : first + _COLUMNS_AT_ONCE].to(torch.float64) - wide_mean
         off = (found / unit - few @ centered.T).abs().amax(dim=1)
         of_bound = max(of_bound, float((off / bounds).nan_to_num().max()))
-        added = (found.to(torch.float64) - own.to(torch.float64) @ wide.T).abs()
-        most = terms * own_length[:, None] * torch.linalg.vector_norm(wide, dim=1)
+        added = (found.to(torch.float64) - chosen.to(torch.float64) @ wide.T).abs()
+        most = terms * chosen_length[:, None] * torch.linalg.vector_norm(wide, dim=1)
         of_additions = max(of_additions, float((added / most).nan_to_num().max()))
     facts = {"product_error_of_bound": of_bound, "additions_error_of_bound": of_additions}
     return {
@@ -98,7 +98,7 @@ def check_product(given: Prepared) -> tuple[dict[str, bool], dict[str, Any]]:
 
 
 def check_again(given: Prepared) -> dict[str, bool]:
-    """Runs the pipeline whole: the same bits as stage by stage."""
+    """Compares a run of the whole pipeline with its stages run one by one: the same bits."""
     graph = mabm.jaccard_graph(given.features, given.modality)
     labels = mabm.pseudo_labels(given.features, given.modality).labels
     return {
@@ -113,7 +113,7 @@ def _same_graph(ours: mabm.NeighborGraph[Tensor], theirs: mabm.NeighborGraph[Ten
 
 
 def check_dbscan(given: Prepared) -> dict[str, bool]:
-    """Holds the labels against scikit-learn's on the same graph."""
+    """Compares the labels with scikit-learn's on the same graph."""
     dbscan = DBSCAN(eps=0.6, min_samples=4, metric="precomputed", n_jobs=-1)
     expected = dbscan.fit_predict(given.graph.to_scipy())
     same = torch.equal(given.labels.cpu(), torch.from_numpy(expected).to(torch.int64))
@@ -121,7 +121,7 @@ def check_dbscan(given: Prepared) -> dict[str, bool]:
 
 
 def check_cpu(given: Prepared) -> tuple[dict[str, bool], dict[str, Any]]:
-    """Holds ranks, distances and labels against the CPU's; and tells how far they are apart."""
+    """Compares ranks, distances and labels with the CPU's, and measures their difference."""
     ours = Prepared.of(given.features.cpu(), given.modality.cpu())
     labels = given.labels.cpu()
     verdicts = {
@@ -132,9 +132,9 @@ def check_cpu(given: Prepared) -> tuple[dict[str, bool], dict[str, Any]]:
         "labels_unlike_cpu": int((ours.labels != labels).sum()),
         "graph_bits_of_cpu": _same_graph(ours.graph, given.graph),
     }
-    here, there = given.graph.tensors(), ours.graph.tensors()
-    if torch.equal(here[0].cpu(), there[0]) and torch.equal(here[1].cpu(), there[1]):
-        apart = (here[2].cpu() - there[2]).abs()
+    on_device, on_cpu = given.graph.tensors(), ours.graph.tensors()
+    if torch.equal(on_device[0].cpu(), on_cpu[0]) and torch.equal(on_device[1].cpu(), on_cpu[1]):
+        apart = (on_device[2].cpu() - on_cpu[2]).abs()
         facts["distance_unlike_cpu"] = float(apart.max()) if len(apart) else 0.0
         near = facts["distance_unlike_cpu"] <= _DISTANCE_TOLERANCE
         verdicts["CPU: distances within 1e-6"] = near
@@ -144,7 +144,7 @@ def check_cpu(given: Prepared) -> tuple[dict[str, bool], dict[str, Any]]:
 
 
 def describe(given: Prepared) -> dict[str, Any]:
-    """What the input makes of the pipeline: sizes, clusters, and what the fast ranking changes."""
+    """Facts on the results: sizes, clusters, and what the fast ranking changes."""
     count = len(given.features)
     fast = mabm.rank_neighbors(given.features, given.modality, precision="fast")
     labels = mabm.pseudo_labels(given.features, given.modality, precision="fast").labels
@@ -159,19 +159,19 @@ def describe(given: Prepared) -> dict[str, Any]:
 
 
 class UnprovenRows(logging.Handler):
-    """Listens for how many rows a ranking had to score exactly, one by one."""
+    """A log handler that counts the rows that a ranking had to rank by exact scores."""
 
     def __init__(self) -> None:
         super().__init__(logging.INFO)
         self.rows = 0
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Takes the number of rows from the ranking's message."""
+        """Adds the number of rows in a message of the ranking."""
         if "exact scores alone" in str(record.msg) and isinstance(record.args, tuple):
             self.rows += int(str(record.args[0]))
 
     def __enter__(self) -> UnprovenRows:
-        """Starts to listen."""
+        """Attaches the handler to the log of the ranking."""
         self._logger = logging.getLogger("mabm.distance.ranking")
         self._level, self._propagate = self._logger.level, self._logger.propagate
         self._logger.setLevel(logging.INFO)
@@ -180,7 +180,7 @@ class UnprovenRows(logging.Handler):
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stops."""
+        """Detaches it and restores the log."""
         self._logger.removeHandler(self)
         self._logger.setLevel(self._level)
         self._logger.propagate = self._propagate

@@ -1,8 +1,8 @@
-"""What ncu counted of each kernel, as a table: its CSV on standard input, among other lines.
+"""A table of the counters of each kernel, from the CSV of ncu on standard input.
 
     ncu --csv --page details ... | python benchmarks/gpu/counter_table.py
 
-One line a kernel, that of its longest launch.
+One line per kernel, for its longest launch. Other lines of the input are ignored.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _NAME_WIDTH = 60
 
 
 def read_launches(lines: Iterable[str]) -> list[dict[str, str]]:
-    """Each launch: its kernel, and the value of each metric by name."""
+    """The launches, each with its kernel and the value of each metric by name."""
     kept = [line for line in lines if line.startswith('"')]
     header = next((n for n, line in enumerate(kept) if line.startswith('"ID"')), len(kept))
     launches: dict[str, dict[str, str]] = {}
@@ -42,7 +42,7 @@ def read_launches(lines: Iterable[str]) -> list[dict[str, str]]:
             continue
         if name == "Duration":
             value = f"{float(value) * _MICROSECONDS.get(row['Metric Unit'], 1.0):.1f}"
-        # Two sections have a "Memory Throughput": the first in percent, the other in bytes.
+        # Two sections have a "Memory Throughput", one in percent and one in bytes.
         if name != "Memory Throughput" or row["Metric Unit"] == "%":
             launch.setdefault(name, value)
     return list(launches.values())

@@ -1,4 +1,4 @@
-"""What every benchmark here measures with: timers, ceilings of the device, a budget of time."""
+"""Timers, a budget of time, and the ceilings of a device, for all benchmarks of this folder."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parents[2]
 Input = TypeVar("Input")
 
-# Back-to-back repeats of what is too short to be timed alone.
+# Repeats back to back of a call that is too short to be timed alone.
 _REPEATS = 4
 _SETTLING_SECONDS = 1.0  # a GPU's clocks rise under load
 _TILE_BYTES = 1 << 30
 
 
 class OutOfTimeError(Exception):
-    """There is not enough time left for what was asked."""
+    """The budget has too little time left."""
 
 
 @dataclass
 class Budget:
-    """Seconds for everything together, and what a call took so far, by name.
+    """A limit of seconds for a whole run, and the time of each call so far, by name.
 
     Attributes:
-        seconds: All there are, from when the budget is made.
-        seen: For each name the greatest work that was timed, and its seconds.
+        seconds: The limit, from the creation of the budget on.
+        seen: For each name, the greatest work that was timed and its seconds.
     """
 
     seconds: float
@@ -53,17 +53,17 @@ class Budget:
         return self.seconds - self.used()
 
     def note(self, name: str, work: float, seconds: float) -> None:
-        """Remembers what a call took."""
+        """Records the time of a call."""
         if work >= self.seen.get(name, (0.0, 0.0))[0]:
             self.seen[name] = (work, seconds)
 
     def expect(self, name: str, work: float) -> float:
-        """Seconds that a call should take, in proportion to its work; 0 if it was never timed."""
+        """Seconds that a call should take, proportional to its work; 0 if it was never timed."""
         known, seconds = self.seen.get(name, (1.0, 0.0))
         return seconds * work / known
 
     def require(self, name: str, work: float, calls: int = 1) -> None:
-        """Raises OutOfTimeError where so many calls would outlast the budget."""
+        """Raises OutOfTimeError if so many calls would exceed the budget."""
         needed = self.expect(name, work) * calls
         if self.left() <= needed:
             raise OutOfTimeError(f"{needed:.1f} s needed, {max(self.left(), 0):.1f} s left")
@@ -71,7 +71,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds of each round: between events on the device, and by the host's clock."""
+    """Milliseconds of each round, between events on the device and by the host's clock."""
 
     device: list[float]
     host: list[float]
@@ -89,13 +89,14 @@ class Timing:
 
 @dataclass
 class Timer:
-    """Times calls on a device, inputs in rotation; by the host's clock where it is no GPU.
+    """Times calls on a device with inputs in rotation; by the host's clock if it is not a GPU.
 
     Attributes:
         device: Where the work runs.
-        budget: What all calls together may take.
-        seconds: About what the rounds of one measurement take.
-        most_rounds: How many rounds there are at most; three at least, where time remains.
+        budget: The limit for all calls together.
+        seconds: About the time for the rounds of one measurement.
+        most_rounds: The most rounds of one measurement. There is at least one for each input, as
+            far as the budget allows.
     """
 
     device: torch.device
@@ -129,10 +130,10 @@ class Timer:
         """Times a call on each input in turn, after a warm-up.
 
         Args:
-            name: What the budget knows it by.
+            name: The name of the call in the budget.
             function: The call.
             inputs: Several, so that no round finds its data in the cache.
-            work: What its time grows with.
+            work: A number that the time of the call is proportional to.
 
         Raises:
             OutOfTimeError: The budget does not allow a warm-up and a round.
@@ -154,7 +155,7 @@ class Timer:
 
 @contextmanager
 def float32_as(precision: str) -> Iterator[None]:
-    """Lets float32 products of the GPU round their operands to ``precision``, for a while."""
+    """Within the context, float32 products of the GPU round their operands to ``precision``."""
     matmul: Any = torch.backends.cuda.matmul
     before = matmul.fp32_precision
     matmul.fp32_precision = precision
@@ -165,14 +166,14 @@ def float32_as(precision: str) -> Iterator[None]:
 
 
 def product_to_float32(left: Tensor, right: Tensor) -> Tensor:
-    """``left @ right`` of half-precision operands with a float32 result, as the ranking's is."""
+    """``left @ right`` of half-precision operands with a float32 result, as in the ranking."""
     if left.is_cuda:
         return torch.mm(left, right, out_dtype=torch.float32)
     return left.float() @ right.float()
 
 
 def multiply(left: Tensor, right: Tensor, precision: str) -> Tensor:
-    """One product in a precision of :func:`ceilings`; operands are of the type it needs."""
+    """``left @ right`` in a precision of ``OPERAND_TYPES``, with operands of the type there."""
     if precision in {"float16", "bfloat16"}:
         return product_to_float32(left, right)
     if precision == "tf32":
@@ -191,7 +192,7 @@ OPERAND_TYPES = {
 
 
 def ceilings(timer: Timer) -> dict[str, float]:
-    """What the device does at most, measured: operations a second by precision, bytes a second.
+    """Measured peak rates of the device: operations per second by precision, bytes per second.
 
     A product of two square matrices of random numbers, with a float32 result for the half
     precisions; and a copy within the device, counting bytes read and written.
@@ -224,7 +225,7 @@ def ceilings(timer: Timer) -> dict[str, float]:
 
 
 def rows_of_tile(columns: int) -> int:
-    """Rows of a float32 tile of a gigabyte."""
+    """The number of rows of a float32 tile of 1 GiB."""
     return max(1, _TILE_BYTES // (4 * columns))
 
 
@@ -239,7 +240,7 @@ def _command(*words: str) -> str | None:
 
 
 def clocks() -> dict[str, str]:
-    """What nvidia-smi says of the first GPU at this moment; nothing where it says nothing."""
+    """Clocks, power and temperature of the first GPU by nvidia-smi; empty if it reports none."""
     fields = ("clocks.sm", "clocks.max.sm", "clocks.mem", "power.draw", "temperature.gpu")
     said = _command("nvidia-smi", "-i", "0", f"--query-gpu={','.join(fields)}", "--format=csv")
     if said is None or len(lines := said.splitlines()) < 2:
@@ -258,7 +259,7 @@ def _commit() -> str:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What the figures were measured on and with."""
+    """The machine and the versions that figures are measured with."""
     facts: dict[str, Any] = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "commit": _commit(),

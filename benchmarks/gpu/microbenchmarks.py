@@ -1,21 +1,20 @@
-"""Every stage on a GPU, beside its floor and its peers: equality first, then time.
+"""Times every stage on a GPU beside its floor and its peers, after checks of equality.
 
     python benchmarks/gpu/microbenchmarks.py [--sizes all] [--seconds 240] [--output FOLDER]
 
-For each size, in order of importance until the time is up: the first call; three inputs; what must
-hold (the same
-ranks, distances and labels as on the CPU, again, and by other means); then median, least and most
-of each stage and of the whole, between CUDA events, inputs in rotation, beside the floor
-(operations over the measured rate of the product, or bytes over the measured rate of a copy,
-whichever is longer); then the peers that are installed. Where something does not hold, nothing is
-timed.
+For each size, in order of importance until the time is up: the first call; the checks (the same
+ranks, distances and labels as on the CPU, in a second run, and by other implementations); then the
+median, least and most time of each stage and of the whole, between CUDA events, three inputs in
+rotation, beside the floor (operations over the measured rate of the product, or bytes over the
+measured rate of a copy, whichever is longer); then the peers that are installed. If a check fails,
+nothing is timed.
 
-A million samples and more are only measured when asked for (``--sizes million``, ``--sizes
-largest``), where they fit in memory: one input, one call, a few rows of the ranking checked.
+A million samples and more are only measured on request (``--sizes million``, ``--sizes largest``),
+if they fit in memory: one input, one call, a few rows of the ranking checked.
 
-Writes NAME.json and NAME-table.txt after every step (``--name``). Exits with 1 if something did not
-hold or an error came up; what there was no time for is named, and is no failure. With ``--device
-cpu --sizes small`` all of it runs without a GPU, by the host's clock.
+Writes NAME.json and NAME-table.txt after every step (``--name``). Exits with 1 after a failed check
+or an error; a step that there was no time for is listed and is not a failure. With ``--device cpu
+--sizes small-first`` it runs without a GPU, by the host's clock.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ from mabm._core.device_memory import available_bytes
 
 
 class Size(NamedTuple):
-    """How many samples of how many dimensions, and of what kind."""
+    """The size and kind of an input: samples, dimensions, kind."""
 
     samples: int
     dim: int
@@ -74,30 +73,30 @@ SIZES = {
     "million": [Size(1_000_000, 2048)],
     "largest": [Size(4_180_000, 2048)],
 }
-# From so many samples on there is one input and one call.
+# The least number of samples for which there is only one input and one call.
 _LARGE = 1_000_000
-# What the rows of sparse results take beyond the features, about, if nothing was measured.
+# About the bytes of sparse results per row, beyond the features, until measured.
 _ROW_BYTES = 12_000.0
 _FIXED_BYTES = 1 << 30  # tiles and candidates
 _SEEDS = (0, 1, 2)
-# What the first call at a size takes besides its work: inputs, and the libraries' own start.
+# Seconds of the first call at a size beyond its work: inputs, and the start of libraries.
 _SETUP_SECONDS = 2.0
-# Runs of the pipeline until something is timed: preparation, checks, warm-up.
+# Runs of the pipeline before something is timed: preparation, checks, warm-up.
 _SETUP_RUNS = 6
 _LONGEST_MESSAGE = 600
-# How long the product runs while the clocks are read, and in how many calls at most.
+# Milliseconds of the product while the clocks are read, and the most calls of it.
 _LOAD_MS, _MOST_QUEUED = 600.0, 200
 
 
 class DoesNotFitError(Exception):
-    """There is not enough memory for what was asked."""
+    """An input does not fit in memory."""
 
 
 class Benchmark:
-    """A run over sizes, with what it found so far.
+    """A run over sizes, with its results so far.
 
     Attributes:
-        results: What results.json holds.
+        results: The content of the JSON file.
     """
 
     def __init__(self, options: argparse.Namespace) -> None:
@@ -105,7 +104,7 @@ class Benchmark:
         self.table: Path = options.output / f"{options.name}-table.txt"
         self.json: Path = options.output / f"{options.name}.json"
         self.time_anyway: bool = options.time_anyway
-        # Without a GPU nothing but this harness itself is tried out.
+        # Without a GPU a run only tries out this harness.
         round_seconds = 1.0 if self.device.type == "cuda" else 0.1
         self.timer = Timer(self.device, Budget(options.seconds), round_seconds)
         self.results: dict[str, Any] = {
@@ -118,7 +117,7 @@ class Benchmark:
 
     @property
     def failed(self) -> bool:
-        """Whether something did not hold, or an error came up."""
+        """Whether a check failed or an error occurred."""
         return any(
             size["errors"] or not all(size["checks"].values()) for size in self.results["sizes"]
         )
@@ -143,9 +142,9 @@ class Benchmark:
     def _guard(
         self, size: dict[str, Any], name: str, action: Callable[[], None], *, ours: bool = True
     ) -> None:
-        """Runs a part; what stops it is written down, and the other parts go on.
+        """Runs a part and records what stopped it, so that the other parts can go on.
 
-        An error is a failure of the run if the part is ``ours``; a peer may fail as it likes.
+        An error is a failure of the run only if the part is ``ours``, not a peer.
         """
         try:
             action()
@@ -153,14 +152,14 @@ class Benchmark:
             size["not_run"][name] = f"no time left ({late})"
         except DoesNotFitError as much:
             size["not_run"][name] = str(much)
-        except Exception as error:  # whatever it is, what was measured so far is worth keeping
+        except Exception as error:  # what was measured so far is worth keeping
             said = f"{type(error).__name__}: {' '.join(str(error).split())}"[:_LONGEST_MESSAGE]
             size["errors" if ours else "not_run"][name] = said
         else:
             self.write()
             return
         if self.device.type == "cuda":
-            with suppress(RuntimeError):  # after some errors the device does nothing any more
+            with suppress(RuntimeError):  # after some errors the device accepts no more work
                 torch.cuda.empty_cache()
         say(f"{name}: {size['not_run'].get(name) or size['errors'].get(name)}")
         self.write()
@@ -179,7 +178,7 @@ class Benchmark:
         if not (all(size["checks"].values()) and not size["errors"]) and not self.time_anyway:
             size["not_run"][WHOLE] = "a check is broken"
             return
-        with checks.UnprovenRows():  # a warning a call would drown the rest
+        with checks.UnprovenRows():  # one warning per call would drown the rest
             prepared += [Prepared.of(*given) for given in inputs[1:]]
             self._guard(size, "memory", lambda: self._peak_memory(size, prepared[0]))
             for stage in STAGES:
@@ -193,7 +192,7 @@ class Benchmark:
             self._guard(size, peer.name, action, ours=False)
 
     def _large(self, size: dict[str, Any], wanted: Size, *, profiled: bool) -> None:
-        """A size of which a call takes seconds to minutes: each call once, on one input."""
+        """Measures a size whose calls take seconds to minutes: each call once, on one input."""
         work = float(wanted.samples) ** 2 * wanted.dim
         self.timer.budget.require(WHOLE, work, calls=2)
         self._require_memory(wanted, 1)
@@ -216,13 +215,13 @@ class Benchmark:
         size["clocks"] = clocks()
 
     def _require_memory(self, wanted: Size, num_inputs: int) -> None:
-        """Raises DoesNotFitError where inputs and a call would not fit, as far as one can tell."""
+        """Raises DoesNotFitError if inputs and a call are estimated not to fit in memory."""
         per_row = max(2.0 * wanted.dim, _ROW_BYTES)  # the halves are gone when the rows are there
         for size in self.results["sizes"]:
             if (peak := size.get("peak_bytes_beyond_inputs")) is not None:
                 per_row = max(2.0 * wanted.dim, (peak - _FIXED_BYTES) / size["samples"])
         needed = wanted.samples * (4.0 * wanted.dim * num_inputs + per_row) + _FIXED_BYTES
-        if num_inputs > 1:  # all of them are kept, with what every stage made of them
+        if num_inputs > 1:  # all of them are kept, with the results of every stage
             needed += wanted.samples * num_inputs * (2.0 * wanted.dim + _ROW_BYTES / 2)
         free = available_bytes(self.device)
         if free is not None and needed > free:
@@ -231,7 +230,7 @@ class Benchmark:
             )
 
     def _require_setup(self, work: float) -> None:
-        """Raises OutOfTimeError where inputs, checks and a first measurement do not fit."""
+        """Raises OutOfTimeError if there is no time for inputs, checks and a first measurement."""
         budget = self.timer.budget
         needed = _SETUP_SECONDS + budget.expect("setup", work)
         needed += _SETUP_RUNS * budget.expect(WHOLE, work)
@@ -250,7 +249,7 @@ class Benchmark:
         return inputs
 
     def _check(self, size: dict[str, Any], given: Prepared, work: float) -> None:
-        """Everything that must hold, each as far as it can be afforded."""
+        """Runs all checks, each as far as time and size allow."""
         count, budget = size["samples"], self.timer.budget
 
         def against_cpu() -> None:
@@ -300,17 +299,17 @@ class Benchmark:
             size["peak_bytes_with_one_input"] = beyond + size["input_bytes"]
 
     def _clocks(self, size: dict[str, Any], given: Prepared) -> None:
-        """What the clocks and the power are while the product runs."""
+        """Reads the clocks and the power while the product runs."""
         if PRODUCT in size["stages"] and self.device.type == "cuda":
             stage = next(stage for stage in STAGES if stage.name == PRODUCT)
             median = max(size["stages"][PRODUCT]["median_ms"], 0.1)
             for _ in range(min(int(_LOAD_MS / median) + 1, _MOST_QUEUED)):
-                stage.run(given)  # waits for nothing
+                stage.run(given)  # does not wait for the device
             size["clocks"] = clocks()
             self.timer.wait()
 
     def _beside(self, floor: Floor, timing: Timing) -> dict[str, Any]:
-        """A measurement beside the least that it could be."""
+        """The figures of a measurement, with its floor."""
         figures = timing.figures()
         least, of = floor.milliseconds(self.results["ceilings"])
         return figures | {
@@ -347,7 +346,7 @@ class Benchmark:
         size["profile"] = profile_stages(given, self.device)
 
     def write(self) -> None:
-        """Writes what there is so far."""
+        """Writes the results so far."""
         self.results["targets"] = targets_met(self.results["sizes"])
         self.results["seconds"] = self.timer.budget.used()
         self.json.write_text(json.dumps(self.results, indent=1) + "\n")
@@ -359,7 +358,7 @@ class Benchmark:
 
 
 def say(text: str) -> None:
-    """Tells how far it is."""
+    """Prints progress to the standard error."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -368,7 +367,7 @@ def _cluster(given: tuple[Tensor, Tensor]) -> object:
 
 
 def parse_sizes(text: str) -> list[Size]:
-    """A name, or sizes with a kind where it is not the usual one: 34167x2048,4120x768:sorted."""
+    """A name, or sizes with an optional kind: 34167x2048,4120x768:sorted."""
     if text in SIZES:
         return SIZES[text]
     found = []

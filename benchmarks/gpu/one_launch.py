@@ -2,9 +2,9 @@
 
     ncu --profile-from-start off ... python benchmarks/gpu/one_launch.py [--size 34167x2048]
 
-Everything runs once before, so that nothing is profiled that happens at a first call alone. Of the
-ranking only the first block of rows is taken. No stage begins after ``--seconds``, for a profiler
-prints when its program ends.
+Everything runs once before, so that the costs of a first call are not profiled. Of the ranking
+only the first block of rows runs. No stage starts after ``--seconds``, because a profiler prints
+only when its program ends.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _ROWS = 4096
 
 @contextmanager
 def profiled(device: torch.device) -> Iterator[None]:
-    """What a profiler is to look at."""
+    """The part of the program that a profiler records."""
     if device.type != "cuda":
         yield
         return
@@ -45,14 +45,14 @@ def profiled(device: torch.device) -> Iterator[None]:
 
 
 def rank_a_block(given: Prepared) -> None:
-    """Candidates of the first rows, and the lists made of these."""
+    """Ranks the first block of rows: its candidates, and the lists made of them."""
     layout = _list_layout(given.features, given.modality, mabm.PRESETS["bmil"], 30)
     rows, candidates = next(propose_candidates(given.features, layout, False))
     torch.ops.mabm.rank_candidates(given.features, rows, *candidates, layout.widths, False)
 
 
 def rank_some_exactly(given: Prepared) -> None:
-    """A few rows by exact scores alone."""
+    """Ranks a few rows by exact scores alone."""
     layout = _list_layout(given.features, given.modality, mabm.PRESETS["bmil"], 30)
     rows = torch.arange(min(64, len(given.features)), device=given.features.device)
     lists = (layout.groups, layout.list_of_group, layout.widths)

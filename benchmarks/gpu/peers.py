@@ -1,4 +1,4 @@
-"""What else there is for the same work: plain products with top-k, and dense distances."""
+"""Other implementations of the same work: plain products with top-k, and dense distances."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ _DENSE_TOLERANCE = 1e-5
 
 @dataclass(frozen=True)
 class Peer:
-    """One way to do a part of the work, and how it is held against ours.
+    """Another implementation of a part of the work, and how its results compare with ours.
 
     Attributes:
-        name: What reports call it.
+        name: Its name in reports.
         run: The call.
-        agrees: What part of its result is ours (1 for all); what it returns is checked with it.
-        least: The least part that it may share; its time is not taken below that.
-        limit: Samples beyond which it is not run.
-        cubic: Whether its work grows with the cube of the samples.
+        agrees: The fraction of its result that equals ours, in [0, 1].
+        least: The least fraction at which it is timed.
+        limit: The most samples that it is run with.
+        cubic: Whether its work grows with the cube of the number of samples.
     """
 
     name: str
@@ -54,7 +54,7 @@ def plain_product(features: Tensor, precision: str) -> Tensor:
 
 
 def cupy_product(features: Tensor) -> Tensor:
-    """The same by CuPy's product and argpartition, unordered."""
+    """Indices (N, 30) of the greatest inner products by CuPy's argpartition, unordered."""
     import cupy
 
     matrix = cupy.from_dlpack(features)
@@ -68,7 +68,7 @@ def cupy_product(features: Tensor) -> Tensor:
 
 
 def _share_of_nearest(run: Callable[[Prepared], Tensor]) -> Callable[[Prepared], float]:
-    """What part of the nearest samples in float64 a peer finds, on some rows."""
+    """A function for the fraction of the nearest samples that a peer finds, on some rows."""
 
     def share(given: Prepared) -> float:
         rows = sampled_rows(given.features)
@@ -80,9 +80,9 @@ def _share_of_nearest(run: Callable[[Prepared], Tensor]) -> Callable[[Prepared],
 
 
 def dense_distance(features: Tensor, modality: Tensor, k1: int = 30, k2: int = 6) -> Tensor:
-    """The (N, N) distance of the ``bmil`` preset in dense matrices, as PyTorch alone can do it.
+    """The (N, N) distance of the ``bmil`` preset in dense matrices of PyTorch.
 
-    Products are float64, so that no two neighbors change places; distances are float32.
+    Products are float64, so that no two neighbors swap places; distances are float32.
     """
     count = len(features)
     wide = features.to(torch.float64)
@@ -90,8 +90,8 @@ def dense_distance(features: Tensor, modality: Tensor, k1: int = 30, k2: int = 6
     groups = torch.unique(modality)
     lists = []
     for group in groups:
-        own = scores.masked_fill(modality != group, -torch.inf)
-        lists.append(own.topk(min(k1 // len(groups), int((modality == group).sum())), dim=1))
+        in_group = scores.masked_fill(modality != group, -torch.inf)
+        lists.append(in_group.topk(min(k1 // len(groups), int((modality == group).sum())), dim=1))
     ranks = torch.cat([part.indices for part in lists], dim=1)
     order = torch.cat([part.values for part in lists], dim=1).sort(dim=1, descending=True).indices
     merged = ranks.gather(1, order)
@@ -101,10 +101,10 @@ def dense_distance(features: Tensor, modality: Tensor, k1: int = 30, k2: int = 6
         listed.scatter_(1, chosen, True)
         return listed & listed.T
 
-    own, half = reciprocal(merged), reciprocal(merged[:, : round(k1 / 2) + 1])
-    shared = own.float() @ half.float().T  # counts, exact in float32
-    accepted = own & (3 * shared > 2 * half.sum(dim=1))
-    members = own | (accepted.float() @ half.float() > 0)
+    mutual, half = reciprocal(merged), reciprocal(merged[:, : round(k1 / 2) + 1])
+    shared = mutual.float() @ half.float().T  # counts, exact in float32
+    accepted = mutual & (3 * shared > 2 * half.sum(dim=1))
+    members = mutual | (accepted.float() @ half.float() > 0)
     members |= torch.diag(~members.any(dim=1))
     encoding = torch.softmax((2 * scores - 2).masked_fill(~members, -torch.inf), dim=1)
     averaging = torch.zeros_like(encoding)
@@ -146,7 +146,7 @@ def _plain(precision: str, least: float) -> Peer:
 
 
 def peers(device: torch.device) -> list[Peer]:
-    """Those that can run on the device with what is installed."""
+    """The peers that can run on the device with the installed packages."""
 
     def by_cupy(given: Prepared) -> Tensor:
         return cupy_product(given.features)

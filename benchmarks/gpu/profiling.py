@@ -1,4 +1,4 @@
-"""Where the time goes: the kernels of a call, longest first."""
+"""The kernels of a call, longest first."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NAME_WIDTH = 96
 
 
 def profile_call(call: Callable[[], object], device: torch.device, most: int) -> dict[str, Any]:
-    """Kernels of one call by their total time; operators of PyTorch where there is no GPU."""
+    """Kernels of one call by their total time; operators of PyTorch on the CPU."""
     on_gpu = device.type == "cuda"
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if on_gpu else [])
     call()
@@ -42,7 +42,7 @@ def profile_call(call: Callable[[], object], device: torch.device, most: int) ->
 
 
 def profile_stages(given: Prepared, device: torch.device) -> dict[str, Any]:
-    """Kernels of the whole, then of each stage that is not dense."""
+    """Kernels of each stage that is not dense, by the name of the stage."""
     found = {}
     for stage in STAGES:
         if not stage.dense:
@@ -52,7 +52,7 @@ def profile_stages(given: Prepared, device: torch.device) -> dict[str, Any]:
 
 
 def profile_table(size: Mapping[str, Any]) -> list[str]:
-    """The same as lines of text, beside the time that each call takes without a profiler."""
+    """Lines of text with the kernels of each stage, beside its time without a profiler."""
     lines = [
         "## Kernels",
         f"N = {size['samples']:,}, D = {size['dim']}, warm; times of kernels by the profiler.",

@@ -1,4 +1,4 @@
-"""The table of a run: one line a size first, then every measurement."""
+"""The table of a run: one line per size first, then every measurement."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from stages import AFTER_RANKING, FAST, PRODUCT, RANKING, WHOLE
 
 DETAILS = "## Stages and peers"
 
-# N, D, and what is asked of pseudo_labels there on one H200: at most so many times the floor of its
-# product, and milliseconds.
+# N, D, and the targets of pseudo_labels at that size on one H200: the most times the floor of its
+# product, and the most milliseconds.
 TARGETS: tuple[tuple[int, int, float | None, float], ...] = (
     (34_167, 2048, 5.0, 100.0),
     (400_000, 2048, None, 8000.0),
@@ -18,7 +18,7 @@ TARGETS: tuple[tuple[int, int, float | None, float], ...] = (
 
 
 def targets_met(sizes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Each target beside what was measured, or ``None`` where nothing was."""
+    """Each target with its measurement, ``None`` if there is none."""
     found = []
     for count, dim, most_times, most in TARGETS:
         whole = _measured(sizes, count, dim)
@@ -47,7 +47,7 @@ def _measured(sizes: Sequence[Mapping[str, Any]], count: int, dim: int) -> dict[
 
 
 def summary(results: Mapping[str, Any]) -> list[str]:
-    """The device, its ceilings, and one line a size."""
+    """Lines of text: the device, its ceilings, one line per size, the targets."""
     machine, rates = results["machine"], results["ceilings"]
     lines = [
         f"{machine['device']}, torch {machine['torch']}, CUDA {machine.get('cuda', 'none')}, "
@@ -110,7 +110,7 @@ def _verdict(size: Mapping[str, Any]) -> str:
 
 
 def details(results: Mapping[str, Any]) -> list[str]:
-    """Every measurement of every size, with what failed and what was not run."""
+    """Lines of text: every measurement of every size, what failed and what was not run."""
     lines = [DETAILS]
     for size in results["sizes"]:
         lines += ["", f"N = {size['samples']:,}, D = {size['dim']}, {size['kind']}"]

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What to run on a machine with an NVIDIA GPU that is there for a few minutes: two parts, without
-# network, each a row of steps in the order of their worth.
+# Tests and benchmarks for a machine with an NVIDIA GPU that is available for a few minutes: two
+# parts, without network, each a sequence of steps, the most important first.
 #
 #   benchmarks/gpu/run.sh first    builds in place; a first call; times at N = 34,167; counters of
 #                                  each kernel (ncu); the tests of the GPU. At most 330 s.
@@ -10,18 +10,18 @@
 #   PYTHON           an interpreter with a CUDA build of PyTorch >= 2.10, setuptools, ninja, pytest,
 #                    pytest-xdist, pytest-timeout, hypothesis and scikit-learn (python3)
 #   OUT              where the results go (benchmarks/gpu/output): four files a part
-#   MABM_COMMIT      what the results say was measured, where there is no .git
-#   MABM_SECONDS     for the part, instead of the seconds above
+#   MABM_COMMIT      the commit to name in the results, if there is no .git
+#   MABM_SECONDS     the limit of the part, instead of the seconds above
 #   MABM_DEVICE=cpu  a dry run where there is no GPU: the same steps on small inputs
 #
-# Every step has a limit of its own and is written down as it ends, and none stops the next. Exits
-# with 1 if the build, a comparison, a test or a sanitizer failed.
+# Every step has its own time limit, is recorded when it ends, and does not stop the next. Exits with
+# 1 if the build, a comparison, a test or a sanitizer failed.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 1
 
 PYTHON=${PYTHON:-python3}
 DEVICE=${MABM_DEVICE:-cuda}
-# A dry run may be on a slow machine, and its limits are not what it tries out.
+# A dry run may be on a slow machine, and does not try out the limits.
 SLACK=$([ "$DEVICE" = cpu ] && echo 4 || echo 1)
 PART=${1:-}
 case $PART in
@@ -35,28 +35,28 @@ esac
 OUT=$(mkdir -p "${OUT:-benchmarks/gpu/output}" && cd "${OUT:-benchmarks/gpu/output}" && pwd) || exit 1
 HERE=benchmarks/gpu
 CORES=$(nproc)
-STAMP=build/gpu-build # what the ops in place were built of
+STAMP=build/gpu-build # the fingerprint of the ops that are built in place
 
 # shellcheck source-path=SCRIPTDIR
 source "$HERE/steps.sh"
 rm -f "$OUT/$PART.json" "$OUT/$PART-table.txt"
 
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
-# Plugins that happen to be installed warn, and here a warning is an error; these alone are wanted.
+# Other plugins that happen to be installed may warn, and a warning is an error here.
 export PYTEST_DISABLE_PLUGIN_AUTOLOAD=1
 
-# A limit of so many seconds, or less where the part has less left.
+# within SECONDS: this limit, or less if the part has less left.
 within() { least $(($1 * SLACK)) "$(left)"; }
 
 # ---- The build --------------------------------------------------------------------------------
 
-# What GPU there is, as an architecture to compile for.
+# The architecture of the GPU, to compile for.
 capability() {
   [ "$DEVICE" = cpu ] && return
   "$PYTHON" -c 'import torch; print("%d.%d" % torch.cuda.get_device_capability())' 2>>"$LOG"
 }
 
-# Tells apart sources, PyTorch and architectures.
+# Identifies the state of sources, PyTorch and architectures.
 fingerprint() {
   {
     find setup.py csrc -type f -print0 | sort -z | xargs -0 cat
@@ -76,7 +76,7 @@ build() {
   if [ -n "$architecture" ]; then
     export TORCH_CUDA_ARCH_LIST=$architecture
     force=(FORCE_CUDA=1)
-    # The toolkit of the machine goes before whatever an nvcc on the PATH belongs to.
+    # The toolkit of the machine takes precedence over an nvcc on the PATH.
     if [ -z "${CUDA_HOME:-}" ] && [ -x /usr/local/cuda/bin/nvcc ]; then
       export CUDA_HOME=/usr/local/cuda
     fi
@@ -86,7 +86,7 @@ build() {
   fi
   wanted=$(fingerprint)
   if [ "$(cat $STAMP 2>/dev/null)" = "$wanted" ] && loads; then
-    say build "that of before${architecture:+, for $architecture}"
+    say build "unchanged${architecture:+, for $architecture}"
     return
   fi
   step build "$(within 150)" env "${force[@]}" MAX_JOBS="$CORES" "$PYTHON" setup.py build_ext --inplace
@@ -122,7 +122,7 @@ measure() {
   fi
 }
 
-# counters LIMIT: what ncu counts of each kernel, once.
+# counters LIMIT: the counters of each kernel by ncu.
 counters() {
   local limit program ncu=()
   limit=$(within "$1")
@@ -151,10 +151,10 @@ gpu_tests() {
   local name=$1 limit=$2 plugins=() counted
   shift 2
   if "$PYTHON" -c 'import xdist' 2>/dev/null; then
-    # In small portions, so that what comes first is run first.
+    # In small portions, so that the first tests run first.
     plugins=(-p xdist -n "$(least 4 "$CORES")" --dist load --maxschedchunk 4)
     if "$PYTHON" -c 'import pytest_timeout' 2>/dev/null; then
-      # A kernel that hangs cannot be interrupted: its process is ended, and another takes its place.
+      # A kernel that hangs cannot be interrupted: its process is ended and replaced.
       plugins+=(-p pytest_timeout --timeout 60 --timeout-method thread)
     fi
   fi
@@ -178,7 +178,7 @@ find_sanitizer() {
   ls "$(dirname "$(readlink -f "$nvcc")")/compute-sanitizer" 2>/dev/null
 }
 
-# sanitize TOOL LIMIT: the golden files and sizes about those of warps and blocks, under a tool.
+# sanitize TOOL LIMIT: golden files and sizes about those of warps and blocks, under a tool.
 sanitize() {
   local tool=$1 limit found passed sanitizer filter=()
   local tests=(-p no:cacheprovider -m gpu -vv --tb=line -k "golden_files or sizes_about" tests/test_devices.py)
@@ -195,7 +195,7 @@ sanitize() {
   if "$sanitizer" --help 2>&1 | grep -q -- --kernel-name; then
     filter=(--kernel-name kernel_substring=mabm) # and not the kernels of PyTorch
   fi
-  # Without PyTorch's cache every tensor is an allocation of its own, whose ends are known.
+  # Without PyTorch's cache every tensor has its own allocation, whose bounds are known.
   step "$tool" "$limit" env PYTORCH_NO_CUDA_MEMORY_CACHING=1 MABM_BRIEF_SECONDS=$((limit - GRACE - 10)) \
     PYTHONPATH="$PWD/$HERE:$PYTHONPATH" \
     "$sanitizer" --tool "$tool" --report-api-errors no --print-limit 20 --error-exitcode 86 \

@@ -1,9 +1,9 @@
-"""Whether anything works at all, within seconds: one call, every op, then the golden files.
+"""A first check within seconds: one call, every op, then the golden files.
 
     python benchmarks/gpu/smoke.py [--device cuda]
 
-Everything is held against the CPU, to the bit; golden files also against the released labels.
-What differs is named, a line each; so is an error, and the rest goes on. Exits with 1 after either.
+Results must equal the CPU's to the bit; for golden files the labels must equal the released ones,
+too. Prints one line for each difference or error and goes on. Exits with 1 if there was any.
 """
 
 from __future__ import annotations
@@ -34,35 +34,35 @@ _LONGEST_MESSAGE = 300
 
 
 def say(text: str) -> None:
-    """Tells something, and after how many seconds."""
+    """Prints a line with the seconds since the start."""
     print(f"{text}  [{time.perf_counter() - _START:.1f} s]", flush=True)
 
 
 def differences(found: Mapping[str, Any], expected: Mapping[str, Any], device: Device) -> list[str]:
-    """What is not the same to the bit: its name, and how many of its numbers differ."""
+    """A line for each array that differs: its name and the number of differences."""
     told = []
     for name, value in expected.items():
-        here, there = CPU.get(value), device.get(found[name])
-        if here.shape != there.shape:
-            told.append(f"{name}: shape {there.shape} instead of {here.shape}")
-        elif not np.array_equal(here, there):
-            told.append(f"{name}: {np.count_nonzero(here != there)} of {here.size}")
+        wanted, actual = CPU.get(value), device.get(found[name])
+        if wanted.shape != actual.shape:
+            told.append(f"{name}: shape {actual.shape} instead of {wanted.shape}")
+        elif not np.array_equal(wanted, actual):
+            told.append(f"{name}: {np.count_nonzero(wanted != actual)} of {wanted.size}")
     return told
 
 
 def first_call(device: Device) -> list[str]:
-    """Labels of a small input; also tells how long the first call of a process takes."""
+    """Checks the labels of a small input; prints how long the first call of a process takes."""
     features, modality = make_features(600, 64)
-    there = device.put(features), device.put(modality)
+    inputs = device.put(features), device.put(modality)
     start = time.perf_counter()
-    labels = device.get(mabm.pseudo_labels(*there).labels)
+    labels = device.get(mabm.pseudo_labels(*inputs).labels)
     say(f"first call: {time.perf_counter() - start:.2f} s")
     expected = mabm.pseudo_labels(features, modality).labels
     return differences({"labels": torch.from_numpy(labels)}, {"labels": expected}, CPU)
 
 
 def one_op(name: str, device: Device) -> list[str]:
-    """What an op puts out, and what it writes into."""
+    """Checks the results of an op and the tensors that it writes to."""
 
     def call(where: Device) -> dict[str, Any]:
         args = [a.clone() if isinstance(a, torch.Tensor) else a for a in make_samples(where)[name]]
@@ -75,7 +75,7 @@ def one_op(name: str, device: Device) -> list[str]:
 
 
 def golden_file(golden: Golden, device: Device) -> list[str]:
-    """Every stage of the pipeline, and the labels that were released."""
+    """Checks every stage of the pipeline on a golden file, and the released labels."""
     inputs = device.inputs(golden)
     expected = results(golden.features, golden.modality, golden.options)
     told = differences(results(*inputs, golden.options), expected, device)
@@ -88,7 +88,7 @@ def golden_file(golden: Golden, device: Device) -> list[str]:
 
 
 def main() -> int:
-    """Runs everything and says what differs."""
+    """Runs every check and prints what differs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cuda")
     device = Device(torch.device(parser.parse_args().device))
@@ -100,7 +100,7 @@ def main() -> int:
     for name, task in tasks.items():
         try:
             told = task()
-        except Exception as error:  # whatever it is, the next may tell more
+        except Exception as error:  # the next task may tell more
             said = " ".join(str(error).split())[:_LONGEST_MESSAGE]
             say(f"ERROR in {name}: {type(error).__name__}: {said}")
             failed += 1

@@ -1,4 +1,4 @@
-"""The stages of the library as the benchmarks run them, and the least that each must do."""
+"""The stages of the library as the benchmarks run them, and the least work of each."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from mabm.distance.candidates import tile_shape
 from mabm.distance.products import Product, product_of
 from mabm.distance.rows import NeighborSets
 
-# Beyond it no dense matrix is made: (N, N) float32 takes 4.7 GB there.
+# The most samples with dense matrices: (N, N) float32 takes 4.7 GB.
 DENSE_LIMIT = 34_167
 _QUERY_SHARE = 10  # one sample in so many is a query of the re-ranking
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """One input and what every stage made of it."""
+    """One input and the results of every stage on it."""
 
     features: Tensor
     modality: Tensor
@@ -48,28 +48,28 @@ class Prepared:
 
     @property
     def num_queries(self) -> int:
-        """Samples that are queries of the re-ranking: the last ones, infrared."""
+        """The number of queries of the re-ranking: the last samples, infrared ones."""
         return max(len(self.features) // _QUERY_SHARE, 1)
 
     @property
     def product_operations(self) -> float:
-        """Operations of the product of all features with all, in full."""
+        """Operations of the full product of all features with each other."""
         count, dim = self.features.shape
         return 2.0 * count * count * dim
 
 
 @dataclass(frozen=True)
 class Floor:
-    """The least that a stage must do: operations by precision, and bytes read and written.
+    """The least work of a stage: operations by precision, and bytes moved.
 
-    Its bytes are those of its inputs, read once, and of its results, written once.
+    The bytes are those of its inputs, read once, and of its results, written once.
     """
 
     moved: float
     operations: Mapping[str, float]
 
     def milliseconds(self, rates: Mapping[str, float]) -> tuple[float, str]:
-        """The longer of the two at the measured rates, and which it is."""
+        """The longer time of the two at the measured rates, and which of them it is."""
         products = sum(count / rates[precision] for precision, count in self.operations.items())
         bytes_alone = self.moved / rates["copy"]
         return max(products, bytes_alone) * 1e3, "product" if products > bytes_alone else "bytes"
@@ -80,9 +80,9 @@ class Stage:
     """One measured call.
 
     Attributes:
-        name: What reports call it.
+        name: Its name in reports.
         run: The call.
-        floor: The least that it must do on an input.
+        floor: Its least work on an input.
         dense: Whether its result or its work is N x N.
     """
 
@@ -93,7 +93,7 @@ class Stage:
 
 
 def size_of(*parts: Any) -> float:
-    """Bytes of tensors, and of the rows and rankings that hold some."""
+    """Bytes of tensors, rows and rankings."""
     total = 0.0
     for part in parts:
         if isinstance(part, Tensor):
@@ -124,16 +124,16 @@ def _dense(given: Prepared) -> Floor:
 
 
 def _multiply_tiles(given: Prepared) -> None:
-    """The ranking's product in its tiles, with nothing made of them."""
+    """Runs the product of the ranking, tile by tile, without collecting candidates."""
     count, product = len(given.features), given.product
     block, side = tile_shape(given.features, given.ranking.widths)
     tile = torch.empty(block * min(side, count), device=given.features.device)
     for start in range(0, count, block):
-        own = product.operand(start, start + block)
+        block_rows = product.operand(start, start + block)
         for first in range(0, count, side):
             others = product.operand(first, first + side)
-            out = tile[: len(own) * len(others)].view(len(own), len(others))
-            product.multiply(own, others, out)
+            out = tile[: len(block_rows) * len(others)].view(len(block_rows), len(others))
+            product.multiply(block_rows, others, out)
 
 
 def _product_alone(given: Prepared) -> Floor:

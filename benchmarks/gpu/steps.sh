@@ -1,7 +1,7 @@
 # Steps with a limit each, for run.sh: sourced, not run.
 #
-# Set before: OUT (a folder), PART (a name), PART_SECONDS (for all steps together). A step's output
-# goes to $OUT/$PART.log as it comes, what came of it to $OUT/$PART.txt as it ends.
+# The caller sets OUT (a folder), PART (a name) and PART_SECONDS (for all steps together). A step's
+# output goes to $OUT/$PART.log as it comes, its result to $OUT/$PART.txt when it ends.
 # shellcheck shell=bash disable=SC2034
 
 LOG=$OUT/$PART.log
@@ -10,9 +10,9 @@ GRACE=8                      # seconds between asking a step to end and ending i
 MOST_BYTES=$((3 * 1024 * 1024)) # of a step's output; the middle of more is dropped
 STARTED=$SECONDS
 
-failed=0 # whether anything did
-status=0 # of the last step
-took=    # how long that was, or what came of it
+failed=0 # whether any step failed
+status=0 # exit status of the last step
+took=    # how long it took, or that it was cut off
 offset=0 # where its output starts in the log
 
 : >"$LOG"
@@ -24,16 +24,16 @@ least() { printf '%s\n' "$@" | sort -n | head -n 1; }
 # Seconds that the part has left.
 left() { echo $((PART_SECONDS - SECONDS + STARTED)); }
 
-# say NAME TEXT: writes down what came of a step.
+# say NAME TEXT: records the result of a step.
 say() { echo "$1: $2" | tee -a "$SUMMARY"; }
 
-# fail NAME TEXT: the same of something that must not be.
+# fail NAME TEXT: records that a step failed.
 fail() {
   failed=1
   say "$1" "FAILED: $2"
 }
 
-# What the last step printed.
+# The output of the last step.
 output() { tail -c +$((offset + 1)) "$LOG"; }
 
 # Adds lines of the standard input to the summary, indented and cut short.
@@ -52,8 +52,8 @@ trim() {
 }
 
 # step NAME LIMIT COMMAND...: runs a command for at most LIMIT seconds and no longer than the part
-# lasts. Sets `status`, which is 124 or 137 where it was cut off, and `took`. Where no time is left it
-# runs nothing, says so, and returns 1; otherwise 0, whatever came of the command.
+# lasts. Sets `status`, which is 124 or 137 if it was cut off, and `took`. If no time is left it runs
+# nothing, says so and returns 1; otherwise it returns 0, even if the command fails.
 step() {
   local name=$1 limit start=$SECONDS
   limit=$(least "$2" "$(left)")
@@ -65,7 +65,7 @@ step() {
     say "$name" "not run: $took"
     return 1
   fi
-  # An interrupt first, at which pytest still sums up; the whole group of processes is ended.
+  # First an interrupt, after which pytest still prints a summary; it ends the whole process group.
   timeout --signal=INT --kill-after=$GRACE $((limit - GRACE)) "$@" >>"$LOG" 2>&1 </dev/null
   status=$?
   took="$((SECONDS - start)) s"

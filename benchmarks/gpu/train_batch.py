@@ -2,9 +2,9 @@
 
     python benchmarks/gpu/train_batch.py [--device cuda] [--seconds 15]
 
-Forward, the losses within both modalities, backward, Adam, and the update of the memories, on drawn
-images that lie on the device. No configuration is read, so that of the packages of training tqdm
-alone is needed. One line for each precision.
+Forward, the losses within both modalities, backward, Adam, and the update of the memories, on
+random images on the device. No configuration is read, so tqdm is the only extra package that it
+needs. Prints one line per precision.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import mabm
 from mabm.models import build_encoder
 from mabm.train import Learner, contrast_within
 
-_CLUSTERS = 400  # of a modality, about those of SYSU-MM01
+_CLUSTERS = 400  # per modality, about as many as SYSU-MM01 has
 _PUBLISHED = (8, 16, 288, 144)  # identities, images of each, height, width
 _SMALL = (2, 2, 32, 16)
 
@@ -49,7 +49,7 @@ class Step:
         self.memories = [mabm.HybridMemory(prototypes) for _ in range(2)]
 
     def losses(self, features: Tensor) -> dict[str, Tensor]:
-        """Those within either modality."""
+        """The losses within either modality, by its name."""
         parts = zip(("visible", "infrared"), features.split(self.half), self.memories, strict=True)
         return {name: contrast_within(part, self.targets, memory) for name, part, memory in parts}
 

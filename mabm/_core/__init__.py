@@ -1,1 +1,1 @@
-"""The ground floor: arguments and arrays, devices and files, the compiled ops. Imports no stage."""
+"""Shared by all stages: argument checks, arrays, devices, files, compiled ops. Imports no stage."""

@@ -1,4 +1,4 @@
-"""Arguments that are single values, checked early: integers, numbers, choices, own kinds."""
+"""Checks of single values: integers, numbers, choices and instances of our classes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MAX_INT64 = 2**63 - 1
 
 
 def shown(value: object) -> str:
-    """What messages say of a value that may be anything: its ``repr`` on one line, cut if long."""
+    """Returns the ``repr`` of any value for messages: on one line, shortened if long."""
     if isinstance(value, int) and value.bit_length() > _SHOWN_BITS:
         return f"an integer of {value.bit_length()} bits"
     text = " ".join(repr(value).split())
@@ -29,14 +29,14 @@ def check_integer(
     at_most: int | None = _MAX_INT64,
     reason: str = "",
 ) -> int:
-    """Returns ``value`` as an int in [``at_least``, ``at_most``], or says what is wrong with it.
+    """Returns ``value`` as an int in [``at_least``, ``at_most``].
 
-    What ops and arrays count with is int64, and so is the greatest by default; ``None`` is for what
-    Python alone looks at, such as the seed of a generator.
+    The default maximum is that of int64, which ops and arrays count with. ``None`` means no
+    maximum, for values that only Python uses, such as seeds.
 
     Raises:
-        TypeError: ``value`` is no integer; bool and whole floats are none.
-        ValueError: ``value`` is out of range; the message gives ``reason`` for the range.
+        TypeError: ``value`` is not an integer; bool and whole floats are not integers.
+        ValueError: ``value`` is out of range; the message ends with ``reason``.
     """
     number = as_index(value)
     if number is None:
@@ -49,25 +49,25 @@ def check_integer(
 
 
 def as_index(value: object) -> int | None:
-    """The integer that ``value`` is, or ``None``; an array of one integer without axes is one."""
+    """Returns ``value`` as an int if it is an integer or a 0-d array of one, else ``None``."""
     is_bool = isinstance(value, bool) or "bool" in str(getattr(value, "dtype", ""))
     if is_bool or not isinstance(value, SupportsIndex) or getattr(value, "shape", ()) != ():
         return None
     try:
         return operator.index(value)
-    except (TypeError, RuntimeError):  # arrays and tensors have the method and may refuse
+    except (TypeError, RuntimeError):  # arrays and tensors have __index__ but may raise
         return None
 
 
 def check_real(
     name: str, value: object, low: float, high: float, *, below: bool = False, reason: str = ""
 ) -> float:
-    """Returns a float in [low, high], or in [low, high) if ``below``; ``reason`` explains it."""
+    """Returns a float in [low, high], or [low, high) with ``below``; errors end in ``reason``."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.floating | np.integer):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}: {shown(value)}")
     try:
         number = float(value)
-    except OverflowError:  # an integer beyond every float
+    except OverflowError:  # an integer beyond the range of floats
         number = math.inf if value > 0 else -math.inf
     if math.isnan(number) or number < low or number > high or (below and number == high):
         span = f"[{low:g}, {high:g}{')' if below else ']'}"
@@ -77,13 +77,13 @@ def check_real(
 
 
 def check_choice(name: str, value: object, choices: tuple[str | None, ...]) -> None:
-    """Raises ValueError unless ``value`` is one of a few words, or ``None`` where that is one."""
+    """Raises ValueError unless ``value`` is one of ``choices``, which may include ``None``."""
     if not (value is None or isinstance(value, str)) or value not in choices:
         raise ValueError(f"{name} must be one of {choices}, got {shown(value)}")
 
 
 def check_instance(name: str, value: object, kind: type) -> None:
-    """Raises TypeError unless ``value`` is one of the library's own kinds."""
+    """Raises TypeError unless ``value`` is an instance of a class of this library."""
     if not isinstance(value, kind):
         raise TypeError(
             f"{name} must be of {kind.__name__}, got {type(value).__name__}: {shown(value)}"

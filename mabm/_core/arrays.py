@@ -1,4 +1,4 @@
-"""Arguments in, results out: PyTorch tensors or NumPy arrays, checked once and early."""
+"""Tensors and NumPy arrays: conversion to tensors and back, and checks of their contents."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ Array: TypeAlias = Tensor | NDArray[Any]
 ArrayT = TypeVar("ArrayT", Tensor, NDArray[Any])
 IntArray: TypeAlias = NDArray[np.int64]
 
-# Rows looked at in one step where a whole pass over the features would double their memory: on the
-# CPU few enough for what a step writes to stay in the cache, elsewhere enough to keep it busy.
+# Rows per block where a pass over all features at once would double their memory. On the CPU the
+# results of a block fit in the cache; on other devices a block keeps the device busy.
 _ROWS_AT_ONCE = 256
 _ROWS_AT_ONCE_ON_DEVICE = 4096
 
@@ -26,18 +26,18 @@ _INTEGERS = {
     *(torch.int8, torch.int16, torch.int32, torch.int64),
 }
 
-# Kinds of tensors that PyTorch does not promise to keep under these names; none of them is needed.
+# Classes of tensors with private or unstable names in PyTorch; mabm works without them.
 _FAKE = getattr(getattr(torch, "_subclasses", None), "FakeTensor", ())
 _MASKED = getattr(getattr(torch, "masked", None), "MaskedTensor", ())
 _is_batched = getattr(getattr(torch._C, "_functorch", None), "is_batchedtensor", None)
 
 
 def to_tensor(value: object, name: str) -> Tensor:
-    """Returns a tensor over the same memory where that is possible, else over a copy.
+    """Returns a tensor that shares memory with ``value`` if possible, otherwise a copy.
 
     Raises:
         TypeError: It is neither a dense tensor nor an array of real numbers, or has a mask.
-        ValueError: It has a shape and no values, as tensors on ``meta`` have.
+        ValueError: It has no values, like a tensor on ``meta``.
     """
     if isinstance(value, Tensor):
         check_dense(value, name)
@@ -60,8 +60,8 @@ def to_tensor(value: object, name: str) -> Tensor:
                 f"{name} must hold real numbers of at most 64 bits, got dtype {value.dtype}"
             )
         value = value.astype(np.float32)
-    # PyTorch takes neither negative strides, nor those of a field between others, nor foreign byte
-    # orders, nor read-only memory.
+    # PyTorch supports neither negative strides, strides of packed fields, foreign byte orders nor
+    # read-only memory.
     if not value.dtype.isnative:
         value = value.astype(value.dtype.newbyteorder("="))
     if not (value.flags.writeable and value.flags.aligned) or any(
@@ -72,7 +72,7 @@ def to_tensor(value: object, name: str) -> Tensor:
 
 
 def _what_to_make(value: object, name: str) -> str:
-    """The kind of what is neither a tensor nor an array, and how to make either of it."""
+    """Returns the type of a value that is no tensor or array, and how to convert it."""
     kind = type(value).__name__
     if isinstance(value, list | tuple):
         if len(value) and isinstance(value[0], Tensor):
@@ -90,7 +90,7 @@ def _what_to_make(value: object, name: str) -> str:
 
 
 def check_dense(tensor: Tensor, name: str) -> None:
-    """Raises TypeError for a tensor that is more or less than its numbers in rows and columns."""
+    """Raises TypeError for a tensor that is nested, sparse or masked."""
     if tensor.is_nested:
         raise TypeError(f"{name} must be a dense tensor, got a nested one")
     if tensor.layout != torch.strided:
@@ -100,7 +100,7 @@ def check_dense(tensor: Tensor, name: str) -> None:
 
 
 def holds_values(tensor: Tensor) -> bool:
-    """Whether it has values that Python can read: not on ``meta``, nor under a trace or a vmap."""
+    """Whether Python can read the values: not on ``meta``, while tracing or inside vmap."""
     if tensor.is_meta or isinstance(tensor, _FAKE):
         return False
     return _is_batched is None or not _is_batched(tensor)
@@ -115,12 +115,12 @@ def like(result: Tensor, model: NDArray[Any]) -> NDArray[Any]: ...
 
 
 def like(result: Tensor, model: Array) -> Array:
-    """Returns ``result`` as the kind of array that ``model`` is."""
+    """Returns ``result`` as a NumPy array if ``model`` is one."""
     return result.numpy() if isinstance(model, np.ndarray) else result
 
 
 def row_blocks(features: Tensor) -> tuple[Tensor, ...]:
-    """Views of the rows, some at a time: at least one block, which may be empty."""
+    """Splits rows into views of blocks: at least one, which may be empty."""
     return torch.split(features, _ROWS_AT_ONCE if features.is_cpu else _ROWS_AT_ONCE_ON_DEVICE)
 
 
@@ -129,13 +129,13 @@ def check_features(value: object, name: str = "features") -> Tensor:
 
     Args:
         value: (N, D) tensor or array of float16, bfloat16, float32 or float64; float64 is rounded
-            to float32, in which everything is defined.
-        name: What messages call the argument.
+            to float32.
+        name: Name of the argument in messages.
 
     Raises:
         TypeError: It is neither a tensor nor an array, or its numbers are not floating point.
-        ValueError: It is not of two dimensions, has no columns, lies on a device that this build
-            has no ops for, or a row is not finite in float32 (the message says which).
+        ValueError: It is not (N, D), has no columns, is on a device without ops, or a row is not
+            finite in float32.
     """
     tensor = to_tensor(value, name)
     check_matrix(tensor, name)
@@ -156,10 +156,10 @@ def check_floating(tensor: Tensor, name: str) -> None:
 
 
 def check_numbers(tensor: Tensor, name: str) -> Tensor:
-    """Returns a tensor whose numbers can be compared and counted with, in the same order.
+    """Returns the numbers in a dtype that PyTorch can compare and sort.
 
     Raises:
-        TypeError: Its numbers are neither integers nor of 16 to 64 bit floating point.
+        TypeError: They are neither integers nor floating point of 16 to 64 bits.
         ValueError: An integer is 2**63 or more.
     """
     if tensor.dtype in (torch.uint16, torch.uint32, torch.uint64):
@@ -179,7 +179,7 @@ def check_matrix(tensor: Tensor, name: str) -> None:
 
 
 def check_finite(tensor: Tensor, name: str) -> None:
-    """Raises ValueError naming the first row of (N, D) that is not finite; looks at every value."""
+    """Raises ValueError with the first row of (N, D) that is not finite; reads all values."""
     finite = torch.cat([torch.isfinite(block).all(dim=1) for block in row_blocks(tensor)])
     bad = torch.nonzero(~finite).flatten()
     if len(bad):
@@ -188,7 +188,7 @@ def check_finite(tensor: Tensor, name: str) -> None:
 
 
 def check_device(tensor: Tensor, name: str) -> None:
-    """Raises ValueError where this build has no ops for the tensor's device."""
+    """Raises ValueError if this build has no ops for the tensor's device."""
     if tensor.device.type not in backends():
         raise ValueError(
             f"{name} must be on a device that this build of mabm has ops for "
@@ -197,12 +197,12 @@ def check_device(tensor: Tensor, name: str) -> None:
 
 
 def is_integer(tensor: Tensor) -> bool:
-    """Whether its numbers are integers of any width; bool and quantized ones are none."""
+    """Whether the dtype is an integer of any width; bool and quantized dtypes are not."""
     return tensor.dtype in _INTEGERS
 
 
 def to_int64(integers: Tensor, name: str) -> Tensor:
-    """Returns integers as int64; ValueError where one of uint64 is 2**63 or more."""
+    """Returns integers as int64; raises ValueError if a uint64 is 2**63 or more."""
     if integers.dtype != torch.uint64:
         return integers.to(torch.int64)
     same_bits = integers.view(torch.int64)

@@ -18,12 +18,12 @@ from mabm._core.arrays import (
 )
 from mabm._core.partition import NOISE
 
-# Similarities of unit vectors over less than this come near the end of float32.
+# Similarities of unit vectors divided by less than this approach the limit of float32.
 _LEAST_TEMPERATURE = 1e-30
 
 
 def check_lengths(tensor: Tensor, name: str) -> None:
-    """Raises ValueError naming the first row of (N, D) that :func:`unit_rows` makes NaN of."""
+    """Raises ValueError with the first row of (N, D) that is not finite or of infinite length."""
     if not holds_values(tensor) or not len(tensor):
         return
     lengths = torch.cat([torch.linalg.vector_norm(part, dim=1) for part in row_blocks(tensor)])
@@ -37,7 +37,7 @@ def check_lengths(tensor: Tensor, name: str) -> None:
 
 
 def values_are_at_hand(tensor: Tensor) -> bool:
-    """Whether its values can be read without waiting for a GPU or leaving a traced graph."""
+    """Whether values can be read without waiting for a GPU or breaking a traced graph."""
     return tensor.is_cpu and not torch.compiler.is_compiling() and holds_values(tensor)
 
 
@@ -52,20 +52,20 @@ def check_batch(
 ) -> tuple[Tensor, Tensor]:
     """Returns (B, D) features and their (B,) int64 targets.
 
-    Targets are held against their range where their values are at hand. On a GPU that would stop
-    the host: there PyTorch's own device-side assertion meets a target out of range.
+    The range of targets is checked unless that would wait for a GPU. There, PyTorch's device-side
+    assertion checks it later.
 
     Args:
         features: (B, D) floating point, D = ``num_columns``.
-        targets: (B,) integers in [-1, ``num_targets``) on the same device, -1 for noise.
-        num_columns: Columns of what the features are compared with.
-        num_targets: Its rows.
-        what: What messages call it.
-        names: What messages call the first two arguments.
+        targets: (B,) integers in [-1, ``num_targets``) on the same device; -1 is noise.
+        num_columns: Number of columns of the tensor that features are compared with.
+        num_targets: Number of rows of that tensor.
+        what: Name of that tensor in messages.
+        names: Names of the first two arguments in messages.
 
     Raises:
-        TypeError: One is no dense tensor or holds numbers of another kind.
-        ValueError: A shape, a device or a target differs from the contract.
+        TypeError: An argument is not a dense tensor or has the wrong dtype.
+        ValueError: A shape, a device or a target violates the contract.
     """
     rows = check_rows(features, names[0])
     if rows.shape[1] != num_columns:
@@ -76,16 +76,16 @@ def check_batch(
 
 
 def check_rows(value: object, name: str) -> Tensor:
-    """Returns a dense floating point tensor (N, D) with its gradient."""
+    """Returns a dense floating point (N, D) tensor, which keeps its gradient."""
     tensor = check_tensor(value, name)
     check_matrix(tensor, name)
     return tensor
 
 
 def check_tensor(value: object, name: str) -> Tensor:
-    """Returns a dense tensor with its gradient, or raises TypeError.
+    """Returns a dense tensor, which keeps its gradient, or raises TypeError.
 
-    Of a tensor made in inference mode, a copy that a backward pass can use.
+    A tensor made in inference mode is copied, so that a backward pass can use it.
     """
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
@@ -118,7 +118,7 @@ def _check_targets(
 
 
 def widen_targets(targets: Tensor, name: str) -> Tensor:
-    """Targets as int64; where they cannot be looked at, uint64 out of range stays out of range."""
+    """Returns targets as int64; an unreadable uint64 that is too large becomes the max of int64."""
     if targets.dtype != torch.uint64 or values_are_at_hand(targets):
         return to_int64(targets, name)
     same_bits = targets.view(torch.int64)
@@ -126,7 +126,7 @@ def widen_targets(targets: Tensor, name: str) -> Tensor:
 
 
 def check_integers(value: object, name: str) -> Tensor:
-    """Returns a tensor of integers, or raises TypeError; bool is none."""
+    """Returns a tensor of integers, or raises TypeError, also for bool."""
     tensor = check_tensor(value, name)
     if not is_integer(tensor):
         raise TypeError(f"{name} must be integers, got dtype {tensor.dtype}")
@@ -134,7 +134,7 @@ def check_integers(value: object, name: str) -> Tensor:
 
 
 def check_same_device(tensor: Tensor, model: Tensor, name: str, model_name: str) -> None:
-    """Raises ValueError where two tensors that meet lie on different devices."""
+    """Raises ValueError if two tensors are on different devices."""
     if tensor.device != model.device:
         raise ValueError(
             f"{name} must be on {model.device} as {model_name} are, got {tensor.device}"
@@ -142,7 +142,7 @@ def check_same_device(tensor: Tensor, model: Tensor, name: str, model_name: str)
 
 
 def check_temperature(value: object, name: str = "temperature") -> float:
-    """Returns a positive finite float."""
+    """Returns a finite float of at least 1e-30."""
     temperature = check_real(name, value, 0.0, math.inf, below=True)
     if temperature == 0:
         raise ValueError(f"{name} must be above 0, got {value}")

@@ -1,4 +1,4 @@
-"""One value a sample: labels, modalities, identities, cameras, in whatever people keep them in."""
+"""Columns, one value per sample: labels, modalities, identities, cameras, in any container."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mabm._core.partition import NOISE
 
 
 class SupportsArray(Protocol):
-    """What NumPy makes an array of: a pandas Series, for instance."""
+    """An object that NumPy converts to an array, such as a pandas Series."""
 
     def __array__(self) -> NDArray[Any]:
         """The array."""
@@ -26,30 +26,30 @@ class SupportsArray(Protocol):
 
 @runtime_checkable
 class Labeled(Protocol):
-    """What carries labels, such as :class:`mabm.PseudoLabels`."""
+    """An object with labels, such as :class:`mabm.PseudoLabels`."""
 
     @property
     def labels(self) -> Array:
-        """(N,) the cluster of each sample."""
+        """(N,) integers, the cluster of each sample; -1 is noise."""
 
     @property
     def modality(self) -> Array | None:
-        """(N,) the group of each sample, or ``None``."""
+        """(N,) integers, the group of each sample, or ``None``."""
 
 
 Column: TypeAlias = Array | Sequence[Any] | SupportsArray
-"""One value a sample: a tensor, an array, a list, a tuple, a range, a pandas Series."""
+"""One value per sample: a tensor, an array, a list, a tuple, a range, a pandas Series."""
 
 Labels: TypeAlias = Column | Labeled
-"""A column of labels, or what carries one."""
+"""A column of labels, or an object with labels."""
 
 
 class Categories(NamedTuple):
-    """Columns whose values were numbered together.
+    """Columns with values numbered by a common scheme.
 
     Attributes:
         columns: (N,) int64 each, on the device of its values.
-        names: What number 0, 1, ... is called, or ``None`` where the values were integers.
+        names: Names of number 0, 1, ..., or ``None`` if the values were integers.
     """
 
     columns: tuple[Tensor, ...]
@@ -62,7 +62,7 @@ class Samples(NamedTuple):
     Attributes:
         features: (N, D) contiguous float32 without gradient.
         groups: (N,) int64 >= 0, or ``None`` without a modality.
-        group_names: What group 0, 1, ... is called, or ``None`` where they were integers.
+        group_names: Names of group 0, 1, ..., or ``None`` if the groups were integers.
     """
 
     features: Tensor
@@ -71,12 +71,12 @@ class Samples(NamedTuple):
 
 
 def check_samples(features: object, modality: object, name: str = "features") -> Samples:
-    """Returns the two arguments of every clustering as tensors on the features' device.
+    """Returns features and modality, the two arguments of every clustering, as tensors.
 
     Args:
         features: (N, D) tensor or array of float16, bfloat16, float32 or float64.
         modality: (N,) integers >= 0, bool or words, the group of each row, or ``None``.
-        name: What messages call the features.
+        name: Name of the features in messages.
 
     Raises:
         TypeError: An argument of the wrong kind.
@@ -94,11 +94,11 @@ def check_samples(features: object, modality: object, name: str = "features") ->
 def check_modality(value: object, count: int, device: torch.device, name: str) -> Tensor:
     """Returns the group of each sample as int64 (N,) on ``device``.
 
-    Bool and words are numbered, as :func:`read_categories` does.
+    Bool and words are numbered by :func:`read_categories`.
 
     Raises:
-        TypeError: It is no column, or holds neither integers nor bool nor words.
-        ValueError: It is not of shape (N,), misses a value, or holds a negative number.
+        TypeError: It is not a column of integers, bool or words.
+        ValueError: Its shape is not (N,), a value is missing, or a number is negative.
     """
     found = check_categories(value, count, name, "one group a row", takes_bool=True)
     return _check_groups(found.columns[0].to(device), name)
@@ -113,18 +113,18 @@ def _check_groups(groups: Tensor, name: str) -> Tensor:
 def check_categories(
     value: object, count: int | None, name: str, each: str, *, takes_bool: bool = False
 ) -> Categories:
-    """Returns one column of integers or words, numbered as :func:`read_categories` does.
+    """Returns one column of integers or words, numbered by :func:`read_categories`.
 
     Args:
         value: (N,) integers or words, in anything that is a :data:`Column`.
-        count: As :func:`check_column`.
-        name: As :func:`check_column`.
-        each: As :func:`check_column`.
-        takes_bool: As :func:`read_categories`.
+        count: Required N, or ``None`` for any.
+        name: Name of the argument in messages.
+        each: Description of one value in messages, such as "one a sample".
+        takes_bool: Whether bool is accepted.
 
     Raises:
-        TypeError: It is no column, or holds neither integers nor words.
-        ValueError: It is not of shape (N,), misses a value, or an integer is 2**63 or more.
+        TypeError: It is not a column of integers or words.
+        ValueError: Its shape is not (N,), a value is missing, or an integer is 2**63 or more.
     """
     found = read_categories((value,), (name,), each, takes_bool=takes_bool)
     _check_length(found.columns[0].shape, count, name, each)
@@ -132,11 +132,11 @@ def check_categories(
 
 
 def check_visible_infrared(value: object, count: int | None, name: str, each: str) -> Tensor:
-    """Returns a modality whose numbers mean something: 0 visible and 1 infrared, or these words.
+    """Returns a modality with fixed numbers, 0 visible and 1 infrared, from these or the words.
 
     Raises:
-        TypeError: As :func:`check_categories`.
-        ValueError: As :func:`check_categories`, or a word is neither of the two.
+        TypeError: It is not a column of integers, bool or words.
+        ValueError: Its shape is not (N,), a value is missing, or a word is neither of the two.
     """
     (column,), _ = read_categories((value,), (name,), each, words=tuple(MODALITY_NAMES.values()))
     _check_length(column.shape, count, name, each)
@@ -151,22 +151,21 @@ def read_categories(
     words: tuple[str, ...] | None = None,
     takes_bool: bool = True,
 ) -> Categories:
-    """Numbers the values of some columns, the same value by the same number in all of them.
+    """Numbers the values of several columns; a value has the same number in all of them.
 
-    Integers stay as they are, and False is 0, True is 1. Words are numbered from 0 in sorted order,
-    and words of digits alone in the order of their numbers ("9" before "10"). Waits for no device.
+    Integers do not change; False is 0 and True is 1. Words are numbered from 0 in sorted order, and
+    words of digits in numeric order ("9" before "10"). Does not synchronize with a GPU.
 
     Args:
-        values: Columns of integers, bool or words, of any shape and all of one kind.
-        names: What messages call each of them.
-        each: What messages say of one value, such as "one group a row".
-        words: Words of fixed numbers, 0, 1, ..., where the numbers mean something.
-        takes_bool: Whether bool is taken, as it is for a modality; identities and cameras are not
-            bool.
+        values: Columns of integers, bool or words, of any shape and all of the same type.
+        names: Name of each column in messages.
+        each: Description of one value in messages, such as "one group a row".
+        words: The words with numbers 0, 1, ..., or ``None`` to number the words that occur.
+        takes_bool: Whether bool is accepted: for a modality, but not for identities and cameras.
 
     Raises:
-        TypeError: One is no column, or holds anything else, or they are of different kinds.
-        ValueError: A value is missing, a word is none of ``words``, or an integer is 2**63 or more.
+        TypeError: A value is not a column, has other contents, or the columns differ in type.
+        ValueError: A value is missing, a word is not in ``words``, or an integer is 2**63 or more.
     """
     read = [_read_column(value, name, each) for value, name in zip(values, names, strict=True)]
     kinds = [_kind(column) for column in read]
@@ -193,18 +192,18 @@ def read_categories(
 
 
 def check_column(value: object, count: int | None, name: str, each: str) -> Tensor:
-    """Returns integers of one dimension as int64 (N,), on their own device.
+    """Returns one-dimensional integers as int64 (N,), on their device.
 
     Args:
         value: (N,) integers: a tensor, an array, a list, a tuple, a range, a pandas Series, or
-            anything else that NumPy makes an array of.
-        count: How many there must be; ``None`` for any number.
-        name: What messages call the argument.
-        each: What messages say of one of them, such as "one a sample".
+            any object that NumPy converts to an array.
+        count: Required N, or ``None`` for any.
+        name: Name of the argument in messages.
+        each: Description of one value in messages, such as "one a sample".
 
     Raises:
-        TypeError: It is no column, or its values are no integers.
-        ValueError: It is not of shape (N,), misses a value, or an integer is 2**63 or more.
+        TypeError: It is not a column of integers.
+        ValueError: Its shape is not (N,), a value is missing, or an integer is 2**63 or more.
     """
     column = _check_integers(_read_column(value, name, each), name, value, each)
     _check_length(column.shape, count, name, each)
@@ -215,8 +214,8 @@ def check_clusters(value: object, count: int, device: torch.device) -> Tensor:
     """Returns labels as int64 (N,) on ``device``: clusters >= 0, and -1 for noise.
 
     Raises:
-        TypeError: As :func:`check_labels`.
-        ValueError: As :func:`check_labels`, or a label is below -1.
+        TypeError: It is not a column of integers, nor an object with labels.
+        ValueError: Its shape is not (N,), a value is missing, or a label is below -1.
     """
     labels = check_labels(value, count, "labels", "one a row").to(device)
     if count and (least := int(labels.min())) < NOISE:
@@ -225,32 +224,32 @@ def check_clusters(value: object, count: int, device: torch.device) -> Tensor:
 
 
 def check_labels(value: object, count: int | None, name: str, each: str) -> Tensor:
-    """:func:`check_column` of labels, or of the labels that something carries."""
+    """Applies :func:`check_column` to labels, or to the labels of an object with labels."""
     return check_column(labels_of(value), count, name, each)
 
 
 def holds_integers(value: object) -> bool:
-    """Whether it is a tensor or an array of integers, which needs no reading."""
+    """Whether ``value`` is a tensor or an array of integers, without a mask."""
     if isinstance(value, np.ndarray):
         return value.dtype.kind in "iu" and not isinstance(value, np.ma.MaskedArray)
     return isinstance(value, Tensor) and is_integer(value)
 
 
 def labels_of(value: object) -> object:
-    """The labels that ``value`` carries, as :class:`mabm.PseudoLabels` does, or the value itself.
+    """Returns the labels of an object that has them, as ``mabm.PseudoLabels``, else ``value``.
 
-    A pandas Series, which has an attribute for every word of its index, carries none.
+    A pandas Series is not such an object, although it has attributes for the words of its index.
     """
     carries = isinstance(value, Labeled) and not hasattr(value, "__array__")
     return value.labels if carries and isinstance(value, Labeled) else value
 
 
 def modality_of(labels: object, modality: object) -> tuple[Any, tuple[str, ...] | None]:
-    """The modality, numbered, and its names: the given one, else that which labels carry, if any.
+    """Returns a numbered modality and its names: the given one, else that of ``labels``, if any.
 
     Raises:
-        TypeError: As :func:`read_categories`.
-        ValueError: As :func:`read_categories`.
+        TypeError: The modality is not a column of integers, bool or words.
+        ValueError: A value is missing, or an integer is 2**63 or more.
     """
     if modality is not None:
         (groups,), names = read_categories((modality,), ("modality",), "one group a row")
@@ -261,12 +260,12 @@ def modality_of(labels: object, modality: object) -> tuple[Any, tuple[str, ...] 
 
 
 def name_of_group(group: int, names: tuple[str, ...] | None) -> str:
-    """What a group is called: its name, or its number where it has none."""
+    """Returns the name of a group, or its number if it has no name."""
     return names[group] if names is not None and 0 <= group < len(names) else str(group)
 
 
 def _read_column(value: object, name: str, each: str) -> Array:
-    """A tensor of numbers or bool, or a NumPy array of words; of any shape, and none missing."""
+    """Returns a tensor of numbers or bool, or a NumPy array of words, of any shape."""
     if isinstance(value, range):
         value = np.arange(value.start, value.stop, value.step, dtype=np.int64)
     elif isinstance(value, list | tuple):
@@ -292,7 +291,7 @@ def _read_column(value: object, name: str, each: str) -> Array:
 
 
 def _read_values(values: Sequence[Any], name: str, each: str) -> Array:
-    """:func:`_read_column` of Python objects, one after the other."""
+    """Applies :func:`_read_column` to a list of Python objects."""
     kinds = set(map(type, values))
     if kinds and all(issubclass(kind, Tensor) for kind in kinds):
         if all(value.dim() == 0 for value in values):
@@ -351,7 +350,7 @@ def _words(column: Array) -> list[str]:
 
 
 def _number(column: Array, known: tuple[str, ...], name: str) -> Tensor:
-    """The place of each word among those that are known."""
+    """Returns the index of each word in ``known``."""
     places = {word: place for place, word in enumerate(known)}
     try:
         numbers = np.array([places[word] for word in _words(column)], dtype=np.int64)
@@ -363,7 +362,7 @@ def _number(column: Array, known: tuple[str, ...], name: str) -> Tensor:
 
 
 def _check_integers(column: Array, name: str, given: object, each: str) -> Tensor:
-    """Integers as int64, or a TypeError that says how to make some of what was given."""
+    """Returns integers as int64; raises a TypeError that suggests a conversion otherwise."""
     if not isinstance(column, Tensor):
         such = f"words such as {str(column.flat[0])!r}" if column.size else "an array of words"
         raise TypeError(

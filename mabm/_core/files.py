@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and errors that say which one could not be written and why."""
+"""Atomic file writes, with errors that name the file and the reason."""
 
 from __future__ import annotations
 
@@ -11,24 +11,23 @@ from pathlib import Path
 from typing import IO, Any, Final, cast
 
 PART: Final = ".part"
-"""How the name of a file ends that is being written."""
+"""Suffix of a file while it is written."""
 
 DEEPEST: Final = 64
-"""How deep dictionaries and lists that are written may be nested; beyond it, one holds itself."""
+"""Maximum nesting of dictionaries and lists to write; deeper ones probably contain themselves."""
 
 _NO_SYNC: Final = (errno.EACCES, errno.EBADF, errno.EINVAL, errno.ENOTSUP)
 
 
 @contextmanager
 def moved_into(path: Path) -> Iterator[IO[bytes]]:
-    """A file beside ``path`` that takes its place once it is written and on the disk.
+    """Yields a temporary file that replaces ``path`` once it is completely on the disk.
 
-    A symbolic link stays: the file that it points to is replaced.
+    If ``path`` is a symbolic link, the file that it points to is replaced.
 
     Raises:
-        OSError: The file cannot be written, for whatever reason the system gives; ``filename`` is
-            ``path``. What was there stays. It also takes the place of the errors that
-            ``torch.save`` and others raise when a write fails beneath them.
+        OSError: The file cannot be written; ``filename`` is ``path``, and the old file is kept. It
+            also replaces the errors that ``torch.save`` and others raise when a write fails.
     """
     target, beside = _places(path)
     with naming_file(path):
@@ -47,7 +46,7 @@ def moved_into(path: Path) -> Iterator[IO[bytes]]:
             raw.close()
             os.replace(beside, target)
     finally:
-        with suppress(OSError):  # of a disk that is full, which an error has told already
+        with suppress(OSError):  # of a full disk, already reported
             raw.close()
         with suppress(OSError):
             beside.unlink(missing_ok=True)
@@ -57,7 +56,7 @@ def moved_into(path: Path) -> Iterator[IO[bytes]]:
 
 
 def check_writable(path: Path) -> None:
-    """Raises what `moved_into` would raise before anything is written; nothing stays behind."""
+    """Raises OSError if `moved_into` could not write to ``path``; leaves no file behind."""
     _, beside = _places(path)
     with naming_file(path):
         beside.open("wb").close()
@@ -65,10 +64,10 @@ def check_writable(path: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Puts a move within a folder on the disk, or a machine that goes down forgets it.
+    """Flushes a rename in a folder to the disk, so that it survives a crash of the machine.
 
-    Network file systems may not know how, and one need not be allowed to list the folder; the file
-    is whole all the same.
+    Network file systems may not support this, and reading the folder may not be allowed. Both are
+    ignored, since the file itself is complete.
     """
     try:
         descriptor = os.open(folder, os.O_DIRECTORY)
@@ -82,7 +81,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _places(path: Path) -> tuple[Path, Path]:
-    """The file that is replaced, all links followed, and the one written beside it."""
+    """Returns the file to replace, with links followed, and the temporary file beside it."""
     target = Path(os.path.realpath(path))
     if target.exists() and not target.is_file():
         code = errno.EISDIR if target.is_dir() else errno.EEXIST
@@ -92,14 +91,14 @@ def _places(path: Path) -> tuple[Path, Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes ``text`` in UTF-8 to ``path`` as a whole or not at all; errors as `moved_into`."""
+    """Writes ``text`` in UTF-8 to ``path`` atomically; raises OSError with ``filename``."""
     with moved_into(path) as stream:
         stream.write(text.encode("utf-8"))
 
 
 @contextmanager
 def naming_file(path: Path) -> Iterator[None]:
-    """Makes every ``OSError`` inside one of writing ``path``."""
+    """Converts each ``OSError`` inside to an error of writing ``path``."""
     try:
         yield
     except OSError as error:
@@ -107,14 +106,14 @@ def naming_file(path: Path) -> Iterator[None]:
 
 
 def unwritten(path: Path, error: OSError) -> OSError:
-    """The error of a write to ``path``: of the same kind, and with ``filename``."""
+    """Returns the error of a write to ``path``: the same errno, and ``path`` as ``filename``."""
     return OSError(error.errno or errno.EIO, error.strerror or str(error), str(path))
 
 
 class _Watched(io.BufferedIOBase):
-    """A file that remembers why a write failed, since what calls it may not tell.
+    """A file that records why a write failed, since callers may hide the error.
 
-    It is no ``io.BufferedWriter``, past which NumPy would write on its own.
+    It is not an ``io.BufferedWriter``, because NumPy would bypass its ``write``.
     """
 
     def __init__(self, stream: IO[bytes]) -> None:
@@ -130,7 +129,7 @@ class _Watched(io.BufferedIOBase):
             self._stream.flush()
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        with self._remembering():  # what is in the buffer is written first
+        with self._remembering():  # writes the buffer first
             return self._stream.seek(offset, whence)
 
     def tell(self) -> int:
@@ -143,7 +142,7 @@ class _Watched(io.BufferedIOBase):
         return True
 
     def close(self) -> None:
-        """Nothing: who opened the file closes it."""
+        """Does nothing: the opener closes the file."""
 
     @contextmanager
     def _remembering(self) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""Features in full precision: their dtype, their length, and the rows that are not finite."""
+"""Full precision in training steps: dtypes, autocast, unit rows, rows that are not finite."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ _LEAST_LENGTH = 1e-12  # as torch.nn.functional.normalize has it
 
 
 def full_precision(tensor: Tensor) -> Tensor:
-    """Returns float64 as it is and every other floating dtype as float32, keeping the gradient."""
+    """Converts every floating dtype but float64 to float32; keeps the gradient."""
     return tensor if tensor.dtype == torch.float64 else tensor.to(torch.float32)
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Switches autocast off inside, where the device has any: logits are never rounded to half."""
-    # The two that surely have it go first: torch.compile of PyTorch 2.10 cannot trace the question.
+    """Disables autocast, if the device supports it, so that logits are not rounded to half."""
+    # cpu and cuda always support it; torch.compile of PyTorch 2.10 cannot trace the call below.
     if device.type not in ("cpu", "cuda") and not torch.amp.is_autocast_available(device.type):
         return nullcontext()
     return torch.autocast(device.type, enabled=False)
 
 
 def unit_rows(features: Tensor) -> Tensor:
-    """Returns the rows at length one in full precision; a row of zeros stays one.
+    """Returns the rows scaled to unit length in full precision; a row of zeros stays zero.
 
-    A row is NaN where its length is not finite: where it holds NaN or Inf, or numbers so great
+    A row becomes NaN if its length is not finite: if it has NaN or Inf, or numbers so great
     (1.8e19 in float32) that the sum of their squares is infinite.
     """
     rows = full_precision(features)
@@ -38,6 +38,6 @@ def unit_rows(features: Tensor) -> Tensor:
 
 
 def leave_out_not_finite(rows: Tensor, targets: Tensor) -> Tensor:
-    """Returns the targets with noise for the rows that hold NaN or Inf; waits for no device."""
+    """Returns targets with -1 for rows with NaN or Inf, without waiting for a GPU."""
     greatest = torch.linalg.vector_norm(rows, math.inf, dim=1)
     return targets.where(greatest.isfinite(), NOISE)

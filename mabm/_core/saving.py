@@ -1,4 +1,4 @@
-"""Results that can be saved: by ``torch.save`` with its safe default, by pickle and by copies."""
+"""Results that ``torch.save``, pickle and copy can save; ``torch.load`` reads them safely."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from mabm._core.arrays import to_tensor
 
 
 class Saved:
-    """Base of dataclasses that ``torch.load`` reads back with ``weights_only=True``, its default.
+    """Base of dataclasses that ``torch.load`` reads with ``weights_only=True``, its default.
 
-    A state holds the fields alone: tensors, plain numbers and words, containers of those, and other
-    classes of this kind. NumPy arrays are stored as tensors and come back as arrays. What a
-    dataclass caches beside its fields is left out and computed again. A state that is read goes
-    through the constructor, so it meets the same checks; a field that the state does not have yet
-    takes its default.
+    A state holds only the fields: tensors, numbers, strings, containers of these, and other
+    instances of ``Saved``. NumPy arrays are stored as tensors and restored as arrays. Cached values
+    are not stored. Loading calls the constructor, with its checks; fields that are missing in the
+    state take their defaults.
     """
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -53,7 +52,7 @@ class Saved:
 
 
 def _is_state(state: Any) -> bool:
-    """Whether it is what ``__getstate__`` gives: fields, and which of the tensors were arrays."""
+    """Whether ``state`` has the form of ``__getstate__``: fields, and the names of arrays."""
     if not isinstance(state, dict) or state.keys() != {"fields", "arrays"}:
         return False
     values, arrays = state["fields"], state["arrays"]
@@ -69,7 +68,7 @@ def _field_names(value: Any) -> list[str]:
 
 
 def _plain(value: Any) -> Any:
-    """The same value with Python's numbers and words in the place of NumPy's scalars."""
+    """Replaces NumPy scalars in a value by Python numbers and strings."""
     if isinstance(value, np.generic):
         return value.item()
     if type(value) in (tuple, list):

@@ -1,4 +1,4 @@
-"""New samples put into clusters that were found before."""
+"""Labels of new samples: the clusters of an earlier clustering that they belong to."""
 
 from __future__ import annotations
 

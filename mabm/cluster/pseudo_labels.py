@@ -1,4 +1,4 @@
-"""Pseudo-labels: from features to cluster labels in one call, with what one asks about them."""
+"""Pseudo-labels: from features to cluster labels and their statistics in one call."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _LARGE_MULTIPLE = 10
 
 @dataclass(frozen=True)
 class ClusterSummary(Saved):
-    """What a clustering made of N samples, in plain numbers; ``str`` tells it in a few lines.
+    """Counts of a clustering of N samples; ``str`` formats them in a few lines.
 
     Attributes:
         num_samples: How many samples there are, N.
@@ -56,7 +56,7 @@ class ClusterSummary(Saved):
         smallest_cluster: Samples of the smallest cluster, 0 without a cluster.
         median_cluster: Median of the clusters' sizes, 0 without a cluster.
         largest_cluster: Samples of the largest cluster, 0 without a cluster.
-        largest_share: Its share of all N samples, in [0, 1].
+        largest_share: Share of all N samples in the largest cluster, in [0, 1].
 
     Example:
         >>> import mabm
@@ -99,10 +99,10 @@ class ClusterSummary(Saved):
 
 @dataclass(frozen=True, eq=False)
 class PseudoLabels(ArrayRecord, Generic[ArrayT]):
-    """Cluster labels of N samples and statistics of them, computed when they are asked for.
+    """Cluster labels of N samples, with statistics that are computed when they are read.
 
     In labels made by hand, clusters may have any numbers >= 0: those without a sample do not count.
-    What takes labels takes the ``PseudoLabels`` itself: :func:`mabm.split_prototypes`,
+    Functions that take labels also take the ``PseudoLabels``: :func:`mabm.split_prototypes`,
     :class:`mabm.IdentityBatchSampler`, :func:`mabm.associate_clusters` and others.
 
     Attributes:
@@ -135,7 +135,7 @@ class PseudoLabels(ArrayRecord, Generic[ArrayT]):
     modality_names: tuple[str, ...] | None = None
     core: ArrayT | None = None
 
-    _is_found: ClassVar[bool] = False  # by pseudo_labels, whose eps may be at fault
+    _warns: ClassVar[bool] = False  # of a large cluster: labels by DBSCAN, whose eps may be high
 
     def __post_init__(self) -> None:
         """Reads lists, Series and words; waits for no device."""
@@ -173,7 +173,7 @@ class PseudoLabels(ArrayRecord, Generic[ArrayT]):
     @cached_property
     def _sizes(self) -> Tensor:
         sizes = cluster_sizes(self._labels)
-        if self._is_found:
+        if self._warns:
             _advise_on_sizes(sizes, len(self._labels))
         return sizes
 
@@ -246,10 +246,10 @@ def pseudo_labels(
 ) -> PseudoLabels[ArrayT]:
     """Clusters samples by DBSCAN, or a clusterer of your own, on their modality-aware distance.
 
-    Nothing of size N x N is ever held. What is rarely intended is logged as a warning, once a
-    process, with what to try: ``k1`` of more than half a group, features of widely different
-    lengths where inner products rank, one cluster with an absurd share of the samples (on a GPU
-    when the result's statistics are first asked for).
+    Nothing of size N x N is ever held. Three likely mistakes are logged as warnings, once a
+    process, with advice: ``k1`` of more than half a group, features of widely different lengths
+    ranked by inner product, and one cluster with an absurd share of the samples (on a GPU when the
+    statistics of the result are first read).
 
     Args:
         features: (N, D) tensor or array of float16, bfloat16, float32 or float64, compared as
@@ -315,13 +315,13 @@ def cluster_samples(
 
 
 def watch_sizes(found: PseudoLabels[Any], clusterer: Clusterer) -> None:
-    """Has labels by DBSCAN warn of an absurdly large cluster, once their sizes are known.
+    """Lets labels by DBSCAN warn of an absurdly large cluster when their sizes are computed.
 
-    On the CPU they are looked at now; on a GPU, where that would wait, when they are asked for.
+    That is now on the CPU; on a GPU, which would have to be waited for, when they are first read.
     """
     if not isinstance(clusterer, DBSCAN):
         return
-    object.__setattr__(found, "_is_found", True)
+    object.__setattr__(found, "_warns", True)
     if getattr(found.labels, "is_cpu", True) and is_wanted(logger, "large cluster"):
         found.num_clusters  # noqa: B018  # counts, and warns
 

@@ -52,8 +52,8 @@ def cross_modality_pairs(
         modality: (N,) integers, bool or words.
 
     Raises:
-        TypeError: If one is of the wrong kind.
-        ValueError: If the shapes differ, or there is no modality.
+        TypeError: An argument of the wrong kind.
+        ValueError: The shapes differ, or there is no modality.
     """
     groups = _groups(labels, modality)
     labels, people, groups = _read(labels=labels, identity=identity, modality=groups)
@@ -73,8 +73,8 @@ def adjusted_rand_index(labels: Labels, identity: Column) -> float:
     :class:`mabm.PseudoLabels`, identities integers or words.
 
     Raises:
-        TypeError: If one is of the wrong kind.
-        ValueError: If the shapes differ.
+        TypeError: An argument of the wrong kind.
+        ValueError: The shapes differ.
     """
     labels, people = _read(labels=labels, identity=identity)
     clusters = _noise_as_singletons(labels)
@@ -95,8 +95,8 @@ def normalized_mutual_information(labels: Labels, identity: Column) -> float:
     Labels may be the :class:`mabm.PseudoLabels`, identities integers or words.
 
     Raises:
-        TypeError: If one is of the wrong kind.
-        ValueError: If the shapes differ.
+        TypeError: An argument of the wrong kind.
+        ValueError: The shapes differ.
     """
     labels, people = _read(labels=labels, identity=identity)
     # Not by scikit-learn, which warns of more classes than half the samples, as noise makes them.
@@ -142,8 +142,8 @@ def evenly_chosen_clusters(
         (R,) int64 cluster numbers, in order.
 
     Raises:
-        TypeError: If one is of the wrong kind.
-        ValueError: If the shapes differ, or there is no modality.
+        TypeError: An argument of the wrong kind.
+        ValueError: The shapes differ, or there is no modality.
     """
     groups = _groups(labels, modality)
     people = None

@@ -1,8 +1,11 @@
-"""Drop-in modules: the names that existing code bases import, on top of this library.
+"""Drop-in modules: the names that existing code bases import, implemented by this library.
 
-One module for each family of code bases, and each is thin: it reads the old arguments, calls the
-public functions, and shapes the result as the old code did. Change the import line (``python -m
-mabm.compat FOLDER`` does it), or leave it as it is and call :func:`install` before it.
+There is one public module for each family of code bases. It reads the old arguments, calls the
+public functions of mabm and returns results as the old code did. Either change the import lines
+(``python -m mabm.compat FOLDER`` does this), or keep them and call :func:`install` first.
+
+The private packages hold the rest: ``_adapters`` what the drop-ins share, ``_imports`` the table of
+old names and its finders, ``_tool`` the command.
 """
 
 from __future__ import annotations
@@ -11,8 +14,8 @@ from collections.abc import Mapping
 from keyword import iskeyword
 from types import MappingProxyType
 
-from mabm.compat._families import TABLE, names_of
-from mabm.compat._import_hook import replace_modules
+from mabm.compat._imports.families import TABLE, names_of
+from mabm.compat._imports.hook import replace_modules
 
 __all__ = ["FAMILIES", "install"]
 
@@ -22,35 +25,35 @@ FAMILIES: Mapping[str, Mapping[str, Mapping[str, str]]] = MappingProxyType(
         for name, family in TABLE.items()
     }
 )
-"""For each family the old modules, and for each name in them the module here; read-only."""
+"""For each family its old modules, and for each name in them the module here; read-only."""
 
 
 def install(family: str, package: str | None = None) -> tuple[str, ...]:
-    """Makes the old import paths of a family resolve to this library, in the running process.
+    """Redirects the old import paths of a family to this library, in the running process.
 
-    Call it before the code base's own imports; a name that was imported already stays what it was.
-    In the modules of ``FAMILIES`` the listed names are ours. Any other name is still that of the
-    code base's own module, which is loaded when such a name is asked for. All other modules stay
-    the real ones; where a package is missing, an empty one stands in, so that the imports work
-    without the code base too.
+    Call it before the code base's own imports; names that were imported earlier do not change.
+    The modules of ``FAMILIES`` then provide the listed names from this library. Any other name
+    comes from the code base's own module, which is loaded when the name is first accessed. Other
+    modules are not affected. If a package does not exist, an empty one takes its place, so the
+    imports also work without the code base.
 
-    Where faiss is not installed, scripts and modules of these packages may still import it: an
-    empty stand-in raises an ``ImportError`` when something of it is used.
+    If faiss is not installed, scripts and modules of these packages can still import it: they get
+    an empty stand-in that raises an ``ImportError`` when one of its names is used.
 
     Args:
-        family: ``"clustercontrast"`` (every path of that package, and those of SpCL), ``"bmil"``,
+        family: ``"clustercontrast"`` (all paths of that package and of SpCL), ``"bmil"``,
             ``"modal_invariant"``, ``"hhcl"``, ``"spcl"``, ``"pplr"``, ``"cap"``, ``"ca_jaccard"``,
             ``"reranking"``, ``"fastreid"`` or ``"evaluation"``.
-        package: The package that holds the family's modules, where it has another name:
+        package: The package that holds the family's modules, if it has another name:
             ``"hhcl"`` for ``hhcl.utils.faiss_rerank``, ``"a.b"`` for ``a.b.utils.faiss_rerank``,
             ``""`` for ``utils.faiss_rerank``.
 
     Returns:
-        The paths that resolve here from now on.
+        The redirected import paths.
 
     Raises:
-        TypeError: ``package`` is no string.
-        ValueError: The family is unknown, or ``package`` is no name of a package.
+        TypeError: ``package`` is not a string.
+        ValueError: The family is unknown, or ``package`` is not a valid package name.
 
     Example:
         >>> from mabm.compat import install

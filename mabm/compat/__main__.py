@@ -1,4 +1,4 @@
-"""``python -m mabm.compat FOLDER``: what there is to change in a code base, and the change."""
+"""``python -m mabm.compat FOLDER``: lists the imports that mabm can replace, and replaces them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Final
 
 from mabm.cli.command import OutputClosedError, write
-from mabm.compat.comparison import TOLERANCE, Comparison, compare
-from mabm.compat.rewriting import Plan, plan_changes
+from mabm.compat._tool.comparison import TOLERANCE, Comparison, compare
+from mabm.compat._tool.rewriting import Plan, plan_changes
 
 OK: Final = 0
 FAILURE: Final = 1
-OUTPUT_CLOSED: Final = 141  # as a shell reports a process that SIGPIPE ended
+OUTPUT_CLOSED: Final = 141  # what a shell reports for a process that SIGPIPE ended
 
 _EPILOG: Final = """\
 Without an option nothing is changed: the lines are listed, and what stays with the reason.
@@ -27,7 +27,7 @@ exit status:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command and returns its exit status; errors are one line on standard error."""
+    """Runs the command and returns its exit status; prints an error as one line on stderr."""
     parser = argparse.ArgumentParser(
         prog="python -m mabm.compat",
         description="Finds the import lines of a re-identification code base that mabm can take.",

@@ -9,7 +9,7 @@ import numpy as np
 
 from mabm._core.arguments import check_integer
 from mabm._core.arrays import Array
-from mabm.compat._adapters import (
+from mabm.compat._adapters.distances import (
     Distances,
     check_search_option,
     dense_distance,
@@ -30,34 +30,35 @@ def compute_jaccard_distance_xmodal(
     all_file_name: Sequence[Any] | None = None,
     rgbNum: int = 0,
 ) -> Distances:
-    """Computes a Jaccard distance as the released training loop calls for it.
+    """Computes the Jaccard distance that ``search_option`` selects, as the released code does.
 
-    ``search_option`` 4 and 5 are the modality-aware distance, preset ``"bmil"``. Below, the option
-    chose a route through faiss and the distance is the classic one: averaged evenly over
-    modalities where file names tell them (preset ``"modal_invariant"``), else ``"spcl"``.
+    Options 4 and 5 are the modality-aware distance, preset ``"bmil"``. Options 0 to 3 selected a
+    faiss index and are the classic distance: preset ``"modal_invariant"``, which averages evenly
+    over modalities, if there are file names, otherwise preset ``"spcl"``.
 
     Args:
-        target_features: (N, D) float tensor; never normalized here.
-        k1: As :func:`mabm.modality_jaccard`; a modality with fewer samples than its share, or fewer
-            samples than ``k1`` in the classic distance, give all they have (the released code fails
-            in the first case, and reads faiss's filling as the last row in the second).
-        k2: Rows to average, of each modality with option 4 and 5, else in all; a list that is
-            shorter gives all it has.
-        print_flag: Accepted and not needed: nothing is printed.
-        search_option: 0 to 5, see above.
-        use_float16: Whether the result is float16, rounded from float32; the released code sums in
-            float16 too, and is less exact.
-        all_file_name: File name of each row, ``rgb_modify`` or ``ir_modify`` in it.
-        rgbNum: With option 4 and 5: the number of visible rows, which come first; file names are
-            then not read. Where it is 0, they tell the modality, in any row order.
+        target_features: (N, D) float tensor; not normalized.
+        k1: Length of the neighbor lists, in [1, 1024], including the sample itself; with options 4
+            and 5 half of it in each modality. A list with fewer samples to choose from holds all of
+            them. (The released code fails with options 4 and 5, and otherwise reads the padding
+            of faiss as the last row.)
+        k2: Rows to average for query expansion, at least 1, in each modality with options 4 and 5
+            and in total otherwise; values above ``k1`` mean ``k1``.
+        print_flag: Ignored; nothing is printed.
+        search_option: An integer in [0, 5], see above.
+        use_float16: Whether to round the result from float32 to float16. (The released code also
+            sums in float16, which is less accurate.)
+        all_file_name: (N,) file names that contain ``rgb_modify`` or ``ir_modify``.
+        rgbNum: With options 4 and 5 the number of visible rows, which come first; file names are
+            then not read. With 0 the file names determine the modality, in any row order.
 
     Returns:
-        (N, N) NumPy array, not negative: float32, or float16 with ``use_float16``.
+        (N, N) NumPy array of values in [0, 1]: float32, or float16 with ``use_float16``.
 
     Raises:
-        TypeError: An argument of the wrong kind.
-        ValueError: An argument out of its range, or a file name that tells no modality.
-        MemoryError: N x N does not fit.
+        TypeError: An argument has the wrong type.
+        ValueError: An argument is out of range, or a file name contains neither word.
+        MemoryError: The (N, N) result does not fit in memory.
 
     Source:
         Wang et al., AAAI 2026 (BMIL).

@@ -8,7 +8,7 @@ from typing import Any
 from mabm._core.arguments import check_integer
 from mabm._core.arrays import Array
 from mabm._core.columns import check_modality
-from mabm.compat._adapters import (
+from mabm.compat._adapters.distances import (
     Distances,
     dense_of_encoding,
     rank_beside_self,
@@ -31,30 +31,31 @@ def compute_jaccard_distance(
     epoch: int | None = None,
     args: Any = None,
 ) -> Distances:
-    """Computes the camera-aware Jaccard distance, or the classic one, as the options say.
+    """Computes the camera-aware Jaccard distance, or the classic one, depending on the options.
 
-    With ``args.ckrnns`` neighbors are reciprocal within the own camera and within the others,
-    else in one list of all (k1 + 1 long, as a sample is beside its k1 neighbors here), expanded
-    by the half lists. With ``args.clqe`` rows are averaged over both lists, else over the first
-    ``k2`` of one. Ranks are by inner product. Other cameras are left out of the own list in truth,
-    where the released code pushes them far away and lets small cameras leak.
+    With ``args.ckrnns``, neighbors are reciprocal within the sample's own camera and within the
+    other cameras. Without it they are reciprocal in one list of all samples (k1 + 1 long: the
+    sample and its k1 neighbors), expanded by the half lists. With ``args.clqe``, rows are averaged
+    over both lists, otherwise over the first ``k2`` of one. Ranks are by inner product. The list of
+    the own camera has no other cameras; the released code adds an offset to their distances, so
+    that they enter the lists of small cameras.
 
     Args:
-        features: (N, D) float tensor or array; never normalized here.
+        features: (N, D) float tensor or array; not normalized.
         cam_labels: (N,) integers, the camera of each row.
-        epoch: In epoch 0 ``k2_intra`` and ``k2_inter`` are 3, whatever the options say.
-        args: Options k1, k2 (1 skips every average), ckrnns, k1_intra, k1_inter, clqe, k2_intra and
-            k2_inter as attributes, such as those of a parser. ``k2`` may exceed ``k1``, and so
-            for either list: the nearest ``k2`` are averaged, where the released code sorts no more
-            than k1 + 2. Where there are fewer samples a list holds them all.
+        epoch: The epoch; in epoch 0 ``k2_intra`` and ``k2_inter`` are 3 instead of the options.
+        args: An object with the attributes k1, k2 (1 averages nothing), ckrnns, k1_intra, k1_inter,
+            clqe, k2_intra and k2_inter, for instance parsed arguments. A k2 may exceed its k1: the
+            nearest k2 rows are averaged, whereas the released code sorts only k1 + 2. With fewer
+            samples a list holds all of them.
 
     Returns:
-        (N, N) float32 NumPy array, not negative.
+        (N, N) float32 NumPy array of values in [0, 1].
 
     Raises:
-        TypeError: An argument of the wrong kind, or an option is missing.
-        ValueError: An argument out of its range.
-        MemoryError: N x N does not fit.
+        TypeError: An argument has the wrong type, or an option is missing.
+        ValueError: An argument is out of range.
+        MemoryError: The (N, N) result does not fit in memory.
 
     Source:
         Chen et al., "CA-Jaccard: Camera-aware Jaccard Distance for Person Re-identification",

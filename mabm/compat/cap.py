@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mabm._core.arrays import Array
-from mabm.compat._adapters import Distances
+from mabm.compat._adapters.distances import Distances
 from mabm.compat.clustercontrast import compute_jaccard_distance
 
 __all__ = ["faiss_compute_jaccard_dist"]
@@ -19,8 +19,24 @@ def faiss_compute_jaccard_dist(
 ) -> Distances:
     """Computes the k-reciprocal Jaccard distance between all rows, preset ``"spcl"``.
 
-    Arguments, results and errors are those of
-    :func:`mabm.compat.clustercontrast.compute_jaccard_distance`; no faiss is needed.
+    Args:
+        target_features: (N, D) float tensor; not normalized.
+        k1: Length of the neighbor lists, in [1, 1024], including the sample itself. With fewer
+            samples the lists hold all of them; faiss pads them with -1, which the released code
+            reads as the last row.
+        k2: Rows to average for query expansion, at least 1; values above ``k1`` mean ``k1``.
+        print_flag: Ignored; nothing is printed.
+        search_option: An integer in [0, 5], without effect; it selected a faiss index.
+        use_float16: Whether to round the result from float32 to float16. (The released code also
+            sums in float16, which is less accurate.)
+
+    Returns:
+        (N, N) NumPy array of values in [0, 1]: float32, or float16 with ``use_float16``.
+
+    Raises:
+        TypeError: An argument has the wrong type.
+        ValueError: An argument is out of range.
+        MemoryError: The (N, N) result does not fit in memory.
 
     Source:
         Wang et al., AAAI 2021 (CAP).

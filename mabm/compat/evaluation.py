@@ -21,24 +21,24 @@ def eval_sysu(
 ) -> tuple[NDArray[np.float32], float, float]:
     """Scores a ranked gallery by the protocol of SYSU-MM01.
 
-    For a query of camera 3 every gallery image of camera 2 is dropped. The CMC counts identities,
-    mAP and mINP count images. Queries without a match are skipped.
+    Gallery images of camera 2 are ignored for queries of camera 3. The CMC counts identities, mAP
+    and mINP count images. Queries without a match are skipped.
 
     Args:
-        distmat: (Q, G) distances, smaller is nearer; ties go to the lower gallery row.
+        distmat: (Q, G) distances, smaller is nearer; ties go to the lower gallery index.
         q_pids: (Q,) identities.
         g_pids: (G,) identities.
-        q_camids: (Q,) camera numbers, whole floats too.
-        g_camids: (G,) camera numbers, likewise.
-        max_rank: Greatest rank of the CMC.
+        q_camids: (Q,) camera numbers: integers or whole floats.
+        g_camids: (G,) camera numbers: integers or whole floats.
+        max_rank: Greatest rank of the CMC, at least 1.
 
     Returns:
-        CMC as (R,) float32, mAP and mINP as fractions of one. R is ``max_rank``, or the number of
-        identities in the gallery where that is less.
+        CMC as (R,) float32, mAP and mINP, all in [0, 1]. R is ``max_rank``, or the number of
+        identities in the gallery if that is less.
 
     Raises:
-        TypeError: An argument of the wrong kind.
-        ValueError: Shapes that do not fit, NaN, or no query with a match.
+        TypeError: An argument has the wrong type.
+        ValueError: Shapes differ, a distance is NaN, or no query has a match.
 
     Source:
         Wu et al., ICCV 2017; mINP: Ye et al., TPAMI 2022.
@@ -59,9 +59,20 @@ def eval_sysu(
 def eval_regdb(
     distmat: Any, q_pids: Any, g_pids: Any, max_rank: int = 20
 ) -> tuple[NDArray[np.float32], float, float]:
-    """Scores a ranked gallery by the protocol of RegDB: nothing is dropped, the CMC counts images.
+    """Scores a ranked gallery by the protocol of RegDB: no image is ignored, the CMC counts images.
 
-    Arguments, results and errors are those of :func:`eval_sysu`; R is at most G.
+    Args:
+        distmat: (Q, G) distances, smaller is nearer; ties go to the lower gallery index.
+        q_pids: (Q,) identities.
+        g_pids: (G,) identities.
+        max_rank: Greatest rank of the CMC, at least 1.
+
+    Returns:
+        CMC as (R,) float32, mAP and mINP, all in [0, 1]. R is ``max_rank``, or G if that is less.
+
+    Raises:
+        TypeError: An argument has the wrong type.
+        ValueError: Shapes differ, a distance is NaN, or no query has a match.
     """
     return _evaluate("regdb", distmat, q_pids, g_pids, None, max_rank)
 
@@ -71,9 +82,23 @@ def eval_llcm(
 ) -> tuple[NDArray[np.float32], float, float]:
     """Scores a ranked gallery by the protocol of LLCM.
 
-    Gallery images of both the query's identity and its camera are dropped. The CMC counts
-    identities. Arguments, results and errors are those of :func:`eval_sysu`; cameras may be of any
-    type, as they are compared and nothing else.
+    Gallery images with the query's identity and camera are ignored. The CMC counts identities.
+
+    Args:
+        distmat: (Q, G) distances, smaller is nearer; ties go to the lower gallery index.
+        q_pids: (Q,) identities.
+        g_pids: (G,) identities.
+        q_camids: (Q,) cameras of any type; only equality matters.
+        g_camids: (G,) cameras of any type; only equality matters.
+        max_rank: Greatest rank of the CMC, at least 1.
+
+    Returns:
+        CMC as (R,) float32, mAP and mINP, all in [0, 1]. R is ``max_rank``, or the number of
+        identities in the gallery if that is less.
+
+    Raises:
+        TypeError: An argument has the wrong type.
+        ValueError: Shapes differ, a distance is NaN, or no query has a match.
     """
     return _evaluate("llcm", distmat, q_pids, g_pids, (q_camids, g_camids), max_rank)
 
@@ -97,7 +122,7 @@ def _evaluate(
             _labels("q_camids", camids[0], distance.shape[0]),
             _labels("g_camids", camids[1], distance.shape[1]),
         )
-        # Other protocols compare them alone; this one knows two by number.
+        # Only this protocol gives cameras a meaning by number; others compare them.
         by_number = protocol == "sysu_mm01"
         cameras = _whole_numbers(*cameras) if by_number else _numbered(*cameras)
     scores = evaluate_retrieval(
@@ -108,7 +133,7 @@ def _evaluate(
 
 
 def _numbered(one: NDArray[Any], other: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Numbers in place of labels of any type, which are compared and nothing else."""
+    """Replaces labels of any type by numbers; only equality matters."""
     numbers = np.unique(np.concatenate([one, other]), return_inverse=True)[1]
     return numbers[: len(one)], numbers[len(one) :]
 
@@ -136,14 +161,14 @@ def _labels(name: str, value: Any, count: int) -> NDArray[Any]:
 
 
 def _to_numpy(name: str, value: Any) -> NDArray[Any]:
-    """Tensors and arrays as everywhere here, and in addition lists and arrays of any type."""
+    """Returns a tensor, an array or a list as an array, of any type that can be compared."""
     if isinstance(value, Tensor):
         tensor = to_tensor(value, name).cpu()
         if tensor.dtype != torch.bool:  # identities may be anything that can be compared
             check_numbers(tensor, name)
         return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
     if isinstance(value, np.ma.MaskedArray):
-        to_tensor(value, name)  # refuses it
+        to_tensor(value, name)  # raises TypeError
     try:
         return np.asarray(value)
     except ValueError as error:  # rows of unequal length

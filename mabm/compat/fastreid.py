@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mabm._core.arguments import check_choice
 from mabm._core.arrays import Array
-from mabm.compat._adapters import (
+from mabm.compat._adapters.distances import (
     Distances,
     check_lengths,
     check_search_option,
@@ -36,26 +36,27 @@ _METRICS = ("euclidean", "cosine", "jaccard")
 
 
 def build_dist(*args: Any, **options: Any) -> Distances:
-    """Computes the distance from every row of one set of features to every row of another.
+    """Computes the distance from each row of one set of features to each row of another.
 
     Called as in fast-reid, ``build_dist(feat_1, feat_2, metric="euclidean", **options)``, or as in
     OpenUnReID, ``build_dist(cfg, feat_1, feat_2=None, dist_m=None, verbose=False)``, where ``cfg``
     has the attributes ``dist_metric`` and, for the Jaccard distance, ``k1`` and ``k2``.
 
     Args:
-        args: As above: (M, D) and (K, D) float tensors, never normalized but for the cosine.
-        options: ``metric`` (``"euclidean"``, which is squared, ``"cosine"`` or ``"jaccard"``), and
-            ``k1`` and ``k2`` (20 and 6) for the Jaccard distance. Others are accepted and not
-            needed.
+        args: Positional arguments of either call. Features are (M, D) and (K, D) float tensors;
+            only the cosine normalizes them.
+        options: Keyword arguments of either call: ``metric`` (``"euclidean"``, squared here,
+            ``"cosine"`` or ``"jaccard"``), and ``k1`` and ``k2`` (20 and 6) for the Jaccard
+            distance. Others are ignored.
 
     Returns:
-        (M, K) float32 NumPy array. In the Jaccard distance the neighbors are searched among all
-        M + K rows; only the (M, K) part is computed.
+        (M, K) float32 NumPy array. The neighbors of the Jaccard distance come from all M + K rows;
+        only the (M, K) part is computed.
 
     Raises:
-        TypeError: An argument of the wrong kind.
-        ValueError: An argument out of its range.
-        MemoryError: (M, K) does not fit.
+        TypeError: An argument has the wrong type.
+        ValueError: An argument is out of range.
+        MemoryError: The (M, K) result does not fit in memory.
 
     Example:
         >>> import torch
@@ -110,27 +111,29 @@ def compute_jaccard_distance(
     fp16: bool = False,
     verbose: bool = True,
 ) -> Distances:
-    """Computes the classic Jaccard distance of every pair of rows.
+    """Computes the classic Jaccard distance of all pairs of rows.
 
-    Preset ``"spcl"``, but for features that are no unit vectors: neighbors are weighed by their
-    true squared Euclidean distance here, not by ``2 - 2 x . y``.
+    This is preset ``"spcl"``, except that neighbors are weighed by their squared Euclidean distance
+    instead of ``2 - 2 x . y``. Both are equal on unit vectors.
 
     Args:
-        features: (N, D) float tensor; never normalized here.
-        k1: As :func:`mabm.compat.clustercontrast.compute_jaccard_distance`, with fewer samples too.
-        k2: Rows to average, in all; more than ``k1`` mean ``k1``.
-        search_option: 0 to 5: a route through faiss, here without effect.
-        fp16: Whether the result is float16, rounded from float32; the released code sums in float16
-            too, and is less exact.
-        verbose: Accepted and not needed: nothing is printed.
+        features: (N, D) float tensor; not normalized.
+        k1: Length of the neighbor lists, in [1, 1024], including the sample itself. With fewer
+            samples the lists hold all of them; faiss pads them with -1, which the released code
+            reads as the last row.
+        k2: Rows to average for query expansion, at least 1; values above ``k1`` mean ``k1``.
+        search_option: An integer in [0, 5], without effect; it selected a faiss index.
+        fp16: Whether to round the result from float32 to float16. (The released code also sums in
+            float16, which is less accurate.)
+        verbose: Ignored; nothing is printed.
 
     Returns:
-        (N, N) NumPy array, not negative: float32, or float16 with ``fp16``.
+        (N, N) NumPy array of values in [0, 1]: float32, or float16 with ``fp16``.
 
     Raises:
-        TypeError: An argument of the wrong kind.
-        ValueError: An argument out of its range.
-        MemoryError: N x N does not fit.
+        TypeError: An argument has the wrong type.
+        ValueError: An argument is out of range.
+        MemoryError: The (N, N) result does not fit in memory.
 
     Example:
         >>> import torch
@@ -146,14 +149,19 @@ def compute_jaccard_distance(
 def compute_euclidean_distance(
     features: Array, others: Array | None = None, cuda: bool = False
 ) -> Distances:
-    """Computes the squared Euclidean distance of (M, D) from (K, D) rows, or from themselves.
+    """Computes the squared Euclidean distances between two sets of rows, or within one.
+
+    Args:
+        features: (M, D) float tensor; not normalized.
+        others: (K, D) float tensor; ``None`` is ``features`` again.
+        cuda: Ignored.
 
     Returns:
-        (M, K) float32 NumPy array, not negative. ``cuda`` is accepted and not needed.
+        (M, K) float32 NumPy array, at least 0.
 
     Raises:
-        TypeError: An argument of the wrong kind.
-        ValueError: An argument that is not finite, not (N, D), or of another number of columns.
+        TypeError: An argument has the wrong type.
+        ValueError: An argument is not finite or not (N, D), or the numbers of columns differ.
     """
     one, other = (part.double() for part in _read_pair(features, others, "features", "others"))
     squares = one.square().sum(dim=1, keepdim=True) + other.square().sum(dim=1)
@@ -163,14 +171,19 @@ def compute_euclidean_distance(
 def compute_cosine_distance(
     features: Array, others: Array | None = None, cuda: bool = False
 ) -> Distances:
-    """Computes one minus the cosine of (M, D) with (K, D) rows, or with themselves.
+    """Computes one minus the cosine similarity between two sets of rows, or within one.
+
+    Args:
+        features: (M, D) float tensor.
+        others: (K, D) float tensor; ``None`` is ``features`` again.
+        cuda: Ignored.
 
     Returns:
-        (M, K) float32 NumPy array. ``cuda`` is accepted and not needed.
+        (M, K) float32 NumPy array.
 
     Raises:
-        TypeError: An argument of the wrong kind.
-        ValueError: An argument that is not finite, not (N, D), or of another number of columns.
+        TypeError: An argument has the wrong type.
+        ValueError: An argument is not finite or not (N, D), or the numbers of columns differ.
     """
     one, other = (part.double() for part in _read_pair(features, others, "features", "others"))
     return _to_numpy(1 - F.normalize(one, dim=1) @ F.normalize(other, dim=1).T)

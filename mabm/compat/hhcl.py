@@ -1,7 +1,7 @@
-"""HHCL: stands in for its ``models.cm``, whose modes share names with others' and not their losses.
+"""HHCL: stands in for its ``models.cm``. Its modes have the names of others but different losses.
 
-As :class:`mabm.compat.clustercontrast.ClusterMemory` it **moves during backward**. The distance of
-HHCL is Cluster-Contrast's: :func:`mabm.compat.clustercontrast.compute_jaccard_distance`.
+Like :class:`mabm.compat.clustercontrast.ClusterMemory` **it is updated by backward**. The distance
+of HHCL is Cluster-Contrast's: :func:`mabm.compat.clustercontrast.compute_jaccard_distance`.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from mabm._core.arguments import check_integer, check_real, shown
 from mabm._core.batch_checks import widen_targets
 from mabm._core.partition import NOISE
 from mabm._core.precision import without_autocast
-from mabm.compat._memories import (
+from mabm.compat._adapters.memories import (
     MovingMemory,
     check_smooth,
     contrast,
+    hardest_image_logits,
     moving_product,
-    of_hardest_images,
 )
-from mabm.compat.cluster_memory import cm, cm_hard
+from mabm.compat.clustercontrast.products import cm, cm_hard
 from mabm.contrast.losses.similarity import DEFAULT_TEMPERATURE
 from mabm.contrast.memories.hard import move_by_hardest
 from mabm.contrast.memories.hybrid import move_banks
@@ -34,10 +34,19 @@ __all__ = ["ClusterMemory", "cm", "cm_hard", "cm_hybrid", "cm_hybrid_v2"]
 def cm_hybrid(
     inputs: Tensor, indexes: Tensor, features: Tensor, momentum: float | Tensor = 0.5
 ) -> Tensor:
-    """Returns (B, 2K) similarities with a (2K, D) memory of two banks, the **hard** bank's first.
+    """Returns ``inputs @ features.T`` for a memory of two banks, the **hard** bank first.
 
-    Backward moves the hard bank by the input least similar to its own row, and the mean bank by the
-    mean of a row's inputs. Otherwise as :func:`mabm.compat.clustercontrast.cm`.
+    Backward updates a row of the hard bank with the input least similar to it, and a row of the
+    mean bank with the mean of its inputs.
+
+    Args:
+        inputs: (B, D) floating point; not normalized, callers do that.
+        indexes: (B,) integers in [-1, K), the row of each input; -1 is none.
+        features: (2K, D) floating point memory, the hard bank first, **written to by backward**.
+        momentum: Weight of the old row in an update, in [0, 1]; a number or a one-element tensor.
+
+    Returns:
+        (B, 2K) similarities, float32 under autocast too. Differentiable once, in ``inputs``.
 
     Example:
         >>> import torch
@@ -60,25 +69,25 @@ def cm_hybrid_v2(
     momentum: float | Tensor = 0.5,
     num_instances: int = 16,
 ) -> Tensor:
-    """Returns similarities with a memory of means and of images, ((1 + num_instances) * K, D).
+    """Returns ``inputs @ features.T`` for a memory of means and images.
 
-    Backward moves the mean bank, the first K rows, by the mean of a row's inputs, and puts the
-    inputs themselves, in their order, into rows K + y, 2 K + y and so on of their cluster y.
+    Backward updates a row of the mean bank, the first K rows, with the mean of its inputs. It
+    writes the inputs of cluster y, in batch order, to rows K + y, 2 K + y and so on.
 
     Args:
-        inputs: (B, D) floating point, used as they are: callers normalize them.
-        indexes: (B,) integers in [-1, K), the row of each input, -1 for none; no row more often
-            than ``num_instances``. They are counted at once, which waits for a GPU.
-        features: The memory, **written to by backward**.
-        momentum: What a row of the mean bank keeps of itself, in [0, 1].
-        num_instances: How many images of a cluster there are.
+        inputs: (B, D) floating point; not normalized, callers do that.
+        indexes: (B,) integers in [-1, K), the row of each input; -1 is none. No row may occur more
+            than ``num_instances`` times; counting them synchronizes with a GPU.
+        features: ((1 + num_instances) * K, D) floating point memory, **written to by backward**.
+        momentum: Weight of the old row in an update of the mean bank, in [0, 1].
+        num_instances: Number of images per cluster.
 
     Returns:
         (B, (1 + num_instances) * K) similarities.
 
     Raises:
-        TypeError: An argument of the wrong kind.
-        ValueError: An argument out of contract, or an index more often than ``num_instances``.
+        TypeError: An argument has the wrong type.
+        ValueError: An argument violates the contract, or an index occurs too often.
 
     Example:
         >>> import torch
@@ -101,41 +110,44 @@ def cm_hybrid_v2(
 
 
 class ClusterMemory(MovingMemory):
-    """The memory of HHCL: ``forward(f, y)`` is the loss, and ``loss.backward()`` moves it.
+    """The memory of HHCL: ``forward(f, y)`` is the loss, and its backward updates the memory.
 
-    With CE the cross entropy of similarities over ``temp`` and w ``hard_weight``, modes are
+    Modes and their losses, where CE is the cross entropy of similarities divided by ``temp``, and w
+    is ``hard_weight``:
 
-    - ``"CM"``: moved by every input in turn; CE.
-    - ``"CMhard"``: moved by the least similar input; CE.
+    - ``"CM"``: updated with each input in turn; CE.
+    - ``"CMhard"``: updated with the least similar input; CE.
     - ``"CMhybrid"``: two banks, see :func:`cm_hybrid`; ``w * (CE(hard) + (1 - w) * CE(mean))``, as
       released.
     - ``"CMhybrid_v2"``: means and images, see :func:`cm_hybrid_v2`;
-      ``w * CE(mean) + (1 - w) * CE(images)``, where an image's logit is the least of its own
-      cluster and the greatest of each other.
+      ``w * CE(mean) + (1 - w) * CE(images)``. The image logit of a cluster is the least over the
+      input's own cluster, and the greatest over each other cluster.
 
-    Other code bases' ``"CMhybrid"`` has its banks the other way round and another loss; that is
+    In other code bases ``"CMhybrid"`` has its banks in the other order and another loss; see
     :class:`mabm.compat.clustercontrast.ClusterMemory`, which also normalizes its inputs.
 
     Args:
-        num_features: D.
-        num_samples: K, the size of a bank until ``features`` are assigned.
-        temp: What similarities are divided by.
-        momentum: What a row keeps of itself, in [0, 1]; a number or a tensor of one.
-        mode: One of those above.
+        num_features: Dimension D of the features.
+        num_samples: K, the number of rows of a bank until ``features`` are assigned.
+        temp: Divisor of the similarities.
+        momentum: Weight of the old row in an update, in [0, 1]; a number or a one-element tensor.
+        mode: One of the modes above.
         hard_weight: w, in [0, 1].
-        smooth: A switch: above 0, labels are smoothed, by 0.1 whatever the number, as
-            :class:`mabm.compat.clustercontrast.ClusterMemory` says.
-        num_instances: How many images of a cluster ``"CMhybrid_v2"`` holds.
+        smooth: Whether to smooth labels by 0.1: any number above 0 does. The target has weight 0.9.
+            With K = ``num_samples`` below 100, each class gets 0.1 / K in addition; from 100 on,
+            each of the K // 50 greatest logits gets 0.1 / (K // 50).
+        num_instances: Number of images per cluster in ``"CMhybrid_v2"``.
 
     Attributes:
-        features: Buffer of (K, D); (2K, D) in ``"CMhybrid"``, the hard bank first; of
-            ((1 + num_instances) * K, D) in ``"CMhybrid_v2"``. To be assigned.
-        temp: It can be set, as can ``momentum``, ``hard_weight``, ``smooth``, ``num_samples`` and
-            ``num_instances``; the next forward pass uses it.
+        features: (K, D) buffer; (2K, D) in ``"CMhybrid"``, the hard bank first;
+            ((1 + num_instances) * K, D) in ``"CMhybrid_v2"``. Callers assign it.
+        temp: Divisor of the similarities. It can be assigned, as can ``momentum``, ``hard_weight``,
+            ``smooth``, ``num_samples`` and ``num_instances``; the next forward pass uses the new
+            value.
 
     Raises:
-        TypeError: An option of the wrong kind.
-        ValueError: An option out of its range.
+        TypeError: An option has the wrong type.
+        ValueError: An option is out of range.
 
     Source:
         Hu et al., "Hard-sample Guided Hybrid Contrast Learning for Unsupervised Person
@@ -173,11 +185,18 @@ class ClusterMemory(MovingMemory):
         self.cm_type = mode
 
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Computes the loss of (B, D) inputs, used as they are, and (B,) integers, -1 for noise.
+        """Computes the loss of (B, D) inputs and their targets.
+
+        Args:
+            inputs: (B, D) floating point; not normalized, callers do that.
+            targets: (B,) integers in [-1, K); -1 is noise.
+
+        Returns:
+            Scalar loss.
 
         Raises:
-            TypeError: An argument of the wrong kind.
-            ValueError: A shape, device or target out of contract.
+            TypeError: An argument has the wrong type.
+            ValueError: A shape, a device or a target violates the contract.
         """
         self._make_writable()
         temperature = self._temperature_now()
@@ -195,7 +214,7 @@ class ClusterMemory(MovingMemory):
                 return weight * (hard + (1 - weight) * mean)
             if self.cm_type == "CMhybrid_v2":
                 num_clusters = logits.shape[1] // (1 + count)
-                images = of_hardest_images(logits[:, num_clusters:], targets, count)
+                images = hardest_image_logits(logits[:, num_clusters:], targets, count)
                 mean = self._loss(logits[:, :num_clusters], targets)
                 return weight * mean + (1 - weight) * self._loss(images, targets)
             return self._loss(logits, targets)
@@ -224,9 +243,8 @@ def _move_mean_and_images(
     num_clusters = features.shape[0] // (1 + num_instances)
     moved = features.clone()
     moved[:num_clusters] = _moved_by_mean(features[:num_clusters], rows, targets, momentum)
-    is_own = (targets[:, None] == targets) & (targets != NOISE)[:, None]
-    turns = is_own.tril().sum(
-        dim=1
-    )  # 1 for the first row of its cluster, 2 for the second; 0 for noise
+    is_same = (targets[:, None] == targets) & (targets != NOISE)[:, None]
+    # 1 for the first row of a cluster, 2 for the second; 0 for noise.
+    turns = is_same.tril().sum(dim=1)
     moved[(num_clusters * turns + targets)[turns > 0]] = rows[turns > 0]
     return moved

@@ -1,7 +1,7 @@
 """Clustering by Infomap: stands in for the ``infomap_cluster`` files of many code bases.
 
-Neighbors come from the exact ranking here instead of faiss; the clustering itself is that of the
-package ``infomap``, an extra: ``pip install "mabm[infomap]"``.
+Neighbors come from the exact ranking of mabm instead of faiss. The package ``infomap``, an extra
+(``pip install "mabm[infomap]"``), does the clustering.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mabm._core.arguments import check_choice, check_integer, check_real
 from mabm._core.arrays import Array, IntArray, check_floating, is_integer, to_tensor
-from mabm.compat._adapters import read_features
+from mabm.compat._adapters.distances import read_features
 from mabm.distance.presets import MAX_K, PRESETS
 from mabm.distance.ranking import rank_neighbors
 
@@ -27,20 +27,20 @@ _METHODS = ("faiss-cpu", "faiss-gpu")
 def get_dist_nbr(
     features: Array, k: int = 80, knn_method: str = "faiss-cpu"
 ) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
-    """Finds the ``k`` rows of greatest inner product with every row.
+    """Finds the ``k`` rows with the greatest inner product for each row.
 
     Args:
-        features: (N, D) float array or tensor; never normalized here, which callers do before.
-        k: Length of the lists, in [1, 1024]; a row counts among its own.
-        knn_method: ``"faiss-cpu"`` or ``"faiss-gpu"``, without effect: there is no faiss here.
+        features: (N, D) float array or tensor; not normalized, callers do that.
+        k: Length of the lists, in [1, 1024], including the row itself.
+        knn_method: ``"faiss-cpu"`` or ``"faiss-gpu"``, without effect: faiss is not used.
 
     Returns:
-        Distances ``1 - x . y``, ascending, float32 numbers held as float64, and rows, int32, both
-        (N, min(k, N)); ties by lower row. (Where N is less than ``k``, faiss fills up with -1.)
+        Distances ``1 - x . y`` (float64 holding float32 values, ascending) and row indices (int32),
+        both (N, min(k, N)); ties by lower row. (If N is less than ``k``, faiss pads with -1.)
 
     Raises:
-        TypeError: An argument of the wrong kind.
-        ValueError: An argument out of its range.
+        TypeError: An argument has the wrong type.
+        ValueError: An argument is out of range.
 
     Source:
         Dai et al., ACCV 2022 (Cluster-Contrast).
@@ -65,28 +65,27 @@ def get_dist_nbr(
 
 
 def cluster_by_infomap(nbrs: Array, dists: Array, min_sim: float, cluster_num: int = 2) -> IntArray:
-    """Clusters the graph of all neighbors that are similar enough, by Infomap.
+    """Clusters the graph of sufficiently similar neighbors by Infomap.
 
-    From every row a link of weight ``1 - dists`` leads to each of its neighbors, up to the first
-    that is less similar than ``min_sim``; modules are those of Infomap's directed flow, in two
-    levels, from one trial with the seed 123. The result is the same on every run of one release of
-    ``infomap``; other releases may find other clusters. Copies of the released file that leave
-    the weights out, as in ADCA, are not followed.
+    Each row has links of weight ``1 - dists`` to its neighbors, up to the first that is less
+    similar than ``min_sim``. Clusters are modules of Infomap's directed two-level flow, from one
+    trial with seed 123. One release of ``infomap`` always gives the same result; other releases may
+    give others. Variants of the released file without weights, as in ADCA, are not reproduced.
 
     Args:
-        nbrs: (N, K) integers, rows as :func:`get_dist_nbr` finds them.
+        nbrs: (N, K) integers, neighbors of each row as :func:`get_dist_nbr` returns them.
         dists: (N, K) floating point, one minus their similarities, ascending in each row.
         min_sim: Least similarity of a link, in [0, 1].
-        cluster_num: Modules of this many samples or fewer are no clusters.
+        cluster_num: Modules with this many samples or fewer become noise.
 
     Returns:
-        (N,) int64 labels 0..C-1, -1 for samples in no cluster. (The released code returns the same
-        whole numbers as float64, and callers convert them.)
+        (N,) int64 labels 0..C-1; -1 is noise. (The released code returns the same numbers as
+        float64.)
 
     Raises:
         ImportError: ``infomap`` is missing; the message names the extra.
-        TypeError: An argument of the wrong kind.
-        ValueError: An argument out of its range, not finite, or shapes that do not fit.
+        TypeError: An argument has the wrong type.
+        ValueError: An argument is out of range or not finite, or shapes differ.
 
     Source:
         Rosvall and Bergstrom, PNAS 2008 (Infomap); Dai et al., ACCV 2022 (Cluster-Contrast).
@@ -104,8 +103,8 @@ def cluster_by_infomap(nbrs: Array, dists: Array, min_sim: float, cluster_num: i
     rows, distance = _read_lists(nbrs, dists)
     threshold = 1 - check_real("min_sim", min_sim, 0, 1)
     smallest = check_integer("cluster_num", cluster_num, at_least=0)
-    own = rows == np.arange(len(rows))[:, None]
-    linked = np.logical_and.accumulate((distance <= threshold) | own, axis=1) & ~own
+    is_self = rows == np.arange(len(rows))[:, None]
+    linked = np.logical_and.accumulate((distance <= threshold) | is_self, axis=1) & ~is_self
     sources, targets = np.nonzero(linked)[0], rows[linked]
     if len(targets) and not 0 <= targets.min() <= targets.max() < len(rows):
         raise ValueError(
@@ -135,7 +134,7 @@ def _read_lists(nbrs: object, dists: object) -> tuple[IntArray, NDArray[np.float
 
 
 def _find_modules(count: int, links: NDArray[np.float64]) -> IntArray:
-    """(N,) the module of each sample, numbered from 0; those without links follow, each alone."""
+    """(N,) module of each sample, numbered from 0; samples without links follow, each alone."""
     try:
         from infomap import Infomap
     except ImportError as error:

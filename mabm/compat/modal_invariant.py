@@ -1,6 +1,6 @@
 """MMM, PCLHD and RPNR: stands in for their ``clustercontrast.utils.faiss_rerank``.
 
-That file of theirs holds the classic ``compute_jaccard_distance`` as well, and so does this one.
+Like the old file, it also has the classic ``compute_jaccard_distance``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mabm._core.arrays import Array
-from mabm.compat._adapters import (
+from mabm.compat._adapters.distances import (
     Distances,
     check_search_option,
     dense_distance,
@@ -33,24 +33,26 @@ def compute_modal_invariant_jaccard_distance(
     """Computes the classic Jaccard distance, averaged evenly over the modalities.
 
     Args:
-        target_features: (N, D) float tensor; never normalized here.
-        file: (file name, id, camera) of each row; the name tells the modality by ``rgb_modify`` or
-            ``ir_modify``. The ids and cameras are not read.
-        k1: As :func:`mabm.compat.clustercontrast.compute_jaccard_distance`, with fewer samples too.
-        k2: Rows to average, in all; more than ``k1`` mean ``k1``.
-        print_flag: Accepted and not needed: nothing is printed.
-        search_option: 0 to 5: a route through faiss, here without effect.
-        use_float16: Whether the result is float16, rounded from float32; the released code sums in
-            float16 too, and is less exact.
+        target_features: (N, D) float tensor; not normalized.
+        file: (N,) tuples (file name, id, camera). The file name contains ``rgb_modify`` or
+            ``ir_modify``; the id and camera are not read.
+        k1: Length of the neighbor lists, in [1, 1024], including the sample itself. With fewer
+            samples the lists hold all of them; faiss pads them with -1, which the released code
+            reads as the last row.
+        k2: Rows to average for query expansion, at least 1; values above ``k1`` mean ``k1``.
+        print_flag: Ignored; nothing is printed.
+        search_option: An integer in [0, 5], without effect; it selected a faiss index.
+        use_float16: Whether to round the result from float32 to float16. (The released code also
+            sums in float16, which is less accurate.)
 
     Returns:
-        (N, N) NumPy array, not negative, of preset ``"modal_invariant"``: float32, or float16 with
-        ``use_float16``.
+        (N, N) NumPy array of values in [0, 1], preset ``"modal_invariant"``: float32, or float16
+        with ``use_float16``.
 
     Raises:
-        TypeError: An argument of the wrong kind.
-        ValueError: An argument out of its range, or a file name that tells no modality.
-        MemoryError: N x N does not fit.
+        TypeError: An argument has the wrong type.
+        ValueError: An argument is out of range, or a file name contains neither word.
+        MemoryError: The (N, N) result does not fit in memory.
 
     Source:
         Shi et al. (MMM, PCLHD), Yin et al. (RPNR).

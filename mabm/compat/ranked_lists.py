@@ -1,6 +1,6 @@
 """SDCL, HIL, GUR, PPLR and DMDL: stands in for the ranked lists of their ``utils.faiss_rerank``.
 
-Where that file holds the classic ``compute_jaccard_distance`` as well, so does this one.
+Like some of these files, it also has the classic ``compute_jaccard_distance``.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import torch
 
 from mabm._core.arguments import check_integer
 from mabm._core.arrays import Array, IntArray
-from mabm.compat._adapters import check_search_option, nearest_columns, read_features
+from mabm.compat._adapters.distances import check_search_option, nearest_columns, read_features
 from mabm.compat.clustercontrast import compute_jaccard_distance
 from mabm.distance.presets import MAX_K, PRESETS
 from mabm.distance.ranking import rank_neighbors
 
 __all__ = ["compute_jaccard_distance", "compute_ranked_list", "compute_ranked_list_cm"]
 
-_FIRST_INNER_PRODUCT = 2  # the search options below it asked faiss for Euclidean neighbors
+_FIRST_INNER_PRODUCT = 2  # options below this one selected Euclidean faiss indexes
 
 # Scores held at once, in float64.
 _SCORES_AT_ONCE = 2**24
@@ -31,25 +31,25 @@ def compute_ranked_list(
     fp16: bool = False,
     verbose: bool = True,
 ) -> IntArray:
-    """Ranks the nearest other rows of every row.
+    """Ranks the nearest other rows of each row.
 
-    The first of each list is dropped, as the released code does: the row itself, or a duplicate of
-    it with a lower number. By inner product of rows that are no unit vectors, it may be another.
+    The first entry of each list is dropped, as in the released code: the row itself, or a duplicate
+    with a lower index. If rows are not unit vectors, the first by inner product may be another row.
 
     Args:
-        features: (N, D) float tensor; never normalized here.
+        features: (N, D) float tensor; not normalized.
         k: Length of the lists, in [1, 1023].
-        search_option: 0 and 1 rank by Euclidean distance, as PPLR and GUR do, whose default is 0;
-            2 to 5 by inner product, as SDCL, HIL and DMDL do. On unit vectors the two agree.
-        fp16: Accepted and not needed.
-        verbose: Accepted and not needed: nothing is printed.
+        search_option: 0 and 1 rank by Euclidean distance, as in PPLR and GUR (their default is 0);
+            2 to 5 rank by inner product, as in SDCL, HIL and DMDL. Both agree on unit vectors.
+        fp16: Ignored.
+        verbose: Ignored; nothing is printed.
 
     Returns:
         (N, min(k, N - 1)) int64 NumPy array, nearest first, ties by lower row.
 
     Raises:
-        TypeError: An argument of the wrong kind.
-        ValueError: An argument out of its range.
+        TypeError: An argument has the wrong type.
+        ValueError: An argument is out of range.
 
     Source:
         Cho et al., CVPR 2022 (PPLR); Yang et al., CVPR 2024 (SDCL).
@@ -76,26 +76,26 @@ def compute_ranked_list_cm(
     fp16: bool = False,
     verbose: bool = True,
 ) -> IntArray:
-    """Ranks, for every row of one set, rows of another by inner product, **without the first**.
+    """Ranks the rows of another set by inner product for each row, **without the first**.
 
-    The released code drops the first of each list across modalities too, where it is the nearest
-    row of the other modality and not the row itself. This function does the same.
+    The released code also drops the first entry of lists across modalities, although that is the
+    nearest row of the other modality and not the row itself. This function does the same.
 
     Args:
-        features_g: (M, D) float tensor; never normalized here.
+        features_g: (M, D) float tensor; not normalized.
         features_p: (K, D) float tensor of the rows to rank.
         k: Length of the lists, in [1, 1023].
-        search_option: 0 to 5; it chooses nothing.
-        fp16: Accepted and not needed.
-        verbose: Accepted and not needed: nothing is printed.
+        search_option: An integer in [0, 5], without effect; it selected a faiss index.
+        fp16: Ignored.
+        verbose: Ignored; nothing is printed.
 
     Returns:
         (M, min(k, K - 1)) int64 NumPy array, the second nearest first, ties by lower row. Products
         are float64, compared as float32.
 
     Raises:
-        TypeError: An argument of the wrong kind.
-        ValueError: An argument out of its range, or of another number of columns.
+        TypeError: An argument has the wrong type.
+        ValueError: An argument is out of range, or the numbers of columns differ.
 
     Source:
         Yang et al., CVPR 2024 (SDCL).

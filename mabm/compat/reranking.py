@@ -1,6 +1,6 @@
 """k-reciprocal re-ranking: stands in for the ``re_ranking`` files of many code bases.
 
-And for the ``compute_jaccard_dist`` that lies beside it in MMT, CAP and their kin.
+Also for ``compute_jaccard_dist``, which is in the same file in MMT, CAP and related code bases.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mabm._core.advice import advise
 from mabm._core.arguments import check_integer, check_real
 from mabm._core.arrays import Array, IntArray, check_floating, to_tensor
 from mabm._core.device_memory import check_fits
-from mabm.compat._adapters import (
+from mabm.compat._adapters.distances import (
     Distances,
     dense_of_encoding,
     encode_by_distance,
@@ -41,42 +41,43 @@ logger = logging.getLogger(__name__)
 
 
 def re_ranking(*args: Any, **options: Any) -> Distances:
-    """Re-ranks a gallery for every query by k-reciprocal encoding.
+    """Re-ranks a gallery for each query by k-reciprocal encoding.
 
-    Called with distances, as in torchreid and fast-reid,
-    ``re_ranking(q_g_dist, q_q_dist, g_g_dist, k1=20, k2=6, lambda_value=0.3)``, or with features,
+    There are three forms of the call. With distances, as in torchreid and fast-reid:
+    ``re_ranking(q_g_dist, q_q_dist, g_g_dist, k1=20, k2=6, lambda_value=0.3)``. With features:
     ``re_ranking(probFea, galFea, k1, k2, lambda_value, MemorySave=False, Minibatch=2000)`` or
-    ``re_ranking(probFea, galFea, k1, k2, lambda_value, local_distmat=None, only_local=False)``,
-    whose three numbers are 20, 6 and 0.3 where they are left out. A third argument that is an array
-    tells the first from the others.
+    ``re_ranking(probFea, galFea, k1, k2, lambda_value, local_distmat=None, only_local=False)``;
+    the three numbers default to 20, 6 and 0.3. The form with distances is recognized by an array
+    as its third argument.
 
-    ``(1 - lambda) * J + lambda * d``: d is the squared distance, divided for each sample by its
-    greatest, and neighbors are weighed by ``softmax(-d)``. A sample counts beside its k1
-    neighbors. (:func:`mabm.rerank` is the library's own: by modality, ``k1`` counts the sample,
-    weights come from the features, and no (Q + G, Q + G) matrix is held.) Distances within whose
-    diagonal is not about zero are named in the log, once a process: they may be similarities.
+    The result is ``(1 - lambda) * J + lambda * d``. Here d is the squared distance, divided in each
+    row by its maximum, and neighbors are weighed by ``softmax(-d)``. Lists hold the sample and its
+    k1 neighbors. (In :func:`mabm.rerank` lists are by modality, ``k1`` includes the sample, weights
+    come from the features, and no (Q + G, Q + G) matrix is needed.) If the diagonal of ``q_q_dist``
+    or ``g_g_dist`` is far from zero, a warning is logged once per process: the values may be
+    similarities.
 
     Args:
-        args: As above, tensors or arrays: distances (Q, G), (Q, Q) and (G, G), not squared, or
-            features (Q, D) and (G, D), never normalized here.
-        options: As above. ``k1`` is in [1, 1023], ``k2`` in [1, 1024] and may exceed it,
-            ``lambda_value`` in [0, 1]. ``local_distmat`` (Q + G, Q + G) is added to the squared
-            distance of the features, or taken in its place. ``MemorySave`` and ``Minibatch`` are
-            accepted and not needed.
-            One more than there: ``use_float16=True`` rounds the weights of the neighbors, their
-            averages and sums, and J to float16, as the released forms that take features do and
-            those that take distances do not; False, the default, is exact to float32. It holds
-            dense (Q + G, Q + G) weights and takes as long as the released code. (The first form
-            of features rounds these and the distances too; that leaves ranks to ties in no order,
-            which nothing can reproduce.)
+        args: Positional arguments of one of the forms, tensors or arrays: distances (Q, G), (Q, Q)
+            and (G, G), not squared, or features (Q, D) and (G, D), not normalized.
+        options: Keyword arguments of one of the forms. ``k1`` is in [1, 1023], ``k2`` in [1, 1024]
+            and may exceed ``k1``, ``lambda_value`` is in [0, 1]. ``local_distmat`` (Q + G, Q + G)
+            is added to the squared distance of the features, or replaces it with ``only_local``.
+            ``MemorySave`` and ``Minibatch`` are ignored.
+            There is one new option. ``use_float16=True`` rounds the weights of the neighbors, their
+            averages and sums, and J to float16, as the released functions of features do; those
+            of distances do not. It needs dense (Q + G, Q + G) weights and as much time as the
+            released code. False, the default, is exact to float32. (The released form with
+            ``MemorySave`` also rounds the distances. Its ranks then depend on the order of ties,
+            which cannot be reproduced.)
 
     Returns:
         (Q, G) float32 NumPy array.
 
     Raises:
-        TypeError: An argument of the wrong kind.
-        ValueError: An argument out of its range, not finite, or shapes that do not fit.
-        MemoryError: (Q + G, Q + G) does not fit.
+        TypeError: An argument has the wrong type.
+        ValueError: An argument is out of range or not finite, or shapes differ.
+        MemoryError: (Q + G, Q + G) matrices do not fit in memory.
 
     Source:
         Zhong et al., "Re-ranking Person Re-identification with k-reciprocal Encoding", CVPR 2017.
@@ -111,33 +112,34 @@ def compute_jaccard_dist(
     source_features: Array | None = None,
     use_gpu: bool = False,
 ) -> Tensor:
-    """Computes the Jaccard distance of all rows, mixed with another where ``lambda_value`` says so.
+    """Computes the Jaccard distance of all pairs of rows, mixed with another by ``lambda_value``.
 
-    Neighbors are ranked and weighed by ``2 |x_j|^2 - 2 x_i . x_j``, divided for each sample by its
-    greatest: on unit vectors the squared Euclidean distance, on others what the released code
-    computes. A sample counts beside its k1 neighbors. One that is in no list of its own, as long
-    vectors may be, is encoded as itself, where the released code leaves its row empty.
+    Neighbors are ranked and weighed by ``2 |x_j|^2 - 2 x_i . x_j``, divided in each row by its
+    maximum. This is the squared Euclidean distance on unit vectors, and what the released code
+    computes on others. Lists hold the sample and its k1 neighbors. A sample that is missing from
+    its own list, as long vectors may be, is encoded as itself; the released code leaves its row
+    empty.
 
-    The result is ``(1 - lambda) * J + lambda * d``. With a source domain ``d_ij`` is ``s_i + s_j``,
-    as in MMT, where ``s_i`` is ``1 - exp(-distance^2)`` to the nearest row of the source, divided
-    by the greatest of all. Without one d is the distance of the ranking, at least 0, as in CAP.
+    The result is ``(1 - lambda) * J + lambda * d``. With a source domain, as in MMT, ``d_ij`` is
+    ``s_i + s_j``, where ``s_i`` is ``1 - exp(-distance^2)`` to the nearest row of the source,
+    divided by its maximum. Without one, as in CAP, d is the distance of the ranking, at least 0.
 
     Args:
-        target_features: (N, D) float tensor; never normalized here.
-        k1: Neighbors beside the sample, in [1, 1023].
-        k2: Rows to average, in [1, 1024]; may exceed ``k1``.
-        print_flag: Accepted and not needed: nothing is printed.
+        target_features: (N, D) float tensor; not normalized.
+        k1: Number of neighbors besides the sample itself, in [1, 1023].
+        k2: Rows to average for query expansion, in [1, 1024]; may exceed ``k1``.
+        print_flag: Ignored; nothing is printed.
         lambda_value: Weight of d, in [0, 1].
         source_features: (M, D) float tensor of the source domain, or ``None``.
-        use_gpu: Accepted and not needed.
+        use_gpu: Ignored.
 
     Returns:
-        (N, N) float32 **tensor** on the CPU, as callers add ``.numpy()``.
+        (N, N) float32 **tensor** on the CPU; callers convert it by ``.numpy()``.
 
     Raises:
-        TypeError: An argument of the wrong kind.
-        ValueError: An argument out of its range.
-        MemoryError: N x N does not fit.
+        TypeError: An argument has the wrong type.
+        ValueError: An argument is out of range.
+        MemoryError: The (N, N) result does not fit in memory.
 
     Source:
         Zhong et al., CVPR 2017; Ge et al., ICLR 2020 (MMT); the source as in Song et al., 2018.
@@ -170,7 +172,7 @@ def compute_jaccard_dist(
 
 
 def _away_from(source: Tensor, features: Tensor) -> Tensor:
-    """(N, N) float32 sums of how far two rows lie from their nearest in the source."""
+    """Returns (N, N) float32 sums of the distances of two rows from the source domain."""
     others = source.to(features.device)
     nearest = torch.cat(
         [
@@ -208,13 +210,13 @@ def _of_distances(
 
 
 def _advise_on_diagonal(name: str, within: Tensor) -> None:
-    """Says so where samples are not about as near to themselves as distances have it."""
-    own, all_pairs = within.diagonal().abs().median(), within.abs().median()
-    if 2 * own > all_pairs:
+    """Logs a warning if the distances of samples to themselves are not small."""
+    to_itself, all_pairs = within.diagonal().abs().median(), within.abs().median()
+    if 2 * to_itself > all_pairs:
         advise(
             logger,
             "diagonal",
-            f"{name} has a median of {float(own):.3g} from a sample to itself, and of "
+            f"{name} has a median of {float(to_itself):.3g} from a sample to itself, and of "
             f"{float(all_pairs):.3g} over all pairs: it seems to hold similarities; try "
             "numpy.sqrt(2 - 2 * similarity), of all three",
         )
@@ -233,7 +235,9 @@ def _of_features(
     only_local: bool = False,
     use_float16: bool = False,
 ) -> Distances:
-    if MemorySave is None or isinstance(MemorySave, Tensor | np.ndarray):  # the last form
+    if MemorySave is None or isinstance(
+        MemorySave, Tensor | np.ndarray
+    ):  # the form with local_distmat
         local_distmat, only_local = MemorySave, Minibatch is True
     query, gallery = read_features(probFea, "probFea"), read_features(galFea, "galFea")
     if query.shape[1] != gallery.shape[1]:
@@ -258,7 +262,7 @@ def _of_features(
 def _rerank(
     distance: Tensor, split: int, k1: object, k2: object, lambda_value: object, use_float16: object
 ) -> Distances:
-    """Re-ranks by (N, N) squared distances, of which the first ``split`` rows are the queries."""
+    """Re-ranks by (N, N) squared distances; the first ``split`` rows are the queries."""
     lengths = _check_lengths(k1, k2)
     mix = check_real("lambda_value", lambda_value, 0.0, 1.0)
     distance = _relative(distance)
@@ -279,7 +283,7 @@ def _check_lengths(k1: object, k2: object) -> tuple[int, int]:
 
 
 def _relative(distance: Tensor) -> Tensor:
-    """Each row divided by its greatest."""
+    """Divides each row by its maximum."""
     furthest = distance.amax(dim=1, keepdim=True)
     if not bool(furthest.isfinite().all()):
         raise ValueError("distances must have squares that are finite in float32, got Inf")
@@ -287,7 +291,7 @@ def _relative(distance: Tensor) -> Tensor:
 
 
 def _find_neighbors(distance: Tensor, k1: int, k2: int) -> tuple[Tensor, NeighborSets[Tensor]]:
-    """(N, k2) nearest rows, and the sets of lists of k1 + 1: a sample beside its neighbors."""
+    """Returns (N, k2) nearest rows, and neighbor sets from lists of the sample and k1 others."""
     blocks = torch.split(distance, _ROWS_AT_ONCE)
     ranks = torch.cat([nearest_columns(rows, max(k1 + 1, k2)) for rows in blocks])
     neighbors = k_reciprocal_neighbors(_as_ranking(distance, ranks[:, : k1 + 1], k1))
@@ -306,7 +310,7 @@ def _jaccard(
     rows: slice | None = None,
     columns: slice | None = None,
 ) -> Distances:
-    """J of the chosen samples, with the rows averaged that ``ranks`` (N, k2) holds."""
+    """Returns J of the given rows and columns; ``ranks`` (N, k2) are the rows to average."""
     encoding = encode_by_distance(neighbors, lambda one, other: distance[one, other])
     averaged = ranks.shape[1]
     encoding = expand_queries(encoding, _as_ranking(distance, ranks, averaged), k2=averaged)
@@ -319,9 +323,9 @@ def _rounded_jaccard(
     neighbors: NeighborSets[Tensor],
     split: int,
 ) -> NDArray[np.float16]:
-    """(Q, G) J, with weights, averages and every partial sum rounded to float16.
+    """Returns (Q, G) J, with weights, averages and all partial sums rounded to float16.
 
-    Sums run over ascending columns: their order tells the last bit.
+    Sums run over ascending columns, since the order affects the last bit.
     """
     weights = np.zeros(distance.shape, dtype=np.float16)
     for i, row in enumerate(distance):

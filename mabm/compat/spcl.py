@@ -1,7 +1,7 @@
-"""SpCL and its descendants: stands in for their ``models.hm``, the memory of every image.
+"""SpCL and its descendants: stands in for their ``models.hm``, a memory of all images.
 
-As :class:`mabm.compat.clustercontrast.ClusterMemory` it **moves during backward**. It is another
-thing than :class:`mabm.HybridMemory`, which holds two prototypes of each cluster.
+Like :class:`mabm.compat.clustercontrast.ClusterMemory` **it is updated by backward**. It differs
+from :class:`mabm.HybridMemory`, which holds two prototypes of each cluster.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mabm._core.batch_checks import widen_targets
 from mabm._core.columns import check_column
 from mabm._core.partition import NOISE
 from mabm._core.precision import without_autocast
-from mabm.compat._memories import (
+from mabm.compat._adapters.memories import (
     MovingMemory,
     move_batch_by_each,
     moving_product,
@@ -26,14 +26,23 @@ from mabm.contrast.losses.similarity import DEFAULT_TEMPERATURE
 
 __all__ = ["HybridMemory", "hm"]
 
-# The released code adds this to the sum of exponentials, and to a probability before its logarithm.
+# The released code adds this to the sum of exponentials, and to probabilities before the logarithm.
 _TINY: Final = 1e-6
 
 
 def hm(inputs: Tensor, indexes: Tensor, features: Tensor, momentum: float | Tensor = 0.5) -> Tensor:
-    """Returns ``inputs @ features.T``; backward moves ``features`` by every input in turn.
+    """Returns ``inputs @ features.T``; backward updates ``features`` with each input in turn.
 
-    The same as :func:`mabm.compat.clustercontrast.cm`, which says what the arguments are.
+    This is :func:`mabm.compat.clustercontrast.cm` under SpCL's name.
+
+    Args:
+        inputs: (B, D) floating point; not normalized, callers do that.
+        indexes: (B,) integers in [-1, N), the row of each input; -1 is none.
+        features: (N, D) floating point memory, **written to by backward**.
+        momentum: Weight of the old row in an update, in [0, 1]; a number or a one-element tensor.
+
+    Returns:
+        (B, N) similarities, float32 under autocast too. Differentiable once, in ``inputs``.
 
     Example:
         >>> import torch
@@ -47,33 +56,34 @@ def hm(inputs: Tensor, indexes: Tensor, features: Tensor, momentum: float | Tens
 
 
 class HybridMemory(MovingMemory):
-    """SpCL's memory: a feature of every image, contrasted by the means of their clusters.
+    """SpCL's memory: a feature of each image, contrasted with the means of the clusters.
 
-    Callers assign ``memory.features`` once and ``memory.labels`` every epoch, and then call nothing
-    but ``loss.backward()``, which moves the rows of the batch. The loss is
-    ``-log(p + 1e-6)`` of the image's own cluster, where
-    ``p = exp(s_c) / (sum over clusters of exp(s) + 1e-6)`` and ``s_c`` is the mean similarity to
-    the images of cluster c over ``temp``. A label that no image has is no cluster.
+    Callers assign ``memory.features`` once and ``memory.labels`` every epoch, and then only call
+    ``loss.backward()``, which updates the rows of the batch. The loss is ``-log(p + 1e-6)`` of the
+    image's own cluster. Here ``p = exp(s_c) / (sum over clusters of exp(s) + 1e-6)``, and ``s_c``
+    is the mean similarity to the images of cluster c, divided by ``temp``. Labels without images
+    are not clusters.
 
     SpCL calls ``HybridMemory(num_features, num_samples, temp=, momentum=)`` and
     ``memory(f, indexes)``; its domain adaptation puts the class centers of the source before the
     images of the target. MPJL has a class of this name in its ``models.cm`` with another loss.
 
     Args:
-        num_features: D.
-        num_samples: N, the size of the memory until ``features`` and ``labels`` are assigned.
-        temp: What similarities are divided by.
-        momentum: What a row keeps of itself, in [0, 1]; a number or a tensor of one.
+        num_features: Dimension D of the features.
+        num_samples: N, the number of rows until ``features`` and ``labels`` are assigned.
+        temp: Divisor of the similarities.
+        momentum: Weight of the old row in an update, in [0, 1]; a number or a one-element tensor.
 
     Attributes:
-        features: (N, D) buffer. To be assigned.
-        labels: (N,) buffer of integers, the cluster of each image, none negative: an image without
-            a cluster has a label of its own in SpCL. To be assigned.
-        temp: It can be set, as can ``momentum``; the next forward pass uses it.
+        features: (N, D) buffer. Callers assign it.
+        labels: (N,) buffer of integers >= 0, the cluster of each image; in SpCL an image without a
+            cluster has a label of its own. Callers assign it.
+        temp: Divisor of the similarities. It can be assigned, as can ``momentum``; the next forward
+            pass uses the new value.
 
     Raises:
-        TypeError: An option of the wrong kind.
-        ValueError: An option out of its range.
+        TypeError: An option has the wrong type.
+        ValueError: An option is out of range.
 
     Source:
         Ge et al., "Self-paced Contrastive Learning with Hybrid Memory for Domain Adaptive Object
@@ -102,33 +112,33 @@ class HybridMemory(MovingMemory):
         self.register_buffer("labels", torch.zeros(self.num_samples, dtype=torch.int64))
 
     def forward(self, inputs: Tensor, indexes: Tensor) -> Tensor:
-        """Computes the loss of (B, D) inputs, the images ``indexes`` of the memory.
+        """Computes the loss of (B, D) inputs, which are the images ``indexes`` of the memory.
 
-        Clusters are counted anew in every pass, which waits for a GPU once.
+        Each pass counts the clusters, which synchronizes once with a GPU.
 
         Args:
-            inputs: (B, D) floating point, used as they are: callers normalize them.
-            indexes: (B,) integers in [-1, N), the row of each input, -1 for none: that input has
-                no loss and moves nothing.
+            inputs: (B, D) floating point; not normalized, callers do that.
+            indexes: (B,) integers in [-1, N), the row of each input; inputs with -1 have no loss
+                and no update.
 
         Returns:
             Scalar loss, the mean over inputs that have a row; float32 under autocast too.
 
         Raises:
-            TypeError: An argument of the wrong kind.
-            ValueError: A shape, device or index out of contract, or ``labels`` that are negative
-                or not one an image.
+            TypeError: An argument has the wrong type.
+            ValueError: A shape, a device or an index violates the contract, or ``labels`` are
+                negative or not one per image.
         """
         self._make_writable()
         temperature = self._temperature_now()
         outputs = hm(inputs, indexes, self.features, self.momentum)
         clusters, sizes = self._read_clusters(outputs)
         if not len(sizes):
-            return outputs.sum()  # no images: 0, and a gradient of zeros
+            return outputs.sum()  # no images: loss 0 and a gradient of zeros
         with without_autocast(outputs.device):
             sums = outputs.new_zeros(len(outputs), len(sizes)).index_add(1, clusters, outputs)
             logits = sums / temperature / sizes
-            # Of the sum of exponentials and 1e-6, without an exponential that overflows.
+            # Logarithm of the sum of exponentials and 1e-6, without overflow.
             tiny = logits.new_full((len(logits), 1), math.log(_TINY))
             total = torch.cat([logits, tiny], dim=1).logsumexp(dim=1, keepdim=True)
             likelihoods = ((logits - total).exp() + _TINY).log()
@@ -139,7 +149,7 @@ class HybridMemory(MovingMemory):
             return losses / (~is_none).sum().clamp(min=1)
 
     def _read_clusters(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
-        """(N,) the cluster of each image, numbered without a gap, and the sizes of clusters."""
+        """Returns the (N,) cluster of each image, numbered without gaps, and the cluster sizes."""
         labels = check_column(self.labels, len(self.features), "labels", "one a row of features")
         found, clusters, sizes = torch.unique(
             labels.to(outputs.device), return_inverse=True, return_counts=True

@@ -1,4 +1,4 @@
-"""States of modules: loaded whole, or not at all."""
+"""Modules that load a state completely or not at all."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import nn
 
 
 class WholeState(nn.Module):
-    """A module of buffers alone; where its state is refused they stay what they were.
+    """A module of buffers that keeps them unchanged if loading a state fails.
 
-    Inside another module, whose state is loaded part by part, that holds for the errors of this
-    part; a key too many, which PyTorch counts in the end, finds it loaded.
+    As a submodule this covers errors in its own part of the state. PyTorch reports unexpected keys
+    only at the end, after this part is loaded.
     """
 
     def load_state_dict(self, *args: Any, **options: Any) -> Any:
-        """As every module's; an error leaves everything as it was, and names the key."""
+        """Loads a state as ``torch.nn.Module`` does; an error changes nothing and names the key."""
         put_back = _keep_buffers(self)
         try:
             return super().load_state_dict(*args, **options)
@@ -26,7 +26,7 @@ class WholeState(nn.Module):
             raise
 
     def _prepare_for(self, state_dict: dict[str, Any], prefix: str) -> Iterable[str]:
-        """Makes room for a state, and tells what is wrong with it that PyTorch does not see."""
+        """Resizes buffers for a state; yields the errors in it that PyTorch does not detect."""
         return ()
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:

@@ -1,4 +1,4 @@
-"""From labels to prototypes: every cluster split by modality, one mean for each part."""
+"""Prototypes from labels: clusters are split by modality, and each part has its mean."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from mabm._core.saving import Saved
 
 @dataclass(frozen=True)
 class SplitSummary(Saved):
-    """How the clusters of a split lie over the modalities.
+    """Counts of the clusters and samples of a split by modality.
 
     Attributes:
-        num_clusters: Clusters with a sample.
-        num_noise: Samples in none.
-        clusters: How many clusters have exactly these modalities, by ascending modalities:
-            ``{(0,): 3, (0, 1): 57}`` for 3 clusters of modality 0 alone and 57 of both.
-        samples: How many clustered samples each modality has, noise left out.
-        modality_names: What modality 0, 1, ... is called, or ``None``.
+        num_clusters: Number of clusters.
+        num_noise: Number of samples in no cluster.
+        clusters: Number of clusters by the modalities in them: ``{(0,): 3, (0, 1): 57}`` for 3
+            clusters with modality 0 only and 57 with both.
+        samples: Number of clustered samples by modality; noise is excluded.
+        modality_names: Names of modality 0, 1, ..., or ``None`` if they have only numbers.
 
     Example:
         >>> import mabm
@@ -60,15 +60,15 @@ class SplitSummary(Saved):
 
 @dataclass(frozen=True, eq=False)
 class PrototypeSplit(Saved, Generic[ArrayT]):
-    """P prototypes of N samples, and who belongs to whom.
+    """P prototypes, one for each modality of each cluster, and the prototype of each of N samples.
 
     Attributes:
-        prototypes: (P, D) float32, or float64 of float64 features: L2-normalized means.
+        prototypes: (P, D) float32, or float64 for float64 features: L2-normalized means.
         clusters: (P,) int64, the cluster of each prototype, ascending.
         modality: (P,) int64, the modality of each prototype, ascending within a cluster.
-        targets: (N,) int64, the prototype of each sample; noise is -1. What losses and memories
-            call targets is ``targets[indices]`` for the samples of a batch.
-        modality_names: What modality 0, 1, ... is called, or ``None`` where they are numbers alone.
+        targets: (N,) int64, the prototype of each sample; -1 is noise. Losses and memories take
+            ``targets[indices]`` for the samples ``indices`` of a batch.
+        modality_names: Names of modality 0, 1, ..., or ``None`` if they have only numbers.
 
     Example:
         >>> import torch, mabm
@@ -91,20 +91,20 @@ class PrototypeSplit(Saved, Generic[ArrayT]):
         return f"PrototypeSplit({len(self)} prototypes: {self.summary()})"
 
     def summary(self) -> SplitSummary:
-        """Counts clusters and samples by modality; on a GPU this waits for it."""
+        """Counts clusters and samples by modality; synchronizes with a GPU."""
         targets = to_tensor(self.targets, "targets")
         members = targets[targets != NOISE]
         sizes = torch.bincount(members, minlength=len(self)).tolist()
-        groups_of: dict[int, list[int]] = {}
+        groups_by_cluster: dict[int, list[int]] = {}
         samples: Counter[int] = Counter()
         for cluster, group, size in zip(
             self.clusters.tolist(), self.modality.tolist(), sizes, strict=True
         ):
-            groups_of.setdefault(cluster, []).append(group)
+            groups_by_cluster.setdefault(cluster, []).append(group)
             samples[group] += size
-        clusters = Counter(tuple(groups) for groups in groups_of.values())
+        clusters = Counter(tuple(groups) for groups in groups_by_cluster.values())
         return SplitSummary(
-            len(groups_of),
+            len(groups_by_cluster),
             len(targets) - len(members),
             dict(sorted(clusters.items())),
             dict(sorted(samples.items())),
@@ -115,30 +115,30 @@ class PrototypeSplit(Saved, Generic[ArrayT]):
 def split_prototypes(
     features: ArrayT, labels: Labels, modality: Column | None = None
 ) -> PrototypeSplit[ArrayT]:
-    """Splits every cluster by modality and takes the normalized mean of each part.
+    """Splits each cluster by modality and takes the normalized mean of each part.
 
-    A cluster of samples of G modalities gives G prototypes, ``normalize(mean of the features)``
-    over its samples of one modality. Prototypes are numbered cluster by cluster, modality
-    ascending, absent ones skipped; noise belongs to none.
+    A cluster with samples of G modalities has G prototypes, each ``normalize(mean of features)``
+    over its samples of one modality. Prototypes are ordered by cluster, then by modality; a
+    modality without samples has none, and noise belongs to none.
 
     Args:
         features: (N, D) tensor or array of float16, bfloat16, float32 or float64, on any device;
-            never normalized here before the mean. Computed in float32, float64 in float64.
-        labels: (N,) integers: the cluster of each sample, -1 for noise. Numbers may be skipped. Or
-            the :class:`mabm.PseudoLabels`, which bring their modality where none is given.
-        modality: (N,) integers >= 0, bool or words, as :func:`mabm.pseudo_labels`. ``None`` for
-            that of ``PseudoLabels``, and without one for one prototype a cluster (with
-            ``found.labels`` in any case).
+            not normalized before the mean. Means are float32, or float64 for float64 features.
+        labels: (N,) integers, the cluster of each sample; -1 is noise, and numbers may be skipped.
+            Or :class:`mabm.PseudoLabels`, whose modality is the default of ``modality``.
+        modality: (N,) integers >= 0, bool or words, the modality of each sample. ``None`` takes the
+            modality of ``PseudoLabels``; if there is none, as for plain labels, each cluster has
+            one prototype.
 
     Returns:
-        The split, of the same kind as ``features``. Prototypes are differentiable in tensors of
-        features. Sums run in the order of the samples, so that the same input gives the same bits
-        for any number of threads. A part whose mean is zero has a prototype of zeros.
+        The split, with tensors or arrays as ``features`` is. Prototypes are differentiable in
+        ``features`` if it is a tensor. Sums run in sample order, so the result has the same bits
+        for any number of threads. If a mean is zero, so is its prototype.
 
     Raises:
-        TypeError: An argument of the wrong kind.
-        ValueError: A shape out of contract, a label below -1, a modality below 0, or a row of
-            features that is not finite, or whose length is not.
+        TypeError: An argument has the wrong type.
+        ValueError: A shape violates the contract, a label is below -1, a modality is below 0, or a
+            row of features is not finite or has infinite length.
 
     Source:
         Wang et al., AAAI 2026 (BMIL), modality-specific global prototypes.
@@ -162,9 +162,9 @@ def split_prototypes(
     array: Any = features
     modality, modality_names = modality_of(labels, modality)
     x = array if isinstance(array, Tensor) else to_tensor(array, "features")
-    to_tensor(x, "features")  # refuses what is not dense; x itself keeps its gradient
+    to_tensor(x, "features")  # rejects sparse and nested tensors; x itself keeps its gradient
     check_matrix(x, "features")
-    # In inference mode too the split is to be one that a later backward pass can use.
+    # In inference mode too, later backward passes must be able to use the split.
     takes_gradient = torch.is_grad_enabled()
     with torch.inference_mode(False), torch.set_grad_enabled(takes_gradient):
         x = full_precision(x)

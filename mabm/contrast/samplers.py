@@ -1,4 +1,4 @@
-"""Samplers: batches of some clusters with as many images of each."""
+"""Samplers: batches of a number of clusters with the same number of images each."""
 
 from __future__ import annotations
 
@@ -14,49 +14,49 @@ from mabm._core.arguments import check_integer
 from mabm._core.arrays import IntArray
 from mabm._core.columns import Column, Labels, check_categories, check_labels
 
-# No batch has as many; a number above this is a mistyped argument, not a wish.
-_MOST = 2**16
+# Far above any real batch: a greater number is a mistake.
+_LARGEST_COUNT = 2**16
 _EACH = "one a sample"
 
 
 class IdentityBatchSampler(Sampler[list[int]]):
     """Batches of ``num_identities`` clusters with ``num_instances`` samples of each.
 
-    Clusters are drawn without replacement: all of them, shuffled, then all of them shuffled anew,
-    and so on through the epoch. From each, one sample is drawn at random, the anchor, and the
-    others beside it. Without cameras those are any other samples of the cluster. With cameras they
-    are samples that other cameras took, or, where there are none, others of the same camera. They
-    are drawn without replacement where there are enough, else with it; a cluster of one sample is
-    that sample ``num_instances`` times.
+    Clusters are drawn without replacement from a shuffled list, which is shuffled again when it is
+    used up. From each cluster one sample, the anchor, is drawn at random, then the other samples.
+    Without cameras these come from the rest of the cluster. With cameras they come from the
+    cluster's samples of other cameras, or from the same camera if there are no others. They are
+    drawn without replacement if there are enough, otherwise with replacement. A cluster with a
+    single sample repeats it ``num_instances`` times.
 
-    The clusters of one batch are distinct, on all ranks together. Where there are fewer clusters
-    than a batch of all ranks holds, each occurs in it equally often, give or take one.
+    The clusters of one batch are distinct, across all ranks. If there are fewer clusters than the
+    batch of all ranks holds, their counts in it differ by at most one.
 
-    The batches of R ranks are those that one process would draw with R times the identities: rank
-    ``r`` takes part ``r`` of each. So all ranks have as many batches, and no cluster is on two of
-    them at one time. All ranks need the same labels, seed and epoch.
+    R ranks draw the batches that one process would draw with R times the identities; rank ``r``
+    takes part ``r`` of each batch. All ranks therefore have the same number of batches, and no
+    cluster is on two ranks at the same step. All ranks need the same labels, seed and epoch.
 
-    Order depends on the seed and the epoch alone; the random state of the process is neither read
-    nor changed. As with :class:`torch.utils.data.DistributedSampler`, call :meth:`set_epoch`
-    before each epoch, else all have one order.
+    The order depends only on the seed and the epoch; the global random state is neither read nor
+    changed. As with :class:`torch.utils.data.DistributedSampler`, call :meth:`set_epoch` before
+    each epoch; otherwise all epochs have the same order.
 
     Args:
-        labels: (N,) integers, the cluster of each sample, or the :class:`mabm.PseudoLabels`; noise,
+        labels: (N,) integers, the cluster of each sample, or :class:`mabm.PseudoLabels`; noise,
             below 0, is never drawn.
-        cameras: (N,) integers or words, the camera of each sample, or ``None`` to draw without
-            regard to it.
-        num_identities: Clusters in a batch, in [1, 65536]. Published: 8.
-        num_instances: Samples of a cluster, in [1, 65536]. Published: 16.
-        num_batches: Batches of an epoch on each rank; by default as many as it takes to draw every
-            cluster at least once. Published: 200 on SYSU-MM01, 100 on RegDB.
-        seed: An integer >= 0, or a generator that one is drawn from, once, now.
-        num_replicas: Number of ranks, in [1, 65536]; by default those of ``torch.distributed``
-            where that is initialized by now, else 1.
-        rank: This process's rank, in [0, num_replicas); by default likewise, else 0.
+        cameras: (N,) integers or words, the camera of each sample; ``None`` ignores cameras.
+        num_identities: Number of clusters in a batch, in [1, 65536]. The paper uses 8.
+        num_instances: Number of samples per cluster, in [1, 65536]. The paper uses 16.
+        num_batches: Number of batches per epoch on each rank; ``None`` is the least that draws
+            each cluster at least once. The paper uses 200 on SYSU-MM01 and 100 on RegDB.
+        seed: An integer >= 0, or a generator; a seed is drawn from it once, in the constructor.
+        num_replicas: Number of ranks, in [1, 65536]; ``None`` is the world size if
+            ``torch.distributed`` is initialized, otherwise 1.
+        rank: Rank of this process, in [0, num_replicas); ``None`` is the rank in
+            ``torch.distributed`` if that is initialized, otherwise 0.
 
     Raises:
-        TypeError: An argument of the wrong kind.
-        ValueError: An argument out of its range, or labels without a cluster.
+        TypeError: An argument has the wrong type.
+        ValueError: An argument is out of range, or the labels have no cluster.
 
     Source:
         Wang et al., AAAI 2026 (BMIL), section "Implementation details"; cameras as in SpCL and
@@ -118,48 +118,48 @@ class IdentityBatchSampler(Sampler[list[int]]):
 
     @property
     def num_clusters(self) -> int:
-        """Number of clusters drawn from."""
+        """Number of clusters to draw from."""
         return len(self._members)
 
     def set_epoch(self, epoch: int) -> None:
-        """Sets the epoch that the order depends on.
+        """Sets the epoch, which determines the order.
 
         Args:
-            epoch: An integer >= 0; every rank sets the same.
+            epoch: An integer >= 0, the same on all ranks.
 
         Raises:
-            TypeError: ``epoch`` is no integer.
+            TypeError: ``epoch`` is not an integer.
             ValueError: ``epoch`` is negative.
         """
         self.epoch = check_integer("epoch", epoch, at_least=0, at_most=None)
 
     def __len__(self) -> int:
-        """Number of batches of an epoch on each rank."""
+        """Number of batches per epoch on each rank."""
         return self.num_batches
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Yields the batches of this rank: sample numbers, cluster by cluster, anchors first."""
+        """Yields the batches of this rank: sample indices, cluster by cluster, the anchor first."""
         epoch = self.epoch
         steps = self._clusters(self._stream(epoch))
-        mine = range(self.rank * self.num_identities, (self.rank + 1) * self.num_identities)
+        positions = range(self.rank * self.num_identities, (self.rank + 1) * self.num_identities)
         for step in range(self.num_batches):
             clusters = next(steps)
             batch: list[int] = []
-            for place in mine:  # each has a stream of its own: no rank draws for another
-                batch += self._draw(clusters[place], self._stream(epoch, step, place))
+            for position in positions:  # each has its own stream: no rank draws for another
+                batch += self._draw(clusters[position], self._stream(epoch, step, position))
             yield batch
 
     def _stream(self, *key: int) -> np.random.Generator:
         return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=key))
 
     def _clusters(self, rng: np.random.Generator) -> Iterator[list[int]]:
-        """Yields the clusters of one batch of all ranks after the other, without end."""
+        """Yields the clusters of the batches of all ranks, one batch after another, endlessly."""
         waiting: list[int] = []
         while True:
             batch: list[int] = []
             while len(batch) < self._width:
                 if not waiting:
-                    # Those that this batch holds once more often than the others come last.
+                    # Clusters that occur once more than others in this batch come last.
                     fresh = rng.permutation(self.num_clusters)
                     held = np.isin(fresh, batch[len(batch) - len(batch) % self.num_clusters :])
                     waiting = [*fresh[~held].tolist(), *fresh[held].tolist()]
@@ -184,7 +184,7 @@ class IdentityBatchSampler(Sampler[list[int]]):
 
 
 def _count(name: str, value: object) -> int:
-    return check_integer(name, value, at_least=1, at_most=_MOST)
+    return check_integer(name, value, at_least=1, at_most=_LARGEST_COUNT)
 
 
 def _copied(column: Tensor) -> IntArray:
@@ -192,7 +192,7 @@ def _copied(column: Tensor) -> IntArray:
 
 
 def _members(clusters: IntArray) -> list[IntArray]:
-    """The samples of each cluster, ascending, clusters by ascending label; noise is in none."""
+    """The samples of each cluster in ascending order, clusters by ascending label, no noise."""
     order = np.argsort(clusters, kind="stable")
     order = order[clusters[order] >= 0]
     starts = np.flatnonzero(np.diff(clusters[order])) + 1

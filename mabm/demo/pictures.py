@@ -15,17 +15,17 @@ import numpy.typing as npt
 
 from mabm._core.arrays import IntArray
 from mabm._core.files import moved_into
-from mabm._core.modalities import INFRARED, VISIBLE
+from mabm._core.modalities import MODALITY_NAMES
 from mabm.cluster.quality import evenly_chosen_clusters
 from mabm.data import Frames, load_drawings
 from mabm.report.plots import QUIET, RIGHT, WRONG, PairHistogram, draw_spread, new_figure, styled
+from mabm.report.sheets import evenly_spaced
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
-_MODALITY_NAMES: Final = {VISIBLE: "visible", INFRARED: "infrared"}
 _TILES_A_SIDE: Final = 8
 _TILE_INCHES: Final = 0.66
 _ROW_TILES: Final = 1.18
@@ -80,7 +80,7 @@ def draw_clusters(frames: Frames, labels: IntArray, other_labels: IntArray) -> F
         axes.set_axis_off()
         for row, cluster in enumerate(clusters):
             _draw_cluster(axes, _ROW_TILES * row, frames, labels == cluster, other_labels)
-        for modality, name in _MODALITY_NAMES.items():
+        for modality, name in MODALITY_NAMES.items():
             axes.text(modality * _SIDE_TILES, -0.15, name, fontsize=12, fontweight="bold")
         left = 0.3 / columns
         figure.text(left, 1 - 0.42 / height, "Clusters of the modality-aware distance", fontsize=17)
@@ -110,11 +110,11 @@ def _draw_cluster(
     axes.text(margin, top + 0.6, facts, **quiet)
     told = _joined_elsewhere(other[members], frames.modality[members])
     axes.text(margin, top + 0.84, told, **quiet)
-    for modality in _MODALITY_NAMES:
+    for modality in MODALITY_NAMES:
         group = np.flatnonzero(members & (frames.modality == modality))
         left = modality * _SIDE_TILES
         # Evenly spaced members show every camera; the first ones would show only the first.
-        shown = np.unique(np.linspace(0, len(group) - 1, _TILES_A_SIDE).round().astype(np.int64))
+        shown = evenly_spaced(len(group), _TILES_A_SIDE)
         for place, index in enumerate(group[shown]):
             _draw_tile(
                 axes, left + place, top, frames.images[index], frames.identity[index] == identity

@@ -4,6 +4,7 @@
 file                what it holds
 ==================  ==============================================================================
 ``presets``         the published distances as choices of one pipeline
+``options``         a preset, its list lengths and a precision as one record
 ``ranking``         exact neighbor lists (``candidates`` and ``products`` make them fast)
 ``neighbors``       k-reciprocal neighbor sets
 ``encoding``        neighbor sets as weighted rows, and query expansion over them

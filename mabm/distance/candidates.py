@@ -92,7 +92,7 @@ def propose_candidates(
     tile = torch.empty(block * min(side, count), dtype=torch.float32, device=x.device)
     for start in range(0, count, block):
         rows = torch.arange(start, min(start + block, count), device=x.device)
-        own = product.operand(start, start + block)
+        left = product.operand(start, start + block)
         shape = (len(rows), lists)
         candidates = Candidates(
             torch.empty((*shape, capacity), dtype=torch.float32, device=x.device),
@@ -102,9 +102,9 @@ def propose_candidates(
             bounds[start : start + block],
         )
         for first in range(0, count, side):
-            others = product.operand(first, first + side)
-            products = tile[: len(own) * len(others)].view(len(own), len(others))
-            product.multiply(own, others, products)
+            right = product.operand(first, first + side)
+            products = tile[: len(left) * len(right)].view(len(left), len(right))
+            product.multiply(left, right, products)
             torch.ops.mabm.collect_candidates_(
                 products,
                 bias[first : first + side],

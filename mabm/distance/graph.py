@@ -22,7 +22,7 @@ DEFAULT_MIN_SAMPLES: Final = 4
 
 
 class SweepEntry(NamedTuple):
-    """What one ``eps`` makes of a graph of N samples.
+    """Counts of DBSCAN's clusters of N samples at one ``eps``.
 
     Attributes:
         eps: The radius.
@@ -134,13 +134,16 @@ class NeighborGraph(NeighborSets[ArrayT]):
         min_samples: int = DEFAULT_MIN_SAMPLES,
         modality: Column | None = None,
     ) -> list[SweepEntry]:
-        """Clusters once for each ``eps``, in the order given, and tells what came of it.
+        """Clusters once for each ``eps``, in the order given, and counts the clusters.
 
         Args:
             eps_values: Radii in [0, ``max_distance``], one after the other, compared in float32.
             min_samples: Neighbors, itself among them, that make a sample core.
             modality: (N,) integers >= 0, bool or words, the group of each sample, to count the
                 clusters that span all of them; ``None`` to leave that out.
+
+        Returns:
+            One entry for each ``eps``.
 
         Raises:
             TypeError: ``eps_values`` are no numbers one after the other, ``min_samples`` is no

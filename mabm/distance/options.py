@@ -81,6 +81,17 @@ class DistanceOptions(Saved):
         k2 = check_k2(chosen, k2, k1)
         return cls(k1, k2, chosen, check_precision(precision))
 
+    def for_groups(self, num_groups: int | None) -> DistanceOptions:
+        """The same options, checked for samples of so many groups.
+
+        Args:
+            num_groups: Different groups among the samples, or ``None`` where they have no modality.
+
+        Raises:
+            ValueError: The lists are too short to share them, or the preset needs a modality.
+        """
+        return self.resolve(self.k1, self.k2, self.preset, self.precision, num_groups=num_groups)
+
 
 def check_precision(value: object) -> Precision:
     """Returns a known precision of the ranking.

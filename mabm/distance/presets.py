@@ -107,6 +107,11 @@ class Preset(Saved):
         return "k2 rows in all"
 
     @property
+    def group_is_camera(self) -> bool:
+        """Whether the groups that it tells apart are cameras; otherwise they are modalities."""
+        return self.lists == "intra_inter"
+
+    @property
     def needs_modality(self) -> bool:
         """Whether the pipeline reads the group of each sample."""
         return self.lists != "single" or self.query_expansion == "merged_group_means"
@@ -140,7 +145,7 @@ def resolve_preset(preset: str | Preset | None, *, has_modality: bool) -> Preset
         preset = "bmil" if has_modality else "spcl"
     if isinstance(preset, str):
         if preset not in PRESETS:
-            raise ValueError(f"preset must be one of {tuple(PRESETS)}, got {preset!r}")
+            raise ValueError(f"preset must be one of {tuple(PRESETS)}, got {shown(preset)}")
         preset = PRESETS[preset]
     if not isinstance(preset, Preset):
         raise TypeError(

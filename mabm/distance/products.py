@@ -46,15 +46,15 @@ class Product(Protocol):
     def operand(self, start: int, stop: int) -> Tensor:
         """The centered rows ``start`` to ``stop``."""
 
-    def multiply(self, own: Tensor, others: Tensor, out: Tensor) -> None:
-        """Writes the products of two operands, (B, T) float32."""
+    def multiply(self, left: Tensor, right: Tensor, out: Tensor) -> None:
+        """Writes the (B, T) float32 products of two operands to ``out``."""
 
     def error_bounds(self, centered_length: Tensor) -> Tensor:
         """(N,) float64: how far a product of each row may be off, before the unit."""
 
 
 def product_of(x: Tensor) -> Product:
-    """The fastest product that there is a bound for, on the device of ``x`` (N, D) float32."""
+    """The fastest product with a known bound on the device of ``x`` (N, D) float32."""
     if x.is_cuda and not torch.backends.cuda.matmul.allow_fp16_accumulation:
         return HalfProduct(x)
     return FloatProduct(x)
@@ -69,17 +69,17 @@ class FloatProduct:
         self._x = x
 
     def operand(self, start: int, stop: int) -> Tensor:
-        """As :meth:`Product.operand`."""
+        """The centered rows ``start`` to ``stop``."""
         return self._x[start:stop] - self.mean
 
-    def multiply(self, own: Tensor, others: Tensor, out: Tensor) -> None:
-        """As :meth:`Product.multiply`, some rows at a time."""
-        step = max(1, _PRODUCTS_AT_ONCE // max(1, others.numel()))
-        for start in range(0, len(own), step):
-            torch.mm(own[start : start + step], others.T, out=out[start : start + step])
+    def multiply(self, left: Tensor, right: Tensor, out: Tensor) -> None:
+        """Writes the (B, T) float32 products of two operands to ``out``, some rows at a time."""
+        step = max(1, _PRODUCTS_AT_ONCE // max(1, right.numel()))
+        for start in range(0, len(left), step):
+            torch.mm(left[start : start + step], right.T, out=out[start : start + step])
 
     def error_bounds(self, centered_length: Tensor) -> Tensor:
-        """As :meth:`Product.error_bounds`."""
+        """(N,) float64: how far a product of each row may be off, before the unit."""
         roundoff = MATRIX_UNIT_ROUNDOFF if self._x.is_cuda else 2.0**-24
         part = growth(self._x.shape[1] + 8, roundoff) + _operand_rounding(self._x.device)
         return part * centered_length * centered_length.max()
@@ -111,18 +111,18 @@ class HalfProduct:
         self._lost = torch.cat(lost) / self._scale
 
     def operand(self, start: int, stop: int) -> Tensor:
-        """As :meth:`Product.operand`."""
+        """The centered rows ``start`` to ``stop``."""
         return self._halves[start:stop]
 
-    def multiply(self, own: Tensor, others: Tensor, out: Tensor) -> None:
-        """As :meth:`Product.multiply`; where there are no matrix units, in float32."""
-        if own.is_cuda:
-            torch.mm(own, others.T, out_dtype=torch.float32, out=out)
+    def multiply(self, left: Tensor, right: Tensor, out: Tensor) -> None:
+        """Writes the (B, T) float32 products to ``out``; on a CPU, operands are widened first."""
+        if left.is_cuda:
+            torch.mm(left, right.T, out_dtype=torch.float32, out=out)
         else:
-            torch.mm(own.float(), others.float().T, out=out)
+            torch.mm(left.float(), right.float().T, out=out)
 
     def error_bounds(self, centered_length: Tensor) -> Tensor:
-        """As :meth:`Product.error_bounds`.
+        """(N,) float64: how far a product of each row may be off, before the unit.
 
         With ``d = h + e``, what is kept and what is lost of each row:
         ``d_i . d_j - h_i . h_j = e_i . d_j + h_i . e_j``.
@@ -142,7 +142,7 @@ def _operand_rounding(device: torch.device) -> float:
 
     Nothing by default. PyTorch's settings and the environment can ask for bfloat16 or TF32, at most
     2^-8 for each of two operands, and as much again to be safe; other modes have a range of their
-    own, for which there is no bound.
+    left, for which there is no bound.
     """
     backends: Any = torch.backends  # PyTorch does not annotate all of it
     if device.type == "cuda":

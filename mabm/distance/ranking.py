@@ -201,7 +201,7 @@ def group_sizes(groups: Tensor | None, count: int) -> dict[int, int]:
 def rank(
     x: Tensor, groups: Tensor | None, preset: Preset, k1: int, precision: Precision = "exact"
 ) -> Ranking[Tensor]:
-    """:func:`rank_neighbors` on checked arguments, in tensors.
+    """:func:`rank_neighbors` between stages: of checked tensors.
 
     Raises:
         torch.OutOfMemoryError: The memory of a GPU ran out; the message says what to lower.
@@ -211,8 +211,8 @@ def rank(
         "lower k1, free memory that other tensors hold, or move the features to the CPU",
     ):
         layout = _list_layout(x, groups, preset, k1)
-        looks = preset.metric == "inner_product" and is_wanted(logger, "lengths")
-        lengths = _extreme_lengths(x) if looks and len(x) >= _FEW_ROWS else None
+        may_advise = preset.metric == "inner_product" and is_wanted(logger, "lengths")
+        lengths = _extreme_lengths(x) if may_advise and len(x) >= _FEW_ROWS else None
         ranks, scores = _rank_lists(x, layout, preset.metric == "euclidean", precision)
     if lengths is not None:
         _advise_on_lengths(lengths)  # a GPU has been waited for
@@ -268,7 +268,7 @@ def _rank_lists(
 
 
 def _trusted(candidates: Candidates) -> Candidates:
-    """Candidates as if their scores were exact and none had been left out: nothing to prove.
+    """The same candidates with nothing to prove, as if scores were exact and none were left out.
 
     A row whose product may overflow has a bound that is not finite, keeps it, and is not trusted.
     """

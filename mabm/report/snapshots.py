@@ -49,6 +49,8 @@ class ClusteringSnapshot:
         eps: Radius of DBSCAN.
         preset: As :func:`mabm.modality_jaccard`.
         identity_names: What an identity is called, or ``None`` to call it by its number.
+        groups: (N,) integers >= 0, the groups that the distance told apart, where these are not the
+            modality: cameras, with ``"ca_jaccard"``.
     """
 
     features: Array
@@ -61,6 +63,7 @@ class ClusteringSnapshot:
     eps: float = DEFAULT_EPS
     preset: str | Preset | None = None
     identity_names: Callable[[int], str] | None = None
+    groups: Column | None = None
 
     def __post_init__(self) -> None:
         """Reads what is no array, and refuses arrays of different lengths."""
@@ -73,6 +76,8 @@ class ClusteringSnapshot:
         }
         if self.identity is not None:
             columns["identity"] = check_column(self.identity, count, "identity", each)
+        if self.groups is not None:
+            columns["groups"] = check_column(self.groups, count, "groups", each)
         for name, column in columns.items():
             if not holds_integers(getattr(self, name)):
                 object.__setattr__(self, name, like(column, self.features))

@@ -54,6 +54,11 @@ def name_epoch(entry: Entry) -> str:
     return f"stage {entry['stage']}, epoch {entry['epoch']}"
 
 
+def name_modality(modality: int, names: Mapping[int, str]) -> str:
+    """What a modality is called: its name, or its number where it has none."""
+    return names.get(modality, f"modality {modality}")
+
+
 def percent(value: float | None, digits: int = 1) -> str:
     """A share in percent, without the sign; a dash for none."""
     return NONE if value is None else f"{100 * value:.{digits}f}"

@@ -12,10 +12,20 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Literal, get_args
 
 from mabm._core.arguments import check_choice, check_integer, check_real, shown
+from mabm._core.modalities import MODALITIES
 from mabm._core.names import NamedMapping
+from mabm.cluster.dbscan import DBSCAN
 from mabm.data import DATA_SETS
-from mabm.distance.graph import check_max_distance, check_min_samples
-from mabm.distance.presets import MAX_K, PRESETS, Preset, check_k1, check_k2
+from mabm.distance.graph import DEFAULT_EPS, DEFAULT_MIN_SAMPLES
+from mabm.distance.options import DistanceOptions
+from mabm.distance.presets import (
+    DEFAULT_K1,
+    DEFAULT_K2,
+    MAX_K,
+    PRESETS,
+    HalfList,
+    resolve_preset,
+)
 from mabm.models.registry import MAX_EDGE, MAX_SEED
 from mabm.models.weights import SHIPPED
 
@@ -30,8 +40,7 @@ _GREATEST_MARGIN: Final = 1e4
 
 Association = Literal["off", "naive", "hungarian", "sinkhorn", "modality-aware"]
 MemoryKind = Literal["hybrid", "mean", "hard"]
-Precision = Literal["float32", "bfloat16", "float16"]
-HalfList = Literal["merged", "balanced"]
+EncoderDtype = Literal["float32", "bfloat16", "float16"]
 
 
 class _Table:
@@ -132,47 +141,72 @@ class ClusteringConfig(_Table):
     """Pseudo-labels, which are computed at the start of every epoch.
 
     Attributes:
-        k1: Number of neighbors of a sample; where modalities are clustered together, divided among
-            them.
+        k1: Number of neighbors of a sample; where modalities are clustered together by ``"bmil"``,
+            divided among them.
         k2: Number of rows averaged by local query expansion: per modality where modalities are
-            clustered together (6 of two are 12 rows), in all where one is clustered alone.
+            clustered together by ``"bmil"`` (6 of two are 12 rows), in all elsewhere.
         eps: Radius of DBSCAN.
         min_samples: Number of samples within ``eps``, itself included, that make a sample a core.
         alone_k1: ``k1`` where a modality is clustered alone; ``None`` takes ``k1``.
         alone_k2: ``k2`` where a modality is clustered alone, rows in all; ``None`` takes ``k2``.
-        half_list: ``"merged"`` as released, or ``"balanced"`` between modalities.
+        preset: Distance by which modalities are clustered together, a name in
+            :data:`mabm.PRESETS`. ``"ca_jaccard"`` compares cameras and has its own list lengths:
+            ``k1`` and ``k2`` must stay at their defaults. One modality alone is always clustered
+            by ``"spcl"``.
+        half_list: ``"merged"`` or ``"balanced"`` between modalities; ``None`` takes that of the
+            preset.
         subset_ratio: Share of the visible images, drawn anew each epoch, that are clustered alone;
             below 1, only the others are clustered with the infrared images. Published with 0.5 on
             SYSU-MM01, because a dense matrix of all does not fit.
-        association: How stage 2 joins modalities. ``"modality-aware"``: the published method.
+        association: How stage 2 joins modalities. ``"modality-aware"``: global
+            clustering by the distance of ``preset``, the published method.
             ``"naive"``: global clustering blind to modality, by the classic distance with ``k1``,
             and as many rows averaged as ``k2`` of each modality are, at most ``k1``.
             ``"hungarian"``, ``"sinkhorn"``: clusters of each modality matched afterwards.
             ``"off"``: not at all.
     """
 
-    k1: int = 30
-    k2: int = 6
-    eps: float = 0.6
-    min_samples: int = 4
+    k1: int = DEFAULT_K1
+    k2: int = DEFAULT_K2
+    eps: float = DEFAULT_EPS
+    min_samples: int = DEFAULT_MIN_SAMPLES
     alone_k1: int | None = None
     alone_k2: int | None = None
-    half_list: HalfList = "merged"
+    preset: str = "bmil"
+    half_list: HalfList | None = None
     subset_ratio: float = 1.0
     association: Association = "modality-aware"
 
     def __post_init__(self) -> None:
-        check_max_distance("eps", self.eps)
-        check_min_samples(self.min_samples)
+        self.clusterer  # noqa: B018  # checked as it is made, and so is the distance
         _check_integers(self, 1, _MOST, "min_samples")
-        check_k2(PRESETS["bmil"], self.k2, check_k1(PRESETS["bmil"], self.k1, num_groups=2))
+        self.distance  # noqa: B018
         check_integer("alone_k1", self.k1_alone, at_least=1, at_most=MAX_K)
         ends = ", which ends at alone_k1"
         check_integer("alone_k2", self.k2_alone, at_least=1, at_most=self.k1_alone, reason=ends)
-        check_choice("half_list", self.half_list, get_args(HalfList))
         check_choice("association", self.association, get_args(Association))
         if check_real("subset_ratio", self.subset_ratio, 0.0, 1.0) == 0:
             raise ValueError(f"subset_ratio must be above 0, got {self.subset_ratio}")
+
+    @property
+    def clusterer(self) -> DBSCAN:
+        """What makes labels of a graph."""
+        return DBSCAN(self.eps, self.min_samples)
+
+    @property
+    def distance(self) -> DistanceOptions:
+        """The distance by which modalities are clustered together."""
+        preset = resolve_preset(self.preset, has_modality=True)
+        if self.half_list is not None:
+            preset = dataclasses.replace(preset, half_list=self.half_list)
+        return DistanceOptions.resolve(
+            self.k1, self.k2, preset, "exact", num_groups=len(MODALITIES)
+        )
+
+    @property
+    def distance_alone(self) -> DistanceOptions:
+        """The distance by which a modality is clustered alone."""
+        return DistanceOptions(self.k1_alone, self.k2_alone, PRESETS["spcl"])
 
     @property
     def k1_alone(self) -> int:
@@ -183,11 +217,6 @@ class ClusteringConfig(_Table):
     def k2_alone(self) -> int:
         """``k2`` where a modality is clustered alone."""
         return self.k2 if self.alone_k2 is None else self.alone_k2
-
-    @property
-    def preset(self) -> Preset:
-        """The modality-aware preset, with the half list asked for."""
-        return dataclasses.replace(PRESETS["bmil"], half_list=self.half_list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -303,7 +332,7 @@ class RunConfig(_Table):
     """
 
     seed: int = 0
-    precision: Precision = "float32"
+    precision: EncoderDtype = "float32"
     compile: bool = False
     device: str = "auto"
     deterministic: bool = False
@@ -316,7 +345,7 @@ class RunConfig(_Table):
     def __post_init__(self) -> None:
         _check_integers(self, 0, MAX_SEED, "seed")
         _check_integers(self, 0, _MOST, "checkpoint_every", "evaluate_every", "max_skipped")
-        check_choice("precision", self.precision, get_args(Precision))
+        check_choice("precision", self.precision, get_args(EncoderDtype))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -327,7 +356,7 @@ class Config(_Table):
         data: The images.
         model: The encoder.
         augmentation: Random changes to training images.
-        clustering: Pseudo-labels.
+        clustering: How pseudo-labels are computed.
         contrast: Losses and memories.
         batch: Size and make-up of a batch.
         stage1: Training within modalities.

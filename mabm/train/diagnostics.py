@@ -42,25 +42,27 @@ NUM_NEIGHBORS: Final = 20  # of a sample, in the neighbor mix: about the images 
 
 @dataclass(frozen=True, eq=False)
 class ClusterDiagnostics:
-    """What one clustering of N samples found. A value that has no meaning is ``None``.
+    """Facts on one clustering of N samples. A value that has no meaning is ``None``.
 
     Attributes:
         num_samples: N.
-        num_clusters: Clusters found.
-        num_noise: Samples in no cluster.
-        num_spanning: Clusters with samples of every modality; ``None`` with one modality.
-        share_spanning: Their share of all clusters; ``None`` also without a cluster.
-        num_known: Samples whose identity is known; the five attributes below are over these alone,
-            and ``None`` without one.
-        ari: Adjusted Rand index of clusters and identities; a noise sample is a cluster of its own.
-        nmi: Normalized mutual information, likewise.
+        num_clusters: Number of clusters.
+        num_noise: Number of samples in no cluster.
+        num_spanning: Number of clusters with samples of every modality; ``None`` with one modality.
+        share_spanning: Share of clusters with samples of every modality; ``None`` with one modality
+            or without a cluster.
+        num_known: Number of samples whose identity is known. The next four attributes are over
+            these alone, and ``None`` without one.
+        ari: Adjusted Rand index of clusters and identities; each noise sample counts as a cluster.
+        nmi: Normalized mutual information of clusters and identities; each noise sample counts as a
+            cluster.
         pair_precision: Of the pairs of samples in one cluster and of different modality, the share
             of one identity; ``None`` without such a pair.
         pair_recall: Of the pairs of samples of one identity and of different modality, the share in
             one cluster; ``None`` without such a pair.
         modalities: The G modalities that occur, ascending: rows and columns of ``neighbor_mix``.
-        neighbor_mix: (G, G) float64 of :func:`neighbor_mix`, or ``None`` where it was not asked
-            for.
+        neighbor_mix: (G, G) float64, where entry (a, b) is the share of samples of modality ``b``
+            among the neighbors of samples of ``a``; ``None`` if it was not asked for.
     """
 
     num_samples: int
@@ -77,7 +79,7 @@ class ClusterDiagnostics:
     neighbor_mix: npt.NDArray[np.float64] | None
 
     def to_dict(self) -> dict[str, Any]:
-        """All attributes as what JSON has; a row of the mix without neighbors is ``None``."""
+        """All attributes, as JSON has them; in the mix a row without neighbors is ``None``."""
         values: dict[str, Any] = dict(vars(self))
         values["modalities"] = list(self.modalities)
         if self.neighbor_mix is not None:
@@ -98,29 +100,30 @@ def diagnose(
     """Describes one clustering, in memory linear in N.
 
     Args:
-        labels: (N,) integers: clusters 0..C-1, noise -1. Or the :class:`mabm.PseudoLabels`, which
-            bring their modality where none is given.
+        labels: (N,) integers: clusters 0..C-1, noise -1. Or :class:`mabm.PseudoLabels`, which have
+            a modality if none is given.
         modality: (N,) integers >= 0, bool or words.
         identity: (N,) integers, negative where unknown, or words; ``None`` where none is known.
-        ranks: (N, K) integers, nearest samples of each sample whatever their modality, as
-            :func:`nearest_samples` gives; ``None`` to leave out the neighbor mix.
-        num_neighbors: As :func:`neighbor_mix`.
+        ranks: (N, K) integers, nearest samples of each sample whatever their modality, nearest
+            first, -1 where a list ends early; ``None`` to leave out the neighbor mix.
+        num_neighbors: How many samples of each list count in the neighbor mix, >= 1; the sample
+            itself does not count.
 
     Returns:
-        The diagnostics, in plain numbers; the same for every device.
+        The diagnostics, in Python numbers; the same for every device.
 
     Raises:
-        TypeError: An argument of the wrong kind.
-        ValueError: The shapes differ, or a number lies out of its range.
+        TypeError: An argument is of the wrong kind.
+        ValueError: The shapes differ, or a number is out of range.
 
     Example:
         >>> import numpy as np
         >>> from mabm.train.diagnostics import diagnose
         >>> labels, modality = np.array([0, 0, 0, 1, 1, -1]), np.array([0, 1, 1, 0, 0, 1])
-        >>> found = diagnose(labels, modality, identity=np.array([5, 5, 6, 6, 6, 6]))
-        >>> found.num_clusters, found.num_noise, found.num_spanning, found.share_spanning
+        >>> facts = diagnose(labels, modality, identity=np.array([5, 5, 6, 6, 6, 6]))
+        >>> facts.num_clusters, facts.num_noise, facts.num_spanning, facts.share_spanning
         (2, 1, 1, 0.5)
-        >>> found.pair_precision, found.pair_recall  # 1 of 2 pairs found, 1 of 5 there are
+        >>> facts.pair_precision, facts.pair_recall  # 1 of 2 pairs is right, of 5 that exist
         (0.5, 0.2)
     """
     groups, _ = modality_of(labels, modality)
@@ -129,9 +132,9 @@ def diagnose(
     if len(groups) and groups.min() < 0:
         raise ValueError(f"modality must not be negative, got {groups.min()}")
     modalities = np.unique(groups)
-    found = PseudoLabels(clusters, groups)
-    spanning = found.num_spanning if len(modalities) > 1 else None
-    share = None if spanning is None or not found.num_clusters else spanning / found.num_clusters
+    pseudo = PseudoLabels(clusters, groups)
+    spanning = pseudo.num_spanning if len(modalities) > 1 else None
+    share = None if spanning is None or not pseudo.num_clusters else spanning / pseudo.num_clusters
     if identity is None:
         known = np.zeros(len(clusters), dtype=bool)
         names = clusters
@@ -149,8 +152,8 @@ def diagnose(
         mix = neighbor_mix(ranks, groups, num_neighbors=num_neighbors)
     return ClusterDiagnostics(
         num_samples=len(clusters),
-        num_clusters=found.num_clusters,
-        num_noise=found.num_noise,
+        num_clusters=pseudo.num_clusters,
+        num_noise=pseudo.num_noise,
         num_spanning=spanning,
         share_spanning=share,
         num_known=int(known.sum()),
@@ -175,30 +178,31 @@ def diagnose_epoch(
     names: Mapping[int, str] = MODALITY_NAMES,
     num_neighbors: int = NUM_NEIGHBORS,
 ) -> dict[str, dict[str, Any]]:
-    """Everything to tell of the clusterings of one epoch, as its entry in the history holds it.
+    """Facts on the clusterings of one epoch, as its entry in the history holds them.
 
     Args:
-        features: (N, D), what was clustered; ranked once more, for the neighbor mix.
+        features: (N, D) features that were clustered; ranked once more for the neighbor mix.
         modality: (N,) integers >= 0, by default 0 visible and 1 infrared, or these two words.
         alone: (N,) labels, or :class:`mabm.PseudoLabels`, of each modality alone, counted from 0 in
             each, noise -1.
-        together: (N,) likewise, labels across modalities, noise -1; ``None`` where there are none
-            yet.
-        identity: As :func:`diagnose`.
-        chosen: (N,) bool, the samples that were clustered alone; the rest counts for nothing, where
-            it would count as noise. All by default.
-        others: (N,) bool, those that were clustered together, likewise.
-        names: What each modality is called; its number where it has no name.
-        num_neighbors: As :func:`neighbor_mix`.
+        together: (N,) labels, or :class:`mabm.PseudoLabels`, across modalities, noise -1; ``None``
+            in stage 1, which has none.
+        identity: (N,) integers, negative where unknown, or words; ``None`` where none is known.
+        chosen: (N,) bool, the samples that were clustered alone; the others count neither as noise
+            nor at all. All by default.
+        others: (N,) bool, the samples that were clustered together; the others count neither as
+            noise nor at all. All by default.
+        names: Name of each modality; one that is left out goes by its number.
+        num_neighbors: How many neighbors of each sample count in the neighbor mix, >= 1.
 
     Returns:
-        A dict of :class:`ClusterDiagnostics` for each modality, by its name, and for ``"all"``
-        samples: the clusters across modalities, or where there are none those of each modality
-        side by side, which join no modalities. The neighbor mix is in ``"all"``.
+        The attributes of :class:`ClusterDiagnostics` for each modality, by its name, and for
+        ``"all"`` samples: of the clusters across modalities or, without any, of the clusters of
+        each modality together. The neighbor mix is in ``"all"``.
 
     Raises:
-        TypeError: An argument of the wrong kind.
-        ValueError: The shapes differ, or a number lies out of its range.
+        TypeError: An argument is of the wrong kind.
+        ValueError: The shapes differ, or a number is out of range.
 
     Example:
         >>> import torch
@@ -211,9 +215,9 @@ def diagnose_epoch(
     each = "one a sample"
     apart: IntArray = check_labels(alone, None, "alone", each).cpu().numpy()
     groups: IntArray = check_visible_infrared(modality, len(apart), "modality", each).cpu().numpy()
-    people = None
+    identities = None
     if identity is not None:
-        people = _column(identity, len(apart), "identity", "one a sample")
+        identities = _column(identity, len(apart), "identity", "one a sample")
     facts = {}
     beside, num_clusters = np.full_like(apart, -1), 0
     for number in np.unique(groups).tolist():
@@ -222,7 +226,7 @@ def diagnose_epoch(
         beside[members] = np.where(labels < 0, -1, labels + num_clusters)
         num_clusters += int(labels.max(initial=-1)) + 1
         facts[names.get(number, f"modality {number}")] = diagnose(
-            labels, groups[members], identity=None if people is None else people[members]
+            labels, groups[members], identity=None if identities is None else identities[members]
         ).to_dict()
     if together is None:
         shared, clustered = beside, _mask(chosen, len(apart), "chosen")
@@ -234,7 +238,7 @@ def diagnose_epoch(
     facts["all"] = diagnose(
         shared[rows],
         groups[rows],
-        identity=None if people is None else people[rows],
+        identity=None if identities is None else identities[rows],
         ranks=ranks,
         num_neighbors=num_neighbors,
     ).to_dict()
@@ -247,17 +251,18 @@ def nearest_samples(
     """The nearest samples of every sample whatever their modality, by Euclidean distance.
 
     Args:
-        features: (N, D), as :func:`mabm.rank_neighbors`; never normalized here.
-        num_neighbors: Neighbors of a sample, itself left out of the count, >= 1.
-        precision: As :func:`mabm.rank_neighbors`; a diagnostic needs no proof of exactness.
+        features: (N, D) floating point tensor or array; used as they are, not normalized.
+        num_neighbors: Number of neighbors of a sample, >= 1; the sample itself does not count.
+        precision: ``"exact"`` proves each list to be right; ``"fast"`` may swap samples whose
+            distances differ by a rounding error, which is enough for a diagnostic.
 
     Returns:
         (N, K) int64 of the same kind and on the same device as ``features``, nearest first, the
         sample itself among them; -1 where there are no more samples.
 
     Raises:
-        TypeError: As :func:`mabm.rank_neighbors`.
-        ValueError: As :func:`mabm.rank_neighbors`.
+        TypeError: An argument is of the wrong kind.
+        ValueError: A shape is wrong, a number is not finite, or ``num_neighbors`` is out of range.
     """
     check_integer("num_neighbors", num_neighbors, at_least=1, at_most=MAX_K - 1)
     return rank_neighbors(features, k1=num_neighbors + 1, precision=precision).ranks
@@ -266,16 +271,16 @@ def nearest_samples(
 def neighbor_mix(
     ranks: Array, modality: Column, *, num_neighbors: int = NUM_NEIGHBORS
 ) -> npt.NDArray[np.float64]:
-    """In which modality the nearest samples of each modality's samples lie.
+    """The modalities of the nearest samples of each modality's samples.
 
-    With features blind to modality each row is near the shares of the modalities among all samples;
-    with a gap between modalities the diagonal is near one.
+    Where features do not tell modalities apart, each row is near the shares of the modalities among
+    all samples. With a gap between modalities the diagonal is near one.
 
     Args:
         ranks: (N, K) integers, samples in order of nearness, -1 where a list ends early. The sample
             itself is left out wherever it stands.
         modality: (N,) integers >= 0; G different ones.
-        num_neighbors: Of each list, how many count, >= 1; a shorter list counts as it is.
+        num_neighbors: How many samples of each list count, >= 1; of a shorter list, all.
 
     Returns:
         (G, G) float64, rows and columns in ascending order of modality: entry (a, b) is the share,
@@ -283,7 +288,7 @@ def neighbor_mix(
         NaN where the samples of ``a`` have no neighbor.
 
     Raises:
-        TypeError: An argument of the wrong kind.
+        TypeError: An argument is of the wrong kind.
         ValueError: The shapes differ, or a rank lies outside [-1, N).
 
     Example:
@@ -316,8 +321,8 @@ def neighbor_mix(
 
 
 def _column(value: object, count: int, name: str, each: str) -> IntArray:
-    found = check_categories(value, count, name, each, takes_bool=name == "modality")
-    column: IntArray = found.columns[0].cpu().numpy()
+    checked = check_categories(value, count, name, each, takes_bool=name == "modality")
+    column: IntArray = checked.columns[0].cpu().numpy()
     return column
 
 

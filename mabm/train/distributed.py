@@ -1,8 +1,8 @@
-"""Several processes that train as one: what each of them does is part of one joined batch.
+"""Several processes that train as one: each takes its part of one joined batch.
 
-Everything here is the identity in a single process. The processes are those of ``torchrun``; the
-joined batch is that of one process, part after part, and losses are those of the joined batch, so
-that gradients are summed over the processes, not averaged.
+The processes are those that ``torchrun`` starts. The joined batch is the batch that one process
+would have. Every process computes the losses of the whole of it, so gradients are summed over the
+processes, not averaged. In a single process nothing here changes anything.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from mabm._core.precision import full_precision
+from mabm._core.processes import gather, join_rows
 
-# How long processes wait for the first one, which alone clusters, scores and writes. PyTorch's ten
-# minutes with NCCL may not do for a large data set on a small machine.
+# How long processes wait for the first one, which alone clusters, scores and writes. Ten minutes,
+# PyTorch's default with NCCL, can be too short for a large data set on a small machine.
 _PATIENCE: Final = timedelta(hours=2)
 
 
@@ -30,7 +31,7 @@ def world_size() -> int:
 
 
 def rank() -> int:
-    """Which of them this one is, from 0."""
+    """Number of this process among those that train together, from 0."""
     return dist.get_rank() if _is_on() else 0
 
 
@@ -42,9 +43,9 @@ def barrier() -> None:
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """Joins the processes that ``torchrun`` started, and leaves them in the end.
+    """Connects the processes that ``torchrun`` started, and disconnects them in the end.
 
-    A group that is there already is used and kept. Without ``torchrun`` nothing happens.
+    A default group that exists already is used and kept. Without ``torchrun`` nothing happens.
     """
     if _is_on() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
@@ -60,25 +61,27 @@ def process_group(device: torch.device) -> Iterator[None]:
 
 
 def join(part: Tensor, sections: Sequence[int] | None = None) -> Tensor:
-    """Joins the rows of all processes, which have as many each.
+    """Joins the rows of all processes, which have the same number each.
 
     Args:
-        part: (B, ...) rows of this process; no gradient is passed.
-        sections: Sizes of consecutive parts of ``part``. Each is joined for itself, so that the
-            answer is all first parts, then all second ones, as one process would have them.
+        part: (B, ...) rows of this process.
+        sections: Sizes of consecutive parts of ``part``. Each is joined for itself: the result is
+            all first parts, then all second ones, as one process would have them.
+
+    Returns:
+        (R * B, ...) rows of all R processes, without gradient.
     """
     if world_size() == 1:
         return part.detach()
-    parts = [torch.empty_like(part) for _ in range(world_size())]
-    dist.all_gather(parts, part.detach().contiguous())
+    parts = gather(part)
     if sections is None:
         return torch.cat(parts)
     split = [torch.split(rows, list(sections)) for rows in parts]
     return torch.cat([rows[place] for place in range(len(sections)) for rows in split])
 
 
-def own(joined: Tensor, sections: Sequence[int]) -> Tensor:
-    """This process's rows of what :func:`join` with these ``sections`` gave."""
+def local_rows(joined: Tensor, sections: Sequence[int]) -> Tensor:
+    """This process's rows of what :func:`join` gave for these ``sections``."""
     if world_size() == 1:
         return joined
     parts = torch.split(joined, [size * world_size() for size in sections])
@@ -91,21 +94,12 @@ def own(joined: Tensor, sections: Sequence[int]) -> Tensor:
 
 
 def join_ragged(part: Tensor) -> Tensor:
-    """Joins the rows of all processes, which may have other numbers of them, in their order."""
-    if world_size() == 1:
-        return part
-    counts: list[Any] = [None] * world_size()
-    dist.all_gather_object(counts, part.shape[0])
-    if not max(counts):
-        return part
-    padded = part.new_zeros((max(counts), *part.shape[1:]))
-    padded[: part.shape[0]] = part
-    joined = torch.split(join(padded), max(counts))
-    return torch.cat([rows[:count] for rows, count in zip(joined, counts, strict=True)])
+    """Joins the rows of all processes, each of which may have another number of them."""
+    return part if world_size() == 1 else join_rows(part)[0]
 
 
 def share(value: Any) -> Any:
-    """What the first process has, in every process."""
+    """The value that the first process has, in every process."""
     if world_size() == 1:
         return value
     box = [value]
@@ -114,7 +108,7 @@ def share(value: Any) -> Any:
 
 
 def any_of(flag: bool, device: torch.device) -> bool:
-    """Whether the flag is set in any process; ``device`` is where they train."""
+    """Whether the flag is set in any process; ``device`` is where this one trains."""
     if world_size() == 1:
         return flag
     flags = torch.tensor(flag, dtype=torch.int32, device=device)
@@ -161,12 +155,12 @@ def copy_from_first(module: nn.Module) -> None:
 def join_batch_norm(module: nn.Module) -> nn.Module:
     """Makes batch normalization take its statistics of the joined batch, in place.
 
-    On a GPU these are PyTorch's :class:`torch.nn.SyncBatchNorm`, elsewhere our own: PyTorch's need
-    a GPU. Names in the state dict stay. The layers of timm that drop and activate what they have
-    normalized (``BatchNormAct2d``) still do.
+    On a GPU the layers become PyTorch's :class:`torch.nn.SyncBatchNorm`, which needs one; elsewhere
+    layers of this module. Names in the state dict stay. The layers of timm that also drop out and
+    activate (``BatchNormAct2d``) still do so.
 
     Raises:
-        ValueError: A layer normalizes batches in a way of its own, which would be lost.
+        ValueError: A layer is of a subclass with a computation that would be lost.
     """
     if world_size() == 1:
         return module

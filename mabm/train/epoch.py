@@ -1,4 +1,4 @@
-"""The start of an epoch: clusters, memories, and what to do where there is little to learn from."""
+"""What an epoch keeps from its first iteration to its last: contrasts, losses, warnings."""
 
 from __future__ import annotations
 
@@ -7,46 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from mabm._core.modalities import MODALITIES, MODALITY_NAMES, VISIBLE
-from mabm._core.partition import NOISE
-from mabm.contrast.prototypes import PrototypeSplit, split_prototypes
-from mabm.train import distributed
-from mabm.train.batches import Place
+from mabm.train.clusters import Clusters, find_clusters
 from mabm.train.config import Config
+from mabm.train.contrasts import CONTRASTS, ClusterMemory, Contrast, in_words, needs_global_clusters
 from mabm.train.errors import TrainingError
-from mabm.train.steps import (
-    Memory,
-    build_memory,
-    cluster_modalities,
-    cluster_together,
-    split_within,
-)
+from mabm.train.position import Position
 
 logger = logging.getLogger(__name__)
-
-GLOBAL = "global"
-
-# A modality with several times the clusters of the other is likely clustered too finely; the
-# published runs keep within a factor of two.
-_UNEQUAL = 4
-_FEWEST_CLUSTERS = 2  # contrast with a single prototype has no gradient
-
-
-@dataclass
-class Bank:
-    """A memory and whom it is about.
-
-    Attributes:
-        memory: Prototypes.
-        targets: (N,) int64 row of the memory for each sample, -1 for none.
-    """
-
-    memory: Memory
-    targets: Tensor
 
 
 @dataclass
@@ -54,194 +23,136 @@ class EpochState:
     """All that the iterations of an epoch need, and that a checkpoint within it keeps.
 
     Attributes:
-        banks: By ``"visible"``, ``"infrared"`` and ``"global"``; those that there are.
-        clusters: How many clusters there are, by the same names.
-        warnings: What was amiss, in words.
-        sums: Of each loss, over the iterations so far.
-        steps: How often each loss was taken.
-        skipped: Steps left out in the epoch.
+        contrasts: The contrasts of the stage.
+        num_clusters: Number of clusters by ``"visible"``, ``"infrared"`` and ``"global"``.
+        warnings: What is wrong with the clusters, in words.
+        diagnostics: Facts on the clusters for the history; empty in all processes but the first.
+        sums: Sum of each loss over the steps so far.
+        num_steps: Number of steps that each loss was part of.
+        num_skipped: Number of steps that were left out.
     """
 
-    banks: dict[str, Bank]
-    clusters: dict[str, int]
+    contrasts: list[Contrast]
+    num_clusters: dict[str, int]
     warnings: list[str]
+    diagnostics: dict[str, Any] = field(default_factory=dict)
     sums: dict[str, float] = field(default_factory=dict)
-    steps: dict[str, int] = field(default_factory=dict)
-    skipped: int = 0
+    num_steps: dict[str, int] = field(default_factory=dict)
+    num_skipped: int = 0
+
+    @property
+    def memories(self) -> dict[str, ClusterMemory]:
+        """The memories of all contrasts, by name."""
+        return {
+            name: memory
+            for contrast in self.contrasts
+            for name, memory in contrast.memories.items()
+        }
 
     def to_tree(self) -> dict[str, Any]:
-        """As tensors, numbers and strings."""
+        """As tensors, numbers and strings, for a checkpoint; without the diagnostics."""
         return {
-            "banks": {
-                name: {"memory": dict(bank.memory.state_dict()), "targets": bank.targets}
-                for name, bank in self.banks.items()
-            },
-            "clusters": self.clusters,
+            "banks": {name: memory.to_tree() for name, memory in self.memories.items()},
+            "clusters": self.num_clusters,
             "warnings": self.warnings,
             "sums": self.sums,
-            "steps": self.steps,
-            "skipped": self.skipped,
+            "steps": self.num_steps,
+            "skipped": self.num_skipped,
         }
 
     @classmethod
-    def from_tree(cls, tree: Mapping[str, Any], config: Config, device: torch.device) -> EpochState:
-        """Reads what :meth:`to_tree` gave."""
-        banks = {}
-        for name, bank in tree["banks"].items():
-            prototypes = bank["memory"]["prototypes"]  # (P, D), or (2, P, D) of two banks
-            memory = build_memory(prototypes.flatten(0, -2), config.contrast)
-            memory.load_state_dict(bank["memory"])
-            banks[name] = Bank(memory.to(device), bank["targets"].to(device))
+    def from_tree(
+        cls, tree: Mapping[str, Any], config: Config, stage: int, modality: Tensor
+    ) -> EpochState:
+        """Reads what :meth:`to_tree` gave.
+
+        Args:
+            tree: What was kept.
+            config: Configuration of the run.
+            stage: Stage of the epoch.
+            modality: (N,) int64 modality of the training samples, on the device to train on.
+        """
+        kept, options = tree["banks"], config.contrast
+        contrasts = [
+            kind(
+                {
+                    name: ClusterMemory.from_tree(kept[name], options, modality.device)
+                    for name in kind.memory_names
+                    if name in kept
+                },
+                modality,
+                options,
+            )
+            for kind in CONTRASTS[stage]
+        ]
         return cls(
-            banks,
+            contrasts,
             dict(tree["clusters"]),
             list(tree["warnings"]),
-            dict(tree["sums"]),
-            dict(tree["steps"]),
-            tree["skipped"],
+            sums=dict(tree["sums"]),
+            num_steps=dict(tree["steps"]),
+            num_skipped=tree["skipped"],
         )
 
     def add(self, losses: Mapping[str, float]) -> None:
-        """Counts the losses of one step."""
+        """Adds the losses of one step."""
         for name, value in losses.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
-            self.steps[name] = self.steps.get(name, 0) + 1
+            self.num_steps[name] = self.num_steps.get(name, 0) + 1
 
-    def means(self) -> dict[str, float]:
-        """Mean of each loss over the steps that had it."""
-        return {name: total / self.steps[name] for name, total in self.sums.items()}
-
-
-@dataclass(frozen=True)
-class Clusters:
-    """Labels of one epoch.
-
-    Attributes:
-        alone: (N,) int64 clusters of each modality, numbered from 0 in each; noise -1.
-        together: (N,) int64 global clusters, noise -1, or ``None`` in stage 1.
-        chosen: (N,) bool, the samples that were clustered alone, the others being -1; ``None``:
-            all.
-        others: (N,) bool, those that were clustered together, likewise.
-    """
-
-    alone: Tensor
-    together: Tensor | None
-    chosen: Tensor | None = None
-    others: Tensor | None = None
-
-    def to(self, device: torch.device) -> Clusters:
-        """The same on a device."""
-        rest = (self.together, self.chosen, self.others)
-        return Clusters(
-            self.alone.to(device), *(None if each is None else each.to(device) for each in rest)
-        )
+    def mean_losses(self) -> dict[str, float]:
+        """Mean of each loss over the steps that it was part of."""
+        return {name: total / self.num_steps[name] for name, total in self.sums.items()}
 
 
-def find_clusters(features: Tensor, modality: Tensor, config: Config, place: Place) -> Clusters:
-    """Clusters the samples of an epoch; one process does it for all.
+def cluster_epoch(
+    features: Tensor, modality: Tensor, config: Config, position: Position
+) -> Clusters:
+    """Clusters the training samples as the contrasts of a stage need them.
 
     Args:
-        features: (N, D).
+        features: (N, D) features of the training samples.
         modality: (N,) int64.
-        config: Of the run.
-        place: Stage and epoch.
+        config: Configuration of the run.
+        position: Start of the epoch.
     """
-    options = config.clustering
-    if distributed.rank() == 0:
-        chosen, others = _subsets(modality, options.subset_ratio, place)
-        alone = cluster_modalities(features, modality, options, chosen=chosen)
-        together = None
-        if place.stage == 2 and options.association != "off":
-            together = cluster_together(features, modality, alone, options, chosen=others)
-        found = Clusters(alone, together, chosen, others).to(torch.device("cpu"))
-    else:
-        found = None
-    shared: Clusters = distributed.share(found)
-    return shared.to(features.device)
-
-
-def _subsets(modality: Tensor, ratio: float, place: Place) -> tuple[Tensor | None, Tensor | None]:
-    """Which samples are clustered alone, and which together; all of them at a ratio of 1."""
-    if ratio == 1:
-        return None, None
-    is_visible = modality.cpu() == VISIBLE
-    visible = torch.nonzero(is_visible).flatten().numpy()
-    drawn = np.random.default_rng(place.number(0)).permutation(visible)
-    drawn = drawn[: max(round(ratio * len(visible)), 1)]
-    chosen = ~is_visible
-    chosen[torch.from_numpy(drawn)] = True
-    others = ~is_visible | ~chosen
-    return chosen, others
+    return find_clusters(
+        features,
+        modality,
+        config.clustering,
+        together=needs_global_clusters(position.stage),
+        subset_seed=Position(position.stage, position.epoch).seed(config.run.seed, 0, 0),
+    )
 
 
 def begin_epoch(
-    features: Tensor, modality: Tensor, clusters: Clusters, config: Config
+    features: Tensor, modality: Tensor, clusters: Clusters, config: Config, stage: int
 ) -> EpochState:
-    """Builds the memories of an epoch, and says what is amiss with its clusters.
-
-    A modality with fewer than two clusters is left out of the contrast within, and so is a modality
-    without a prototype, or all of it where there are fewer than two global clusters, of the
-    contrast across.
+    """Builds the contrasts of an epoch, and warns of what is wrong with its clusters.
 
     Args:
-        features: (N, D).
+        features: (N, D) features of the training samples.
         modality: (N,) int64.
-        clusters: Of :func:`find_clusters`.
-        config: Of the run.
+        clusters: Their clusters.
+        config: Configuration of the run.
+        stage: Stage of the epoch.
 
     Raises:
-        TrainingError: There is nothing to learn from at all.
+        TrainingError: No contrast has anything to learn from.
     """
-    banks: dict[str, Bank] = {}
-    counts: dict[str, int] = {}
-    warnings: list[str] = []
-    for group in MODALITIES:
-        name = MODALITY_NAMES[group]
-        split = split_within(features, clusters.alone, modality, group)
-        counts[name] = len(split)
-        if len(split) < _FEWEST_CLUSTERS:
-            warnings.append(f"{name}: {len(split)} clusters, left out within modalities")
-            continue
-        banks[name] = Bank(build_memory(split, config.contrast), split.targets)
-    _compare(counts, warnings)
-    if clusters.together is not None:
-        split = split_prototypes(
-            features, clusters.together, modality if config.contrast.split else None
-        )
-        counts[GLOBAL] = len(torch.unique(split.clusters))
-        if counts[GLOBAL] < _FEWEST_CLUSTERS:
-            warnings.append(f"{counts[GLOBAL]} global clusters, no contrast across modalities")
-        else:
-            banks[GLOBAL] = Bank(build_memory(split, config.contrast), split.targets)
-            warnings += _absent(split, modality)
-    for warning in warnings:
+    options = config.contrast
+    state = EpochState([], {}, [])
+    for kind in CONTRASTS[stage]:
+        memories = kind.build_memories(features, modality, clusters, options)
+        state.contrasts.append(kind(memories.by_name, modality, options))
+        state.num_clusters.update(memories.num_clusters)
+        state.warnings.extend(memories.warnings)
+    for warning in state.warnings:
         logger.warning("%s", warning)
-    if not banks:
+    if not state.memories:
         raise TrainingError(
-            f"no modality has two clusters ({_words(counts)}): nothing to learn from. "
-            f"Raise clustering.eps (now {config.clustering.eps:g}) if most samples are noise, "
-            "lower it if all are one cluster, or start from better weights"
+            f"no modality has two clusters ({in_words(state.num_clusters)}): nothing to learn "
+            f"from. Raise clustering.eps (now {config.clustering.eps:g}) if most samples are "
+            "noise, lower it if all are one cluster, or start from better weights"
         )
-    return EpochState(banks, counts, warnings)
-
-
-def _compare(counts: Mapping[str, int], warnings: list[str]) -> None:
-    least, most = min(counts.values()), max(counts.values())
-    if least >= _FEWEST_CLUSTERS and most > _UNEQUAL * least:
-        warnings.append(
-            f"very different numbers of clusters ({_words(counts)}): one modality is likely "
-            "clustered too finely or too coarsely"
-        )
-
-
-def _absent(split: PrototypeSplit[Tensor], modality: Tensor) -> list[str]:
-    present = torch.unique(modality[split.targets != NOISE]).tolist()
-    return [
-        f"{MODALITY_NAMES[group]}: no image in a global cluster, left out across modalities"
-        for group in MODALITIES
-        if group not in present
-    ]
-
-
-def _words(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {name}" for name, count in counts.items())
+    return state

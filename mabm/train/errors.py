@@ -1,13 +1,13 @@
-"""What stops a training run."""
+"""Exceptions that end a training run."""
 
 
 class TrainingError(RuntimeError):
-    """Training cannot go on, for a reason that the message names; what was saved is still good."""
+    """Training cannot go on; the message says why. What was saved before is still good."""
 
 
 class RunInUseError(RuntimeError):
-    """Another run is going on in the folder; nothing in it was touched."""
+    """Another run uses the folder; nothing in it was changed."""
 
 
 class TrainingStopped(Exception):  # noqa: N818 - it is no error
-    """Training was asked to stop and did, at a checkpoint; the same call goes on from there."""
+    """Training was asked to stop, and did at a checkpoint; the same call goes on from there."""

@@ -1,4 +1,4 @@
-"""The images of a run: read, and cut down where the configuration says so."""
+"""The images of a run: all of a data set, or some of its identities."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from mabm.train.config import DataConfig
 
 @dataclass(frozen=True)
 class Inputs:
-    """What is trained and tested on.
+    """The images to train and to test on.
 
     Attributes:
-        data: Records; identities of the training images serve diagnostics alone.
+        data: Records of the images. Identities of training images serve diagnostics alone.
         train: Reads the training images.
         test: Reads the test images.
     """
@@ -45,10 +45,10 @@ class Inputs:
         return torch.from_numpy(self.data.train.camera.copy())
 
     def digest(self) -> str:
-        """Changes when the training images do: in number, order, camera or modality.
+        """A checksum of the training images: their order, cameras, modalities and content.
 
-        And in what they are: pixels, or the names of files from the folder that they have in
-        common, which itself may move.
+        Content is pixels, or names of files below the folder that they have in common; that folder
+        may move.
         """
         return self._digest
 
@@ -92,8 +92,9 @@ def check_start(weights: str | None, data: ReidData) -> None:
     """Refuses to start from a model of another trial, which has seen test images of this one.
 
     Args:
-        weights: As ``ModelConfig.weights``. What a run wrote says what it was trained on.
-        data: What is trained on now.
+        weights: A file of weights, a name of weights that ship, or ``None``. A file that a run
+            wrote says what it was trained on.
+        data: The data set to train on.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -120,11 +121,11 @@ def choose_identities(
 
     Args:
         data: Records.
-        held_out: So many leave training and take the place of the test images.
-        identities: So many of the others stay; all by default.
+        held_out: Number of identities that leave training and replace the test images.
+        identities: Number of the other identities that stay; all by default.
 
     Raises:
-        ValueError: There are fewer, or identities are not known.
+        ValueError: There are fewer identities than that, or they are not known.
     """
     if not held_out and identities is None:
         return data
@@ -133,8 +134,8 @@ def choose_identities(
     left_out = _spaced(known, held_out, "held_out")
     others = np.setdiff1d(known, left_out)
     kept = others if identities is None else _spaced(others, identities, "identities")
-    test = data.test if not held_out else _of(data.train, left_out)
-    return dataclasses.replace(data, train=_of(data.train, kept), test=test)
+    test = data.test if not held_out else _select(data.train, left_out)
+    return dataclasses.replace(data, train=_select(data.train, kept), test=test)
 
 
 def _spaced(names: IntArray, count: int, what: str) -> IntArray:
@@ -145,5 +146,5 @@ def _spaced(names: IntArray, count: int, what: str) -> IntArray:
     return names[np.arange(count) * len(names) // max(count, 1)]
 
 
-def _of(images: ImageSet, identities: IntArray) -> ImageSet:
+def _select(images: ImageSet, identities: IntArray) -> ImageSet:
     return images.select(np.flatnonzero(np.isin(images.identity, identities)))

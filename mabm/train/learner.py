@@ -1,9 +1,9 @@
-"""One optimizer step, exact for the whole batch however it is cut up.
+"""One optimizer step, exact for the whole batch into however many parts it is cut.
 
-The loss of a batch is no sum over its images: a margin is taken of its mean, and several processes
-share it. So features are taken first, joined over all parts and processes, and the loss of the
-joined batch gives the gradient of every feature; that gradient then runs back through the encoder,
-part by part, and the parameters' gradients are summed over the processes.
+The loss of a batch is not a sum over its images: a margin applies to the mean, and several
+processes share the batch. So features are computed first and joined over all parts and processes.
+The loss of the joined batch gives the gradient of every feature. That gradient runs back through
+the encoder, part by part, and the gradients of the parameters are summed over the processes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ from mabm.train.errors import TrainingError
 logger = logging.getLogger(__name__)
 
 LossOf = Callable[[Tensor], Mapping[str, Tensor]]
-"""From the joined features to named scalar losses, whose sum is descended."""
+"""Takes (B, D) features of the joined batch, gives named scalar losses; their sum is minimized."""
 
 _DTYPES: Final = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -35,17 +35,18 @@ class Learner:
 
     Args:
         encoder: Takes ``(images, modality)`` and gives (N, D) features.
-        optimizer: Of its parameters.
+        optimizer: Optimizer of its parameters.
         precision: ``"float32"``, or ``"bfloat16"`` or ``"float16"`` for autocast of the encoder.
             Losses are float32. ``"float16"`` scales the loss (:class:`torch.amp.GradScaler`).
-        micro_batches: Parts that this process's batch goes through the encoder in, which takes
-            another forward pass. Both draw the same random numbers; batch normalization sees the
-            parts, and moves its running statistics once with each.
-        max_skipped: Steps in a row that may be left out, their loss or gradient not being finite.
+        micro_batches: Number of parts in which this process's batch passes through the encoder.
+            More than one take a second forward pass, with the same random numbers. Batch
+            normalization sees each part alone, and moves its running statistics once with each.
+        max_skipped: How many steps in a row may be left out because their loss or gradient is not
+            finite.
         compile: Whether to compile the encoder.
 
     Raises:
-        ValueError: An argument out of its range.
+        ValueError: An argument is out of range.
 
     Example:
         >>> import torch
@@ -83,20 +84,43 @@ class Learner:
         self.device = next(encoder.parameters()).device
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "float16")
 
+    def set_learning_rate(self, rate: float) -> None:
+        """Sets the learning rate of all parameters."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of encoder, optimizer and loss scaling, and the steps left out in a row."""
+        return {
+            "encoder": self.encoder.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "skipped": self.skipped,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Reads what :meth:`state_dict` gave; other entries are left alone."""
+        self.encoder.load_state_dict(state["encoder"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+        self.skipped = state["skipped"]
+
     def step(
         self, images: Tensor, modality: Tensor, loss_of: LossOf, sections: Sequence[int]
     ) -> tuple[dict[str, float], Tensor] | None:
         """Takes one step.
 
-        A step whose loss or gradient is not finite is left out as if it had not been, running
-        statistics included, and said so in the log.
+        A step whose loss or gradient is not finite is left out: parameters and running statistics
+        stay as they were, and the log says so.
 
         Args:
-            images: (B, 3, H, W) of this process, on the encoder's device.
+            images: (B, 3, H, W) images of this process, on the encoder's device.
             modality: (B,) int64, on the encoder's device or on the CPU.
-            loss_of: Gives the losses of the joined features.
-            sections: Sizes of the consecutive parts of the batch, B in all, which are joined over
-                the processes each for itself (see :func:`mabm.train.distributed.join`).
+            loss_of: Gives the losses of the joined features, by name; their sum is minimized.
+            sections: Sizes of consecutive parts of the batch, B in all. Each part is joined over
+                the processes for itself: the joined batch holds all first parts, then all second
+                ones, as the batch of one process would.
 
         Returns:
             The losses, and the joined (R * B, D) features that gave them, without gradient; or
@@ -121,7 +145,7 @@ class Learner:
         if finite:
             torch.autograd.backward(self.scaler.scale(total))
             assert joined.grad is not None
-            pass_back(distributed.own(joined.grad, sections))
+            pass_back(distributed.local_rows(joined.grad, sections))
             distributed.sum_gradients(self.encoder.parameters())
             finite = self._apply()
         if not finite:
@@ -135,19 +159,19 @@ class Learner:
     def _take(
         self, images: Tensor, modality: Tensor, sections: Sequence[int]
     ) -> tuple[Tensor, Callable[[Tensor], None]]:
-        """Features of this process's batch, and what takes their gradient back to the encoder."""
+        """Features of this process's batch, and a function that passes their gradient back."""
         if self.micro_batches == 1:
             features = self._features(images, modality)
             return features, lambda gradient: torch.autograd.backward(features, gradient)
         parts = _cut(sections, self.micro_batches)
         before = _clone_buffers(self.encoder)
-        random = self._random_state()
+        random = _random_state(self.device)
         with torch.no_grad():
             outputs = [self._features(images[rows], modality[rows]) for rows in parts]
         _put_back(self.encoder, before)
 
         def pass_back(gradient: Tensor) -> None:
-            with self._drawing_from(random):
+            with _drawing_from(random, self.device):
                 for rows in parts:
                     output = self._features(images[rows], modality[rows])
                     torch.autograd.backward(output, gradient[rows])
@@ -159,24 +183,8 @@ class Learner:
         with torch.autocast(self.device.type, dtype=half, enabled=half is not None):
             return full_precision(self._forward(images, modality))
 
-    def _random_state(self) -> list[Tensor]:
-        """That of the CPU, and of the encoder's GPU."""
-        states = [torch.get_rng_state()]
-        if self.device.type == "cuda":
-            states.append(torch.cuda.get_rng_state(self.device))
-        return states
-
-    @contextmanager
-    def _drawing_from(self, states: Sequence[Tensor]) -> Iterator[None]:
-        """Random numbers as they follow ``states``; afterwards as they would have followed."""
-        with torch.random.fork_rng(devices=[self.device] if len(states) > 1 else []):
-            torch.set_rng_state(states[0])
-            for state in states[1:]:
-                torch.cuda.set_rng_state(state, self.device)
-            yield
-
     def _apply(self) -> bool:
-        """Steps if every gradient is finite."""
+        """Takes the step if every gradient is finite; whether it was taken."""
         self.scaler.unscale_(self.optimizer)
         gradients = [
             each.grad
@@ -203,8 +211,26 @@ class Learner:
             )
 
 
+def _random_state(device: torch.device) -> list[Tensor]:
+    """The random state of the CPU, and of the GPU if ``device`` is one."""
+    states = [torch.get_rng_state()]
+    if device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(device))
+    return states
+
+
+@contextmanager
+def _drawing_from(states: Sequence[Tensor], device: torch.device) -> Iterator[None]:
+    """Draws random numbers from ``states`` inside; restores the random state afterwards."""
+    with torch.random.fork_rng(devices=[device] if len(states) > 1 else []):
+        torch.set_rng_state(states[0])
+        for state in states[1:]:
+            torch.cuda.set_rng_state(state, device)
+        yield
+
+
 def _cut(sections: Sequence[int], count: int) -> list[Tensor]:
-    """Rows of at most ``count`` parts of a batch, each with its share of every section."""
+    """Rows of at most ``count`` parts of a batch; each part has a share of every section."""
     sides = torch.split(torch.arange(sum(sections)), list(sections))
     shares = [rows.tensor_split(count) for rows in sides]
     parts = [torch.cat([share[part] for share in shares]) for part in range(count)]

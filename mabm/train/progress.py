@@ -1,4 +1,4 @@
-"""What a run says of itself while it goes on: a bar on a terminal, lines in a log elsewhere."""
+"""How far a run is: a progress bar on a terminal, lines in a log elsewhere."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class Progress:
     """Shows how far a run is, and how long the stage will take.
 
     Args:
-        config: Of the run.
-        bar: Whether to show a bar; without one the log has a line a minute, and those of the epochs
-            tell the time left.
-        speaks: Whether this process speaks at all, as the first of several does.
+        config: Configuration of the run.
+        bar: Whether to show a bar; without one the log gets a line a minute, and the lines on
+            epochs tell the time left.
+        speaks: Whether this process shows or logs anything, as the first of several does.
     """
 
     def __init__(self, config: Config, *, bar: bool, speaks: bool) -> None:
@@ -45,7 +45,7 @@ class Progress:
         self._said = time.monotonic()
 
     def announce(self, inputs: Inputs, device: torch.device, folder: Path) -> None:
-        """Says what is trained, on what, and where the results will be."""
+        """Logs what is trained on which device, and where the results will be."""
         if not self._speaks:
             return
         on = [_name(device), _count(torch.get_num_threads(), "thread", "threads")]
@@ -80,7 +80,7 @@ class Progress:
 
     @contextmanager
     def shown(self, position: Position) -> Iterator[None]:
-        """Shows the bar meanwhile, with messages of the log above it."""
+        """Shows the bar inside, with messages of the log above it."""
         total = sum(self._config.stage(s).epochs * self._config.stage(s).iterations for s in STAGES)
         with (
             tqdm(
@@ -94,7 +94,7 @@ class Progress:
             yield
 
     def describe(self, position: Position, what: str) -> None:
-        """Says what comes now."""
+        """Says which part of an epoch comes now."""
         if self._pace.stage != position.stage:
             self._pace = _Pace(position.stage)
         self._pace.count_rest()
@@ -104,7 +104,7 @@ class Progress:
         self._say(words)
 
     def advance(self, position: Position) -> None:
-        """Counts an iteration; ``position`` is what comes after it."""
+        """Counts an iteration; ``position`` is what comes next."""
         self._pace.count_iteration()
         if self._bar is not None:
             self._bar.update()
@@ -112,10 +112,18 @@ class Progress:
         left = self.time_left(position)
         self._say(f"{self._name_epoch(position)}, {where}" + (f"; {left}" if left else ""))
 
-    def time_left(self, position: Position) -> str:
-        """How long the stage will go on, in words; nothing with a bar, or where it is not known.
+    def tell_epoch(self, entry: Mapping[str, Any]) -> None:
+        """Logs one line on an epoch that is over, whose seconds the entry has."""
+        if not self._speaks:
+            return
+        words = describe_entry(entry, self._config)
+        left = self.time_left(Position(entry["stage"], entry["epoch"]))
+        logger.info("%s", f"{words}; {left}" if left else words)
 
-        Nothing is said of stage 2 before it is there: its iterations take more steps.
+    def time_left(self, position: Position) -> str:
+        """How long the stage will go on, in words; empty with a bar, or while it is not known.
+
+        Of stage 2 nothing is known before it begins: its iterations take more steps.
         """
         if position.stage != self._pace.stage:
             return ""
@@ -141,7 +149,7 @@ class Progress:
 
 
 class _Pace:
-    """How long iterations take in a stage, and what an epoch takes besides."""
+    """How long iterations of a stage take, and the rest of an epoch (clusters, evaluation)."""
 
     def __init__(self, stage: int) -> None:
         self.stage = stage
@@ -161,7 +169,7 @@ class _Pace:
         self._within = False
 
     def estimate(self, *, iterations: int, epochs: int) -> float | None:
-        """Seconds for so many iterations, and the rest of so many epochs."""
+        """Seconds that some iterations and the rest of some epochs will take."""
         if not self._iterations:
             return None
         a_rest = self._resting / self._epochs
@@ -173,7 +181,7 @@ class _Pace:
 
 
 def _loggers_on_terminal() -> list[logging.Logger]:
-    """Those that write where the bar is; a message that comes by way of two comes once."""
+    """Loggers that write to the terminal of the bar; a message that passes two is shown once."""
     return [
         logger
         for logger in (logging.getLogger("mabm"), logging.getLogger())
@@ -200,7 +208,7 @@ def _in_words(seconds: float) -> str:
 
 
 def describe_entry(entry: Mapping[str, Any], config: Config) -> str:
-    """One line on an epoch, for the log."""
+    """One line on an epoch for the log."""
     stage, epoch = entry["stage"], entry["epoch"]
     where = f"stage {stage} epoch {epoch}/{config.stage(stage).epochs}" if stage else "start"
     words = []

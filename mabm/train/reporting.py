@@ -1,4 +1,4 @@
-"""The report of a run, from the encoder that it ended with."""
+"""The report of a run: clusters and searches of the encoder that it ended with."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from mabm.data import DATA_SETS
 from mabm.report.page import write_report
 from mabm.report.snapshots import ClusteringSnapshot, RetrievalSnapshot
 from mabm.train import distributed
-from mabm.train.batches import Place
+from mabm.train.clusters import Clusters, find_clusters
 from mabm.train.config import Config
 from mabm.train.config_files import to_toml
-from mabm.train.epoch import Clusters, find_clusters
+from mabm.train.contrasts import needs_global_clusters
 from mabm.train.inputs import Inputs
+from mabm.train.position import STAGES
 from mabm.train.records.environment import describe_environment
 from mabm.train.records.files import ENVIRONMENT, HISTORY, REPORT
 from mabm.train.records.history import History
 from mabm.train.scoring import extract_test_features
-from mabm.train.steps import distance_together, extract_features
+from mabm.train.steps import distance_groups, distance_together, extract_features
 
 logger = logging.getLogger(__name__)
 
@@ -35,13 +36,13 @@ def report_run(encoder: nn.Module, inputs: Inputs, config: Config, folder: Path)
     All processes take part; the first one writes.
 
     Args:
-        encoder: What the run ended with.
-        inputs: Its images.
-        config: Its configuration.
-        folder: Its folder, with ``history.jsonl`` and ``environment.json``.
+        encoder: Encoder that the run ended with.
+        inputs: Images of the run.
+        config: Configuration of the run.
+        folder: Folder of the run, with ``history.jsonl`` and ``environment.json``.
 
     Raises:
-        ImportError: What draws or fills the page is missing.
+        ImportError: A package that draws or fills the page is missing.
         OSError: The page cannot be written.
     """
     device = next(encoder.parameters()).device
@@ -50,17 +51,20 @@ def report_run(encoder: nn.Module, inputs: Inputs, config: Config, folder: Path)
         encoder, inputs.train, inputs.modality, batch_size=size, workers=workers
     ).to(device)
     tested = extract_test_features(encoder, inputs.test, batch_size=size, workers=workers)
-    last = Place(config.run.seed, 2 if config.stage2.epochs else 1, config.stage2.epochs)
-    # All images, whatever share of them an epoch takes.
-    clustering = replace(config.clustering, subset_ratio=1.0)
-    whole = replace(config, clustering=clustering)
-    found = find_clusters(features, inputs.modality.to(device), whole, last)
+    last = max((stage for stage in STAGES if config.stage(stage).epochs), default=STAGES[0])
+    modality = inputs.modality.to(device)
+    clusters = find_clusters(
+        features,
+        modality,
+        replace(config.clustering, subset_ratio=1.0),  # all images, whatever an epoch takes
+        together=needs_global_clusters(last),
+    )
     if distributed.rank():
         return
     data_set = DATA_SETS[inputs.data.name]
     train, test = inputs.data.train, inputs.data.test
-    environment = _environment_of(folder)
-    preset, k2 = distance_together(config.clustering, len(MODALITIES))
+    environment = _read_environment(folder)
+    distance = distance_together(config.clustering, len(MODALITIES))
     write_report(
         folder / REPORT,
         title=f"{data_set.name}, {config.clustering.association} association, "
@@ -70,14 +74,15 @@ def report_run(encoder: nn.Module, inputs: Inputs, config: Config, folder: Path)
         history=History(folder / HISTORY).read(),
         clustering=ClusteringSnapshot(
             features,
-            labels_shown(found, inputs.modality.to(device)),
+            labels_shown(clusters, modality),
             train.modality,
             inputs.train.__getitems__,
             identity=train.identity,
-            k1=config.clustering.k1,
-            k2=k2,
+            k1=distance.k1,
+            k2=distance.k2,
             eps=config.clustering.eps,
-            preset=preset,
+            preset=distance.preset,
+            groups=distance_groups(inputs.modality, inputs.cameras, config.clustering),
             identity_names=data_set.identity_name,
         ),
         retrieval=[
@@ -96,25 +101,25 @@ def report_run(encoder: nn.Module, inputs: Inputs, config: Config, folder: Path)
     )
 
 
-def _environment_of(folder: Path) -> dict[str, str]:
-    """What the run began on, or, where that file is gone or damaged, what it ended on."""
+def _read_environment(folder: Path) -> dict[str, str]:
+    """The environment that the run began in; if that file is gone or damaged, the present one."""
     path = folder / ENVIRONMENT
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        facts = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         logger.warning("%s cannot be read (%s); the report describes today's", path, error)
         return describe_environment()
-    if not isinstance(found, dict):
+    if not isinstance(facts, dict):
         logger.warning("%s is no JSON object; the report describes today's", path)
         return describe_environment()
-    return {str(name): str(words) for name, words in found.items()}
+    return {str(name): str(words) for name, words in facts.items()}
 
 
-def labels_shown(found: Clusters, modality: torch.Tensor) -> torch.Tensor:
-    """Global clusters, or those of each modality side by side where there are none."""
-    if found.together is not None:
-        return found.together
-    labels = found.alone.clone()
+def labels_shown(clusters: Clusters, modality: torch.Tensor) -> torch.Tensor:
+    """Global clusters; without any, those of each modality, numbered one after the other."""
+    if clusters.together is not None:
+        return clusters.together
+    labels = clusters.alone.clone()
     start = 0
     for group in torch.unique(modality).tolist():
         rows = (modality == group) & (labels >= 0)

@@ -24,6 +24,7 @@ from mabm.models import Encoder, load_encoder
 from mabm.train.config import Config
 from mabm.train.config_files import parse_config
 from mabm.train.inputs import read_inputs
+from mabm.train.records.files import WEIGHTS
 from mabm.train.steps import extract_features
 
 
@@ -86,17 +87,17 @@ def evaluate_weights(
 
     Args:
         path: The folder of a run, or a file of weights that a run wrote.
-        root: Folder of the data set; by default where the run had it.
-        trial: Trial to test on, which must be the one trained on; that one by default.
+        root: Folder of the data set; by default the one that the run used.
+        trial: Trial to test on; it must be the one trained on, and is by default.
         tasks: Names of searches; all of the data set by default.
-        rerank: Re-rank with these options.
-        device: ``"auto"`` takes a GPU where there is one, else the CPU; or a device by name.
+        rerank: Options of a re-ranking; none by default.
+        device: ``"auto"`` takes a GPU if there is one, else the CPU; or a device by name.
         progress: Show a progress bar.
 
     Raises:
         FileNotFoundError: There are no weights, or a part of the data set is missing.
-        ValueError: Another trial than the one trained on, an unknown task, or weights that no run
-            wrote.
+        ValueError: The trial is not the one trained on, a task is unknown, or the weights were not
+            written by a run.
 
     Example:
         >>> from mabm import RerankOptions, train
@@ -106,7 +107,7 @@ def evaluate_weights(
     """
     encoder, config = load_run(path)
     check_trial(config.data.trial, config.data.trial if trial is None else trial)
-    chosen = _named(config.data.name, tasks)
+    chosen = _choose_tasks(config.data.name, tasks)
     data = config.data if root is None else replace(config.data, root=root)
     inputs = read_inputs(data)
     features = extract_test_features(
@@ -122,34 +123,34 @@ def evaluate_weights(
 
 
 def load_run(path: str | Path) -> tuple[Encoder, Config]:
-    """The encoder of a run, on the CPU in evaluation mode, and what it was trained by.
+    """The encoder of a run, on the CPU in evaluation mode, and the configuration of the run.
 
     Args:
         path: The folder of a run, or a file of weights that a run wrote.
 
     Raises:
         FileNotFoundError: There are no weights.
-        ValueError: They are weights that no run wrote.
+        ValueError: The weights were not written by a run.
     """
-    place = Path(path)
-    if place.is_dir():
-        place = place / "weights.pt"
-    if not place.is_file():
+    file = Path(path)
+    if file.is_dir():
+        file = file / WEIGHTS
+    if not file.is_file():
         raise FileNotFoundError(f"path must be a finished run or a file of weights, got {path}")
-    encoder, meta = load_encoder(place)
+    encoder, meta = load_encoder(file)
     if "config" not in meta:
         raise ValueError(f"path must be weights that a run wrote, with its configuration: {path}")
-    return encoder, parse_config(meta["config"], str(place))
+    return encoder, parse_config(meta["config"], str(file))
 
 
-def _named(data: str, names: Sequence[str] | None) -> tuple[SearchTask, ...]:
+def _choose_tasks(data: str, names: Sequence[str] | None) -> tuple[SearchTask, ...]:
     tasks = SEARCH_TASKS[data]
     if names is None:
         return tasks
     known = {task.name: task for task in tasks}
     chosen = []
     for name in names:
-        if (found := find_name(name, known)) is None:
+        if (spelled := find_name(name, known)) is None:
             raise ValueError(f"tasks must be of {', '.join(known)}, got {name!r}")
-        chosen.append(known[found])
+        chosen.append(known[spelled])
     return tuple(chosen)

@@ -1,13 +1,14 @@
 """The steps of an epoch as plain functions: extract, cluster, build memories, contrast.
 
-None of them knows the trainer, keeps a state or draws a random number. Put them into another order,
-leave one out, or replace it: :mod:`mabm.train.trainer` is one way to string them together.
+None of them needs the trainer, keeps a state or draws a random number. Put them into another order,
+leave one out, or replace it: :mod:`mabm.train.run` is one way to combine them.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sized
+from dataclasses import replace
 from typing import Any, Final, Protocol, TypeAlias
 
 import torch
@@ -16,15 +17,18 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from mabm._core.arguments import check_integer
+from mabm._core.arrays import check_features
 from mabm._core.columns import (
     Column,
     Labels,
     check_categories,
     check_labels,
+    check_modality,
     check_visible_infrared,
 )
 from mabm._core.partition import NOISE
 from mabm.cluster.association import associate_clusters
+from mabm.cluster.dbscan import DBSCAN
 from mabm.contrast.losses.cluster_contrast import cluster_contrast_loss
 from mabm.contrast.losses.hybrid_contrast import hybrid_contrast_loss
 from mabm.contrast.losses.split_contrast import split_contrast_loss
@@ -32,8 +36,9 @@ from mabm.contrast.memories.hard import HardMemory
 from mabm.contrast.memories.hybrid import HybridMemory
 from mabm.contrast.memories.mean import MeanMemory
 from mabm.contrast.prototypes import PrototypeSplit, split_prototypes
-from mabm.distance.jaccard import jaccard_graph
-from mabm.distance.presets import PRESETS, Preset
+from mabm.distance.jaccard import encode_features, prune
+from mabm.distance.options import DistanceOptions
+from mabm.distance.presets import PRESETS
 from mabm.models import extract
 from mabm.train import distributed
 from mabm.train.config import ClusteringConfig, ContrastConfig
@@ -66,27 +71,27 @@ def extract_features(
     normalize_mean: bool = False,
     progress: bool = False,
 ) -> Tensor:
-    """Features of all images: ``0.5 * (g(image) + g(mirrored image))``, g of length one.
+    """Features of all images: ``0.5 * (g(image) + g(mirrored image))``, where g has length one.
 
-    Where several processes train together, each takes its share of the images and all get all
-    features.
+    Where several processes train together, each extracts its share and all get all features.
 
     Args:
         encoder: Takes ``(images, modality)`` and gives (B, D) features; images go to the device of
             its parameters, batch by batch.
         images: N images of one size, read a batch at a time: an ``ImageReader``, for instance.
         modality: (N,) integers, 0 visible and 1 infrared, or these two words.
-        batch_size: Images a step.
-        workers: Processes that read ahead.
-        normalize_mean: Normalize the mean again, as evaluation does and clustering does not.
-        progress: Show a progress bar.
+        batch_size: Number of images in a forward pass.
+        workers: Number of processes that read ahead.
+        normalize_mean: Whether to normalize the mean again, as evaluation does and clustering does
+            not.
+        progress: Whether to show a progress bar.
 
     Returns:
         (N, D) float32 on the CPU.
 
     Raises:
         TrainingError: A feature is not finite.
-        ValueError: ``batch_size`` is below 1, or there are not as many modalities as images.
+        ValueError: ``batch_size`` is below 1, or the numbers of modalities and images differ.
 
     Source:
         Wang et al., AAAI 2026 (BMIL), as released.
@@ -139,14 +144,15 @@ def extract_features(
 
 
 def read_batches(images: Images, batches: list[list[int]], workers: int) -> DataLoader[Any]:
-    """A loader of (B, 3, H, W) uint8 images, one item for each list of rows.
+    """A loader of (B, 3, H, W) uint8 images, one batch for each list of rows.
 
-    It leaves the global random state alone.
+    It does not touch the global random state.
 
     Args:
-        images: Read a batch at a time.
-        batches: Rows of each item.
-        workers: Processes that read ahead, at most one for each CPU: PyTorch warns of more.
+        images: N images of one size, read a batch at a time.
+        batches: Rows of the images of each batch.
+        workers: Number of processes that read ahead. There is at most one for each CPU, since
+            PyTorch warns of more.
     """
     dataset: Dataset[Any] = images  # type: ignore[assignment]  # it has what a loader asks for
     return DataLoader(
@@ -161,7 +167,7 @@ def read_batches(images: Images, batches: list[list[int]], workers: int) -> Data
 
 
 def _num_cpus() -> int:
-    """CPUs that this process may use."""
+    """Number of CPUs that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -199,28 +205,23 @@ def cluster_modalities(
         [0, 1, 2, 3]
     """
     options = options or ClusteringConfig()
-    modality = _groups(modality, features)
-    labels = torch.full_like(modality, NOISE)
-    for group in torch.unique(modality).tolist():
-        members = torch.nonzero((modality == group) & _mask(chosen, labels)).flatten()
+    x = check_features(features)
+    groups = check_modality(modality, len(x), x.device, "modality")
+    labels = torch.full_like(groups, NOISE)
+    distance, clusterer = options.distance_alone, options.clusterer
+    for group in torch.unique(groups).tolist():
+        members = torch.nonzero((groups == group) & _mask(chosen, labels)).flatten()
         if len(members):
-            neighbors = (options.k1_alone, options.k2_alone)
-            labels[members] = _clusters(features[members], None, options, *neighbors, "spcl")
+            labels[members] = _cluster(x[members], None, distance, clusterer)
     return labels
 
 
-def _clusters(
-    features: Tensor,
-    modality: Tensor | None,
-    options: ClusteringConfig,
-    k1: int,
-    k2: int,
-    preset: str | Preset,
+def _cluster(
+    x: Tensor, groups: Tensor | None, distance: DistanceOptions, clusterer: DBSCAN
 ) -> Tensor:
-    # As pseudo_labels, but for its advice on eps: clusters are large in the first epochs,
-    # and the history records them for every epoch.
-    graph = jaccard_graph(features, modality, max_distance=options.eps, k1=k1, k2=k2, preset=preset)
-    return graph.dbscan(options.eps, options.min_samples)
+    # Without the advice of pseudo_labels on eps: clusters are large in the first epochs, and the
+    # history records them for every epoch.
+    return clusterer(prune(encode_features(x, groups, distance), clusterer.max_distance))
 
 
 def _groups(modality: object, features: Tensor) -> Tensor:
@@ -242,6 +243,7 @@ def cluster_together(
     options: ClusteringConfig | None = None,
     *,
     chosen: Tensor | None = None,
+    camera: Column | None = None,
 ) -> Tensor:
     """Finds clusters across modalities, as ``options.association`` says.
 
@@ -253,6 +255,9 @@ def cluster_together(
         options: Association and its parameters.
         chosen: (N,) bool, the samples to cluster globally; all by default. Matching takes what
             ``alone`` has clustered.
+        camera: (N,) integers >= 0 or words, read by presets that tell cameras apart
+            (``"ca_jaccard"``): their groups are the cameras of each modality, or, where ``None`` is
+            given, the modalities.
 
     Returns:
         (N,) int64 labels on the features' device; noise, and what was not chosen, is -1.
@@ -267,39 +272,67 @@ def cluster_together(
         [0, 1, 2, 3]
     """
     options = options or ClusteringConfig()
-    modality = _groups(modality, features)
-    labels = torch.full_like(modality, NOISE)
+    x = check_features(features)
+    groups = check_modality(modality, len(x), x.device, "modality")
+    labels = torch.full_like(groups, NOISE)
     if options.association == "off":
         return labels
     if options.association in ("hungarian", "sinkhorn"):
-        return associate_clusters(features, alone, modality, method=options.association).labels
+        return associate_clusters(features, alone, groups, method=options.association).labels
+    if camera is not None:
+        camera = check_modality(camera, len(x), x.device, "camera")
+    groups = distance_groups(groups, camera, options)
     rows = torch.nonzero(_mask(chosen, labels)).flatten()
     if len(rows):
-        present = modality[rows]
-        preset, k2 = distance_together(options, len(torch.unique(present)))
-        labels[rows] = _clusters(features[rows], present, options, options.k1, k2, preset)
+        present = groups[rows]
+        num_groups = len(torch.unique(present))
+        distance = distance_together(options, num_groups).for_groups(num_groups)
+        labels[rows] = _cluster(x[rows], present, distance, options.clusterer)
     return labels
 
 
-def distance_together(options: ClusteringConfig, num_modalities: int) -> tuple[Preset, int]:
-    """The preset and ``k2`` that samples are clustered by together.
+def distance_groups(modality: Tensor, camera: Tensor | None, options: ClusteringConfig) -> Tensor:
+    """The groups that the distance across modalities tells apart.
+
+    Args:
+        modality: (N,) int64.
+        camera: (N,) int64, or ``None`` where it is not known.
+        options: Preset and association.
+
+    Returns:
+        (N,) int64: the modality, or a number for each camera of each modality where the preset
+        tells cameras apart.
+    """
+    is_camera = options.association != "naive" and options.distance.preset.group_is_camera
+    if camera is None or not is_camera:
+        return modality
+    # A camera that sees by day and by night has two kinds of images.
+    pairs = torch.stack([modality, camera])
+    groups: Tensor = torch.unique(pairs, dim=1, return_inverse=True)[1]
+    return groups
+
+
+def distance_together(options: ClusteringConfig, num_modalities: int) -> DistanceOptions:
+    """The distance by which samples of so many modalities are clustered together.
 
     Blind to modality (``"naive"``), as many rows are averaged in all as by the modality-aware
     distance, which takes ``k2`` of each modality.
     """
+    distance = options.distance
     if options.association == "naive":
-        return PRESETS["spcl"], min(options.k2 * num_modalities, options.k1)
-    return options.preset, options.k2
+        k2 = min(distance.k2 * num_modalities, distance.k1)
+        return replace(distance, preset=PRESETS["spcl"], k2=k2)
+    return distance
 
 
 def build_memory(
     source: PrototypeSplit[Tensor] | Tensor, options: ContrastConfig | None = None
 ) -> Memory:
-    """A memory of the kind asked for, that starts from the prototypes of ``source``.
+    """Builds a memory, of the kind that the options name, from the prototypes of ``source``.
 
     Args:
-        source: A :class:`mabm.PrototypeSplit`, or (P, D) prototypes that are their own clusters.
-        options: ``memory`` and ``momentum`` are read.
+        source: A :class:`mabm.PrototypeSplit`, or (P, D) prototypes of one cluster each.
+        options: Kind of the memory (``memory``) and its ``momentum``.
 
     Returns:
         A :class:`mabm.HybridMemory`, :class:`mabm.MeanMemory` or :class:`mabm.HardMemory`.
@@ -318,30 +351,30 @@ def build_memory(
 def split_within(
     features: Tensor, labels: Labels, modality: Column, group: int
 ) -> PrototypeSplit[Tensor]:
-    """Prototypes of the clusters of one modality alone; other samples are noise in it.
+    """Prototypes of the clusters of one modality; samples of the others count as noise.
 
     Args:
         features: (N, D).
-        labels: (N,) labels, or the :class:`mabm.PseudoLabels`.
+        labels: (N,) labels, or :class:`mabm.PseudoLabels`.
         modality: (N,) integers >= 0, bool or words.
-        group: The modality whose clusters count, by its number.
+        group: Number of the modality whose clusters count.
     """
     each = "one a row of features"
     clusters = check_labels(labels, len(features), "labels", each).to(features.device)
-    mine = _groups(modality, features) == group
-    return split_prototypes(features, torch.where(mine, clusters, NOISE))
+    counts = _groups(modality, features) == group
+    return split_prototypes(features, torch.where(counts, clusters, NOISE))
 
 
 def contrast_within(
     features: Tensor, targets: Tensor, memory: Memory, options: ContrastConfig | None = None
 ) -> Tensor:
-    """Loss within a modality: against the hybrid memory's two banks, or against the one there is.
+    """Loss within a modality: against both banks of a hybrid memory, or the one of another kind.
 
     Args:
         features: (B, D).
-        targets: (B,) rows of the memory.
-        memory: Of the modality's clusters.
-        options: ``temperature`` and ``margin`` are read.
+        targets: (B,) rows of the memory, -1 for noise.
+        memory: Memory of the clusters of the modality.
+        options: The ``temperature``, and the ``margin`` of a hybrid memory.
 
     Returns:
         Scalar loss.
@@ -370,13 +403,13 @@ def contrast_within(
 def contrast_across(
     features: Tensor, targets: Tensor, memory: Memory, options: ContrastConfig | None = None
 ) -> Tensor:
-    """Loss across modalities: all prototypes of the own cluster against the hardest others.
+    """Loss across modalities: all prototypes of a sample's cluster against the hardest others.
 
     Args:
         features: (B, D).
-        targets: (B,) rows of the memory.
-        memory: Of the split prototypes.
-        options: ``temperature`` and ``num_selected`` are read.
+        targets: (B,) rows of the memory, -1 for noise.
+        memory: Memory of the split prototypes.
+        options: The ``temperature``, and ``num_selected``, the number of prototypes in the softmax.
 
     Returns:
         Scalar loss.

@@ -1,4 +1,4 @@
-"""What a process that reads ahead must not have of the process that trains."""
+"""What a process that reads images ahead must not inherit from the process that trains."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from mabm.train.records.run_lock import leave_locks
 
 
 def begin_worker(_number: int) -> None:
-    """Leaves to the parent its locks, and the signals that it handles in a way of its own.
+    """Closes inherited locks, and ignores the signals that the parent has a handler for.
 
-    A terminal and a cluster send them to all processes at once. The parent decides what becomes of
-    them, and ends its workers; one that ended on its own would take the parent with it.
+    A terminal or a cluster sends signals to all processes at once. The parent decides what to do,
+    and ends its workers; a worker that ended by itself would make the parent fail.
     """
     leave_locks()
-    usual = (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler, None)
+    defaults = (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler, None)
     for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) not in usual:
+        if signal.getsignal(number) not in defaults:
             signal.signal(number, signal.SIG_IGN)

@@ -9,7 +9,8 @@ from cases import make_features
 
 from mabm import reference
 from mabm._core import device_memory
-from mabm.compat import _adapters, bmil, cap, clustercontrast, fastreid, modal_invariant
+from mabm.compat import bmil, cap, clustercontrast, fastreid, modal_invariant
+from mabm.compat._adapters import distances
 
 MODALITY = np.arange(60) % 2
 
@@ -84,7 +85,7 @@ def test_float16_is_the_float32_result_rounded(
     rounded = call(x, MODALITY, k1=12, k2=4, use_float16=True)
     assert (exact.dtype, rounded.dtype) == (np.float32, np.float16)
     np.testing.assert_array_equal(rounded, exact.astype(np.float16))
-    monkeypatch.setattr(_adapters, "_ELEMENTS_AT_ONCE", 7 * 60 + 1)
+    monkeypatch.setattr(distances, "_ELEMENTS_AT_ONCE", 7 * 60 + 1)
     np.testing.assert_array_equal(call(x, MODALITY, k1=12, k2=4, use_float16=True), rounded)
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from mabm.compat import FAMILIES
 from mabm.compat.__main__ import main
-from mabm.compat.comparison import _RUNS
-from mabm.compat.rewriting import plan_changes
+from mabm.compat._tool.rewriting import plan_changes
+from mabm.compat._tool.runs import RUNS
 
 JACCARD = "from mabm.compat.clustercontrast import compute_jaccard_distance"
 
@@ -296,4 +296,4 @@ def test_check_tells_a_difference_and_then_nothing_is_written(tmp_path: Path) ->
 
 def test_every_name_of_the_table_can_be_compared() -> None:
     tables = [names for family in FAMILIES.values() for names in family.values()]
-    assert {(here, name) for names in tables for name, here in names.items()} <= set(_RUNS)
+    assert {(here, name) for names in tables for name, here in names.items()} <= set(RUNS)

@@ -17,13 +17,14 @@ from PIL import Image
 
 import mabm
 from mabm.report import page as report_page
+from mabm.report import spreads
 from mabm.report.figures import draw_curves, make_lines, read_tiles
 from mabm.report.page import write_report
 from mabm.report.plots import pair_histogram
 from mabm.report.snapshots import ClusteringSnapshot, RetrievalSnapshot
 from mabm.report.tables import NONE, collect_results, describe_seconds, tabulate_epochs
+from mabm.train.clusters import Clusters
 from mabm.train.diagnostics import diagnose_epoch
-from mabm.train.epoch import Clusters
 from mabm.train.reporting import labels_shown
 
 VOID = {"meta", "img", "br", "link", "input"}
@@ -376,7 +377,7 @@ def test_distances_are_those_of_the_clustering(
         seen.append(arrays)
         return pair_histogram(*arrays, eps=eps)
 
-    monkeypatch.setattr(report_page, "pair_histogram", record)
+    monkeypatch.setattr(spreads, "pair_histogram", record)
     assert "All 1,128 pairs of the 48 images." in written(clustering=snapshot()).text
     assert np.array_equal(seen[0][0], distance)
 

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -11,7 +11,30 @@ from torch import Tensor
 
 from mabm.data import INFRARED, VISIBLE
 from mabm.train import AugmentationConfig, BatchConfig, distributed
-from mabm.train.batches import Place, View, draw_batches, view_batch
+from mabm.train.batches import View, draw_batches, view_batch
+from mabm.train.position import Position
+
+
+class Place(NamedTuple):
+    """All that decides a draw."""
+
+    seed: int
+    stage: int
+    epoch: int
+    iteration: int = 0
+    stream: int = 0
+
+    @property
+    def position(self) -> Position:
+        return Position(self.stage, self.epoch, self.iteration)
+
+    @property
+    def keywords(self) -> dict[str, int]:
+        return {"seed": self.seed, "stream": self.stream}
+
+    def number(self, *more: int) -> int:
+        return self.position.seed(self.seed, self.stream, *more)
+
 
 PLACE = Place(seed=5, stage=1, epoch=2)
 OPTIONS = BatchConfig(identities=4, instances=3)
@@ -27,10 +50,15 @@ def samples() -> tuple[dict[int, Tensor], Tensor]:
     return targets, torch.from_numpy(rng.integers(0, 3, 200))
 
 
-def draw(place: Place = PLACE, iterations: int = 6, **options: Any) -> list[dict[int, list[int]]]:
+def draw(place: Place = PLACE, iterations: int = 6) -> list[dict[int, list[int]]]:
     targets, cameras = samples()
     return draw_batches(
-        targets, cameras, place, iterations=iterations, **{"options": OPTIONS, **options}
+        targets,
+        cameras,
+        place.position,
+        iterations=iterations,
+        options=OPTIONS,
+        **place.keywords,
     )
 
 
@@ -66,7 +94,9 @@ def test_batches_hold_what_was_asked_for() -> None:
 
 def test_cameras_are_optional() -> None:
     targets, cameras = samples()
-    batches = draw_batches(targets, None, PLACE, iterations=20, options=OPTIONS)
+    batches = draw_batches(
+        targets, None, PLACE.position, iterations=20, options=OPTIONS, **PLACE.keywords
+    )
     shot = torch.stack([cameras[batch[VISIBLE]].view(4, 3) for batch in batches])
     assert bool((shot[..., 1:] == shot[..., :1]).any())
 
@@ -74,7 +104,9 @@ def test_cameras_are_optional() -> None:
 def test_fewer_clusters_than_a_batch_holds() -> None:
     targets, _ = samples()
     few = {VISIBLE: targets[VISIBLE].masked_fill(targets[VISIBLE] > 1, -1)}
-    for batch in draw_batches(few, None, PLACE, iterations=4, options=OPTIONS):
+    for batch in draw_batches(
+        few, None, PLACE.position, iterations=4, options=OPTIONS, **PLACE.keywords
+    ):
         assert list(batch) == [VISIBLE]
         labels = few[VISIBLE][batch[VISIBLE]].view(4, 3)
         assert sorted(labels[:, 0].tolist()) == [0, 0, 1, 1]
@@ -101,16 +133,17 @@ def test_modalities_draw_apart() -> None:
     same = draw_batches(
         {VISIBLE: targets[VISIBLE], INFRARED: targets[VISIBLE]},
         cameras,
-        PLACE,
+        PLACE.position,
         iterations=3,
         options=OPTIONS,
+        **PLACE.keywords,
     )
     assert all(batch[VISIBLE] != batch[INFRARED] for batch in same)
 
 
 @pytest.mark.parametrize("first", range(7))
 def test_a_resumed_epoch_draws_the_rest_of_the_plan(first: int) -> None:
-    assert draw(first=first) == draw()[first:]
+    assert draw(PLACE._replace(iteration=first)) == draw()[first:]
 
 
 # Views
@@ -126,7 +159,12 @@ def images_of(rows: dict[int, list[int]], size: tuple[int, int] = (12, 8)) -> Te
 
 def view(rows: dict[int, list[int]], place: Place = PLACE, **options: Any) -> View:
     return view_batch(
-        images_of(rows), rows, place, options=AugmentationConfig(**options), device=CPU
+        images_of(rows),
+        rows,
+        place.position,
+        options=AugmentationConfig(**options),
+        device=CPU,
+        **place.keywords,
     )
 
 
@@ -236,7 +274,10 @@ def test_processes_share_the_batch_of_one(count: int, clusters: int, processes: 
     targets = {group: each.masked_fill(each >= clusters, -1) for group, each in targets.items()}
 
     def plan() -> list[dict[int, list[int]]]:
-        return draw_batches(targets, cameras, PLACE, iterations=3, first=1, options=OPTIONS)
+        position = Position(PLACE.stage, PLACE.epoch, iteration=1)
+        return draw_batches(
+            targets, cameras, position, iterations=3, options=OPTIONS, **PLACE.keywords
+        )
 
     expected, shared = plan(), list(processes(count, plan))
     for iteration, whole in enumerate(expected):

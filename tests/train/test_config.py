@@ -11,6 +11,7 @@ from extras import needs_training
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mabm import PRESETS
 from mabm.train import CONFIGS, ClusteringConfig, Config, load_config, to_toml
 from mabm.train.config_files import parse_config, to_tree
 
@@ -120,6 +121,8 @@ def test_overrides() -> None:
         ("clustering.alone_k1=0", r"clustering\.alone_k1 must be in \[1, 1024\], got 0"),
         ("clustering.alone_k1=5", r"clustering\.alone_k2 must be in \[1, 5\].*, got 6"),
         ("clustering.subset_ratio=0", r"clustering\.subset_ratio must be above 0, got 0\.0"),
+        ("clustering.preset=best", r"clustering\.preset must be one of .*'bmil'.*, got 'best'"),
+        ("clustering.half_list=third", r"clustering\.half_list must be .*, got 'third'"),
         ("clustering.association=all", r"clustering\.association must be 'off', .*, got 'all'"),
         ("contrast.momentum=2", r"contrast\.momentum must be in \[0, 1\], got 2"),
         ("augmentation.flip=-0.5", r"augmentation\.flip must be in \[0, 1\], got -0\.5"),
@@ -147,8 +150,31 @@ def test_options_can_be_made_without_a_file() -> None:
     assert ClusteringConfig(k1=20, alone_k1=12, k2=4).k1_alone == 12
     with pytest.raises(ValueError, match=r"k2 must be in \[1, 20\].*, got 21"):
         ClusteringConfig(k1=20, k2=21)
-    preset = ClusteringConfig(half_list="balanced").preset
+    preset = ClusteringConfig(half_list="balanced").distance.preset
     assert (preset.name, preset.half_list) == ("bmil", "balanced")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_any_preset_trains(name: str, tmp_path: Path) -> None:
+    config = load_config("sysu_mm01", [f"clustering.preset={name}"])
+    assert config.clustering.distance.preset == PRESETS[name]
+    file = tmp_path / "config.toml"
+    file.write_text(to_toml(config), encoding="utf-8")
+    assert load_config(file) == config
+
+
+def test_a_half_list_takes_the_place_of_that_of_the_preset() -> None:
+    words = ["clustering.preset=modal_invariant", "clustering.half_list=balanced"]
+    preset = load_config("sysu_mm01", words).clustering.distance.preset
+    assert preset == dataclasses.replace(PRESETS["modal_invariant"], half_list="balanced")
+    with pytest.raises(ValueError, match=r"clustering\.half_list must be None with lists=.*merged"):
+        load_config("sysu_mm01", ["clustering.preset=ca_jaccard", "clustering.half_list=merged"])
+
+
+def test_a_preset_keeps_its_own_lists() -> None:
+    words = ["clustering.preset=ca_jaccard", "clustering.k1=20"]
+    with pytest.raises(ValueError, match=r"clustering\.preset 'ca_jaccard' has .* 30, got 20"):
+        load_config("sysu_mm01", words)
 
 
 _CHARACTERS = st.characters(exclude_categories=["Cs"], exclude_characters="\0")

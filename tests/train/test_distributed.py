@@ -67,7 +67,7 @@ def exchange(rank: int) -> dict[str, Any]:
         "size": (distributed.world_size(), distributed.rank()),
         "join": joined,
         "join whole": distributed.join(rows(2, 3, seed=rank)),
-        "own": distributed.own(joined, SECTIONS).equal(part),
+        "own": distributed.local_rows(joined, SECTIONS).equal(part),
         "ragged": [distributed.join_ragged(torch.full((each[rank], 2), rank)) for each in sizes],
         "share": distributed.share({"of": rank, "labels": torch.full((3,), rank)}),
         "detached": distributed.join(rows(1, 1).requires_grad_()).requires_grad,
@@ -413,7 +413,7 @@ def test_one_process_joins_nothing() -> None:
     part, module = rows(4, 2), nn.BatchNorm1d(2)
     assert (distributed.world_size(), distributed.rank()) == (1, 0)
     assert distributed.join(part, (1, 3)).equal(part)
-    assert distributed.own(part, (1, 3)).equal(part)
+    assert distributed.local_rows(part, (1, 3)).equal(part)
     assert distributed.join_ragged(part).equal(part)
     assert distributed.share("what") == "what"
     assert distributed.join_batch_norm(module) is module

@@ -3,6 +3,7 @@
 import io
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,12 +15,13 @@ from torch import Tensor
 import mabm
 from mabm.data import INFRARED, VISIBLE
 from mabm.train import Config, TrainingError, cluster_modalities, cluster_together, load_config
-from mabm.train.batches import Place
-from mabm.train.epoch import Clusters, EpochState, begin_epoch, find_clusters
+from mabm.train.clusters import Clusters
+from mabm.train.epoch import EpochState, begin_epoch, cluster_epoch
+from mabm.train.position import Position
 
 pytestmark = needs_training
 
-STAGE1, STAGE2 = Place(3, 1, 4), Place(3, 2, 4)
+STAGE1, STAGE2 = Position(1, 4), Position(2, 4)
 
 
 def config_with(*overrides: str) -> Config:
@@ -55,20 +57,20 @@ def begin(
     alone, modality = labels_of(**sizes)
     features = torch.randn(len(alone), 8, generator=torch.Generator().manual_seed(1))
     shared = None if together is None else together(alone, modality)
-    return begin_epoch(features, modality, Clusters(alone, shared), config or Config())
+    return begin_epoch(features, modality, Clusters(alone, shared), config or Config(), 2)
 
 
 # Clusters
 
 
-@pytest.mark.parametrize("place", [STAGE1, STAGE2])
-def test_clusters_are_those_of_the_steps(place: Place) -> None:
+@pytest.mark.parametrize("position", [STAGE1, STAGE2])
+def test_clusters_are_those_of_the_steps(position: Position) -> None:
     features, modality = samples()
     config = config_with()
-    found = find_clusters(features, modality, config, place)
+    found = cluster_epoch(features, modality, config, position)
     alone = cluster_modalities(features, modality, config.clustering)
     assert found.alone.equal(alone)
-    if place.stage == 1:
+    if position.stage == 1:
         assert found.together is None
     else:
         assert found.together is not None
@@ -78,14 +80,14 @@ def test_clusters_are_those_of_the_steps(place: Place) -> None:
 
 def test_stage_2_without_association_has_no_global_clusters() -> None:
     config = config_with("clustering.association=off")
-    assert find_clusters(*samples(), config, STAGE2).together is None
+    assert cluster_epoch(*samples(), config, STAGE2).together is None
 
 
 @pytest.mark.parametrize("ratio", [0.5, 0.25, 0.01])
 def test_subsets_are_disjoint_as_published(ratio: float) -> None:
     features, modality = samples()
     config = config_with(f"clustering.subset_ratio={ratio}", "clustering.min_samples=1")
-    found = find_clusters(features, modality, config, STAGE2)
+    found = cluster_epoch(features, modality, config, STAGE2)
     assert found.together is not None
     # With one sample as a core nothing is noise but what was not chosen.
     alone, together = found.alone >= 0, found.together >= 0
@@ -104,8 +106,9 @@ def test_subsets_are_drawn_anew_in_each_epoch_and_stage() -> None:
     config = config_with("clustering.subset_ratio=0.5", "clustering.min_samples=1")
 
     def chosen(seed: int, stage: int, epoch: int) -> tuple[bool, ...]:
-        place = Place(seed, stage, epoch)
-        return tuple((find_clusters(features, modality, config, place).alone >= 0).tolist())
+        seeded = replace(config, run=replace(config.run, seed=seed))
+        clusters = cluster_epoch(features, modality, seeded, Position(stage, epoch))
+        return tuple((clusters.alone >= 0).tolist())
 
     places = [(0, 1, 0), (0, 1, 1), (0, 1, 2), (0, 2, 0), (0, 2, 1), (1, 1, 0)]
     assert len({chosen(*place) for place in places}) == len(places)
@@ -123,32 +126,32 @@ def test_subsets_are_drawn_anew_in_each_epoch_and_stage() -> None:
 def test_memories_start_from_the_prototypes() -> None:
     features, modality = samples()
     config = config_with()
-    clusters = find_clusters(features, modality, config, STAGE2)
-    state = begin_epoch(features, modality, clusters, config)
+    clusters = cluster_epoch(features, modality, config, STAGE2)
+    state = begin_epoch(features, modality, clusters, config, 2)
     assert clusters.together is not None
-    assert list(state.banks) == ["visible", "infrared", "global"]
-    assert (state.warnings, state.sums, state.steps, state.skipped) == ([], {}, {}, 0)
+    assert list(state.memories) == ["visible", "infrared", "global"]
+    assert (state.warnings, state.sums, state.num_steps, state.num_skipped) == ([], {}, {}, 0)
     split = mabm.split_prototypes(features, clusters.together, modality)
-    bank = state.banks["global"]
+    bank = state.memories["global"]
     assert bank.memory.prototypes.equal(split.prototypes.expand(2, -1, -1))
     assert bank.memory.clusters.equal(split.clusters)
     assert bank.targets.equal(split.targets)
-    assert state.clusters["global"] == int(clusters.together.max()) + 1 < len(split)
+    assert state.num_clusters["global"] == int(clusters.together.max()) + 1 < len(split)
     for group, name in ((VISIBLE, "visible"), (INFRARED, "infrared")):
         own = torch.where(modality == group, clusters.alone, -1)
-        assert state.banks[name].targets.equal(own)
-        assert state.clusters[name] == int(own.max()) + 1
-        for cluster in range(state.clusters[name]):
+        assert state.memories[name].targets.equal(own)
+        assert state.num_clusters[name] == int(own.max()) + 1
+        for cluster in range(state.num_clusters[name]):
             mean = F.normalize(features[own == cluster].mean(0), dim=0)
-            prototype = state.banks[name].memory.prototypes[:, cluster]
+            prototype = state.memories[name].memory.prototypes[:, cluster]
             torch.testing.assert_close(prototype, mean.expand(2, -1))
 
 
 def test_one_prototype_a_cluster_where_it_is_not_split() -> None:
     features, modality = samples()
     config = config_with("contrast.split=false", "contrast.memory=hard")
-    clusters = find_clusters(features, modality, config, STAGE2)
-    bank = begin_epoch(features, modality, clusters, config).banks["global"]
+    clusters = cluster_epoch(features, modality, config, STAGE2)
+    bank = begin_epoch(features, modality, clusters, config, 2).memories["global"]
     assert isinstance(bank.memory, mabm.HardMemory)
     assert clusters.together is not None
     assert bank.targets.equal(clusters.together)
@@ -156,8 +159,8 @@ def test_one_prototype_a_cluster_where_it_is_not_split() -> None:
 
 def test_stage_1_has_no_global_memory() -> None:
     state = begin(visible=[4, 3], infrared=[2, 2, 2])
-    assert list(state.banks) == ["visible", "infrared"]
-    assert state.clusters == {"visible": 2, "infrared": 3}
+    assert list(state.memories) == ["visible", "infrared"]
+    assert state.num_clusters == {"visible": 2, "infrared": 3}
     assert state.warnings == []
 
 
@@ -170,11 +173,11 @@ def test_a_modality_with_too_few_clusters_is_left_out(
 ) -> None:
     with caplog.at_level(logging.WARNING, "mabm"):
         state = begin(visible=[4, 3], infrared=sizes)
-    assert list(state.banks) == ["visible"]
-    assert state.clusters == {"visible": 2, "infrared": len(sizes)}
+    assert list(state.memories) == ["visible"]
+    assert state.num_clusters == {"visible": 2, "infrared": len(sizes)}
     assert state.warnings == [f"infrared: {len(sizes)} clusters, left out within modalities"]
     assert state.warnings[0] in caplog.text
-    assert list(begin(visible=sizes, infrared=[4, 3]).banks) == ["infrared"]
+    assert list(begin(visible=sizes, infrared=[4, 3]).memories) == ["infrared"]
 
 
 @pytest.mark.parametrize(("visible", "infrared"), [([], []), ([9], []), ([9], [9])])
@@ -187,15 +190,15 @@ def test_nothing_to_learn_from(visible: list[int], infrared: list[int]) -> None:
 
 def test_global_clusters_alone_are_enough() -> None:
     state = begin(lambda alone, _: torch.arange(len(alone)) % 3, visible=[5], infrared=[])
-    assert list(state.banks) == ["global"]
-    assert state.clusters == {"visible": 1, "infrared": 0, "global": 3}
+    assert list(state.memories) == ["global"]
+    assert state.num_clusters == {"visible": 1, "infrared": 0, "global": 3}
 
 
 @pytest.mark.parametrize(("count", "number"), [(0, -1), (1, 0)])
 def test_too_few_global_clusters(count: int, number: int) -> None:
     state = begin(lambda alone, _: torch.full_like(alone, number), visible=[4, 3], infrared=[2, 2])
-    assert list(state.banks) == ["visible", "infrared"]
-    assert state.clusters["global"] == count
+    assert list(state.memories) == ["visible", "infrared"]
+    assert state.num_clusters["global"] == count
     assert state.warnings == [f"{count} global clusters, no contrast across modalities"]
 
 
@@ -205,15 +208,15 @@ def test_global_clusters_without_one_modality() -> None:
         visible=[4, 3],
         infrared=[2, 2],
     )
-    assert list(state.banks) == ["visible", "infrared", "global"]
+    assert list(state.memories) == ["visible", "infrared", "global"]
     assert state.warnings == ["visible: no image in a global cluster, left out across modalities"]
-    assert set(state.banks["global"].targets.tolist()) == {-1, 0, 1}
+    assert set(state.memories["global"].targets.tolist()) == {-1, 0, 1}
 
 
 @pytest.mark.parametrize(("few", "is_odd"), [(4, False), (3, True)])
 def test_very_different_numbers_of_clusters(few: int, is_odd: bool) -> None:
     state = begin(visible=[2] * 16, infrared=[2] * few)
-    assert list(state.banks) == ["visible", "infrared"]  # a warning, and training goes on
+    assert list(state.memories) == ["visible", "infrared"]  # a warning, and training goes on
     assert bool(state.warnings) == is_odd
     if is_odd:
         expected = f"very different numbers of clusters (16 visible, {few} infrared)"
@@ -227,27 +230,29 @@ def test_very_different_numbers_of_clusters(few: int, is_odd: bool) -> None:
 def test_a_state_is_kept_whole(kind: str) -> None:
     features, modality = samples()
     config = config_with(f"contrast.memory={kind}", "contrast.momentum=0.4")
-    state = begin_epoch(
-        features, modality, find_clusters(features, modality, config, STAGE2), config
-    )
-    for bank in state.banks.values():
+    clusters = cluster_epoch(features, modality, config, STAGE2)
+    state = begin_epoch(features, modality, clusters, config, 2)
+    for bank in state.memories.values():
         bank.memory.update(features[:50], bank.targets[:50])
     state.add({"within visible": 0.1, "across visible": 0.2})
     state.add({"within visible": 0.3})
-    state.skipped = 2
+    state.num_skipped = 2
     state.warnings.append("something")
     stream = io.BytesIO()
     torch.save(state.to_tree(), stream)
     stream.seek(0)
     tree: dict[str, Any] = torch.load(stream, weights_only=True)
-    again = EpochState.from_tree(tree, config, torch.device("cpu"))
-    assert (again.sums, again.steps) == (state.sums, state.steps)
-    assert (again.clusters, again.warnings) == (state.clusters, ["something"])
-    assert (again.skipped, again.means()) == (2, {"within visible": 0.2, "across visible": 0.2})
+    again = EpochState.from_tree(tree, config, 2, modality)
+    assert (again.sums, again.num_steps) == (state.sums, state.num_steps)
+    assert (again.num_clusters, again.warnings) == (state.num_clusters, ["something"])
+    assert (again.num_skipped, again.mean_losses()) == (
+        2,
+        {"within visible": 0.2, "across visible": 0.2},
+    )
     for _ in range(2):  # as it was, and after the same further update
-        assert list(again.banks) == list(state.banks)
-        for name, bank in state.banks.items():
-            other = again.banks[name]
+        assert list(again.memories) == list(state.memories)
+        for name, bank in state.memories.items():
+            other = again.memories[name]
             assert type(other.memory) is type(bank.memory)
             assert other.memory.momentum == 0.4
             assert other.memory.prototypes.equal(bank.memory.prototypes)

@@ -186,6 +186,50 @@ def test_together_by_the_modality_aware_distance(half_list: Any) -> None:
     assert labels.equal(expected.labels)
 
 
+@pytest.mark.parametrize("name", mabm.PRESETS)
+def test_together_by_any_preset(name: str) -> None:
+    features, modality = samples()
+    lists = {"k1": 30, "k2": 6} if name == "ca_jaccard" else {"k1": 12, "k2": 3}
+    options = replace(OPTIONS, preset=name, **lists)
+    labels = cluster_together(features, modality, torch.full((160,), -1), options)
+    expected = mabm.pseudo_labels(features, modality, preset=name, eps=0.6, min_samples=3, **lists)
+    assert expected.num_clusters > 2
+    assert labels.equal(expected.labels)
+
+
+def test_cameras_are_told_apart_by_the_preset_that_compares_them() -> None:
+    features, modality = samples()
+    noise = torch.randn(features.shape, generator=torch.Generator().manual_seed(1))
+    features = F.normalize(features + 0.15 * noise)
+    camera = modality * 2 + torch.arange(160) % 2  # two of either modality
+    options = replace(OPTIONS, preset="ca_jaccard", k1=30, k2=6)
+    alone = torch.full((160,), -1)
+    labels = cluster_together(features, modality, alone, options, camera=camera)
+    dbscan = {"eps": 0.6, "min_samples": 3}
+    expected = mabm.pseudo_labels(features, camera, preset="ca_jaccard", **dbscan)
+    assert expected.num_clusters > 2
+    assert labels.equal(expected.labels)
+    assert not labels.equal(cluster_together(features, modality, alone, options))
+    # Numbers that both modalities share, as in LLCM, are two cameras each.
+    shared = torch.arange(160) % 2
+    assert labels.equal(cluster_together(features, modality, alone, options, camera=shared))
+    for other in (OPTIONS, replace(options, association="naive")):
+        without = cluster_together(features, modality, alone, other)
+        assert without.equal(cluster_together(features, modality, alone, other, camera=camera))
+
+
+@pytest.mark.parametrize("preset", ["bmil", "modal_invariant"])
+def test_too_few_neighbors_for_the_modalities_that_occur(preset: str) -> None:
+    features, _ = samples()
+    options = ClusteringConfig(k1=2, k2=1, preset=preset)
+    modality = torch.arange(160) % 3
+    if preset == "bmil":
+        with pytest.raises(ValueError, match="at least one for each of the 3 groups"):
+            cluster_together(features, modality, modality, options)
+    else:
+        assert len(cluster_together(features, modality, modality, options)) == 160
+
+
 @pytest.mark.parametrize(("k2", "rows"), [(3, 6), (7, 12)])
 def test_together_blind_to_modality(k2: int, rows: int) -> None:
     features, modality = samples()

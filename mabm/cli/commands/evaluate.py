@@ -133,11 +133,11 @@ def _weights(run: Path) -> Path:
 
 
 def _check_runs(runs: list[Path]) -> None:
-    """Before any of them is tested, looks whether their results can be joined.
+    """Checks, before any run is tested, that the results can be joined.
 
     Raises:
-        FileNotFoundError: One of them is not there, or not finished.
-        ValueError: They are of several data sets, or twice of one trial.
+        FileNotFoundError: A run does not exist or is not finished.
+        ValueError: The runs are of several data sets, or two are of one trial.
     """
     from mabm.train.scoring import load_run
 

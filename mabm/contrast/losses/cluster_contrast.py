@@ -1,4 +1,4 @@
-"""Every feature against all prototypes: the contrast with one prototype a cluster."""
+"""Cluster contrast: each feature against all prototypes, one of them its own."""
 
 from __future__ import annotations
 
@@ -45,23 +45,24 @@ def cluster_contrast_loss(
     temperature: float = DEFAULT_TEMPERATURE,
     return_logits: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Contrasts every feature with all prototypes (InfoNCE): ``CE(normalize(f) . p / t, target)``.
+    """Contrasts each feature with all prototypes (InfoNCE): ``CE(normalize(f) . p / t, target)``.
 
     Args:
-        features: (B, D) floating point, normalized here.
-        prototypes: (C, D) floating point on the same device, taken as they are.
-        targets: (B,) integers in [-1, C), the prototype of each feature, -1 for noise.
-        temperature: What similarities are divided by, at least 1e-30.
-        return_logits: Whether to return the logits as well.
+        features: (B, D) floating point; normalized by the loss.
+        prototypes: (C, D) floating point on the same device; not normalized.
+        targets: (B,) integers in [-1, C), the prototype of each feature; -1 is noise.
+        temperature: Divisor of the similarities, at least 1e-30.
+        return_logits: Whether to return the logits too.
 
     Returns:
-        Scalar loss, the mean over rows that are no noise; with ``return_logits`` also the
-        (B, C) similarities over the temperature. Differentiable in features and prototypes.
+        Scalar loss, the mean over rows that are not noise; with ``return_logits`` also the
+        (B, C) logits: similarities divided by the temperature. Differentiable in features and
+        prototypes.
 
     Raises:
-        TypeError: An argument of the wrong kind.
-        ValueError: A shape, device or option out of contract, or a target out of range (of tensors
-            on the CPU; on a GPU PyTorch's device-side assertion meets it).
+        TypeError: An argument has the wrong type.
+        ValueError: A shape, a device, an option or a target violates the contract. On a GPU,
+            targets are checked by PyTorch's device-side assertion instead.
 
     Source:
         Dai et al., "Cluster Contrast for Unsupervised Person Re-Identification", ACCV 2022,
@@ -83,10 +84,10 @@ def cluster_contrast_loss(
 
 
 class ClusterContrastLoss(nn.Module):
-    """:func:`cluster_contrast_loss` with its options; called as (features, prototypes, targets).
+    """:func:`cluster_contrast_loss` as a module, called as (features, prototypes, targets).
 
     Args:
-        temperature: What similarities are divided by, at least 1e-30.
+        temperature: Divisor of the similarities, at least 1e-30.
 
     Example:
         >>> import torch, mabm
@@ -100,15 +101,15 @@ class ClusterContrastLoss(nn.Module):
         self.temperature = check_temperature(temperature)
 
     def forward(self, features: Tensor, prototypes: Tensor, targets: Tensor) -> Tensor:
-        """Returns the scalar :func:`cluster_contrast_loss` with the options of this module.
+        """Computes the scalar :func:`cluster_contrast_loss` with this module's options.
 
         Args:
-            features: (B, D) floating point, normalized here.
-            prototypes: (C, D) floating point on the same device, taken as they are.
-            targets: (B,) integers in [-1, C), the prototype of each feature, -1 for noise.
+            features: (B, D) floating point; normalized by the loss.
+            prototypes: (C, D) floating point on the same device; not normalized.
+            targets: (B,) integers in [-1, C), the prototype of each feature; -1 is noise.
         """
         return cluster_contrast_loss(features, prototypes, targets, temperature=self.temperature)
 
     def extra_repr(self) -> str:
-        """Options, as ``repr`` prints them."""
+        """Returns the options for ``repr``."""
         return f"temperature={self.temperature:g}"

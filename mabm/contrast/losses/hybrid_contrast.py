@@ -1,4 +1,4 @@
-"""The contrast with two banks of prototypes, one of means and one of hard samples."""
+"""Hybrid contrast: features against a mean and a hard bank of prototypes."""
 
 from __future__ import annotations
 
@@ -56,21 +56,22 @@ def hybrid_contrast_loss(
     """Contrasts features with a mean and a hard bank: ``(CE(hard) + relu(CE(mean) - margin)) / 2``.
 
     Args:
-        features: (B, D) floating point, normalized here.
-        prototypes: (2, C, D) floating point on the same device, the mean bank first, as
-            :class:`mabm.HybridMemory` holds them; taken as they are.
-        targets: (B,) integers in [-1, C), -1 for noise.
-        temperature: What similarities are divided by, at least 1e-30.
-        margin: What the loss on the mean bank is forgiven, at least 0.
-        return_logits: Whether to return the logits as well.
+        features: (B, D) floating point; normalized by the loss.
+        prototypes: (2, C, D) floating point on the same device, the mean bank first, as in
+            :class:`mabm.HybridMemory`; not normalized.
+        targets: (B,) integers in [-1, C), the prototype of each feature; -1 is noise.
+        temperature: Divisor of the similarities, at least 1e-30.
+        margin: Subtracted from the loss of the mean bank before the ReLU, at least 0.
+        return_logits: Whether to return the logits too.
 
     Returns:
-        Scalar loss; with ``return_logits`` also (2, B, C) similarities over the temperature, the
-        mean bank's first. Differentiable in features and prototypes.
+        Scalar loss; with ``return_logits`` also the (2, B, C) logits, similarities divided by the
+        temperature, the mean bank's first. Differentiable in features and prototypes.
 
     Raises:
-        TypeError: As :func:`cluster_contrast_loss`.
-        ValueError: As :func:`cluster_contrast_loss`, or ``margin`` is negative.
+        TypeError: An argument has the wrong type.
+        ValueError: A shape, a device, an option or a target violates the contract. On a GPU,
+            targets are checked by PyTorch's device-side assertion instead.
 
     Source:
         Wang et al., AAAI 2026 (BMIL), intra-modality loss, as released.
@@ -93,11 +94,11 @@ def hybrid_contrast_loss(
 
 
 class HybridContrastLoss(nn.Module):
-    """:func:`hybrid_contrast_loss` with its options; called as (features, prototypes, targets).
+    """:func:`hybrid_contrast_loss` as a module, called as (features, prototypes, targets).
 
     Args:
-        temperature: What similarities are divided by, at least 1e-30.
-        margin: What the loss on the mean bank is forgiven, at least 0.
+        temperature: Divisor of the similarities, at least 1e-30.
+        margin: Subtracted from the loss of the mean bank before the ReLU, at least 0.
 
     Example:
         >>> import torch, mabm
@@ -115,17 +116,17 @@ class HybridContrastLoss(nn.Module):
         self.margin = check_real("margin", margin, 0.0, math.inf, below=True)
 
     def forward(self, features: Tensor, prototypes: Tensor, targets: Tensor) -> Tensor:
-        """Returns the scalar :func:`hybrid_contrast_loss` with the options of this module.
+        """Computes the scalar :func:`hybrid_contrast_loss` with this module's options.
 
         Args:
-            features: (B, D) floating point, normalized here.
+            features: (B, D) floating point; normalized by the loss.
             prototypes: (2, C, D) floating point on the same device, the mean bank first.
-            targets: (B,) integers in [-1, C), the prototype of each feature, -1 for noise.
+            targets: (B,) integers in [-1, C), the prototype of each feature; -1 is noise.
         """
         return hybrid_contrast_loss(
             features, prototypes, targets, temperature=self.temperature, margin=self.margin
         )
 
     def extra_repr(self) -> str:
-        """Options, as ``repr`` prints them."""
+        """Returns the options for ``repr``."""
         return f"temperature={self.temperature:g}, margin={self.margin:g}"

@@ -1,4 +1,4 @@
-"""The contrast with all prototypes of a cluster, one for each modality that it has."""
+"""Multi-positive contrast: all prototypes of a cluster are positives, one per modality."""
 
 from __future__ import annotations
 
@@ -67,39 +67,41 @@ def multi_positive_loss(
     select: Selector | None = None,
     return_logits: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Pulls every feature to all prototypes of its cluster, away from the hardest of the others.
+    """Pulls each feature to all prototypes of its cluster and away from the hardest others.
 
-    The positives of a feature are all prototypes of its target's cluster, one for each modality
-    the cluster has. A softmax over them and the most similar others, ``num_selected`` in all,
-    gives ``mean over positives of -log softmax``, averaged over the batch and over the banks.
+    The positives of a feature are all prototypes of its target's cluster, one per modality of the
+    cluster. The softmax runs over the positives and the most similar other prototypes,
+    ``num_selected`` in total. The loss is the mean of ``-log softmax`` over the positives, averaged
+    over the batch and over the banks.
 
     Args:
-        features: (B, D) floating point, normalized here.
-        prototypes: (P, D) floating point on the same device, or (M, P, D) for M banks, each with a
-            softmax of its own; taken as they are.
-        targets: (B,) integers in [-1, P), the prototype of each feature, -1 for noise.
+        features: (B, D) floating point; normalized by the loss.
+        prototypes: (P, D) floating point on the same device, or (M, P, D) for M banks, each with
+            its own softmax; not normalized.
+        targets: (B,) integers in [-1, P), the prototype of each feature; -1 is noise.
         clusters: (P,) integers, the cluster of each prototype.
-        num_selected: Prototypes in the softmax, at least 1; all there are where there are fewer.
-            Positives enter even where there are more of them. Of others that tie for the last
-            place, those enter that ``torch.topk`` takes.
-        temperature: What similarities are divided by, at least 1e-30.
-        positive_weights: (P,) or (B, P) floating point that weighs the positives' mean (of others
-            it changes nothing), for instance by modality; all alike by default. Each is 0 or in
-            [1e-30, 1e30]. A row whose positives all weigh 0 is left out as noise is.
-        select: Which others enter the softmax, a :data:`Selector`; :func:`select_hardest` by
-            default.
-        return_logits: Whether to return the logits as well.
+        num_selected: Number of prototypes in the softmax, at least 1; all if there are fewer.
+            Positives always enter, even if there are more of them. ``torch.topk`` breaks ties for
+            the last place.
+        temperature: Divisor of the similarities, at least 1e-30.
+        positive_weights: (P,) or (B, P) floating point, weights of the positives in their mean, for
+            instance by modality; ``None`` weighs all alike. Each is 0 or in [1e-30, 1e30]. Weights
+            of other prototypes have no effect. A row is ignored, like noise, if all its positives
+            have weight 0.
+        select: Chooses the other prototypes in the softmax, a :data:`Selector`; ``None`` is
+            :func:`select_hardest`.
+        return_logits: Whether to return the logits too.
 
     Returns:
-        Scalar loss; with ``return_logits`` also all similarities over the temperature, before the
-        selection: (B, P), or (M, B, P) for M banks. Differentiable in features, prototypes and
-        weights; the selection is taken as given.
+        Scalar loss; with ``return_logits`` also the logits of all prototypes, similarities divided
+        by the temperature: (B, P), or (M, B, P) for M banks. Differentiable in features, prototypes
+        and weights; no gradient passes through the selection.
 
     Raises:
-        TypeError: As :func:`cluster_contrast_loss`.
-        ValueError: As :func:`cluster_contrast_loss`, or ``num_selected`` below 1, clusters or
-            weights of another shape, a weight out of range (on the CPU), or an answer of ``select``
-            that is no mask of the logits.
+        TypeError: An argument has the wrong type, or ``select`` does not return a mask.
+        ValueError: A shape, a device, an option, a target or a weight violates the contract, or the
+            mask of ``select`` does not broadcast to the logits. On a GPU, targets are checked by
+            PyTorch's device-side assertion instead, and weights are not checked.
 
     Source:
         Wang et al., AAAI 2026 (BMIL), modality-invariant contrast, as released.
@@ -132,37 +134,37 @@ def multi_positive_of_logits(
     positive_weights: Tensor | None,
     select: Selector | None,
 ) -> Tensor:
-    """:func:`multi_positive_loss` of (B, P) or (M, B, P) logits and checked arguments."""
+    """Computes :func:`multi_positive_loss` from (B, P) or (M, B, P) logits; checks nothing."""
     if not logits.shape[-1]:
         return logits.sum()
     is_noise = (targets == NOISE)[:, None]
     owners = clusters[targets.clamp(min=0)]
     positives = (owners[:, None] == clusters) & ~is_noise
     selected = (select or select_hardest)(logits.detach(), positives, num_selected)
-    entering = check_mask(selected, logits) | positives
-    log_softmax = logits.masked_fill(~entering, -math.inf).log_softmax(dim=-1)
+    in_softmax = check_mask(selected, logits) | positives
+    log_softmax = logits.masked_fill(~in_softmax, -math.inf).log_softmax(dim=-1)
     weights = positives.to(logits.dtype)
     if positive_weights is not None:
         weights = weights * positive_weights.to(logits.dtype)
     totals = weights.sum(dim=1)
-    counted = totals > 0
-    # Where the softmax leaves a column out its logarithm is infinite, and 0 times that is no 0.
+    is_counted = totals > 0
+    # The logarithm is infinite in columns outside the softmax, and 0 times infinity is NaN.
     likelihoods = (log_softmax.masked_fill(~positives, 0.0) * weights).sum(dim=-1)
-    losses = -likelihoods / totals.masked_fill(~counted, 1.0)
+    losses = -likelihoods / totals.masked_fill(~is_counted, 1.0)
     num_banks = logits.shape[0] if logits.dim() == 3 else 1
-    return losses.sum() / (counted.sum().clamp(min=1) * num_banks)
+    return losses.sum() / (is_counted.sum().clamp(min=1) * num_banks)
 
 
 class MultiPositiveLoss(SelectingLoss):
-    """:func:`multi_positive_loss` with its options.
+    """:func:`multi_positive_loss` as a module with options.
 
-    Called as (features, prototypes, targets, clusters), and ``positive_weights`` if there are any.
+    Called as (features, prototypes, targets, clusters), optionally with ``positive_weights``.
 
     Args:
-        num_selected: Prototypes in the softmax, at least 1; all there are where there are fewer.
-        temperature: What similarities are divided by, at least 1e-30.
-        select: Which prototypes beside the positives enter the softmax, a :data:`Selector`;
-            :func:`select_hardest` by default.
+        num_selected: Number of prototypes in the softmax, at least 1; all if there are fewer.
+        temperature: Divisor of the similarities, at least 1e-30.
+        select: Chooses the other prototypes in the softmax, a :data:`Selector`; ``None`` is
+            :func:`select_hardest`.
 
     Example:
         >>> import torch, mabm
@@ -180,15 +182,16 @@ class MultiPositiveLoss(SelectingLoss):
         clusters: Tensor,
         positive_weights: Tensor | None = None,
     ) -> Tensor:
-        """Returns the scalar :func:`multi_positive_loss` with the options of this module.
+        """Computes the scalar :func:`multi_positive_loss` with this module's options.
 
         Args:
-            features: (B, D) floating point, normalized here.
-            prototypes: (P, D) floating point on the same device, or (M, P, D) for M banks.
-            targets: (B,) integers in [-1, P), the prototype of each feature, -1 for noise.
+            features: (B, D) floating point; normalized by the loss.
+            prototypes: (P, D) floating point on the same device, or (M, P, D) for M banks; not
+                normalized.
+            targets: (B,) integers in [-1, P), the prototype of each feature; -1 is noise.
             clusters: (P,) integers, the cluster of each prototype.
-            positive_weights: (P,) or (B, P) floating point that weighs the positives' mean; all
-                alike by default.
+            positive_weights: (P,) or (B, P) floating point, weights of the positives in their
+                mean; ``None`` weighs all alike.
         """
         options = self._options(positive_weights)
         return multi_positive_loss(features, prototypes, targets, clusters, **options)

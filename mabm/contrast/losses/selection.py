@@ -1,4 +1,4 @@
-"""Which prototypes enter the softmax of a loss: the options, their checks and the default."""
+"""The selection of prototypes in a softmax: options, checks, and the hardest by default."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from mabm.contrast.losses.similarity import DEFAULT_TEMPERATURE
 DEFAULT_NUM_SELECTED = 50
 
 Selector: TypeAlias = Callable[[Tensor, Tensor, int], Tensor]
-"""``select(logits, positives, num_selected)`` -> mask of the prototypes that enter the softmax.
+"""``select(logits, positives, num_selected)`` -> mask of the prototypes in the softmax.
 
-``logits`` (..., B, P) carry no gradient, ``positives`` (B, P) is a mask; the answer is a mask that
-broadcasts to ``logits``. Positives enter whatever it says.
+``logits`` (..., B, P) carry no gradient and ``positives`` (B, P) is a mask. The result is a mask
+that broadcasts to ``logits``. Positives enter the softmax even if the mask omits them.
 """
 
-# Sums and products of weights within these neither overflow nor vanish in float32.
+# Sums and products of weights in this range neither overflow nor underflow in float32.
 _LEAST_WEIGHT = 1e-30
-_GREATEST_WEIGHT = 1e30 * (1 + 2**-23)  # what float32 makes of 1e30 among them
+_GREATEST_WEIGHT = 1e30 * (1 + 2**-23)  # includes 1e30 rounded to float32
 
 
 class SelectionOptions(TypedDict, total=False):
-    """The options of :func:`multi_positive_loss`, which says what they are."""
+    """Options of :func:`multi_positive_loss`, which explains them."""
 
     num_selected: int
     temperature: float
@@ -44,15 +44,15 @@ class SelectionOptions(TypedDict, total=False):
 
 
 def select_hardest(logits: Tensor, positives: Tensor, num_selected: int) -> Tensor:
-    """Selects the positives and the greatest of the other logits, ``num_selected`` in all.
+    """Selects the positives and the greatest other logits, ``num_selected`` in total.
 
     Args:
-        logits: (..., B, P).
-        positives: (B, P) bool, counted first.
-        num_selected: How many in all; every prototype where there are fewer.
+        logits: (..., B, P) floating point, similarities divided by a temperature.
+        positives: (B, P) bool, the prototypes to select first.
+        num_selected: Number of prototypes to select; all of them if there are fewer.
 
     Returns:
-        (..., B, P) bool.
+        (..., B, P) bool, true for the selected prototypes. ``torch.topk`` breaks ties.
 
     Example:
         >>> import torch, mabm
@@ -67,7 +67,7 @@ def select_hardest(logits: Tensor, positives: Tensor, num_selected: int) -> Tens
 
 
 class SelectingLoss(nn.Module):
-    """The options that the losses with a selection share."""
+    """Base of losses with a selection: holds their options."""
 
     def __init__(
         self,
@@ -91,12 +91,12 @@ class SelectingLoss(nn.Module):
         }
 
     def extra_repr(self) -> str:
-        """Options, as ``repr`` prints them."""
+        """Returns the options for ``repr``."""
         return f"num_selected={self.num_selected}, temperature={self.temperature:g}"
 
 
 def check_clusters(value: object, prototypes: Tensor) -> Tensor:
-    """Returns the (P,) int64 clusters of (..., P, D) prototypes; they are compared and no more."""
+    """Returns the clusters of (..., P, D) prototypes as int64 (P,); only equality matters."""
     clusters = check_integers(value, "clusters")
     count = prototypes.shape[-2]
     if clusters.shape != (count,):
@@ -110,7 +110,7 @@ def check_clusters(value: object, prototypes: Tensor) -> Tensor:
 
 
 def check_weights(value: object, rows: Tensor, count: int) -> Tensor | None:
-    """Returns (P,) or (B, P) weights, held against their range where they are at hand."""
+    """Returns (P,) or (B, P) weights; their range is checked unless that waits for a GPU."""
     if value is None:
         return None
     weights = check_tensor(value, "positive_weights")
@@ -122,8 +122,8 @@ def check_weights(value: object, rows: Tensor, count: int) -> Tensor | None:
         )
     check_same_device(weights, rows, "positive_weights", "features")
     if values_are_at_hand(weights) and weights.numel():
-        above = weights.detach().to(torch.float64)
-        least, most = (float(bound) for bound in torch.aminmax(above.where(above != 0, 1.0)))
+        nonzero = weights.detach().to(torch.float64)
+        least, most = (float(bound) for bound in torch.aminmax(nonzero.where(nonzero != 0, 1.0)))
         if not (least >= _LEAST_WEIGHT and most <= _GREATEST_WEIGHT):
             raise ValueError(
                 f"positive_weights must be 0 or in [{_LEAST_WEIGHT:g}, {_GREATEST_WEIGHT:g}], "
@@ -133,7 +133,7 @@ def check_weights(value: object, rows: Tensor, count: int) -> Tensor | None:
 
 
 def check_select(value: object) -> None:
-    """Raises TypeError unless it can be called, or is ``None``."""
+    """Raises TypeError unless ``value`` is callable or ``None``."""
     if value is not None and not callable(value):
         raise TypeError(
             f"select must be a function or None, got {type(value).__name__}: {shown(value)}"
@@ -141,12 +141,12 @@ def check_select(value: object) -> None:
 
 
 def check_mask(value: object, logits: Tensor) -> Tensor:
-    """What a selector answers: a mask that broadcasts to the logits."""
+    """Returns the result of a selector, a bool mask that broadcasts to the logits."""
     mask = check_tensor(value, "the answer of select")
     if mask.dtype != torch.bool:
         raise TypeError(f"the answer of select must be a mask of bool, got dtype {mask.dtype}")
     sizes = zip(reversed(mask.shape), reversed(logits.shape), strict=False)
-    if mask.dim() > logits.dim() or any(own not in (1, size) for own, size in sizes):
+    if mask.dim() > logits.dim() or any(given not in (1, size) for given, size in sizes):
         raise ValueError(
             f"the answer of select must broadcast to {tuple(logits.shape)}, "
             f"got shape {tuple(mask.shape)}"

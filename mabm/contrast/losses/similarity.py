@@ -38,7 +38,7 @@ def check_prototypes(
 
 
 def scaled_similarities(features: Tensor, prototypes: Tensor, temperature: float) -> Tensor:
-    """(B, C) similarities over the temperature, or (M, B, C): one product for all banks."""
+    """Returns (B, C) or, for M banks, (M, B, C) similarities divided by the temperature."""
     with without_autocast(features.device):
         rows, columns = unit_rows(features), full_precision(prototypes).flatten(0, -2)
         if rows.dtype != columns.dtype:

@@ -1,4 +1,4 @@
-"""The contrast with the prototypes of a split or a memory, which brings their clusters."""
+"""Multi-positive contrast with the prototypes and clusters of a split or a memory."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 
 class PrototypeSource(Protocol):
-    """What has prototypes and knows their clusters: a split or a memory."""
+    """An object with prototypes and their clusters: a split or a memory."""
 
     @property
     def prototypes(self) -> Any:
-        """(P, D), or (M, P, D) for M banks."""
+        """(P, D) floating point, or (M, P, D) for M banks."""
 
     @property
     def clusters(self) -> Any:
-        """(P,) cluster of each."""
+        """(P,) integers, the cluster of each prototype."""
 
 
 @overload
@@ -58,20 +58,22 @@ def split_contrast_loss(
     """Applies :func:`multi_positive_loss` to the prototypes and clusters of a split or a memory.
 
     Args:
-        features: (B, D) floating point, normalized here.
-        targets: (B,) integers in [-1, P): ``split.targets[indices]`` for the samples of the batch.
-        source: A :class:`mabm.PrototypeSplit` of tensors, whose prototypes take a gradient if its
-            features did, or a memory rebuilt from one.
-        return_logits: Whether to return the logits as well.
+        features: (B, D) floating point; normalized by the loss.
+        targets: (B,) integers in [-1, P), the prototype of each feature; -1 is noise. For samples
+            ``indices`` of a split these are ``split.targets[indices]``.
+        source: A :class:`mabm.PrototypeSplit` of tensors, or a memory built from one. The
+            prototypes of a split require a gradient if its features did.
+        return_logits: Whether to return the logits too.
         options: ``num_selected``, ``temperature``, ``positive_weights`` and ``select`` of
             :func:`multi_positive_loss`.
 
     Returns:
-        As :func:`multi_positive_loss`.
+        Scalar loss; with ``return_logits`` also the logits of all prototypes, similarities divided
+        by the temperature: (B, P), or (M, B, P) for M banks.
 
     Raises:
-        TypeError: As :func:`multi_positive_loss`, or ``source`` has no prototypes.
-        ValueError: As :func:`multi_positive_loss`.
+        TypeError: An argument has the wrong type, or ``source`` has no prototypes or clusters.
+        ValueError: A shape, a device, an option, a target or a weight violates the contract.
 
     Example:
         >>> import torch, mabm
@@ -94,15 +96,15 @@ def split_contrast_loss(
 
 
 class SplitContrastLoss(SelectingLoss):
-    """:func:`split_contrast_loss` with its options.
+    """:func:`split_contrast_loss` as a module with options.
 
-    Called as (features, targets, source), and ``positive_weights`` if there are any.
+    Called as (features, targets, source), optionally with ``positive_weights``.
 
     Args:
-        num_selected: Prototypes in the softmax, at least 1; all there are where there are fewer.
-        temperature: What similarities are divided by, at least 1e-30.
-        select: Which prototypes beside the positives enter the softmax, a :data:`Selector`;
-            :func:`select_hardest` by default.
+        num_selected: Number of prototypes in the softmax, at least 1; all if there are fewer.
+        temperature: Divisor of the similarities, at least 1e-30.
+        select: Chooses the other prototypes in the softmax, a :data:`Selector`; ``None`` is
+            :func:`select_hardest`.
 
     Example:
         >>> import torch, mabm
@@ -120,15 +122,13 @@ class SplitContrastLoss(SelectingLoss):
         source: PrototypeSource,
         positive_weights: Tensor | None = None,
     ) -> Tensor:
-        """Returns the scalar :func:`split_contrast_loss` with the options of this module.
+        """Computes the scalar :func:`split_contrast_loss` with this module's options.
 
         Args:
-            features: (B, D) floating point, normalized here.
-            targets: (B,) integers in [-1, P): ``split.targets[indices]`` for the samples of the
-                batch.
-            source: What has the prototypes and their clusters: a :class:`mabm.PrototypeSplit` of
-                tensors or a memory.
-            positive_weights: (P,) or (B, P) floating point that weighs the positives' mean; all
-                alike by default.
+            features: (B, D) floating point; normalized by the loss.
+            targets: (B,) integers in [-1, P), the prototype of each feature; -1 is noise.
+            source: A :class:`mabm.PrototypeSplit` of tensors, or a memory built from one.
+            positive_weights: (P,) or (B, P) floating point, weights of the positives in their
+                mean; ``None`` weighs all alike.
         """
         return split_contrast_loss(features, targets, source, **self._options(positive_weights))

@@ -1,4 +1,4 @@
-"""What all memories share: prototypes and clusters, rebuilding, updates, states."""
+"""The base of all memories: prototypes and clusters, rebuilding, updates and states."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from mabm._core.arrays import check_matrix, to_tensor
 from mabm._core.batch_checks import check_batch, check_lengths, check_rows
 from mabm._core.columns import check_column, labels_of
 from mabm._core.precision import full_precision, leave_out_not_finite, unit_rows, without_autocast
+from mabm._core.processes import join_rows
 from mabm.contrast.module_state import WholeState
 from mabm.contrast.prototypes import PrototypeSplit
 
@@ -20,7 +21,11 @@ DEFAULT_MOMENTUM = 0.1
 
 
 class Memory(WholeState):
-    """What the kinds share: the buffers, their rebuilding, and the joined batch of all ranks."""
+    """Prototypes and their clusters, updated with the joined batch of all ranks.
+
+    A subclass implements :meth:`_moved`, the update of one batch, and sets ``_num_banks`` if its
+    prototypes have more than one bank.
+    """
 
     prototypes: Tensor
     clusters: Tensor
@@ -36,15 +41,15 @@ class Memory(WholeState):
         self.register_buffer("clusters", clusters)
 
     def rebuild(self, source: Tensor | PrototypeSplit[Any]) -> None:
-        """Starts over from new prototypes, as many as there are now, on the memory's device.
+        """Replaces all prototypes, for instance after a new clustering; P may change.
 
         Args:
-            source: A :class:`mabm.PrototypeSplit`, or (P, D) prototypes that are their own
-                clusters; copied, and taken as they are.
+            source: A :class:`mabm.PrototypeSplit`, or (P, D) prototypes, each its own cluster.
+                Copied to the memory's device and dtype; not normalized.
 
         Raises:
-            TypeError: As the constructor.
-            ValueError: As the constructor.
+            TypeError: ``source`` has the wrong type.
+            ValueError: ``source`` has the wrong shape, or a row that is not finite.
 
         Example:
             >>> import torch, mabm
@@ -66,26 +71,27 @@ class Memory(WholeState):
         gather: bool = True,
         group: dist.ProcessGroup | None = None,
     ) -> None:
-        """Moves the rows that the batch has samples of.
+        """Moves the prototypes of the batch's targets toward its features.
 
-        Where ``torch.distributed`` is initialized this is a collective call: every rank updates
-        with the batches of all, joined in the order of the ranks, and ends with the same memory as
-        one process given the joined batch. Batches may be of unequal sizes, or empty; to learn
-        them, the host waits for the device. In one process it does not.
+        If ``torch.distributed`` is initialized this is a collective call: each rank updates with
+        the batches of all ranks, joined in rank order, so all ranks hold the memory that one
+        process would have after the joined batch. Batches may differ in size or be empty; reading
+        their sizes synchronizes with the device. A single process does not synchronize.
 
-        The batch counts as if rows that are not finite were not in it: those with NaN or Inf, as
-        float16 gives where a gradient scaler skips the step, and those whose length is infinite
-        in float32 (numbers of 1.8e19 or more; in float64 of such features).
+        Rows that are not finite are ignored: rows with NaN or Inf, as float16 gives when a gradient
+        scaler skips the step, and rows of infinite length in float32 (numbers of 1.8e19 or more),
+        or in float64 for float64 features.
 
         Args:
-            features: (B, D) floating point on the memory's device, normalized here; detached.
-            targets: (B,) integers in [-1, P), the row of each feature, -1 for noise.
+            features: (B, D) floating point on the memory's device; normalized by the memory, no
+                gradient.
+            targets: (B,) integers in [-1, P), the prototype of each feature; -1 is noise.
             gather: Whether to join the batches of all ranks.
-            group: The ranks to join, those of the default group unless given.
+            group: Process group to join; ``None`` is the default group.
 
         Raises:
-            TypeError: An argument of the wrong kind.
-            ValueError: A shape, device or target out of contract.
+            TypeError: An argument has the wrong type.
+            ValueError: A shape, a device or a target violates the contract.
 
         Example:
             >>> import torch, mabm
@@ -98,33 +104,36 @@ class Memory(WholeState):
             raise ValueError(
                 f"features must be on {self.prototypes.device} as the memory is, got {rows.device}"
             )
-        # In inference mode too the memory is to be one that a later backward pass can use.
+        # In inference mode too, later backward passes must be able to use the memory.
         with torch.inference_mode(False), torch.no_grad(), without_autocast(rows.device):
             rows = unit_rows(rows)
-            targets = leave_out_not_finite(rows[:, :1], targets)  # unit rows are NaN as a whole
+            targets = leave_out_not_finite(
+                rows[:, :1], targets
+            )  # a unit row is all NaN or all finite
             if gather and dist.is_available() and dist.is_initialized():
-                rows, targets = _join_batches(rows, targets, group)
+                rows, targets = join_rows(rows, targets, group=group)
             prototypes = full_precision(self.prototypes)
             rows = rows.to(prototypes.dtype)
             self.prototypes = self._moved(prototypes, rows, targets).to(self.prototypes.dtype)
 
     def _moved(self, prototypes: Tensor, rows: Tensor, targets: Tensor) -> Tensor:
+        """Returns the prototypes after an update with (B, D) unit rows; -1 in targets is noise."""
         raise NotImplementedError
 
     def _fill(self, prototypes: Tensor) -> Tensor:
-        """A copy in every bank, of which losses can take a gradient whatever mode it is made in."""
+        """Copies prototypes to each bank; usable in autograd even if made in inference mode."""
         with torch.inference_mode(False):
             if self._num_banks is None:
                 return prototypes.clone()
             return prototypes.expand(self._num_banks, -1, -1).clone()
 
     def extra_repr(self) -> str:
-        """Sizes and options, as ``repr`` prints them."""
+        """Returns sizes and options for ``repr``."""
         count, num_columns = self.prototypes.shape[-2:]
         return f"{count} prototypes of {num_columns} dimensions, momentum={self.momentum:g}"
 
     def _prepare_for(self, state_dict: dict[str, Any], prefix: str) -> list[str]:
-        """Takes a state with another number of prototypes, which changes from epoch to epoch."""
+        """Resizes the buffers for a state with another number of prototypes; returns its errors."""
         names = ("prototypes", "clusters")
         found = {name: state_dict[prefix + name] for name in names if prefix + name in state_dict}
         if not found:
@@ -143,36 +152,16 @@ class Memory(WholeState):
         except (TypeError, ValueError) as error:
             return [str(error)]
         shape = (*self.prototypes.shape[:-2], count, self.prototypes.shape[-1])
-        if prototypes.shape == shape != self.prototypes.shape:  # PyTorch refuses other shapes
+        if (
+            prototypes.shape == shape != self.prototypes.shape
+        ):  # PyTorch rejects a state of another shape
             self.prototypes = self.prototypes.new_empty(shape)
             self.clusters = self.clusters.new_empty(count)
         return []
 
 
-def _join_batches(
-    rows: Tensor, targets: Tensor, group: dist.ProcessGroup | None
-) -> tuple[Tensor, Tensor]:
-    """The batches of all ranks, one after the other; padded to the largest on their way."""
-    num_ranks = dist.get_world_size(group)
-    if num_ranks == 1:
-        return rows, targets
-    size = torch.full((1,), rows.shape[0], dtype=torch.int64, device=rows.device)
-    sizes = [torch.empty_like(size) for _ in range(num_ranks)]
-    dist.all_gather(sizes, size, group=group)
-    counts = torch.cat(sizes).tolist()
-
-    def join(part: Tensor) -> Tensor:
-        padded = part.new_zeros((max(counts), *part.shape[1:]))
-        padded[: part.shape[0]] = part
-        parts = [torch.empty_like(padded) for _ in counts]
-        dist.all_gather(parts, padded, group=group)
-        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
-
-    return join(rows), join(targets)
-
-
 def _read_source(source: object) -> tuple[Tensor, Tensor]:
-    """(P, D) prototypes and their (P,) clusters, of a split or of the prototypes alone."""
+    """Returns (P, D) prototypes and their (P,) clusters, from a split or from prototypes."""
     with torch.inference_mode(False), torch.no_grad():
         if isinstance(source, PrototypeSplit):
             prototypes = to_tensor(source.prototypes, "source.prototypes")

@@ -1,4 +1,4 @@
-"""A memory of one bank that the least similar samples move."""
+"""A memory of one bank that is moved by the least similar samples."""
 
 from __future__ import annotations
 
@@ -9,18 +9,22 @@ from mabm.contrast.memories.members import Members, mix, similarity_to_targets
 
 
 class HardMemory(Memory):
-    """One bank, each row moved once a batch by its sample that is least similar to it.
+    """One bank, each prototype moved once per batch by its least similar sample.
 
-    Of samples that tie, the first of the batch. Errors are those of :class:`MeanMemory`.
+    Ties go to the first sample of the batch.
 
     Args:
-        source: A :class:`mabm.PrototypeSplit`, or (P, D) prototypes that are their own clusters.
-            Copied, and taken as they are.
-        momentum: m in [0, 1], what a row keeps of itself.
+        source: A :class:`mabm.PrototypeSplit`, or (P, D) prototypes, each its own cluster. Copied;
+            not normalized.
+        momentum: m in [0, 1], the weight of the old prototype in an update.
 
     Attributes:
-        prototypes: (P, D) buffer, float32, or float64 of such a source.
-        clusters: (P,) int64 buffer.
+        prototypes: (P, D) buffer, float32, or float64 for a float64 source.
+        clusters: (P,) int64 buffer, the cluster of each prototype.
+
+    Raises:
+        TypeError: An argument has the wrong type.
+        ValueError: An argument has the wrong shape, is out of range, or is not finite.
 
     Source:
         Dai et al., ACCV 2022, as released (``cm_hard``).

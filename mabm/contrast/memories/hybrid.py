@@ -1,4 +1,4 @@
-"""A memory of two banks, one of means and one of hard samples."""
+"""A memory of two banks, one moved by means and one by hard samples."""
 
 from __future__ import annotations
 
@@ -10,20 +10,24 @@ from mabm.contrast.memories.members import Members, mix, similarity_to_targets
 
 
 class HybridMemory(Memory):
-    """Two banks: one moved by the mean of a row's samples, one by the hardest of them.
+    """Two banks, one moved by the mean of a prototype's samples, one by the hardest of them.
 
-    Both banks start from the same prototypes. The hardest sample of a row is the one least similar
-    to the *mean* bank's row before the update, of those that tie the first of the batch. Errors are
-    those of :class:`MeanMemory`.
+    Both banks start from the same prototypes. The hardest sample is the one least similar to the
+    prototype in the *mean* bank before the update; ties go to the first sample of the batch.
 
     Args:
-        source: A :class:`mabm.PrototypeSplit`, or (P, D) prototypes that are their own clusters.
-            Copied to both banks, and taken as they are.
-        momentum: m in [0, 1], what a row keeps of itself.
+        source: A :class:`mabm.PrototypeSplit`, or (P, D) prototypes, each its own cluster. Copied
+            to both banks; not normalized.
+        momentum: m in [0, 1], the weight of the old prototype in an update.
 
     Attributes:
-        prototypes: (2, P, D) buffer, the mean bank first; float32, or float64 of such a source.
-        clusters: (P,) int64 buffer.
+        prototypes: (2, P, D) buffer, the mean bank first; float32, or float64 for a
+            float64 source.
+        clusters: (P,) int64 buffer, the cluster of each prototype.
+
+    Raises:
+        TypeError: An argument has the wrong type.
+        ValueError: An argument has the wrong shape, is out of range, or is not finite.
 
     Source:
         Wang et al., AAAI 2026 (BMIL), as released.

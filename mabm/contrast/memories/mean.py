@@ -1,4 +1,4 @@
-"""A memory of one bank that every sample moves in turn."""
+"""A memory of one bank that is moved by each sample in turn."""
 
 from __future__ import annotations
 
@@ -13,27 +13,28 @@ from mabm.contrast.prototypes import PrototypeSplit
 
 
 class MeanMemory(Memory):
-    """One bank, moved by every sample in turn: ``row <- normalize(m * row + (1 - m) * sample)``.
+    """One bank, moved by each sample in turn: ``p <- normalize(m * p + (1 - m) * sample)``.
 
-    Samples of one row come in the order of the batch, and each finds the row as the one before
-    left it; rows do not meet, so that all move at once, a sample each at a time.
+    The samples of one prototype apply in batch order, each to the result of the previous one.
+    Prototypes are independent, so step i moves every prototype by its i-th sample at once.
 
     Args:
-        source: A :class:`mabm.PrototypeSplit`, or (P, D) prototypes that are their own clusters.
-            Copied, and taken as they are: means that are to have length one must have it.
-        momentum: m in [0, 1], what a row keeps of itself.
-        max_repeats: The most samples of one row in a (joined) batch, where that is known, 16 with
-            16 images an identity. On a GPU the number of steps must be known without waiting for
-            it, and is this, or else the size of the batch, which gives the same memory by more
-            steps. More samples than this are an error, on a GPU by a device-side assertion.
+        source: A :class:`mabm.PrototypeSplit`, or (P, D) prototypes, each its own cluster. Copied;
+            not normalized, so prototypes of unit length must be given as such.
+        momentum: m in [0, 1], the weight of the old prototype in an update.
+        max_repeats: Upper bound on the samples of one prototype in a (joined) batch, for instance
+            16 with 16 images of each identity; ``None`` if unknown. On a GPU this is the number of
+            steps, since counting would synchronize; without it the number is the batch size, which
+            gives the same memory but is slower. Exceeding it is an error, on a GPU by a device-side
+            assertion.
 
     Attributes:
-        prototypes: (P, D) buffer, float32, or float64 of such a source.
-        clusters: (P,) int64 buffer.
+        prototypes: (P, D) buffer, float32, or float64 for a float64 source.
+        clusters: (P,) int64 buffer, the cluster of each prototype.
 
     Raises:
-        TypeError: An argument of the wrong kind.
-        ValueError: An argument out of range or of another shape.
+        TypeError: An argument has the wrong type.
+        ValueError: An argument has the wrong shape, is out of range, or is not finite.
 
     Source:
         Dai et al., "Cluster Contrast for Unsupervised Person Re-Identification", ACCV 2022,

@@ -1,9 +1,9 @@
-"""Checkpoints that are whole or not there.
+"""Checkpoints that are written as a whole or not at all.
 
-A checkpoint is written beside its place, flushed to the disk and moved there, then its SHA-256 is
-written likewise into a file of its own, as ``sha256sum`` writes it. One without a checksum, or
-whose checksum differs, does not count: whenever a process is killed, the one before is good.
-Reading one never executes code.
+A checkpoint is written to a temporary file, flushed to the disk and moved to its name. Then its
+SHA-256 is written to a second file in the same way, in the format of ``sha256sum``. A checkpoint
+without a checksum, or with a wrong one, does not count: whenever a process is killed, the
+checkpoint before is good. Reading one never executes code.
 """
 
 from __future__ import annotations
@@ -32,29 +32,29 @@ _NUM_KEPT: Final = 2  # where the disk loses the newest, the one before is left
 def save_checkpoint(folder: Path, position: Position, state: dict[str, Any]) -> Path:
     """Writes a checkpoint, and removes all others but the one before it.
 
-    What is left of one that was not finished goes too, and so do checkpoints of later positions:
-    the run has gone back before them, since they are damaged.
+    Unfinished checkpoints are removed too, and so are those of later positions: the run has gone
+    back before them because they are damaged.
 
     Args:
-        folder: Where checkpoints are; exists.
-        position: What comes next.
+        folder: Folder of the run, which exists.
+        position: Position that the run goes on from.
         state: Tensors, numbers, strings, and lists, tuples and dictionaries of them.
 
     Returns:
         The file.
 
     Raises:
-        OSError: It cannot be written; those that are there stay.
-        TypeError: ``state`` holds anything else, which could not be read again.
-        ValueError: ``state`` is nested without end.
+        OSError: The checkpoint cannot be written; those before it stay.
+        TypeError: ``state`` holds a value of another type, which could not be read again.
+        ValueError: ``state`` is nested too deep.
     """
-    state = _plain(state, "state")
+    state = _without_numpy(state, "state")
     path = folder / f"checkpoint-{position.stage}-{position.epoch:04d}-{position.iteration:06d}.pt"
     digest = write_torch(path, {"version": _VERSION, "position": list(position), **state})
     write_text(_sidecar(path), f"{digest}  {path.name}\n")
-    there = _checkpoints(folder)
-    finished = [old for at, old in there if at <= position and _sidecar(old).is_file()]
-    for _, old in there:
+    existing = _checkpoints(folder)
+    finished = [old for at, old in existing if at <= position and _sidecar(old).is_file()]
+    for _, old in existing:
         if old not in finished[-_NUM_KEPT:]:
             # The checksum goes first: what is left of a removal cut short is no checkpoint.
             _sidecar(old).unlink(missing_ok=True)
@@ -67,12 +67,15 @@ def load_newest(
 ) -> tuple[Position, dict[str, Any]] | None:
     """Reads the newest good checkpoint onto the CPU; ``None`` if there is none.
 
-    Ones that are not whole, of another format or of another position than their name says are
-    passed over, which the log says.
+    A checkpoint that is damaged, of another format or of another position than its name says is
+    passed over, with a warning in the log.
 
     Args:
-        folder: Where checkpoints are.
-        kinds: What a state must hold, and of which type.
+        folder: Folder of the run.
+        kinds: Entries that a state must have, and their types.
+
+    Returns:
+        The position that the run goes on from, and the state.
     """
     for position, path in reversed(_checkpoints(folder)):
         if not _is_whole(path):
@@ -93,16 +96,16 @@ def load_newest(
 def _fault(
     content: object, position: Position, kinds: Mapping[str, type | tuple[type, ...]]
 ) -> str | None:
-    """What is wrong with the content of a checkpoint."""
+    """What is wrong with the content of a checkpoint, in words; ``None`` if nothing is."""
     if not isinstance(content, dict):
         return f"it holds a {type(content).__name__}"
     version = content.get("version", _VERSION)  # older ones have none
     if type(version) is not int or version != _VERSION:
         return f"its format has version {version!r}, not {_VERSION}"
-    found = content.get("position")
-    is_plain = isinstance(found, list) and all(type(each) is int for each in found)
-    if not is_plain or found != list(position):
-        return f"its position is {found!r}, not {list(position)}"
+    stored = content.get("position")
+    is_plain = isinstance(stored, list) and all(type(each) is int for each in stored)
+    if not is_plain or stored != list(position):
+        return f"its position is {stored!r}, not {list(position)}"
     for key, kind in kinds.items():
         if key not in content:
             return f"it has no {key!r}"
@@ -112,7 +115,7 @@ def _fault(
 
 
 def newest_position(folder: Path) -> Position | None:
-    """Where the newest checkpoint stands that was finished, by its name alone."""
+    """Position of the newest finished checkpoint, read from its name alone."""
     finished = [position for position, path in _checkpoints(folder) if _sidecar(path).is_file()]
     return finished[-1] if finished else None
 
@@ -126,9 +129,10 @@ def write_torch(path: Path, value: object) -> str:
 
 
 def clear_parts(folder: Path) -> None:
-    """Removes what writes of a run that were cut short have left, and no other's unfinished files.
+    """Removes the temporary files that a killed run has left.
 
-    A browser's downloads may end alike, and what another command is writing here does.
+    Other files with the same ending stay: unfinished downloads of a browser, and what another
+    command is writing.
     """
     for part in folder.glob(f"*{PART}"):
         if is_unfinished(part.name):
@@ -137,12 +141,12 @@ def clear_parts(folder: Path) -> None:
 
 def _checkpoints(folder: Path) -> list[tuple[Position, Path]]:
     """All files that are named as checkpoints, oldest position first."""
-    found = []
+    checkpoints = []
     for path in folder.glob("checkpoint-*.pt"):
         match = CHECKPOINT.fullmatch(path.name)
         if match:
-            found.append((Position(*map(int, match.groups())), path))
-    return sorted(found)
+            checkpoints.append((Position(*map(int, match.groups())), path))
+    return sorted(checkpoints)
 
 
 def _sidecar(path: Path) -> Path:
@@ -160,8 +164,8 @@ def _is_whole(path: Path) -> bool:
     return sidecar.read_bytes().split()[:1] == [digest.hexdigest().encode("ascii")]
 
 
-def _plain(value: object, place: str, depth: int = 0) -> Any:
-    """The same with NumPy's numbers as Python's, which are all that is read without code."""
+def _without_numpy(value: object, place: str, depth: int = 0) -> Any:
+    """The same with NumPy's numbers as Python's, the only ones that load without running code."""
     if depth > DEEPEST:
         raise ValueError(f"state must be nested at most {DEEPEST} deep; does it hold itself?")
     if isinstance(value, np.generic):
@@ -170,11 +174,15 @@ def _plain(value: object, place: str, depth: int = 0) -> Any:
         return value
     if isinstance(value, Mapping):
         return {
-            _plain(key, place, depth + 1): _plain(item, f"{place}[{key!r}]", depth + 1)
+            _without_numpy(key, place, depth + 1): _without_numpy(
+                item, f"{place}[{key!r}]", depth + 1
+            )
             for key, item in value.items()
         }
     if isinstance(value, (list, tuple)):
-        items = [_plain(item, f"{place}[{index}]", depth + 1) for index, item in enumerate(value)]
+        items = [
+            _without_numpy(item, f"{place}[{index}]", depth + 1) for index, item in enumerate(value)
+        ]
         return tuple(items) if isinstance(value, tuple) else items
     raise TypeError(f"{place} must be tensors and plain values, got {type(value).__name__}")
 

@@ -1,4 +1,4 @@
-"""What a run ran on: what one needs to repeat it, and nothing that names a person or a machine."""
+"""Software and hardware of a run, to repeat it; nothing that names a person or a machine."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ _CPU_FACTS = Path("/proc/cpuinfo")  # Linux; elsewhere Python knows enough
 def describe_environment() -> dict[str, str]:
     """Describes software and hardware in words, most important first.
 
-    Versions (mabm and how its ops were built, PyTorch, Python, the packages installed of those that
-    can change a result), devices, threads, and the switches of PyTorch that change arithmetic. No
-    host name, user name, path or environment variable is read into it.
+    These are versions (mabm and how its ops were built, PyTorch, Python, installed packages that
+    can change a result), devices, threads, and the switches of PyTorch that change arithmetic.
+    Host name, user name, paths and environment variables are left out.
 
     Returns:
-        Name -> description, both for people; equal on every call unless a setting changed.
+        Descriptions by name, both for people to read; equal on every call unless a setting changed.
     """
     info = build_info()
     facts = {
@@ -70,10 +70,10 @@ def describe_environment() -> dict[str, str]:
 
 def _cpu_name() -> str:
     try:
-        found = re.search(r"^model name\s*:\s*(.+)$", _CPU_FACTS.read_text(), re.MULTILINE)
+        match = re.search(r"^model name\s*:\s*(.+)$", _CPU_FACTS.read_text(), re.MULTILINE)
     except OSError:
-        found = None
-    return found[1].strip() if found else platform.processor() or "unknown processor"
+        match = None
+    return match[1].strip() if match else platform.processor() or "unknown processor"
 
 
 def _describe_gpus() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The history of a run: one JSON line an epoch, that a kill at any moment leaves readable."""
+"""The history of a run: one line of JSON for each epoch, readable after a kill at any moment."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mabm._core.files import DEEPEST, moved_into, naming_file
 class History:
     """A file of epoch entries, one strict JSON object a line (JSON Lines, UTF-8).
 
-    A line counts once its end is written: what a killed process wrote of a line is no entry, and
+    A line counts once its end is written. What a killed process wrote of a line is no entry, and
     the next :meth:`append` or :meth:`truncate` removes it. Only one process may write.
 
     Attributes:
@@ -43,19 +43,19 @@ class History:
         self.path = Path(path)
 
     def append(self, entry: Mapping[str, Any]) -> None:
-        """Adds one line; on return it is on the disk.
+        """Adds one line, which is on the disk when this returns.
 
         Args:
-            entry: At least ``"stage"`` and ``"epoch"``, integers >= 0 (stage 0 is for what is known
-                before any training). Values are what JSON has, NumPy numbers and arrays, and
-                tensors, at any depth; keys are strings. Numbers come back as they are, except that
-                JSON has no NaN and no infinity: these become null.
+            entry: At least ``"stage"`` and ``"epoch"``, integers >= 0 (stage 0 is the start, before
+                any training). Values are of types that JSON has, NumPy numbers and arrays, and
+                tensors, at any depth; keys are strings. Numbers are read back unchanged, but NaN
+                and infinity, which JSON does not have, become null.
 
         Raises:
             OSError: The line cannot be written; the file is as it was.
-            TypeError: A value that JSON has no form for, or a key that is no string.
+            TypeError: A value has a type without a form in JSON, or a key is no string.
             ValueError: ``"stage"`` or ``"epoch"`` is missing or negative, or the entry is nested
-                without end.
+                too deep.
         """
         _position(entry, "entry")
         rest = memoryview((strict_json(entry) + "\n").encode())
@@ -74,15 +74,15 @@ class History:
                 raise
 
     def read(self) -> list[dict[str, Any]]:
-        """All entries, first to last; none where there is no file.
+        """All entries, first to last; none without a file.
 
         Raises:
-            ValueError: A whole line is no entry; the message says which.
+            ValueError: A whole line is no entry; the message has its number.
         """
         return [entry for entry, _ in self._entries()]
 
     def truncate(self, *, stage: int, epoch: int) -> None:
-        """Drops the entries after an epoch, to resume there; atomic, so that a kill drops none.
+        """Drops the entries after an epoch, to resume there; a kill drops all of them or none.
 
         Args:
             stage: Stage of the last entry to keep, -1 to drop all.
@@ -90,7 +90,7 @@ class History:
 
         Raises:
             OSError: The file cannot be written.
-            ValueError: As :meth:`read`, or an argument is too low.
+            ValueError: A whole line is no entry, or an argument is too low.
         """
         last = check_integer("stage", stage, at_least=-1), check_integer("epoch", epoch, at_least=0)
         kept = [line for entry, line in self._entries() if _position(entry, "entry") <= last]
@@ -121,15 +121,19 @@ class History:
 
 
 def strict_json(value: object) -> str:
-    """JSON of one line, as :meth:`History.append` writes it.
+    """JSON in one line, with null for NaN and infinity.
+
+    Args:
+        value: Values of types that JSON has, NumPy numbers and arrays, and tensors, at any depth.
 
     Raises:
-        TypeError: A value that JSON has no form for, or a key that is no string.
+        TypeError: A value has a type without a form in JSON, or a key is no string.
+        ValueError: The value is nested too deep.
     """
-    return json.dumps(_plain(value), ensure_ascii=False, allow_nan=False)
+    return json.dumps(_json_value(value), ensure_ascii=False, allow_nan=False)
 
 
-def _plain(value: object, depth: int = 0) -> Any:
+def _json_value(value: object, depth: int = 0) -> Any:
     if depth > DEEPEST:
         raise ValueError(f"values must be nested at most {DEEPEST} deep; does one hold itself?")
     if isinstance(value, Tensor):
@@ -144,9 +148,9 @@ def _plain(value: object, depth: int = 0) -> Any:
         for key in value:
             if not isinstance(key, str):
                 raise TypeError(f"keys must be str, got {type(key).__name__}: {key!r}")
-        return {key: _plain(item, depth + 1) for key, item in value.items()}
+        return {key: _json_value(item, depth + 1) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item, depth + 1) for item in value]
+        return [_json_value(item, depth + 1) for item in value]
     raise TypeError(f"values must have a form in JSON, got {type(value).__name__}: {value!r}")
 
 
@@ -161,6 +165,6 @@ def _position(entry: Mapping[str, Any], name: str) -> tuple[int, int]:
 
 
 def _end_of_last_line(path: Path) -> int:
-    """Where the last whole line ends, in bytes."""
+    """Number of bytes up to the end of the last whole line."""
     content = path.read_bytes()
     return content.rfind(b"\n") + 1

@@ -1,4 +1,4 @@
-"""Where a run stands: what comes next, what lies behind it, and whether it is the same run."""
+"""What a checkpoint holds of a run, and how a run goes on from it, with the same settings only."""
 
 from __future__ import annotations
 
@@ -6,10 +6,17 @@ from collections.abc import Mapping
 from types import NoneType
 from typing import Any, Final
 
+from torch import Tensor
+
 from mabm._core.names import NamedMapping
 from mabm.data import DATA_SETS
 from mabm.evaluation import SearchScores
 from mabm.models.weights import SHIPPED
+from mabm.train.config import Config
+from mabm.train.config_files import to_tree
+from mabm.train.epoch import EpochState
+from mabm.train.inputs import Inputs
+from mabm.train.learner import Learner
 
 KINDS: Final[Mapping[str, type | tuple[type, ...]]] = {
     "config": dict,
@@ -21,7 +28,7 @@ KINDS: Final[Mapping[str, type | tuple[type, ...]]] = {
     "epoch": (dict, NoneType),
     "diagnostics": (dict, NoneType),
 }
-"""What a checkpoint of a run holds, and of which type."""
+"""Entries of a checkpoint of a run, and their types."""
 
 # What may differ between the start of a run and its continuation: it changes no number, but for the
 # device, which rounds in its own way.
@@ -43,12 +50,56 @@ _NAMES: Final[Mapping[str, NamedMapping[Any]]] = {
 }
 
 
+def state_of(
+    config: Config, inputs: Inputs, learner: Learner, epoch: EpochState | None
+) -> dict[str, Any]:
+    """All that a run needs to go on from its position, for a checkpoint.
+
+    Args:
+        config: Configuration of the run.
+        inputs: Its images.
+        learner: Its encoder and optimizer.
+        epoch: Its epoch, if it is within one.
+    """
+    return {
+        "config": to_tree(config),
+        "images": inputs.digest(),
+        **learner.state_dict(),
+        "epoch": None if epoch is None else epoch.to_tree(),
+        "diagnostics": None if epoch is None else epoch.diagnostics,
+    }
+
+
+def restore(
+    state: Mapping[str, Any], config: Config, learner: Learner, stage: int, modality: Tensor
+) -> EpochState | None:
+    """Loads what :func:`state_of` gave into a learner.
+
+    Args:
+        state: What a checkpoint holds.
+        config: Configuration of the run.
+        learner: The encoder, and an optimizer of the stage.
+        stage: Stage that comes next.
+        modality: (N,) int64 modality of the training images.
+
+    Returns:
+        The epoch that goes on; ``None`` where one begins.
+    """
+    learner.load_state_dict(state)
+    if state["epoch"] is None:
+        return None
+    modality = modality.to(learner.device)
+    epoch = EpochState.from_tree(state["epoch"], config, stage, modality)
+    epoch.diagnostics = state["diagnostics"]
+    return epoch
+
+
 def check_same(kept: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Refuses to go on with other settings than a run began with, those that are free left out.
 
     Args:
-        kept: Configuration of the checkpoint, as :func:`mabm.train.config_files.to_tree` gives it.
-        now: Configuration of today, likewise.
+        kept: Configuration that the run began with, a dictionary for each table.
+        now: Configuration that it is to go on with, a dictionary for each table.
 
     Raises:
         ValueError: A setting differs; it is named, with both values.

@@ -1,8 +1,9 @@
-"""One run in one folder: a lock that lasts as long as the process that holds it, and no longer.
+"""A lock that keeps a second run out of a folder, for as long as the first one's process lives.
 
-It is the system's lock of an open file (``flock``), which a killed process leaves at once, and
-which Linux carries over NFS. The file says who holds it. (filelock keeps its descriptor to itself,
-which worker processes must close, and its older versions empty the file of another holder.)
+It is the system's lock of an open file (``flock``). A killed process releases it at once, and on
+Linux it works over NFS. The file names the process that holds it. (The package filelock does not
+serve: worker processes must close the descriptor, which it hides, and its older versions empty the
+file of another holder.)
 """
 
 from __future__ import annotations
@@ -36,15 +37,15 @@ _held: set[int] = set()  # descriptors, for processes that inherit them
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keeps other runs out of ``folder`` meanwhile, which is made where there is none.
+    """Keeps other runs out of ``folder`` inside; makes the folder if it does not exist.
 
-    Of processes that train together the first holds the lock, and all learn whether it could. A
-    folder that was made and is empty in the end goes again. Where the file system has no locks,
-    the log says so, and nothing is kept out.
+    Of processes that train together the first holds the lock, and all raise if it cannot. A folder
+    that was made here and is empty in the end is removed. Where the file system has no locks, a
+    warning says so and nothing is kept out.
 
     Raises:
         OSError: The folder cannot be made or written to.
-        RunInUseError: Another run is going on there, in this process or elsewhere.
+        RunInUseError: Another run uses the folder, in this process or another.
     """
     made: list[Path] = []
     descriptor, refusal = None, None
@@ -71,13 +72,13 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def leave_locks() -> None:
-    """Closes, in a child process, the locks that its parent holds, which it would keep alive."""
+    """Closes the locks that a child process has inherited, which it would keep locked."""
     while _held:
         os.close(_held.pop())
 
 
 def _make(folder: Path) -> list[Path]:
-    """Makes a folder and those above it; returns what was not there, innermost first."""
+    """Makes a folder and those above it; returns the folders it made, innermost first."""
     made = []
     for each in (folder, *folder.parents):
         if each.exists():

@@ -1,4 +1,4 @@
-"""TensorBoard: the scalars of every epoch entry, for those who watch runs side by side."""
+"""TensorBoard files: the scalars of every epoch, to compare runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mabm._core.files import naming_file
 
 
 class TensorBoardLog:
-    """Writes epoch entries as scalars; the step is the epoch's number in the whole run.
+    """Writes entries of the history as scalars; the step is the epoch's number in the whole run.
 
     Tags are the keys of an entry, joined by slashes, and stay the same over all epochs:
     ``seconds``, ``losses/NAME``, ``clusters/NAME``, ``diagnostics/CLUSTERING/NAME``,
@@ -24,13 +24,13 @@ class TensorBoardLog:
     over trials), and ``warnings``, their number.
 
     Args:
-        folder: Where the event file goes; created if missing.
-        first_step: Step of the first entry that will be written: the number of entries that the
-            history holds before it. What a killed run wrote from that step on is hidden.
+        folder: Folder of the event file; made if it does not exist.
+        first_step: Step of the first entry to be written, which is the number of entries before it
+            in the history. What a killed run wrote from that step on is hidden.
 
     Raises:
-        ImportError: If TensorBoard is missing.
-        OSError: If the file cannot be written, then or later; ``filename`` is the file.
+        ImportError: TensorBoard is missing.
+        OSError: The file cannot be written, now or later; ``filename`` is the file.
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, first_step: int = 0) -> None:
@@ -99,7 +99,7 @@ def require_tensorboard() -> tuple[Any, Any]:
 
 
 def epoch_scalars(entry: Mapping[str, Any]) -> dict[str, float]:
-    """The finite numbers of one epoch entry by tag, as :class:`TensorBoardLog` names them."""
+    """The finite numbers of one entry of the history, by the tags of :class:`TensorBoardLog`."""
     scalars: dict[str, float] = {}
     for key in ("seconds", "losses", "clusters"):
         scalars.update(_numbers(entry.get(key), key))

@@ -1,4 +1,4 @@
-"""Finds the import lines of a code base that this library can take, and changes them."""
+"""Finds the import lines of a code base that this library can replace, and changes them."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from pathlib import Path
 from typing import Final
 
 from mabm._core.files import check_writable, moved_into
-from mabm.compat._code_base import CodeBase, Definition, Source, parameters, read_code_base
-from mabm.compat._families import NAMES, OPTIONS, names_of
+from mabm.compat._imports.families import NAMES, OPTIONS, names_of
+from mabm.compat._tool.code_base import CodeBase, Definition, Source, parameters, read_code_base
 
 __all__ = ["Change", "Plan", "Remark", "plan_changes"]
 
 _HERE: Final = "mabm.compat"
-_COMMON: Final = ("cm", "hm", "compute_dist")  # whose names other files give to other things
+_COMMON: Final = ("cm", "hm", "compute_dist")  # their names are common in unrelated code
 _INSTALL: Final = "or leave the line and call mabm.compat.install before it"
 
 
 @dataclass(frozen=True)
 class Change:
-    """One import statement that becomes another: where it stands, and both in one line."""
+    """One changed import statement: its file and line, and the old and new code on one line."""
 
     file: str
     line: int
@@ -34,7 +34,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Remark:
-    """Something that stays as it is: where it stands (line 0: the file), what, and why."""
+    """Something that is not changed: its file and line (0: the whole file), what, and why."""
 
     file: str
     line: int
@@ -44,14 +44,14 @@ class Remark:
 
 @dataclass(frozen=True)
 class Plan:
-    """What there is to do in a folder.
+    """The changes to make in a folder.
 
     Attributes:
         root: The folder.
-        files: How many files were read.
-        changes: Statements to change, by file and line.
-        remarks: What stays, by file and line.
-        code_base: What was read.
+        files: Number of files read.
+        changes: Statements to change, sorted by file and line.
+        remarks: What is not changed, sorted by file and line.
+        code_base: The files read.
     """
 
     root: Path
@@ -62,10 +62,10 @@ class Plan:
     _contents: tuple[tuple[Path, bytes], ...]
 
     def write(self) -> None:
-        """Writes every changed file, each as a whole or not at all.
+        """Writes all changed files, each atomically.
 
         Raises:
-            OSError: A file cannot be written; it stays as it was.
+            OSError: A file cannot be written; it is not changed.
         """
         for path, _ in self._contents:
             check_writable(path)
@@ -77,21 +77,21 @@ class Plan:
 
 
 def plan_changes(folder: Path) -> Plan:
-    r"""Reads a code base and finds the imports that this library can take; changes nothing.
+    r"""Reads a code base and finds the imports that this library can replace; changes nothing.
 
-    An import is recognized by the last part of its module's path and its names, whatever package
-    is called; relative ones too. A name whose own definition is in the folder and takes arguments
-    that ours does not take is left.
+    An import, absolute or relative, is recognized by its names and the last part of its module's
+    path, for any package. A name is kept if it is defined in the folder with arguments that ours
+    does not have.
 
     Args:
         folder: A folder, or one Python file.
 
     Raises:
-        OSError: There is no such folder.
+        OSError: The folder does not exist.
 
     Example:
         >>> import pathlib, tempfile
-        >>> from mabm.compat.rewriting import plan_changes
+        >>> from mabm.compat._tool.rewriting import plan_changes
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     file = pathlib.Path(folder, "train.py")
         ...     _ = file.write_text("from gcl.models.cm import ClusterMemory, Other as O\n")
@@ -119,7 +119,7 @@ def plan_changes(folder: Path) -> Plan:
 
 
 def misfit(definition: Definition, here: str) -> str | None:
-    """What keeps ours from taking the place of an old definition; ``None`` if nothing does."""
+    """Why ours cannot replace an old definition; ``None`` if it can."""
     ours = getattr(importlib.import_module(f"{_HERE}.{here}"), definition.name)
     for method, names in parameters(definition).items():
         ends = inspect.signature(getattr(ours, method) if method else ours).parameters
@@ -142,13 +142,13 @@ def misfit(definition: Definition, here: str) -> str | None:
 
 
 class _File:
-    """What there is to do in one file."""
+    """The changes to make in one file."""
 
     def __init__(self, code_base: CodeBase, source: Source) -> None:
         self.code_base, self.source = code_base, source
         self.changes: list[Change] = []
         self.remarks: list[Remark] = []
-        self.edits: list[tuple[int, int, str]] = []  # from and to, in letters, and what comes there
+        self.edits: list[tuple[int, int, str]] = []  # start, end (characters), new text
         self.kept: list[tuple[ast.Import | ast.ImportFrom, list[str]]] = []
         self._starts = [0]
         for line in source.lines:
@@ -165,7 +165,7 @@ class _File:
         self._look_at_importlib(source.tree)
 
     def content(self) -> bytes:
-        """The changed file."""
+        """Content of the changed file."""
         text = self.source.text
         for start, end, new in sorted(self.edits, reverse=True):
             text = text[:start] + new + text[end:]
@@ -193,8 +193,8 @@ class _File:
         others: list[ast.alias] = []
         for alias in node.names:
             here = table.get(alias.name)
-            own = defined.definitions.get(alias.name) if defined is not None else None
-            reason = None if here is None or own is None else misfit(own, here)
+            old = defined.definitions.get(alias.name) if defined is not None else None
+            reason = None if here is None or old is None else misfit(old, here)
             if here is None or reason is not None:
                 others.append(alias)
             else:
@@ -287,7 +287,7 @@ class _File:
         self.remarks.append(Remark(self.source.name, line, what, reason))
 
     def _tokens(self, node: ast.ImportFrom) -> list[tokenize.TokenInfo]:
-        """The tokens of a statement, line ends apart."""
+        """The tokens of a statement, without line ends."""
         line = self.source.lines[node.lineno - 1].encode()
         start = (node.lineno, len(line[: node.col_offset].decode()))
         last_line = self.source.lines[(node.end_lineno or node.lineno) - 1].encode()
@@ -300,7 +300,7 @@ class _File:
         ]
 
     def _is_joined(self, last: tokenize.TokenInfo) -> bool:
-        """Whether another statement follows on the line where a token ends."""
+        """Whether another statement follows on the line of a token."""
         rest = self.source.lines[last.end[0] - 1][last.end[1] :].strip()
         return rest[:1] not in {"", "#"}
 
@@ -320,7 +320,7 @@ def _joined(aliases: list[ast.alias]) -> str:
 
 
 def _faiss_that_stays(code_base: CodeBase, files: list[_File]) -> Iterator[Remark]:
-    """Where faiss is imported still, once the changes are made, by code that a script reaches."""
+    """Yields remarks on imports of faiss that scripts still reach after the changes."""
     targets: dict[Path, set[Path]] = {}
     needed: set[Path] = set()
     for file in files:
@@ -364,7 +364,7 @@ def _faiss_that_stays(code_base: CodeBase, files: list[_File]) -> Iterator[Remar
 def _targets(
     code_base: CodeBase, source: Source, node: ast.Import | ast.ImportFrom, names: list[str]
 ) -> Iterator[Path]:
-    """Files of the folder that an import runs."""
+    """Yields the files of the folder that an import runs."""
     level = node.level if isinstance(node, ast.ImportFrom) else 0
     paths = names
     if isinstance(node, ast.ImportFrom):

@@ -1,4 +1,4 @@
-"""What the old interfaces ask for in common: their arguments read, their results shaped."""
+"""The old distance functions: arguments and results that several of them share."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from mabm._core.arguments import check_integer, shown
 from mabm._core.arrays import IntArray, check_features, to_tensor
 from mabm._core.device_memory import check_fits
 from mabm._core.extension import backends
+from mabm._core.modalities import INFRARED, VISIBLE
 from mabm.distance.jaccard import encode_samples, jaccard_distance
 from mabm.distance.presets import MAX_K, PRESETS, Preset
 from mabm.distance.ranking import Ranking, rank_neighbors
@@ -23,33 +24,32 @@ from mabm.distance.rows import Encoding, NeighborSets
 
 Distances: TypeAlias = NDArray[np.float32] | NDArray[np.float16]
 
-VISIBLE, INFRARED = 0, 1
-
-# Numbers held at once where rows are compared in blocks.
+# Numbers held at once when rows are compared in blocks.
 _ELEMENTS_AT_ONCE = 2**22
 
 
 def read_features(value: object, name: str) -> Tensor:
-    """Returns features in float32 where there are ops for them; the old code called ``.cuda()``."""
+    """Returns float32 features, moved to the CPU if their device has no ops."""
     tensor = to_tensor(value, name)
     return check_features(tensor if tensor.device.type in backends() else tensor.cpu(), name)
 
 
 def check_search_option(value: object) -> int:
-    """Returns an option that once chose a faiss route, an integer in [0, 5]."""
+    """Returns an integer in [0, 5], which selected the faiss index in the old code."""
     return check_integer("search_option", value, at_least=0, at_most=5)
 
 
 def modality_of_names(name: str, files: Sequence[Any], count: int) -> IntArray:
-    """Returns the modality that each file name tells by ``ir_modify`` or ``rgb_modify``.
+    """Returns the (N,) modality of file names that contain ``rgb_modify`` (0) or ``ir_modify`` (1).
 
     Args:
-        name: What messages call the argument.
+        name: Name of the argument in messages.
         files: File names, or tuples that start with one.
-        count: How many there must be.
+        count: Required number of files.
 
     Raises:
-        ValueError: There are more or fewer, or a name tells no modality.
+        TypeError: ``files`` is not a sequence of file names or of tuples.
+        ValueError: The number of files differs, or a name contains neither word.
     """
     if not isinstance(files, Sequence | np.ndarray) or getattr(files, "shape", None) == ():
         raise TypeError(
@@ -81,11 +81,11 @@ def modality_of_names(name: str, files: Sequence[Any], count: int) -> IntArray:
 
 
 def check_lengths(k1: object, k2: object, longest: int = MAX_K) -> tuple[int, int]:
-    """Returns k1 in [1, ``longest``] and k2, at most k1: lists of k1 have no more rows to average.
+    """Returns k1, in [1, ``longest``], and k2 reduced to k1, since a list has only k1 rows.
 
     Raises:
-        TypeError: One is no integer.
-        ValueError: One is below 1, or ``k1`` above ``longest``.
+        TypeError: ``k1`` or ``k2`` is not an integer.
+        ValueError: ``k1`` or ``k2`` is below 1, or ``k1`` is above ``longest``.
     """
     length = check_integer("k1", k1, at_least=1, at_most=longest)
     return length, min(check_integer("k2", k2, at_least=1), length)
@@ -100,15 +100,18 @@ def dense_distance(
     preset: str | Preset,
     use_float16: object = False,
 ) -> Distances:
-    """:func:`mabm.modality_jaccard` as a NumPy array, with the k2 that :func:`check_lengths` gives.
+    """Computes :func:`mabm.modality_jaccard` as an (N, N) NumPy array.
 
     Args:
-        features: (N, D) from :func:`read_features`.
-        modality: (N,) or ``None``.
-        k1: As :func:`mabm.modality_jaccard`.
-        k2: May exceed ``k1``, and is ``k1`` then.
-        preset: Name or preset.
-        use_float16: Whether the result is rounded to float16.
+        features: (N, D) float32 from :func:`read_features`.
+        modality: (N,) integers, or ``None`` for presets without modality.
+        k1: Length of the neighbor lists, including the sample itself.
+        k2: Rows to average for query expansion; values above ``k1`` mean ``k1``.
+        preset: A preset or its name.
+        use_float16: Whether to round the result to float16.
+
+    Raises:
+        MemoryError: The (N, N) result does not fit in memory.
     """
     length, rows = check_lengths(k1, k2)
     count = len(features)
@@ -129,9 +132,12 @@ def dense_of_encoding(
     *,
     use_float16: object = False,
 ) -> Distances:
-    """:func:`mabm.jaccard_distance` as a NumPy array, refused where it cannot fit.
+    """Computes :func:`mabm.jaccard_distance` as a NumPy array.
 
-    With ``use_float16`` it is rounded to float16, block by block: 2 bytes a pair are held.
+    With ``use_float16`` it is rounded to float16 block by block, in 2 bytes per pair.
+
+    Raises:
+        MemoryError: The result does not fit in memory.
     """
     samples = range(len(encoding))
     chosen = [samples[part or slice(None)] for part in (rows, columns)]
@@ -155,19 +161,21 @@ def dense_of_encoding(
 
 
 def nearest_columns(distance: Tensor, width: int) -> Tensor:
-    """(B, ``width``) columns of the least numbers of each row, ascending, ties by lower column."""
+    """Returns the (B, ``width``) columns of each row's least values, ascending; ties by column."""
     width = min(width, distance.shape[1])
     nearest, ranks = distance.topk(width, dim=1, largest=False)
     ranks = ranks.sort(dim=1).values
     order = distance.gather(1, ranks).sort(dim=1, stable=True).indices
     ranks = ranks.gather(1, order)
-    tied = (distance <= nearest[:, -1:]).sum(dim=1) > width  # at the end, where topk chose freely
+    tied = (distance <= nearest[:, -1:]).sum(
+        dim=1
+    ) > width  # ties at the end of the list, which topk breaks arbitrarily
     ranks[tied] = distance[tied].argsort(dim=1, stable=True)[:, :width]
     return ranks
 
 
 def rank_beside_self(features: Tensor, k1: int) -> Ranking[Tensor]:
-    """One list of ``k1 + 1`` by inner product: a sample counts beside its k1 neighbors."""
+    """Ranks by inner product in one list of ``k1 + 1``: the sample and its k1 neighbors."""
     preset = replace(PRESETS["spcl"], metric="inner_product")
     return replace(rank_neighbors(features, k1=k1 + 1, preset=preset), k1=k1)
 
@@ -175,11 +183,11 @@ def rank_beside_self(features: Tensor, k1: int) -> Ranking[Tensor]:
 def encode_by_distance(
     neighbors: NeighborSets[Tensor], distance: Callable[[Tensor, Tensor], Tensor]
 ) -> Encoding[Tensor]:
-    """Weighs every sample's neighbors by ``softmax(-d)``, d being a distance of the caller's.
+    """Encodes each sample by ``softmax(-d)`` over its neighbors, for a given distance d.
 
     Args:
-        neighbors: E(i) of N samples. An empty set is encoded as the sample itself alone.
-        distance: From (entries,) rows and (entries,) columns to the distances of these pairs.
+        neighbors: Neighbor sets of N samples. A sample with an empty set is encoded as itself.
+        distance: Maps (entries,) rows and (entries,) columns to the distances of these pairs.
     """
     indptr, indices = neighbors.tensors()
     sizes = indptr.diff()
@@ -196,7 +204,7 @@ def encode_by_distance(
 
 
 def squared_euclidean(features: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """(entries,) float64 squared distances of the given pairs of rows."""
+    """Returns (entries,) float64 squared distances of the given pairs of rows."""
     step = max(_ELEMENTS_AT_ONCE // features.shape[1], 1)
     parts = [
         (features[ends] - features[starts]).square().sum(dim=1, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""What the old memories share: products that move them in backward, and losses of logits."""
+"""The old memories' common parts: products that update them in backward, and their losses."""
 
 from __future__ import annotations
 
@@ -22,40 +22,40 @@ from mabm.contrast.memories.mean import move_by_each
 from mabm.contrast.module_state import WholeState
 
 Move: TypeAlias = Callable[[Tensor, Tensor, Tensor, float], Tensor]
-"""``move(features, inputs, indexes, momentum)`` -> the features after a batch.
+"""``move(features, inputs, indexes, momentum)`` -> the features after an update with a batch.
 
-It may write to the features that it is given and return them.
+It may update ``features`` in place and return them.
 """
 
-# The released label smoothing: its weight, and of how many classes one shares in it.
+# The released label smoothing: its weight, and one of how many classes receives a share.
 _EPSILON: Final = 0.1
 _CLASSES_PER_SHARE: Final = 50
 
 
 def number_in(value: Any) -> Any:
-    """The number in a tensor of one; anything else as it is."""
+    """Returns the number in a tensor of one element, and any other value unchanged."""
     return value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
 
 
 def check_momentum(value: object, name: str = "momentum") -> float:
-    """Returns a float in [0, 1] of a number or a tensor of one."""
+    """Returns a float in [0, 1] from a number or a tensor of one element."""
     return check_real(name, number_in(value), 0.0, 1.0)
 
 
 def check_smooth(value: float) -> float:
-    """Returns the switch of label smoothing as a float that is not negative."""
+    """Returns the switch of label smoothing as a float, at least 0."""
     return check_real("smooth", float(value) if isinstance(value, bool) else value, 0.0, math.inf)
 
 
 class MovingMemory(WholeState):
-    """A module whose ``features`` a backward pass moves, with the arguments that all of them have.
+    """Base of the old memories, whose ``features`` are updated during backward passes.
 
     Args:
-        num_features: D.
-        num_samples: K, the rows of one bank until ``features`` are assigned.
-        temp: What similarities are divided by.
-        momentum: What a row keeps of itself, in [0, 1]; a number or a tensor of one.
-        num_banks: How many banks of K rows ``features`` hold.
+        num_features: Dimension D of the features.
+        num_samples: K, the number of rows of one bank until ``features`` are assigned.
+        temp: Divisor of the similarities.
+        momentum: Weight of the old row in an update, in [0, 1]; a number or a one-element tensor.
+        num_banks: Number of banks of K rows in ``features``.
     """
 
     features: Tensor
@@ -87,7 +87,7 @@ class MovingMemory(WholeState):
         return check_temperature(number_in(self.temp), "temp")
 
     def _make_writable(self) -> None:
-        """Copies what was made in inference mode, which backward could not write to."""
+        """Copies buffers that were made in inference mode, which backward cannot write to."""
         if torch.is_grad_enabled():
             for name, buffer in self.named_buffers(recurse=False):
                 if buffer.is_inference():
@@ -95,14 +95,14 @@ class MovingMemory(WholeState):
 
 
 class _MovingProduct(torch.autograd.Function):
-    """``inputs @ features.T`` whose backward moves the features it multiplies with."""
+    """``inputs @ features.T``; backward also updates ``features``."""
 
     @staticmethod
     def forward(
         ctx: Any, inputs: Tensor, indexes: Tensor, features: Tensor, momentum: float, move: Move
     ) -> Tensor:
         ctx.save_for_backward(inputs, indexes)
-        # Not saved for backward, which would refuse a memory that another backward has moved.
+        # Not saved by save_for_backward, which rejects a memory changed by another backward pass.
         ctx.features, ctx.momentum, ctx.move = features, momentum, move
         with without_autocast(inputs.device):
             rows, columns = full_precision(inputs), full_precision(features)
@@ -135,10 +135,21 @@ def moving_product(
     name: str = "features",
     rows_of: str = "an even number of rows, the mean bank and the hard one",
 ) -> Tensor:
-    """``inputs @ features.T`` after the checks of ``cm``; backward calls ``move``.
+    """Returns ``inputs @ features.T``; backward updates ``features`` by ``move``.
 
-    Messages call the memory ``name``, and say ``rows_of`` where its rows are not ``num_banks``
-    times a number.
+    Args:
+        inputs: (B, D) floating point.
+        indexes: (B,) integers in [-1, K), the row of each input; -1 is none.
+        features: (num_banks * K, D) floating point memory.
+        momentum: Weight of the old row in an update, in [0, 1]; a number or a one-element tensor.
+        move: The update.
+        num_banks: Number of banks in ``features``.
+        name: Name of ``features`` in messages.
+        rows_of: Required number of rows of ``features``, in messages.
+
+    Raises:
+        TypeError: An argument has the wrong type.
+        ValueError: A shape, a device, an index or the momentum violates the contract.
     """
     memory = check_rows(features, name)
     if memory.shape[0] % num_banks:
@@ -158,15 +169,17 @@ def moving_product(
 
 
 def move_batch_by_each(features: Tensor, rows: Tensor, indexes: Tensor, momentum: float) -> Tensor:
-    """As ``move_by_each``, in place: a memory of every image is never copied."""
+    """Updates as ``move_by_each`` but in place: a memory of all images is never copied."""
     if not len(indexes) or not len(features):
         return features
-    is_own = indexes != NOISE
-    # Noise takes the place of some clustered row, so that both write the same there.
-    places = indexes.where(is_own, indexes[is_own.to(torch.uint8).argmax()].clamp(min=0))
+    is_clustered = indexes != NOISE
+    # Noise writes to the row of a clustered input, the same value as that input.
+    places = indexes.where(
+        is_clustered, indexes[is_clustered.to(torch.uint8).argmax()].clamp(min=0)
+    )
     first = (places[:, None] == places).to(torch.uint8).argmax(dim=1)
-    own = features[places]
-    moved = move_by_each(own, rows, first.where(is_own, NOISE), momentum)
+    current = features[places]
+    moved = move_by_each(current, rows, first.where(is_clustered, NOISE), momentum)
     features[places] = moved[first]
     return features
 
@@ -174,14 +187,14 @@ def move_batch_by_each(features: Tensor, rows: Tensor, indexes: Tensor, momentum
 def contrast(
     logits: Tensor, targets: Tensor, num_smoothed: int | None, weights: Array | None = None
 ) -> Tensor:
-    """Mean cross entropy of (B, C) logits over the rows that are no noise; 0 where all are.
+    """Mean cross entropy of (B, C) logits over the rows that are not noise; 0 if all are noise.
 
     Args:
         logits: (B, C) floating point.
-        targets: (B,) int64 in [-1, C).
-        num_smoothed: K of the released label smoothing, ``None`` for none of it: 0.9 for the
-            target, and 0.1 / K for each of the C classes, or from K = 100 on 0.1 / (K // 50) for
-            each of the K // 50 greatest.
+        targets: (B,) int64 in [-1, C); -1 is noise.
+        num_smoothed: K of the released label smoothing, or ``None`` for none. The target has weight
+            0.9. For K < 100 each of the C classes gets 0.1 / K, and from K = 100 on each of the
+            K // 50 greatest logits gets 0.1 / (K // 50).
         weights: (B,) weights of the rows' losses, or a number.
     """
     if not logits.shape[1] or (weights is None and num_smoothed is None):
@@ -202,8 +215,8 @@ def contrast(
     return losses.masked_fill(is_noise, 0.0).sum() / (~is_noise).sum().clamp(min=1)
 
 
-def of_hardest_images(logits: Tensor, targets: Tensor, num_instances: int) -> Tensor:
-    """(B, K) of (B, num_instances * K): the least of the own cluster's, the greatest of others'."""
+def hardest_image_logits(logits: Tensor, targets: Tensor, num_instances: int) -> Tensor:
+    """Reduces (B, num_instances * K) logits to (B, K): min of the own cluster, max of others."""
     images = logits.reshape(len(logits), num_instances, -1)
     clusters = torch.arange(images.shape[2], device=logits.device)
     return images.amin(1).where(targets[:, None] == clusters, images.amax(1))

@@ -1,4 +1,4 @@
-"""How old import paths come to resolve here: finders, stand-in modules, and a stand-in faiss."""
+"""Finders that redirect old import paths: stand-in modules, empty packages, a stand-in faiss."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from importlib.util import module_from_spec
 from types import FrameType, ModuleType
 from typing import Any, Final, NoReturn
 
-from mabm.compat._families import names_of
+from mabm.compat._imports.families import names_of
 
 _HERE: Final = "mabm.compat"
 _FAISS: Final = "faiss"
 
 
 def replace_modules(paths: Iterable[str]) -> None:
-    """Makes each of the paths resolve to a stand-in, those that are loaded already too."""
+    """Redirects each path to a stand-in module, also if its module is already loaded."""
     _modules.paths.update(paths)
     if _modules not in sys.meta_path:
-        sys.meta_path.insert(0, _modules)  # before the code base, whose modules are replaced
-        sys.meta_path.extend([_packages, _no_faiss])  # after it, whose packages are not
+        sys.meta_path.insert(0, _modules)  # before the code base: its modules are replaced
+        sys.meta_path.extend([_packages, _no_faiss])  # after the code base: its packages are not
     for path in paths:
         replaced = sys.modules.pop(path, None)
         real = _modules.real.get(path) if isinstance(replaced, _StandIn) else replaced
         package = path.rpartition(".")[0]
         if replaced is not None or package in sys.modules:
-            importlib.import_module(path)  # so that the package's attribute is the new one
+            importlib.import_module(path)  # updates the attribute of the package
         if real is not None:
             _modules.real[path] = real
 
 
 class _StandIn(ModuleType):
-    """An old module: the names of the table are ours, all others those of the real one.
+    """An old module: names in the table come from mabm, all others from the real module.
 
-    Either is loaded when it is asked for. Names that the real module's code does not hold are
-    refused without running it, so that ``hasattr`` and the search of ``pickle`` cost nothing.
+    Both are loaded on first access. A name that does not occur in the real module's code raises
+    AttributeError without running it, so that ``hasattr`` and ``pickle`` do not load it.
     """
 
     def __getattr__(self, name: str) -> Any:
@@ -71,7 +71,7 @@ class _StandIn(ModuleType):
 
 
 class _Modules(MetaPathFinder, Loader):
-    """Finds the old modules here."""
+    """Finds stand-ins for the old modules."""
 
     def __init__(self) -> None:
         self.paths: set[str] = set()
@@ -93,18 +93,18 @@ class _Modules(MetaPathFinder, Loader):
         path = module.__name__
         self.real.pop(path, None)
         for name in self.our_names(path):
-            module.__dict__.pop(name, None)  # of a module that is loaded anew
+            module.__dict__.pop(name, None)  # of a module that is reloaded
         module.__doc__ = f"Stands in for {path}: see {_HERE}."
         real = _find_real(path)
         if real is not None and real.has_location and real.origin is not None:
-            module.__file__ = real.origin  # where inspect finds the source of the real names
+            module.__file__ = real.origin  # lets inspect find the source of real names
 
     def our_names(self, path: str) -> Mapping[str, str]:
-        """What stands in for a module, chosen by the names in its own code where there is any."""
+        """The replaced names of a module; its own code, if any, helps to identify the family."""
         return names_of(path, self.real_names(path))
 
     def load_real(self, path: str) -> ModuleType:
-        """The code base's own module; it never takes the place of the stand-in."""
+        """Loads the code base's own module, without replacing the stand-in."""
         if path not in self.real:
             spec = _find_real(path)
             if spec is None or spec.loader is None:
@@ -114,14 +114,14 @@ class _Modules(MetaPathFinder, Loader):
                 spec.loader.exec_module(module)
             finally:
                 _no_faiss.withdraw()
-            self.real.setdefault(path, module)  # another thread's, if it was there first
+            self.real.setdefault(path, module)  # keeps the module of a faster thread
         return self.real[path]
 
     def real_names(self, path: str, asked: str | None = None) -> set[str]:
-        """Names that the real module holds, read from its code where it is not loaded.
+        """Names in the real module, read from its code if it is not loaded.
 
-        ``asked`` is among them where the code does not tell: it imports ``*``, is no Python that
-        can be read, or has no source.
+        They include ``asked`` if the code does not tell: it imports ``*``, cannot be parsed, or has
+        no source.
         """
         if path in self.real:
             return set(dir(self.real[path]))
@@ -139,18 +139,18 @@ class _Modules(MetaPathFinder, Loader):
         return found | unknown if "*" in found else found
 
     def public_names(self, path: str) -> list[str]:
-        """``__all__``: our names, and the real module's where it can be imported."""
+        """``__all__``: our names, and those of the real module if it can be imported."""
         ours = list(self.our_names(path))
         try:
             real = self.load_real(path)
-        except Exception:  # whatever its code raises: ours are there all the same
+        except Exception:  # its code may raise anything; our names remain
             return ours
         public = getattr(real, "__all__", [name for name in vars(real) if name[0] != "_"])
         return list(dict.fromkeys([*ours, *public]))
 
 
 class _Packages(MetaPathFinder):
-    """Finds an empty package where an old module's own is nowhere else."""
+    """Finds an empty package for an old module if there is no real package."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -161,18 +161,18 @@ class _Packages(MetaPathFinder):
 
 
 class _NoFaiss(MetaPathFinder, Loader):
-    """Finds a stand-in faiss for code bases whose paths are replaced, where there is no real one.
+    """Finds a stand-in faiss for code bases with replaced paths, if faiss is not installed.
 
-    Their modules import faiss at the top, and most of what they hold does without it. The stand-in
-    stays in ``sys.modules`` only until something else is imported: a library that tries faiss later
-    must not find it.
+    Their modules import faiss at the top, but most of their code does not need it. The stand-in
+    stays in ``sys.modules`` only until something else is imported, since other libraries that try
+    to import faiss must not find it.
     """
 
     def __init__(self) -> None:
         self._made: dict[str, _Faiss] = {}
 
     def withdraw(self) -> None:
-        """Takes the stand-ins out of ``sys.modules``; who has imported one keeps it."""
+        """Removes the stand-ins from ``sys.modules``; modules that imported one keep it."""
         for name, module in self._made.items():
             if sys.modules.get(name) is module:
                 del sys.modules[name]
@@ -192,7 +192,7 @@ class _NoFaiss(MetaPathFinder, Loader):
 
 
 class _Faiss(ModuleType):
-    """A faiss whose names may be written down, as a default argument for one, but not used."""
+    """A faiss with names that can be mentioned, for instance as defaults, but not used."""
 
     def __getattr__(self, name: str) -> _Unusable:
         if name.startswith("__"):
@@ -201,7 +201,7 @@ class _Faiss(ModuleType):
 
 
 class _Unusable:
-    """A name of a faiss that is not there."""
+    """A name of a faiss that is not installed."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -226,7 +226,7 @@ class _Unusable:
 
 
 def _find_real(path: str) -> ModuleSpec | None:
-    """The spec of the code base's own module, by the finders beside ours."""
+    """Spec of the code base's own module, from the other finders."""
     package = path.rpartition(".")[0]
     folders = getattr(sys.modules.get(package), "__path__", None) if package else None
     if package and folders is None:
@@ -241,7 +241,7 @@ def _find_real(path: str) -> ModuleSpec | None:
 
 
 def _names_bound(tree: ast.AST) -> set[str]:
-    """Names that a module's code binds outside of functions and classes; ``"*"`` for an import."""
+    """Names that code binds outside functions and classes; ``"*"`` for a star import."""
     found: set[str] = set()
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -256,7 +256,7 @@ def _names_bound(tree: ast.AST) -> set[str]:
 
 
 def _imported_by_code_base() -> bool:
-    """Whether the code that imports right now is a script or in a package of replaced paths."""
+    """Whether the importing code is a script or belongs to a package with replaced paths."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         importer = str(frame.f_globals.get("__name__"))

@@ -1,4 +1,4 @@
-"""A folder of Python code, read and not run: its files, their imports, and what they define."""
+"""A folder of Python code, read but not run: its files, their imports and definitions."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from mabm.compat._families import NAMES
+from mabm.compat._imports.families import NAMES
 
 Definition: TypeAlias = ast.FunctionDef | ast.ClassDef
 
-_LINES: Final = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+\Z")  # as Python divides them
+_LINES: Final = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+\Z")  # lines as Python splits them
 _OLD_LINE: Final = re.compile(rb"\bfrom\s+[\w.]*\b(%s)\s+import\b" % "|".join(NAMES).encode())
 _FOREIGN: Final = ("__pycache__", "node_modules", "site-packages")
 
 
 @dataclass(frozen=True)
 class Source:
-    """One file.
+    """One Python file.
 
     Attributes:
-        path: The file.
-        name: Its path within the folder, with slashes.
-        text: What it holds, with the ends of lines that it has.
-        encoding: How the text is written as bytes.
-        tree: The syntax tree, or ``None`` where there is none.
-        problem: Why there is none.
+        path: Path of the file.
+        name: Path within the folder, with slashes.
+        text: The content, with its original line ends.
+        encoding: Encoding of the file.
+        tree: The syntax tree, or ``None`` if the file could not be parsed.
+        problem: Why it could not be parsed, or empty.
     """
 
     path: Path
@@ -45,7 +45,7 @@ class Source:
 
     @cached_property
     def lines(self) -> list[str]:
-        """The text by lines, each with its end."""
+        """The lines of the text, with their line ends."""
         return _LINES.findall(self.text)
 
     @cached_property
@@ -55,7 +55,7 @@ class Source:
 
     @cached_property
     def imports(self) -> list[ast.Import | ast.ImportFrom]:
-        """Import statements, wherever they stand, in the order of the lines."""
+        """All import statements, also nested ones, in line order."""
         if self.tree is None:
             return []
         found = [n for n in ast.walk(self.tree) if isinstance(n, ast.Import | ast.ImportFrom)]
@@ -63,18 +63,18 @@ class Source:
 
     @cached_property
     def definitions(self) -> dict[str, Definition]:
-        """Functions and classes at the top of the file."""
+        """Top-level functions and classes by name."""
         body = [] if self.tree is None else self.tree.body
         return {n.name: n for n in body if isinstance(n, ast.FunctionDef | ast.ClassDef)}
 
     @property
     def stem(self) -> str:
-        """The last part of the module's path."""
+        """Name of the module, without its packages."""
         return self.path.stem
 
     @cached_property
     def is_script(self) -> bool:
-        """Whether the file is meant to be run."""
+        """Whether the file has an ``if __name__ == ...`` block."""
         return bool(re.search(r"^if\s+__name__\s*==", self.text, re.MULTILINE))
 
 
@@ -90,7 +90,7 @@ class CodeBase:
         return {source.path: source for source in self.sources}
 
     def absolute(self, source: Source, node: ast.ImportFrom) -> str:
-        """The module that ``from ... import`` names, as a path from the folder on."""
+        """Absolute path of the module in a ``from ... import``, starting at the folder."""
         module = node.module or ""
         if not node.level:
             return module
@@ -99,7 +99,7 @@ class CodeBase:
         return ".".join([*parts[: max(kept, 0)], *([module] if module else [])])
 
     def module(self, source: Source, path: str, level: int = 0) -> Source | None:
-        """The file of the module ``path``, as ``source`` would import it, where it is here."""
+        """The file that ``source`` would import as module ``path``, if it is in the folder."""
         folder = source.path.parent
         starts = [self.root] if level else [folder, *folder.parents]
         for start in starts:
@@ -113,7 +113,7 @@ class CodeBase:
         return None
 
     def packages(self, source: Source) -> Iterator[Source]:
-        """The ``__init__`` files that run before a module does."""
+        """Yields the ``__init__`` files that run when a module is imported."""
         for folder in source.path.parents:
             if folder == self.root:
                 return
@@ -123,14 +123,13 @@ class CodeBase:
 
 
 def read_code_base(folder: Path) -> CodeBase:
-    """Reads every Python file below a folder, or the one file that ``folder`` is.
+    """Reads all Python files below a folder, or a single file.
 
-    Hidden folders, virtual environments and caches are left out. A file that cannot be read, is
-    no Python 3, or is a notebook with an old import line, is kept with the reason and without a
-    tree.
+    Hidden folders, virtual environments and caches are skipped. Files that cannot be read, are not
+    Python 3, or are notebooks with an old import line have a ``problem`` and no tree.
 
     Raises:
-        OSError: There is no such folder.
+        OSError: The folder does not exist.
     """
     start = Path(os.path.abspath(folder))
     if start.is_file():
@@ -162,7 +161,7 @@ def _read(path: Path, root: Path) -> Source:
     except (OSError, SyntaxError, UnicodeDecodeError) as error:
         return Source(path, name, problem=_in_one_line(error))
     try:
-        with warnings.catch_warnings():  # of the code that is read: nothing to tell here
+        with warnings.catch_warnings():  # warnings about the code that is read
             warnings.simplefilter("ignore")
             tree = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
@@ -171,7 +170,7 @@ def _read(path: Path, root: Path) -> Source:
 
 
 def _is_old_notebook(path: Path) -> bool:
-    """Whether a file is a notebook that imports what this library has."""
+    """Whether a file is a notebook with an import that this library can replace."""
     try:
         return path.suffix == ".ipynb" and bool(_OLD_LINE.search(path.read_bytes()))
     except OSError:
@@ -184,7 +183,7 @@ def _in_one_line(error: Exception) -> str:
 
 
 def parameters(definition: Definition) -> dict[str, list[str]]:
-    """Names of the parameters of a function, or of ``__init__`` and ``forward`` of a class."""
+    """Parameter names of a function, or of ``__init__`` and ``forward`` of a class."""
     if isinstance(definition, ast.FunctionDef):
         return {"": _names(definition.args)}
     return {

@@ -1,4 +1,4 @@
-"""The one table of old import paths, and of what stands in for each name; data alone."""
+"""The table of old import paths, and of the module here that has each of their names."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ NAMES: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
         "eval_metrics": dict.fromkeys(("eval_sysu", "eval_regdb", "eval_llcm"), "evaluation"),
     }
 )
-"""By the last part of an old module's path: its names, and the module here that has each."""
+"""By the last part of an old module's path: its names and the module here that has each."""
 
 
 _HHCL: Final = dict.fromkeys(
     ("ClusterMemory", "cm", "cm_hard", "cm_hybrid", "cm_hybrid_v2"), "hhcl"
 )
-_HHCL_ALONE: Final = "cm_hybrid_v2"  # a name that no other code base's memory has
+_HHCL_ALONE: Final = "cm_hybrid_v2"  # only HHCL's memory has this name
 
 OPTIONS: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
     {
@@ -62,17 +62,17 @@ OPTIONS: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
         )
     }
 )
-"""What a function that takes ``*args, **options`` knows, from its third argument on."""
+"""Names of the arguments, from the third on, that ``*args, **options`` of a function accept."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """Code bases that hold the same modules.
+    """Code bases with the same modules.
 
     Attributes:
-        packages: Packages that hold ``modules``, unless ``install`` is given another.
+        packages: Default packages of ``modules``; ``install`` accepts another.
         modules: Old modules, as paths within the package.
-        elsewhere: Whole paths of modules that lie outside of those packages.
+        elsewhere: Full paths of modules outside these packages.
     """
 
     packages: tuple[str, ...]
@@ -80,7 +80,7 @@ class Family:
     elsewhere: tuple[str, ...] = field(default=())
 
     def paths(self, package: str | None = None) -> tuple[str, ...]:
-        """The old modules' paths, in ``package`` or wherever the family has them."""
+        """Full paths of the old modules, in ``package`` or in the default packages."""
         packages = self.packages if package is None else (package,)
         elsewhere = self.elsewhere if package is None else ()
         inside = (f"{name}.{module}".lstrip(".") for name in packages for module in self.modules)
@@ -120,14 +120,14 @@ TABLE: Final[Mapping[str, Family]] = MappingProxyType(
         "evaluation": Family(("", "util"), ("eval_metrics",)),
     }
 )
-"""The families that ``install`` knows."""
+"""The families of ``install`` by name."""
 
 
 def names_of(path: str, held: Iterable[str] = ()) -> Mapping[str, str]:
-    """What stands in for the module ``path``: each name, and the module here that has it.
+    """Maps each replaced name of the old module ``path`` to the module here that has it.
 
-    ``held`` are names that the old module has: they tell HHCL's memory, whose modes share names
-    with others' and not their losses, whatever its package is called.
+    HHCL's memory has the same mode names as others but different losses. It is recognized by
+    ``held``, the names in the old module, in any package.
     """
     last = path.rpartition(".")[2]
     if path == "hhcl.models.cm" or (last == "cm" and _HHCL_ALONE in held):

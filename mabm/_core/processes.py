@@ -1,0 +1,46 @@
+"""Rows of several processes, joined into one batch."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def gather(part: Tensor, group: dist.ProcessGroup | None = None) -> list[Tensor]:
+    """The tensors of all processes, in their order, without gradient.
+
+    Args:
+        part: Tensor of this process; all processes have the same shape.
+        group: The processes; those of the default group unless given.
+    """
+    parts = [torch.empty_like(part) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(parts, part.detach().contiguous(), group=group)
+    return parts
+
+
+def join_rows(*columns: Tensor, group: dist.ProcessGroup | None = None) -> list[Tensor]:
+    """Joins the rows of all processes, each of which may have another number of them.
+
+    Args:
+        columns: Tensors of this process with the same number of rows.
+        group: The processes; those of the default group unless given.
+
+    Returns:
+        For each of ``columns``, the rows of all processes in their order, without gradient.
+    """
+    if dist.get_world_size(group) == 1:
+        return list(columns)
+    size = torch.full((1,), len(columns[0]), dtype=torch.int64, device=columns[0].device)
+    counts = torch.cat(gather(size, group)).tolist()
+    return [_join(part, counts, group) for part in columns]
+
+
+def _join(part: Tensor, counts: list[int], group: dist.ProcessGroup | None) -> Tensor:
+    """Joins rows that are padded to the largest number on their way."""
+    if not max(counts):
+        return part.detach()
+    padded = part.new_zeros((max(counts), *part.shape[1:]))
+    padded[: len(part)] = part.detach()
+    parts = gather(padded, group)
+    return torch.cat([rows[:count] for rows, count in zip(parts, counts, strict=True)])

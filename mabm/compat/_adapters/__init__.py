@@ -1,0 +1,1 @@
+"""Code that several drop-in modules share: old arguments, distances and memories."""

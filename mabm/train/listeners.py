@@ -1,0 +1,198 @@
+"""What looks on at a run: evaluation, history, log, TensorBoard, weights, checkpoints, report."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+from mabm._core.files import write_text
+from mabm.evaluation import SearchScores
+from mabm.models import save_encoder
+from mabm.train import distributed
+from mabm.train.config_files import to_tree
+from mabm.train.position import STAGES, Position
+from mabm.train.records.checkpoint import save_checkpoint
+from mabm.train.records.files import REPORT, RESULT, STAGE1, TENSORBOARD, WEIGHTS
+from mabm.train.records.history import History
+from mabm.train.records.resuming import state_of
+from mabm.train.records.tensorboard import TensorBoardLog
+from mabm.train.reporting import report_run
+from mabm.train.run import Listener, Run
+from mabm.train.scoring import extract_test_features, score_searches
+
+logger = logging.getLogger(__name__)
+
+
+class Evaluation(Listener):
+    """Scores the encoder at the start, every few epochs, and in the last epoch of a stage.
+
+    All processes extract features; the first one searches and has the scores.
+
+    Args:
+        scores: Scores so far, of a run that goes on.
+    """
+
+    def __init__(self, scores: list[SearchScores]) -> None:
+        self.scores = scores
+
+    def after_epoch(self, run: Run, entry: dict[str, Any]) -> None:
+        """Adds the scores to the entry, where the epoch is one to evaluate."""
+        stage, epoch = entry["stage"], entry["epoch"]
+        if stage:
+            every = run.config.run.evaluate_every
+            if epoch != run.config.stage(stage).epochs and not (every and epoch % every == 0):
+                return
+            run.progress.describe(Position(stage, epoch - 1), "evaluation")
+        features = extract_test_features(
+            run.encoder,
+            run.inputs.test,
+            batch_size=run.config.batch.evaluation,
+            workers=run.config.data.workers,
+        )
+        if distributed.rank():
+            return
+        data = run.inputs.data
+        self.scores = score_searches(features, run.inputs.test, data.name, trial=data.trial)
+        entry["evaluation"] = {scores.task: scores.to_dict() for scores in self.scores}
+
+
+class HistoryRecord(Listener):
+    """Appends a line for each epoch to the history.
+
+    Args:
+        history: The file.
+    """
+
+    def __init__(self, history: History) -> None:
+        self.history = history
+
+    def after_epoch(self, run: Run, entry: dict[str, Any]) -> None:
+        """Adds the seconds that the epoch took, evaluation included, and writes the entry."""
+        entry["seconds"] = time.perf_counter() - run.epoch_started
+        self.history.append(entry)
+
+
+class Log(Listener):
+    """Tells of each iteration and each epoch on the terminal or in the log."""
+
+    def after_iteration(self, run: Run) -> None:
+        """Counts the iteration."""
+        run.progress.advance(run.position)
+
+    def after_epoch(self, run: Run, entry: dict[str, Any]) -> None:
+        """Logs a line on the epoch, whose seconds the entry has."""
+        run.progress.tell_epoch(entry)
+
+
+class TensorBoardRecord(Listener):
+    """Writes the scalars of each epoch for TensorBoard.
+
+    Args:
+        folder: Folder of the run.
+        history: History of the run, to which each entry was added already.
+    """
+
+    def __init__(self, folder: Path, history: History) -> None:
+        self.folder, self.history = folder, history
+
+    def after_epoch(self, run: Run, entry: dict[str, Any]) -> None:
+        """Writes the entry, at the step that its line in the history has."""
+        before = len(self.history.read()) - 1
+        with TensorBoardLog(self.folder / TENSORBOARD, first_step=before) as log:
+            log.append(entry)
+
+
+class Weights(Listener):
+    """Saves the encoder at the end of stage 1, and with the scores at the end of training.
+
+    Args:
+        folder: Folder of the run.
+        evaluation: Has the scores.
+    """
+
+    def __init__(self, folder: Path, evaluation: Evaluation) -> None:
+        self.folder, self.evaluation = folder, evaluation
+
+    def after_epoch(self, run: Run, entry: dict[str, Any]) -> None:
+        """Saves ``stage1.pt`` after the last epoch of stage 1."""
+        stage = STAGES[0]
+        if (entry["stage"], entry["epoch"]) == (stage, run.config.stage(stage).epochs):
+            self._save(run, STAGE1)
+
+    def after_training(self, run: Run) -> None:
+        """Saves ``weights.pt`` and ``result.json``."""
+        self._save(run, WEIGHTS)
+        result = {"scores": [scores.to_dict() for scores in self.evaluation.scores]}
+        write_text(self.folder / RESULT, json.dumps(result, indent=2) + "\n")
+
+    def _save(self, run: Run, name: str) -> None:
+        save_encoder(
+            run.encoder,
+            self.folder / name,
+            name=run.config.model.name,
+            meta={
+                "data": run.inputs.data.name,
+                "trial": run.inputs.data.trial,
+                "config": to_tree(run.config),
+            },
+        )
+
+
+class Checkpoints(Listener):
+    """Saves a checkpoint after each epoch, every few iterations, and where the run is stopped.
+
+    The first process writes; all wait for it.
+
+    Args:
+        folder: Folder of the run.
+        saved: Position that the run is resumed at, and whether an epoch goes on there; ``None`` for
+            a new run.
+    """
+
+    def __init__(self, folder: Path, saved: tuple[Position, bool] | None) -> None:
+        self.folder, self.saved = folder, saved
+
+    def after_iteration(self, run: Run) -> None:
+        """Saves if the iteration is one to save after; the epoch's last is not."""
+        every, iteration = run.config.run.checkpoint_every, run.position.iteration
+        is_last = iteration == run.config.stage(run.position.stage).iterations
+        if every and iteration % every == 0 and not is_last:
+            self._save(run)
+
+    def after_epoch(self, run: Run, entry: dict[str, Any]) -> None:
+        """Saves."""
+        self._save(run)
+
+    def before_stop(self, run: Run) -> None:
+        """Saves what no checkpoint has yet."""
+        if self.saved != (run.position, run.epoch is not None):
+            self._save(run)
+
+    def _save(self, run: Run) -> None:
+        if distributed.rank() == 0:
+            state = state_of(run.config, run.inputs, run.learner, run.epoch)
+            save_checkpoint(self.folder, run.position, state)
+        distributed.barrier()
+        self.saved = run.position, run.epoch is not None
+
+
+class Report(Listener):
+    """Writes the report of a run in the end, unless it is there; all processes take part.
+
+    Args:
+        folder: Folder of the run.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def after_training(self, run: Run) -> None:
+        """Clusters and searches once more, and writes ``report.html``."""
+        if (self.folder / REPORT).exists():
+            return
+        if distributed.rank() == 0:
+            logger.info("report: clusters and searches of the last epoch")
+        report_run(run.encoder, run.inputs, run.config, self.folder)
