@@ -25,7 +25,7 @@ from mabm.data import ReidData
 from mabm.models import TwoStreamEncoder
 from mabm.train import Learner, TrainResult, distributed, inputs, train, trainer
 
-pytestmark = needs_training
+pytestmark = [needs_training, pytest.mark.slow]
 
 RANKS = 2
 SECTIONS = (4, 4, 2)  # of a process
