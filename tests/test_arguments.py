@@ -66,7 +66,7 @@ REFUSED = [
     ("k1 true", {"k1": True}, TypeError, "k1 must be an integer, got bool: True"),
     ("k1 None", {"k1": None}, TypeError, "k1 must be an integer, got NoneType"),
     ("k1 huge", {"k1": 10**12}, ValueError, r"k1 must be in \[2, 1024\], .* got 1000000000000"),
-    ("unknown preset", {"preset": "best"}, ValueError, r"preset must be one of \('bmil', 'spcl', 'modal_invariant', 'ca_jaccard'\), got 'best'"),
+    ("unknown preset", {"preset": "best"}, ValueError, r"preset must be one of \('bmil', 'spcl', .*'ca_jaccard'.*\), got 'best'"),
     ("preset of another kind", {"preset": 3}, TypeError, "preset must be a name, a Preset or None, got int: 3"),
     ("preset without its modality", {"preset": "bmil", "modality": None}, ValueError, "preset 'bmil' needs modality"),
     ("unknown precision", {"precision": "half"}, ValueError, r"precision must be one of \('exact', 'fast'\), got 'half'"),

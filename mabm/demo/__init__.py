@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-import mabm
 from mabm._core.arguments import check_integer
 from mabm._core.arrays import IntArray
+from mabm.cluster.pseudo_labels import pseudo_labels
 from mabm.cluster.quality import (
     PairQuality,
     adjusted_rand_index,
@@ -29,6 +29,7 @@ from mabm.cluster.quality import (
 from mabm.data import Frames, identity_splits, render_identities
 from mabm.demo.pictures import draw_clusters, draw_distances, save_picture
 from mabm.distance.graph import DEFAULT_MIN_SAMPLES, check_max_distance, check_min_samples
+from mabm.distance.jaccard import modality_jaccard
 from mabm.distance.presets import PRESETS, check_k1
 from mabm.models import extract, load_pretrained
 from mabm.report.plots import PairHistogram, pair_histogram, require_matplotlib
@@ -258,7 +259,7 @@ def _cluster(
 ) -> MethodResult:
     k2 = settings.k2 // 2 if preset == "bmil" else settings.k2  # bmil's is for each modality
     started = time.perf_counter()
-    clustering = mabm.pseudo_labels(
+    clustering = pseudo_labels(
         features,
         frames.modality,
         eps=settings.eps,
@@ -270,9 +271,7 @@ def _cluster(
     seconds = time.perf_counter() - started
     tick()
     labels: IntArray = clustering.labels
-    distance = mabm.modality_jaccard(
-        features, frames.modality, k1=settings.k1, k2=k2, preset=preset
-    )
+    distance = modality_jaccard(features, frames.modality, k1=settings.k1, k2=k2, preset=preset)
     distances = pair_histogram(distance, frames.identity, frames.modality, eps=settings.eps)
     tick()
     return MethodResult(

@@ -47,6 +47,11 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> DataSet:
     return TOY
 
 
+def with_folders() -> list[str]:
+    """The data sets that do not ship, in order."""
+    return [name for name, record in DATA_SETS.items() if not record.ships]
+
+
 @pytest.mark.parametrize("name", DATA_SETS)
 def test_a_record_is_in_the_file_of_its_name_and_uses_that_name(name: str) -> None:
     record = DATA_SETS[name]
@@ -94,9 +99,12 @@ def test_another_record_is_checked_like_the_others(tmp_path: Path) -> None:
             call("toy", tmp_path, trial=4)
     with pytest.raises(ValueError, match="root must be the folder of toy_set"):
         read_data("toy", trial=1)
-    with pytest.raises(ValueError, match=r"name must be one of .*emoji_xm, toy_set, got 'market'"):
+    known, countable = ", ".join(DATA_SETS), ", ".join(with_folders())
+    assert known.endswith("toy_set")
+    assert countable.endswith("toy_set")
+    with pytest.raises(ValueError, match=f"name must be one of {known}, got 'market'"):
         read_data("market")
-    with pytest.raises(ValueError, match=r"name must be one of .*llcm, toy_set, got 'emoji_xm'"):
+    with pytest.raises(ValueError, match=f"name must be one of {countable}, got 'emoji_xm'"):
         take_census("emoji_xm", tmp_path)
 
 
@@ -106,7 +114,7 @@ def test_another_record_is_known_to_configurations() -> None:
     from mabm.train import DataConfig
 
     assert DataConfig(name="Toy").name == "toy_set"
-    with pytest.raises(ValueError, match=r"one of .*'emoji_xm', 'toy_set'\), got 'market'"):
+    with pytest.raises(ValueError, match=r"one of .*'emoji_xm',.* 'toy_set'\), got 'market'"):
         DataConfig(name="market")
 
 
@@ -119,9 +127,12 @@ def test_another_record_is_known_to_commands(
             run(command, "--help")
         return " ".join(capsys.readouterr().out.split())
 
-    assert "sysu_mm01, regdb, llcm, emoji_xm or toy_set, which ship" in shown("train")
-    assert "sysu_mm01, regdb, llcm or toy_set with its folder, or emoji_xm" in shown("extract")
-    assert "sysu_mm01, regdb, llcm or toy_set" in shown("census")
+    *others, last = with_folders()
+    folders = f"{', '.join(others)} or {last}"
+    assert last == "toy_set"
+    assert f"{', '.join([*DATA_SETS][:-1])} or toy_set, which ship" in shown("train")
+    assert f"{folders} with its folder, or emoji_xm" in shown("extract")
+    assert folders in shown("census")
     for command in ("train", "extract", "census", "evaluate"):
         assert "trial of regdb, 1 to 10; toy_set, 1 to 3" in shown(command)
     with pytest.raises(SystemExit):
@@ -132,8 +143,8 @@ def test_another_record_is_known_to_commands(
     assert (status, "--data must be toy_set:ROOT" in err) == (2, True)
     pytest.importorskip("shtab")
     script = run("completion", "bash")[1]
-    for names in ("sysu_mm01 regdb llcm emoji_xm toy_set", "sysu_mm01 regdb llcm toy_set"):
-        assert f'compgen -W "{names}"' in script
+    for names in (DATA_SETS, with_folders()):
+        assert f'compgen -W "{" ".join(names)}"' in script
 
 
 NAMED_ELSEWHERE = {

@@ -23,7 +23,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import mabm
 from mabm.compat._imports.families import names_of
 from mabm.compat._tool.code_base import CodeBase, Definition, Source, parameters
 from mabm.compat._tool.rewriting import misfit
@@ -107,7 +106,7 @@ def _in_a_process(code_base: CodeBase, source: Source, tasks: list[_Task]) -> li
         (f"{module}.{name}{'' if mode is None else f', mode {mode}'}", f"{_HERE}.{here}.{name}")
         for name, here, _, mode in tasks
     ]
-    ours = str(Path(mabm.__file__).parents[1])
+    ours = str(Path(__file__).parents[3])
     paths = [*filter(None, [os.environ.get("PYTHONPATH")]), ours]
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder, "results")
