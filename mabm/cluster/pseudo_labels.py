@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mabm._core.advice import advise, is_wanted
 from mabm._core.arguments import shown
+from mabm._core.array_records import ArrayRecord
 from mabm._core.arrays import Array, ArrayT, like, to_tensor
 from mabm._core.columns import (
     Column,
@@ -24,7 +25,6 @@ from mabm._core.columns import (
     name_of_group,
 )
 from mabm._core.partition import cluster_sizes, count_spanning
-from mabm._core.records import ArrayRecord
 from mabm._core.saving import Saved
 from mabm.cluster.dbscan import DBSCAN, Clusterer, choose_clusterer
 from mabm.distance.graph import check_max_distance

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from mabm._core.advice import advise, is_wanted
 from mabm._core.arguments import check_integer
+from mabm._core.array_records import ArrayRecord
 from mabm._core.arrays import Array, ArrayT, like, row_blocks, to_tensor
 from mabm._core.columns import Column, check_modality, check_samples
 from mabm._core.device_memory import running_ops
-from mabm._core.records import ArrayRecord
 from mabm.distance.candidates import Candidates, ListLayout, propose_candidates
 from mabm.distance.options import Precision, check_precision
 from mabm.distance.presets import DEFAULT_K1, MAX_K, Preset, check_k1, resolve_preset

@@ -214,15 +214,7 @@ class Learner:
     def _apply(self) -> bool:
         """Takes the step if every gradient is finite; whether it was taken."""
         self.scaler.unscale_(self.optimizer)
-        gradients = [
-            each.grad
-            for group in self.optimizer.param_groups
-            for each in group["params"]
-            if each.grad is not None and each.grad.numel()
-        ]
-        # The greatest entry, which is finite where all are; a sum of squares can overflow.
-        greatest = list(torch._foreach_norm(gradients, math.inf)) if gradients else []
-        finite = not greatest or bool(torch.isfinite(torch.stack(greatest)).all())
+        finite = _gradients_are_finite(self.optimizer)
         if finite:
             self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -237,6 +229,20 @@ class Learner:
                 f"loss or gradient was not finite in {self.skipped} steps in a row ({values}): "
                 "lower the learning rate, or train in float32 or bfloat16"
             )
+
+
+def _gradients_are_finite(optimizer: torch.optim.Optimizer) -> bool:
+    gradients = [
+        each.grad
+        for group in optimizer.param_groups
+        for each in group["params"]
+        if each.grad is not None and each.grad.numel()
+    ]
+    if not gradients:
+        return True
+    # The greatest entry of each, which is finite where all are; a sum of squares can overflow.
+    greatest = torch.stack(list(torch._foreach_norm(gradients, math.inf)))
+    return bool(torch.isfinite(greatest).all())
 
 
 def _random_state(device: torch.device) -> list[Tensor]:

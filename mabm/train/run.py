@@ -21,11 +21,11 @@ from mabm.train.contrasts import Contrast
 from mabm.train.diagnostics import diagnose_epoch
 from mabm.train.epoch import EpochState, begin_epoch, cluster_epoch
 from mabm.train.errors import TrainingStopped
+from mabm.train.extraction import extract_features, read_batches
 from mabm.train.inputs import Inputs
 from mabm.train.learner import Learner
 from mabm.train.position import FINISHED, STAGES, Position, next_epoch
 from mabm.train.progress import Progress
-from mabm.train.steps import extract_features, read_batches
 
 Step: TypeAlias = tuple[Contrast, Tensor, dict[int, list[int]]]
 """A contrast, (B, 3, H, W) uint8 images of its batch, and their numbers by modality."""

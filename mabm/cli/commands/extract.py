@@ -155,7 +155,7 @@ def _execute(chosen: argparse.Namespace) -> int:
     check_output(chosen.output, _OUTPUTS, reads=[weights, *lists])
     device = find_device(chosen.device, "--device")
     from mabm.data import ImageReader
-    from mabm.train.steps import extract_features
+    from mabm.train.extraction import extract_features
 
     images = _read_list(chosen.images) if chosen.data is None else _read_split(chosen)
     if not isinstance(images.images, np.ndarray):

@@ -10,19 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import NUM_SAMPLES, Run, refused, write_inputs
+from commands import NUM_SAMPLES, Run, refused
 
 OPTIONS = ("--k1", "8", "--k2", "2", "--eps", "0.5")
 
 Pipe = Callable[[bytes], None]
-
-
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, with features and modality in files of every kind."""
-    monkeypatch.chdir(tmp_path)
-    write_inputs(tmp_path)
-    return tmp_path
 
 
 @pytest.fixture

@@ -7,17 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import Run, refused, write_inputs
+from commands import Run, refused
 
 OPTIONS = ("--k1", "8", "--k2", "2")
-
-
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, with features and modality in files of every kind."""
-    monkeypatch.chdir(tmp_path)
-    write_inputs(tmp_path)
-    return tmp_path
 
 
 # --- not over what is read
