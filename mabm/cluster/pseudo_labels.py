@@ -24,7 +24,7 @@ from mabm._core.columns import (
     holds_integers,
     name_of_group,
 )
-from mabm._core.partition import cluster_sizes, count_spanning
+from mabm._core.partition import NOISE, cluster_sizes, count_spanning
 from mabm._core.saving import Saved
 from mabm.cluster.dbscan import DBSCAN, Clusterer, choose_clusterer
 from mabm.distance.graph import check_max_distance
@@ -156,18 +156,12 @@ class PseudoLabels(ArrayRecord, Generic[ArrayT]):
         if not (names is None or is_named):
             raise TypeError(f"modality_names must be a tuple of words or None, got {shown(names)}")
         if self.core is not None:
-            core = to_tensor(self.core, "core")
-            if core.dtype != torch.bool or core.shape != (len(labels),):
-                raise ValueError(
-                    f"core must be ({len(labels)},) bool, one a sample, got {tuple(core.shape)} "
-                    f"{core.dtype}"
-                )
+            _check_core(self.core, len(labels), "core")
 
     @cached_property
     def _labels(self) -> Tensor:
         labels = to_tensor(self.labels, "labels")
-        if len(labels) and (least := int(labels.min())) < -1:
-            raise ValueError(f"labels must be clusters >= 0 or -1 for noise, got {least}")
+        _check_least(labels, "labels")
         return labels
 
     @cached_property
@@ -280,7 +274,8 @@ def pseudo_labels(
     Raises:
         TypeError: An argument of the wrong kind.
         ValueError: An argument out of its range, or ``clusterer`` beside ``eps`` or
-            ``min_samples``; the message names it, the range and the value.
+            ``min_samples``; the message names it, the range and the value. Labels of
+            ``clusterer`` that are not (N,) integers >= -1 are refused as ``clusterer(graph)``.
 
     Source:
         Wang et al., AAAI 2026 (BMIL); Ester et al., KDD 1996.
@@ -307,11 +302,29 @@ def cluster_samples(
     x, groups, names = samples
     bound = check_max_distance("clusterer.max_distance", clusterer.max_distance)
     graph = prune(encode_features(x, groups, options), bound)
-    each = "one a sample"
-    labels = check_column(clusterer(graph), len(x), "the labels of clusterer", each).to(x.device)
+    labels = check_column(clusterer(graph), len(x), "clusterer(graph)", "one a sample")
+    if not isinstance(clusterer, DBSCAN):  # whose labels are right, and may be on a busy GPU
+        _check_least(labels, "clusterer(graph)")
     find_core = getattr(clusterer, "core_samples", None)
-    core = None if find_core is None else to_tensor(find_core(graph), "core_samples").to(x.device)
-    return PseudoLabels(labels, groups, names, core)
+    core = None
+    if find_core is not None:
+        name = "clusterer.core_samples(graph)"
+        core = _check_core(find_core(graph), len(x), name).to(x.device)
+    return PseudoLabels(labels.to(x.device), groups, names, core)
+
+
+def _check_least(labels: Tensor, name: str) -> None:
+    if len(labels) and (least := int(labels.min())) < NOISE:
+        raise ValueError(f"{name} must be clusters >= 0 or -1 for noise, got {least}")
+
+
+def _check_core(value: object, count: int, name: str) -> Tensor:
+    core = to_tensor(value, name)
+    if core.dtype != torch.bool or core.shape != (count,):
+        raise ValueError(
+            f"{name} must be ({count},) bool, one a sample, got {tuple(core.shape)} {core.dtype}"
+        )
+    return core
 
 
 def watch_sizes(found: PseudoLabels[Any], clusterer: Clusterer) -> None:
