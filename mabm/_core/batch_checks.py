@@ -148,7 +148,7 @@ def check_temperature(value: object, name: str = "temperature") -> float:
         raise ValueError(f"{name} must be above 0, got {value}")
     if temperature < _LEAST_TEMPERATURE:
         raise ValueError(
-            f"{name} must be at least {_LEAST_TEMPERATURE:g}, for what is divided by less comes "
-            f"near the end of float32, got {value}"
+            f"{name} must be at least {_LEAST_TEMPERATURE:g}, so that logits do not overflow "
+            f"float32, got {value}"
         )
     return temperature

@@ -284,7 +284,7 @@ def _read_column(value: object, name: str, each: str) -> Array:
         if value.dtype.kind == "U":
             return value
         if value.dtype.kind == "S":
-            raise TypeError(f"{name} must be no bytes, {each}; use {name}.astype(str)")
+            raise TypeError(f"{name} must not be bytes, {each}; use {name}.astype(str)")
         if value.dtype.kind in "OT" and value.ndim == 1:
             return _read_values(value.tolist(), name, each)
     return to_tensor(value, name)

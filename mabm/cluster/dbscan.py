@@ -101,7 +101,7 @@ class DBSCAN(Saved):
         return self.eps
 
     def __call__(self, graph: NeighborGraph[ArrayT], /) -> ArrayT:
-        """Labels as of :meth:`mabm.NeighborGraph.dbscan`."""
+        """Clusters a graph with :meth:`mabm.NeighborGraph.dbscan`."""
         return graph.dbscan(self.eps, self.min_samples)
 
     def core_samples(self, graph: NeighborGraph[ArrayT]) -> ArrayT:

@@ -303,7 +303,7 @@ def pseudo_labels(
 def cluster_samples(
     samples: Samples, options: DistanceOptions, clusterer: Clusterer
 ) -> PseudoLabels[Tensor]:
-    """:func:`pseudo_labels` between stages: of checked tensors."""
+    """:func:`pseudo_labels` for tensors that are checked already."""
     x, groups, names = samples
     bound = check_max_distance("clusterer.max_distance", clusterer.max_distance)
     graph = prune(encode_features(x, groups, options), bound)

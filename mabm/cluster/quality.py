@@ -193,12 +193,15 @@ def _pairs(*columns: IntArray) -> int:
 def _groups(labels: object, modality: object) -> object:
     groups, _ = modality_of(labels, modality)
     if groups is None:
-        raise ValueError("modality must be given, or be that of PseudoLabels, got None")
+        raise ValueError("modality must be given unless labels are PseudoLabels with one, got None")
     return groups
 
 
 def _read(**columns: object) -> list[IntArray]:
-    """Columns of one length as int64 arrays; those that are named so are labels."""
+    """Checks columns of one length, and returns them as int64 arrays.
+
+    The columns named ``labels`` are clusters; all others are categories.
+    """
     read = []
     for name, value in columns.items():
         if name == "labels":

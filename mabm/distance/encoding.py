@@ -53,7 +53,7 @@ def encode_neighbors(features: ArrayT, neighbors: NeighborSets[Any]) -> Encoding
 
 
 def encode(x: Tensor, neighbors: NeighborSets[Tensor]) -> Encoding[Tensor]:
-    """:func:`encode_neighbors` between stages: of checked tensors."""
+    """:func:`encode_neighbors` for tensors that are checked already."""
     with running_ops(f"encoding {len(x)} samples", "lower k1"):
         parts = torch.ops.mabm.encode_neighbors(x, neighbors.indptr, neighbors.indices)
     return Encoding.unchecked(*parts)
@@ -108,7 +108,7 @@ def expand_queries(
 
 
 def expand(encoding: Encoding[Tensor], ranking: Ranking[Tensor], k2: int) -> Encoding[Tensor]:
-    """:func:`expand_queries` between stages: of checked tensors."""
+    """:func:`expand_queries` for tensors that are checked already."""
     if k2 == 1 and ranking.preset.query_expansion != "pooled":
         return encoding
     with running_ops(f"averaging the rows of {len(encoding)} samples", "lower k2 or k1"):

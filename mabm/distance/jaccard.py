@@ -196,7 +196,7 @@ def resolve_options(
 def encode_features(
     x: Tensor, groups: Tensor | None, options: DistanceOptions, *, whole_groups: bool = True
 ) -> Encoding[Tensor]:
-    """:func:`encode_samples` between stages: of checked tensors.
+    """:func:`encode_samples` for tensors that are checked already.
 
     Args:
         x: (N, D) float32.
@@ -275,7 +275,7 @@ def jaccard_distance(
 def dense_distance(
     encoding: Encoding[Tensor], rows: slice | None = None, columns: slice | None = None
 ) -> Tensor:
-    """:func:`jaccard_distance` between stages: of checked tensors."""
+    """:func:`jaccard_distance` for tensors that are checked already."""
     parts = encoding.indptr, encoding.indices, encoding.weights
     chosen = _slice_rows(parts, rows, "rows"), _slice_rows(parts, columns, "columns")
     shape = tuple(len(indptr) - 1 for indptr, *_ in chosen)
@@ -316,7 +316,7 @@ def prune_distances(
 
 
 def prune(encoding: Encoding[Tensor], max_distance: float) -> NeighborGraph[Tensor]:
-    """:func:`prune_distances` between stages: of checked tensors."""
+    """:func:`prune_distances` for tensors that are checked already."""
     with running_ops(
         f"the graph of {len(encoding)} samples", "lower max_distance, or k1 and k2 before it"
     ):

@@ -122,7 +122,7 @@ def rerank(
 def rerank_samples(
     q: Tensor, g: Tensor, groups: Tensor | None, options: DistanceOptions, mix: float
 ) -> Tensor:
-    """:func:`rerank` between stages: of checked tensors.
+    """:func:`rerank` for tensors that are checked already.
 
     Args:
         q: (Q, D) float32 queries.

@@ -15,7 +15,7 @@ from mabm.evaluation.galleries import draw_gallery
 
 @dataclass(frozen=True, eq=False)
 class SearchSamples:
-    """N samples with what a search task asks of them.
+    """N samples of a search: features, identities, cameras and modality.
 
     Attributes:
         features: (N, D) floating point, on the device that they were given on.

@@ -301,7 +301,9 @@ def test_clusters_without_modality_join_nothing() -> None:
         lambda: cross_modality_pairs(found, PERSON),
         lambda: evenly_chosen_clusters(found),
     ):
-        with pytest.raises(ValueError, match="modality must be given, or be that of PseudoLabels"):
+        with pytest.raises(
+            ValueError, match="modality must be given unless labels are PseudoLabels with one"
+        ):
             call()
 
 

@@ -207,7 +207,7 @@ def test_mistakes_at_standard_input(
         (Path("f.npy").read_bytes()[:200], "standard input must be a .npy file of numbers: "),
         (Path("g.npz").read_bytes()[:200], "standard input must be a .npz file of plain arrays"),
         (Path("s.safetensors").read_bytes()[:-3], "standard input must be a .safetensors file: "),
-        (b"\x80\x02junk", "standard input is no whole file of torch.save: "),
+        (b"\x80\x02junk", "standard input is not a complete file of torch.save: "),
         (b"\xff\xfe\x00", "standard input must be comma-separated text: "),
         (b"1,2\n3\n", "standard input, row 2: must have 2 columns, got 1"),
     ]:
