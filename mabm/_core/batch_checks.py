@@ -102,7 +102,7 @@ def _check_targets(
     targets = check_integers(value, name)
     if targets.shape != rows.shape[:1]:
         raise ValueError(
-            f"{name} must be ({rows.shape[0]},), one a row of {names[0]}, "
+            f"{name} must be ({rows.shape[0]},), one per row of {names[0]}, "
             f"got shape {tuple(targets.shape)}"
         )
     check_same_device(targets, rows, name, names[0])

@@ -205,10 +205,10 @@ def _read(**columns: object) -> list[IntArray]:
     read = []
     for name, value in columns.items():
         if name == "labels":
-            column = check_labels(value, None, name, "one a sample")
+            column = check_labels(value, None, name, "one per sample")
         else:
             found = check_categories(
-                value, None, name, "one a sample", takes_bool=name == "modality"
+                value, None, name, "one per sample", takes_bool=name == "modality"
             )
             column = found.columns[0]
         read.append(column.cpu().numpy())

@@ -46,7 +46,7 @@ def encode_neighbors(features: ArrayT, neighbors: NeighborSets[Any]) -> Encoding
     x = check_features(features)
     if len(x) != len(neighbors):
         raise ValueError(
-            f"features must have {len(neighbors)} rows, one a neighbor set, got {len(x)}"
+            f"features must have {len(neighbors)} rows, one per neighbor set, got {len(x)}"
         )
     encoding: Encoding[ArrayT] = encode(x, neighbors.in_tensors()).in_kind_of(features)
     return encoding
@@ -98,7 +98,7 @@ def expand_queries(
     check_instance("ranking", ranking, Ranking)
     if len(encoding) != len(ranking.ranks):
         raise ValueError(
-            f"encoding must have {len(ranking.ranks)} rows, one a ranked sample, "
+            f"encoding must have {len(ranking.ranks)} rows, one per ranked sample, "
             f"got {len(encoding)}"
         )
     k2 = check_k2(ranking.preset, k2, ranking.k1)

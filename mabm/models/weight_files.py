@@ -72,7 +72,7 @@ def read_torch(path: Path, *, name: str | None = None) -> object:
             ) from error
         except Exception as error:  # whatever torch says of damaged files
             raise ValueError(
-                f"{name} is not a complete file of torch.save: {_reason(error)}"
+                f"{name} is not a complete torch.save file: {_reason(error)}"
             ) from error
     return content
 
@@ -143,6 +143,4 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load_file(path)
     except Exception as error:  # whatever the library says of damaged files
-        raise ValueError(
-            f"{path} is not a complete file of safetensors: {_reason(error)}"
-        ) from error
+        raise ValueError(f"{path} is not a complete safetensors file: {_reason(error)}") from error

@@ -136,7 +136,7 @@ class _Broken(Components):
         (
             {"clusterer": _Broken(np.zeros(119, int))},
             ValueError,
-            r"the labels of clusterer must be \(120,\), one a sample, got shape \(119,\)",
+            r"the labels of clusterer must be \(120,\), one per sample, got shape \(119,\)",
         ),
         (
             {"clusterer": _Broken(torch.zeros(120))},

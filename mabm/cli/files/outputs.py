@@ -174,7 +174,7 @@ def save_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
     """Writes arrays to a file atomically: to a temporary file, which is then renamed.
 
     ``.npz`` holds all arrays, ``.safetensors`` all arrays of numbers, ``.npy`` the first array.
-    ``.csv`` has one line a row: its number, and a column for each array.
+    ``.csv`` has one line per row: its number, and a column for each array.
 
     Raises:
         ImportError: ``.safetensors`` without its extra.

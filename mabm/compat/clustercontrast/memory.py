@@ -314,7 +314,7 @@ class ClusterMemory(MovingMemory):
                 "proxy_pseudo_labels must be assigned before a loss with has_multi_pos_loss, "
                 "got None"
             )
-        each = "one a row of a bank of features"
+        each = "one per row of a bank of features"
         clusters = check_column(
             self.proxy_pseudo_labels, logits.shape[-1], "proxy_pseudo_labels", each
         ).to(logits.device)
