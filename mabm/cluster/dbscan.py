@@ -102,7 +102,7 @@ class DBSCAN(Saved):
         return self.eps
 
     def __call__(self, graph: NeighborGraph[ArrayT], /) -> ArrayT:
-        """Labels as of :meth:`mabm.NeighborGraph.dbscan`."""
+        """Clusters a graph with :meth:`mabm.NeighborGraph.dbscan`."""
         check_instance("graph", graph, NeighborGraph)
         return graph.dbscan(self.eps, self.min_samples)
 

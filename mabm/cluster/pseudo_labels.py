@@ -142,11 +142,11 @@ class PseudoLabels(ArrayRecord, Generic[ArrayT]):
         labels: Any = self.labels
         is_int64 = holds_integers(labels) and str(labels.dtype).removeprefix("torch.") == "int64"
         if not (is_int64 and labels.ndim == 1):
-            column = check_column(labels, None, "labels", "one a sample")
+            column = check_column(labels, None, "labels", "one per sample")
             labels = column if isinstance(labels, Tensor) else column.numpy()
             object.__setattr__(self, "labels", labels)
         if self.modality is not None:
-            each = "one group a row of labels"
+            each = "one group per row of labels"
             found = check_categories(self.modality, len(labels), "modality", each, takes_bool=True)
             if not holds_integers(self.modality):
                 object.__setattr__(self, "modality", like(found.columns[0], labels))
@@ -256,8 +256,8 @@ def pseudo_labels(
         min_samples: DBSCAN's neighbors within ``eps``, the sample itself among them, that make it
             core; ``None`` is that of :class:`mabm.DBSCAN`, 4.
         k1: Neighbors of a sample, shared evenly by the groups (30: 15 visible and 15 infrared); at
-            least one a group, at most 1024.
-        k2: Rows averaged around a sample, in [1, k1]: of each group with ``"bmil"``, else in all.
+            least one per group, at most 1024.
+        k2: Rows averaged around a sample, in [1, k1]: per group with ``"bmil"``, else in total.
         preset: Name of a published distance or a :class:`mabm.Preset`; by default ``"bmil"`` with a
             modality, ``"spcl"`` without. With ``"spcl"`` the modality serves the statistics alone.
         precision: Of the ranking: ``"exact"``, or ``"fast"`` as in :func:`mabm.rank_neighbors`.
@@ -298,11 +298,11 @@ def pseudo_labels(
 def cluster_samples(
     samples: Samples, options: DistanceOptions, clusterer: Clusterer
 ) -> PseudoLabels[Tensor]:
-    """:func:`pseudo_labels` between stages: of checked tensors."""
+    """:func:`pseudo_labels` for tensors that are checked already."""
     x, groups, names = samples
     bound = check_max_distance("clusterer.max_distance", clusterer.max_distance)
     graph = prune(encode_features(x, groups, options), bound)
-    labels = check_column(clusterer(graph), len(x), "clusterer(graph)", "one a sample")
+    labels = check_column(clusterer(graph), len(x), "clusterer(graph)", "one per sample")
     if not isinstance(clusterer, DBSCAN):  # whose labels are right, and may be on a busy GPU
         _check_least(labels, "clusterer(graph)")
     find_core = getattr(clusterer, "core_samples", None)
@@ -322,7 +322,7 @@ def _check_core(value: object, count: int, name: str) -> Tensor:
     core = to_tensor(value, name)
     if core.dtype != torch.bool or core.shape != (count,):
         raise ValueError(
-            f"{name} must be ({count},) bool, one a sample, got {tuple(core.shape)} {core.dtype}"
+            f"{name} must be ({count},) bool, one per sample, got {tuple(core.shape)} {core.dtype}"
         )
     return core
 

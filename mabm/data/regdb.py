@@ -27,7 +27,7 @@ from mabm._core.protocols import RetrievalProtocol, SearchTask
 from mabm.data.counts import CensusRow, Counts, count_identities, count_images
 from mabm.data.data_set import DataSet
 from mabm.data.layout import (
-    Found,
+    FoundImage,
     Scan,
     check_root,
     counted,
@@ -91,7 +91,7 @@ def scan_regdb(root: Path, trial: int) -> Scan:
     for (part, modality), name in lists.items():
         rows = scan.train if part == "train" else scan.test
         for path, label in read_list(scan, name):
-            rows.append(Found(path, label, CAMERA[modality], modality))
+            rows.append(FoundImage(path, label, CAMERA[modality], modality))
     both = {row.path for row in scan.train} & {row.path for row in scan.test}
     if both:
         names = listed(within(path, root) for path in sorted(both))

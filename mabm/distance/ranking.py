@@ -191,7 +191,7 @@ def rank_neighbors(
 
 
 def group_sizes(groups: Tensor | None, count: int) -> dict[int, int]:
-    """Samples of each group that shares ``k1``; one group without a modality or a sample."""
+    """Number of samples by group; without groups or samples, one group 0 has all of them."""
     if groups is None or not count:
         return {0: count}
     names, sizes = torch.unique(groups, return_counts=True)
@@ -201,7 +201,7 @@ def group_sizes(groups: Tensor | None, count: int) -> dict[int, int]:
 def rank(
     x: Tensor, groups: Tensor | None, preset: Preset, k1: int, precision: Precision = "exact"
 ) -> Ranking[Tensor]:
-    """:func:`rank_neighbors` between stages: of checked tensors.
+    """:func:`rank_neighbors` for tensors that are checked already.
 
     Raises:
         torch.OutOfMemoryError: The memory of a GPU ran out; the message says what to lower.
@@ -268,7 +268,7 @@ def _rank_lists(
 
 
 def _trusted(candidates: Candidates) -> Candidates:
-    """The same candidates with nothing to prove, as if scores were exact and none were left out.
+    """Candidates whose lists count as complete: without error bounds and without thresholds.
 
     A row whose product may overflow has a bound that is not finite, keeps it, and is not trusted.
     """

@@ -1,4 +1,4 @@
-"""One optimizer step, exact for the whole batch into however many parts it is cut.
+"""One optimizer step, equal to that of the whole batch for any number of parts.
 
 The loss of a batch is not a sum over its images: a margin applies to the mean, and several
 processes share the batch. So features are computed first and joined over all parts and processes.
@@ -223,7 +223,7 @@ class Learner:
     def _count_skipped(self, losses: Mapping[str, Tensor]) -> None:
         self.skipped += 1
         values = ", ".join(f"{name} {float(loss.detach()):g}" for name, loss in losses.items())
-        logger.warning("left out a step whose loss or gradient is not finite (%s)", values)
+        logger.warning("skipped a step whose loss or gradient is not finite (%s)", values)
         if self.skipped > self.max_skipped:
             raise TrainingError(
                 f"loss or gradient was not finite in {self.skipped} steps in a row ({values}): "

@@ -109,10 +109,12 @@ def _read_environment(folder: Path) -> dict[str, str]:
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        logger.warning("%s cannot be read (%s); the report describes today's", path, error)
+        logger.warning(
+            "%s cannot be read (%s); the report shows the present environment", path, error
+        )
         return describe_environment()
     if not isinstance(facts, dict):
-        logger.warning("%s is no JSON object; the report describes today's", path)
+        logger.warning("%s is no JSON object; the report shows the present environment", path)
         return describe_environment()
     return {str(name): str(words) for name, words in facts.items()}
 

@@ -246,7 +246,7 @@ def build_learner(encoder: nn.Module, config: Config, stage: int) -> Learner:
 def _read_iterations(
     epoch: EpochState, position: Position, config: Config, inputs: Inputs
 ) -> Iterator[Iterator[Step]]:
-    """The steps of each iteration from a position to the end of its epoch, one a contrast."""
+    """The steps of each iteration from a position to the end of its epoch, one per contrast."""
     contrasts = [contrast for contrast in epoch.contrasts if contrast.targets]
     plans = [
         contrast.draw_batches(

@@ -92,7 +92,7 @@ def _cluster(
 
 
 def _groups(modality: object, features: Tensor) -> Tensor:
-    each = "one group a row of features"
+    each = "one group per row of features"
     found = check_categories(modality, len(features), "modality", each, takes_bool=True)
     return found.columns[0].to(features.device)
 
@@ -147,7 +147,7 @@ def cluster_together(
     if options.association in ("hungarian", "sinkhorn"):
         return associate_clusters(features, alone, groups, method=options.association).labels
     if camera is not None:
-        found = check_categories(camera, len(x), "camera", "one a row of features")
+        found = check_categories(camera, len(x), "camera", "one per row of features")
         camera = found.columns[0].to(x.device)
     groups = distance_groups(groups, camera, options)
     rows = torch.nonzero(_mask(chosen, labels)).flatten()
@@ -227,7 +227,7 @@ def split_within(
         modality: (N,) integers >= 0, bool or words.
         group: Number of the modality whose clusters count.
     """
-    each = "one a row of features"
+    each = "one per row of features"
     clusters = check_labels(labels, len(features), "labels", each).to(features.device)
     counts = _groups(modality, features) == group
     return split_prototypes(features, torch.where(counts, clusters, NOISE))

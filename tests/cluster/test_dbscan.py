@@ -146,7 +146,7 @@ class _Cores(_Broken):
         (
             {"clusterer": _Broken(np.zeros(119, int))},
             ValueError,
-            r"clusterer\(graph\) must be \(120,\), one a sample, got shape \(119,\)",
+            r"clusterer\(graph\) must be \(120,\), one per sample, got shape \(119,\)",
         ),
         (
             {"clusterer": _Broken(torch.zeros(120))},

@@ -1,4 +1,4 @@
-"""What a checkpoint holds of a run, and how a run goes on from it, with the same settings only."""
+"""What a checkpoint holds of a run, and how a run resumes from it, with the same settings only."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def restore(
 
 
 def check_same(kept: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuses to go on with other settings than a run began with, those that are free left out.
+    """Refuses to resume with other settings than the run began with; some may differ.
 
     Args:
         kept: Configuration that the run began with, a dictionary for each table.

@@ -199,7 +199,7 @@ def test_mistakes_at_standard_input(
         (Path("f.npy").read_bytes()[:200], "standard input must be a .npy file of numbers: "),
         (Path("g.npz").read_bytes()[:200], "standard input must be a .npz file of plain arrays"),
         (Path("s.safetensors").read_bytes()[:-3], "standard input must be a .safetensors file: "),
-        (b"\x80\x02junk", "standard input is no whole file of torch.save: "),
+        (b"\x80\x02junk", "standard input is not a complete torch.save file: "),
         (b"\xff\xfe\x00", "standard input must be comma-separated text: "),
         (b"1,2\n3\n", "standard input, row 2: must have 2 columns, got 1"),
     ]:
@@ -277,9 +277,9 @@ def test_true_and_false_are_a_modality(expected: list[str], run: Run) -> None:
     [
         (["0", "warm"], "row 2: modality must be an integer in [0, 2^63) or one of visible, "),
         (["modality", "ir", "1.5"], "row 2: modality must be an integer in [0, 2^63) or one of"),
-        (["modality", "visible", '""'], "modality must be (40,), one group a row"),
+        (["modality", "visible", '""'], "modality must be (40,), one group per row"),
         (["modality,a", "visible,1", ",2"], "row 3: modality must be an integer in [0, 2^63) or"),
-        (["ir", "rgb", "ir"], "modality must be (40,), one group a row, got shape (3,)"),
+        (["ir", "rgb", "ir"], "modality must be (40,), one group per row, got shape (3,)"),
     ],
 )
 def test_words_that_are_no_modality(rows: list[str], message: str, place: Path, run: Run) -> None:
