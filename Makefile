@@ -9,7 +9,7 @@ TORCH ?= torch==2.13.0
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-# What `make test` runs: all tests, one process a core; or what pytest is told instead, in this
+# What `make test` runs: all tests, one process per core; or what pytest is told instead, in this
 # process: make test T=tests/distance/test_ranking.py, make test T='-m "not slow and not kernels"'
 T ?=
 # Each file's tests stay in one process, for what they share. Each process has one thread: a thread

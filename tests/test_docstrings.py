@@ -35,7 +35,7 @@ if not extras.first_missing(("tqdm",)):
     PACKAGES.append("mabm.train")
 
 WITHOUT_EXAMPLE = {
-    "mabm._core.records.ArrayRecord.in_kind_of": "called by public functions on their results",
+    "mabm._core.array_records.ArrayRecord.in_kind_of": "public functions call it on their results",
     "mabm.models.encoder.Encoder.adapted": "for subclasses to override",
     "mabm.models.encoder.Encoder.load_state_dict": "as for every module",
     "mabm.models.encoder.Encoder.pretrained_name": "for subclasses to override",

@@ -48,7 +48,7 @@ def test_tests_are_skipped_by_the_name_of_what_they_miss(tmp_path: Path) -> None
     files = (
         "tests/train/test_config.py",
         "tests/cli/test_system.py",
-        "tests/train/test_environment.py",
+        "tests/train/records/test_environment.py",
     )
     words = ("-k", "configuration or describe or versions or mistakes", "-rs", *files)
     status, said = run_without(("pydantic", "tomli_w"), tmp_path, *words)

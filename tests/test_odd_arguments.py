@@ -299,8 +299,6 @@ def test_a_loss_runs_under_vmap_and_on_fake_tensors() -> None:
 
 # Numbers
 
-INT64 = 2**63 - 1
-
 
 def labels_of_any(min_samples: Any) -> Any:
     """Pseudo-labels, for which ``min_samples=None`` is the default."""

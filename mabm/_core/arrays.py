@@ -52,7 +52,7 @@ def to_tensor(value: object, name: str) -> Tensor:
         )
     if not isinstance(value, np.ndarray):
         raise TypeError(
-            f"{name} must be a torch.Tensor or a numpy.ndarray, got {_what_to_make(value, name)}"
+            f"{name} must be a torch.Tensor or a numpy.ndarray, got {_kind_and_remedy(value, name)}"
         )
     if value.dtype.kind not in "fiub" or value.dtype.itemsize > 8:
         if value.dtype.name != "bfloat16":  # from ml_dtypes; NumPy itself has none
@@ -71,7 +71,7 @@ def to_tensor(value: object, name: str) -> Tensor:
     return torch.from_numpy(value)
 
 
-def _what_to_make(value: object, name: str) -> str:
+def _kind_and_remedy(value: object, name: str) -> str:
     """Returns the type of a value that is no tensor or array, and how to convert it."""
     kind = type(value).__name__
     if isinstance(value, list | tuple):

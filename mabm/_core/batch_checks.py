@@ -102,7 +102,7 @@ def _check_targets(
     targets = check_integers(value, name)
     if targets.shape != rows.shape[:1]:
         raise ValueError(
-            f"{name} must be ({rows.shape[0]},), one a row of {names[0]}, "
+            f"{name} must be ({rows.shape[0]},), one per row of {names[0]}, "
             f"got shape {tuple(targets.shape)}"
         )
     check_same_device(targets, rows, name, names[0])
@@ -148,7 +148,7 @@ def check_temperature(value: object, name: str = "temperature") -> float:
         raise ValueError(f"{name} must be above 0, got {value}")
     if temperature < _LEAST_TEMPERATURE:
         raise ValueError(
-            f"{name} must be at least {_LEAST_TEMPERATURE:g}, for what is divided by less comes "
-            f"near the end of float32, got {value}"
+            f"{name} must be at least {_LEAST_TEMPERATURE:g}, so that logits do not overflow "
+            f"float32, got {value}"
         )
     return temperature

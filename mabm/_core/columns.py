@@ -86,7 +86,7 @@ def check_samples(features: object, modality: object, name: str = "features") ->
     x = check_features(features, name)
     if modality is None:
         return Samples(x, None, None)
-    found = check_categories(modality, len(x), "modality", "one group a row", takes_bool=True)
+    found = check_categories(modality, len(x), "modality", "one group per row", takes_bool=True)
     groups = _check_groups(found.columns[0].to(x.device), "modality")
     return Samples(x, groups, found.names)
 
@@ -100,7 +100,7 @@ def check_modality(value: object, count: int, device: torch.device, name: str) -
         TypeError: It is not a column of integers, bool or words.
         ValueError: Its shape is not (N,), a value is missing, or a number is negative.
     """
-    found = check_categories(value, count, name, "one group a row", takes_bool=True)
+    found = check_categories(value, count, name, "one group per row", takes_bool=True)
     return _check_groups(found.columns[0].to(device), name)
 
 
@@ -119,7 +119,7 @@ def check_categories(
         value: (N,) integers or words, in anything that is a :data:`Column`.
         count: Required N, or ``None`` for any.
         name: Name of the argument in messages.
-        each: Description of one value in messages, such as "one a sample".
+        each: Description of one value in messages, such as "one per sample".
         takes_bool: Whether bool is accepted.
 
     Raises:
@@ -159,7 +159,7 @@ def read_categories(
     Args:
         values: Columns of integers, bool or words, of any shape and all of the same type.
         names: Name of each column in messages.
-        each: Description of one value in messages, such as "one group a row".
+        each: Description of one value in messages, such as "one group per row".
         words: The words with numbers 0, 1, ..., or ``None`` to number the words that occur.
         takes_bool: Whether bool is accepted: for a modality, but not for identities and cameras.
 
@@ -199,7 +199,7 @@ def check_column(value: object, count: int | None, name: str, each: str) -> Tens
             any object that NumPy converts to an array.
         count: Required N, or ``None`` for any.
         name: Name of the argument in messages.
-        each: Description of one value in messages, such as "one a sample".
+        each: Description of one value in messages, such as "one per sample".
 
     Raises:
         TypeError: It is not a column of integers.
@@ -217,7 +217,7 @@ def check_clusters(value: object, count: int, device: torch.device) -> Tensor:
         TypeError: It is not a column of integers, nor an object with labels.
         ValueError: Its shape is not (N,), a value is missing, or a label is below -1.
     """
-    labels = check_labels(value, count, "labels", "one a row").to(device)
+    labels = check_labels(value, count, "labels", "one per row").to(device)
     if count and (least := int(labels.min())) < NOISE:
         raise ValueError(f"labels must be clusters >= 0 or -1 for noise, got {least}")
     return labels
@@ -252,7 +252,7 @@ def modality_of(labels: object, modality: object) -> tuple[Any, tuple[str, ...] 
         ValueError: A value is missing, or an integer is 2**63 or more.
     """
     if modality is not None:
-        (groups,), names = read_categories((modality,), ("modality",), "one group a row")
+        (groups,), names = read_categories((modality,), ("modality",), "one group per row")
         return groups, names
     if labels_of(labels) is labels:
         return None, None
@@ -284,7 +284,7 @@ def _read_column(value: object, name: str, each: str) -> Array:
         if value.dtype.kind == "U":
             return value
         if value.dtype.kind == "S":
-            raise TypeError(f"{name} must be no bytes, {each}; use {name}.astype(str)")
+            raise TypeError(f"{name} must not be bytes, {each}; use {name}.astype(str)")
         if value.dtype.kind in "OT" and value.ndim == 1:
             return _read_values(value.tolist(), name, each)
     return to_tensor(value, name)

@@ -26,7 +26,7 @@ _CGROUP_ROOT = Path("/sys/fs/cgroup")
 
 
 def available_bytes(device: torch.device) -> int | None:
-    """Bytes that this process can still allocate on a device; ``None`` if the system does not tell.
+    """Bytes that this process can still allocate on a device; ``None`` if unknown.
 
     On the CPU it is the least of what the machine has available and what the limit of a container
     leaves; on a GPU, free memory and what PyTorch holds in reserve.

@@ -44,7 +44,9 @@ def find_device(name: str, argument: str = "device", *, needs_ops: bool = False)
     if device.type == "cpu":
         return device
     if not has_gpu:
-        raise ValueError(f"{argument} must be one that there is, got {name!r}: torch sees no GPU")
+        raise ValueError(
+            f"{argument} must be a device of this machine, got {name!r}: torch sees no GPU"
+        )
     local_rank = os.environ.get("LOCAL_RANK", "0")
     number = int(local_rank) if device.index is None else device.index
     if number >= torch.cuda.device_count():

@@ -1,4 +1,4 @@
-"""Names: one spelling in what is written, several in what is read."""
+"""Names that are read in any case, with ``-`` or ``_``, and written in one spelling."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ T = TypeVar("T")
 
 
 def find_name(name: object, names: Iterable[str]) -> str | None:
-    """The one of ``names`` that is meant, in the spelling that it has there.
+    """Finds a name among ``names`` whatever its case, and returns it as spelled there.
 
     Upper and lower case are the same, and so are ``-`` and ``_``.
 
     Args:
-        name: What was typed or read; what is no string is no name.
+        name: The name as typed or read; a value that is no string matches none.
         names: The names to choose from.
 
     Returns:
-        The name, or ``None`` where none of them is meant.
+        The matching name, or ``None`` if there is no match.
     """
     if not isinstance(name, str):
         return None
@@ -44,7 +44,7 @@ class NamedMapping(Mapping[str, T]):
         self._aliases = dict(aliases or {})
 
     def find(self, name: object) -> str | None:
-        """The name that is meant, as it is spelled in documents, or ``None``."""
+        """Returns the name that a spelling or an alias stands for, or ``None``."""
         alias = find_name(name, self._aliases)
         return find_name(name if alias is None else self._aliases[alias], self._values)
 

@@ -112,13 +112,13 @@ class SearchTask(Saved):
         check_integer("num_trials", self.num_trials, at_least=1)
         if self.gallery == "all" and self.num_trials != 1:
             raise ValueError(
-                f'num_trials must be 1 with gallery="all", which every trial would be the same of, '
+                f'num_trials must be 1 with gallery="all", as all trials would be the same, '
                 f"got {self.num_trials}"
             )
         if self.gallery == "one_per_camera" and self.gallery_cameras is None:
             raise ValueError(
-                'gallery_cameras must be given with gallery="one_per_camera", for the draw follows '
-                "their order; got None"
+                'gallery_cameras must be given with gallery="one_per_camera", since the draw '
+                "follows their order; got None"
             )
         for name in ("query_cameras", "gallery_cameras"):
             cameras = getattr(self, name)

@@ -15,7 +15,10 @@ from typing import Final
 from mabm._core.files import unwritten
 from mabm._core.names import find_name
 
+FAILURE: Final = 1
+USAGE: Final = 2  # argparse's own
 INTERRUPTED: Final = 130  # as a shell reports a process that SIGINT ended
+OUTPUT_CLOSED: Final = 141  # as a shell reports a process that SIGPIPE ended
 TERMINATED: Final = 143  # as a shell reports a process that SIGTERM ended
 
 _MOST_SHOWN: Final = 40  # letters of what was typed or read

@@ -14,12 +14,16 @@ from typing import Any, Final, NoReturn
 import torch
 
 from mabm._core.extension import build_info
-from mabm.cli.command import INTERRUPTED, OutputClosedError, UsageError, write
+from mabm.cli.command import (
+    FAILURE,
+    INTERRUPTED,
+    OUTPUT_CLOSED,
+    USAGE,
+    OutputClosedError,
+    UsageError,
+    write,
+)
 from mabm.cli.commands import COMMANDS
-
-FAILURE: Final = 1
-USAGE: Final = 2  # argparse's own
-OUTPUT_CLOSED: Final = 141  # as a shell reports a process that SIGPIPE ended
 
 _WIDTH: Final = 96
 _MOST_TOLD: Final = 2000  # letters of an error: a file's content may be in it

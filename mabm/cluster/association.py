@@ -92,7 +92,7 @@ def associate_clusters(
     x: Any = to_tensor(features, "features")
     groups, modality_names = modality_of(labels, modality)
     if groups is None:
-        raise ValueError("modality must be given, or be that of PseudoLabels, got None")
+        raise ValueError("modality must be given unless labels are PseudoLabels with one, got None")
     check_matrix(x, "features")
     x = full_precision(x)
     check_lengths(x, "features")
@@ -266,7 +266,7 @@ def _transport(
     else:
         logger.warning(
             "transport_plan: rows miss their masses by %.1e after %d iterations, more than the "
-            "tolerance of %.1e; a greater regularization takes fewer",
+            "tolerance of %.1e; a greater regularization needs fewer iterations",
             missed,
             max_iterations,
             tolerance,

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mabm._core.arguments import shown
+from mabm._core.arguments import check_instance, shown
 from mabm._core.arrays import Array, ArrayT, like
 from mabm._core.saving import Saved
 from mabm.distance.graph import (
@@ -18,6 +18,7 @@ from mabm.distance.graph import (
     NeighborGraph,
     check_max_distance,
     check_min_samples,
+    check_radius,
 )
 
 
@@ -101,7 +102,8 @@ class DBSCAN(Saved):
         return self.eps
 
     def __call__(self, graph: NeighborGraph[ArrayT], /) -> ArrayT:
-        """Labels as of :meth:`mabm.NeighborGraph.dbscan`."""
+        """Clusters a graph with :meth:`mabm.NeighborGraph.dbscan`."""
+        check_instance("graph", graph, NeighborGraph)
         return graph.dbscan(self.eps, self.min_samples)
 
     def core_samples(self, graph: NeighborGraph[ArrayT]) -> ArrayT:
@@ -113,14 +115,20 @@ class DBSCAN(Saved):
         Returns:
             (N,) bool, of the same kind as the graph.
 
+        Raises:
+            TypeError: ``graph`` is no :class:`mabm.NeighborGraph`.
+            ValueError: It ends before ``eps``.
+
         Example:
             >>> import torch, mabm
             >>> graph = mabm.jaccard_graph(torch.eye(3).repeat_interleave(4, dim=0), k1=4, k2=1)
             >>> int(mabm.DBSCAN(min_samples=4).core_samples(graph).sum())
             12
         """
+        check_instance("graph", graph, NeighborGraph)
+        eps = check_radius(self.eps, graph.max_distance)
         indptr, _, distances = graph.tensors()
-        near = (distances <= float(np.float32(self.eps))).cumsum(0)
+        near = (distances <= float(np.float32(eps))).cumsum(0)
         counts = torch.cat([near.new_zeros(1), near])[indptr].diff()
         return like(counts >= self.min_samples, graph.indices)
 
@@ -145,9 +153,20 @@ def choose_clusterer(clusterer: object, eps: Any, min_samples: Any) -> Clusterer
             f"own; got {', '.join(f'{name}={shown(value)}' for name, value in given.items())} "
             f"beside {shown(clusterer)}"
         )
+    if isinstance(clusterer, type):
+        raise TypeError(
+            f"clusterer must be an object, got the class {clusterer.__name__}; use "
+            f"{clusterer.__name__}(...)"
+        )
     if not isinstance(clusterer, Clusterer):
         raise TypeError(
             "clusterer must have max_distance and be callable with a graph, as mabm.DBSCAN is, got "
             f"{type(clusterer).__name__}: {shown(clusterer)}"
+        )
+    find_core = getattr(clusterer, "core_samples", None)
+    if find_core is not None and not callable(find_core):
+        raise TypeError(
+            f"clusterer.core_samples must be a method, got {type(find_core).__name__}: "
+            f"{shown(find_core)}"
         )
     return clusterer

@@ -34,7 +34,7 @@ class ModalityDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # skle
         eps: Greatest distance of neighbors, in [0, 1).
         min_samples: Neighbors within ``eps``, itself among them, that make a sample core.
         k1: Neighbors of a sample, shared evenly by the groups; at most 1024.
-        k2: Rows averaged around a sample, in [1, k1]: of each group with ``"bmil"``, else in all.
+        k2: Rows averaged around a sample, in [1, k1]: per group with ``"bmil"``, else in total.
         preset: Name of a published distance or a :class:`mabm.Preset`; by default ``"bmil"`` with a
             modality, ``"spcl"`` without.
         precision: Of the ranking: ``"exact"``, or ``"fast"`` as in :func:`mabm.rank_neighbors`.

@@ -61,9 +61,10 @@ def predict_labels(
             integer labels, -1 for noise, for samples without a modality; with one, pass
             ``PseudoLabels(labels, modality)``.
         eps: Greatest distance from a core sample, in [0, 1). Best the ``eps`` of the clustering.
-        k1: Neighbors of a sample, shared evenly by the groups; at least one a group, at most 1024.
+        k1: Neighbors of a sample, shared evenly by the groups; at least one per group, at most
+            1024.
             Best that of the clustering, and so the next three.
-        k2: Rows averaged around a sample, in [1, k1]: of each group with ``"bmil"``, else in all.
+        k2: Rows averaged around a sample, in [1, k1]: per group with ``"bmil"``, else in total.
         preset: Name of a published distance or a :class:`mabm.Preset`; by default ``"bmil"`` with a
             modality, ``"spcl"`` without.
         precision: Of the ranking: ``"exact"``, or ``"fast"`` as in :func:`mabm.rank_neighbors`.
@@ -149,7 +150,7 @@ def _joined_modality(
             "new_modality must be None, as found has no modality; pass "
             "PseudoLabels(labels, modality) as found, with the modality of the clustered samples"
         )
-    each = "one group a row"
+    each = "one group per row"
     (groups,), names = read_categories(
         (new_modality,), ("new_modality",), each, words=found.modality_names
     )

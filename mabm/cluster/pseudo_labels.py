@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mabm._core.advice import advise, is_wanted
 from mabm._core.arguments import shown
+from mabm._core.array_records import ArrayRecord
 from mabm._core.arrays import Array, ArrayT, like, to_tensor
 from mabm._core.columns import (
     Column,
@@ -23,8 +24,7 @@ from mabm._core.columns import (
     holds_integers,
     name_of_group,
 )
-from mabm._core.partition import cluster_sizes, count_spanning
-from mabm._core.records import ArrayRecord
+from mabm._core.partition import NOISE, cluster_sizes, count_spanning
 from mabm._core.saving import Saved
 from mabm.cluster.dbscan import DBSCAN, Clusterer, choose_clusterer
 from mabm.distance.graph import check_max_distance
@@ -142,11 +142,11 @@ class PseudoLabels(ArrayRecord, Generic[ArrayT]):
         labels: Any = self.labels
         is_int64 = holds_integers(labels) and str(labels.dtype).removeprefix("torch.") == "int64"
         if not (is_int64 and labels.ndim == 1):
-            column = check_column(labels, None, "labels", "one a sample")
+            column = check_column(labels, None, "labels", "one per sample")
             labels = column if isinstance(labels, Tensor) else column.numpy()
             object.__setattr__(self, "labels", labels)
         if self.modality is not None:
-            each = "one group a row of labels"
+            each = "one group per row of labels"
             found = check_categories(self.modality, len(labels), "modality", each, takes_bool=True)
             if not holds_integers(self.modality):
                 object.__setattr__(self, "modality", like(found.columns[0], labels))
@@ -156,18 +156,12 @@ class PseudoLabels(ArrayRecord, Generic[ArrayT]):
         if not (names is None or is_named):
             raise TypeError(f"modality_names must be a tuple of words or None, got {shown(names)}")
         if self.core is not None:
-            core = to_tensor(self.core, "core")
-            if core.dtype != torch.bool or core.shape != (len(labels),):
-                raise ValueError(
-                    f"core must be ({len(labels)},) bool, one a sample, got {tuple(core.shape)} "
-                    f"{core.dtype}"
-                )
+            _check_core(self.core, len(labels), "core")
 
     @cached_property
     def _labels(self) -> Tensor:
         labels = to_tensor(self.labels, "labels")
-        if len(labels) and (least := int(labels.min())) < -1:
-            raise ValueError(f"labels must be clusters >= 0 or -1 for noise, got {least}")
+        _check_least(labels, "labels")
         return labels
 
     @cached_property
@@ -262,8 +256,8 @@ def pseudo_labels(
         min_samples: DBSCAN's neighbors within ``eps``, the sample itself among them, that make it
             core; ``None`` is that of :class:`mabm.DBSCAN`, 4.
         k1: Neighbors of a sample, shared evenly by the groups (30: 15 visible and 15 infrared); at
-            least one a group, at most 1024.
-        k2: Rows averaged around a sample, in [1, k1]: of each group with ``"bmil"``, else in all.
+            least one per group, at most 1024.
+        k2: Rows averaged around a sample, in [1, k1]: per group with ``"bmil"``, else in total.
         preset: Name of a published distance or a :class:`mabm.Preset`; by default ``"bmil"`` with a
             modality, ``"spcl"`` without. With ``"spcl"`` the modality serves the statistics alone.
         precision: Of the ranking: ``"exact"``, or ``"fast"`` as in :func:`mabm.rank_neighbors`.
@@ -280,7 +274,8 @@ def pseudo_labels(
     Raises:
         TypeError: An argument of the wrong kind.
         ValueError: An argument out of its range, or ``clusterer`` beside ``eps`` or
-            ``min_samples``; the message names it, the range and the value.
+            ``min_samples``; the message names it, the range and the value. Labels of
+            ``clusterer`` that are not (N,) integers >= -1 are refused as ``clusterer(graph)``.
 
     Source:
         Wang et al., AAAI 2026 (BMIL); Ester et al., KDD 1996.
@@ -303,15 +298,33 @@ def pseudo_labels(
 def cluster_samples(
     samples: Samples, options: DistanceOptions, clusterer: Clusterer
 ) -> PseudoLabels[Tensor]:
-    """:func:`pseudo_labels` between stages: of checked tensors."""
+    """:func:`pseudo_labels` for tensors that are checked already."""
     x, groups, names = samples
     bound = check_max_distance("clusterer.max_distance", clusterer.max_distance)
     graph = prune(encode_features(x, groups, options), bound)
-    each = "one a sample"
-    labels = check_column(clusterer(graph), len(x), "the labels of clusterer", each).to(x.device)
+    labels = check_column(clusterer(graph), len(x), "clusterer(graph)", "one per sample")
+    if not isinstance(clusterer, DBSCAN):  # whose labels are right, and may be on a busy GPU
+        _check_least(labels, "clusterer(graph)")
     find_core = getattr(clusterer, "core_samples", None)
-    core = None if find_core is None else to_tensor(find_core(graph), "core_samples").to(x.device)
-    return PseudoLabels(labels, groups, names, core)
+    core = None
+    if find_core is not None:
+        name = "clusterer.core_samples(graph)"
+        core = _check_core(find_core(graph), len(x), name).to(x.device)
+    return PseudoLabels(labels.to(x.device), groups, names, core)
+
+
+def _check_least(labels: Tensor, name: str) -> None:
+    if len(labels) and (least := int(labels.min())) < NOISE:
+        raise ValueError(f"{name} must be clusters >= 0 or -1 for noise, got {least}")
+
+
+def _check_core(value: object, count: int, name: str) -> Tensor:
+    core = to_tensor(value, name)
+    if core.dtype != torch.bool or core.shape != (count,):
+        raise ValueError(
+            f"{name} must be ({count},) bool, one per sample, got {tuple(core.shape)} {core.dtype}"
+        )
+    return core
 
 
 def watch_sizes(found: PseudoLabels[Any], clusterer: Clusterer) -> None:

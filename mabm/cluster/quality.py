@@ -193,19 +193,22 @@ def _pairs(*columns: IntArray) -> int:
 def _groups(labels: object, modality: object) -> object:
     groups, _ = modality_of(labels, modality)
     if groups is None:
-        raise ValueError("modality must be given, or be that of PseudoLabels, got None")
+        raise ValueError("modality must be given unless labels are PseudoLabels with one, got None")
     return groups
 
 
 def _read(**columns: object) -> list[IntArray]:
-    """Columns of one length as int64 arrays; those that are named so are labels."""
+    """Checks columns of one length, and returns them as int64 arrays.
+
+    The columns named ``labels`` are clusters; all others are categories.
+    """
     read = []
     for name, value in columns.items():
         if name == "labels":
-            column = check_labels(value, None, name, "one a sample")
+            column = check_labels(value, None, name, "one per sample")
         else:
             found = check_categories(
-                value, None, name, "one a sample", takes_bool=name == "modality"
+                value, None, name, "one per sample", takes_bool=name == "modality"
             )
             column = found.columns[0]
         read.append(column.cpu().numpy())

@@ -8,13 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from mabm.cli.command import OutputClosedError, write
+from mabm.cli.command import FAILURE, OUTPUT_CLOSED, OutputClosedError, write
 from mabm.compat._tool.comparison import TOLERANCE, Comparison, compare
 from mabm.compat._tool.rewriting import Plan, plan_changes
-
-OK: Final = 0
-FAILURE: Final = 1
-OUTPUT_CLOSED: Final = 141  # what a shell reports for a process that SIGPIPE ended
 
 _EPILOG: Final = """\
 Without an option nothing is changed: the lines are listed, and what stays with the reason.
@@ -74,7 +70,7 @@ def _run(folder: Path, writes: bool, checks: bool) -> int:
         write(f"\nWritten: {_counted(plan)}.")
     else:
         write("\nNothing written; --write changes the files.")
-    return OK
+    return 0
 
 
 def _described(plan: Plan) -> str:

@@ -125,7 +125,7 @@ def _read_lists(nbrs: object, dists: object) -> tuple[IntArray, NDArray[np.float
         raise TypeError(f"nbrs must be integers, got dtype {rows.dtype}")
     check_floating(distance, "dists")
     if rows.dim() != 2 or 0 in rows.shape:
-        raise ValueError(f"nbrs must be (N, K), one of each at least, got {tuple(rows.shape)}")
+        raise ValueError(f"nbrs must be (N, K) with N, K >= 1, got {tuple(rows.shape)}")
     if distance.shape != rows.shape:
         raise ValueError(f"dists must be {tuple(rows.shape)}, got shape {tuple(distance.shape)}")
     if bool(distance.isnan().any()):

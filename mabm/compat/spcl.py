@@ -150,7 +150,7 @@ class HybridMemory(MovingMemory):
 
     def _read_clusters(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the (N,) cluster of each image, numbered without gaps, and the cluster sizes."""
-        labels = check_column(self.labels, len(self.features), "labels", "one a row of features")
+        labels = check_column(self.labels, len(self.features), "labels", "one per row of features")
         found, clusters, sizes = torch.unique(
             labels.to(outputs.device), return_inverse=True, return_counts=True
         )

@@ -16,7 +16,7 @@ from mabm._core.columns import Column, Labels, check_categories, check_labels
 
 # Far above any real batch: a greater number is a mistake.
 _LARGEST_COUNT = 2**16
-_EACH = "one a sample"
+_EACH = "one per sample"
 
 
 class IdentityBatchSampler(Sampler[list[int]]):

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mabm._core.arrays import IntArray
-from mabm.data._draws import uniform_draws
+from mabm.data.philox import uniform_draws
 
 Channels = Literal["keep", "exchange", "infrared"]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from mabm.data.layout import Found, Scan
+from mabm.data.layout import FoundImage, Scan
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class CensusRow:
 
     @property
     def agrees(self) -> bool:
-        """Whether as many were found as were published, or none is published."""
+        """Whether the number found is the published one, or no number was published."""
         return self.published is None or self.published == self.found
 
 
@@ -49,11 +49,11 @@ class Counts(NamedTuple):
     listed_folders: Sequence[str] = ()
 
 
-def count_identities(rows: Iterable[Found]) -> int:
+def count_identities(rows: Iterable[FoundImage]) -> int:
     """Returns the number of identities."""
     return len({row.identity for row in rows})
 
 
-def count_images(rows: Iterable[Found], modality: int) -> int:
+def count_images(rows: Iterable[FoundImage], modality: int) -> int:
     """Returns the number of images of a modality."""
     return sum(row.modality == modality for row in rows)

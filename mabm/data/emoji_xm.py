@@ -118,7 +118,7 @@ def _identity_name(identity: int) -> str:
 
 
 # Cameras of one maker, whose color and monochrome drawings are alike: emojione, Microsoft, Google
-# (ATTRIBUTION.md). A query is not to be found by its maker's hand.
+# (ATTRIBUTION.md). Queries must not be matched by the style of a maker.
 _SAME_VENDOR: Final = ((6, 4), (7, 5), (8, 1), (8, 2))
 _PROTOCOL: Final = RetrievalProtocol(
     NAME, excluded_cameras=_SAME_VENDOR + tuple((b, a) for a, b in _SAME_VENDOR)

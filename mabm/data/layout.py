@@ -22,8 +22,8 @@ IMAGE_SUFFIXES: Final = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".ti
 _SHOWN: Final = 5  # of a list of things gone wrong; a person looks at the first few
 
 
-class Found(NamedTuple):
-    """One image of a tree."""
+class FoundImage(NamedTuple):
+    """One image in the folders of a data set."""
 
     path: Path
     identity: int
@@ -54,8 +54,8 @@ class Scan:
     name: str
     root: Path
     trial: int | None = None
-    train: list[Found] = field(default_factory=list)
-    test: list[Found] = field(default_factory=list)
+    train: list[FoundImage] = field(default_factory=list)
+    test: list[FoundImage] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 
     def note_missing(self, text: str) -> None:
@@ -228,14 +228,14 @@ def note_without_images(scan: Scan, name: str, identities: Iterable[int]) -> Non
 
 
 def listed(things: Iterable[object]) -> str:
-    """Returns things as words; of many, the first few."""
+    """Joins items by commas; of a long list, the first few and how many more there are."""
     words = [str(thing) for thing in things]
     shown = ", ".join(words[:_SHOWN])
     return shown if len(words) <= _SHOWN else f"{shown} and {len(words) - _SHOWN:,} more"
 
 
 def counted(things: Sequence[object], noun: str) -> str:
-    """Returns how many things there are, in words."""
+    """Returns a number of items in words, such as ``"2 folders"``."""
     return f"{len(things):,} {noun}{'' if len(things) == 1 else 's'}"
 
 
@@ -268,8 +268,8 @@ def _explain_prefix(scan: Scan, name: str, path: str) -> None:
             return
 
 
-def _image_set(rows: list[Found]) -> ImageSet:
-    def place(row: Found) -> tuple[int, int, int, str, Path]:
+def _image_set(rows: list[FoundImage]) -> ImageSet:
+    def place(row: FoundImage) -> tuple[int, int, int, str, Path]:
         return row.identity, row.camera, row.modality, row.path.name, row.path
 
     ordered = sorted(rows, key=place)

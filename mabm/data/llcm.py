@@ -25,7 +25,7 @@ from mabm._core.protocols import RetrievalProtocol, SearchTask
 from mabm.data.counts import CensusRow, Counts, count_identities, count_images
 from mabm.data.data_set import DataSet
 from mabm.data.layout import (
-    Found,
+    FoundImage,
     Scan,
     check_root,
     counted,
@@ -84,7 +84,7 @@ def scan_llcm(root: Path) -> Scan:
     for modality, kind in _FOLDER.items():
         name = f"idx/train_{kind}.txt"
         rows = [
-            Found(path, label, _camera_in_name(path.name), modality)
+            FoundImage(path, label, _camera_in_name(path.name), modality)
             for path, label in read_list(scan, name)
         ]
         unknown = [within(row.path, root) for row in rows if row.camera == UNKNOWN]
@@ -119,7 +119,7 @@ def _scan_test(scan: Scan, parent: Path, modality: int, test: set[int]) -> None:
             )
         for identity in sorted(test & set(folders)):
             for path in images_in(folders[identity]):
-                scan.test.append(Found(path, identity, camera, modality))
+                scan.test.append(FoundImage(path, identity, camera, modality))
     known = {f"cam{camera}" for camera in cameras}
     for folder in sorted(path for path in parent.iterdir() if path.is_dir()):
         if folder.name not in known and not folder.name.startswith("."):

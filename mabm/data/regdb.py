@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import Final
 
 from mabm._core.arguments import check_integer
-from mabm._core.modalities import INFRARED, MODALITY_NAMES, VISIBLE
+from mabm._core.modalities import INFRARED, VISIBLE
 from mabm._core.protocols import RetrievalProtocol, SearchTask
 from mabm.data.counts import CensusRow, Counts, count_identities, count_images
 from mabm.data.data_set import DataSet
 from mabm.data.layout import (
-    Found,
+    FoundImage,
     Scan,
     check_root,
     counted,
@@ -41,6 +41,7 @@ from mabm.data.records import ReidData
 NAME: Final = "regdb"
 NUM_TRIALS: Final = 10
 PARTS: Final = ("idx", "Visible", "Thermal")
+KINDS: Final = {VISIBLE: "visible", INFRARED: "thermal"}
 # One camera of each kind; the numbers are this library's, as the data set gives none.
 CAMERA: Final = {VISIBLE: 1, INFRARED: 2}
 
@@ -79,7 +80,7 @@ def scan_regdb(root: Path, trial: int) -> Scan:
     lists = {
         (part, modality): f"idx/{part}_{kind}_{trial}.txt"
         for part in ("train", "test")
-        for modality, kind in ((VISIBLE, "visible"), (INFRARED, "thermal"))
+        for modality, kind in KINDS.items()
     }
     lacking = [name for name in lists.values() if not (root / name).is_file()]
     if lacking:
@@ -90,7 +91,7 @@ def scan_regdb(root: Path, trial: int) -> Scan:
     for (part, modality), name in lists.items():
         rows = scan.train if part == "train" else scan.test
         for path, label in read_list(scan, name):
-            rows.append(Found(path, label, CAMERA[modality], modality))
+            rows.append(FoundImage(path, label, CAMERA[modality], modality))
     both = {row.path for row in scan.train} & {row.path for row in scan.test}
     if both:
         names = listed(within(path, root) for path in sorted(both))
@@ -108,9 +109,9 @@ def count_regdb(root: Path, trial: int | None) -> Counts:
     # 2018: halved in ten trials.
     everything = [row for scan in scans for row in (*scan.train, *scan.test)]
     rows = []
-    for modality, what in ((VISIBLE, "visible"), (INFRARED, "thermal")):
+    for modality, kind in KINDS.items():
         found = {row.path for row in everything if row.modality == modality}
-        rows.append(CensusRow(f"{what} images", 4_120, len(found)))
+        rows.append(CensusRow(f"{kind} images", 4_120, len(found)))
     groups: dict[tuple[int, ...], list[int]] = {}
     for number, scan in zip(trials, scans, strict=True):
         parts = (scan.train, scan.test)
@@ -158,5 +159,5 @@ DATA_SET: Final = DataSet(
         SearchTask(NAME, "visible-to-thermal", VISIBLE, INFRARED, PROTOCOL),
         SearchTask(NAME, "thermal-to-visible", INFRARED, VISIBLE, PROTOCOL),
     ),
-    modality_names={**MODALITY_NAMES, INFRARED: "thermal"},
+    modality_names=KINDS,
 )

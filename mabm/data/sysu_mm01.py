@@ -25,7 +25,7 @@ from mabm._core.protocols import RetrievalProtocol, SearchTask
 from mabm.data.counts import CensusRow, Counts, count_identities, count_images
 from mabm.data.data_set import DataSet
 from mabm.data.layout import (
-    Found,
+    FoundImage,
     Scan,
     check_root,
     find_layout,
@@ -88,7 +88,7 @@ def scan_sysu_mm01(root: Path) -> Scan:
         for identity, folder in folders.items():
             rows = scan.train if identity in train else scan.test if identity in test else None
             if rows is not None:
-                rows += [Found(path, identity, camera, modality) for path in images_in(folder)]
+                rows += [FoundImage(path, identity, camera, modality) for path in images_in(folder)]
     seen = {row.identity for row in (*scan.train, *scan.test)}
     note_without_images(scan, "the training identities", train - seen)
     note_without_images(scan, "the test identities", test - seen)

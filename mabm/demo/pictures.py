@@ -35,7 +35,7 @@ _HEAD_INCHES: Final = 1.0
 
 
 def draw_distances(histograms: Mapping[str, PairHistogram]) -> Figure:
-    """Histograms of the distance, one column a method: within and across modalities."""
+    """Histograms of the distance, one column per method: within and across modalities."""
     with styled():
         figure = new_figure(5.4 * len(histograms) + 0.6, 7.6)
         axes = figure.subplots(2, len(histograms), sharex=True, sharey=True, squeeze=False)
@@ -60,7 +60,7 @@ def draw_distances(histograms: Mapping[str, PairHistogram]) -> Figure:
 
 
 def draw_clusters(frames: Frames, labels: IntArray, other_labels: IntArray) -> Figure:
-    """Contact sheet: one cluster a row, visible members on the left, infrared on the right.
+    """Contact sheet: one cluster per row, visible members on the left, infrared on the right.
 
     Args:
         frames: The N frames.

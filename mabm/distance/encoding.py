@@ -46,14 +46,14 @@ def encode_neighbors(features: ArrayT, neighbors: NeighborSets[Any]) -> Encoding
     x = check_features(features)
     if len(x) != len(neighbors):
         raise ValueError(
-            f"features must have {len(neighbors)} rows, one a neighbor set, got {len(x)}"
+            f"features must have {len(neighbors)} rows, one per neighbor set, got {len(x)}"
         )
     encoding: Encoding[ArrayT] = encode(x, neighbors.in_tensors()).in_kind_of(features)
     return encoding
 
 
 def encode(x: Tensor, neighbors: NeighborSets[Tensor]) -> Encoding[Tensor]:
-    """:func:`encode_neighbors` between stages: of checked tensors."""
+    """:func:`encode_neighbors` for tensors that are checked already."""
     with running_ops(f"encoding {len(x)} samples", "lower k1"):
         parts = torch.ops.mabm.encode_neighbors(x, neighbors.indptr, neighbors.indices)
     return Encoding.unchecked(*parts)
@@ -98,7 +98,7 @@ def expand_queries(
     check_instance("ranking", ranking, Ranking)
     if len(encoding) != len(ranking.ranks):
         raise ValueError(
-            f"encoding must have {len(ranking.ranks)} rows, one a ranked sample, "
+            f"encoding must have {len(ranking.ranks)} rows, one per ranked sample, "
             f"got {len(encoding)}"
         )
     k2 = check_k2(ranking.preset, k2, ranking.k1)
@@ -108,7 +108,7 @@ def expand_queries(
 
 
 def expand(encoding: Encoding[Tensor], ranking: Ranking[Tensor], k2: int) -> Encoding[Tensor]:
-    """:func:`expand_queries` between stages: of checked tensors."""
+    """:func:`expand_queries` for tensors that are checked already."""
     if k2 == 1 and ranking.preset.query_expansion != "pooled":
         return encoding
     with running_ops(f"averaging the rows of {len(encoding)} samples", "lower k2 or k1"):

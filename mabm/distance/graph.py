@@ -125,7 +125,7 @@ class NeighborGraph(NeighborSets[ArrayT]):
             TypeError: An argument is no number, or ``min_samples`` no integer.
             ValueError: ``eps`` lies outside [0, ``max_distance``] or ``min_samples`` below 1.
         """
-        eps, min_samples = self._check_eps(eps), check_min_samples(min_samples)
+        eps, min_samples = check_radius(eps, self.max_distance), check_min_samples(min_samples)
         return like(_dbscan(self.in_tensors(), eps, min_samples), self.indices)
 
     def sweep(
@@ -166,7 +166,7 @@ class NeighborGraph(NeighborSets[ArrayT]):
                 f"eps_values must be numbers one after the other, got {type(eps_values).__name__}: "
                 f"{shown(eps_values)}"
             )
-        eps_checked = [self._check_eps(eps) for eps in eps_values]
+        eps_checked = [check_radius(eps, self.max_distance) for eps in eps_values]
         min_samples = check_min_samples(min_samples)
         graph = self.in_tensors()
         groups = None
@@ -190,16 +190,6 @@ class NeighborGraph(NeighborSets[ArrayT]):
             )
         return entries
 
-    def _check_eps(self, eps: object) -> float:
-        with np.errstate(over="ignore"):
-            is_bound = isinstance(eps, float | np.floating) and np.float32(eps) == np.float32(
-                self.max_distance
-            )
-        if is_bound:
-            return self.max_distance  # compared in float32, as distances are
-        reason = ", which ends at the graph's max_distance"
-        return check_real("eps", eps, 0.0, self.max_distance, reason=reason)
-
 
 def _dbscan(graph: NeighborGraph[Tensor], eps: float, min_samples: int) -> Tensor:
     """(N,) int64 labels of a graph in tensors."""
@@ -218,6 +208,18 @@ def check_max_distance(name: str, value: object) -> float:
     if np.float32(distance) == 1:  # distances are compared in float32
         raise ValueError(f"{name} must be in [0, 1) in float32, got {value}")
     return distance
+
+
+def check_radius(eps: object, max_distance: float) -> float:
+    """Returns a radius of DBSCAN in [0, ``max_distance``] of the graph, compared in float32."""
+    with np.errstate(over="ignore"):
+        is_bound = isinstance(eps, float | np.floating) and np.float32(eps) == np.float32(
+            max_distance
+        )
+    if is_bound:
+        return max_distance
+    reason = ", which ends at the graph's max_distance"
+    return check_real("eps", eps, 0.0, max_distance, reason=reason)
 
 
 def check_min_samples(value: object) -> int:

@@ -43,7 +43,7 @@ def modality_jaccard(
         modality: (N,) integers >= 0, bool or words, the group of each row: any number of groups in
             any order. ``None`` for one group, ranked by Euclidean distance.
         k1: Neighbors of a sample, shared evenly by the groups (30: 15 visible and 15 infrared); at
-            least one a group, at most 1024.
+            least one per group, at most 1024.
         k2: Neighbors whose rows are averaged (local query expansion), in [1, k1]; 1 for none. With
             ``"bmil"`` of each group: 6 of two groups are 12 rows. With ``"spcl"`` and
             ``"modal_invariant"`` in all: 6 rows. ``"ca_jaccard"`` has its own.
@@ -105,8 +105,8 @@ def jaccard_graph(
         modality: (N,) integers >= 0, bool or words, the group of each row, or ``None``.
         max_distance: Greatest distance kept, in [0, 1).
         k1: Neighbors of a sample, shared evenly by the groups (30: 15 visible and 15 infrared); at
-            least one a group, at most 1024.
-        k2: Rows averaged around a sample, in [1, k1]: of each group with ``"bmil"``, else in all.
+            least one per group, at most 1024.
+        k2: Rows averaged around a sample, in [1, k1]: per group with ``"bmil"``, else in total.
         preset: Name of a published distance or a :class:`mabm.Preset`; by default ``"bmil"`` with a
             modality, ``"spcl"`` without.
         precision: Of the ranking: ``"exact"``, or ``"fast"`` as in :func:`mabm.rank_neighbors`.
@@ -150,8 +150,8 @@ def encode_samples(
             here.
         modality: (N,) integers >= 0, bool or words, the group of each row, or ``None``.
         k1: Neighbors of a sample, shared evenly by the groups (30: 15 visible and 15 infrared); at
-            least one a group, at most 1024.
-        k2: Rows averaged around a sample, in [1, k1]: of each group with ``"bmil"``, else in all.
+            least one per group, at most 1024.
+        k2: Rows averaged around a sample, in [1, k1]: per group with ``"bmil"``, else in total.
         preset: Name of a published distance or a :class:`mabm.Preset`; by default ``"bmil"`` with a
             modality, ``"spcl"`` without.
         precision: Of the ranking: ``"exact"``, or ``"fast"`` as in :func:`mabm.rank_neighbors`.
@@ -196,7 +196,7 @@ def resolve_options(
 def encode_features(
     x: Tensor, groups: Tensor | None, options: DistanceOptions, *, whole_groups: bool = True
 ) -> Encoding[Tensor]:
-    """:func:`encode_samples` between stages: of checked tensors.
+    """:func:`encode_samples` for tensors that are checked already.
 
     Args:
         x: (N, D) float32.
@@ -275,7 +275,7 @@ def jaccard_distance(
 def dense_distance(
     encoding: Encoding[Tensor], rows: slice | None = None, columns: slice | None = None
 ) -> Tensor:
-    """:func:`jaccard_distance` between stages: of checked tensors."""
+    """:func:`jaccard_distance` for tensors that are checked already."""
     parts = encoding.indptr, encoding.indices, encoding.weights
     chosen = _slice_rows(parts, rows, "rows"), _slice_rows(parts, columns, "columns")
     shape = tuple(len(indptr) - 1 for indptr, *_ in chosen)
@@ -316,7 +316,7 @@ def prune_distances(
 
 
 def prune(encoding: Encoding[Tensor], max_distance: float) -> NeighborGraph[Tensor]:
-    """:func:`prune_distances` between stages: of checked tensors."""
+    """:func:`prune_distances` for tensors that are checked already."""
     with running_ops(
         f"the graph of {len(encoding)} samples", "lower max_distance, or k1 and k2 before it"
     ):

@@ -46,7 +46,7 @@ def k_reciprocal_neighbors(ranking: Ranking[ArrayT]) -> NeighborSets[ArrayT]:
 
 
 def find_neighbors(ranking: Ranking[Tensor]) -> NeighborSets[Tensor]:
-    """:func:`k_reciprocal_neighbors` between stages: of checked tensors."""
+    """:func:`k_reciprocal_neighbors` for tensors that are checked already."""
     with running_ops(f"finding the neighbors of {len(ranking.ranks)} samples", "lower k1"):
         mask = torch.ops.mabm.reciprocal_mask(ranking.ranks)
         half = _half_list(ranking)

@@ -26,7 +26,7 @@ class DistanceOptions(Saved):
 
     Attributes:
         k1: Neighbors of a sample, shared evenly by the groups (30: 15 visible and 15 infrared).
-        k2: Rows averaged around a sample, in [1, k1]: of each group with ``"bmil"``, else in all.
+        k2: Rows averaged around a sample, in [1, k1]: per group with ``"bmil"``, else in total.
         preset: The choices of the pipeline.
         precision: Of the ranking: ``"exact"``, or ``"fast"`` as in :func:`mabm.rank_neighbors`.
 
@@ -65,7 +65,7 @@ class DistanceOptions(Saved):
         """The options that the public keywords mean for samples of so many groups.
 
         Args:
-            k1: Neighbors of a sample; at least one a group where the groups share them.
+            k1: Neighbors of a sample; at least one per group where the groups share them.
             k2: Rows averaged around a sample, in [1, k1].
             preset: Name of a published distance or a :class:`mabm.Preset`; ``None`` is ``"bmil"``
                 with a modality and ``"spcl"`` without.

@@ -28,7 +28,7 @@ _PRODUCTS_AT_ONCE = 2**33
 
 
 def growth(terms: int, roundoff: float) -> float:
-    """How far a sum of ``terms`` rounded additions may be off, as a part of its magnitude."""
+    """Bound on the relative error of a sum of ``terms`` rounded additions (Higham's gamma)."""
     return terms * roundoff / (1 - terms * roundoff) if terms * roundoff < 1 else math.inf
 
 
@@ -36,7 +36,7 @@ class Product(Protocol):
     """A product of centered rows.
 
     Attributes:
-        mean: (D,) float32, what rows are centered by.
+        mean: (D,) float32, subtracted from every row.
         unit: Scalar float64: products are in units of its inverse.
     """
 
@@ -50,7 +50,7 @@ class Product(Protocol):
         """Writes the (B, T) float32 products of two operands to ``out``."""
 
     def error_bounds(self, centered_length: Tensor) -> Tensor:
-        """(N,) float64: how far a product of each row may be off, before the unit."""
+        """(N,) float64: bound on the error of a product of each row; multiply it by ``unit``."""
 
 
 def product_of(x: Tensor) -> Product:
@@ -79,7 +79,7 @@ class FloatProduct:
             torch.mm(left[start : start + step], right.T, out=out[start : start + step])
 
     def error_bounds(self, centered_length: Tensor) -> Tensor:
-        """(N,) float64: how far a product of each row may be off, before the unit."""
+        """(N,) float64: bound on the error of a product of each row; multiply it by ``unit``."""
         roundoff = MATRIX_UNIT_ROUNDOFF if self._x.is_cuda else 2.0**-24
         part = growth(self._x.shape[1] + 8, roundoff) + _operand_rounding(self._x.device)
         return part * centered_length * centered_length.max()
@@ -122,7 +122,7 @@ class HalfProduct:
             torch.mm(left.float(), right.float().T, out=out)
 
     def error_bounds(self, centered_length: Tensor) -> Tensor:
-        """(N,) float64: how far a product of each row may be off, before the unit.
+        """(N,) float64: bound on the error of a product of each row; multiply it by ``unit``.
 
         With ``d = h + e``, what is kept and what is lost of each row:
         ``d_i . d_j - h_i . h_j = e_i . d_j + h_i . e_j``.
@@ -138,7 +138,7 @@ class HalfProduct:
 
 
 def _operand_rounding(device: torch.device) -> float:
-    """What a float32 product may lose by rounding its operands, as a part of |a| |b|.
+    """Bound on the error of a float32 product by rounding its operands, relative to |a| |b|.
 
     Nothing by default. PyTorch's settings and the environment can ask for bfloat16 or TF32, at most
     2^-8 for each of two operands, and as much again to be safe; other modes have a range of their

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from mabm._core.advice import advise, is_wanted
 from mabm._core.arguments import check_integer
+from mabm._core.array_records import ArrayRecord
 from mabm._core.arrays import Array, ArrayT, like, row_blocks, to_tensor
 from mabm._core.columns import Column, check_modality, check_samples
 from mabm._core.device_memory import running_ops
-from mabm._core.records import ArrayRecord
 from mabm.distance.candidates import Candidates, ListLayout, propose_candidates
 from mabm.distance.options import Precision, check_precision
 from mabm.distance.presets import DEFAULT_K1, MAX_K, Preset, check_k1, resolve_preset
@@ -191,7 +191,7 @@ def rank_neighbors(
 
 
 def group_sizes(groups: Tensor | None, count: int) -> dict[int, int]:
-    """Samples of each group that shares ``k1``; one group without a modality or a sample."""
+    """Number of samples by group; without groups or samples, one group 0 has all of them."""
     if groups is None or not count:
         return {0: count}
     names, sizes = torch.unique(groups, return_counts=True)
@@ -201,7 +201,7 @@ def group_sizes(groups: Tensor | None, count: int) -> dict[int, int]:
 def rank(
     x: Tensor, groups: Tensor | None, preset: Preset, k1: int, precision: Precision = "exact"
 ) -> Ranking[Tensor]:
-    """:func:`rank_neighbors` between stages: of checked tensors.
+    """:func:`rank_neighbors` for tensors that are checked already.
 
     Raises:
         torch.OutOfMemoryError: The memory of a GPU ran out; the message says what to lower.
@@ -268,7 +268,7 @@ def _rank_lists(
 
 
 def _trusted(candidates: Candidates) -> Candidates:
-    """The same candidates with nothing to prove, as if scores were exact and none were left out.
+    """Candidates whose lists count as complete: without error bounds and without thresholds.
 
     A row whose product may overflow has a bound that is not finite, keeps it, and is not trusted.
     """

@@ -28,7 +28,7 @@ class RerankOptions(Saved):
 
     Attributes:
         k1: Neighbors of a sample: half of them from each modality with the default preset.
-        k2: Rows averaged around a sample, in [1, k1]: of each group with ``"bmil"``, else in all.
+        k2: Rows averaged around a sample, in [1, k1]: per group with ``"bmil"``, else in total.
         lambda_value: Weight of the original distance, in [0, 1].
         preset: Name of the preset; ``"bmil"`` is modality-aware, ``"spcl"`` the classic.
         precision: Of the ranking: ``"exact"``, or ``"fast"`` as in :func:`mabm.rank_neighbors`.
@@ -82,7 +82,7 @@ def rerank(
         query_modality: (Q,) integers >= 0, bool or words, or ``None``; both or neither are given.
         gallery_modality: (G,) of the same kind, or ``None``.
         k1: Neighbors of a sample, itself among them, shared evenly by the groups; at most 1024.
-        k2: Rows averaged around a sample, in [1, k1]: of each group with ``"bmil"``, else in all.
+        k2: Rows averaged around a sample, in [1, k1]: per group with ``"bmil"``, else in total.
         lambda_value: Weight of the original distance, in [0, 1].
         preset: Name of a published distance or a :class:`mabm.Preset`; by default ``"bmil"`` with a
             modality, ``"spcl"`` without.
@@ -122,7 +122,7 @@ def rerank(
 def rerank_samples(
     q: Tensor, g: Tensor, groups: Tensor | None, options: DistanceOptions, mix: float
 ) -> Tensor:
-    """:func:`rerank` between stages: of checked tensors.
+    """:func:`rerank` for tensors that are checked already.
 
     Args:
         q: (Q, D) float32 queries.
@@ -158,7 +158,7 @@ def _joined_modality(
             )
     names = ("query_modality", "gallery_modality")
     (of_query, of_gallery), _ = read_categories(
-        (query_modality, gallery_modality), names, "one group a row"
+        (query_modality, gallery_modality), names, "one group per row"
     )
     return torch.cat(
         [

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Generic
 import torch
 from torch import Tensor
 
+from mabm._core.array_records import ArrayRecord
 from mabm._core.arrays import Array, ArrayT, like, to_tensor
-from mabm._core.records import ArrayRecord
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array

@@ -43,8 +43,8 @@ def draw_gallery(identity: ArrayT, camera: Column, *, cameras: Sequence[int], tr
         >>> mabm.draw_gallery(identity, camera, cameras=(1, 2), trial=0)
         tensor([1, 3, 4])
     """
-    people = check_categories(identity, None, "identity", "one a row").columns[0]
-    places = check_column(camera, len(people), "camera", "one a row of identity").tolist()
+    people = check_categories(identity, None, "identity", "one per row").columns[0]
+    places = check_column(camera, len(people), "camera", "one per row of identity").tolist()
     if (
         not isinstance(cameras, Sequence | np.ndarray)
         or isinstance(cameras, str)

@@ -353,6 +353,6 @@ def _check_both(
 ) -> tuple[Tensor, Tensor]:
     (queries, gallery), device = distance.shape, distance.device
     return (
-        check_column(values[0], queries, names[0], "one a row of distance").to(device),
-        check_column(values[1], gallery, names[1], "one a column of distance").to(device),
+        check_column(values[0], queries, names[0], "one per row of distance").to(device),
+        check_column(values[1], gallery, names[1], "one per column of distance").to(device),
     )

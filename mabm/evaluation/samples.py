@@ -15,7 +15,7 @@ from mabm.evaluation.galleries import draw_gallery
 
 @dataclass(frozen=True, eq=False)
 class SearchSamples:
-    """N samples with what a search task asks of them.
+    """N samples of a search: features, identities, cameras and modality.
 
     Attributes:
         features: (N, D) floating point, on the device that they were given on.
@@ -37,8 +37,8 @@ class SearchSamples:
 
         Args:
             features: (N, D) floating point, finite.
-            identity: (N,) integers or words, one a row of features.
-            camera: (N,) integers, one a row of features.
+            identity: (N,) integers or words, one per row of features.
+            camera: (N,) integers, one per row of features.
             modality: (N,) integers, 0 visible and 1 infrared, or these two words, or bool.
 
         Raises:
@@ -46,7 +46,7 @@ class SearchSamples:
             ValueError: Shapes that do not fit, or values that are not finite.
         """
         x = check_features(features)
-        count, each = len(x), "one a row of features"
+        count, each = len(x), "one per row of features"
         return cls(
             x,
             check_categories(identity, count, "identity", each).columns[0].cpu(),

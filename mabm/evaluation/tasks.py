@@ -80,7 +80,7 @@ def check_trial(model_trial: int | None, data_trial: int | None) -> None:
     if model_trial is None:
         raise ValueError(
             f"model_trial must be {data_trial}, the trial that is tested, got None: without the "
-            "trial that a model was trained on there is no telling which identities it has seen"
+            "trial that a model was trained on it is unknown which identities it has seen"
         )
     raise ValueError(
         f"model_trial must be {data_trial}, the trial that is tested, got {model_trial}: the other "

@@ -45,7 +45,7 @@ def extract(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be >= 1, got {batch_size}")
-    modality = check_visible_infrared(modality, len(images), "modality", "one an image")
+    modality = check_visible_infrared(modality, len(images), "modality", "one per image")
     device = next(encoder.parameters()).device
     features: list[Tensor] = []
     was_training = encoder.training

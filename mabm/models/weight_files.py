@@ -71,7 +71,9 @@ def read_torch(path: Path, *, name: str | None = None) -> object:
                 "it: other objects could execute code when loaded, and are refused"
             ) from error
         except Exception as error:  # whatever torch says of damaged files
-            raise ValueError(f"{name} is no whole file of torch.save: {_reason(error)}") from error
+            raise ValueError(
+                f"{name} is not a complete torch.save file: {_reason(error)}"
+            ) from error
     return content
 
 
@@ -102,7 +104,7 @@ def _check_expansion(stream: IO[bytes], name: str) -> None:
         with zipfile.ZipFile(stream) as archive:
             expanded = sum(entry.file_size for entry in archive.infolist())
     except Exception as error:  # whatever zipfile says of damaged files
-        raise ValueError(f"{name} is no whole archive: {_reason(error)}") from error
+        raise ValueError(f"{name} is not a complete archive: {_reason(error)}") from error
     size = stream.seek(0, os.SEEK_END)
     if expanded > max(_ALWAYS_READ, _EXPANSION * size):
         raise ValueError(
@@ -117,14 +119,16 @@ def _reason(error: Exception) -> str:
 
 def _read_npz(stream: IO[bytes], name: str) -> dict[str, Tensor]:
     if not zipfile.is_zipfile(stream):
-        raise ValueError(f"{name} is no whole .npz file of numbers: it is no archive")
+        raise ValueError(f"{name} is not a complete .npz file of numbers: it is no archive")
     _check_expansion(stream, name)
     stream.seek(0)
     try:
         with np.load(stream, allow_pickle=False) as archive:
             return {key: torch.from_numpy(archive[key]) for key in archive.files}
     except Exception as error:  # whatever NumPy and zipfile say of damaged files
-        raise ValueError(f"{name} is no whole .npz file of numbers: {_reason(error)}") from error
+        raise ValueError(
+            f"{name} is not a complete .npz file of numbers: {_reason(error)}"
+        ) from error
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -139,4 +143,4 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load_file(path)
     except Exception as error:  # whatever the library says of damaged files
-        raise ValueError(f"{path} is no whole file of safetensors: {_reason(error)}") from error
+        raise ValueError(f"{path} is not a complete safetensors file: {_reason(error)}") from error

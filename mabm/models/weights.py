@@ -398,7 +398,9 @@ def load_encoder(
         name, num_modalities = content["name"], content["num_modalities"]
         size, state, meta = content.get("image_size"), content["state"], content["meta"]
     except KeyError as error:
-        raise ValueError(f"{path} is no whole file of save_encoder: it has no {error}") from error
+        raise ValueError(
+            f"{path} is not a complete file of save_encoder: it has no {error}"
+        ) from error
     tensors = named_tensors(state, path)
     if not isinstance(name, str):
         raise ValueError(f"{path} must have a string as name, got {name!r}")

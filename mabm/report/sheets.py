@@ -30,7 +30,7 @@ def contact_sheet(
     identity: IntArray | None,
     names: Mapping[int, str],
 ) -> dict[str, Any]:
-    """Members of some clusters, one cluster a row, and of each modality apart.
+    """Members of some clusters, one cluster per row, and of each modality apart.
 
     Clusters that span modalities are shown; where there are none, any clusters.
 
@@ -42,7 +42,7 @@ def contact_sheet(
         names: What each modality is called.
 
     Returns:
-        ``heads`` (names of the modalities), ``rows`` (one a cluster), ``order`` (of the clusters,
+        ``heads`` (names of the modalities), ``rows`` (one per cluster), ``order`` (of the clusters,
         in words), ``spanning`` (whether these clusters span modalities) and ``total`` (clusters in
         all).
     """

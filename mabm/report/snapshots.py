@@ -70,7 +70,7 @@ class ClusteringSnapshot:
         """Converts lists and words to arrays, and refuses columns of different lengths."""
         features = to_tensor(self.features, "features")
         check_matrix(features, "features")
-        count, each = len(features), "one a row of features"
+        count, each = len(features), "one per row of features"
         columns = {
             "labels": check_labels(self.labels, count, "labels", each),
             "modality": check_visible_infrared(self.modality, count, "modality", each),

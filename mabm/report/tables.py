@@ -63,7 +63,7 @@ def name_epoch(entry: Entry) -> str:
 
 
 def name_modality(modality: int, names: Mapping[int, str]) -> str:
-    """What a modality is called: its name, or its number where it has none."""
+    """Returns the name of a modality, or its number if it has no name."""
     return names.get(modality, f"modality {modality}")
 
 

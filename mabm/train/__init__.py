@@ -1,8 +1,8 @@
 """Training: the two stages of the method, and the parts they are made of.
 
-:func:`train` runs a whole configuration. Its steps are plain functions of tensors
-(:mod:`mabm.train.steps`) that can be put into another order or into another loop. What is needed
-beyond the library's core is in the extra ``train``.
+:func:`train` runs a whole configuration. Its steps are plain functions
+(:mod:`mabm.train.extraction`, :mod:`mabm.train.steps`) that can be put into another order or into
+another loop. What is needed beyond the library's core is in the extra ``train``.
 """
 
 try:
@@ -23,6 +23,7 @@ from mabm.train.config import (
 )
 from mabm.train.config_files import CONFIGS, load_config, to_toml
 from mabm.train.errors import RunInUseError, TrainingError, TrainingStopped
+from mabm.train.extraction import extract_features
 from mabm.train.learner import Learner
 from mabm.train.scoring import evaluate_weights
 from mabm.train.steps import (
@@ -31,7 +32,6 @@ from mabm.train.steps import (
     cluster_together,
     contrast_across,
     contrast_within,
-    extract_features,
 )
 from mabm.train.trainer import TrainResult, train
 

@@ -190,7 +190,7 @@ class ClusteringConfig(_Table):
 
     @property
     def clusterer(self) -> DBSCAN:
-        """What makes labels of a graph."""
+        """The clusterer that turns a graph into labels."""
         return DBSCAN(self.eps, self.min_samples)
 
     @property

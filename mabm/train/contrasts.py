@@ -36,7 +36,7 @@ _FEWEST_CLUSTERS: Final = 2  # contrast with a single prototype has no gradient
 
 @dataclass(frozen=True)
 class ClusterMemory:
-    """The memory of some clusters, and to which of its prototypes each sample belongs.
+    """The memory of a clustering, and the prototype that each sample belongs to.
 
     Attributes:
         memory: Prototypes of the clusters.
@@ -71,7 +71,7 @@ class ClusterMemory:
 
 
 class Memories(NamedTuple):
-    """The memories that a contrast begins an epoch with, and what to tell of its clusters.
+    """The memories that a contrast begins an epoch with, and facts on its clusters for the log.
 
     Attributes:
         by_name: Memories by name; none where there is nothing to contrast.
@@ -97,7 +97,7 @@ class Contrast(ABC):
     """Keeps its random numbers apart from those of other contrasts; different for each."""
 
     memory_names: ClassVar[tuple[str, ...]]
-    """What its memories are called in checkpoints; different for each contrast."""
+    """Names of its memories in checkpoints; different for each contrast."""
 
     needs_global_clusters: ClassVar[bool] = False
     """Whether samples of both modalities are clustered together for it."""
@@ -286,7 +286,7 @@ class Across(Contrast):
         }
 
     def update(self, features: Mapping[int, Tensor], rows: Mapping[int, Tensor]) -> None:
-        """Moves the memory by both modalities at once, so that neither has the last word."""
+        """Moves the memory by both modalities at once, so that their order does not matter."""
         joined = torch.cat(list(features.values()))
         self.memories[GLOBAL].update(joined, torch.cat(list(rows.values())))
 

@@ -127,8 +127,8 @@ def diagnose(
         (0.5, 0.2)
     """
     groups, _ = modality_of(labels, modality)
-    clusters: IntArray = check_labels(labels, None, "labels", "one a sample").cpu().numpy()
-    groups = _column(groups, len(clusters), "modality", "one a sample")
+    clusters: IntArray = check_labels(labels, None, "labels", "one per sample").cpu().numpy()
+    groups = _column(groups, len(clusters), "modality", "one per sample")
     if len(groups) and groups.min() < 0:
         raise ValueError(f"modality must not be negative, got {groups.min()}")
     modalities = np.unique(groups)
@@ -139,7 +139,7 @@ def diagnose(
         known = np.zeros(len(clusters), dtype=bool)
         names = clusters
     else:
-        names = _column(identity, len(clusters), "identity", "one a sample")
+        names = _column(identity, len(clusters), "identity", "one per sample")
         known = names >= 0
     ari = nmi = precision = recall = None
     if known.any():
@@ -212,12 +212,12 @@ def diagnose_epoch(
         >>> {name: fact["num_clusters"] for name, fact in facts.items()}
         {'visible': 1, 'infrared': 1, 'all': 2}
     """
-    each = "one a sample"
+    each = "one per sample"
     apart: IntArray = check_labels(alone, None, "alone", each).cpu().numpy()
     groups: IntArray = check_visible_infrared(modality, len(apart), "modality", each).cpu().numpy()
     identities = None
     if identity is not None:
-        identities = _column(identity, len(apart), "identity", "one a sample")
+        identities = _column(identity, len(apart), "identity", "one per sample")
     facts = {}
     beside, num_clusters = np.full_like(apart, -1), 0
     for number in np.unique(groups).tolist():

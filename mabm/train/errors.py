@@ -10,4 +10,4 @@ class RunInUseError(RuntimeError):
 
 
 class TrainingStopped(Exception):  # noqa: N818 - it is no error
-    """Training was asked to stop, and did at a checkpoint; the same call goes on from there."""
+    """Training was asked to stop, and stopped at a checkpoint; the same call resumes there."""

@@ -1,4 +1,4 @@
-"""One optimizer step, exact for the whole batch into however many parts it is cut.
+"""One optimizer step, equal to that of the whole batch for any number of parts.
 
 The loss of a batch is not a sum over its images: a margin applies to the mean, and several
 processes share the batch. So features are computed first and joined over all parts and processes.
@@ -214,15 +214,7 @@ class Learner:
     def _apply(self) -> bool:
         """Takes the step if every gradient is finite; whether it was taken."""
         self.scaler.unscale_(self.optimizer)
-        gradients = [
-            each.grad
-            for group in self.optimizer.param_groups
-            for each in group["params"]
-            if each.grad is not None and each.grad.numel()
-        ]
-        # The greatest entry, which is finite where all are; a sum of squares can overflow.
-        greatest = list(torch._foreach_norm(gradients, math.inf)) if gradients else []
-        finite = not greatest or bool(torch.isfinite(torch.stack(greatest)).all())
+        finite = _gradients_are_finite(self.optimizer)
         if finite:
             self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -231,12 +223,26 @@ class Learner:
     def _count_skipped(self, losses: Mapping[str, Tensor]) -> None:
         self.skipped += 1
         values = ", ".join(f"{name} {float(loss.detach()):g}" for name, loss in losses.items())
-        logger.warning("left out a step whose loss or gradient is not finite (%s)", values)
+        logger.warning("skipped a step whose loss or gradient is not finite (%s)", values)
         if self.skipped > self.max_skipped:
             raise TrainingError(
                 f"loss or gradient was not finite in {self.skipped} steps in a row ({values}): "
                 "lower the learning rate, or train in float32 or bfloat16"
             )
+
+
+def _gradients_are_finite(optimizer: torch.optim.Optimizer) -> bool:
+    gradients = [
+        each.grad
+        for group in optimizer.param_groups
+        for each in group["params"]
+        if each.grad is not None and each.grad.numel()
+    ]
+    if not gradients:
+        return True
+    # The greatest entry of each, which is finite where all are; a sum of squares can overflow.
+    greatest = torch.stack(list(torch._foreach_norm(gradients, math.inf)))
+    return bool(torch.isfinite(greatest).all())
 
 
 def _random_state(device: torch.device) -> list[Tensor]:

@@ -51,7 +51,7 @@ class Position(NamedTuple):
 
 
 def skip_empty_stages(config: Config, position: Position) -> Position:
-    """The position, or where its stage has no epochs the start of the next that has, or the end."""
+    """Moves a position in a stage without epochs on to the next stage with epochs, or the end."""
     while position.stage != FINISHED and not config.stage(position.stage).epochs:
         position = Position(position.stage + 1)
     return position

@@ -19,13 +19,14 @@ from mabm.train.clusters import Clusters, find_clusters
 from mabm.train.config import Config
 from mabm.train.config_files import to_toml
 from mabm.train.contrasts import needs_global_clusters
+from mabm.train.extraction import extract_features
 from mabm.train.inputs import Inputs
 from mabm.train.position import STAGES
 from mabm.train.records.environment import describe_environment
 from mabm.train.records.files import ENVIRONMENT, HISTORY, REPORT
 from mabm.train.records.history import History
 from mabm.train.scoring import extract_test_features
-from mabm.train.steps import distance_groups, distance_together, extract_features
+from mabm.train.steps import distance_groups, distance_together
 
 logger = logging.getLogger(__name__)
 
@@ -108,10 +109,12 @@ def _read_environment(folder: Path) -> dict[str, str]:
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        logger.warning("%s cannot be read (%s); the report describes today's", path, error)
+        logger.warning(
+            "%s cannot be read (%s); the report shows the present environment", path, error
+        )
         return describe_environment()
     if not isinstance(facts, dict):
-        logger.warning("%s is no JSON object; the report describes today's", path)
+        logger.warning("%s is no JSON object; the report shows the present environment", path)
         return describe_environment()
     return {str(name): str(words) for name, words in facts.items()}
 

@@ -21,11 +21,11 @@ from mabm.train.contrasts import Contrast
 from mabm.train.diagnostics import diagnose_epoch
 from mabm.train.epoch import EpochState, begin_epoch, cluster_epoch
 from mabm.train.errors import TrainingStopped
+from mabm.train.extraction import extract_features, read_batches
 from mabm.train.inputs import Inputs
 from mabm.train.learner import Learner
 from mabm.train.position import FINISHED, STAGES, Position, next_epoch
 from mabm.train.progress import Progress
-from mabm.train.steps import extract_features, read_batches
 
 Step: TypeAlias = tuple[Contrast, Tensor, dict[int, list[int]]]
 """A contrast, (B, 3, H, W) uint8 images of its batch, and their numbers by modality."""
@@ -246,7 +246,7 @@ def build_learner(encoder: nn.Module, config: Config, stage: int) -> Learner:
 def _read_iterations(
     epoch: EpochState, position: Position, config: Config, inputs: Inputs
 ) -> Iterator[Iterator[Step]]:
-    """The steps of each iteration from a position to the end of its epoch, one a contrast."""
+    """The steps of each iteration from a position to the end of its epoch, one per contrast."""
     contrasts = [contrast for contrast in epoch.contrasts if contrast.targets]
     plans = [
         contrast.draw_batches(

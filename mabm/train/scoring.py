@@ -23,9 +23,9 @@ from mabm.evaluation import (
 from mabm.models import Encoder, load_encoder
 from mabm.train.config import Config
 from mabm.train.config_files import parse_config
+from mabm.train.extraction import extract_features
 from mabm.train.inputs import read_inputs
 from mabm.train.records.files import WEIGHTS
-from mabm.train.steps import extract_features
 
 
 def extract_test_features(

@@ -217,7 +217,7 @@ def open_run(
     elif position.stage == FINISHED:
         logger.info("%s holds a finished run", folder)
     else:
-        logger.info("going on at %s", position)
+        logger.info("resuming at %s", position)
     return run
 
 

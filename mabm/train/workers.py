@@ -1,4 +1,4 @@
-"""What a process that reads images ahead must not inherit from the process that trains."""
+"""The start of processes that read images ahead: they drop inherited locks and signals."""
 
 from __future__ import annotations
 

@@ -436,7 +436,7 @@ CLUSTER_MISTAKES = [
     (["both.npz", "--modality", "features.npy"], 1, "features.npy: modality must be integers"),
     (["flat.npy", *NONE], 1, "features must be (N, D), got shape (4,)"),
     (["both.npz", "--modality", "named.npz"], 1, "named.npz must hold an array 'modality', "),
-    (["both.npz", "--modality", "short.csv"], 1, "modality must be (120,), one group a row"),
+    (["both.npz", "--modality", "short.csv"], 1, "modality must be (120,), one group per row"),
     (["both.npz", "--modality", "wrong.csv"], 1, "wrong.csv, row 2: modality must be an int"),
     (["both.npz", "--modality", "wide.csv"], 1, "wide.csv must have a column 'modality', or"),
     (["both.npz", "--modality", "empty.csv"], 1, "empty.csv must hold rows, got none"),

@@ -242,7 +242,7 @@ def test_evaluate_mistakes_are_one_line(sysu_run: Path, run: Run, tmp_path: Path
         ([tmp_path], 1, "RUN must be a finished run or a file of weights"),
         ([sysu_run, sysu_run], 1, "RUN must be runs of one data set, each of another trial, got"),
         ([sysu_run, "--task", "visible-to-thermal"], 1, "tasks must be of all-search"),
-        ([sysu_run, "--k1", "9"], 2, "--k1, --k2 and --lambda are of re-ranking"),
+        ([sysu_run, "--k1", "9"], 2, "--k1, --k2 and --lambda need --rerank"),
         ([sysu_run, "--json", tmp_path / "x.txt"], 1, "--json must end in .json, got"),
         ([sysu_run, "--rerank", "--lambda", "2"], 1, "lambda_value must be in [0, 1]"),
         ([sysu_run, "--data", tmp_path / "none"], 1, "root must be"),
@@ -339,7 +339,7 @@ def test_extract_with_what_ships(run: Run, tmp_path: Path, monkeypatch: pytest.M
 
 
 EXTRACT_MISTAKES = [
-    ("path,camera,modality\nhere.jpg,1,0\n", "lists images that are not there: "),
+    ("path,camera,modality\nhere.jpg,1,0\n", "lists images that do not exist: "),
     ("path,camera\nhere.jpg,1\n", "must have columns path, camera, modality and maybe identity"),
     ("path,camera,camera,modality\nhere.jpg,1,1,0\n", "must have columns path, camera, modality"),
     ("path,camera,modality\n", "must list images, got none"),
@@ -381,9 +381,9 @@ def test_extract_mistakes_are_one_line(sysu: Path, run: Run, tmp_path: Path) -> 
     for words, status, message in [
         (["emoji_xm", *file], 2, "give either --data NAME[:ROOT] or --images LIST.csv"),
         (["emoji_xm", *file, *data, "--images", "x"], 2, "give either --data"),
-        (["emoji_xm", *file, "--images", "x", "--trial", 1], 2, "--trial is of --data regdb:ROOT"),
-        (["emoji_xm", *file, "--images", "x", "--split", "test"], 2, "--split is of --data"),
-        (["emoji_xm", *file, *data, "--model", "small"], 2, "--model is of a file of weights"),
+        (["emoji_xm", *file, "--images", "x", "--trial", 1], 2, "--trial needs --data regdb:ROOT"),
+        (["emoji_xm", *file, "--images", "x", "--split", "test"], 2, "--split needs --data"),
+        (["emoji_xm", *file, *data, "--model", "small"], 2, "--model is for a file of weights"),
         (["emoji_xm", *file, "--data", "llcm"], 2, "--data must be llcm:ROOT"),
         (["nothing.pt", *file, *data], 1, "WEIGHTS must be a finished run, a file or emoji_xm"),
         ([sysu, *file, *data], 1, "WEIGHTS must be a finished run"),

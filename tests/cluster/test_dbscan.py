@@ -113,6 +113,12 @@ class _Broken(Components):
         return self.labels
 
 
+class _Cores(_Broken):
+    def __init__(self, core_samples: Any) -> None:
+        super().__init__(np.zeros(120, int))
+        self.core_samples = core_samples
+
+
 @pytest.mark.parametrize(
     ("options", "kind", "message"),
     [
@@ -132,16 +138,40 @@ class _Broken(Components):
             ValueError,
             r"clusterer.max_distance must be in \[0, 1\), got 1",
         ),
-        ({"clusterer": mabm.DBSCAN}, TypeError, "clusterer.max_distance must be a number"),
+        (
+            {"clusterer": mabm.DBSCAN},
+            TypeError,
+            r"clusterer must be an object, got the class DBSCAN; use DBSCAN\(\.\.\.\)",
+        ),
         (
             {"clusterer": _Broken(np.zeros(119, int))},
             ValueError,
-            r"the labels of clusterer must be \(120,\), one a sample, got shape \(119,\)",
+            r"clusterer\(graph\) must be \(120,\), one per sample, got shape \(119,\)",
         ),
         (
             {"clusterer": _Broken(torch.zeros(120))},
             TypeError,
-            "the labels of clusterer must be integers",
+            r"clusterer\(graph\) must be integers, .* use clusterer\(graph\).long\(\)",
+        ),
+        (
+            {"clusterer": _Broken(np.arange(120) - 3)},
+            ValueError,
+            r"clusterer\(graph\) must be clusters >= 0 or -1 for noise, got -3",
+        ),
+        (
+            {"clusterer": _Cores(lambda graph: np.ones(119, bool))},
+            ValueError,
+            r"clusterer.core_samples\(graph\) must be \(120,\) bool, .* got \(119,\) torch.bool",
+        ),
+        (
+            {"clusterer": _Cores(lambda graph: [True] * 120)},
+            TypeError,
+            r"use numpy.array\(clusterer.core_samples\(graph\)\)",
+        ),
+        (
+            {"clusterer": _Cores(np.ones(120, bool))},
+            TypeError,
+            "clusterer.core_samples must be a method, got ndarray",
         ),
     ],
 )
@@ -168,3 +198,13 @@ def test_the_protocol_tells_what_fits() -> None:
     assert isinstance(mabm.DBSCAN(), Clusterer)
     assert isinstance(Components(0.5), Clusterer)
     assert not isinstance(len, Clusterer)
+
+
+def test_dbscan_refuses_a_graph_that_ends_before_eps() -> None:
+    features, modality = samples()
+    graph = mabm.jaccard_graph(features, modality, max_distance=0.3, **LISTS)
+    for cluster in (mabm.DBSCAN(0.5), mabm.DBSCAN(0.5).core_samples):
+        with pytest.raises(ValueError, match=r"eps must be in \[0, 0.3\], which ends at the graph"):
+            cluster(graph)
+        with pytest.raises(TypeError, match="graph must be of NeighborGraph, got Tensor"):
+            cluster(features)

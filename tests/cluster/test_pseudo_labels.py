@@ -78,7 +78,7 @@ def test_labels_below_noise_are_refused(device: Device, label: int, statistic: s
 @pytest.mark.parametrize("core", [torch.ones(2, dtype=torch.bool), torch.ones(3)])
 def test_core_must_fit_the_labels(device: Device, core: torch.Tensor) -> None:
     labels = device.put(torch.zeros(3, dtype=torch.int64))
-    with pytest.raises(ValueError, match=r"core must be \(3,\) bool, one a sample, got"):
+    with pytest.raises(ValueError, match=r"core must be \(3,\) bool, one per sample, got"):
         mabm.PseudoLabels(labels, core=device.put(core))
 
 
@@ -114,6 +114,6 @@ def test_labels_by_hand_of_any_integers_become_int64(dtype: type) -> None:
 def test_labels_by_hand_are_one_column(shape: tuple[int, ...], make: Callable[..., Any]) -> None:
     labels = make(shape, dtype=np.int64 if make is np.zeros else torch.int64)
     remedy = r"; use numpy.ravel\(labels\)$" if shape == (6, 1) else "$"
-    message = rf"labels must be \(N,\), one a sample, got shape {re.escape(str(shape))}{remedy}"
+    message = rf"labels must be \(N,\), one per sample, got shape {re.escape(str(shape))}{remedy}"
     with pytest.raises(ValueError, match=message):
         mabm.PseudoLabels(labels)

@@ -103,7 +103,7 @@ def test_weights_of_rows_leave_noise_out() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"ca": torch.ones(24, 1)}, r"ca must be \(24,\), one a row .*, got shape \(24, 1\)"),
+        ({"ca": torch.ones(24, 1)}, r"ca must be \(24,\), one per row .*, got shape \(24, 1\)"),
         ({"ca": torch.ones(24), "return_out": True}, "ca must be None with return_out, .* Tensor"),
         ({"momentum": 2}, r"^momentum must be in \[0, 1\], got 2"),
         ({"training_momentum": 2}, r"^training_momentum must be in \[0, 1\], got 2"),

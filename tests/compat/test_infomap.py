@@ -140,7 +140,7 @@ DISTS = np.array([[0.0, 0.1], [0.0, 0.1]])
         (lambda: cluster_by_infomap(DISTS, NBRS, 0.5), TypeError, "nbrs must be integers, got dtype torch.float64"),
         (lambda: cluster_by_infomap(NBRS, NBRS, 0.5), TypeError, "dists must be floating point"),
         (lambda: cluster_by_infomap(NBRS, DISTS[:1], 0.5), ValueError, r"dists must be \(2, 2\), got shape \(1, 2\)"),
-        (lambda: cluster_by_infomap(NBRS[0], DISTS[0], 0.5), ValueError, r"nbrs must be \(N, K\), one of each at least, got \(2,\)"),
+        (lambda: cluster_by_infomap(NBRS[0], DISTS[0], 0.5), ValueError, r"nbrs must be \(N, K\) with N, K >= 1, got \(2,\)"),
         (lambda: cluster_by_infomap(NBRS + 1, DISTS, 0.5), ValueError, r"nbrs must be in \[0, 2\) up to min_sim, got 1 to 2"),
         (lambda: cluster_by_infomap(NBRS, DISTS * np.nan, 0.5), ValueError, "dists must not be NaN"),
         (lambda: cluster_by_infomap(NBRS, DISTS, 1.5), ValueError, r"min_sim must be in \[0, 1\], got 1.5"),

@@ -216,14 +216,16 @@ def test_arguments_out_of_contract_are_refused() -> None:
     inputs, indexes, features, labels = case()
     memory = made(features, labels)
     memory.labels = labels[:5]
-    with pytest.raises(ValueError, match=r"labels must be \(30,\), one a row .*, got shape \(5,\)"):
+    with pytest.raises(
+        ValueError, match=r"labels must be \(30,\), one per row .*, got shape \(5,\)"
+    ):
         memory(inputs, indexes)
     memory.labels = labels - 1
     with pytest.raises(ValueError, match=r"labels must not be negative: .*, got -1") as caught:
         memory(inputs, indexes)
     assert "\n" not in str(caught.value)
     memory.labels = labels.float()
-    with pytest.raises(TypeError, match="labels must be integers, one a row of features, got"):
+    with pytest.raises(TypeError, match="labels must be integers, one per row of features, got"):
         memory(inputs, indexes)
     memory.labels = labels
     with pytest.raises(ValueError, match=r"indexes must be in \[-1, 30\), .* got 30"):

@@ -423,7 +423,7 @@ BAD_BATCHES = [
     ({"prototypes": P.to("meta")}, ValueError, "prototypes must be on cpu as features are, got m"),
     ({"targets": Y.float()}, TypeError, "targets must be integers, got dtype torch.float32"),
     ({"targets": Y == 0}, TypeError, "targets must be integers, got dtype torch.bool"),
-    ({"targets": Y[:2]}, ValueError, r"targets must be \(3,\), one a row .* got shape \(2,\)"),
+    ({"targets": Y[:2]}, ValueError, r"targets must be \(3,\), one per row .* got shape \(2,\)"),
     ({"targets": Y + 1}, ValueError, r"targets must be in \[-1, 4\), rows of prototypes .* got 4"),
     ({"targets": Y - 1}, ValueError, r"targets must be in \[-1, 4\), .* got -2"),
     ({"targets": Y.to("meta")}, ValueError, "targets must be on cpu as features are, got meta"),
@@ -435,7 +435,7 @@ BAD_BATCHES = [
 BAD_SELECTIONS = [
     ({"prototypes": P[0]}, ValueError, r"prototypes must be \(P, D\), or \(M, P, D\) .* got .*2,"),
     ({"prototypes": P[None, :0][:0]}, ValueError, r"prototypes must be .* got shape \(0, 0, 2\)"),
-    ({"clusters": C[:2]}, ValueError, r"clusters must be \(4,\), one a prototype, got .*\(2,\)"),
+    ({"clusters": C[:2]}, ValueError, r"clusters must be \(4,\), one per prototype, got .*\(2,\)"),
     ({"clusters": C.float()}, TypeError, "clusters must be integers, got dtype torch.float32"),
     ({"clusters": C.to("meta")}, ValueError, "clusters must be on cpu as prototypes are"),
     ({"num_selected": 0}, ValueError, "num_selected must be at least 1, got 0"),

@@ -170,7 +170,11 @@ FEATURES, LABELS = torch.ones(4, 3), torch.tensor([0, 0, 1, -1])
         ({"features": FEATURES[0]}, ValueError, r"features must be \(N, D\), got shape \(3,\)"),
         ({"features": FEATURES / 0}, ValueError, "features must be finite .* in row 0 and 3 more"),
         ({"features": FEATURES.to_sparse()}, TypeError, "features must be a dense tensor"),
-        ({"labels": LABELS[:2]}, ValueError, r"labels must be \(4,\), one a row, got shape \(2,\)"),
+        (
+            {"labels": LABELS[:2]},
+            ValueError,
+            r"labels must be \(4,\), one per row, got shape \(2,\)",
+        ),
         ({"labels": LABELS.float()}, TypeError, "labels must be integers, .* got dtype .*float32"),
         ({"labels": LABELS == 0}, TypeError, "labels must be integers, .* got dtype torch.bool"),
         ({"labels": LABELS - 1}, ValueError, "labels must be clusters >= 0 or -1 .* got -2"),

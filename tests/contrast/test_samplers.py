@@ -266,12 +266,12 @@ def test_in_a_data_loader(num_workers: int) -> None:
 
 LABELS = np.array([0, 0, 1, -1])
 REFUSED = [
-    ({"labels": ["a", "b"]}, TypeError, "labels must be integers, one a sample, got words such as 'a'"),
-    ({"labels": np.zeros(3)}, TypeError, "labels must be integers, one a sample, got dtype torch.float64"),
-    ({"labels": np.zeros((3, 1), int)}, ValueError, r"labels must be \(N,\), one a sample, got shape \(3, 1\)"),
+    ({"labels": ["a", "b"]}, TypeError, "labels must be integers, one per sample, got words such as 'a'"),
+    ({"labels": np.zeros(3)}, TypeError, "labels must be integers, one per sample, got dtype torch.float64"),
+    ({"labels": np.zeros((3, 1), int)}, ValueError, r"labels must be \(N,\), one per sample, got shape \(3, 1\)"),
     ({"labels": np.full(3, -1)}, ValueError, "labels must hold a cluster, a label of at least 0, got 3 samples and none"),
     ({"labels": np.zeros(0, int)}, ValueError, "labels must hold a cluster, .* got 0 samples"),
-    ({"cameras": np.zeros(3, int)}, ValueError, r"cameras must be \(4,\), one a sample, got shape \(3,\)"),
+    ({"cameras": np.zeros(3, int)}, ValueError, r"cameras must be \(4,\), one per sample, got shape \(3,\)"),
     ({"cameras": np.zeros(4)}, TypeError, "cameras must be integers"),
     ({"num_identities": 0}, ValueError, r"num_identities must be in \[1, 65536\], got 0"),
     ({"num_instances": 1.5}, TypeError, "num_instances must be an integer, got float"),

@@ -301,7 +301,9 @@ def test_clusters_without_modality_join_nothing() -> None:
         lambda: cross_modality_pairs(found, PERSON),
         lambda: evenly_chosen_clusters(found),
     ):
-        with pytest.raises(ValueError, match="modality must be given, or be that of PseudoLabels"):
+        with pytest.raises(
+            ValueError, match="modality must be given unless labels are PseudoLabels with one"
+        ):
             call()
 
 
@@ -353,7 +355,7 @@ REFUSED: list[tuple[str, Any, type[Exception], str]] = [
     ("a number", 3, TypeError, r"must be a tensor, an array, a list or a Series, .* got int: 3"),
     ("too great a number", [0, 2**64], ValueError, "must be within 64 bits, got 1844674407370955"),
     ("a data frame", pd.DataFrame({"a": NUMBERS}), ValueError, r"use numpy.ravel\({name}\)$"),
-    ("bytes", np.array(WORDS, dtype="S"), TypeError, r"no bytes, .*; use {name}.astype\(str\)$"),
+    ("bytes", np.array(WORDS, dtype="S"), TypeError, r"t be bytes, .*; use {name}.astype\(str\)$"),
     ("dates", pd.Series(pd.date_range("2020", periods=60)), TypeError, "must hold real numbers"),
 ]  # fmt: skip
 
@@ -446,6 +448,6 @@ def test_columns_on_a_gpu_are_read_without_waiting(gpu: Device) -> None:
     torch.cuda.set_sync_debug_mode("error")
     try:
         for column in columns:
-            read_categories((column,), ("modality",), "one a row")
+            read_categories((column,), ("modality",), "one per row")
     finally:
         torch.cuda.set_sync_debug_mode("default")

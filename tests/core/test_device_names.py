@@ -15,7 +15,7 @@ from mabm._core.devices import find_device
         ("cuda", 4, "cuda:3"),
         ("cuda:1", 4, "cuda:1"),
         ("cpu", 4, "cpu"),
-        ("cuda", 0, "device must be one that there is, got 'cuda': torch sees no GPU"),
+        ("cuda", 0, "device must be a device of this machine, got 'cuda': torch sees no GPU"),
         ("cuda", 2, r"one of the 2 GPUs there are, got 'cuda' in the process of local rank 3"),
         ("cuda:5", 4, "one of the 4 GPUs there are, got 'cuda:5'"),
         ("gpu", 4, "must be auto, cpu, cuda or cuda:NUMBER, got 'gpu'"),

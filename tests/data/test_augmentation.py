@@ -11,7 +11,7 @@ from devices import CPU, Device
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
-from mabm.data import Augmentation, _draws, augment, augmentation
+from mabm.data import Augmentation, augment, augmentation, philox
 
 NOTHING = {"padding": 0, "flip": 0.0, "erasing": 0.0}
 EVERYTHING = Augmentation(padding=3, jitter=0.5, channels="infrared")
@@ -40,22 +40,22 @@ def test_philox_gives_the_published_numbers() -> None:
         ([0xFFFFFFFF] * 4, [0xFFFFFFFF] * 2, [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]),
     ):
         words = [np.array([word], dtype=np.uint64) for word in counter]
-        found = _draws.philox4x32(tuple(words), tuple(np.uint64(word) for word in key))  # type: ignore[arg-type]
+        found = philox.philox4x32(tuple(words), tuple(np.uint64(word) for word in key))  # type: ignore[arg-type]
         assert [int(word[0]) for word in found] == expected
 
 
 def test_draws_are_uniform_and_differ_by_seed_key_and_place() -> None:
     keys = np.arange(-2000, 2000)
-    draws = _draws.uniform_draws((1, 2), keys, 7)
+    draws = philox.uniform_draws((1, 2), keys, 7)
     assert draws.shape == (4000, 7)
     assert np.unique(draws).size > 27_900  # 28,000 numbers of 32 bits: hardly any twice
     counts = np.stack([np.histogram(column, 10, (0, 1))[0] for column in draws.T])
     assert ((counts > 300) & (counts < 500)).all()  # 400 expected, deviation 19
     assert abs(np.corrcoef(draws.T) - np.eye(7)).max() < 0.08
-    assert not (draws == _draws.uniform_draws((1, 3), keys, 7)).any()
-    assert (draws[:, :3] == _draws.uniform_draws((1, 2), keys, 3)).all()
-    assert (draws[::-1] == _draws.uniform_draws((1, 2), keys[::-1], 7)).all()
-    assert _draws.uniform_draws(0, keys[:0], 3).shape == (0, 3)
+    assert not (draws == philox.uniform_draws((1, 3), keys, 7)).any()
+    assert (draws[:, :3] == philox.uniform_draws((1, 2), keys, 3)).all()
+    assert (draws[::-1] == philox.uniform_draws((1, 2), keys[::-1], 7)).all()
+    assert philox.uniform_draws(0, keys[:0], 3).shape == (0, 3)
 
 
 def test_an_image_is_augmented_alike_in_every_batch(device: Device) -> None:

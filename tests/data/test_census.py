@@ -6,15 +6,12 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from miniature_trees import build_llcm, build_regdb, build_sysu, draw_person
+from miniature_trees import Change, build_llcm, build_regdb, build_sysu, draw_person, write
 
 from mabm.data import VISIBLE, Census, CensusRow, take_census
-
-Change = Callable[[Path], object]
 
 
 def counts(census: Census) -> dict[str, int]:
@@ -111,11 +108,6 @@ BUILDERS = {"sysu_mm01": build_sysu, "regdb": build_regdb, "llcm": build_llcm}
 
 def cut(path: str, length: int) -> Change:
     return lambda root: os.truncate(root / path, length)
-
-
-def write(path: str, content: str | bytes) -> Change:
-    raw = content.encode() if isinstance(content, str) else content
-    return lambda root: (root / path).write_bytes(raw)
 
 
 def prefix_lists(prefix: str) -> Change:

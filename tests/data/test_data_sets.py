@@ -8,12 +8,11 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from miniature_trees import LLCM_CAMERAS, build_llcm, build_regdb, build_sysu
+from miniature_trees import LLCM_CAMERAS, Change, build_llcm, build_regdb, build_sysu, write
 
 import mabm.data
 from mabm.data import (
@@ -33,8 +32,6 @@ from mabm.data import (
     render_identities,
 )
 
-Change = Callable[[Path], object]
-
 
 def names(images: ImageSet, root: Path) -> set[tuple[str, int, int, int]]:
     return {
@@ -46,11 +43,6 @@ def names(images: ImageSet, root: Path) -> set[tuple[str, int, int, int]]:
 def _columns(record: mabm.data.ImageRecord) -> tuple[int, int, int]:
     assert record.identity is not None
     return record.identity, record.camera, record.modality
-
-
-def write(path: str, content: str | bytes) -> Change:
-    raw = content.encode() if isinstance(content, str) else content
-    return lambda root: (root / path).write_bytes(raw)
 
 
 def remove(path: str) -> Change:

@@ -90,10 +90,10 @@ def test_rows_that_do_not_belong_together_are_refused(device: Device) -> None:
     features = device.put(torch.randn(5, 3))
     ranking = mabm.rank_neighbors(features)
     sets = mabm.k_reciprocal_neighbors(ranking)
-    with pytest.raises(ValueError, match="features must have 5 rows, one a neighbor set, got 4"):
+    with pytest.raises(ValueError, match="features must have 5 rows, one per neighbor set, got 4"):
         mabm.encode_neighbors(features[:4], sets)
     encoding = mabm.encode_neighbors(features, sets)
-    with pytest.raises(ValueError, match="encoding must have 4 rows, one a ranked sample, got 5"):
+    with pytest.raises(ValueError, match="encoding must have 4 rows, one per ranked sample, got 5"):
         mabm.expand_queries(encoding, mabm.rank_neighbors(features[:4]))
 
 

@@ -102,8 +102,8 @@ def test_nothing_to_draw_from() -> None:
     ("change", "error", "message"),
     [
         ({"identity": "12"}, TypeError, "identity must be a tensor, an array, a list or a Series"),
-        ({"identity": np.zeros(2)}, TypeError, "identity must be integers, one a row"),
-        ({"camera": np.array([1])}, ValueError, r"camera must be \(2,\), one a row of identity"),
+        ({"identity": np.zeros(2)}, TypeError, "identity must be integers, one per row"),
+        ({"camera": np.array([1])}, ValueError, r"camera must be \(2,\), one per row of identity"),
         ({"cameras": (1, 1)}, ValueError, r"cameras must not repeat, got \(1, 1\)"),
         ({"cameras": ("1",)}, TypeError, "cameras must be an integer, got str: '1'"),
         ({"trial": -1}, ValueError, "trial must be at least 0, got -1"),

@@ -384,8 +384,8 @@ GOOD = make_test_set("sysu_mm01")
 REFUSED = [
     ({"features": GOOD["features"][0]}, ValueError, r"features must be \(N, D\)"),
     ({"features": GOOD["features"] * np.nan}, ValueError, "features must be finite in float32"),
-    ({"identity": GOOD["identity"][1:]}, ValueError, r"identity must be \(\d+,\), one a row"),
-    ({"camera": GOOD["camera"] / 2}, TypeError, "camera must be integers, one a row of features"),
+    ({"identity": GOOD["identity"][1:]}, ValueError, r"identity must be \(\d+,\), one per row"),
+    ({"camera": GOOD["camera"] / 2}, TypeError, "camera must be integers, one per row of features"),
     ({"modality": None}, TypeError, "modality must be a tensor, .* got NoneType"),
     ({"modality": GOOD["modality"] * 0}, ValueError, r"for the query of task 'all-search' of sysu"),
     ({"camera": np.full_like(GOOD["camera"], 6)}, ValueError, "a row for the gallery of task"),

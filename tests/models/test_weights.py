@@ -338,7 +338,9 @@ def npz_with(header: str) -> bytes:
 def test_damaged_archives_of_arrays_are_named(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"a\.npz is no whole \.npz file of numbers: ") as caught:
+    with pytest.raises(
+        ValueError, match=r"a\.npz is not a complete \.npz file of numbers: "
+    ) as caught:
         load_weights(narrow(), path)
     assert type(caught.value) is ValueError
     assert "\n" not in str(caught.value)

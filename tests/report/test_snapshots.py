@@ -103,7 +103,7 @@ def test_what_does_not_fit_is_refused() -> None:
         RetrievalSnapshot("x", np.zeros(2), np.zeros((3, 2)), np.zeros((3, 2), bool), read)
     features, labels = np.eye(4, dtype=np.float32), np.zeros(4, np.int64)
     ClusteringSnapshot(features, labels, labels, read)
-    with pytest.raises(ValueError, match=r"identity must be \(4,\), one a row of features"):
+    with pytest.raises(ValueError, match=r"identity must be \(4,\), one per row of features"):
         ClusteringSnapshot(features, labels, labels, read, identity=labels[:3])
     with pytest.raises(ValueError, match=r"features must be \(N, D\)"):
         ClusteringSnapshot(features[0], labels, labels, read)

@@ -6,7 +6,7 @@ infrared ones show its inverted luminance, so that there is a gap, and something
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -149,3 +149,13 @@ def build_llcm(
 
 def _write_ids(path: Path, identities: Iterable[int]) -> None:
     path.write_text(",".join(str(identity) for identity in identities) + "\n")
+
+
+Change = Callable[[Path], object]
+"""Makes something wrong in a tree with this root."""
+
+
+def write(path: str, content: str | bytes) -> Change:
+    """Replaces a file of a tree, or adds it."""
+    raw = content.encode() if isinstance(content, str) else content
+    return lambda root: (root / path).write_bytes(raw)

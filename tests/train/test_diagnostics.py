@@ -143,12 +143,12 @@ def test_nearest_samples_hold_the_asked_number_beside_themselves() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"modality": np.zeros(3, np.int64)}, r"modality must be \(4,\), one a sample, got"),
+        ({"modality": np.zeros(3, np.int64)}, r"modality must be \(4,\), one per sample, got"),
         ({"modality": np.full(4, -1)}, "modality must not be negative, got -1"),
-        ({"identity": np.zeros((4, 1), np.int64)}, r"identity must be \(4,\), one a sample, got"),
+        ({"identity": np.zeros((4, 1), np.int64)}, r"identity must be \(4,\), one per sample, got"),
         ({"ranks": np.full((4, 2), 4)}, r"ranks must be in \[-1, 4\), got 4 to 4"),
         ({"ranks": np.zeros(4, np.int64)}, r"ranks must be \(N, K\) integers, got \(4,\)"),
-        ({"ranks": np.zeros((3, 2), np.int64)}, r"modality must be \(3,\), one group a row"),
+        ({"ranks": np.zeros((3, 2), np.int64)}, r"modality must be \(3,\), one group per row"),
         ({"ranks": np.zeros((4, 2), np.int64), "num_neighbors": 0}, "num_neighbors must be at "),
     ],
 )

@@ -260,7 +260,7 @@ def test_a_step_that_is_not_finite_leaves_no_trace(
     learner.encoder.factor = float(value) if where == "gradient" else 1.0
     with caplog.at_level(logging.WARNING, "mabm"):
         assert learner.step(images, modality, losses_of, SECTIONS) is None
-    assert "left out a step whose loss or gradient is not finite (visible " in caplog.text
+    assert "skipped a step whose loss or gradient is not finite (visible " in caplog.text
     assert learner.skipped == 1
     assert_equal(before, state(learner))
     assert all(gradient is None for gradient in gradients(learner).values())

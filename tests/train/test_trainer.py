@@ -3,8 +3,10 @@
 import logging
 import random
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -95,6 +97,24 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(inputs, "read_data", lambda *_, **__: small_data())
         train(small_config(*SHORT), folder, progress=False)
     return folder
+
+
+def test_killed_it_goes_on_in_another_interpreter(short: Path, tmp_path: Path) -> None:
+    words = [str(tmp_path), *SHORT, "run.checkpoint_every=1"]
+    command = [sys.executable, str(SUPPORT / "training_cases.py"), *words]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    within_an_epoch = tmp_path / "checkpoint-1-0000-000001.pt"
+    deadline = time.monotonic() + 300
+    while process.poll() is None and not within_an_epoch.exists():
+        assert time.monotonic() < deadline, "no progress in five minutes"
+        time.sleep(0.001)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "weights.pt").exists()
+    subprocess.run(command, check=True)
+    expected, found = weights_of(short), weights_of(tmp_path)
+    assert [name for name in expected if not expected[name].equal(found[name])] == []
+    assert history_of(tmp_path) == history_of(short)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The commands of ``mabm``, a module each, named as the command is."""
+"""The commands of ``mabm``, one module each, named after the command."""
 
 from __future__ import annotations
 

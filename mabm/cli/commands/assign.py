@@ -186,7 +186,7 @@ COMMAND = Command(
 mabm assign new.npz --features old.npz --labels labels.npz --output new_labels.npy
     after: mabm cluster old.npz --output labels.npz; 'features' and 'modality' are in both files
 cat new.npy | mabm assign - --modality new.csv --features old.npz --labels labels.npz --output -
-    labels one a line
+    labels one per line
 """,
     add_arguments=_add_arguments,
     execute=_execute,

@@ -58,7 +58,7 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "features",
         metavar="FEATURES",
-        help="(N, D) floating point: .npy, .npz, .safetensors, .pt, .pth or .csv (a row a line), "
+        help="(N, D) floating point: .npy, .npz, .safetensors, .pt, .pth or .csv (a row per line), "
         "or - for standard input; never normalized here",
     )
     parser.add_argument(
@@ -77,7 +77,7 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output",
         metavar="FILE",
-        help="where labels go: .npy, .csv, .npz, or - for standard output, one a line, and the "
+        help="where labels go: .npy, .csv, .npz, or - for standard output, one per line, and the "
         "summary to standard error; .npz also keeps what mabm assign needs; replaces earlier "
         "labels, and nothing else (default: the summary alone)",
     )
@@ -263,7 +263,7 @@ mabm cluster features.npz --sweep 0.3 0.4 0.5 0.6
 mabm cluster features.pt --key embeddings --modality none
     the classic k-reciprocal distance, blind to modality
 cat features.csv | mabm cluster - --output - > labels.txt
-    a table with a column 'modality' beside the features; labels one a line
+    a table with a column 'modality' beside the features; labels one per line
 """,
     add_arguments=_add_arguments,
     execute=_execute,

@@ -58,7 +58,7 @@ def _script(parser: argparse.ArgumentParser, shell: str) -> str:
 
 
 def _known_names() -> dict[tuple[str, str], tuple[str, ...]]:
-    """Names that a command's argument takes, beside files where its metavar is one of a file."""
+    """The names that each (command, argument) takes; some of these take files as well."""
     from mabm.models.weights import SHIPPED
 
     return {

@@ -103,7 +103,7 @@ def _execute(chosen: argparse.Namespace) -> int:
     if chosen.rerank:
         rerank = RerankOptions(k1=chosen.k1, k2=chosen.k2, lambda_value=chosen.lambda_value)
     elif (chosen.k1, chosen.k2, chosen.lambda_value) != _defaults():
-        raise UsageError("--k1, --k2 and --lambda are of re-ranking: give --rerank too")
+        raise UsageError("--k1, --k2 and --lambda need --rerank")
     if chosen.json is not None:
         files = [_weights(run) for run in chosen.runs]
         check_output(chosen.json, {".json": is_scores}, reads=files, option="--json")

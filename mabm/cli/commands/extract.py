@@ -145,9 +145,9 @@ def _execute(chosen: argparse.Namespace) -> int:
     if (chosen.data is None) == (chosen.images is None):
         raise UsageError("give either --data NAME[:ROOT] or --images LIST.csv")
     if chosen.images is not None and chosen.trial is not None:
-        raise UsageError(f"--trial is of --data {either(with_trials())}:ROOT")
+        raise UsageError(f"--trial needs --data {either(with_trials())}:ROOT")
     if chosen.images is not None and chosen.split is not None:
-        raise UsageError("--split is of --data NAME[:ROOT]")
+        raise UsageError("--split needs --data NAME[:ROOT]")
     weights = Path(chosen.weights)
     if weights.is_dir():
         weights = weights / "weights.pt"
@@ -155,7 +155,7 @@ def _execute(chosen: argparse.Namespace) -> int:
     check_output(chosen.output, _OUTPUTS, reads=[weights, *lists])
     device = find_device(chosen.device, "--device")
     from mabm.data import ImageReader
-    from mabm.train.steps import extract_features
+    from mabm.train.extraction import extract_features
 
     images = _read_list(chosen.images) if chosen.data is None else _read_split(chosen)
     if not isinstance(images.images, np.ndarray):
@@ -235,7 +235,7 @@ def _read_list(path: Path) -> ImageSet:
     absent = [file for file in files if not file.is_file()]
     if absent:
         more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
-        raise FileNotFoundError(f"{path} lists images that are not there: {absent[0]}{more}")
+        raise FileNotFoundError(f"{path} lists images that do not exist: {absent[0]}{more}")
     identity, camera, modality = np.array(columns, dtype=np.int64).T
     return ImageSet(files, identity, camera, modality)
 
@@ -265,7 +265,7 @@ def _load(chosen: argparse.Namespace, path: Path) -> tuple[Encoder, tuple[int, i
     known = SHIPPED.find(chosen.weights)
     if not path.exists() and known is not None:
         if chosen.model is not None:
-            raise UsageError(f"--model is of a file of weights; {known} says which it is of")
+            raise UsageError(f"--model is for a file of weights; {known} has its own encoder")
         return load_pretrained(known), None
     if not path.is_file():
         raise FileNotFoundError(

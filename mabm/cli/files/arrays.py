@@ -293,7 +293,7 @@ def _read_member(
         most = size if member.compress_type == zipfile.ZIP_STORED else (size + 1) * _MOST_INFLATED
         try:
             if member.file_size > most:
-                raise _DamagedError(f"{member.file_size} bytes cannot come of {size}")
+                raise _DamagedError(f"{size} bytes cannot expand to {member.file_size}")
             with zipfile.ZipFile(file) as archive, archive.open(member) as stream:
                 return take(stream, _read_header(stream, member.file_size))
         except MemoryError:

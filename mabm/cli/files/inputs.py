@@ -159,6 +159,6 @@ def _groups(stored: StoredArray, source: Source) -> Modality:
     elif isinstance(values, np.ndarray) and values.dtype.kind == "U" and values.ndim == 1:
         return number_words(values.tolist(), lambda row: f"{source}, modality[{row}]")
     try:
-        return Modality(check_column(values, None, "modality", "one a row of features"))
+        return Modality(check_column(values, None, "modality", "one per row of features"))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{source}: {error}") from error

@@ -82,7 +82,7 @@ class Settings:
 def write_labels(
     typed: str, labels: IntArray, beside: Mapping[str, npt.NDArray[Any] | None]
 ) -> None:
-    """Writes labels: one a line to standard output for ``-``, else to a file.
+    """Writes labels: one per line to standard output for ``-``, else to a file.
 
     Args:
         typed: ``-``, or a file of one of ``KINDS``.
@@ -125,7 +125,7 @@ def read_clustering(path: Path) -> tuple[PseudoLabels[torch.Tensor], Settings]:
     columns: dict[str, Any] = {}
     try:
         for name in {"labels", "modality"} & set(arrays):
-            columns[name] = check_column(arrays[name].read(), None, name, "one a row of features")
+            columns[name] = check_column(arrays[name].read(), None, name, "one per row of features")
         columns["core"] = to_tensor(arrays["core"].read(), "core")
         return PseudoLabels(**columns), settings
     except (TypeError, ValueError) as error:

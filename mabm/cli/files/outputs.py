@@ -1,4 +1,4 @@
-"""Output files: checked before the work begins, and written at once or not at all.
+"""Output files: checked before the work begins, and written completely or not at all.
 
 No command overwrites a file that it reads, or a file of another kind. Files are compared, not their
 names, and the kind of a file is recognized by its content. A file that the same command wrote
@@ -62,7 +62,7 @@ def check_output(
     if suffix_of(path) not in kinds:
         raise ValueError(f"{option} must end in {' or '.join(kinds)}, got {path}")
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"{option} must lie in a folder that is there, got {path}")
+        raise FileNotFoundError(f"{option} must lie in an existing folder, got {path}")
     if path.is_dir():
         raise ValueError(f"{option} must be a file, got the folder {path}")
     if suffix_of(path) == ".safetensors":
@@ -112,7 +112,7 @@ def check_folder(path: Path, *, option: str = "--output") -> None:
     """
     nearest = next(each for each in (path, *path.absolute().parents) if os.path.lexists(each))
     if not nearest.is_dir():
-        raise ValueError(f"{option} must be a folder, got {path}, where {nearest} is none")
+        raise ValueError(f"{option} must be a folder, got {path}, where {nearest} is not a folder")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise PermissionError(f"{option} must be a folder that can be written to, got {path}")
 
@@ -171,10 +171,10 @@ def _are_labels(stored: StoredArray) -> bool:
 
 
 def save_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Writes arrays to a file, which is complete or not there: it is written aside and moved.
+    """Writes arrays to a file atomically: to a temporary file, which is then renamed.
 
     ``.npz`` holds all arrays, ``.safetensors`` all arrays of numbers, ``.npy`` the first array.
-    ``.csv`` has one line a row: its number, and a column for each array.
+    ``.csv`` has one line per row: its number, and a column for each array.
 
     Raises:
         ImportError: ``.safetensors`` without its extra.

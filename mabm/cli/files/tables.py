@@ -31,7 +31,7 @@ def read_table(source: Source) -> list[list[str]]:
 
 
 def read_feature_table(source: Source) -> tuple[npt.NDArray[np.float32], Modality | None]:
-    """Reads (N, D) features, one row a line, and the modality where there is such a column.
+    """Reads (N, D) features, one row per line, and the modality where there is such a column.
 
     A first row that is not all numbers is a header. The column named ``modality`` is the modality;
     a first column named ``row``, or without a name, holds row numbers and is left out.

@@ -207,7 +207,7 @@ def contrast(
         factors = torch.as_tensor(weights, device=losses.device).to(losses.dtype)
         if factors.shape not in ((), losses.shape):
             raise ValueError(
-                f"ca must be ({len(losses)},), one a row of inputs, or a number, "
+                f"ca must be ({len(losses)},), one per row of inputs, or a number, "
                 f"got shape {tuple(factors.shape)}"
             )
         losses = losses * factors

@@ -236,7 +236,7 @@ class ClusterMemory(MovingMemory):
         if ca is not None and (return_out or by_images or mode in _HYBRID):
             raise ValueError(
                 "ca must be None with return_out, model_name='encoder_ema' or a memory of two "
-                f"banks, whose losses nothing weighs, got {type(ca).__name__}"
+                f"banks, whose losses have no weights, got {type(ca).__name__}"
             )
         inputs = check_rows(inputs, "inputs")
         with without_autocast(inputs.device):
@@ -314,7 +314,7 @@ class ClusterMemory(MovingMemory):
                 "proxy_pseudo_labels must be assigned before a loss with has_multi_pos_loss, "
                 "got None"
             )
-        each = "one a row of a bank of features"
+        each = "one per row of a bank of features"
         clusters = check_column(
             self.proxy_pseudo_labels, logits.shape[-1], "proxy_pseudo_labels", each
         ).to(logits.device)

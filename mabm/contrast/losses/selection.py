@@ -101,7 +101,7 @@ def check_clusters(value: object, prototypes: Tensor) -> Tensor:
     count = prototypes.shape[-2]
     if clusters.shape != (count,):
         raise ValueError(
-            f"clusters must be ({count},), one a prototype, got shape {tuple(clusters.shape)}"
+            f"clusters must be ({count},), one per prototype, got shape {tuple(clusters.shape)}"
         )
     check_same_device(clusters, prototypes, "clusters", "prototypes")
     return (

@@ -147,7 +147,7 @@ class Memory(WholeState):
             check_lengths(rows, f"{prefix}prototypes")
             count = prototypes.shape[-2]
             clusters = to_tensor(found["clusters"], f"{prefix}clusters")
-            check_column(clusters, count, f"{prefix}clusters", "one a prototype")
+            check_column(clusters, count, f"{prefix}clusters", "one per prototype")
         except (TypeError, ValueError) as error:
             return [str(error)]
         shape = (*self.prototypes.shape[:-2], count, self.prototypes.shape[-1])
@@ -167,7 +167,7 @@ def _read_source(source: object) -> tuple[Tensor, Tensor]:
             check_matrix(prototypes, "source.prototypes")
             check_lengths(prototypes, "source.prototypes")
             count = prototypes.shape[0]
-            clusters = check_column(source.clusters, count, "source.clusters", "one a prototype")
+            clusters = check_column(source.clusters, count, "source.clusters", "one per prototype")
             return prototypes, clusters.to(device=prototypes.device, copy=True)
         if not isinstance(source, Tensor):
             hint = ""

@@ -79,17 +79,17 @@ def load_newest(
     """
     for position, path in reversed(_checkpoints(folder)):
         if not _is_whole(path):
-            logger.warning("%s is damaged or was not finished; taking the one before", path.name)
+            logger.warning("%s is damaged or incomplete; using the previous one", path.name)
             continue
         try:
             content = read_torch(path)
         except ValueError as error:
-            logger.warning("%s; taking the one before", error)
+            logger.warning("%s; using the previous one", error)
             continue
         fault = _fault(content, position, kinds or {})
         if fault is None:
             return position, cast(dict[str, Any], content)
-        logger.warning("%s is no checkpoint of this run: %s; taking the one before", path, fault)
+        logger.warning("%s is no checkpoint of this run: %s; using the previous one", path, fault)
     return None
 
 

@@ -18,7 +18,7 @@ from mabm._core.files import DEEPEST, moved_into, naming_file
 
 
 class History:
-    """A file of epoch entries, one strict JSON object a line (JSON Lines, UTF-8).
+    """A file of epoch entries, one strict JSON object per line (JSON Lines, UTF-8).
 
     A line counts once its end is written. What a killed process wrote of a line is no entry, and
     the next :meth:`append` or :meth:`truncate` removes it. Only one process may write.

@@ -1,4 +1,4 @@
-"""What a checkpoint holds of a run, and how a run goes on from it, with the same settings only."""
+"""What a checkpoint holds of a run, and how a run resumes from it, with the same settings only."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from torch import Tensor
 
 from mabm._core.names import NamedMapping
 from mabm.data import DATA_SETS
+from mabm.distance.presets import PRESETS
 from mabm.evaluation import SearchScores
 from mabm.models.weights import SHIPPED
-from mabm.train.config import Config
+from mabm.train.config import ClusteringConfig, Config
 from mabm.train.config_files import to_tree
 from mabm.train.epoch import EpochState
 from mabm.train.inputs import Inputs
@@ -95,7 +96,7 @@ def restore(
 
 
 def check_same(kept: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuses to go on with other settings than a run began with, those that are free left out.
+    """Refuses to resume with other settings than the run began with; some may differ.
 
     Args:
         kept: Configuration that the run began with, a dictionary for each table.
@@ -108,12 +109,21 @@ def check_same(kept: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     for name, known in _NAMES.items():
         if (spelled := known.find(before.get(name))) is not None:
             before[name] = spelled
+    _complete(before)
+    _complete(after)
     for name in sorted({*before, *after}):
         if name not in _FREE and before.get(name) != after.get(name):
             raise ValueError(
                 f"{name} must be {before.get(name)!r} as in the run that is resumed, "
                 f"got {after.get(name)!r}"
             )
+
+
+def _complete(settings: dict[str, Any]) -> None:
+    """Writes the half list out where it is that of the preset, as runs of earlier versions do."""
+    preset = settings.setdefault("clustering.preset", ClusteringConfig.preset)
+    if preset in PRESETS and settings.get("clustering.half_list") is None:
+        settings["clustering.half_list"] = PRESETS[preset].half_list
 
 
 def _flat(tree: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

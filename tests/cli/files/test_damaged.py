@@ -12,20 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import NUM_SAMPLES, Run, contents, refused, write_inputs
+from commands import NUM_SAMPLES, Run, contents, refused
 from safetensors.numpy import save
 
 from mabm.cli.main import main
 
 OPTIONS = ("--k1", "8", "--k2", "2")
-
-
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, with features and modality in files of every kind."""
-    monkeypatch.chdir(tmp_path)
-    write_inputs(tmp_path)
-    return tmp_path
 
 
 # --- damaged files

@@ -10,19 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import NUM_SAMPLES, Run, refused, write_inputs
+from commands import NUM_SAMPLES, Run, refused
 
 OPTIONS = ("--k1", "8", "--k2", "2", "--eps", "0.5")
 
 Pipe = Callable[[bytes], None]
-
-
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, with features and modality in files of every kind."""
-    monkeypatch.chdir(tmp_path)
-    write_inputs(tmp_path)
-    return tmp_path
 
 
 @pytest.fixture
@@ -207,7 +199,7 @@ def test_mistakes_at_standard_input(
         (Path("f.npy").read_bytes()[:200], "standard input must be a .npy file of numbers: "),
         (Path("g.npz").read_bytes()[:200], "standard input must be a .npz file of plain arrays"),
         (Path("s.safetensors").read_bytes()[:-3], "standard input must be a .safetensors file: "),
-        (b"\x80\x02junk", "standard input is no whole file of torch.save: "),
+        (b"\x80\x02junk", "standard input is not a complete torch.save file: "),
         (b"\xff\xfe\x00", "standard input must be comma-separated text: "),
         (b"1,2\n3\n", "standard input, row 2: must have 2 columns, got 1"),
     ]:
@@ -285,9 +277,9 @@ def test_true_and_false_are_a_modality(expected: list[str], run: Run) -> None:
     [
         (["0", "warm"], "row 2: modality must be an integer in [0, 2^63) or one of visible, "),
         (["modality", "ir", "1.5"], "row 2: modality must be an integer in [0, 2^63) or one of"),
-        (["modality", "visible", '""'], "modality must be (40,), one group a row"),
+        (["modality", "visible", '""'], "modality must be (40,), one group per row"),
         (["modality,a", "visible,1", ",2"], "row 3: modality must be an integer in [0, 2^63) or"),
-        (["ir", "rgb", "ir"], "modality must be (40,), one group a row, got shape (3,)"),
+        (["ir", "rgb", "ir"], "modality must be (40,), one group per row, got shape (3,)"),
     ],
 )
 def test_words_that_are_no_modality(rows: list[str], message: str, place: Path, run: Run) -> None:

@@ -7,17 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import Run, refused, write_inputs
+from commands import Run, refused
 
 OPTIONS = ("--k1", "8", "--k2", "2")
-
-
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, with features and modality in files of every kind."""
-    monkeypatch.chdir(tmp_path)
-    write_inputs(tmp_path)
-    return tmp_path
 
 
 # --- not over what is read
@@ -260,8 +252,8 @@ def test_a_file_that_cannot_be_written_is_told_before_the_work(
         ("pipe.npy", "pipe.npy must be a regular file, got a pipe"),
         ("device.npy", "device.npy must be a regular file, got a device"),
         ("folder.npy", "--output must be a file, got the folder"),
-        ("no/labels.npy", "--output must lie in a folder that is there"),
-        ("f.npy/labels.npy", "--output must lie in a folder that is there"),
+        ("no/labels.npy", "--output must lie in an existing folder"),
+        ("f.npy/labels.npy", "--output must lie in an existing folder"),
         ("labels.txt", "--output must end in .npy or .csv or .npz"),
         ("labels", "--output must end in .npy or .csv or .npz"),
         ("loop.npy", "loop.npy"),

@@ -118,7 +118,7 @@ def test_a_damaged_one_gives_way_to_the_one_before(
     with caplog.at_level(logging.WARNING, "mabm"):
         position, found = load_newest(tmp_path) or (None, {})
     assert (position, found["number"]) == (FIRST, 1)
-    assert f"{newest.name} is damaged or was not finished" in caplog.text
+    assert f"{newest.name} is damaged or incomplete" in caplog.text
     # The run goes on from there with other moments to save at. What is damaged is no second copy.
     for number, iteration in ((3, 10), (4, 20), (5, 30)):
         save_checkpoint(tmp_path, Position(1, 0, iteration), state_of(number))

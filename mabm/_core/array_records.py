@@ -1,4 +1,4 @@
-"""Results of the stages: dataclasses of tensors, or of NumPy arrays where those came in."""
+"""Results of the stages: dataclasses of tensors, or of NumPy arrays if the inputs were arrays."""
 
 from __future__ import annotations
 

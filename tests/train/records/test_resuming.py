@@ -1,0 +1,30 @@
+"""Which settings a run may go on with."""
+
+import pytest
+
+from mabm.train.config import ClusteringConfig, Config
+from mabm.train.config_files import to_tree
+from mabm.train.records.resuming import check_same
+
+BEGUN_EARLIER = to_tree(Config())
+BEGUN_EARLIER["clustering"] = {
+    **{key: value for key, value in BEGUN_EARLIER["clustering"].items() if key != "preset"},
+    "half_list": "merged",
+}
+"""What a run kept before any preset could be chosen: the half list written out."""
+
+
+@pytest.mark.parametrize("half_list", [None, "merged"])
+def test_the_same_half_list_may_be_named_or_left_to_the_preset(half_list: str | None) -> None:
+    now = to_tree(Config(clustering=ClusteringConfig(half_list=half_list)))
+    check_same(BEGUN_EARLIER, now)
+    check_same(now, to_tree(Config()))
+
+
+@pytest.mark.parametrize("changed", [{"preset": "spcl"}, {"half_list": "balanced"}])
+def test_another_distance_is_refused(changed: dict[str, str]) -> None:
+    now = to_tree(Config())
+    now["clustering"].update(changed)
+    (key,) = changed
+    with pytest.raises(ValueError, match=rf"clustering\.{key} must be '\w+' as in the run"):
+        check_same(BEGUN_EARLIER, now)
