@@ -225,18 +225,18 @@ def test_a_long_epoch_draws_all_clusters_equally_often() -> None:
 
 def test_random_state_of_the_process_is_neither_read_nor_changed() -> None:
     def state() -> tuple[object, ...]:
-        numpy_state = str(np.random.get_state())  # noqa: NPY002
+        numpy_state = str(np.random.get_state())  # noqa: NPY002 - the global state is what must not change
         return random.getstate(), numpy_state, torch.get_rng_state().tolist()
 
     labels = np.repeat(np.arange(9), 5)
     random.seed(1)
-    np.random.seed(1)  # noqa: NPY002
+    np.random.seed(1)  # noqa: NPY002 - the global state is what must not change
     torch.manual_seed(1)
     before = state()
     found = list(mabm.IdentityBatchSampler(labels, np.arange(45) % 3))
     assert state() == before
     random.seed(2)
-    np.random.seed(2)  # noqa: NPY002
+    np.random.seed(2)  # noqa: NPY002 - the global state is what must not change
     torch.manual_seed(2)
     assert list(mabm.IdentityBatchSampler(labels, np.arange(45) % 3)) == found
 
