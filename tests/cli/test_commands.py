@@ -446,7 +446,7 @@ CLUSTER_MISTAKES = [
     (["both.npz", "--sweep", "0.5", "2"], 1, "eps must be in [0, 1), got 2.0"),
     (["both.npz", "--k1", "1"], 1, "k1 must be in [2, 1024], at least one for each"),
     (["both.npz", "--output", "labels.txt"], 1, "--output must end in .npy or .csv or .npz"),
-    (["both.npz", "--output", "no/labels.npy"], 1, "--output must lie in a folder that"),
+    (["both.npz", "--output", "no/labels.npy"], 1, "--output must lie in an existing folder"),
     (["both.npz", "--output", "folder.npy"], 1, "--output must be a file, got the folder"),
     (["both.npz", "--device", "abacus"], 1, "--device must be auto, cpu, cuda or cuda:N"),
     (["both.npz", "--device", "mps"], 1, "--device must be auto, cpu, cuda or cuda:N"),

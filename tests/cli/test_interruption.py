@@ -33,9 +33,10 @@ with interruption.ending_in_time(lambda number: sys.stderr.write(f"told of {numb
     multiprocessing.get_context("fork").Process(target=child, daemon=True).start()
     while not (os.path.exists(sys.argv[1]) and open(sys.argv[1]).read()):
         time.sleep(0.01)
-    print("ready", flush=True)
-    for _ in range(2):
+    for interruptions in range(2):
         try:
+            if not interruptions:
+                print("ready", flush=True)  # here, where an interruption is caught at once
             end = time.monotonic() + 60
             while time.monotonic() < end:
                 time.sleep(60)
