@@ -31,7 +31,8 @@ class ArrayRecord(Saved):
             values: The fields, in their order.
         """
         record = object.__new__(cls)
-        for field, value in zip(fields(cls), values, strict=True):  # type: ignore[arg-type]
+        members = fields(cls)  # type: ignore[arg-type]  # subclasses are dataclasses
+        for field, value in zip(members, values, strict=True):
             object.__setattr__(record, field.name, value)
         return record
 
@@ -62,5 +63,5 @@ class ArrayRecord(Saved):
         )
 
     def _values_by_name(self) -> list[tuple[str, Any]]:
-        names = (field.name for field in fields(self))  # type: ignore[arg-type]  # of subclasses
+        names = (field.name for field in fields(self))  # type: ignore[arg-type]  # as above
         return [(name, getattr(self, name)) for name in names]

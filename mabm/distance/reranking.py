@@ -47,7 +47,7 @@ class RerankOptions(Saved):
 
     def __post_init__(self) -> None:
         """Refuses what :func:`rerank` would refuse, before any feature is computed."""
-        self.distance  # noqa: B018  # checked as it is made
+        self.distance  # noqa: B018  # making it checks k1, k2 and preset
         check_real("lambda_value", self.lambda_value, 0.0, 1.0)
 
     @property

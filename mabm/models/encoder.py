@@ -162,7 +162,7 @@ class Encoder(nn.Module):
 
     def _pooled(self, scaled: Tensor, counts: list[int]) -> Tensor:
         """Features before the neck, of images sorted by modality."""
-        raise NotImplementedError
+        raise NotImplementedError  # each encoder has its own
 
 
 def stemmed(stems: nn.ModuleList, images: Tensor, counts: list[int]) -> Tensor:

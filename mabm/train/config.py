@@ -178,9 +178,9 @@ class ClusteringConfig(_Table):
     association: Association = "modality-aware"
 
     def __post_init__(self) -> None:
-        self.clusterer  # noqa: B018  # checked as it is made, and so is the distance
+        self.clusterer  # noqa: B018  # making it checks eps and min_samples
         _check_integers(self, 1, _MOST, "min_samples")
-        self.distance  # noqa: B018
+        self.distance  # noqa: B018  # making it checks k1, k2, preset and half_list
         check_integer("alone_k1", self.k1_alone, at_least=1, at_most=MAX_K)
         ends = ", which ends at alone_k1"
         check_integer("alone_k2", self.k2_alone, at_least=1, at_most=self.k1_alone, reason=ends)

@@ -117,7 +117,7 @@ class Memory(WholeState):
 
     def _moved(self, prototypes: Tensor, rows: Tensor, targets: Tensor) -> Tensor:
         """Returns the prototypes after an update with (B, D) unit rows; -1 in targets is noise."""
-        raise NotImplementedError
+        raise NotImplementedError  # each kind of memory has its own
 
     def _fill(self, prototypes: Tensor) -> Tensor:
         """Copies prototypes to each bank; usable in autograd even if made in inference mode."""
