@@ -110,6 +110,8 @@ def evaluate_weights(
     chosen = _choose_tasks(config.data.name, tasks)
     data = config.data if root is None else replace(config.data, root=root)
     inputs = read_inputs(data)
+    if not len(inputs.test):
+        raise ValueError(f"root must have test images to score, got none in {data.root}")
     features = extract_test_features(
         encoder.to(find_device(device)),
         inputs.test,
