@@ -19,9 +19,10 @@ class TensorBoardLog:
     """Writes entries of the history as scalars; the step is the epoch's number in the whole run.
 
     Tags are the keys of an entry, joined by slashes, and stay the same over all epochs:
-    ``seconds``, ``learning_rate``, ``losses/NAME``, ``clusters/NAME``, ``diagnostics/CLUSTERING/NAME``,
-    ``diagnostics/CLUSTERING/neighbor_mix/FROM_TO`` by modality, ``within_modality/MODALITY/SCORE``, ``evaluation/TASK/SCORE`` (means
-    over trials), and ``warnings``, their number.
+    ``seconds``, ``learning_rate``, ``losses/NAME``, ``clusters/NAME``,
+    ``diagnostics/CLUSTERING/NAME``, ``diagnostics/CLUSTERING/neighbor_mix/FROM_TO`` by modality,
+    ``evaluation/TASK/SCORE`` (means over trials), ``within_modality/MODALITY/SCORE``, and
+    ``warnings``, their number.
 
     Args:
         folder: Folder of the event file; made if it does not exist.
