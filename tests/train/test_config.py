@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mabm import PRESETS
-from mabm.train import CONFIGS, ClusteringConfig, Config, load_config, to_toml
+from mabm.data import INFRARED, VISIBLE
+from mabm.train import CONFIGS, BatchConfig, ClusteringConfig, Config, load_config, to_toml
 from mabm.train.config_files import parse_config, to_tree
 
 pytestmark = needs_training
@@ -52,6 +53,7 @@ def test_other_data_sets_differ_from_sysu_where_the_method_says() -> None:
         "augmentation.jitter_infrared": (True, False),
         "clustering.eps": (0.6, 0.3),
         "batch.identities": (8, 4),
+        "batch.infrared_identities": (None, 8),
         "batch.cameras": (True, False),
         "stage1.iterations": (200, 100),
         "stage2.iterations": (200, 100),
@@ -105,6 +107,9 @@ def test_overrides() -> None:
         ("batch.identities=true", r"batch\.identities must be a valid integer, got True"),
         ("batch.identities=none", r"batch\.identities must be a valid integer, got None"),
         ("batch.micro_batches=3", r"batch\.micro_batches must divide .* = 128, got 3"),
+        ("batch.infrared_identities=0", r"batch\.infrared_identities must be in \[1, .*, got 0"),
+        ("augmentation.erasing_fill=[0, 0]", r"augmentation\.erasing_fill.2 must be .*"),
+        ("augmentation.erasing_fill=[0, 0, 256]", r"augmentation\.erasing_fill must be .* got 256"),
         ("run.compile=1", r"run\.compile must be a valid boolean, got 1"),
         ("run.seed=-1", r"run\.seed must be at least 0, got -1"),
         ("run.precision=half", r"run\.precision must be 'float32', .* or 'float16', got 'half'"),
@@ -126,7 +131,10 @@ def test_overrides() -> None:
         ("clustering.association=all", r"clustering\.association must be 'off', .*, got 'all'"),
         ("contrast.momentum=2", r"contrast\.momentum must be in \[0, 1\], got 2"),
         ("augmentation.flip=-0.5", r"augmentation\.flip must be in \[0, 1\], got -0\.5"),
-        ("batch.identites=8", r"batch\.identites must be one of identities, instances, cameras"),
+        (
+            "batch.identites=8",
+            r"batch\.identites must be one of identities, .*, instances, cameras",
+        ),
         ("batsh.identities=8", r"batsh must be one of data, model, .*, run$"),
         ("batsh.identities=none", r"batsh must be one of data, model, .*, run$"),
         ("identities=8", r"an override must read table\.key=value, got 'identities=8'"),
@@ -137,6 +145,24 @@ def test_overrides() -> None:
 def test_a_mistake_is_named_with_its_contract_and_value(override: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load_config("sysu_mm01", [override])
+
+
+def test_batch_sizes_by_modality() -> None:
+    both = load_config("sysu_mm01", ["batch.identities=6"]).batch
+    assert [both.identities_of(group) for group in (VISIBLE, INFRARED)] == [6, 6]
+    regdb = load_config("regdb").batch
+    sizes = [regdb.identities_of(group) * regdb.instances for group in (VISIBLE, INFRARED)]
+    assert sizes == [64, 128]
+    assert (
+        load_config("regdb", ["batch.infrared_identities=none"]).batch.identities_of(INFRARED) == 4
+    )
+    with pytest.raises(ValueError, match=r"micro_batches must divide the infrared .* = 5, got 2"):
+        load_config(
+            "sysu_mm01",
+            ["batch.infrared_identities=5", "batch.instances=1", "batch.micro_batches=2"],
+        )
+    with pytest.raises(ValueError, match=r"micro_batches must divide the visible .* = 5, got 2"):
+        BatchConfig(identities=5, infrared_identities=8, instances=1, micro_batches=2)
 
 
 def test_all_mistakes_are_told_at_once() -> None:
