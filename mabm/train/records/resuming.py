@@ -13,7 +13,7 @@ from mabm.data import DATA_SETS
 from mabm.distance.presets import PRESETS
 from mabm.evaluation import SearchScores
 from mabm.models.weights import SHIPPED
-from mabm.train.config import ClusteringConfig, Config
+from mabm.train.config import ClusteringConfig, Config, DataConfig
 from mabm.train.config_files import to_tree
 from mabm.train.epoch import EpochState
 from mabm.train.inputs import Inputs
@@ -120,7 +120,8 @@ def check_same(kept: Mapping[str, Any], now: Mapping[str, Any]) -> None:
 
 
 def _complete(settings: dict[str, Any]) -> None:
-    """Writes the half list out where it is that of the preset, as runs of earlier versions do."""
+    """Adds what runs of earlier versions lack, and writes out the half list of the preset."""
+    settings.setdefault("data.test_resampling", DataConfig.test_resampling)
     preset = settings.setdefault("clustering.preset", ClusteringConfig.preset)
     if preset in PRESETS and settings.get("clustering.half_list") is None:
         settings["clustering.half_list"] = PRESETS[preset].half_list
