@@ -26,6 +26,7 @@ from mabm.data import (
     read_data,
     render_identities,
 )
+from mabm.data.images import Resampling
 from mabm.evaluation import format_search_scores
 from mabm.models import build_encoder, extract, load_pretrained, save_encoder, save_weights
 from mabm.train import Config, load_config
@@ -37,7 +38,8 @@ SMALL = ["model.name=small", "model.weights=none", "data.height=24", "data.width
 
 @pytest.fixture(scope="module")
 def sysu(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_sysu(tmp_path_factory.mktemp("sysu"), test=4, images=3)
+    # Larger than SIZE, so that the filter of resizing shows.
+    return build_sysu(tmp_path_factory.mktemp("sysu"), test=4, images=3, size=(30, 16))
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +183,7 @@ def expected_scores(
     encoder = build_encoder("small", weights=run_folder / "weights.pt")
     features = extract(
         encoder,
-        ImageReader(images, size=SIZE).__getitems__(range(len(images))),
+        ImageReader(images, size=SIZE, resampling="lanczos").__getitems__(range(len(images))),
         torch.from_numpy(images.modality.copy()),
         normalize_mean=True,
     )
@@ -256,10 +258,12 @@ def test_evaluate_mistakes_are_one_line(sysu_run: Path, run: Run, tmp_path: Path
 # --- extract
 
 
-def by_hand(images: ImageSet, *, normalize_mean: bool = False, seed: int = 0) -> np.ndarray:
+def by_hand(
+    images: ImageSet, *, resampling: Resampling = "bicubic", normalize_mean: bool = False
+) -> np.ndarray:
     return extract(
-        build_encoder("small", seed=seed),
-        ImageReader(images, size=SIZE).__getitems__(range(len(images))),
+        build_encoder("small", seed=0),
+        ImageReader(images, size=SIZE, resampling=resampling).__getitems__(range(len(images))),
         torch.from_numpy(images.modality.copy()),
         normalize_mean=normalize_mean,
     ).numpy()
@@ -284,8 +288,14 @@ def test_extract_a_data_set_and_cluster_it(
     test = tmp_path / "test.npy"
     words = ("--data", f"sysu_mm01:{sysu}", "--split", "test", "--renormalize", "--batch-size", 5)
     assert run("extract", sysu_run / "weights.pt", *words, "--output", test, "--quiet")[2] == ""
-    expected = by_hand(read_data("sysu_mm01", sysu).test, normalize_mean=True)
+    images = read_data("sysu_mm01", sysu).test
+    expected = by_hand(images, resampling="lanczos", normalize_mean=True)
     np.testing.assert_allclose(np.load(test), expected, rtol=0, atol=1e-5)
+    bicubic = (*words, "--resampling", "bicubic", "--output", test, "--quiet")
+    assert run("extract", sysu_run / "weights.pt", *bicubic)[0] == 0
+    other = by_hand(images, normalize_mean=True)
+    assert np.abs(other - expected).max() > 1e-3
+    np.testing.assert_allclose(np.load(test), other, rtol=0, atol=1e-5)
 
 
 def test_extract_a_table_of_images(sysu: Path, run: Run, tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ def test_the_configuration_of_sysu_is_the_published_one() -> None:
     config = load_config("sysu_mm01")
     assert config == Config()  # the defaults of the library
     assert (config.data.height, config.data.width, config.augmentation.padding) == (288, 144, 10)
+    assert config.data.test_resampling == "lanczos"
     assert (config.batch.identities, config.batch.instances, config.batch.cameras) == (8, 16, True)
     for stage in (config.stage1, config.stage2):
         assert (stage.epochs, stage.iterations, stage.step, stage.gamma) == (50, 200, 20, 0.1)
@@ -115,6 +116,7 @@ def test_overrides() -> None:
         ("run.precision=half", r"run\.precision must be 'float32', .* or 'float16', got 'half'"),
         ("model.weights=5", r"model\.weights must be a valid string, got 5"),
         ("data.name=market", r"data\.name must be one of .*'regdb'.*, got 'market'"),
+        ("data.test_resampling=box", r"data\.test_resampling must be 'bicubic' or .*, got 'box'"),
         ("data.trial=0", r"data\.trial must be in \[1, 1000000\], got 0"),
         ("stage2.lr=0", r"stage2\.lr must be above 0, got 0\.0"),
         ("stage2.lr=nan", r"stage2\.lr must be .*, got nan"),
