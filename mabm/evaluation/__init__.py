@@ -12,6 +12,7 @@ from mabm.evaluation.retrieval import RetrievalScores, evaluate_retrieval
 from mabm.evaluation.scores import SearchScores, format_search_scores
 from mabm.evaluation.search import evaluate_search
 from mabm.evaluation.tasks import PROTOCOLS, SEARCH_TASKS, check_trial
+from mabm.evaluation.within import evaluate_within_modalities
 
 __all__ = [
     "PROTOCOLS",
@@ -25,6 +26,7 @@ __all__ = [
     "draw_gallery",
     "evaluate_retrieval",
     "evaluate_search",
+    "evaluate_within_modalities",
     "format_search_scores",
 ]
 

@@ -306,6 +306,19 @@ class StageConfig(_Table):
         check_real("weight_decay", self.weight_decay, 0.0, _GREATEST_RATE)
         check_real("gamma", self.gamma, 0.0, 1.0)
 
+    def learning_rate(self, epoch: int) -> float:
+        """Learning rate of an epoch.
+
+        Args:
+            epoch: Number of the epoch, from 0.
+
+        Example:
+            >>> from mabm.train import StageConfig
+            >>> f"{StageConfig(lr=1e-3, step=2).learning_rate(3):.0e}"
+            '1e-04'
+        """
+        return self.lr * self.gamma ** (epoch // self.step)
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(_Table):

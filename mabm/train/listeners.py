@@ -22,7 +22,7 @@ from mabm.train.records.resuming import state_of
 from mabm.train.records.tensorboard import TensorBoardLog
 from mabm.train.reporting import report_progress, report_run
 from mabm.train.run import Listener, Run
-from mabm.train.scoring import extract_test_features, score_searches
+from mabm.train.scoring import extract_test_features, score_searches, score_within_modalities
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +58,7 @@ class Evaluation(Listener):
         data = run.inputs.data
         self.scores = score_searches(features, run.inputs.test, data.name, trial=data.trial)
         entry["evaluation"] = {scores.task: scores.to_dict() for scores in self.scores}
+        entry["within_modality"] = score_within_modalities(features, run.inputs.test)
 
 
 class HistoryRecord(Listener):

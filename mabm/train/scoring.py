@@ -19,6 +19,7 @@ from mabm.evaluation import (
     SearchTask,
     check_trial,
     evaluate_search,
+    evaluate_within_modalities,
 )
 from mabm.models import Encoder, load_encoder
 from mabm.train.config import Config
@@ -71,6 +72,17 @@ def score_searches(
         )
         for task in (SEARCH_TASKS[data] if tasks is None else tasks)
     ]
+
+
+def score_within_modalities(features: Tensor, images: ImageReader) -> dict[str, dict[str, float]]:
+    """Scores of searches of each modality in itself, by its name."""
+    records = images.images
+    return evaluate_within_modalities(
+        features,
+        torch.from_numpy(records.identity.copy()),
+        torch.from_numpy(records.camera.copy()),
+        torch.from_numpy(records.modality.copy()),
+    )
 
 
 def evaluate_weights(
