@@ -136,6 +136,18 @@ def to_toml(config: Config) -> str:
     return "\n".join(tables)
 
 
+def read_tables(path: Path) -> tuple[str, dict[str, Any]]:
+    """A TOML file as text and as nested dictionaries, whatever its keys and values are.
+
+    Raises:
+        ImportError: An extra is missing.
+        OSError: The file cannot be read.
+        ValueError: The file is not TOML, not in UTF-8, or larger than 1 MiB.
+    """
+    text = _read_text(path)
+    return text, _parse_toml(text, str(path))
+
+
 def _read_tree(source: str | Path, above: tuple[str, ...] = ()) -> dict[str, Any]:
     """The tables of a shipped configuration or a file, merged into those of its base."""
     if (shipped := DATA_SETS.find(str(source))) is not None:
