@@ -3,6 +3,7 @@
 import codecs
 import dataclasses
 import os
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,31 @@ def test_other_data_sets_differ_from_sysu_where_the_method_says() -> None:
     assert {"data.name", "model.name", "model.weights"} <= changed.keys()
     assert "contrast" not in tables  # losses and memories are the method's everywhere
     assert not any(name.endswith((".lr", ".weight_decay", ".gamma")) for name in changed)
+
+
+def test_every_file_is_listed() -> None:
+    files = resources.files("mabm.train").joinpath("configs").iterdir()
+    assert sorted(file.name for file in files) == sorted(f"{name}.toml" for name in CONFIGS)
+
+
+def test_a_first_look_is_the_method_in_little_time() -> None:
+    def pixels(config: Config) -> int:
+        """Pixels that the encoder is trained on: two modalities, one of them in two views."""
+        steps = config.stage1.epochs * config.stage1.iterations
+        steps += 2 * config.stage2.epochs * config.stage2.iterations
+        images = 3 * config.batch.identities * config.batch.instances
+        return steps * images * config.data.height * config.data.width
+
+    whole, first_look = load_config("emoji_xm"), load_config("emoji_xm_smoke")
+    assert pixels(first_look) < pixels(whole) / 15
+    assert first_look.data.held_out + (first_look.data.identities or 350) < 100
+    assert first_look.data.held_out > 0  # and so test identities are not looked at
+    assert first_look.stage1.epochs >= 1
+    assert first_look.stage2.epochs >= 3  # a curve
+    assert (first_look.run.evaluate_every, first_look.run.report) == (1, True)
+    assert first_look.clustering == whole.clustering
+    assert first_look.contrast == whole.contrast
+    assert not any(name.endswith((".lr", ".gamma")) for name in differing(whole, first_look))
 
 
 def test_overrides() -> None:
@@ -283,7 +309,7 @@ def test_an_override_of_what_is_no_table(tmp_path: Path) -> None:
 
 
 def test_a_name_that_is_neither_shipped_nor_a_file(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"one of sysu_mm01, .*, emoji_xm or a TOML"):
+    with pytest.raises(FileNotFoundError, match=r"one of sysu_mm01, .*, emoji_xm, .* or a TOML"):
         load_config("sisu-mm01")
     (tmp_path / "mine.toml").write_text('base = "no_such.toml"')
     with pytest.raises(FileNotFoundError, match=r"no_such\.toml"):
