@@ -120,7 +120,10 @@ def check_same(kept: Mapping[str, Any], now: Mapping[str, Any]) -> None:
 
 
 # What runs did before there was a setting for it.
-_EARLIER: Final[Mapping[str, Any]] = {"augmentation.erasing_fill": (123.675, 116.28, 103.53)}
+_EARLIER: Final[Mapping[str, Any]] = {
+    "augmentation.erasing_fill": (123.675, 116.28, 103.53),
+    "batch.sampling": "even",
+}
 
 
 def _complete(settings: dict[str, Any]) -> None:
