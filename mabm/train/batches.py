@@ -79,6 +79,7 @@ def draw_batches(
             num_identities=options.identities_of(group) // ranks,
             num_instances=options.instances,
             num_batches=iterations,
+            sampling=options.sampling,
             seed=Position(stage).seed(seed, stream, group),
             num_replicas=ranks,
             rank=distributed.rank(),

@@ -15,6 +15,7 @@ from mabm._core.arguments import check_choice, check_integer, check_real, shown
 from mabm._core.modalities import INFRARED, MODALITIES, MODALITY_NAMES
 from mabm._core.names import NamedMapping
 from mabm.cluster.dbscan import DBSCAN
+from mabm.contrast.samplers import Sampling
 from mabm.data import DATA_SETS
 from mabm.data.augmentation import ERASING_FILL
 from mabm.data.images import Resampling
@@ -270,6 +271,10 @@ class BatchConfig(_Table):
             ``None`` takes ``identities``.
         instances: Number of images of each cluster. A visible image in two views counts once.
         cameras: Whether images of a cluster are drawn from cameras other than the anchor's.
+        sampling: ``"released"``: clusters that are left over when all others have been in a batch
+            are dropped, and images of a cluster may repeat where it has as many as are drawn.
+            ``"even"``: left-over clusters begin the next batch, and images repeat only where there
+            are too few. See :class:`mabm.IdentityBatchSampler`.
         micro_batches: Number of parts in which a process sends its batch through the encoder.
             Losses and gradients are those of the whole batch, at the price of a second forward
             pass; batch normalization sees the parts.
@@ -280,12 +285,14 @@ class BatchConfig(_Table):
     infrared_identities: int | None = None
     instances: int = 16
     cameras: bool = True
+    sampling: Sampling = "released"
     micro_batches: int = 1
     evaluation: int = 256
 
     def __post_init__(self) -> None:
         names = "identities", "instances", "micro_batches", "evaluation"
         _check_integers(self, 1, _MOST_IN_BATCH, *names)
+        check_choice("sampling", self.sampling, get_args(Sampling))
         if self.infrared_identities is not None:
             _check_integers(self, 1, _MOST_IN_BATCH, "infrared_identities")
         for group in MODALITIES:

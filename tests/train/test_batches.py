@@ -51,14 +51,14 @@ def samples() -> tuple[dict[int, Tensor], Tensor]:
     return targets, torch.from_numpy(rng.integers(0, 3, 200))
 
 
-def draw(place: Place = PLACE, iterations: int = 6) -> list[dict[int, list[int]]]:
+def draw(place: Place = PLACE, iterations: int = 6, **options: Any) -> list[dict[int, list[int]]]:
     targets, cameras = samples()
     return draw_batches(
         targets,
         cameras,
         place.position,
         iterations=iterations,
-        options=OPTIONS,
+        options=dataclasses.replace(OPTIONS, **options),
         **place.keywords,
     )
 
@@ -161,8 +161,21 @@ def test_modalities_draw_apart() -> None:
 
 
 @pytest.mark.parametrize("first", range(7))
-def test_a_resumed_epoch_draws_the_rest_of_the_plan(first: int) -> None:
-    assert draw(PLACE._replace(iteration=first)) == draw()[first:]
+@pytest.mark.parametrize("sampling", ["even", "released"])
+def test_a_resumed_epoch_draws_the_rest_of_the_plan(first: int, sampling: str) -> None:
+    place = PLACE._replace(iteration=first)
+    assert draw(place, sampling=sampling) == draw(sampling=sampling)[first:]
+
+
+def test_left_over_clusters_are_dropped_as_released_or_drawn_next() -> None:
+    """There are nine clusters; two batches of four leave one over."""
+    targets, _ = samples()
+    for sampling in ("released", "even"):
+        batches = draw(iterations=36, sampling=sampling)
+        clusters = [targets[VISIBLE][batch[VISIBLE][::3]].tolist() for batch in batches]
+        times = np.bincount(np.concatenate(clusters), minlength=9)
+        assert times.sum() == 36 * 4
+        assert (times == 16).all() == (sampling == "even")
 
 
 # Views
@@ -288,12 +301,14 @@ def joined(parts: Sequence[Sequence[Tensor]]) -> Tensor:
 
 @pytest.mark.parametrize("count", [2, 4])
 @pytest.mark.parametrize("clusters", [9, 3])
-@pytest.mark.parametrize("infrared", [None, 8])
+@pytest.mark.parametrize(
+    "more", [{}, {"infrared_identities": 8}, {"infrared_identities": 8, "sampling": "even"}]
+)
 def test_processes_share_the_batch_of_one(
-    count: int, clusters: int, infrared: int | None, processes: Any
+    count: int, clusters: int, more: dict[str, Any], processes: Any
 ) -> None:
     targets, cameras = samples()
-    options = dataclasses.replace(OPTIONS, infrared_identities=infrared)
+    options = dataclasses.replace(OPTIONS, **more)
     targets = {group: each.masked_fill(each >= clusters, -1) for group, each in targets.items()}
 
     def plan() -> list[dict[int, list[int]]]:

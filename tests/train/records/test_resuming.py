@@ -1,8 +1,10 @@
 """Which settings a run may go on with."""
 
+import dataclasses
+
 import pytest
 
-from mabm.train.config import AugmentationConfig, ClusteringConfig, Config, DataConfig
+from mabm.train.config import AugmentationConfig, BatchConfig, ClusteringConfig, Config, DataConfig
 from mabm.train.config_files import to_tree
 from mabm.train.records.resuming import check_same
 
@@ -33,10 +35,15 @@ def test_another_distance_is_refused(changed: dict[str, str]) -> None:
         check_same(BEGUN_EARLIER, now)
 
 
-def test_a_run_from_before_the_fill_was_a_setting_had_the_mean_of_imagenet() -> None:
+def test_settings_that_earlier_runs_did_not_have_are_what_these_did() -> None:
     earlier = to_tree(Config())
-    del earlier["augmentation"]["erasing_fill"]
-    mean = (123.675, 116.28, 103.53)
-    check_same(earlier, to_tree(Config(augmentation=AugmentationConfig(erasing_fill=mean))))
+    del earlier["augmentation"]["erasing_fill"], earlier["batch"]["sampling"]
+    augmentation = AugmentationConfig(erasing_fill=(123.675, 116.28, 103.53))
+    now = Config(augmentation=augmentation, batch=BatchConfig(sampling="even"))
+    check_same(earlier, to_tree(now))
     with pytest.raises(ValueError, match=r"erasing_fill must be \(123\.675, .* as in the run"):
-        check_same(earlier, to_tree(Config()))
+        check_same(earlier, to_tree(dataclasses.replace(now, augmentation=AugmentationConfig())))
+    with pytest.raises(
+        ValueError, match=r"sampling must be 'even' as in the run .* got 'released'"
+    ):
+        check_same(earlier, to_tree(dataclasses.replace(now, batch=BatchConfig())))
