@@ -26,7 +26,7 @@ from mabm.train.config_files import load_config, to_toml
 from mabm.train.errors import RunInUseError, TrainingError, TrainingStopped
 from mabm.train.extraction import extract_features
 from mabm.train.learner import Learner
-from mabm.train.scoring import evaluate_weights
+from mabm.train.scoring import evaluate_encoder, evaluate_weights
 from mabm.train.steps import (
     build_memory,
     cluster_modalities,
@@ -57,6 +57,7 @@ __all__ = [
     "cluster_together",
     "contrast_across",
     "contrast_within",
+    "evaluate_encoder",
     "evaluate_weights",
     "extract_features",
     "load_config",

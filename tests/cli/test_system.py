@@ -215,7 +215,8 @@ def test_evaluate_prints_every_task(sysu_run: Path, sysu: Path, run: Run, tmp_pa
     assert table == format_search_scores(expected)
     assert saved == f"saved {tmp_path / 'scores.json'}"
     written = json.loads((tmp_path / "scores.json").read_text())
-    assert written == [scores.to_dict() for scores in expected]
+    weights = [{"path": str(sysu_run), "model": "small"}]
+    assert written == [{"weights": weights, **scores.to_dict()} for scores in expected]
     assert len(written[0]["trials"]) == 10
 
 
@@ -249,13 +250,15 @@ def test_evaluate_averages_the_models_of_several_trials(
     assert (status, out) == (1, "")
     assert "model_trial must be 2, the trial that is tested, got 1" in err
     assert run("evaluate", folders[0], "--trial", 1, "--quiet")[0] == 0
-    assert "each of another trial, got " in run("evaluate", folders[0], folders[0])[2]
+    assert (
+        "each of another trial, to be averaged, got " in run("evaluate", folders[0], folders[0])[2]
+    )
 
 
 def test_evaluate_mistakes_are_one_line(sysu_run: Path, run: Run, tmp_path: Path) -> None:
     for words, status, message in [
-        ([tmp_path], 1, "RUN must be a finished run or a file of weights"),
-        ([sysu_run, sysu_run], 1, "RUN must be runs of one data set, each of another trial, got"),
+        ([tmp_path], 1, "WEIGHTS must be a finished run, a file or emoji_xm"),
+        ([sysu_run, sysu_run], 1, "WEIGHTS must be of one data set, each of another trial, to be"),
         ([sysu_run, "--task", "visible-to-thermal"], 1, "tasks must be of all-search"),
         ([sysu_run, "--k1", "9"], 2, "--k1, --k2 and --lambda need --rerank"),
         ([sysu_run, "--json", tmp_path / "x.txt"], 1, "--json must end in .json, got"),
@@ -406,14 +409,14 @@ def test_extract_mistakes_are_one_line(sysu: Path, run: Run, tmp_path: Path) -> 
         (["emoji_xm", *file, *data, "--images", "x"], 2, "give either --data"),
         (["emoji_xm", *file, "--images", "x", "--trial", 1], 2, "--trial needs --data regdb:ROOT"),
         (["emoji_xm", *file, "--images", "x", "--split", "test"], 2, "--split needs --data"),
-        (["emoji_xm", *file, *data, "--model", "small"], 2, "--model is for a file of weights"),
+        (["emoji_xm", *file, *data, "--model", "small"], 1, "model (--model) is for weights alone"),
         (["emoji_xm", *file, "--data", "llcm"], 2, "--data must be llcm:ROOT"),
         (["nothing.pt", *file, *data], 1, "WEIGHTS must be a finished run, a file or emoji_xm"),
         ([sysu, *file, *data], 1, "WEIGHTS must be a finished run"),
         (
             [tmp_path / "weights.pt", *file, *data],
             1,
-            f"{tmp_path / 'weights.pt'} must be a file of",
+            f"{tmp_path / 'weights.pt'} holds weights alone",
         ),
         (["emoji_xm", *file, "--data", "sisu"], 1, "name must be one of"),
         (["emoji_xm", "--output", "x.csv", *data], 1, "--output must end in .npz or .npy or"),

@@ -27,7 +27,7 @@ from mabm.train import (
     train,
 )
 from mabm.train.records.resuming import check_same
-from mabm.train.scoring import load_run
+from mabm.train.trained import read_trained
 
 SPELLINGS = {
     "sysu_mm01": ("sysu_mm01", "sysu", "SYSU", "sysu-mm01", "SYSU-MM01", "Sysu_MM01"),
@@ -176,7 +176,9 @@ def test_checkpoints_with_an_earlier_spelling_resume(
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "to_tree", old_tree)
         train(small_config(*short), tmp_path, progress=False)
-    assert load_run(tmp_path)[1].model.weights == "emoji_xm"
+    config = read_trained(tmp_path).config
+    assert config is not None
+    assert config.model.weights == "emoji_xm"
     for name in ("result.json", "weights.pt"):
         (tmp_path / name).unlink()
     train(small_config(*short), tmp_path, progress=False)
@@ -235,6 +237,6 @@ def test_extract_takes_every_spelling(
 def test_searches_are_named_in_every_spelling(run: Run) -> None:
     for name in ("indoor-search", "Indoor_Search"):
         status, _, err = run("evaluate", "nothing", "--task", name)
-        assert (status, "RUN must be a finished run" in err) == (1, True)  # its name was taken
+        assert (status, "WEIGHTS must be a finished run" in err) == (1, True)  # its name was taken
     with pytest.raises(SystemExit):
         run("evaluate", "nothing", "--task", "outdoor-search")

@@ -10,8 +10,8 @@ from mabm.cli.command import Command, write
 from mabm.cli.data_sets import configurations, countable, data_sets
 
 _SHELLS: Final = ("bash", "zsh", "tcsh")
-_FILES: Final = frozenset({"FILE", "FEATURES", "NEW", "RUN", "CONFIG", "WEIGHTS", "LIST.csv"})
-_FOLDERS: Final = frozenset({"DIR", "ROOT"})
+_FILES: Final = frozenset({"FILE", "FEATURES", "NEW", "CONFIG", "WEIGHTS", "LIST.csv"})
+_FOLDERS: Final = frozenset({"DIR", "ROOT", "[NAME:]ROOT"})
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,6 +63,8 @@ def _known_names() -> dict[tuple[str, str], tuple[str, ...]]:
 
     return {
         ("train", "config"): configurations(),
+        ("evaluate", "weights"): tuple(SHIPPED),
+        ("evaluate", "data"): data_sets(),
         ("extract", "weights"): tuple(SHIPPED),
         ("extract", "data"): data_sets(),
         ("census", "name"): countable(),
