@@ -21,11 +21,12 @@ from mabm.cli.command import (
 from mabm.cli.data_sets import trial_ranges
 from mabm.cli.files.outputs import check_output, is_scores
 from mabm.distance.reranking import RerankOptions
-from mabm.evaluation import SEARCH_TASKS, SearchScores, format_search_scores
+from mabm.evaluation import EXTRA_SEARCH_TASKS, SEARCH_TASKS, SearchScores, format_search_scores
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    tasks = sorted({task.name for each in SEARCH_TASKS.values() for task in each})
+    published = (*SEARCH_TASKS.values(), *EXTRA_SEARCH_TASKS.values())
+    tasks = sorted({task.name for each in published for task in each})
     parser.add_argument(
         "runs",
         type=Path,
@@ -49,8 +50,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         type=name_of(tasks),
         choices=tasks,
-        help="a search by its name, such as indoor-search; may be given several times "
-        "(default: all of the data set)",
+        help="a search by its name, such as indoor-search; may be given several times (default: "
+        "all of the data set but multi-shot ones and sampled-infrared-to-visible of llcm)",
     )
     parser.add_argument(
         "--json",
