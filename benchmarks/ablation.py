@@ -71,6 +71,7 @@ TABLES = {"usual": USUAL, "weak": WEAK}
 # a seed of its own: stage 1 first, then the arms from the stage 1 of the settings above.
 HELD_OUT = ("data.held_out=60",)
 CHOICE_SEED = 100
+SHORT = ("stage2.epochs=2",)  # enough to tell radii apart
 STAGE_1_CHOICES = {
     "as set": (),
     "random erasing": ("augmentation.erasing=0.5",),
@@ -220,7 +221,7 @@ def choose(bench: Bench, pool: ThreadPoolExecutor) -> str:
                 bench.run,
                 "choice",
                 f"{arm} eps {eps}",
-                (*settings, *HELD_OUT, f"clustering.eps={eps}"),
+                (*settings, *HELD_OUT, *SHORT, f"clustering.eps={eps}"),
             )
     rows = {START: [first[0]], **{name: [run.result()[-1]] for name, run in runs.items()}}
     return tabulate(rows)

@@ -76,7 +76,7 @@ def draw_batches(
         sampler = IdentityBatchSampler(
             labels,
             cameras,
-            num_identities=options.identities // ranks,
+            num_identities=options.identities_of(group) // ranks,
             num_instances=options.instances,
             num_batches=iterations,
             seed=Position(stage).seed(seed, stream, group),
@@ -163,6 +163,7 @@ def _recipe(
         padding=options.padding,
         flip=options.flip,
         erasing=options.erasing,
+        erasing_fill=options.erasing_fill,
         jitter=jitter,
         channels=channels,
     )

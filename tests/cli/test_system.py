@@ -113,6 +113,15 @@ def test_train_passes_on_what_was_typed(
 
 
 @needs_training
+def test_train_says_where_the_report_is(stand_in: list[Any], run: Run, tmp_path: Path) -> None:
+    *_, last = run("train", "emoji_xm", "--output", tmp_path)[1].splitlines()
+    assert last == f"saved {tmp_path}"  # run.report=false leaves none
+    (tmp_path / "report.html").touch()
+    *_, saved, last = run("train", "emoji_xm", "--output", tmp_path)[1].splitlines()
+    assert (saved, last) == (f"saved {tmp_path}", f"report {tmp_path / 'report.html'}")
+
+
+@needs_training
 def test_train_under_torchrun_speaks_once(
     stand_in: list[Any], run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,7 +154,11 @@ def test_train_shows_a_configuration_that_reads_back(
     ("words", "status", "message"),
     [
         (["sysu"], 2, "give --output DIR, the folder of the run, or --show"),
-        (["sisu", "--show"], 1, "config must be one of sysu_mm01, regdb, llcm, emoji_xm or a TOM"),
+        (
+            ["sisu", "--show"],
+            1,
+            f"config must be one of {', '.join(training.CONFIGS)} or a TOML file",
+        ),
         (["sysu", "--show", "--set", "stage1.epochs"], 1, "an override must read table.key=value"),
         (["sysu_mm01", "--show", "--set", "stage1.epoch=3"], 1, "sysu_mm01: "),
         (["sysu", "--output", "run"], 2, "give --data ROOT, the folder of sysu_mm01 (data.root)"),

@@ -1,5 +1,6 @@
 """Batches: what decides the draws, what a resumed epoch sees, and what several processes share."""
 
+import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -90,6 +91,24 @@ def test_batches_hold_what_was_asked_for() -> None:
             # Every cluster here has samples of each camera.
             shot = cameras[rows].view(4, 3)
             assert bool((shot[:, 1:] != shot[:, :1]).all())
+
+
+def test_modalities_may_have_batch_sizes_of_their_own() -> None:
+    targets, cameras = samples()
+    options = BatchConfig(identities=2, infrared_identities=4, instances=3)
+    batches = draw_batches(
+        targets, cameras, PLACE.position, iterations=6, options=options, **PLACE.keywords
+    )
+    assert [{group: len(rows) for group, rows in batch.items()} for batch in batches] == [
+        {VISIBLE: 6, INFRARED: 12}
+    ] * 6
+    # What one modality has does not move what the other draws.
+    assert [batch[INFRARED] for batch in batches] == [batch[INFRARED] for batch in draw()]
+    found = view(batches[0], padding=2)
+    assert found.sections == (6, 6, 12)
+    parts = found.by_modality(found.rows)
+    assert parts[VISIBLE].tolist() == [*batches[0][VISIBLE], *batches[0][VISIBLE]]
+    assert parts[INFRARED].tolist() == batches[0][INFRARED]
 
 
 def test_cameras_are_optional() -> None:
@@ -269,14 +288,18 @@ def joined(parts: Sequence[Sequence[Tensor]]) -> Tensor:
 
 @pytest.mark.parametrize("count", [2, 4])
 @pytest.mark.parametrize("clusters", [9, 3])
-def test_processes_share_the_batch_of_one(count: int, clusters: int, processes: Any) -> None:
+@pytest.mark.parametrize("infrared", [None, 8])
+def test_processes_share_the_batch_of_one(
+    count: int, clusters: int, infrared: int | None, processes: Any
+) -> None:
     targets, cameras = samples()
+    options = dataclasses.replace(OPTIONS, infrared_identities=infrared)
     targets = {group: each.masked_fill(each >= clusters, -1) for group, each in targets.items()}
 
     def plan() -> list[dict[int, list[int]]]:
         position = Position(PLACE.stage, PLACE.epoch, iteration=1)
         return draw_batches(
-            targets, cameras, position, iterations=3, options=OPTIONS, **PLACE.keywords
+            targets, cameras, position, iterations=3, options=options, **PLACE.keywords
         )
 
     expected, shared = plan(), list(processes(count, plan))

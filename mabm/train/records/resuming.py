@@ -13,7 +13,7 @@ from mabm.data import DATA_SETS
 from mabm.distance.presets import PRESETS
 from mabm.evaluation import SearchScores
 from mabm.models.weights import SHIPPED
-from mabm.train.config import ClusteringConfig, Config, DataConfig
+from mabm.train.config import ClusteringConfig, Config
 from mabm.train.config_files import to_tree
 from mabm.train.epoch import EpochState
 from mabm.train.inputs import Inputs
@@ -119,9 +119,17 @@ def check_same(kept: Mapping[str, Any], now: Mapping[str, Any]) -> None:
             )
 
 
+# What runs did before there was a setting for it.
+_EARLIER: Final[Mapping[str, Any]] = {
+    "augmentation.erasing_fill": (123.675, 116.28, 103.53),
+    "data.test_resampling": "bicubic",
+}
+
+
 def _complete(settings: dict[str, Any]) -> None:
-    """Adds what runs of earlier versions lack, and writes out the half list of the preset."""
-    settings.setdefault("data.test_resampling", DataConfig.test_resampling)
+    """Adds what runs of earlier versions did not write, and the half list of the preset."""
+    for name, value in _EARLIER.items():
+        settings.setdefault(name, value)
     preset = settings.setdefault("clustering.preset", ClusteringConfig.preset)
     if preset in PRESETS and settings.get("clustering.half_list") is None:
         settings["clustering.half_list"] = PRESETS[preset].half_list

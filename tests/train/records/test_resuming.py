@@ -2,7 +2,7 @@
 
 import pytest
 
-from mabm.train.config import ClusteringConfig, Config
+from mabm.train.config import AugmentationConfig, ClusteringConfig, Config
 from mabm.train.config_files import to_tree
 from mabm.train.records.resuming import check_same
 
@@ -30,3 +30,12 @@ def test_another_distance_is_refused(changed: dict[str, str]) -> None:
     (key,) = changed
     with pytest.raises(ValueError, match=rf"clustering\.{key} must be '\w+' as in the run"):
         check_same(BEGUN_EARLIER, now)
+
+
+def test_a_run_from_before_the_fill_was_a_setting_had_the_mean_of_imagenet() -> None:
+    earlier = to_tree(Config())
+    del earlier["augmentation"]["erasing_fill"]
+    mean = (123.675, 116.28, 103.53)
+    check_same(earlier, to_tree(Config(augmentation=AugmentationConfig(erasing_fill=mean))))
+    with pytest.raises(ValueError, match=r"erasing_fill must be \(123\.675, .* as in the run"):
+        check_same(earlier, to_tree(Config()))
