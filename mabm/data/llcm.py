@@ -178,7 +178,5 @@ DATA_SET: Final = DataSet(
     ),
     # What the authors' script calls "VIS to IR" draws infrared images and then exchanges the roles
     # of the two sides: the images drawn are the queries, and all visible ones are the gallery.
-    extra_search_tasks=(
-        _search("sampled-infrared-to-visible", INFRARED, VISIBLE, drawn="queries"),
-    ),
+    more_search_tasks=(_search("sampled-infrared-to-visible", INFRARED, VISIBLE, drawn="queries"),),
 )

@@ -172,7 +172,7 @@ DATA_SET: Final = DataSet(
         _search("all-search", _cameras(VISIBLE)),
         _search("indoor-search", (1, 2)),
     ),
-    extra_search_tasks=(
+    more_search_tasks=(
         _search("all-search-multi-shot", _cameras(VISIBLE), _MULTI_SHOT),
         _search("indoor-search-multi-shot", (1, 2), _MULTI_SHOT),
     ),

@@ -49,7 +49,7 @@ def evaluate_search(
             names: otherwise the galleries are not the published ones.
         modality: (N,) integers, 0 visible and 1 infrared, or these two words, or bool, where
             ``True`` is infrared.
-        task: One of :data:`mabm.SEARCH_TASKS` or :data:`mabm.EXTRA_SEARCH_TASKS`, or your own.
+        task: One of :data:`mabm.SEARCH_TASKS` or :data:`mabm.MORE_SEARCH_TASKS`, or your own.
         rerank: Options to re-rank the distances of each trial with, from its queries and gallery
             alone; ``None`` ranks by inner product.
         trial: Number of the data set's trial that ``features`` are of, for the result of a task

@@ -56,7 +56,7 @@ PROTOCOLS: Final[Mapping[str, RetrievalProtocol]] = _RecordField("protocol")
 SEARCH_TASKS: Final[Mapping[str, tuple[SearchTask, ...]]] = _RecordField("search_tasks")
 """The tasks of each data set by its name, in any spelling of it; read-only."""
 
-EXTRA_SEARCH_TASKS: Final[Mapping[str, tuple[SearchTask, ...]]] = _RecordField("extra_search_tasks")
+MORE_SEARCH_TASKS: Final[Mapping[str, tuple[SearchTask, ...]]] = _RecordField("more_search_tasks")
 """Further published tasks of each data set, for whoever asks for them by name; read-only.
 
 SYSU-MM01: galleries of ten images of every identity in every camera (multi-shot). LLCM: the roles

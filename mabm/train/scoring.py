@@ -13,7 +13,7 @@ from mabm._core.devices import find_device
 from mabm._core.names import find_name
 from mabm.data import ImageReader
 from mabm.evaluation import (
-    EXTRA_SEARCH_TASKS,
+    MORE_SEARCH_TASKS,
     SEARCH_TASKS,
     RerankOptions,
     SearchScores,
@@ -160,7 +160,7 @@ def _choose_tasks(data: str, names: Sequence[str] | None) -> tuple[SearchTask, .
     tasks = SEARCH_TASKS[data]
     if names is None:
         return tasks
-    known = {task.name: task for task in (*tasks, *EXTRA_SEARCH_TASKS[data])}
+    known = {task.name: task for task in (*tasks, *MORE_SEARCH_TASKS[data])}
     chosen = []
     for name in names:
         if (spelled := find_name(name, known)) is None:

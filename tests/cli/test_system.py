@@ -236,7 +236,7 @@ def test_evaluate_one_task_reranked(sysu_run: Path, sysu: Path, run: Run, tmp_pa
 
 
 def test_evaluate_runs_some_tasks_by_name_alone(sysu_run: Path, sysu: Path, run: Run) -> None:
-    tasks = mabm.EXTRA_SEARCH_TASKS["sysu_mm01"]
+    tasks = mabm.MORE_SEARCH_TASKS["sysu_mm01"]
     expected = expected_scores(sysu_run, "sysu_mm01", sysu, tasks=tasks)
     words = ("--task", "all-search-multi-shot", "--task", "indoor-search-multi-shot")
     status, out, _ = run("evaluate", sysu_run, *words, "--quiet")

@@ -58,7 +58,7 @@ def test_a_record_is_in_the_file_of_its_name_and_uses_that_name(name: str) -> No
     assert record.name == name
     assert record.reader.__module__ == f"mabm.data.{name}"
     assert record.search_tasks
-    tasks = (*record.search_tasks, *record.extra_search_tasks)
+    tasks = (*record.search_tasks, *record.more_search_tasks)
     assert {task.data for task in tasks} == {name}
     assert {task.protocol.name for task in tasks} == {name}
     assert len({task.name for task in tasks}) == len(tasks)

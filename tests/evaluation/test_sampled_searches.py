@@ -123,7 +123,7 @@ def test_ten_shots_of_sysu(place: int, cameras: tuple[int, ...], tmp_path: Path)
         return queries, gallery
 
     check(
-        mabm.EXTRA_SEARCH_TASKS["sysu_mm01"][place],
+        mabm.MORE_SEARCH_TASKS["sysu_mm01"][place],
         root,
         images,
         draw,
@@ -143,7 +143,7 @@ def test_roles_of_llcm_as_released(tmp_path: Path) -> None:
         return images_in(root, infrared, people, 1), images_in(root, visible, people, None)
 
     check(
-        mabm.EXTRA_SEARCH_TASKS["llcm"][0],
+        mabm.MORE_SEARCH_TASKS["llcm"][0],
         root,
         images,
         draw,

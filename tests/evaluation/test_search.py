@@ -17,7 +17,7 @@ from mabm.evaluation import check_trial, format_search_scores
 from mabm.evaluation.search import minus_inner_products
 
 VISIBLE, INFRARED = 0, 1
-PUBLISHED = (*mabm.SEARCH_TASKS.values(), *mabm.EXTRA_SEARCH_TASKS.values())
+PUBLISHED = (*mabm.SEARCH_TASKS.values(), *mabm.MORE_SEARCH_TASKS.values())
 ALL_TASKS = [task for tasks in PUBLISHED for task in tasks]
 SYSU_ALL, SYSU_INDOOR = mabm.SEARCH_TASKS["sysu_mm01"]
 REGDB = mabm.SEARCH_TASKS["regdb"][0]
@@ -88,7 +88,7 @@ def test_published_tasks() -> None:
         "llcm": ["infrared-to-visible", "visible-to-infrared"],
         "emoji_xm": ["infrared-to-visible", "visible-to-infrared"],
     }
-    extra = {data: [task.name for task in tasks] for data, tasks in mabm.EXTRA_SEARCH_TASKS.items()}
+    extra = {data: [task.name for task in tasks] for data, tasks in mabm.MORE_SEARCH_TASKS.items()}
     assert extra == {
         "sysu_mm01": ["all-search-multi-shot", "indoor-search-multi-shot"],
         "regdb": [],
@@ -104,10 +104,10 @@ def test_published_tasks() -> None:
     assert to_visible.gallery_cameras == to_infrared.query_cameras == tuple(range(1, 10))
     assert to_visible.query_cameras == to_infrared.gallery_cameras == (1, 2, 4, 5, 6, 7, 8, 9)
     for single, multi in zip(
-        mabm.SEARCH_TASKS["sysu_mm01"], mabm.EXTRA_SEARCH_TASKS["sysu_mm01"], strict=True
+        mabm.SEARCH_TASKS["sysu_mm01"], mabm.MORE_SEARCH_TASKS["sysu_mm01"], strict=True
     ):
         assert multi == replace(single, name=f"{single.name}-multi-shot", num_images=10)
-    (released,) = mabm.EXTRA_SEARCH_TASKS["llcm"]
+    (released,) = mabm.MORE_SEARCH_TASKS["llcm"]
     assert released == replace(to_visible, name=released.name, drawn="queries")
     with pytest.raises(TypeError):
         mabm.SEARCH_TASKS["own"] = ()  # type: ignore[index]

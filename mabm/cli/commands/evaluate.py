@@ -21,11 +21,11 @@ from mabm.cli.command import (
 from mabm.cli.data_sets import trial_ranges
 from mabm.cli.files.outputs import check_output, is_scores
 from mabm.distance.reranking import RerankOptions
-from mabm.evaluation import EXTRA_SEARCH_TASKS, SEARCH_TASKS, SearchScores, format_search_scores
+from mabm.evaluation import MORE_SEARCH_TASKS, SEARCH_TASKS, SearchScores, format_search_scores
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    published = (*SEARCH_TASKS.values(), *EXTRA_SEARCH_TASKS.values())
+    published = (*SEARCH_TASKS.values(), *MORE_SEARCH_TASKS.values())
     tasks = sorted({task.name for each in published for task in each})
     parser.add_argument(
         "runs",
