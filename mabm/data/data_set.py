@@ -26,6 +26,7 @@ class DataSet:
         reader: Reads it. Called with its folder unless it ships with the library, and with the
             keyword ``trial`` where it has trials.
         search_tasks: The searches that it is tested by.
+        more_search_tasks: Further published searches, run only where they are asked for by name.
         protocol: Its published retrieval protocol; ``None`` where none is published.
         count: Counts a folder, or one trial of it, for the census; ``None`` where nothing is
             published to count against.
@@ -49,6 +50,7 @@ class DataSet:
     aliases: tuple[str, ...] = ()
     reader: Callable[..., ReidData]
     search_tasks: tuple[SearchTask, ...]
+    more_search_tasks: tuple[SearchTask, ...] = ()
     protocol: RetrievalProtocol | None = None
     count: Callable[[Path, int | None], Counts] | None = None
     num_trials: int | None = None

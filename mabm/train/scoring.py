@@ -12,6 +12,7 @@ from mabm._core.devices import find_device
 from mabm._core.names import find_name
 from mabm.data import ImageReader
 from mabm.evaluation import (
+    MORE_SEARCH_TASKS,
     SEARCH_TASKS,
     RerankOptions,
     SearchScores,
@@ -187,7 +188,7 @@ def _choose_tasks(data: str, names: Sequence[str] | None) -> tuple[SearchTask, .
     tasks = SEARCH_TASKS[data]
     if names is None:
         return tasks
-    known = {task.name: task for task in tasks}
+    known = {task.name: task for task in (*tasks, *MORE_SEARCH_TASKS[data])}
     chosen = []
     for name in names:
         if (spelled := find_name(name, known)) is None:

@@ -189,9 +189,14 @@ def test_train_mistakes_are_one_line(
 
 
 def expected_scores(
-    run_folder: Path, name: str, root: Path, trial: int | None = None, **options: Any
+    run_folder: Path,
+    name: str,
+    root: Path,
+    trial: int | None = None,
+    tasks: Sequence[mabm.SearchTask] | None = None,
+    **options: Any,
 ) -> list[mabm.SearchScores]:
-    """The searches of a data set, from its images to scores."""
+    """The searches of a data set, or those given, from its images to scores."""
     images = read_data(name, root, trial=trial).test
     encoder = build_encoder("small", weights=run_folder / "weights.pt")
     features = extract(
@@ -203,7 +208,7 @@ def expected_scores(
     columns = (features, images.identity, images.camera, images.modality)
     return [
         mabm.evaluate_search(*columns, task=task, trial=trial, **options)
-        for task in mabm.SEARCH_TASKS[name]
+        for task in (mabm.SEARCH_TASKS[name] if tasks is None else tasks)
     ]
 
 
@@ -229,6 +234,14 @@ def test_evaluate_one_task_reranked(sysu_run: Path, sysu: Path, run: Run, tmp_pa
     assert out == f"{format_search_scores([expected])}\n"
     assert "sysu_mm01 indoor-search, re-ranked" in out
     assert "all-search" not in out
+
+
+def test_evaluate_runs_some_tasks_by_name_alone(sysu_run: Path, sysu: Path, run: Run) -> None:
+    tasks = mabm.MORE_SEARCH_TASKS["sysu_mm01"]
+    expected = expected_scores(sysu_run, "sysu_mm01", sysu, tasks=tasks)
+    words = ("--task", "all-search-multi-shot", "--task", "indoor-search-multi-shot")
+    status, out, _ = run("evaluate", sysu_run, *words, "--quiet")
+    assert (status, out) == (0, f"{format_search_scores(expected)}\n")
 
 
 @needs_training

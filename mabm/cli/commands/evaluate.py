@@ -23,7 +23,7 @@ from mabm.cli.data_sets import either, in_folders, shipped, split_data, trial_ra
 from mabm.cli.encoders import add_size, add_weights, chosen_size, read_encoder
 from mabm.cli.files.outputs import check_output, is_scores
 from mabm.distance.reranking import RerankOptions
-from mabm.evaluation import SEARCH_TASKS, SearchScores, format_search_scores
+from mabm.evaluation import MORE_SEARCH_TASKS, SEARCH_TASKS, SearchScores, format_search_scores
 
 if TYPE_CHECKING:
     from mabm.train import DataConfig
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    tasks = sorted({task.name for each in SEARCH_TASKS.values() for task in each})
+    published = (*SEARCH_TASKS.values(), *MORE_SEARCH_TASKS.values())
+    tasks = sorted({task.name for each in published for task in each})
     add_weights(parser, several=True)
     parser.add_argument(
         "--data",
@@ -54,8 +55,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         type=name_of(tasks),
         choices=tasks,
-        help="a search by its name, such as indoor-search; may be given several times "
-        "(default: all of the data set)",
+        help="a search by its name, such as indoor-search; may be given several times (default: "
+        "all of the data set but multi-shot ones and sampled-infrared-to-visible of llcm)",
     )
     parser.add_argument(
         "--json",
