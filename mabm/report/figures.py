@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -100,6 +101,16 @@ def make_lines(
                 )
             )
     return lines
+
+
+def line_of_run(place: int, name: str, values: npt.NDArray[np.float64] | None = None) -> Line:
+    """A curve of one of several runs: in the color and with the mark of its place among them."""
+    return Line(
+        name,
+        np.empty(0) if values is None else values,
+        SERIES[place % len(SERIES)],
+        mark=place % len(_MARKS),
+    )
 
 
 def draw_curves(
@@ -254,7 +265,7 @@ def _to_svg(figure: Figure, label: str) -> str:
     prefix = re.sub(r"\W+", "-", label.lower())
     text = re.sub(r"( id=\"|url\(#|href=\"#)", rf"\g<1>{prefix}-", text)
     opening = (
-        f'<svg role="img" aria-label="{label}" '
+        f'<svg role="img" aria-label="{html.escape(label)}" '
         f'viewBox="0 0 {figure.get_figwidth() * 72:g} {figure.get_figheight() * 72:g}">'
     )
     return re.sub(r"<svg[^>]*>", lambda _: opening, text, count=1)
