@@ -18,6 +18,7 @@ from mabm.cluster.dbscan import DBSCAN
 from mabm.contrast.samplers import Sampling
 from mabm.data import DATA_SETS
 from mabm.data.augmentation import ERASING_FILL
+from mabm.data.images import Resampling
 from mabm.distance.graph import DEFAULT_EPS, DEFAULT_MIN_SAMPLES
 from mabm.distance.options import DistanceOptions
 from mabm.distance.presets import (
@@ -63,6 +64,9 @@ class DataConfig(_Table):
         trial: Number of the trial, from 1; ``None`` for data sets without trials.
         height: Height that images are resized to, in pixels.
         width: Width that images are resized to, in pixels.
+        test_resampling: Filter that test images are resized with, ``"lanczos"`` or ``"bicubic"``.
+            Training images are resized with the bicubic filter, for clustering too. The released
+            implementation takes Lanczos for test images.
         identities: Number of identities to train on, evenly spaced; ``None`` for all.
         held_out: Number of training identities, evenly spaced, that are left out of training and
             evaluated on in place of the test set: for choosing settings without looking at it.
@@ -76,6 +80,7 @@ class DataConfig(_Table):
     trial: int | None = None
     height: int = 288
     width: int = 144
+    test_resampling: Resampling = "lanczos"
     identities: int | None = None
     held_out: int = 0
     cache: str | None = None
@@ -86,6 +91,7 @@ class DataConfig(_Table):
         check_choice("name", self.name, tuple(DATA_SETS))
         _check_paths(self, "root", "cache")
         _check_integers(self, 1, MAX_EDGE, "height", "width")
+        check_choice("test_resampling", self.test_resampling, get_args(Resampling))
         _check_integers(self, 0, _MOST, "held_out")
         _check_integers(self, 0, _MOST_WORKERS, "workers")
         for name in ("trial", "identities"):

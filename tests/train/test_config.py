@@ -3,6 +3,7 @@
 import codecs
 import dataclasses
 import os
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ def test_the_configuration_of_sysu_is_the_published_one() -> None:
     config = load_config("sysu_mm01")
     assert config == Config()  # the defaults of the library
     assert (config.data.height, config.data.width, config.augmentation.padding) == (288, 144, 10)
+    assert config.data.test_resampling == "lanczos"
     assert (config.batch.identities, config.batch.instances, config.batch.cameras) == (8, 16, True)
     for stage in (config.stage1, config.stage2):
         assert (stage.epochs, stage.iterations, stage.step, stage.gamma) == (50, 200, 20, 0.1)
@@ -67,6 +69,31 @@ def test_other_data_sets_differ_from_sysu_where_the_method_says() -> None:
     assert {"data.name", "model.name", "model.weights"} <= changed.keys()
     assert "contrast" not in tables  # losses and memories are the method's everywhere
     assert not any(name.endswith((".lr", ".weight_decay", ".gamma")) for name in changed)
+
+
+def test_every_file_is_listed() -> None:
+    files = resources.files("mabm.train").joinpath("configs").iterdir()
+    assert sorted(file.name for file in files) == sorted(f"{name}.toml" for name in CONFIGS)
+
+
+def test_a_first_look_is_the_method_in_little_time() -> None:
+    def pixels(config: Config) -> int:
+        """Pixels that the encoder is trained on: two modalities, one of them in two views."""
+        steps = config.stage1.epochs * config.stage1.iterations
+        steps += 2 * config.stage2.epochs * config.stage2.iterations
+        images = 3 * config.batch.identities * config.batch.instances
+        return steps * images * config.data.height * config.data.width
+
+    whole, first_look = load_config("emoji_xm"), load_config("emoji_xm_smoke")
+    assert pixels(first_look) < pixels(whole) / 15
+    assert first_look.data.held_out + (first_look.data.identities or 350) < 100
+    assert first_look.data.held_out > 0  # and so test identities are not looked at
+    assert first_look.stage1.epochs >= 1
+    assert first_look.stage2.epochs >= 3  # a curve
+    assert (first_look.run.evaluate_every, first_look.run.report) == (1, True)
+    assert first_look.clustering == whole.clustering
+    assert first_look.contrast == whole.contrast
+    assert not any(name.endswith((".lr", ".gamma")) for name in differing(whole, first_look))
 
 
 def test_overrides() -> None:
@@ -120,6 +147,7 @@ def test_overrides() -> None:
         ("run.precision=half", r"run\.precision must be 'float32', .* or 'float16', got 'half'"),
         ("model.weights=5", r"model\.weights must be a valid string, got 5"),
         ("data.name=market", r"data\.name must be one of .*'regdb'.*, got 'market'"),
+        ("data.test_resampling=box", r"data\.test_resampling must be 'bicubic' or .*, got 'box'"),
         ("data.trial=0", r"data\.trial must be in \[1, 1000000\], got 0"),
         ("stage2.lr=0", r"stage2\.lr must be above 0, got 0\.0"),
         ("stage2.lr=nan", r"stage2\.lr must be .*, got nan"),
@@ -288,7 +316,7 @@ def test_an_override_of_what_is_no_table(tmp_path: Path) -> None:
 
 
 def test_a_name_that_is_neither_shipped_nor_a_file(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"one of sysu_mm01, .*, emoji_xm or a TOML"):
+    with pytest.raises(FileNotFoundError, match=r"one of sysu_mm01, .*, emoji_xm, .* or a TOML"):
         load_config("sisu-mm01")
     (tmp_path / "mine.toml").write_text('base = "no_such.toml"')
     with pytest.raises(FileNotFoundError, match=r"no_such\.toml"):

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from mabm.train.config import AugmentationConfig, BatchConfig, ClusteringConfig, Config
+from mabm.train.config import AugmentationConfig, BatchConfig, ClusteringConfig, Config, DataConfig
 from mabm.train.config_files import to_tree
 from mabm.train.records.resuming import check_same
 
@@ -13,14 +13,17 @@ BEGUN_EARLIER["clustering"] = {
     **{key: value for key, value in BEGUN_EARLIER["clustering"].items() if key != "preset"},
     "half_list": "merged",
 }
-"""What a run kept before any preset could be chosen: the half list written out."""
+del BEGUN_EARLIER["data"]["test_resampling"]
+"""What a run kept before any preset could be chosen, the half list written out, and before test
+images had a filter of their own: they were resized as training images are."""
 
 
 @pytest.mark.parametrize("half_list", [None, "merged"])
 def test_the_same_half_list_may_be_named_or_left_to_the_preset(half_list: str | None) -> None:
-    now = to_tree(Config(clustering=ClusteringConfig(half_list=half_list)))
+    data = DataConfig(test_resampling="bicubic")
+    now = to_tree(Config(data=data, clustering=ClusteringConfig(half_list=half_list)))
     check_same(BEGUN_EARLIER, now)
-    check_same(now, to_tree(Config()))
+    check_same(now, to_tree(Config(data=data)))
 
 
 @pytest.mark.parametrize("changed", [{"preset": "spcl"}, {"half_list": "balanced"}])
