@@ -314,6 +314,11 @@ def _check_same_run(state: Mapping[str, Any], config: Config, inputs: Inputs, fo
 def _check_processes(config: Config) -> None:
     ranks = distributed.world_size()
     batch = config.batch
+    if ranks > 1 and batch.normalization != "whole":
+        raise ValueError(
+            f"batch.normalization must be 'whole' where {ranks} processes join their batch, "
+            f"got {batch.normalization!r}"
+        )
     for name in ("identities", "infrared_identities"):
         count = getattr(batch, name)
         if count is not None and count % ranks:
