@@ -36,7 +36,9 @@ from torch import nn
 
 from mabm._core.arrays import IntArray
 from mabm._core.modalities import INFRARED, MODALITIES, VISIBLE
-from mabm.data import Frames, identity_splits, render_identities
+from mabm.data import Frames, ImageReader, ImageSet, identity_splits, render_identities
+from mabm.data.drawings import FRAME_SIZE
+from mabm.data.records import ByteArray
 from mabm.evaluation import SEARCH_TASKS, evaluate_search
 from mabm.models import TwoStreamEncoder, extract, save_weights
 
@@ -57,6 +59,7 @@ class Schedule:
         weight_decay: Decoupled weight decay of AdamW.
         label_smoothing: Label smoothing of the cross-entropy.
         exchange: Probability that one random channel of a visible image is copied to all three.
+        image_size: Height and width that frames are resized to, in pixels.
     """
 
     epochs: int = 24
@@ -65,6 +68,7 @@ class Schedule:
     weight_decay: float = 5e-4
     label_smoothing: float = 0.1
     exchange: float = 0.5
+    image_size: int = FRAME_SIZE
 
 
 def train(
@@ -148,7 +152,7 @@ def _batches(
         images, classes = [], []
         for group in MODALITIES:
             chosen = order[group][rows]
-            drawn = torch.from_numpy(frames[group].images[chosen])
+            drawn = _resized(frames[group].images[chosen], schedule.image_size)
             images.append(_augmented(drawn, group, schedule, generator))
             index = np.searchsorted(known[group], frames[group].identity[chosen])
             classes.append(torch.from_numpy(index))
@@ -167,6 +171,14 @@ def _epoch_frames(identities: IntArray, modality: int, epoch: int) -> Frames:
     )
 
 
+def _resized(images: ByteArray, size: int) -> torch.Tensor:
+    """Frames at another size, as training reads them."""
+    places = [0] * len(images)
+    return ImageReader(ImageSet(images, places, places, places), size=(size, size)).__getitems__(
+        range(len(images))
+    )
+
+
 def _augmented(
     images: torch.Tensor, modality: int, schedule: Schedule, generator: torch.Generator
 ) -> torch.Tensor:
@@ -181,7 +193,9 @@ def _augmented(
     return images
 
 
-def infrared_to_visible(encoder: TwoStreamEncoder, identities: IntArray) -> tuple[float, float]:
+def infrared_to_visible(
+    encoder: TwoStreamEncoder, identities: IntArray, image_size: int = FRAME_SIZE
+) -> tuple[float, float]:
     """Rank-1 and mAP of infrared queries in a visible gallery of the same identities.
 
     Gallery images of the query's vendor are left out, as the protocols of the field leave out
@@ -190,7 +204,7 @@ def infrared_to_visible(encoder: TwoStreamEncoder, identities: IntArray) -> tupl
     frames = render_identities(identities)
     features = extract(
         encoder,
-        torch.from_numpy(frames.images),
+        _resized(frames.images, image_size),
         torch.from_numpy(frames.modality),
         normalize_mean=True,
     )
@@ -213,6 +227,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--epochs", type=int, default=Schedule.epochs)
     parser.add_argument("--exchange", type=float, default=Schedule.exchange)
     parser.add_argument(
+        "--size", type=int, default=FRAME_SIZE, help="height and width of images, in pixels"
+    )
+    parser.add_argument(
+        "--identities",
+        type=int,
+        help="identities of each modality to learn from, the first ones; few make a weak start "
+        "(default: all)",
+    )
+    parser.add_argument(
         "--hold-out",
         type=int,
         default=0,
@@ -227,13 +250,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     visible = splits.start_visible[: len(splits.start_visible) - chosen.hold_out]
     infrared = splits.start_infrared[: len(splits.start_infrared) - chosen.hold_out]
-    schedule = Schedule(epochs=chosen.epochs, exchange=chosen.exchange)
+    visible, infrared = visible[: chosen.identities], infrared[: chosen.identities]
+    schedule = Schedule(epochs=chosen.epochs, exchange=chosen.exchange, image_size=chosen.size)
     encoder = train(visible, infrared, schedule=schedule, seed=chosen.seed)
     if chosen.hold_out:
         held_out = np.concatenate(
             [splits.start_visible[len(visible) :], splits.start_infrared[len(infrared) :]]
         )
-        rank1, mean_precision = infrared_to_visible(encoder, held_out)
+        rank1, mean_precision = infrared_to_visible(encoder, held_out, chosen.size)
         _LOG.info("held out: rank-1 %.3f, mAP %.3f", rank1, mean_precision)
     else:
         save_weights(encoder, chosen.output)

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
+from mabm.cli.command import UsageError
+
 if TYPE_CHECKING:
     from mabm.data import DataSet
 
@@ -23,6 +25,13 @@ def data_sets(having: Callable[[DataSet], bool] = lambda _: True) -> tuple[str, 
     from mabm.data import DATA_SETS
 
     return tuple(name for name, data_set in DATA_SETS.items() if having(data_set))
+
+
+def configurations() -> tuple[str, ...]:
+    """Names of the configurations that ship."""
+    from mabm.data.sets import CONFIGS
+
+    return CONFIGS
 
 
 def countable() -> tuple[str, ...]:
@@ -63,6 +72,21 @@ def trial_ranges() -> str:
     from mabm.data import DATA_SETS
 
     return "; ".join(f"{name}, 1 to {DATA_SETS[name].num_trials}" for name in with_trials())
+
+
+def split_data(text: str) -> tuple[str, str | None]:
+    """The name and the folder in ``NAME[:ROOT]``: the name as known, or as given if unknown.
+
+    Raises:
+        UsageError: The data set lies in a folder, and none is given.
+    """
+    from mabm.data import DATA_SETS
+
+    given, _, root = text.partition(":")
+    name = DATA_SETS.find(given) or given
+    if name in in_folders() and not root:
+        raise UsageError(f"--data must be {name}:ROOT, with the folder that it is in, got {text}")
+    return name, root or None
 
 
 def either(names: Sequence[str]) -> str:

@@ -17,7 +17,8 @@ from mabm.data.records import ReidData
 class DataSet:
     """What the library knows of one data set; readers, census, tests, commands and help follow it.
 
-    The configuration that trains on it ships as ``mabm/train/configs/NAME.toml``.
+    The configuration that trains on it ships as ``mabm/train/configs/NAME.toml``, others of
+    ``more_configs`` beside it.
 
     Attributes:
         name: Its name as it is spelled in documents and files.
@@ -25,6 +26,7 @@ class DataSet:
         reader: Reads it. Called with its root unless it ships with the library, and with the
             keyword ``trial`` where it has trials.
         search_tasks: The searches that it is tested by.
+        more_search_tasks: Further published searches, run only where they are asked for by name.
         protocol: Its published retrieval protocol; ``None`` where none is published.
         count: Counts a folder, or one trial of it, for the census; ``None`` where nothing is
             published to count against.
@@ -36,6 +38,7 @@ class DataSet:
         modality_names: What reports call each modality.
         identity_name: Name of an identity in reports; ``None``: its number.
         note: A sentence that reports show beside its images.
+        more_configs: Names of further configurations that ship and train on it.
 
     Example:
         >>> from mabm.data import DATA_SETS
@@ -49,6 +52,7 @@ class DataSet:
     aliases: tuple[str, ...] = ()
     reader: Callable[..., ReidData]
     search_tasks: tuple[SearchTask, ...]
+    more_search_tasks: tuple[SearchTask, ...] = ()
     protocol: RetrievalProtocol | None = None
     count: Callable[[Path, int | None], Counts] | None = None
     num_trials: int | None = None
@@ -57,6 +61,12 @@ class DataSet:
     modality_names: Mapping[int, str] = field(default_factory=lambda: MODALITY_NAMES)
     identity_name: Callable[[int], str] | None = None
     note: str = ""
+    more_configs: tuple[str, ...] = ()
+
+    @property
+    def configs(self) -> tuple[str, ...]:
+        """Names of the configurations that ship and train on it, the one of its own name first."""
+        return self.name, *self.more_configs
 
     @property
     def root_in_words(self) -> str:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from mabm._core.modalities import INFRARED, VISIBLE
-from mabm._core.protocols import RetrievalProtocol, SearchTask
+from mabm._core.protocols import RetrievalProtocol, SearchTask, Side
 from mabm.data.counts import CensusRow, Counts, count_identities, count_images
 from mabm.data.data_set import DataSet
 from mabm.data.layout import (
@@ -152,7 +152,7 @@ def count_llcm(root: Path, trial: int | None) -> Counts:
     return Counts([scan], rows)
 
 
-def _search(name: str, query: int, gallery: int) -> SearchTask:
+def _search(name: str, query: int, gallery: int, drawn: Side = "gallery") -> SearchTask:
     return SearchTask(
         NAME,
         name,
@@ -161,7 +161,7 @@ def _search(name: str, query: int, gallery: int) -> SearchTask:
         PROTOCOL,
         query_cameras=TEST_CAMERAS[query],
         gallery_cameras=TEST_CAMERAS[gallery],
-        gallery="one_per_camera",
+        drawn=drawn,
         num_trials=10,
     )
 
@@ -178,4 +178,7 @@ DATA_SET: Final = DataSet(
         _search("infrared-to-visible", INFRARED, VISIBLE),
         _search("visible-to-infrared", VISIBLE, INFRARED),
     ),
+    # What the authors' script calls "VIS to IR" draws infrared images and then exchanges the roles
+    # of the two sides: the images drawn are the queries, and all visible ones are the gallery.
+    more_search_tasks=(_search("sampled-infrared-to-visible", INFRARED, VISIBLE, drawn="queries"),),
 )

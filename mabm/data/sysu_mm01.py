@@ -156,7 +156,7 @@ def _unlisted_identities(scan: Scan) -> int:
     return len(identities - {row.identity for row in (*scan.train, *scan.test)})
 
 
-def _search(name: str, gallery_cameras: tuple[int, ...]) -> SearchTask:
+def _search(name: str, gallery_cameras: tuple[int, ...], num_images: int = 1) -> SearchTask:
     return SearchTask(
         NAME,
         name,
@@ -165,7 +165,8 @@ def _search(name: str, gallery_cameras: tuple[int, ...]) -> SearchTask:
         PROTOCOL,
         query_cameras=_cameras(INFRARED),
         gallery_cameras=gallery_cameras,
-        gallery="one_per_camera",
+        drawn="gallery",
+        num_images=num_images,
         num_trials=10,
     )
 
@@ -177,6 +178,8 @@ def _cameras(modality: int) -> tuple[int, ...]:
 # Wu et al., ICCV 2017: cameras 2 (visible) and 3 (infrared) stand in one place.
 PROTOCOL: Final = RetrievalProtocol(NAME, excluded_cameras=((3, 2),), cmc_by_identity=True)
 
+_MULTI_SHOT: Final = 10  # images of an identity in a camera, by the data set's documentation
+
 DATA_SET: Final = DataSet(
     name=NAME,
     aliases=("sysu",),
@@ -186,5 +189,9 @@ DATA_SET: Final = DataSet(
     search_tasks=(
         _search("all-search", _cameras(VISIBLE)),
         _search("indoor-search", (1, 2)),
+    ),
+    more_search_tasks=(
+        _search("all-search-multi-shot", _cameras(VISIBLE), _MULTI_SHOT),
+        _search("indoor-search-multi-shot", (1, 2), _MULTI_SHOT),
     ),
 )

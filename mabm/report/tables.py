@@ -10,7 +10,7 @@ Entry = Mapping[str, Any]
 Column = list[float | None]
 
 NONE: Final = "\N{EN DASH}"
-_SCORES: Final = {
+SCORES: Final = {
     "rank1": "R1",
     "rank5": "R5",
     "rank10": "R10",
@@ -18,6 +18,7 @@ _SCORES: Final = {
     "mAP": "mAP",
     "mINP": "mINP",
 }
+"""Scores by their keys in the history, and what tables call them."""
 
 
 @dataclass(frozen=True)
@@ -76,22 +77,27 @@ def _with_sign(value: float | None) -> str:
     return f"{percent(value)}\N{NO-BREAK SPACE}%"
 
 
-def collect_results(history: Sequence[Entry]) -> Results:
-    """The scores of the last evaluated epoch, the result, and those of the best epoch."""
+def collect_results(history: Sequence[Entry], *, goes_on: bool = False) -> Results:
+    """The scores of the last evaluated epoch, the result, and those of the best epoch.
+
+    Args:
+        history: Entries of all epochs, in order.
+        goes_on: Whether more epochs will follow.
+    """
     evaluated = [entry for entry in history if entry.get("evaluation")]
     if not evaluated:
         return Results((), (), "", "")
     last = evaluated[-1]
     # Ties go to the earlier epoch.
     best = max(evaluated, key=_mean_rank1)
-    names = [key for key in _SCORES if any(key in _mean(last, task) for task in last["evaluation"])]
+    names = [key for key in SCORES if any(key in _mean(last, task) for task in last["evaluation"])]
     rows = []
     for task in last["evaluation"]:
         rows.append(ResultRow(task, name_epoch(last), _texts(last, task, names), True))
         if best is not last and task in best["evaluation"]:
             rows.append(ResultRow(task, name_epoch(best), _texts(best, task, names), False))
-    is_last = last is history[-1]
-    line = f"{'Last epoch' if is_last else 'Last evaluated epoch'} ({name_epoch(last)}): "
+    which = "Last epoch" if last is history[-1] else "Last evaluated epoch"
+    line = f"{'So far' if goes_on else which} ({name_epoch(last)}): "
     best_line = ""
     if best is not last:
         best_line = (
@@ -99,7 +105,7 @@ def collect_results(history: Sequence[Entry]) -> Results:
             f"scores it is told by: {_in_words(best)}"
         )
     return Results(
-        tuple(_SCORES[key] for key in names), tuple(rows), line + _in_words(last), best_line
+        tuple(SCORES[key] for key in names), tuple(rows), line + _in_words(last), best_line
     )
 
 
@@ -121,7 +127,7 @@ def _texts(entry: Entry, task: str, names: Sequence[str]) -> tuple[tuple[str, st
         text = percent(scores["mean"].get(key))
         if has_trials and text != NONE:
             text += f" \N{PLUS-MINUS SIGN} {percent(scores['std'].get(key))}"
-        texts.append((_SCORES[key], text))
+        texts.append((SCORES[key], text))
     return tuple(texts)
 
 
@@ -129,9 +135,7 @@ def _in_words(entry: Entry) -> str:
     parts = []
     for task in entry["evaluation"]:
         mean = _mean(entry, task)
-        told = [
-            f"{_SCORES[key]} {_with_sign(mean[key])}" for key in ("rank1", "mAP") if key in mean
-        ]
+        told = [f"{SCORES[key]} {_with_sign(mean[key])}" for key in ("rank1", "mAP") if key in mean]
         parts.append(f"{task} {', '.join(told)}")
     return "; ".join(parts)
 
@@ -158,6 +162,17 @@ def keys_of(history: Sequence[Entry], *path: str) -> list[str]:
         if isinstance(value, Mapping):
             found.update(dict.fromkeys(value))
     return list(found)
+
+
+def flatten(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """The values of nested mappings by their keys, joined by dots and preceded by ``above``."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            found.update(flatten(value, f"{above}{key}."))
+        else:
+            found[f"{above}{key}"] = value
+    return found
 
 
 def neighbor_mixes(history: Sequence[Entry]) -> list[tuple[list[int], list[Any]] | None]:
@@ -206,10 +221,17 @@ def tabulate_epochs(history: Sequence[Entry]) -> EpochTable:
     add("time", {"seconds": column(history, "seconds")}, ".1f")
     for task in keys_of(history, "evaluation"):
         scores = {
-            _SCORES[key]: column(history, "evaluation", task, "mean", key)
+            SCORES[key]: column(history, "evaluation", task, "mean", key)
             for key in ("rank1", "mAP")
         }
         add(f"{task}, %", scores, ".1f", 100)
+    within = keys_of(history, "within_modality")
+    scores = {
+        f"{modality} {SCORES[key]}": column(history, "within_modality", modality, key)
+        for modality in within
+        for key in ("rank1", "mAP")
+    }
+    add("within a modality, %", scores, ".1f", 100)
     add("losses", {k: column(history, "losses", k) for k in keys_of(history, "losses")}, ".3f")
     add(
         "clusters",
@@ -228,6 +250,7 @@ def tabulate_epochs(history: Sequence[Entry]) -> EpochTable:
         }
         facts = {"noise": noise_shares(history, clustering), **facts}
         add(f"{clustering}, %", facts, ".1f", 100)
+    add("optimizer", {"learning rate": column(history, "learning_rate")}, ".3g")
     columns = [texts for _, shown in groups for _, texts in shown]
     rows = [
         (str(entry["stage"]), str(entry["epoch"]), *(texts[place] for texts in columns))

@@ -16,7 +16,7 @@ from torch import Tensor
 from mabm._core.arrays import IntArray
 from mabm.data import ImageReader, ImageSet, ReidData, read_data
 from mabm.data.records import UNKNOWN
-from mabm.models.weight_files import read_torch
+from mabm.models.weight_files import TORCH_SUFFIXES, read_torch
 from mabm.train.config import DataConfig
 
 
@@ -86,7 +86,7 @@ def read_inputs(config: DataConfig) -> Inputs:
     return Inputs(
         data,
         ImageReader(data.train, size=size, cache=place),
-        ImageReader(data.test, size=size, cache=place),
+        ImageReader(data.test, size=size, resampling=config.test_resampling, cache=place),
     )
 
 
@@ -102,7 +102,9 @@ def check_start(weights: str | None, data: ReidData) -> None:
         FileNotFoundError: There is no such file.
         ValueError: The file is of a run on another trial of the same data set, or damaged.
     """
-    if data.trial is None or weights is None or Path(weights).suffix.lower() not in {".pt", ".pth"}:
+    if data.trial is None or weights is None:
+        return
+    if Path(weights).suffix.lower() not in TORCH_SUFFIXES:
         return
     content = read_torch(Path(weights))
     meta = content.get("meta") if isinstance(content, dict) else None

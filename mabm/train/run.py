@@ -119,7 +119,7 @@ class Run:
         self.epoch_started = time.perf_counter()
         here = self.position
         stage = self.config.stage(here.stage)
-        self.learner.set_learning_rate(stage.lr * stage.gamma ** (here.epoch // stage.step))
+        self.learner.set_learning_rate(stage.learning_rate(here.epoch))
         self.progress.describe(here, "clusters")
         epoch = self.epoch or self._begin_epoch()
         self.progress.describe(here, "training")
@@ -198,6 +198,7 @@ class Run:
             {
                 "stage": stage,
                 "epoch": number,
+                "learning_rate": self.config.stage(stage).learning_rate(number - 1),
                 "losses": epoch.mean_losses(),
                 "clusters": epoch.num_clusters,
                 "diagnostics": epoch.diagnostics,
@@ -238,6 +239,7 @@ def build_learner(encoder: nn.Module, config: Config, stage: int) -> Learner:
         optimizer,
         precision=config.run.precision,
         micro_batches=config.batch.micro_batches,
+        normalization=config.batch.normalization,
         max_skipped=config.run.max_skipped,
         compile=config.run.compile,
     )

@@ -23,7 +23,7 @@ from mabm.cli.command import (
 )
 from mabm.cli.data_sets import (
     TABLE_OF_IMAGES,
-    data_sets,
+    configurations,
     either,
     of_lists,
     root_in_words,
@@ -43,8 +43,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "config",
         nargs="?",
         metavar="CONFIG",
-        help=f"{either(data_sets())}, which ship with mabm, or a TOML file; a file of such a "
-        f"name is ./{data_sets()[0]} (default with --images: {of_lists()})",
+        help=f"{either(configurations())}, which ship with mabm, or a TOML file; a file of "
+        f"such a name is ./{configurations()[0]} (default with --images: {of_lists()})",
     )
     parser.add_argument(
         "--output",
@@ -91,23 +91,19 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _execute(chosen: argparse.Namespace) -> int:
     if not chosen.show and chosen.output is None:
         raise UsageError("give --output DIR, the folder of the run, or --show")
-    if chosen.config is None:
-        if chosen.images is None:
-            raise UsageError("give CONFIG, or --images LIST.csv")
-        chosen.config = of_lists()
-    if chosen.images is not None and (chosen.data, chosen.trial) != (None, None):
-        raise UsageError("--images takes the place of --data and --trial")
+    source = _source(chosen)
     from mabm.train.config_files import load_config, to_toml
 
     if chosen.output is not None:
         check_folder(chosen.output)
-    config = load_config(chosen.config, _overrides(chosen))
+    config = load_config(source, _overrides(chosen))
     if chosen.show:
         write(to_toml(config).rstrip("\n"))
         return 0
     _check_root(config)
-    _check_folder_of_run(chosen.output, chosen.config, config)
+    _check_folder_of_run(chosen.output, source, config)
     from mabm.train import TrainingStopped, train
+    from mabm.train.records.files import REPORT
 
     is_first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts
     if not is_first:
@@ -138,7 +134,18 @@ def _execute(chosen: argparse.Namespace) -> int:
         if result.scores:
             write(format_search_scores(result.scores))
         write(f"saved {result.folder}")
+        if (report := result.folder / REPORT).is_file():
+            write(f"report {report}")
     return 0
+
+
+def _source(chosen: argparse.Namespace) -> str:
+    """The configuration: CONFIG, or that of lists where there is only a list."""
+    if chosen.config is None and chosen.images is None:
+        raise UsageError("give CONFIG, or --images LIST.csv")
+    if chosen.images is not None and (chosen.data, chosen.trial) != (None, None):
+        raise UsageError("--images takes the place of --data and --trial")
+    return chosen.config or of_lists()
 
 
 def _check_root(config: Config) -> None:
@@ -251,6 +258,8 @@ COMMAND = Command(
         "on SIGTERM it writes one first."
     ),
     examples="""
+mabm train emoji_xm_smoke --output runs/smoke
+    a first look: both stages and a report in two minutes, on a part of the open data
 mabm train emoji_xm --output runs/emoji
     the open data that ships with mabm
 mabm train sysu_mm01 --data /data/SYSU-MM01 --output runs/sysu --set model.weights=resnet50.pth

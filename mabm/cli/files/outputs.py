@@ -145,9 +145,10 @@ def is_scores(path: Path) -> bool:
     values = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(values, list) or not values:
         return False
-    return [SearchScores.from_dict(each).to_dict().keys() for each in values] == [
-        each.keys() for each in values
-    ]
+    return all(
+        SearchScores.from_dict(each).to_dict().keys() == each.keys() - {"weights"}
+        for each in values
+    )
 
 
 def is_picture(path: Path) -> bool:

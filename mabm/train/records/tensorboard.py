@@ -19,9 +19,10 @@ class TensorBoardLog:
     """Writes entries of the history as scalars; the step is the epoch's number in the whole run.
 
     Tags are the keys of an entry, joined by slashes, and stay the same over all epochs:
-    ``seconds``, ``losses/NAME``, ``clusters/NAME``, ``diagnostics/CLUSTERING/NAME``,
-    ``diagnostics/CLUSTERING/neighbor_mix/FROM_TO`` by modality, ``evaluation/TASK/SCORE`` (means
-    over trials), and ``warnings``, their number.
+    ``seconds``, ``learning_rate``, ``losses/NAME``, ``clusters/NAME``,
+    ``diagnostics/CLUSTERING/NAME``, ``diagnostics/CLUSTERING/neighbor_mix/FROM_TO`` by modality,
+    ``evaluation/TASK/SCORE`` (means over trials), ``within_modality/MODALITY/SCORE``, and
+    ``warnings``, their number.
 
     Args:
         folder: Folder of the event file; made if it does not exist.
@@ -101,7 +102,7 @@ def require_tensorboard() -> tuple[Any, Any]:
 def epoch_scalars(entry: Mapping[str, Any]) -> dict[str, float]:
     """The finite numbers of one entry of the history, by the tags of :class:`TensorBoardLog`."""
     scalars: dict[str, float] = {}
-    for key in ("seconds", "losses", "clusters"):
+    for key in ("seconds", "learning_rate", "losses", "clusters", "within_modality"):
         scalars.update(_numbers(entry.get(key), key))
     for clustering, facts in (entry.get("diagnostics") or {}).items():
         tag = f"diagnostics/{clustering}"
