@@ -28,7 +28,7 @@ def test_a_history_is_enough(tmp_path: Path, caplog: pytest.LogCaptureFixture) -
     write_history(tmp_path)
     page = Page(report_progress(tmp_path).read_text(encoding="utf-8"))
     assert tmp_path.name in page.text
-    assert "as it was after stage 1, epoch 1, at" in page.text
+    assert "this is how it was after stage 1, epoch 1, at" in page.text
     assert page.attributes("svg", "aria-label") == ["Losses"]
     assert "Configuration" not in page.text
     assert "Environment" not in page.text
@@ -41,7 +41,7 @@ def test_other_files_tell_more(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text(to_toml(Config()) + "[later]\nkey = 1\n")
     (tmp_path / "environment.json").write_text('{"torch": "9.9"}')
     page = Page(report_progress(tmp_path).read_text(encoding="utf-8"))
-    assert "emoji_xm, modality-aware association, seed 0" in page.text
+    assert "sysu_mm01, modality-aware association, seed 0" in page.text
     assert "after stage 1, epoch 1 of 50, at" in page.text
     assert "torch 9.9" in page.text
     assert "[later] key = 1" in page.text

@@ -159,13 +159,13 @@ def test_the_report_is_there_after_the_first_epoch_and_changes_no_bit(
         train(config, tmp_path, progress=False, stop=stop)
     assert all(seen)  # from the start on
     text = page.read_text(encoding="utf-8")
-    assert "Training goes on: as it was after stage 1, epoch 1 of 1, at 20" in text
+    assert "this is how it was after stage 1, epoch 1 of 1, at 20" in text
     assert 'http-equiv="refresh"' in text
     assert ">Losses<" in text
     assert "What the clusters hold" not in text
     train(config, tmp_path, progress=False)
     text = page.read_text(encoding="utf-8")
-    assert "Training goes on" not in text
+    assert "Training is not over" not in text
     assert 'http-equiv="refresh"' not in text
     assert "What the clusters hold" in text
     expected, found = weights_of(short), weights_of(tmp_path)
