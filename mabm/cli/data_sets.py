@@ -21,6 +21,13 @@ def data_sets(having: Callable[[DataSet], bool] = lambda _: True) -> tuple[str, 
     return tuple(name for name, data_set in DATA_SETS.items() if having(data_set))
 
 
+def configurations() -> tuple[str, ...]:
+    """Names of the configurations that ship."""
+    from mabm.data.sets import CONFIGS
+
+    return CONFIGS
+
+
 def countable() -> tuple[str, ...]:
     """Names of the data sets with published numbers, which a census counts against."""
     return data_sets(lambda each: each.count is not None)

@@ -17,7 +17,8 @@ from mabm.data.records import ReidData
 class DataSet:
     """What the library knows of one data set; readers, census, tests, commands and help follow it.
 
-    The configuration that trains on it ships as ``mabm/train/configs/NAME.toml``.
+    The configuration that trains on it ships as ``mabm/train/configs/NAME.toml``, others of
+    ``more_configs`` beside it.
 
     Attributes:
         name: Its name as it is spelled in documents and files.
@@ -34,6 +35,7 @@ class DataSet:
         modality_names: What reports call each modality.
         identity_name: Name of an identity in reports; ``None``: its number.
         note: A sentence that reports show beside its images.
+        more_configs: Names of further configurations that ship and train on it.
 
     Example:
         >>> from mabm.data import DATA_SETS
@@ -54,6 +56,12 @@ class DataSet:
     modality_names: Mapping[int, str] = field(default_factory=lambda: MODALITY_NAMES)
     identity_name: Callable[[int], str] | None = None
     note: str = ""
+    more_configs: tuple[str, ...] = ()
+
+    @property
+    def configs(self) -> tuple[str, ...]:
+        """Names of the configurations that ship and train on it, the one of its own name first."""
+        return self.name, *self.more_configs
 
     def read(self, root: Path | str | None = None, *, trial: int | None = None) -> ReidData:
         """Reads the data set.

@@ -29,6 +29,9 @@ DATA_SETS: Final = _by_name(
 )
 """The record of each data set by its name, in any spelling of it; read-only."""
 
+CONFIGS: Final = tuple(name for record in DATA_SETS.values() for name in record.configs)
+"""Names of the shipped configurations, ``mabm/train/configs/NAME.toml``."""
+
 
 def read_data(name: str, root: Path | str | None = None, *, trial: int | None = None) -> ReidData:
     """Reads a data set by its name.

@@ -54,6 +54,7 @@ _MARKS: Final = (
     ("v", '<path d="M15 8 L18 2.6 H12 Z"/>'),
     ("P", '<path d="M14 2h2v2h2v2h-2v2h-2v-2h-2v-2h2z"/>'),
 )
+_LEAST_GAP: Final = 0.09  # of an axis, between two ticks: about the height of their text
 _LONGEST_SIDE: Final = 160  # pixels of a tile; screens show it at about half of that
 _JPEG_QUALITY: Final = 88
 
@@ -108,6 +109,7 @@ def draw_curves(
     *,
     label: str,
     percent: bool = False,
+    steps: bool = False,
 ) -> str:
     """Curves over the epochs of a run, as SVG.
 
@@ -117,9 +119,11 @@ def draw_curves(
         boundaries: Position where a stage begins -> the text written there.
         label: Text that describes the figure to screen readers.
         percent: Whether values are shares, to be written in percent.
+        steps: Whether values stay from one epoch to the next, as learning rates do: drawn as steps
+            on a logarithmic axis that names each value.
     """
     with styled():
-        from matplotlib.ticker import MaxNLocator, PercentFormatter
+        from matplotlib.ticker import MaxNLocator
 
         figure = new_figure(_WIDTH, _HEIGHT)
         axes = figure.add_axes((0.085, 0.12, 0.885, 0.77))
@@ -136,19 +140,56 @@ def draw_curves(
                 markersize=4,
                 markeredgewidth=0,
                 markevery=every,
+                drawstyle="steps-mid" if steps else "default",
             )
         first, last = min(epochs, default=0), max(epochs, default=1)
         margin = max(0.02 * (last - first), 0.3)
         axes.set_xlim(first - margin, last + margin)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=12))
-        axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
-        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0] if _any_negative(lines) else 0.0))
-        if percent:
-            digits = 0 if axes.get_ylim()[1] > 0.05 else 1
-            axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=digits))
+        if steps:
+            _scale_steps(axes, lines)
+        else:
+            _scale_from_zero(axes, lines, percent)
         clear_frame(axes)
         _mark_stages(axes, boundaries, first)
         return _to_svg(figure, label)
+
+
+def _scale_from_zero(axes: Axes, lines: Sequence[Line], percent: bool) -> None:
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
+    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0] if _any_negative(lines) else 0.0))
+    if percent:
+        digits = 0 if axes.get_ylim()[1] > 0.05 else 1
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=digits))
+
+
+def _scale_steps(axes: Axes, lines: Sequence[Line]) -> None:
+    """A logarithmic axis that names the values themselves, as far as they lie apart."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
+
+    known = np.unique(np.concatenate([line.values for line in lines]))
+    known = known[np.isfinite(known) & (known > 0)]
+    if not len(known):  # zero alone, which a logarithmic axis does not have
+        return
+    axes.set_yscale("log")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    low, high = known[0] / 1.6, known[-1] * 1.6
+    shown: list[float] = []
+    for value in known[::-1].tolist():
+        if not shown or shown[-1] >= value * (high / low) ** _LEAST_GAP:
+            shown.append(value)
+    axes.set_ylim(low, high)
+    axes.yaxis.set_major_locator(FixedLocator(shown))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _short_rate(value)))
+
+
+def _short_rate(value: float) -> str:
+    """A learning rate as people write it: 0.00035 as 3.5e-4."""
+    number, _, power = f"{value:.2e}".partition("e")
+    number = number.rstrip("0").rstrip(".")
+    return f"{number}e{int(power)}" if abs(int(power)) > 1 else f"{value:.3g}"
 
 
 def _any_negative(lines: Sequence[Line]) -> bool:

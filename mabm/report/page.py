@@ -21,7 +21,8 @@ from mabm.report.snapshots import ClusteringSnapshot, RetrievalSnapshot
 from mabm.report.spreads import MAX_SAMPLES, show_spreads
 from mabm.report.tables import Entry, collect_results, name_epoch, summarize, tabulate_epochs
 
-_TEMPLATE: Final = "report.html.jinja"
+_PARTIAL: Final = '<meta name="mabm-report" content="partial">'
+_HEAD_BYTES: Final = 1000  # the marks of a page stand in its first lines
 
 
 def require_packages() -> Any:
@@ -49,6 +50,8 @@ def write_report(
     note: str = "",
     modality_names: Mapping[int, str] = MODALITY_NAMES,
     max_samples: int = MAX_SAMPLES,
+    status: str = "",
+    refresh: int = 0,
 ) -> Path:
     """Writes one self-contained page: curves, distances, clusters, searches, and all numbers.
 
@@ -68,6 +71,9 @@ def write_report(
         modality_names: Modality -> its name.
         max_samples: Samples whose pairs are counted in the histograms of distances; where there
             are more, evenly spaced ones are taken.
+        status: For a page that lacks something, as that of a run that goes on: what and why. Such a
+            page is not complete (:func:`is_complete`).
+        refresh: Seconds after which a browser that shows the page reads it again; 0 for never.
 
     Returns:
         ``path``.
@@ -77,21 +83,18 @@ def write_report(
         OSError: If the file cannot be written.
         ValueError: If ``max_samples`` is below 2, or images are not (B, 3, H, W) uint8.
     """
-    jinja2 = require_packages()
+    require_packages()
     check_integer("max_samples", max_samples, at_least=2)
-    template = jinja2.Environment(
-        loader=jinja2.PackageLoader("mabm.report", ""),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    ).get_template(_TEMPLATE)
+    check_integer("refresh", refresh, at_least=0)
     names = dict(modality_names)
-    page = template.render(
+    page = render(
+        "report.html.jinja",
         title=title,
         note=note,
-        version=__version__,
-        results=collect_results(history),
+        status=status,
+        refresh=refresh,
+        partial_mark=_PARTIAL,
+        results=collect_results(history, goes_on=bool(refresh)),
         facts=summarize(history),
         panels=draw_panels(history, names),
         mix=tabulate_last_mix(history, names),
@@ -107,6 +110,32 @@ def write_report(
     target = Path(path)
     write_text(target, page)
     return target
+
+
+def render(template: str, **values: Any) -> str:
+    """A page from a template of this folder; all text in it is escaped.
+
+    Raises:
+        ImportError: jinja2, matplotlib or Pillow is missing.
+    """
+    jinja2 = require_packages()
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("mabm.report", ""),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    page: str = environment.get_template(template).render(version=__version__, **values)
+    return page
+
+
+def is_complete(path: Path) -> bool:
+    """Whether a file is there and is no page that :func:`write_report` gave a status."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as stream:
+        return _PARTIAL.encode() not in stream.read(_HEAD_BYTES)
 
 
 def _show_clustering(

@@ -36,6 +36,7 @@ class Curves:
         columns: Name of a curve -> a value for each entry of the history, ``None`` without one.
         dashed: Names of the curves with dashed lines.
         percent: Whether the values are shares, written in percent.
+        steps: Whether the values are set, and stay until they are set anew.
     """
 
     title: str
@@ -43,6 +44,7 @@ class Curves:
     columns: Mapping[str, Column]
     dashed: frozenset[str] = field(default_factory=frozenset)
     percent: bool = False
+    steps: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,27 +64,44 @@ def draw_panels(history: Sequence[Entry], modality_names: Mapping[int, str]) -> 
         history: Entries of all epochs, in order.
         modality_names: What each modality is called.
     """
-    epochs = _count_epochs(history)
-    boundaries = _stage_boundaries(history, epochs)
+    epochs = count_epochs(history)
+    boundaries = stage_boundaries(history, epochs)
     panels = []
-    for curves in (
-        _losses(history),
-        _retrieval(history),
-        _clusters(history),
-        _agreement(history),
-        _spanning(history),
-        _crossing(history, modality_names),
-    ):
+    for curves in collect_curves(history, modality_names):
         lines = make_lines(curves.columns, dict.fromkeys(curves.dashed, "dashed"))
         if lines:
             drawn = draw_curves(
-                lines, epochs, boundaries, label=curves.title, percent=curves.percent
+                lines,
+                epochs,
+                boundaries,
+                label=curves.title,
+                percent=curves.percent,
+                steps=curves.steps,
             )
             panels.append(Panel(curves.title, curves.caption, lines, drawn))
     return panels
 
 
-def _count_epochs(history: Sequence[Entry]) -> list[int]:
+def collect_curves(history: Sequence[Entry], modality_names: Mapping[int, str]) -> list[Curves]:
+    """The curves of every panel, in the order of the page, also where the history has none.
+
+    Args:
+        history: Entries of all epochs, in order.
+        modality_names: What each modality is called.
+    """
+    return [
+        _losses(history),
+        _retrieval(history),
+        _retrieval_within(history),
+        _clusters(history),
+        _agreement(history),
+        _spanning(history),
+        _crossing(history, modality_names),
+        _learning_rate(history),
+    ]
+
+
+def count_epochs(history: Sequence[Entry]) -> list[int]:
     """Epochs trained up to each entry; the one before training counts none."""
     epochs, trained = [], 0
     for entry in history:
@@ -91,7 +110,7 @@ def _count_epochs(history: Sequence[Entry]) -> list[int]:
     return epochs
 
 
-def _stage_boundaries(history: Sequence[Entry], epochs: Sequence[int]) -> dict[float, str]:
+def stage_boundaries(history: Sequence[Entry], epochs: Sequence[int]) -> dict[float, str]:
     """Where each stage begins on the axis of epochs, and its name."""
     boundaries: dict[float, str] = {}
     for i, entry in enumerate(history):
@@ -114,6 +133,21 @@ def _retrieval(history: Sequence[Entry]) -> Curves:
     return Curves(
         "Retrieval",
         "Rank-1 and mean average precision across modalities, mean over trials.",
+        columns,
+        dashed=frozenset(name for name in columns if name.endswith("mAP")),
+        percent=True,
+    )
+
+
+def _retrieval_within(history: Sequence[Entry]) -> Curves:
+    columns = {
+        f"{modality} {name}": column(history, "within_modality", modality, key)
+        for modality in keys_of(history, "within_modality")
+        for key, name in (("rank1", "R1"), ("mAP", "mAP"))
+    }
+    return Curves(
+        "Retrieval within a modality",
+        "Rank-1 and mean average precision among the test images of one modality.",
         columns,
         dashed=frozenset(name for name in columns if name.endswith("mAP")),
         percent=True,
@@ -173,6 +207,15 @@ def _crossing(history: Sequence[Entry], modality_names: Mapping[int, str]) -> Cu
         "Share of an image's nearest neighbors that are of another modality than its own.",
         columns,
         percent=True,
+    )
+
+
+def _learning_rate(history: Sequence[Entry]) -> Curves:
+    return Curves(
+        "Learning rate",
+        "Logarithmic.",
+        {"learning rate": column(history, "learning_rate")},
+        steps=True,
     )
 
 

@@ -76,8 +76,13 @@ def _with_sign(value: float | None) -> str:
     return f"{percent(value)}\N{NO-BREAK SPACE}%"
 
 
-def collect_results(history: Sequence[Entry]) -> Results:
-    """The scores of the last evaluated epoch, the result, and those of the best epoch."""
+def collect_results(history: Sequence[Entry], *, goes_on: bool = False) -> Results:
+    """The scores of the last evaluated epoch, the result, and those of the best epoch.
+
+    Args:
+        history: Entries of all epochs, in order.
+        goes_on: Whether more epochs will follow.
+    """
     evaluated = [entry for entry in history if entry.get("evaluation")]
     if not evaluated:
         return Results((), (), "", "")
@@ -90,8 +95,8 @@ def collect_results(history: Sequence[Entry]) -> Results:
         rows.append(ResultRow(task, name_epoch(last), _texts(last, task, names), True))
         if best is not last and task in best["evaluation"]:
             rows.append(ResultRow(task, name_epoch(best), _texts(best, task, names), False))
-    is_last = last is history[-1]
-    line = f"{'Last epoch' if is_last else 'Last evaluated epoch'} ({name_epoch(last)}): "
+    which = "Last epoch" if last is history[-1] else "Last evaluated epoch"
+    line = f"{'So far' if goes_on else which} ({name_epoch(last)}): "
     best_line = ""
     if best is not last:
         best_line = (
@@ -210,6 +215,13 @@ def tabulate_epochs(history: Sequence[Entry]) -> EpochTable:
             for key in ("rank1", "mAP")
         }
         add(f"{task}, %", scores, ".1f", 100)
+    within = keys_of(history, "within_modality")
+    scores = {
+        f"{modality} {_SCORES[key]}": column(history, "within_modality", modality, key)
+        for modality in within
+        for key in ("rank1", "mAP")
+    }
+    add("within a modality, %", scores, ".1f", 100)
     add("losses", {k: column(history, "losses", k) for k in keys_of(history, "losses")}, ".3f")
     add(
         "clusters",
@@ -228,6 +240,7 @@ def tabulate_epochs(history: Sequence[Entry]) -> EpochTable:
         }
         facts = {"noise": noise_shares(history, clustering), **facts}
         add(f"{clustering}, %", facts, ".1f", 100)
+    add("optimizer", {"learning rate": column(history, "learning_rate")}, ".3g")
     columns = [texts for _, shown in groups for _, texts in shown]
     rows = [
         (str(entry["stage"]), str(entry["epoch"]), *(texts[place] for texts in columns))

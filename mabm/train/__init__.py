@@ -10,6 +10,7 @@ try:
 except ImportError as error:
     raise ImportError('training needs tqdm and more: pip install "mabm[train]"') from error
 
+from mabm.data.sets import CONFIGS
 from mabm.train.config import (
     AugmentationConfig,
     BatchConfig,
@@ -21,7 +22,7 @@ from mabm.train.config import (
     RunConfig,
     StageConfig,
 )
-from mabm.train.config_files import CONFIGS, load_config, to_toml
+from mabm.train.config_files import load_config, to_toml
 from mabm.train.errors import RunInUseError, TrainingError, TrainingStopped
 from mabm.train.extraction import extract_features
 from mabm.train.learner import Learner

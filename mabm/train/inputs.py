@@ -84,7 +84,7 @@ def read_inputs(config: DataConfig) -> Inputs:
     return Inputs(
         data,
         ImageReader(data.train, size=size, cache=place),
-        ImageReader(data.test, size=size, cache=place),
+        ImageReader(data.test, size=size, resampling=config.test_resampling, cache=place),
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from mabm._core.files import write_text
 from mabm.evaluation import SearchScores
 from mabm.models import save_encoder
+from mabm.report.page import is_complete
 from mabm.train import distributed
 from mabm.train.config_files import to_tree
 from mabm.train.position import STAGES, Position
@@ -19,7 +20,7 @@ from mabm.train.records.files import REPORT, RESULT, STAGE1, TENSORBOARD, WEIGHT
 from mabm.train.records.history import History
 from mabm.train.records.resuming import state_of
 from mabm.train.records.tensorboard import TensorBoardLog
-from mabm.train.reporting import report_run
+from mabm.train.reporting import report_progress, report_run
 from mabm.train.run import Listener, Run
 from mabm.train.scoring import extract_test_features, score_searches, score_within_modalities
 
@@ -181,18 +182,32 @@ class Checkpoints(Listener):
 
 
 class Report(Listener):
-    """Writes the report at the end of a run, unless it exists; all processes take part.
+    """Writes the report: its curves after each epoch, clusters and searches at the end of the run.
+
+    The first process writes the curves. At the end all take part, unless the report is complete.
 
     Args:
-        folder: Folder of the run.
+        folder: Folder of the run, with the history, to which each entry was added already.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
+    def after_epoch(self, run: Run, entry: dict[str, Any]) -> None:
+        """Writes ``report.html`` from the files of the run; where it cannot, a warning says so."""
+        if distributed.rank():
+            return
+        started = time.perf_counter()
+        try:
+            report_progress(self.folder)
+        except Exception as error:  # whatever it is, it costs a page and not a run
+            logger.warning("the report cannot be written, and training goes on: %s", error)
+        else:
+            logger.debug("the report took %.1f s", time.perf_counter() - started)
+
     def after_training(self, run: Run) -> None:
         """Clusters and searches once more, and writes ``report.html``."""
-        if (self.folder / REPORT).exists():
+        if distributed.share(is_complete(self.folder / REPORT)):
             return
         if distributed.rank() == 0:
             logger.info("report: clusters and searches of the last epoch")

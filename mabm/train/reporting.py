@@ -1,34 +1,36 @@
-"""The report of a run: clusters and searches of the encoder that it ended with."""
+"""The report of a run: from its files while it goes on, with clusters and searches at its end."""
 
 from __future__ import annotations
 
-import json
-import logging
+import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Final
 
 import torch
 from torch import nn
 
-from mabm._core.modalities import MODALITIES
+from mabm._core.modalities import MODALITIES, MODALITY_NAMES
 from mabm.data import DATA_SETS
 from mabm.report.page import write_report
 from mabm.report.snapshots import ClusteringSnapshot, RetrievalSnapshot
 from mabm.train import distributed
 from mabm.train.clusters import Clusters, find_clusters
 from mabm.train.config import Config
-from mabm.train.config_files import to_toml
+from mabm.train.config_files import to_toml, to_tree
 from mabm.train.contrasts import needs_global_clusters
 from mabm.train.extraction import extract_features
 from mabm.train.inputs import Inputs
 from mabm.train.position import STAGES
 from mabm.train.records.environment import describe_environment
-from mabm.train.records.files import ENVIRONMENT, HISTORY, REPORT
+from mabm.train.records.files import HISTORY, REPORT
 from mabm.train.records.history import History
+from mabm.train.records.reading import RunRecord, read_environment, read_run
 from mabm.train.scoring import extract_test_features
 from mabm.train.steps import distance_groups, distance_together
 
-logger = logging.getLogger(__name__)
+_SECONDS_TO_REFRESH: Final = 30  # a page costs a browser little, and an epoch is seldom shorter
 
 
 def report_run(encoder: nn.Module, inputs: Inputs, config: Config, folder: Path) -> None:
@@ -65,14 +67,12 @@ def report_run(encoder: nn.Module, inputs: Inputs, config: Config, folder: Path)
         return
     data_set = DATA_SETS[inputs.data.name]
     train, test = inputs.data.train, inputs.data.test
-    environment = _read_environment(folder)
     distance = distance_together(config.clustering, len(MODALITIES))
     write_report(
         folder / REPORT,
-        title=f"{data_set.name}, {config.clustering.association} association, "
-        f"seed {config.run.seed}",
+        title=_title(to_tree(config), folder),
         config_toml=to_toml(config),
-        environment=environment,
+        environment=read_environment(folder) or describe_environment(),
         history=History(folder / HISTORY).read(),
         clustering=ClusteringSnapshot(
             features,
@@ -103,20 +103,68 @@ def report_run(encoder: nn.Module, inputs: Inputs, config: Config, folder: Path)
     )
 
 
-def _read_environment(folder: Path) -> dict[str, str]:
-    """The environment that the run began in; if that file is gone or damaged, the present one."""
-    path = folder / ENVIRONMENT
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        logger.warning(
-            "%s cannot be read (%s); the report shows the present environment", path, error
-        )
-        return describe_environment()
-    if not isinstance(facts, dict):
-        logger.warning("%s is no JSON object; the report shows the present environment", path)
-        return describe_environment()
-    return {str(name): str(words) for name, words in facts.items()}
+def report_progress(folder: Path, output: Path | None = None) -> Path:
+    """Writes the page of a run from the files in its folder, without clusters and searches.
+
+    The page of a run that goes on is read again by the browser that shows it.
+
+    Args:
+        folder: Folder of the run, with ``history.jsonl``.
+        output: The page; ``None`` is ``report.html`` in the folder.
+
+    Returns:
+        The page.
+
+    Raises:
+        ImportError: A package that draws or fills the page is missing.
+        OSError: A file cannot be read, or the page cannot be written.
+        ValueError: A file of the run is damaged.
+    """
+    record = read_run(folder)
+    data_set = DATA_SETS.get(str(_setting(record.settings, "data.name")))
+    return write_report(
+        folder / REPORT if output is None else output,
+        title=_title(record.settings, folder),
+        config_toml=record.config_toml,
+        environment=record.environment,
+        history=record.history,
+        note=data_set.note if data_set else "",
+        modality_names=data_set.modality_names if data_set else MODALITY_NAMES,
+        status=_describe_progress(record),
+        refresh=0 if record.is_finished else _SECONDS_TO_REFRESH,
+    )
+
+
+def _describe_progress(record: RunRecord) -> str:
+    """What the page of :func:`report_progress` shows, and what it lacks."""
+    if record.is_finished:
+        return "Training is over. This page has no clusters and searches."
+    last = record.history[-1] if record.history else {"stage": 0, "epoch": 0}
+    words = "before the first epoch"
+    if last["stage"]:
+        words = f"after stage {last['stage']}, epoch {last['epoch']}"
+        if epochs := _setting(record.settings, f"stage{last['stage']}.epochs"):
+            words += f" of {epochs}"
+    written = time.strftime("%Y-%m-%d %H:%M:%S %z")
+    return (
+        f"Training goes on: as it was {words}, at {written}. This page is written anew after "
+        "every epoch; clusters and searches are added at the end."
+    )
+
+
+def _title(settings: Mapping[str, Any], folder: Path) -> str:
+    """What a run trains on, by which association and with which seed; its folder if not known."""
+    told = [_setting(settings, key) for key in ("data.name", "clustering.association", "run.seed")]
+    if None in told:
+        return folder.absolute().name
+    return "{}, {} association, seed {}".format(*told)
+
+
+def _setting(settings: Mapping[str, Any], name: str) -> Any:
+    """A value of a configuration by its dotted name; ``None`` without one."""
+    table, _, key = name.partition(".")
+    fields = settings.get(table)
+    return fields.get(key) if isinstance(fields, Mapping) else None
 
 
 def labels_shown(clusters: Clusters, modality: torch.Tensor) -> torch.Tensor:

@@ -313,17 +313,20 @@ def _check_same_run(state: Mapping[str, Any], config: Config, inputs: Inputs, fo
 
 def _check_processes(config: Config) -> None:
     ranks = distributed.world_size()
-    if config.batch.identities % ranks:
-        raise ValueError(
-            f"batch.identities must be a multiple of the {ranks} processes, "
-            f"got {config.batch.identities}"
-        )
-    share = config.batch.identities // ranks * config.batch.instances
-    if share % config.batch.micro_batches:
-        raise ValueError(
-            f"batch.micro_batches must divide the {share} images of a modality that each process "
-            f"has, got {config.batch.micro_batches}"
-        )
+    batch = config.batch
+    for name in ("identities", "infrared_identities"):
+        count = getattr(batch, name)
+        if count is not None and count % ranks:
+            raise ValueError(
+                f"batch.{name} must be a multiple of the {ranks} processes, got {count}"
+            )
+    for group in MODALITIES:
+        share = batch.identities_of(group) // ranks * batch.instances
+        if share % batch.micro_batches:
+            raise ValueError(
+                f"batch.micro_batches must divide the {share} {MODALITY_NAMES[group]} images that "
+                f"each process has, got {batch.micro_batches}"
+            )
 
 
 def _check_modalities(inputs: Inputs) -> None:

@@ -26,6 +26,7 @@ from mabm.data import (
     read_data,
     render_identities,
 )
+from mabm.data.images import Resampling
 from mabm.evaluation import format_search_scores
 from mabm.models import build_encoder, extract, load_pretrained, save_encoder, save_weights
 from mabm.train import Config, load_config
@@ -37,7 +38,8 @@ SMALL = ["model.name=small", "model.weights=none", "data.height=24", "data.width
 
 @pytest.fixture(scope="module")
 def sysu(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_sysu(tmp_path_factory.mktemp("sysu"), test=4, images=3)
+    # Larger than SIZE, so that the filter of resizing shows.
+    return build_sysu(tmp_path_factory.mktemp("sysu"), test=4, images=3, size=(30, 16))
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +113,15 @@ def test_train_passes_on_what_was_typed(
 
 
 @needs_training
+def test_train_says_where_the_report_is(stand_in: list[Any], run: Run, tmp_path: Path) -> None:
+    *_, last = run("train", "emoji_xm", "--output", tmp_path)[1].splitlines()
+    assert last == f"saved {tmp_path}"  # run.report=false leaves none
+    (tmp_path / "report.html").touch()
+    *_, saved, last = run("train", "emoji_xm", "--output", tmp_path)[1].splitlines()
+    assert (saved, last) == (f"saved {tmp_path}", f"report {tmp_path / 'report.html'}")
+
+
+@needs_training
 def test_train_under_torchrun_speaks_once(
     stand_in: list[Any], run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,7 +154,11 @@ def test_train_shows_a_configuration_that_reads_back(
     ("words", "status", "message"),
     [
         (["sysu"], 2, "give --output DIR, the folder of the run, or --show"),
-        (["sisu", "--show"], 1, "config must be one of sysu_mm01, regdb, llcm, emoji_xm or a TOM"),
+        (
+            ["sisu", "--show"],
+            1,
+            f"config must be one of {', '.join(training.CONFIGS)} or a TOML file",
+        ),
         (["sysu", "--show", "--set", "stage1.epochs"], 1, "an override must read table.key=value"),
         (["sysu_mm01", "--show", "--set", "stage1.epoch=3"], 1, "sysu_mm01: "),
         (["sysu", "--output", "run"], 2, "give --data ROOT, the folder of sysu_mm01 (data.root)"),
@@ -181,7 +196,7 @@ def expected_scores(
     encoder = build_encoder("small", weights=run_folder / "weights.pt")
     features = extract(
         encoder,
-        ImageReader(images, size=SIZE).__getitems__(range(len(images))),
+        ImageReader(images, size=SIZE, resampling="lanczos").__getitems__(range(len(images))),
         torch.from_numpy(images.modality.copy()),
         normalize_mean=True,
     )
@@ -259,10 +274,12 @@ def test_evaluate_mistakes_are_one_line(sysu_run: Path, run: Run, tmp_path: Path
 # --- extract
 
 
-def by_hand(images: ImageSet, *, normalize_mean: bool = False, seed: int = 0) -> np.ndarray:
+def by_hand(
+    images: ImageSet, *, resampling: Resampling = "bicubic", normalize_mean: bool = False
+) -> np.ndarray:
     return extract(
-        build_encoder("small", seed=seed),
-        ImageReader(images, size=SIZE).__getitems__(range(len(images))),
+        build_encoder("small", seed=0),
+        ImageReader(images, size=SIZE, resampling=resampling).__getitems__(range(len(images))),
         torch.from_numpy(images.modality.copy()),
         normalize_mean=normalize_mean,
     ).numpy()
@@ -287,8 +304,14 @@ def test_extract_a_data_set_and_cluster_it(
     test = tmp_path / "test.npy"
     words = ("--data", f"sysu_mm01:{sysu}", "--split", "test", "--renormalize", "--batch-size", 5)
     assert run("extract", sysu_run / "weights.pt", *words, "--output", test, "--quiet")[2] == ""
-    expected = by_hand(read_data("sysu_mm01", sysu).test, normalize_mean=True)
+    images = read_data("sysu_mm01", sysu).test
+    expected = by_hand(images, resampling="lanczos", normalize_mean=True)
     np.testing.assert_allclose(np.load(test), expected, rtol=0, atol=1e-5)
+    bicubic = (*words, "--resampling", "bicubic", "--output", test, "--quiet")
+    assert run("extract", sysu_run / "weights.pt", *bicubic)[0] == 0
+    other = by_hand(images, normalize_mean=True)
+    assert np.abs(other - expected).max() > 1e-3
+    np.testing.assert_allclose(np.load(test), other, rtol=0, atol=1e-5)
 
 
 def test_extract_a_table_of_images(sysu: Path, run: Run, tmp_path: Path) -> None:

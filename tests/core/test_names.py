@@ -50,7 +50,7 @@ def test_mappings_are_looked_up_in_every_spelling(name: str, spelling: str) -> N
 
 
 def test_mappings_show_one_spelling_and_are_read_only() -> None:
-    assert list(SEARCH_TASKS) == list(DATA_SETS) == list(CONFIGS) == list(SPELLINGS)
+    assert list(SEARCH_TASKS) == list(DATA_SETS) == list(SPELLINGS)
     assert list(PROTOCOLS) == ["sysu_mm01", "regdb", "llcm"]
     assert len(SEARCH_TASKS) == 4
     for name in ("sisu", "", None, 3, "sysu mm01"):
@@ -114,6 +114,16 @@ def test_configurations_are_named_in_every_spelling(
     assert load_config(file) == config
     assert load_config("llcm", [f"data.name={spelling}"]).data.name == name
     assert DataConfig(name=spelling).name == name
+
+
+@needs_training
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_configuration_is_named_in_any_case(name: str, tmp_path: Path) -> None:
+    config = load_config(name)
+    assert load_config(name.upper().replace("_", "-")) == config
+    file = tmp_path / "mine.toml"
+    file.write_text(f'base = "{name.title()}"\n')
+    assert load_config(file) == config
 
 
 @needs_training

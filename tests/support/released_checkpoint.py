@@ -125,7 +125,9 @@ def released_network(*, non_local: bool = True, seed: int = 0) -> Released:
     return network.eval()
 
 
-def save_released(network: nn.Module, path: Path, *, kind: str = "adca", zipped: bool = True) -> Path:
+def save_released(
+    network: nn.Module, path: Path, *, kind: str = "adca", zipped: bool = True
+) -> Path:
     """Saves it as ADCA, PGM and BMIL do (``"adca"``), or as AGW does (``"agw"``)."""
     state = network.state_dict()
     content: dict[str, Any]

@@ -319,3 +319,16 @@ def test_one_process_cannot_hold_part_of_a_batch(
     monkeypatch.setattr(trainer.distributed, "world_size", lambda: 3)
     with pytest.raises(ValueError, match=r"batch\.identities must be a multiple of the 3 process"):
         train(small_config(), tmp_path, progress=False)
+    config = small_config("batch.identities=3", "batch.infrared_identities=4")
+    with pytest.raises(
+        ValueError, match=r"batch\.infrared_identities must be a multiple of the 3 "
+    ):
+        train(config, tmp_path, progress=False)
+    config = small_config(
+        "batch.identities=3",
+        "batch.infrared_identities=6",
+        "batch.instances=2",
+        "batch.micro_batches=3",
+    )
+    with pytest.raises(ValueError, match=r"must divide the 2 visible images that each process has"):
+        train(config, tmp_path, progress=False)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from mabm.cli.command import Command, write
-from mabm.cli.data_sets import countable, data_sets
+from mabm.cli.data_sets import configurations, countable, data_sets
 
 _SHELLS: Final = ("bash", "zsh", "tcsh")
 _FILES: Final = frozenset({"FILE", "FEATURES", "NEW", "CONFIG", "WEIGHTS", "LIST.csv"})
@@ -62,7 +62,7 @@ def _known_names() -> dict[tuple[str, str], tuple[str, ...]]:
     from mabm.models.weights import SHIPPED
 
     return {
-        ("train", "config"): data_sets(),
+        ("train", "config"): configurations(),
         ("evaluate", "weights"): tuple(SHIPPED),
         ("evaluate", "data"): data_sets(),
         ("extract", "weights"): tuple(SHIPPED),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -38,9 +38,11 @@ from mabm.cli.files.tables import read_table
 
 if TYPE_CHECKING:
     from mabm.data import ImageSet
+    from mabm.data.images import Resampling
 
 _OUTPUTS = dict.fromkeys((".npz", ".npy", ".safetensors"), is_extracted)
 _SIZE = (288, 144)  # height and width of the field
+_FILTERS: tuple[Resampling, ...] = ("bicubic", "lanczos")
 _COLUMNS = ("path", "camera", "modality", "identity")
 
 
@@ -81,6 +83,12 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
         "(default: those of --data)",
     )
     add_size(group, default="the size of the run; for image files 288 144")
+    group.add_argument(
+        "--resampling",
+        choices=_FILTERS,
+        help="filter to resize with (default: as published, lanczos for the test images of --data, "
+        "bicubic for others)",
+    )
 
 
 def _add_features(parser: argparse.ArgumentParser) -> None:
@@ -150,7 +158,7 @@ def _execute(chosen: argparse.Namespace) -> int:
     modality = torch.from_numpy(images.modality.copy())
     features = extract_features(
         trained.encoder.to(device),
-        ImageReader(images, size=size, cache=chosen.cache),
+        ImageReader(images, size=size, resampling=_resampling(chosen), cache=chosen.cache),
         modality,
         batch_size=chosen.batch_size,
         workers=chosen.workers,
@@ -169,6 +177,12 @@ def _execute(chosen: argparse.Namespace) -> int:
     shape = " x ".join(map(str, features.shape))
     write(f"{shape} features ({Modality(modality).in_words()})\nsaved {chosen.output}")
     return 0
+
+
+def _resampling(chosen: argparse.Namespace) -> Resampling:
+    if chosen.resampling is not None:
+        return cast("Resampling", chosen.resampling)
+    return "lanczos" if chosen.split == "test" else "bicubic"
 
 
 def _read_split(chosen: argparse.Namespace) -> ImageSet:

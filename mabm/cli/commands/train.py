@@ -21,7 +21,7 @@ from mabm.cli.command import (
     shows_progress,
     write,
 )
-from mabm.cli.data_sets import data_sets, either, in_folders, trial_ranges
+from mabm.cli.data_sets import configurations, either, in_folders, trial_ranges
 from mabm.cli.files.outputs import check_folder, check_kind, check_not_read
 from mabm.cli.interruption import ending_in_time
 from mabm.evaluation import format_search_scores
@@ -34,8 +34,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "config",
         metavar="CONFIG",
-        help=f"{either(data_sets())}, which ship with mabm, or a TOML file; a file of such a "
-        f"name is ./{data_sets()[0]}",
+        help=f"{either(configurations())}, which ship with mabm, or a TOML file; a file of "
+        f"such a name is ./{configurations()[0]}",
     )
     parser.add_argument(
         "--output",
@@ -88,6 +88,7 @@ def _execute(chosen: argparse.Namespace) -> int:
         raise UsageError(f"give --data ROOT, the folder of {name} (data.root)")
     _check_folder_of_run(chosen.output, chosen.config, config)
     from mabm.train import TrainingStopped, train
+    from mabm.train.records.files import REPORT
 
     is_first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts
     if not is_first:
@@ -118,6 +119,8 @@ def _execute(chosen: argparse.Namespace) -> int:
         if result.scores:
             write(format_search_scores(result.scores))
         write(f"saved {result.folder}")
+        if (report := result.folder / REPORT).is_file():
+            write(f"report {report}")
     return 0
 
 
@@ -220,6 +223,8 @@ COMMAND = Command(
         "on SIGTERM it writes one first."
     ),
     examples="""
+mabm train emoji_xm_smoke --output runs/smoke
+    a first look: both stages and a report in two minutes, on a part of the open data
 mabm train emoji_xm --output runs/emoji
     the open data that ships with mabm
 mabm train sysu_mm01 --data /data/SYSU-MM01 --output runs/sysu --set model.weights=resnet50.pth

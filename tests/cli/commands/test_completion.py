@@ -9,7 +9,7 @@ import pytest
 from commands import Run
 
 from mabm.cli import main
-from mabm.data import DATA_SETS
+from mabm.data.sets import CONFIGS, DATA_SETS
 from mabm.distance.presets import PRESETS
 
 shtab = pytest.importorskip("shtab", reason='needs shtab: pip install "mabm[completion]"')
@@ -69,10 +69,11 @@ def test_bash_completes_names(complete: Complete) -> None:
 
 def test_bash_completes_files_and_folders(complete: Complete) -> None:
     here = ["emoji.toml", "emoji_runs", "features.npy", "modality.csv"]
+    emoji = [name for name in CONFIGS if name.startswith("emoji")]
     assert complete("cluster", "") == here
     assert complete("cluster", "features.npy", "--modality", "mod") == ["modality.csv"]
     assert complete("cluster", "features.npy", "--output", "fea") == ["features.npy"]
-    assert complete("train", "emoji") == ["emoji.toml", "emoji_runs", "emoji_xm"]
+    assert complete("train", "emoji") == sorted(["emoji.toml", "emoji_runs", *emoji])
     assert complete("extract", "emoji_r") == ["emoji_runs"]
     assert complete("train", "emoji_xm", "--output", "") == ["emoji_runs"]  # folders alone
     assert complete("census", "regdb", "") == ["emoji_runs"]
