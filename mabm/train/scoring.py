@@ -118,6 +118,8 @@ def evaluate_encoder(
     """
     chosen = _choose_tasks(data.name, tasks)
     inputs = read_inputs(data)
+    if not len(inputs.test):
+        raise ValueError(f"root must have test images to score, got none in {data.root}")
     features = extract_test_features(
         encoder.to(find_device(device)),
         inputs.test,
