@@ -61,8 +61,8 @@ bench: $(VENV)/installed
 	$(BIN)/python benchmarks/pseudo_labels.py
 	$(BIN)/python benchmarks/losses.py
 
-# The ablation of the method on open data, three seeds: some hours of one core, shared by all there
-# are. It can be stopped and started again.
+# The ablation of the method on open data: some three hours of two cores. If it is stopped, the same
+# command resumes; docs/ablation.md.
 ablation: $(VENV)/installed
 	$(BIN)/python benchmarks/ablation.py
 

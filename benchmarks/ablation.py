@@ -43,10 +43,10 @@ INTRA_ONLY, NAIVE, AWARE = "intra only", "naive global clustering", "modality-aw
 WHOLE = "+ split and contrast"
 # Name -> what it changes. Without the split, a global cluster has one prototype for all its images.
 ARMS = {
-    INTRA_ONLY: ("clustering.association=off", "clustering.eps=0.6"),
+    INTRA_ONLY: ("clustering.association=off", "clustering.eps=0.5"),
     NAIVE: ("clustering.association=naive", "contrast.split=false", "clustering.eps=0.6"),
-    AWARE: ("contrast.split=false", "clustering.eps=0.6"),
-    WHOLE: ("clustering.eps=0.6",),
+    AWARE: ("contrast.split=false", "clustering.eps=0.7"),
+    WHOLE: ("clustering.eps=0.5",),
 }
 DIFFERENCES = (
     (START, STAGE_1),
@@ -71,15 +71,20 @@ TABLES = {"usual": USUAL, "weak": WEAK}
 # a seed of its own: stage 1 first, then the arms from the stage 1 of the settings above.
 HELD_OUT = ("data.held_out=60",)
 CHOICE_SEED = 100
+SHORT = ("stage2.epochs=2",)  # enough to tell radii apart
 STAGE_1_CHOICES = {
     "as set": (),
     "random erasing": ("augmentation.erasing=0.5",),
     "no second view": ("augmentation.second_view=false",),
-    "one rate": ("stage1.step=5",),
+    "rate drops": ("stage1.step=2",),
     "eps 0.5": ("clustering.eps=0.5",),
     "eps 0.7": ("clustering.eps=0.7",),
 }
 EPS_CHOICES = (0.5, 0.6, 0.7)
+SCHEDULE_CHOICES = {
+    "rate drops": ("stage2.epochs=5", "stage2.step=2", "clustering.eps=0.6"),
+    "one rate": ("stage2.epochs=5", "stage2.step=5", "clustering.eps=0.6"),
+}
 
 
 @dataclass(frozen=True)
@@ -220,8 +225,13 @@ def choose(bench: Bench, pool: ThreadPoolExecutor) -> str:
                 bench.run,
                 "choice",
                 f"{arm} eps {eps}",
-                (*settings, *HELD_OUT, f"clustering.eps={eps}"),
+                (*settings, *HELD_OUT, *SHORT, f"clustering.eps={eps}"),
             )
+    settings = stage_2(bench, CHOICE_SEED, trained, WHOLE, ARMS[WHOLE])
+    for name, changes in SCHEDULE_CHOICES.items():
+        runs[f"{WHOLE}, whole length: {name}"] = pool.submit(
+            bench.run, "choice", f"{WHOLE} {name}", (*settings, *HELD_OUT, *changes)
+        )
     rows = {START: [first[0]], **{name: [run.result()[-1]] for name, run in runs.items()}}
     return tabulate(rows)
 

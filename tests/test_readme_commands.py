@@ -44,7 +44,7 @@ SHORT = [
     *(f"stage{stage}.{key}" for stage in (1, 2) for key in ("epochs=1", "iterations=2")),
 ]
 SMALL_IMAGES = [f"data.height={SIZE[0]}", f"data.width={SIZE[1]}"]
-SMALL_DRAWINGS = ["data.height=24", "data.width=24"]
+SMALL_DRAWINGS = ["data.height=24", "data.width=24", "data.identities=none", "data.held_out=0"]
 SMALL_ENCODER = ["model.name=small", "model.weights=emoji_xm", "run.report=false"]
 
 # Something that a command's output must say.
@@ -112,8 +112,9 @@ def arguments_of(words: list[str]) -> list[str]:
     words = [re.sub(r"(?<!\w)ROOT\b", FOLDERS.get(data, "ROOT"), word) for word in words]
     if words[0] != "train" or "--show" in words:
         return words
-    overrides = [*SHORT, *(SMALL_DRAWINGS if words[1] == "emoji_xm" else SMALL_IMAGES)]
-    if "runs/sysu" not in words and words[1] != "emoji_xm":
+    is_open = words[1].startswith("emoji_xm")
+    overrides = [*SHORT, *(SMALL_DRAWINGS if is_open else SMALL_IMAGES)]
+    if "runs/sysu" not in words and not is_open:
         overrides += SMALL_ENCODER
     return [*words, *(word for override in overrides for word in ("--set", override))]
 

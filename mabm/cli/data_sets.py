@@ -6,10 +6,18 @@ Their records are read when a command first needs them, so that ``import mabm.cl
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from mabm.cli.command import UsageError
 
 if TYPE_CHECKING:
     from mabm.data import DataSet
+
+TABLE_OF_IMAGES: Final = (
+    "a table of images with the columns path (from the table's folder), modality (a number, "
+    "visible or infrared) and, where they are known, camera, identity and split (train or test)"
+)
+"""What ``--images`` takes, in the help of every command that has it."""
 
 
 def data_sets(having: Callable[[DataSet], bool] = lambda _: True) -> tuple[str, ...]:
@@ -19,6 +27,13 @@ def data_sets(having: Callable[[DataSet], bool] = lambda _: True) -> tuple[str, 
     return tuple(name for name, data_set in DATA_SETS.items() if having(data_set))
 
 
+def configurations() -> tuple[str, ...]:
+    """Names of the configurations that ship."""
+    from mabm.data.sets import CONFIGS
+
+    return CONFIGS
+
+
 def countable() -> tuple[str, ...]:
     """Names of the data sets with published numbers, which a census counts against."""
     return data_sets(lambda each: each.count is not None)
@@ -26,12 +41,25 @@ def countable() -> tuple[str, ...]:
 
 def in_folders() -> tuple[str, ...]:
     """Names of the data sets that do not ship with the library but lie in a folder."""
-    return data_sets(lambda each: not each.ships)
+    return data_sets(lambda each: not each.ships and not each.is_list)
 
 
 def shipped() -> tuple[str, ...]:
     """Names of the data sets that ship with the library."""
     return data_sets(lambda each: each.ships)
+
+
+def of_lists() -> str:
+    """Name of the data set that is a table of image files."""
+    (name,) = data_sets(lambda each: each.is_list)
+    return name
+
+
+def root_in_words(name: str) -> str:
+    """What the root of a data set is, for messages."""
+    from mabm.data import DATA_SETS
+
+    return DATA_SETS[name].root_in_words
 
 
 def with_trials() -> tuple[str, ...]:
@@ -44,6 +72,21 @@ def trial_ranges() -> str:
     from mabm.data import DATA_SETS
 
     return "; ".join(f"{name}, 1 to {DATA_SETS[name].num_trials}" for name in with_trials())
+
+
+def split_data(text: str) -> tuple[str, str | None]:
+    """The name and the folder in ``NAME[:ROOT]``: the name as known, or as given if unknown.
+
+    Raises:
+        UsageError: The data set lies in a folder, and none is given.
+    """
+    from mabm.data import DATA_SETS
+
+    given, _, root = text.partition(":")
+    name = DATA_SETS.find(given) or given
+    if name in in_folders() and not root:
+        raise UsageError(f"--data must be {name}:ROOT, with the folder that it is in, got {text}")
+    return name, root or None
 
 
 def either(names: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -10,9 +11,11 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from mabm._core.arguments import check_integer
+from mabm._core.arguments import check_choice, check_integer
 from mabm._core.arrays import IntArray
 from mabm._core.columns import Column, Labels, check_categories, check_labels
+
+Sampling = Literal["even", "released"]
 
 # Far above any real batch: a greater number is a mistake.
 _LARGEST_COUNT = 2**16
@@ -27,7 +30,8 @@ class IdentityBatchSampler(Sampler[list[int]]):
     Without cameras these come from the rest of the cluster. With cameras they come from the
     cluster's samples of other cameras, or from the same camera if there are no others. They are
     drawn without replacement if there are enough, otherwise with replacement. A cluster with a
-    single sample repeats it ``num_instances`` times.
+    single sample repeats it ``num_instances`` times. Left-over clusters and what is enough are up
+    to ``sampling``.
 
     The clusters of one batch are distinct, across all ranks. If there are fewer clusters than the
     batch of all ranks holds, their counts in it differ by at most one.
@@ -46,8 +50,15 @@ class IdentityBatchSampler(Sampler[list[int]]):
         cameras: (N,) integers or words, the camera of each sample; ``None`` ignores cameras.
         num_identities: Number of clusters in a batch, in [1, 65536]. The paper uses 8.
         num_instances: Number of samples per cluster, in [1, 65536]. The paper uses 16.
-        num_batches: Number of batches per epoch on each rank; ``None`` is the least that draws
-            each cluster at least once. The paper uses 200 on SYSU-MM01 and 100 on RegDB.
+        num_batches: Number of batches per epoch on each rank; ``None`` goes through the clusters
+            once: the least that draws each at least once, or, where ``sampling`` drops clusters,
+            the most that draws none twice. The paper uses 200 on SYSU-MM01 and 100 on RegDB.
+        sampling: ``"even"``: clusters that are left over when the list ends are the first of the
+            next batch, so that all are drawn equally often, and the ``num_instances - 1`` other
+            samples are distinct wherever there are so many. ``"released"``, as SpCL,
+            Cluster-Contrast and BMIL are implemented: clusters that do not fill a batch are dropped
+            and the list is shuffled anew (unless it is shorter than one batch of all ranks), and
+            other samples are distinct only if there are at least ``num_instances``.
         seed: An integer >= 0, or a generator; a seed is drawn from it once, in the constructor.
         num_replicas: Number of ranks, in [1, 65536]; ``None`` is the world size if
             ``torch.distributed`` is initialized, otherwise 1.
@@ -59,8 +70,8 @@ class IdentityBatchSampler(Sampler[list[int]]):
         ValueError: An argument is out of range, or the labels have no cluster.
 
     Source:
-        Wang et al., AAAI 2026 (BMIL), section "Implementation details"; cameras as in SpCL and
-        Cluster-Contrast.
+        Wang et al., AAAI 2026 (BMIL), section "Implementation details"; cameras, and
+        ``sampling="released"``, as in SpCL and Cluster-Contrast.
 
     Example:
         >>> import torch, mabm
@@ -83,6 +94,7 @@ class IdentityBatchSampler(Sampler[list[int]]):
         num_identities: int = 8,
         num_instances: int = 16,
         num_batches: int | None = None,
+        sampling: Sampling = "even",
         seed: int | torch.Generator = 0,
         num_replicas: int | None = None,
         rank: int | None = None,
@@ -108,8 +120,12 @@ class IdentityBatchSampler(Sampler[list[int]]):
                 "and none"
             )
         self._width = self.num_identities * self.num_replicas
+        check_choice("sampling", sampling, get_args(Sampling))
+        self.sampling = sampling
+        self._drops = sampling == "released" and self._width <= len(self._members)
         if num_batches is None:
-            num_batches = -(-len(self._members) // self._width)
+            num_batches, left_over = divmod(len(self._members), self._width)
+            num_batches += bool(left_over) and not self._drops
         self.num_batches = check_integer("num_batches", num_batches, at_least=1)
         if isinstance(seed, torch.Generator):
             seed = int(torch.randint(2**62, (), generator=seed, device=seed.device))
@@ -157,6 +173,8 @@ class IdentityBatchSampler(Sampler[list[int]]):
         waiting: list[int] = []
         while True:
             batch: list[int] = []
+            if self._drops and len(waiting) < self._width:
+                waiting = []
             while len(batch) < self._width:
                 if not waiting:
                     # Clusters that occur once more than others in this batch come last.
@@ -179,7 +197,8 @@ class IdentityBatchSampler(Sampler[list[int]]):
         if not len(others):
             others = members
         missing = self.num_instances - 1
-        drawn = rng.choice(others, missing, replace=len(others) < missing)
+        enough = missing if self.sampling == "even" else self.num_instances
+        drawn = rng.choice(others, missing, replace=len(others) < enough)
         return [int(members[anchor]), *drawn.tolist()]
 
 

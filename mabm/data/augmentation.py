@@ -3,10 +3,11 @@
 Every image's draws are a function of (seed, key) alone, so an image is augmented the same way
 whatever batch, worker, process or device it meets, and a run that resumes needs no random state.
 
-The order is that of the published recipes of visible-infrared re-identification: color jitter,
-padding and crop, mirroring, random erasing, channels. Resizing comes before it (where images are
-decoded) and normalization after it (inside the encoder); the published code normalizes before it
-erases and copies channels. So a copied channel is here the same *pixel* in all three channels, as a
+The order is that of the released implementations of visible-infrared re-identification: padding and
+crop, mirroring, color jitter, random erasing, channels. So jitter changes black borders too: less
+contrast turns them gray. Resizing comes before all of it (where images are decoded) and
+normalization after it (inside the encoder); the released implementations normalize before they
+erase and copy channels. So a copied channel is here the same *pixel* in all three channels, as a
 real infrared image has it, and is the same *normalized* number there.
 """
 
@@ -29,7 +30,9 @@ from mabm.data.philox import uniform_draws
 
 Channels = Literal["keep", "exchange", "infrared"]
 
-IMAGENET_MEAN_PIXEL: Final = (123.675, 116.28, 103.53)  # 255 * (0.485, 0.456, 0.406)
+# The released implementations fill with 0.4914, 0.4822, 0.4465 after they normalized by ImageNet's
+# mean and deviation. As pixels that is 255 * (mean + fill * deviation).
+ERASING_FILL: Final = (152.3703, 143.8233, 129.1479)
 _LUMINANCE: Final = (0.2989, 0.587, 0.114)  # ITU-R BT.601, digits as torchvision has them
 
 # A rectangle that does not fit is drawn again. About one in eight fails on 2:1 images, one in ten
@@ -66,9 +69,10 @@ class Augmentation:
         erasing: Chance that a rectangle is erased (Zhong et al., AAAI 2020).
         erasing_area: Least and greatest share of the image that is erased, drawn uniformly.
         erasing_aspect: Least and greatest height / width of the rectangle, drawn uniformly (not
-            log-uniformly), as published.
-        erasing_fill: Red, green and blue of an erased pixel; the default is ImageNet's mean, zero
-            after the normalization of an ImageNet encoder.
+            log-uniformly), as published: from 0.3 to 1 / 0.3.
+        erasing_fill: Red, green and blue of an erased pixel; the default is that of the released
+            implementations. ImageNet's mean, (123.675, 116.28, 103.53), would be zero in an encoder
+            that normalizes by it.
         jitter: Strength of color jitter: brightness, contrast and saturation are multiplied by
             factors in [max(0, 1 - jitter), 1 + jitter], hue is turned by at most min(jitter, 0.5)
             of a circle, in an order drawn per image. 0 leaves colors alone.
@@ -90,8 +94,8 @@ class Augmentation:
     flip: float = 0.5
     erasing: float = 0.5
     erasing_area: tuple[float, float] = (0.02, 0.4)
-    erasing_aspect: tuple[float, float] = (0.3, 3.3)
-    erasing_fill: tuple[float, float, float] = IMAGENET_MEAN_PIXEL
+    erasing_aspect: tuple[float, float] = (0.3, 1 / 0.3)
+    erasing_fill: tuple[float, float, float] = ERASING_FILL
     jitter: float = 0.0
     channels: Channels = "keep"
 
@@ -162,13 +166,13 @@ def augment(
         return images.to(torch.float32)
     draws = uniform_draws(seed, rows, _NUM_DRAWS)
     result = images
-    if recipe.jitter:
-        result = _jitter(result.to(torch.float32), draws, recipe.jitter)
     if recipe.padding:
         result = _crop(result, draws, recipe.padding)
     if recipe.flip:
         result = _flip(result, draws, recipe.flip)
     result = result.to(torch.float32)
+    if recipe.jitter:
+        result = _jitter(result, draws, recipe.jitter)
     if recipe.erasing:
         result = _erase(result, draws, recipe)
     if recipe.channels != "keep":

@@ -119,7 +119,7 @@ class DecodeCache:
         return DecodeCache, (self.path, self.num_rows, self.shape)
 
 
-def cache_key(paths: Sequence[Path], size: tuple[int, int]) -> str:
+def cache_key(paths: Sequence[Path], size: tuple[int, int], resampling: str) -> str:
     """Returns a digest that changes whenever the decoded pixels might.
 
     Paths count from the innermost folder that holds them all, so that a data set can be moved.
@@ -131,7 +131,7 @@ def cache_key(paths: Sequence[Path], size: tuple[int, int]) -> str:
     from PIL import features
 
     decoders = [f"{name} {features.version(name)}" for name in ("jpg", "libjpeg_turbo", "zlib")]
-    settings = (_FORMAT, PIL.__version__, decoders, size, len(paths))
+    settings = (_FORMAT, PIL.__version__, decoders, size, resampling, len(paths))
     digest = hashlib.sha256(f"{settings}\n".encode())
     folders = {os.path.dirname(os.path.abspath(path)) for path in paths}
     start = len(os.path.commonpath(folders)) if folders else 0

@@ -135,4 +135,5 @@ DATA_SET: Final = DataSet(
     identity_name=_identity_name,
     note="Emoji-XM: drawings, not photographs. Color emoji play the visible camera, monochrome "
     "ones the infrared camera.",
+    more_configs=("emoji_xm_smoke",),
 )

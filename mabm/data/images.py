@@ -6,26 +6,29 @@ import operator
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mabm._core.arguments import check_choice
 from mabm.data.decode_cache import DecodeCache, cache_key
 from mabm.data.records import ByteArray, ImageSet
 
 if TYPE_CHECKING:
     from PIL import Image
 
+Resampling = Literal["bicubic", "lanczos"]
+
 
 class ImageReader(Dataset[Tensor]):
     """The pixels of an :class:`ImageSet`, all of one size.
 
-    Files are decoded with Pillow: to RGB as :func:`decode_image` says, then resized with the
-    bicubic filter, as the published pipelines do. Arrays of another size are resized by the same
-    filter; arrays that have the size already are returned unchanged.
+    Files are decoded with Pillow: to RGB as :func:`decode_image` says, then resized. Arrays of
+    another size are resized by the same filter; arrays that have the size already are returned
+    unchanged.
 
     It can be pickled, and serves any number of processes, DataLoader's workers among them: with a
     batch sampler, ``collate_fn=lambda batch: batch`` hands over the batches as they are read.
@@ -33,22 +36,25 @@ class ImageReader(Dataset[Tensor]):
     Args:
         images: The images to read.
         size: Height and width in pixels. ``None`` keeps the size of arrays; files need a size.
+        resampling: Filter of Pillow to resize with. The published pipelines of this field take
+            ``"bicubic"`` for training images, also where they cluster them, and ``"lanczos"`` for
+            test images.
         cache: Folder for decoded images, made if it does not exist; each is written when it is
             first read. Arrays are decoded already and are not cached. See below.
 
     **The cache** is one file per set of images and size, N * 3 * H * W bytes when full, which
     grows as images are read. Any number of processes share it. Its name is a digest of the files'
-    paths within the data set, of their sizes and times of change, of the size wanted and of the
-    versions of Pillow and of its decoders: where any of these changes, another file is begun, and
-    the old one is left for its owner to delete. Every image carries a checksum, written after its
-    pixels: a process that is killed while it writes, or a machine that goes down, costs the image
-    that was being written and never yields wrong pixels. On a full disk, decoding goes on and the
-    cache stops growing, which the log says.
+    paths within the data set, of their sizes and times of change, of the size and filter wanted and
+    of the versions of Pillow and of its decoders: where any of these changes, another file is
+    begun, and the old one is left for its owner to delete. Every image carries a checksum, written
+    after its pixels: a process that is killed while it writes, or a machine that goes down, costs
+    the image that was being written and never yields wrong pixels. On a full disk, decoding goes on
+    and the cache stops growing, which the log says.
 
     Raises:
         ImportError: Pillow is missing, and there is something to decode or resize.
         FileNotFoundError: With a cache, when a file is missing; without, when it is read.
-        ValueError: An invalid size, or a file in the cache's place that is not a cache.
+        ValueError: An invalid size or filter, or a file in the place of the cache that is none.
 
     Example:
         >>> import numpy as np
@@ -64,15 +70,18 @@ class ImageReader(Dataset[Tensor]):
         images: ImageSet,
         *,
         size: tuple[int, int] | None = None,
+        resampling: Resampling = "bicubic",
         cache: Path | str | None = None,
     ) -> None:
         self.images = images
         self.size = _check_size(images, size)
+        self.resampling = _check_resampling(resampling)
         self._cache: DecodeCache | None = None
         if not isinstance(images.images, np.ndarray):
             _require_pillow()
             if cache is not None:
-                name = f"images-{cache_key(images.images, self.size)}.cache"
+                key = cache_key(images.images, self.size, self.resampling)
+                name = f"images-{key}.cache"
                 self._cache = DecodeCache(Path(cache) / name, len(images), (3, *self.size))
 
     def __len__(self) -> int:
@@ -113,7 +122,7 @@ class ImageReader(Dataset[Tensor]):
             return
         images = self.images.images
         if not isinstance(images, np.ndarray):
-            pixels[...] = decode_image(images[row], size=self.size)
+            pixels[...] = decode_image(images[row], size=self.size, resampling=self.resampling)
             if self._cache is not None:
                 self._cache.write(row, pixels)
         elif images.shape[2:] == self.size:
@@ -123,10 +132,15 @@ class ImageReader(Dataset[Tensor]):
             from PIL import Image
 
             picture = Image.fromarray(np.ascontiguousarray(images[row].transpose(1, 2, 0)))
-            pixels[...] = _resized(picture, self.size)
+            pixels[...] = _resized(picture, self.size, self.resampling)
 
 
-def decode_image(path: Path | str, *, size: tuple[int, int] | None = None) -> ByteArray:
+def decode_image(
+    path: Path | str,
+    *,
+    size: tuple[int, int] | None = None,
+    resampling: Resampling = "bicubic",
+) -> ByteArray:
     """Reads one image file.
 
     Every format is converted to RGB in one way: grayscale is repeated three
@@ -137,7 +151,8 @@ def decode_image(path: Path | str, *, size: tuple[int, int] | None = None) -> By
 
     Args:
         path: A file of any format that Pillow reads.
-        size: Height and width to resize to with Pillow's bicubic filter; ``None`` keeps the size.
+        size: Height and width to resize to; ``None`` keeps the size.
+        resampling: Filter of Pillow to resize with, ``"bicubic"`` or ``"lanczos"``.
 
     Returns:
         (3, H, W) uint8, RGB.
@@ -146,7 +161,8 @@ def decode_image(path: Path | str, *, size: tuple[int, int] | None = None) -> By
         ImportError: Pillow is missing.
         OSError: The file cannot be opened (FileNotFoundError, PermissionError and the like).
         ValueError: The file is empty, not an image, truncated or damaged, or its numbers have no
-            agreed range (32-bit integers, floats); the message names it.
+            agreed range (32-bit integers, floats); the message names it. Or there is no such
+            filter.
 
     Example:
         >>> import tempfile
@@ -158,13 +174,14 @@ def decode_image(path: Path | str, *, size: tuple[int, int] | None = None) -> By
         >>> image.shape, image.dtype
         ((3, 288, 144), dtype('uint8'))
     """
+    _check_resampling(resampling)
     _require_pillow()
     from PIL import Image
 
     with open(path, "rb") as stream:
         try:
             with Image.open(stream) as picture:
-                return _resized(_to_rgb(picture), size)
+                return _resized(_to_rgb(picture), size, resampling)
         except Exception as error:  # whatever the decoders say of damaged files
             empty = os.fstat(stream.fileno()).st_size == 0
             reason = "the file is empty" if empty else str(error) or type(error).__name__
@@ -184,11 +201,13 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB")
 
 
-def _resized(picture: Image.Image, size: tuple[int, int] | None) -> ByteArray:
+def _resized(
+    picture: Image.Image, size: tuple[int, int] | None, resampling: Resampling
+) -> ByteArray:
     if size is not None and (picture.height, picture.width) != size:
         from PIL import Image
 
-        picture = picture.resize((size[1], size[0]), Image.Resampling.BICUBIC)
+        picture = picture.resize((size[1], size[0]), Image.Resampling[resampling.upper()])
     return np.asarray(picture, dtype=np.uint8).transpose(2, 0, 1)
 
 
@@ -201,6 +220,11 @@ def _check_size(images: ImageSet, size: tuple[int, int] | None) -> tuple[int, in
     if height < 1 or width < 1:
         raise ValueError(f"size must be (height, width), each >= 1, got {size}")
     return height, width
+
+
+def _check_resampling(resampling: Resampling) -> Resampling:
+    check_choice("resampling", resampling, get_args(Resampling))
+    return resampling
 
 
 def _require_pillow() -> None:

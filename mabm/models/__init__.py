@@ -2,6 +2,7 @@
 
 from mabm.models.agw import AgwResNet50
 from mabm.models.encoder import Encoder
+from mabm.models.encoder_files import load_encoder, save_encoder
 from mabm.models.extraction import extract
 from mabm.models.registry import ENCODERS
 from mabm.models.timm_encoder import TimmEncoder
@@ -9,10 +10,8 @@ from mabm.models.two_stream import TwoStreamEncoder
 from mabm.models.weights import (
     LoadReport,
     build_encoder,
-    load_encoder,
     load_pretrained,
     load_weights,
-    save_encoder,
     save_weights,
 )
 

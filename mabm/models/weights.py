@@ -1,4 +1,4 @@
-"""Weights into encoders, and encoders to files and back. Reading one never executes code."""
+"""Weights into encoders, from files of several kinds. Reading one never executes code."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from os import PathLike
 from pathlib import Path
@@ -14,19 +14,18 @@ from typing import IO, Any, Final
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from mabm._core.files import DEEPEST, moved_into
+from mabm._core.files import moved_into
 from mabm._core.names import NamedMapping
+from mabm.models import released_names
+from mabm.models.agw import AgwResNet50
 from mabm.models.encoder import Encoder
 from mabm.models.registry import new_encoder
 from mabm.models.two_stream import TwoStreamEncoder
-from mabm.models.weight_files import named_tensors, read_torch, read_weights
+from mabm.models.weight_files import read_weights
 
 _LOG = logging.getLogger(__name__)
-
-FORMAT: Final = "mabm-encoder"
-VERSION: Final = 1
 
 SHIPPED: Final = NamedMapping({"emoji_xm": ("emoji_xm_encoder.npz", "small")})
 """Weights that ship beside this file, by name in any spelling: their file, and their encoder."""
@@ -42,6 +41,7 @@ class LoadReport:
         loaded: Names of the encoder's tensors that were filled.
         missing: Names of the encoder's tensors that the file does not hold, left unchanged.
         left_out: Names in the file that the encoder does not have.
+        reasons: Why some are missing or left out, by the first part of their names.
 
     Example:
         >>> from mabm.models import LoadReport
@@ -52,20 +52,23 @@ class LoadReport:
     loaded: tuple[str, ...]
     missing: tuple[str, ...]
     left_out: tuple[str, ...]
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         text = f"{len(self.loaded)} tensors loaded"
         if self.missing:
-            text += f"; not in the file, left as they were: {_parts(self.missing)}"
+            text += f"; not in the file, left as they were: {self._parts(self.missing)}"
         if self.left_out:
-            text += f"; in the file, not used: {_parts(self.left_out)}"
+            text += f"; in the file, not used: {self._parts(self.left_out)}"
         return text
 
-
-def _parts(names: tuple[str, ...]) -> str:
-    """First parts of names with the number of names: ``"fc (2), neck (4)"``."""
-    counts = Counter(name.split(".")[0] for name in names)
-    return ", ".join(f"{part} ({count})" for part, count in counts.items())
+    def _parts(self, names: tuple[str, ...]) -> str:
+        """First parts of names with the number of names: ``"fc (2), neck (4)"``, and why."""
+        counts = Counter(name.split(".")[0] for name in names)
+        return ", ".join(
+            f"{part} ({count}{f': {self.reasons[part]}' if part in self.reasons else ''})"
+            for part, count in counts.items()
+        )
 
 
 def build_encoder(
@@ -156,13 +159,16 @@ def load_weights(encoder: Encoder, source: str | PathLike[str] | IO[bytes]) -> L
     A file fits if it has every tensor of the encoder, except those of its top (``Encoder.top``: the
     neck, and what pretrained backbones lack) and the counters of batch normalization. Names that
     the encoder does not have, such as a classifier's, are left out. A prefix ``"module."`` is
-    dropped. torchvision's ``resnet50`` fits ``AgwResNet50``: each stem takes its one stem.
+    dropped. torchvision's ``resnet50`` fits ``AgwResNet50``: each stem takes its one stem. So do
+    checkpoints of AGW and of the code bases that took its names over, among them ADCA, PGM and
+    BMIL; they must be complete, with the neck and all non-local blocks or none.
 
     Args:
         encoder: The encoder to fill; changed only if the whole file fits.
-        source: A ``.pth`` or ``.pt`` file (a state dict, a dictionary that holds one as ``state``,
-            ``state_dict`` or ``model``, or a file of ``save_encoder``), ``.safetensors`` or
-            ``.npz``; an open file is read as ``.npz``.
+        source: A ``.pth``, ``.pt``, ``.pth.tar`` or ``.t`` file of ``torch.save`` (a state dict, a
+            dictionary that holds one as ``state``, ``state_dict``, ``model``, ``net`` or
+            ``model_state_dict``, or a file of ``save_encoder``), ``.safetensors`` or ``.npz``; an
+            open file is read as ``.npz``. Values of NumPy beside the tensors are passed over.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -186,18 +192,22 @@ def load_weights(encoder: Encoder, source: str | PathLike[str] | IO[bytes]) -> L
     place = source if isinstance(source, (str, PathLike)) else getattr(source, "name", "weights")
     found = read_weights(source)
     try:
-        report = _fill(encoder, found)
+        report = fill_encoder(encoder, found)
     except ValueError as error:
         raise ValueError(f"{os.fspath(place)}: {error}") from error
     _LOG.info("%s: %s", Path(place).name, report)
     return report
 
 
-def _fill(encoder: Encoder, found: Mapping[str, Tensor]) -> LoadReport:
+def fill_encoder(encoder: Encoder, found: Mapping[str, Tensor]) -> LoadReport:
     """Copies tensors into the encoder if they fit, or raises ValueError and changes nothing."""
     state = encoder.state_dict()
-    sources = {name: _first(found, name, encoder.pretrained_name(name)) for name in state}
-    filled = {name: origin for name, origin in sources.items() if origin is not None}
+    origins, released = _origins(encoder, found)
+    filled = {
+        name: origins[key]
+        for name in state
+        if (key := _first(origins, name, encoder.pretrained_name(name))) is not None
+    }
     if not filled:
         raise ValueError(
             f"weights must have names of {type(encoder).__name__} such as {_some(state)}, "
@@ -207,10 +217,14 @@ def _fill(encoder: Encoder, found: Mapping[str, Tensor]) -> LoadReport:
         name: _fitted(encoder, name, found[origin], state[name]) for name, origin in filled.items()
     }
     missing = [n for n in state if n not in filled and not n.endswith("num_batches_tracked")]
-    needed = [name for name in missing if not name.startswith(encoder.top)]
+    optional = encoder.top
+    if released:  # the whole network, which may be one without non-local blocks
+        optional = () if any(name.startswith("non_local.") for name in filled) else ("non_local.",)
+    needed = [name for name in missing if not name.startswith(optional)]
     if needed:
+        below = "" if released else " below its top"
         raise ValueError(
-            f"weights must hold every tensor of {type(encoder).__name__} below its top, "
+            f"weights must hold every tensor of {type(encoder).__name__}{below}, "
             f"missing {len(needed)}: {_some(needed)}"
         )
     with torch.no_grad():
@@ -221,7 +235,22 @@ def _fill(encoder: Encoder, found: Mapping[str, Tensor]) -> LoadReport:
         loaded=tuple(filled),
         missing=tuple(missing),
         left_out=tuple(name for name in found if name not in used),
+        reasons={**released_names.UNUSED, "non_local": released_names.NO_BLOCKS}
+        if released
+        else {},
     )
+
+
+def _origins(encoder: Encoder, found: Mapping[str, Tensor]) -> tuple[dict[str, str], bool]:
+    """The names in a file by the names that they stand for, and whether they are released ones."""
+    if not released_names.is_released(found):
+        return {name: name for name in found}, False
+    if not isinstance(encoder, AgwResNet50):
+        raise ValueError(
+            f"weights with the names of AGW, such as {_some(found)}, are of the encoder "
+            f"{released_names.MODEL!r}, got {type(encoder).__name__}"
+        )
+    return released_names.by_our_names(found), True
 
 
 def _fitted(encoder: Encoder, name: str, tensor: Tensor, target: Tensor) -> Tensor:
@@ -262,7 +291,7 @@ def _unfit(tensor: Tensor, target: Tensor) -> str | None:
     return None if is_integer else str(tensor.dtype)
 
 
-def _first(found: Mapping[str, Tensor], *names: str) -> str | None:
+def _first(found: Mapping[str, str], *names: str) -> str | None:
     return next((name for name in names if name in found), None)
 
 
@@ -298,158 +327,3 @@ def save_weights(encoder: Encoder, path: str | PathLike[str]) -> None:
     }
     with moved_into(Path(path)) as stream:
         np.savez_compressed(stream, **arrays)
-
-
-def save_encoder(
-    encoder: nn.Module, path: str | PathLike[str], *, name: str, meta: Mapping[str, object]
-) -> None:
-    """Writes an encoder to a file that ``load_encoder`` reads: completely or not at all.
-
-    The file is what ``torch.save`` makes of ``{"format": "mabm-encoder", "version": 1, "name",
-    "num_modalities", "image_size", "state", "meta"}``. It is written beside its place, flushed to
-    the disk, and moved there.
-
-    Args:
-        encoder: An encoder of ``build_encoder``, which may be compiled or wrapped for several
-            processes.
-        path: The file; an older one is replaced.
-        name: The name that it was built by.
-        meta: What else to save: numbers, strings, booleans, ``None``, and lists and
-            string-keyed dictionaries of them.
-
-    Raises:
-        OSError: If it cannot be written; an older file stays.
-        TypeError: If ``encoder`` is not an encoder, or ``meta`` holds anything else.
-        ValueError: If ``meta`` is nested without end.
-
-    Example:
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> from mabm.models import build_encoder, load_encoder, save_encoder
-        >>> encoder = build_encoder("small", seed=1)
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     path = Path(folder) / "encoder.pt"
-        ...     save_encoder(encoder, path, name="small", meta={"epoch": 3})
-        ...     loaded, meta = load_encoder(path)
-        >>> meta
-        {'epoch': 3}
-    """
-    inner = encoder
-    while not isinstance(inner, Encoder):
-        wrapped = getattr(inner, "_orig_mod", None) or getattr(inner, "module", None)
-        if not isinstance(wrapped, nn.Module):
-            raise TypeError(f"encoder must be an Encoder, got {type(inner).__name__}")
-        inner = wrapped
-    content = {
-        "format": FORMAT,
-        "version": VERSION,
-        "name": name,
-        "num_modalities": inner.num_modalities,
-        "image_size": inner.image_size,
-        "state": {n: tensor.detach().cpu() for n, tensor in inner.state_dict().items()},
-        "meta": _plain_metadata(meta, "meta"),
-    }
-    with moved_into(Path(path)) as stream:
-        torch.save(content, stream)
-
-
-def load_encoder(
-    path: str | PathLike[str], device: str | torch.device = "cpu"
-) -> tuple[Encoder, dict[str, Any]]:
-    """Reads what ``save_encoder`` wrote: the encoder in evaluation mode, and ``meta``.
-
-    No code is executed and no global random state touched.
-
-    Args:
-        path: The file.
-        device: Device of the encoder.
-
-    Returns:
-        The encoder, and ``meta``.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ImportError: If it holds a backbone of timm and timm is missing.
-        ValueError: If the file is of another kind or version, damaged, or not of its encoder.
-
-    Example:
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> from mabm.models import build_encoder, load_encoder, save_encoder
-        >>> encoder = build_encoder("small", seed=1)
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     path = Path(folder) / "encoder.pt"
-        ...     save_encoder(encoder, path, name="small", meta={})
-        ...     loaded, _ = load_encoder(path)
-        >>> loaded.num_features == encoder.num_features
-        True
-    """
-    path = Path(path)
-    content = read_torch(path)
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ValueError(
-            f"{path} must be a file of save_encoder; for the weights of a backbone use "
-            "build_encoder(name, weights=path)"
-        )
-    version = content.get("version")
-    if type(version) is not int or version != VERSION:
-        raise ValueError(f"{path} must be of version {VERSION}, got {version!r}")
-    try:
-        name, num_modalities = content["name"], content["num_modalities"]
-        size, state, meta = content.get("image_size"), content["state"], content["meta"]
-    except KeyError as error:
-        raise ValueError(
-            f"{path} is not a complete file of save_encoder: it has no {error}"
-        ) from error
-    tensors = named_tensors(state, path)
-    if not isinstance(name, str):
-        raise ValueError(f"{path} must have a string as name, got {name!r}")
-    if not _is_count(num_modalities) or num_modalities > len(tensors):  # each has a stem
-        raise ValueError(
-            f"{path} must have num_modalities in [1, {len(tensors)}], the number of its tensors, "
-            f"got {num_modalities!r}"
-        )
-    if size is not None and not (
-        isinstance(size, (list, tuple)) and len(size) == 2 and all(map(_is_count, size))
-    ):
-        raise ValueError(f"{path} must have (height, width) as image_size, got {size!r}")
-    if not isinstance(meta, dict):
-        raise ValueError(f"{path} must have a dictionary as meta, got {type(meta).__name__}")
-    try:
-        encoder = new_encoder(
-            name, num_modalities=num_modalities, image_size=None if size is None else tuple(size)
-        )
-        report = _fill(encoder, tensors)
-    except ValueError as error:
-        raise ValueError(f"{path} does not hold an encoder {name!r}: {error}") from error
-    if report.missing or report.left_out:
-        raise ValueError(f"{path} does not hold an encoder {name!r}: {report}")
-    return encoder.to(device).eval(), meta
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def _plain_metadata(value: object, place: str, depth: int = 0) -> object:
-    """A copy in plain values and containers, or a TypeError that names the first other value."""
-    if depth > DEEPEST:
-        raise ValueError(f"meta must be nested at most {DEEPEST} deep; does it hold itself?")
-    if isinstance(value, np.generic):
-        value = value.item()
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, Mapping):
-        for key in value:
-            if not isinstance(key, str):
-                raise TypeError(f"{place} must have strings as keys, got {key!r}")
-        return {
-            str(key): _plain_metadata(item, f"{place}[{key!r}]", depth + 1)
-            for key, item in value.items()
-        }
-    if isinstance(value, (list, tuple)):
-        return [
-            _plain_metadata(item, f"{place}[{index}]", depth + 1)
-            for index, item in enumerate(value)
-        ]
-    raise TypeError(f"{place} must be a plain value, got {type(value).__name__}")

@@ -10,6 +10,7 @@ try:
 except ImportError as error:
     raise ImportError('training needs tqdm and more: pip install "mabm[train]"') from error
 
+from mabm.data.sets import CONFIGS
 from mabm.train.config import (
     AugmentationConfig,
     BatchConfig,
@@ -21,11 +22,11 @@ from mabm.train.config import (
     RunConfig,
     StageConfig,
 )
-from mabm.train.config_files import CONFIGS, load_config, to_toml
+from mabm.train.config_files import load_config, to_toml
 from mabm.train.errors import RunInUseError, TrainingError, TrainingStopped
 from mabm.train.extraction import extract_features
 from mabm.train.learner import Learner
-from mabm.train.scoring import evaluate_weights
+from mabm.train.scoring import evaluate_encoder, evaluate_weights
 from mabm.train.steps import (
     build_memory,
     cluster_modalities,
@@ -56,6 +57,7 @@ __all__ = [
     "cluster_together",
     "contrast_across",
     "contrast_within",
+    "evaluate_encoder",
     "evaluate_weights",
     "extract_features",
     "load_config",

@@ -76,9 +76,10 @@ def draw_batches(
         sampler = IdentityBatchSampler(
             labels,
             cameras,
-            num_identities=options.identities // ranks,
+            num_identities=options.identities_of(group) // ranks,
             num_instances=options.instances,
             num_batches=iterations,
+            sampling=options.sampling,
             seed=Position(stage).seed(seed, stream, group),
             num_replicas=ranks,
             rank=distributed.rank(),
@@ -163,6 +164,7 @@ def _recipe(
         padding=options.padding,
         flip=options.flip,
         erasing=options.erasing,
+        erasing_fill=options.erasing_fill,
         jitter=jitter,
         channels=channels,
     )

@@ -12,10 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Literal, get_args
 
 from mabm._core.arguments import check_choice, check_integer, check_real, shown
-from mabm._core.modalities import MODALITIES
+from mabm._core.modalities import INFRARED, MODALITIES, MODALITY_NAMES
 from mabm._core.names import NamedMapping
 from mabm.cluster.dbscan import DBSCAN
+from mabm.contrast.samplers import Sampling
 from mabm.data import DATA_SETS
+from mabm.data.augmentation import ERASING_FILL
+from mabm.data.images import Resampling
 from mabm.distance.graph import DEFAULT_EPS, DEFAULT_MIN_SAMPLES
 from mabm.distance.options import DistanceOptions
 from mabm.distance.presets import (
@@ -40,6 +43,7 @@ _GREATEST_MARGIN: Final = 1e4
 
 Association = Literal["off", "naive", "hungarian", "sinkhorn", "modality-aware"]
 MemoryKind = Literal["hybrid", "mean", "hard"]
+Normalization = Literal["whole", "halves"]
 EncoderDtype = Literal["float32", "bfloat16", "float16"]
 
 
@@ -56,10 +60,14 @@ class DataConfig(_Table):
     Attributes:
         name: Name of the data set, a key of ``mabm.data.DATA_SETS``; other spellings are replaced
             by that one.
-        root: Folder of the data set; ``None`` for data that ships with the package.
+        root: Folder of the data set, or the table of a list of images; ``None`` for data that ships
+            with the package.
         trial: Number of the trial, from 1; ``None`` for data sets without trials.
         height: Height that images are resized to, in pixels.
         width: Width that images are resized to, in pixels.
+        test_resampling: Filter that test images are resized with, ``"lanczos"`` or ``"bicubic"``.
+            Training images are resized with the bicubic filter, for clustering too. The released
+            implementation takes Lanczos for test images.
         identities: Number of identities to train on, evenly spaced; ``None`` for all.
         held_out: Number of training identities, evenly spaced, that are left out of training and
             evaluated on in place of the test set: for choosing settings without looking at it.
@@ -73,6 +81,7 @@ class DataConfig(_Table):
     trial: int | None = None
     height: int = 288
     width: int = 144
+    test_resampling: Resampling = "lanczos"
     identities: int | None = None
     held_out: int = 0
     cache: str | None = None
@@ -83,6 +92,7 @@ class DataConfig(_Table):
         check_choice("name", self.name, tuple(DATA_SETS))
         _check_paths(self, "root", "cache")
         _check_integers(self, 1, MAX_EDGE, "height", "width")
+        check_choice("test_resampling", self.test_resampling, get_args(Resampling))
         _check_integers(self, 0, _MOST, "held_out")
         _check_integers(self, 0, _MOST_WORKERS, "workers")
         for name in ("trial", "identities"):
@@ -116,7 +126,9 @@ class AugmentationConfig(_Table):
         padding: Pixels added around an image before a random crop of its size.
         flip: Probability of mirroring.
         erasing: Probability of erasing a rectangle.
-        jitter: Strength of color jitter, applied to the second visible view.
+        erasing_fill: Red, green and blue of an erased pixel, in [0, 255]; the default is that of
+            the released implementation.
+        jitter: Strength of color jitter, applied to the second visible view, borders included.
         jitter_infrared: Whether stage 1 jitters infrared images too.
         exchange: Whether the second visible view has one channel copied to all three.
         second_view: Whether a visible image is used in two views.
@@ -125,6 +137,7 @@ class AugmentationConfig(_Table):
     padding: int = 10
     flip: float = 0.5
     erasing: float = 0.5
+    erasing_fill: tuple[float, float, float] = ERASING_FILL
     jitter: float = 0.5
     jitter_infrared: bool = True
     exchange: bool = True
@@ -134,6 +147,8 @@ class AugmentationConfig(_Table):
         _check_integers(self, 0, MAX_EDGE, "padding")
         for name in ("flip", "erasing", "jitter"):
             check_real(name, getattr(self, name), 0.0, 1.0)
+        for color in self.erasing_fill:
+            check_real("erasing_fill", color, 0.0, 255.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,28 +269,63 @@ class BatchConfig(_Table):
 
     Attributes:
         identities: Number of clusters of each modality, divided evenly among the processes.
-        instances: Number of images of each cluster.
+        infrared_identities: Number of infrared clusters where it is not that of visible ones;
+            ``None`` takes ``identities``.
+        instances: Number of images of each cluster. A visible image in two views counts once.
         cameras: Whether images of a cluster are drawn from cameras other than the anchor's.
+        sampling: ``"released"``: clusters that are left over when all others have been in a batch
+            are dropped, and images of a cluster may repeat where it has as many as are drawn.
+            ``"even"``: left-over clusters begin the next batch, and images repeat only where there
+            are too few. See :class:`mabm.IdentityBatchSampler`.
         micro_batches: Number of parts in which a process sends its batch through the encoder.
             Losses and gradients are those of the whole batch, at the price of a second forward
             pass; batch normalization sees the parts.
+        normalization: ``"whole"``: batch normalization takes its statistics of the whole batch.
+            ``"halves"``: as ``torch.nn.DataParallel`` on two GPUs, which published numbers come
+            from. The first visible view is normalized with one half of the infrared images, the
+            second with the other half, and running statistics are those of the first. One process
+            only; ``micro_batches`` must be 1 or even, and 2 gives the numbers of 1.
         evaluation: Number of images per step where no gradient is taken.
     """
 
     identities: int = 8
+    infrared_identities: int | None = None
     instances: int = 16
     cameras: bool = True
+    sampling: Sampling = "released"
     micro_batches: int = 1
+    normalization: Normalization = "whole"
     evaluation: int = 256
 
     def __post_init__(self) -> None:
         names = "identities", "instances", "micro_batches", "evaluation"
         _check_integers(self, 1, _MOST_IN_BATCH, *names)
-        if self.identities * self.instances % self.micro_batches:
+        check_choice("sampling", self.sampling, get_args(Sampling))
+        check_choice("normalization", self.normalization, get_args(Normalization))
+        if self.normalization == "halves" and self.micro_batches > 1 and self.micro_batches % 2:
             raise ValueError(
-                f"micro_batches must divide identities * instances = "
-                f"{self.identities * self.instances}, got {self.micro_batches}"
+                "micro_batches must be 1 or even with normalization 'halves', "
+                f"got {self.micro_batches}"
             )
+        if self.infrared_identities is not None:
+            _check_integers(self, 1, _MOST_IN_BATCH, "infrared_identities")
+        for group in MODALITIES:
+            size = self.identities_of(group) * self.instances
+            if size % self.micro_batches:
+                raise ValueError(
+                    f"micro_batches must divide the {MODALITY_NAMES[group]} identities * instances "
+                    f"= {size}, got {self.micro_batches}"
+                )
+
+    def identities_of(self, group: int) -> int:
+        """Number of clusters of a modality.
+
+        Args:
+            group: Number of the modality.
+        """
+        if group == INFRARED and self.infrared_identities is not None:
+            return self.infrared_identities
+        return self.identities
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,11 +12,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
-from mabm.data import DATA_SETS
+from mabm._core.names import find_name
+from mabm.data.sets import CONFIGS, DATA_SETS
 from mabm.train.config import Config
-
-CONFIGS: Final = tuple(DATA_SETS)
-"""Names of the shipped configurations: those of the data sets that they train on."""
 
 _MOST_BYTES: Final = 2**20  # of a file
 _MOST_BASES: Final = 16
@@ -34,12 +32,12 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Reads a configuration.
 
     Args:
-        source: Name of a shipped configuration (one of :data:`CONFIGS`, in any spelling of the data
-            set) or path of a TOML file. A name comes first: a file of that name in the current
-            folder is, for instance, ``./sysu``. Tables and keys of the file are the fields of
-            :class:`Config`; what is left out keeps its default. A key ``base`` at the top names a
-            shipped configuration, or another file (relative to the folder of this one), to start
-            from. UTF-8, with or without a byte-order mark, of at most 1 MiB.
+        source: Name of a shipped configuration (one of ``CONFIGS``, in any spelling; short names of
+            data sets are understood) or path of a TOML file. A name comes first: a file of that
+            name in the current folder is, for instance, ``./sysu``. Tables and keys of the file are
+            the fields of :class:`Config`; what is left out keeps its default. A key ``base`` at the
+            top names a shipped configuration, or another file (relative to the folder of this one),
+            to start from. UTF-8, with or without a byte-order mark, of at most 1 MiB.
         overrides: ``"table.key=value"``, later ones win. The value is TOML; a bare word is a
             string, and ``none`` is ``None``, which a file cannot set because TOML has no such
             value.
@@ -150,7 +148,7 @@ def read_tables(path: Path) -> tuple[str, dict[str, Any]]:
 
 def _read_tree(source: str | Path, above: tuple[str, ...] = ()) -> dict[str, Any]:
     """The tables of a shipped configuration or a file, merged into those of its base."""
-    if (shipped := DATA_SETS.find(str(source))) is not None:
+    if (shipped := _find_shipped(str(source))) is not None:
         name = f"configs/{shipped}.toml"
         tree = _parse_toml(resources.files("mabm.train").joinpath(name).read_text("utf-8"), name)
         folder = None
@@ -168,7 +166,7 @@ def _read_tree(source: str | Path, above: tuple[str, ...] = ()) -> dict[str, Any
     if not isinstance(base, str):
         raise ValueError(f"base must be a shipped name or a TOML file, got {base!r} in {source}")
     above = (*above, str(source))
-    if DATA_SETS.find(base) is None and folder is not None:
+    if _find_shipped(base) is None and folder is not None:
         base = os.path.normpath(folder / base)
     if _is_one_of(base, above) or len(above) > _MOST_BASES:
         raise ValueError(f"base must not lead back to itself, got {' -> '.join((*above, base))}")
@@ -179,6 +177,11 @@ def _read_tree(source: str | Path, above: tuple[str, ...] = ()) -> dict[str, Any
         else:
             merged[table] = fields
     return merged
+
+
+def _find_shipped(name: str) -> str | None:
+    """The shipped configuration that a spelling or the short name of a data set stands for."""
+    return DATA_SETS.find(name) or find_name(name, CONFIGS)
 
 
 def _is_one_of(base: str, above: Sequence[str]) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,20 +12,19 @@ from mabm._core.devices import find_device
 from mabm._core.names import find_name
 from mabm.data import ImageReader
 from mabm.evaluation import (
+    MORE_SEARCH_TASKS,
     SEARCH_TASKS,
     RerankOptions,
     SearchScores,
     SearchTask,
-    check_trial,
     evaluate_search,
     evaluate_within_modalities,
 )
-from mabm.models import Encoder, load_encoder
-from mabm.train.config import Config
-from mabm.train.config_files import parse_config
+from mabm.models import Encoder
+from mabm.train.config import DataConfig
 from mabm.train.extraction import extract_features
 from mabm.train.inputs import read_inputs
-from mabm.train.records.files import WEIGHTS
+from mabm.train.trained import data_to_test, read_trained
 
 
 def extract_test_features(
@@ -85,47 +83,47 @@ def score_within_modalities(features: Tensor, images: ImageReader) -> dict[str, 
     )
 
 
-def evaluate_weights(
-    path: str | Path,
+def evaluate_encoder(
+    encoder: Encoder,
+    data: DataConfig,
     *,
-    root: str | None = None,
-    trial: int | None = None,
     tasks: Sequence[str] | None = None,
     rerank: RerankOptions | None = None,
+    batch_size: int = 256,
     device: str = "auto",
     progress: bool = True,
 ) -> list[SearchScores]:
-    """Scores a trained encoder on the data set that it was trained for.
+    """Scores an encoder on the searches of a data set, whoever trained it.
 
     Args:
-        path: The folder of a run, or a file of weights that a run wrote.
-        root: Folder of the data set; by default the one that the run used.
-        trial: Trial to test on; it must be the one trained on, and is by default.
-        tasks: Names of searches; all of the data set by default.
+        encoder: The encoder; moved to the device.
+        data: The data set, its folder and trial, and the size of images. Where there are trials,
+            it must be the one that the encoder was trained on.
+        tasks: Names of searches of the data set; by default those of :data:`mabm.SEARCH_TASKS`.
+            Those of :data:`mabm.MORE_SEARCH_TASKS` are run where they are named.
         rerank: Options of a re-ranking; none by default.
+        batch_size: Images in one batch of the encoder, >= 1.
         device: ``"auto"`` takes a GPU if there is one, else the CPU; or a device by name.
         progress: Show a progress bar.
 
     Raises:
-        FileNotFoundError: There are no weights, or a part of the data set is missing.
-        ValueError: The trial is not the one trained on, a task is unknown, or the weights were not
-            written by a run.
+        FileNotFoundError: A part of the data set is missing.
+        ValueError: A task is unknown, or the data set breaks its layout.
 
     Example:
-        >>> from mabm import RerankOptions, train
-        >>> options = RerankOptions(k1=20, k2=6)
-        >>> scores = train.evaluate_weights("runs/emoji", rerank=options)  # doctest: +SKIP
-        >>> print(scores[0])  # doctest: +SKIP
+        >>> from mabm import models, train
+        >>> encoder = models.build_encoder("agw-resnet50", weights="adca.pth.tar")  # doctest: +SKIP
+        >>> data = train.DataConfig(name="sysu_mm01", root="datasets/SYSU-MM01")
+        >>> scores = train.evaluate_encoder(encoder, data)  # doctest: +SKIP
     """
-    encoder, config = load_run(path)
-    check_trial(config.data.trial, config.data.trial if trial is None else trial)
-    chosen = _choose_tasks(config.data.name, tasks)
-    data = config.data if root is None else replace(config.data, root=root)
+    chosen = _choose_tasks(data.name, tasks)
     inputs = read_inputs(data)
+    if not len(inputs.test):
+        raise ValueError(f"root must have test images to score, got none in {data.root}")
     features = extract_test_features(
         encoder.to(find_device(device)),
         inputs.test,
-        batch_size=config.batch.evaluation,
+        batch_size=batch_size,
         workers=data.workers,
         progress=progress,
     )
@@ -134,32 +132,67 @@ def evaluate_weights(
     )
 
 
-def load_run(path: str | Path) -> tuple[Encoder, Config]:
-    """The encoder of a run, on the CPU in evaluation mode, and the configuration of the run.
+def evaluate_weights(
+    path: str | Path,
+    *,
+    model: str | None = None,
+    data: str | None = None,
+    root: str | None = None,
+    trial: int | None = None,
+    image_size: tuple[int, int] | None = None,
+    tasks: Sequence[str] | None = None,
+    rerank: RerankOptions | None = None,
+    device: str = "auto",
+    progress: bool = True,
+) -> list[SearchScores]:
+    """Scores any weights: of a run, by default on its data set, or of a released checkpoint.
 
     Args:
-        path: The folder of a run, or a file of weights that a run wrote.
+        path: The folder of a run, a file of weights that a run wrote, the name of weights that
+            ship, or weights alone, such as a released checkpoint.
+        model: Name of the encoder, for weights alone: ``"agw-resnet50"`` for released checkpoints
+            of AGW, ADCA, PGM or BMIL.
+        data: Name of the data set; by default that of the run.
+        root: Folder of the data set; by default the one that the run used.
+        trial: Trial to test on; it must be the one trained on. A run's is the default; for other
+            weights it must be given where the data set has trials.
+        image_size: Height and width that images are resized to; by default those trained with, and
+            for weights alone those of the data set's shipped configuration.
+        tasks: Names of searches of the data set; by default those of :data:`mabm.SEARCH_TASKS`.
+            Those of :data:`mabm.MORE_SEARCH_TASKS` are run where they are named.
+        rerank: Options of a re-ranking; none by default.
+        device: ``"auto"`` takes a GPU if there is one, else the CPU; or a device by name.
+        progress: Show a progress bar.
 
     Raises:
-        FileNotFoundError: There are no weights.
-        ValueError: The weights were not written by a run.
+        FileNotFoundError: There are no weights, or a part of the data set is missing.
+        ValueError: The trial is not the one trained on, a task is unknown, the weights do not fit,
+            or do not say their encoder or data and these are not given.
+
+    Example:
+        >>> from mabm import RerankOptions, train
+        >>> options = RerankOptions(k1=20, k2=6)
+        >>> scores = train.evaluate_weights("runs/emoji", rerank=options)  # doctest: +SKIP
+        >>> print(scores[0])  # doctest: +SKIP
     """
-    file = Path(path)
-    if file.is_dir():
-        file = file / WEIGHTS
-    if not file.is_file():
-        raise FileNotFoundError(f"path must be a finished run or a file of weights, got {path}")
-    encoder, meta = load_encoder(file)
-    if "config" not in meta:
-        raise ValueError(f"path must be weights that a run wrote, with its configuration: {path}")
-    return encoder, parse_config(meta["config"], str(file))
+    trained = read_trained(path, model=model, image_size=image_size)
+    tested = data_to_test(trained, name=data, root=root, trial=trial, image_size=image_size)
+    return evaluate_encoder(
+        trained.encoder,
+        tested,
+        tasks=tasks,
+        rerank=rerank,
+        batch_size=trained.batch_size,
+        device=device,
+        progress=progress,
+    )
 
 
 def _choose_tasks(data: str, names: Sequence[str] | None) -> tuple[SearchTask, ...]:
     tasks = SEARCH_TASKS[data]
     if names is None:
         return tasks
-    known = {task.name: task for task in tasks}
+    known = {task.name: task for task in (*tasks, *MORE_SEARCH_TASKS[data])}
     chosen = []
     for name in names:
         if (spelled := find_name(name, known)) is None:

@@ -174,6 +174,7 @@ def open_run(
     """
     inputs = read_inputs(config.data)
     _check_modalities(inputs)
+    _check_cameras(config, inputs)
     checkpoint = load_newest(folder, KINDS)
     encoder = _build_encoder(config, inputs, device, is_new=checkpoint is None)
     _check_extras(config)
@@ -313,20 +314,37 @@ def _check_same_run(state: Mapping[str, Any], config: Config, inputs: Inputs, fo
 
 def _check_processes(config: Config) -> None:
     ranks = distributed.world_size()
-    if config.batch.identities % ranks:
+    batch = config.batch
+    if ranks > 1 and batch.normalization != "whole":
         raise ValueError(
-            f"batch.identities must be a multiple of the {ranks} processes, "
-            f"got {config.batch.identities}"
+            f"batch.normalization must be 'whole' where {ranks} processes join their batch, "
+            f"got {batch.normalization!r}"
         )
-    share = config.batch.identities // ranks * config.batch.instances
-    if share % config.batch.micro_batches:
-        raise ValueError(
-            f"batch.micro_batches must divide the {share} images of a modality that each process "
-            f"has, got {config.batch.micro_batches}"
-        )
+    for name in ("identities", "infrared_identities"):
+        count = getattr(batch, name)
+        if count is not None and count % ranks:
+            raise ValueError(
+                f"batch.{name} must be a multiple of the {ranks} processes, got {count}"
+            )
+    for group in MODALITIES:
+        share = batch.identities_of(group) // ranks * batch.instances
+        if share % batch.micro_batches:
+            raise ValueError(
+                f"batch.micro_batches must divide the {share} {MODALITY_NAMES[group]} images that "
+                f"each process has, got {batch.micro_batches}"
+            )
 
 
 def _check_modalities(inputs: Inputs) -> None:
     for group in MODALITIES:
         if not bool((inputs.modality == group).any()):
             raise ValueError(f"data must have {MODALITY_NAMES[group]} training images, got none")
+
+
+def _check_cameras(config: Config, inputs: Inputs) -> None:
+    clustering = config.clustering
+    if clustering.distance.preset.group_is_camera and inputs.cameras is None:
+        raise ValueError(
+            "clustering.preset must be one that compares no cameras where none is known, got "
+            f"{clustering.preset!r}"
+        )

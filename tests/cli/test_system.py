@@ -26,6 +26,7 @@ from mabm.data import (
     read_data,
     render_identities,
 )
+from mabm.data.images import Resampling
 from mabm.evaluation import format_search_scores
 from mabm.models import build_encoder, extract, load_pretrained, save_encoder, save_weights
 from mabm.train import Config, load_config
@@ -37,7 +38,8 @@ SMALL = ["model.name=small", "model.weights=none", "data.height=24", "data.width
 
 @pytest.fixture(scope="module")
 def sysu(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_sysu(tmp_path_factory.mktemp("sysu"), test=4, images=3)
+    # Larger than SIZE, so that the filter of resizing shows.
+    return build_sysu(tmp_path_factory.mktemp("sysu"), test=4, images=3, size=(30, 16))
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +113,15 @@ def test_train_passes_on_what_was_typed(
 
 
 @needs_training
+def test_train_says_where_the_report_is(stand_in: list[Any], run: Run, tmp_path: Path) -> None:
+    *_, last = run("train", "emoji_xm", "--output", tmp_path)[1].splitlines()
+    assert last == f"saved {tmp_path}"  # run.report=false leaves none
+    (tmp_path / "report.html").touch()
+    *_, saved, last = run("train", "emoji_xm", "--output", tmp_path)[1].splitlines()
+    assert (saved, last) == (f"saved {tmp_path}", f"report {tmp_path / 'report.html'}")
+
+
+@needs_training
 def test_train_under_torchrun_speaks_once(
     stand_in: list[Any], run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,7 +154,11 @@ def test_train_shows_a_configuration_that_reads_back(
     ("words", "status", "message"),
     [
         (["sysu"], 2, "give --output DIR, the folder of the run, or --show"),
-        (["sisu", "--show"], 1, "config must be one of sysu_mm01, regdb, llcm, emoji_xm or a TOM"),
+        (
+            ["sisu", "--show"],
+            1,
+            f"config must be one of {', '.join(training.CONFIGS)} or a TOML file",
+        ),
         (["sysu", "--show", "--set", "stage1.epochs"], 1, "an override must read table.key=value"),
         (["sysu_mm01", "--show", "--set", "stage1.epoch=3"], 1, "sysu_mm01: "),
         (["sysu", "--output", "run"], 2, "give --data ROOT, the folder of sysu_mm01 (data.root)"),
@@ -174,21 +189,26 @@ def test_train_mistakes_are_one_line(
 
 
 def expected_scores(
-    run_folder: Path, name: str, root: Path, trial: int | None = None, **options: Any
+    run_folder: Path,
+    name: str,
+    root: Path,
+    trial: int | None = None,
+    tasks: Sequence[mabm.SearchTask] | None = None,
+    **options: Any,
 ) -> list[mabm.SearchScores]:
-    """The searches of a data set, from its images to scores."""
+    """The searches of a data set, or those given, from its images to scores."""
     images = read_data(name, root, trial=trial).test
     encoder = build_encoder("small", weights=run_folder / "weights.pt")
     features = extract(
         encoder,
-        ImageReader(images, size=SIZE).__getitems__(range(len(images))),
+        ImageReader(images, size=SIZE, resampling="lanczos").__getitems__(range(len(images))),
         torch.from_numpy(images.modality.copy()),
         normalize_mean=True,
     )
     columns = (features, images.identity, images.camera, images.modality)
     return [
         mabm.evaluate_search(*columns, task=task, trial=trial, **options)
-        for task in mabm.SEARCH_TASKS[name]
+        for task in (mabm.SEARCH_TASKS[name] if tasks is None else tasks)
     ]
 
 
@@ -200,7 +220,8 @@ def test_evaluate_prints_every_task(sysu_run: Path, sysu: Path, run: Run, tmp_pa
     assert table == format_search_scores(expected)
     assert saved == f"saved {tmp_path / 'scores.json'}"
     written = json.loads((tmp_path / "scores.json").read_text())
-    assert written == [scores.to_dict() for scores in expected]
+    weights = [{"path": str(sysu_run), "model": "small"}]
+    assert written == [{"weights": weights, **scores.to_dict()} for scores in expected]
     assert len(written[0]["trials"]) == 10
 
 
@@ -213,6 +234,14 @@ def test_evaluate_one_task_reranked(sysu_run: Path, sysu: Path, run: Run, tmp_pa
     assert out == f"{format_search_scores([expected])}\n"
     assert "sysu_mm01 indoor-search, re-ranked" in out
     assert "all-search" not in out
+
+
+def test_evaluate_runs_some_tasks_by_name_alone(sysu_run: Path, sysu: Path, run: Run) -> None:
+    tasks = mabm.MORE_SEARCH_TASKS["sysu_mm01"]
+    expected = expected_scores(sysu_run, "sysu_mm01", sysu, tasks=tasks)
+    words = ("--task", "all-search-multi-shot", "--task", "indoor-search-multi-shot")
+    status, out, _ = run("evaluate", sysu_run, *words, "--quiet")
+    assert (status, out) == (0, f"{format_search_scores(expected)}\n")
 
 
 @needs_training
@@ -234,13 +263,15 @@ def test_evaluate_averages_the_models_of_several_trials(
     assert (status, out) == (1, "")
     assert "model_trial must be 2, the trial that is tested, got 1" in err
     assert run("evaluate", folders[0], "--trial", 1, "--quiet")[0] == 0
-    assert "each of another trial, got " in run("evaluate", folders[0], folders[0])[2]
+    assert (
+        "each of another trial, to be averaged, got " in run("evaluate", folders[0], folders[0])[2]
+    )
 
 
 def test_evaluate_mistakes_are_one_line(sysu_run: Path, run: Run, tmp_path: Path) -> None:
     for words, status, message in [
-        ([tmp_path], 1, "RUN must be a finished run or a file of weights"),
-        ([sysu_run, sysu_run], 1, "RUN must be runs of one data set, each of another trial, got"),
+        ([tmp_path], 1, "WEIGHTS must be a finished run, a file or emoji_xm"),
+        ([sysu_run, sysu_run], 1, "WEIGHTS must be of one data set, each of another trial, to be"),
         ([sysu_run, "--task", "visible-to-thermal"], 1, "tasks must be of all-search"),
         ([sysu_run, "--k1", "9"], 2, "--k1, --k2 and --lambda need --rerank"),
         ([sysu_run, "--json", tmp_path / "x.txt"], 1, "--json must end in .json, got"),
@@ -256,10 +287,12 @@ def test_evaluate_mistakes_are_one_line(sysu_run: Path, run: Run, tmp_path: Path
 # --- extract
 
 
-def by_hand(images: ImageSet, *, normalize_mean: bool = False, seed: int = 0) -> np.ndarray:
+def by_hand(
+    images: ImageSet, *, resampling: Resampling = "bicubic", normalize_mean: bool = False
+) -> np.ndarray:
     return extract(
-        build_encoder("small", seed=seed),
-        ImageReader(images, size=SIZE).__getitems__(range(len(images))),
+        build_encoder("small", seed=0),
+        ImageReader(images, size=SIZE, resampling=resampling).__getitems__(range(len(images))),
         torch.from_numpy(images.modality.copy()),
         normalize_mean=normalize_mean,
     ).numpy()
@@ -284,8 +317,14 @@ def test_extract_a_data_set_and_cluster_it(
     test = tmp_path / "test.npy"
     words = ("--data", f"sysu_mm01:{sysu}", "--split", "test", "--renormalize", "--batch-size", 5)
     assert run("extract", sysu_run / "weights.pt", *words, "--output", test, "--quiet")[2] == ""
-    expected = by_hand(read_data("sysu_mm01", sysu).test, normalize_mean=True)
+    images = read_data("sysu_mm01", sysu).test
+    expected = by_hand(images, resampling="lanczos", normalize_mean=True)
     np.testing.assert_allclose(np.load(test), expected, rtol=0, atol=1e-5)
+    bicubic = (*words, "--resampling", "bicubic", "--output", test, "--quiet")
+    assert run("extract", sysu_run / "weights.pt", *bicubic)[0] == 0
+    other = by_hand(images, normalize_mean=True)
+    assert np.abs(other - expected).max() > 1e-3
+    np.testing.assert_allclose(np.load(test), other, rtol=0, atol=1e-5)
 
 
 def test_extract_a_table_of_images(sysu: Path, run: Run, tmp_path: Path) -> None:
@@ -340,8 +379,8 @@ def test_extract_with_what_ships(run: Run, tmp_path: Path, monkeypatch: pytest.M
 
 EXTRACT_MISTAKES = [
     ("path,camera,modality\nhere.jpg,1,0\n", "lists images that do not exist: "),
-    ("path,camera\nhere.jpg,1\n", "must have columns path, camera, modality and maybe identity"),
-    ("path,camera,camera,modality\nhere.jpg,1,1,0\n", "must have columns path, camera, modality"),
+    ("path,camera\nhere.jpg,1\n", "must have columns path and modality, and maybe camera, ident"),
+    ("path,camera,camera,modality\nhere.jpg,1,1,0\n", "must have columns path and modality"),
     ("path,camera,modality\n", "must list images, got none"),
     ("path,camera,modality\nhere.jpg,1\n", ", row 2: must have 3 columns, got 2"),
     (
@@ -382,15 +421,14 @@ def test_extract_mistakes_are_one_line(sysu: Path, run: Run, tmp_path: Path) -> 
         (["emoji_xm", *file], 2, "give either --data NAME[:ROOT] or --images LIST.csv"),
         (["emoji_xm", *file, *data, "--images", "x"], 2, "give either --data"),
         (["emoji_xm", *file, "--images", "x", "--trial", 1], 2, "--trial needs --data regdb:ROOT"),
-        (["emoji_xm", *file, "--images", "x", "--split", "test"], 2, "--split needs --data"),
-        (["emoji_xm", *file, *data, "--model", "small"], 2, "--model is for a file of weights"),
+        (["emoji_xm", *file, *data, "--model", "small"], 1, "model (--model) is for weights alone"),
         (["emoji_xm", *file, "--data", "llcm"], 2, "--data must be llcm:ROOT"),
         (["nothing.pt", *file, *data], 1, "WEIGHTS must be a finished run, a file or emoji_xm"),
         ([sysu, *file, *data], 1, "WEIGHTS must be a finished run"),
         (
             [tmp_path / "weights.pt", *file, *data],
             1,
-            f"{tmp_path / 'weights.pt'} must be a file of",
+            f"{tmp_path / 'weights.pt'} holds weights alone",
         ),
         (["emoji_xm", *file, "--data", "sisu"], 1, "name must be one of"),
         (["emoji_xm", "--output", "x.csv", *data], 1, "--output must end in .npz or .npy or"),

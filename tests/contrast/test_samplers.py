@@ -91,6 +91,70 @@ def test_instances_of_a_cluster(
                 assert len(set(others)) == len(others)
 
 
+def draws_of(size: int, sampling: str) -> list[list[int]]:
+    """The instances, but for the anchor, of 100 batches of four from one cluster."""
+    sampler = mabm.IdentityBatchSampler(
+        np.zeros(size, int), num_identities=1, num_instances=4, num_batches=100, sampling=sampling
+    )
+    return [batch[1:] for batch in sampler]
+
+
+def test_as_released_samples_repeat_where_there_are_just_enough() -> None:
+    def repeats(size: int, sampling: str) -> int:
+        return sum(len(set(drawn)) < len(drawn) for drawn in draws_of(size, sampling))
+
+    # Three are drawn from the others: of two, some repeat; of three, 2 / 9 of the draws do not.
+    assert [repeats(3, sampling) for sampling in ("even", "released")] == [100, 100]
+    assert repeats(4, "even") == 0
+    assert 60 < repeats(4, "released") < 95
+    assert [repeats(5, sampling) for sampling in ("even", "released")] == [0, 0]
+
+
+@pytest.mark.parametrize("num_replicas", [1, 2])
+def test_as_released_clusters_that_fill_no_batch_are_dropped(num_replicas: int) -> None:
+    labels = np.repeat(np.arange(11), 3)
+
+    def batches(sampling: str, num_batches: int | None) -> list[list[int]]:
+        ranks = [
+            mabm.IdentityBatchSampler(
+                labels,
+                num_identities=4 // num_replicas,
+                num_instances=1,
+                num_batches=num_batches,
+                num_replicas=num_replicas,
+                rank=rank,
+                sampling=sampling,
+            )
+            for rank in range(num_replicas)
+        ]
+        return [
+            labels[list(chain.from_iterable(part))].tolist() for part in zip(*ranks, strict=True)
+        ]
+
+    found = batches("released", 400)
+    dropped = Counter()
+    for first, second in zip(found[::2], found[1::2], strict=True):  # a pass: 8 of 11 clusters
+        assert len({*first, *second}) == 8
+        dropped.update(set(range(11)) - {*first, *second})
+    assert sum(dropped.values()) == 3 * 200
+    assert all(30 < times < 80 for times in dropped.values())  # 55 expected: which, is drawn
+    assert len(dropped) == 11
+    assert found[:2] == batches("even", 2)  # the first pass is the same
+    assert [len(batches(sampling, None)) for sampling in ("even", "released")] == [3, 2]
+
+
+def test_as_released_fewer_clusters_than_a_batch_holds_are_repeated() -> None:
+    labels = np.repeat(np.arange(3), 5)
+    found = [
+        list(mabm.IdentityBatchSampler(labels, num_identities=8, num_batches=3, sampling=sampling))
+        for sampling in ("even", "released")
+    ]
+    for one, other in zip(*found, strict=True):
+        assert len(other) == 8 * 16
+        assert labels[one].tolist() == labels[other].tolist()
+    assert len(mabm.IdentityBatchSampler(labels, num_identities=8, sampling="released")) == 1
+
+
 def test_a_cluster_of_one_sample_repeats_it() -> None:
     sampler = mabm.IdentityBatchSampler(
         np.array([-1, 4, -1]), np.array([0, 1, 0]), num_identities=2, num_instances=3
@@ -275,6 +339,7 @@ REFUSED = [
     ({"cameras": np.zeros(4)}, TypeError, "cameras must be integers"),
     ({"num_identities": 0}, ValueError, r"num_identities must be in \[1, 65536\], got 0"),
     ({"num_instances": 1.5}, TypeError, "num_instances must be an integer, got float"),
+    ({"sampling": "fair"}, ValueError, r"sampling must be one of \('even', 'released'\), got 'fair'"),
     ({"num_batches": 0}, ValueError, "num_batches must be at least 1, got 0"),
     ({"seed": -1}, ValueError, "seed must be at least 0, got -1"),
     ({"seed": None}, TypeError, "seed must be an integer, got NoneType"),

@@ -27,13 +27,14 @@ from mabm.train import (
     train,
 )
 from mabm.train.records.resuming import check_same
-from mabm.train.scoring import load_run
+from mabm.train.trained import read_trained
 
 SPELLINGS = {
     "sysu_mm01": ("sysu_mm01", "sysu", "SYSU", "sysu-mm01", "SYSU-MM01", "Sysu_MM01"),
     "regdb": ("regdb", "RegDB", "REGDB"),
     "llcm": ("llcm", "LLCM"),
     "emoji_xm": ("emoji_xm", "emoji-xm", "Emoji-XM", "EMOJI_XM"),
+    "image_list": ("image_list", "image-list", "Image_List"),
 }
 PAIRS = [(name, spelling) for name, all_of in SPELLINGS.items() for spelling in all_of]
 EMOJI = SPELLINGS["emoji_xm"]
@@ -46,13 +47,13 @@ def test_mappings_are_looked_up_in_every_spelling(name: str, spelling: str) -> N
     assert spelling in SEARCH_TASKS
     if name in PROTOCOLS:
         assert PROTOCOLS[spelling].name == PROTOCOLS.get(spelling).name == name
-    assert (spelling in PROTOCOLS) == (name != "emoji_xm")
+    assert (spelling in PROTOCOLS) == (name not in ("emoji_xm", "image_list"))
 
 
 def test_mappings_show_one_spelling_and_are_read_only() -> None:
-    assert list(SEARCH_TASKS) == list(DATA_SETS) == list(CONFIGS) == list(SPELLINGS)
+    assert list(SEARCH_TASKS) == list(DATA_SETS) == list(SPELLINGS)
     assert list(PROTOCOLS) == ["sysu_mm01", "regdb", "llcm"]
-    assert len(SEARCH_TASKS) == 4
+    assert len(SEARCH_TASKS) == 5
     for name in ("sisu", "", None, 3, "sysu mm01"):
         assert name not in SEARCH_TASKS
         assert SEARCH_TASKS.get(name, "none") == "none"
@@ -117,6 +118,16 @@ def test_configurations_are_named_in_every_spelling(
 
 
 @needs_training
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_configuration_is_named_in_any_case(name: str, tmp_path: Path) -> None:
+    config = load_config(name)
+    assert load_config(name.upper().replace("_", "-")) == config
+    file = tmp_path / "mine.toml"
+    file.write_text(f'base = "{name.title()}"\n')
+    assert load_config(file) == config
+
+
+@needs_training
 @pytest.mark.parametrize("spelling", EMOJI)
 def test_weights_of_a_configuration_are_written_in_one_spelling(spelling: str) -> None:
     assert ModelConfig(weights=spelling).weights == "emoji_xm"
@@ -166,7 +177,9 @@ def test_checkpoints_with_an_earlier_spelling_resume(
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "to_tree", old_tree)
         train(small_config(*short), tmp_path, progress=False)
-    assert load_run(tmp_path)[1].model.weights == "emoji_xm"
+    config = read_trained(tmp_path).config
+    assert config is not None
+    assert config.model.weights == "emoji_xm"
     for name in ("result.json", "weights.pt"):
         (tmp_path / name).unlink()
     train(small_config(*short), tmp_path, progress=False)
@@ -225,6 +238,6 @@ def test_extract_takes_every_spelling(
 def test_searches_are_named_in_every_spelling(run: Run) -> None:
     for name in ("indoor-search", "Indoor_Search"):
         status, _, err = run("evaluate", "nothing", "--task", name)
-        assert (status, "RUN must be a finished run" in err) == (1, True)  # its name was taken
+        assert (status, "WEIGHTS must be a finished run" in err) == (1, True)  # its name was taken
     with pytest.raises(SystemExit):
         run("evaluate", "nothing", "--task", "outdoor-search")

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
 from mabm.data import Augmentation, augment, augmentation, philox
+from mabm.models import AgwResNet50
 
 NOTHING = {"padding": 0, "flip": 0.0, "erasing": 0.0}
 EVERYTHING = Augmentation(padding=3, jitter=0.5, channels="infrared")
@@ -172,7 +173,7 @@ def test_erased_rectangles(size: tuple[int, int]) -> None:
     assert 0.02 - slack < min(shares) < 0.06
     assert 0.34 < max(shares) < 0.4 + slack
     assert 0.3 - 3 * slack < min(aspects) < 0.6
-    assert 2.6 < max(aspects) < 3.3 + 24 * slack
+    assert 2.6 < max(aspects) < 1 / 0.3 + 24 * slack
     # Drawn uniformly, not log-uniformly: the mean is near the middle of the range, 1.8, less what
     # did not fit (log-uniform draws have 1.25).
     assert 1.5 < np.mean(aspects) < 1.95
@@ -359,15 +360,41 @@ def test_no_strength_makes_a_negative_factor() -> None:
     assert share(result.flatten(1).amax(1) < 7.5) < 0.05
 
 
-def test_jitter_comes_before_the_black_border() -> None:
-    white = torch.full((40, 3, 6, 6), 250, dtype=torch.uint8)
-    recipe = Augmentation(padding=2, flip=0.0, erasing=0.0, jitter=0.5)
-    result = augment(white, recipe, seed=0, keys=range(40))
-    # Less contrast would have lifted a border that was there already.
-    border = result[result < 100]
-    assert len(border)
-    assert (border == 0).all()
-    assert len(result[:, 0, 2, 2].unique()) > 10
+def test_jitter_comes_after_crop_and_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Less contrast lifts the black border too, toward the mean of what was cropped."""
+    images, count, padding = noise(20, 9, 6), 20, 2
+    draws = np.random.default_rng(0).random((count, augmentation._NUM_DRAWS))
+    draws[:, augmentation._JITTER] = 0.5, 0.25, 0.5, 0.5  # contrast x 0.75, the others unchanged
+    monkeypatch.setattr(augmentation, "uniform_draws", lambda *_: draws)
+    recipe = Augmentation(padding=padding, flip=0.5, erasing=0.0, jitter=0.5)
+    result = augment(images, recipe, seed=0, keys=range(count))
+    geometry = Augmentation(padding=padding, flip=0.5, erasing=0.0)
+    moved = augment(images, geometry, seed=0, keys=range(count)).double().numpy()
+    gray = np.tensordot(moved, [0.2989, 0.587, 0.114], (1, 0)).mean((1, 2)).reshape(-1, 1, 1, 1)
+    np.testing.assert_allclose(result.numpy(), 0.75 * moved + 0.25 * gray, atol=5e-3)
+    border = (moved == 0).all(1)
+    assert border.any(axis=(1, 2)).sum() > 15
+    assert (result.numpy().transpose(0, 2, 3, 1)[border] > 5).all()
+
+
+def test_erased_pixels_are_not_jittered() -> None:
+    recipe = Augmentation(
+        padding=0, flip=0.0, erasing=1.0, erasing_fill=(1.5, 2.5, 3.5), jitter=0.5
+    )
+    result = augment(noise(50, 16, 16), recipe, seed=0, keys=range(50))
+    fill = torch.tensor([1.5, 2.5, 3.5]).view(1, 3, 1, 1)
+    assert bool((result == fill).all(1).flatten(1).any(1).all())
+
+
+def test_an_erased_pixel_is_what_the_released_fill_is_after_normalization() -> None:
+    encoder = AgwResNet50()
+    recipe = Augmentation(padding=0, flip=0.0, erasing=1.0)
+    result = augment(torch.zeros(1, 3, 40, 20, dtype=torch.uint8), recipe, seed=0, keys=[0])
+    fill = result[0].flatten(1).amax(1).view(3, 1, 1)  # the others are black
+    normalized = (fill - encoder.pixel_mean) / encoder.pixel_deviation
+    torch.testing.assert_close(
+        normalized.flatten(), torch.tensor([0.4914, 0.4822, 0.4465]), rtol=0, atol=1e-5
+    )
 
 
 # ---- contracts

@@ -44,9 +44,13 @@ def files(tmp_path: Path) -> list[Path]:
     return paths
 
 
-def as_pillow_says(path: Path, size: tuple[int, int] = SIZE) -> np.ndarray:
+def as_pillow_says(
+    path: Path,
+    size: tuple[int, int] = SIZE,
+    filter_: Image.Resampling = Image.Resampling.BICUBIC,
+) -> np.ndarray:
     with Image.open(path) as opened:
-        resized = opened.convert("RGB").resize(size[::-1], Image.Resampling.BICUBIC)
+        resized = opened.convert("RGB").resize(size[::-1], filter_)
     return np.asarray(resized).transpose(2, 0, 1)
 
 
@@ -69,6 +73,29 @@ def test_files_are_read_as_the_published_pipelines_do(files: list[Path]) -> None
         image = reader[number]
         assert image.dtype == torch.uint8
         assert np.array_equal(image.numpy(), as_pillow_says(path))
+
+
+def test_test_images_are_read_as_the_published_pipelines_do(files: list[Path]) -> None:
+    reader = ImageReader(image_set(files), size=SIZE, resampling="lanczos")
+    for number, path in enumerate(files):
+        expected = as_pillow_says(path, filter_=Image.Resampling.LANCZOS)
+        assert not np.array_equal(expected, as_pillow_says(path))
+        assert np.array_equal(reader[number].numpy(), expected)
+        assert np.array_equal(decode_image(path, size=SIZE, resampling="lanczos"), expected)
+    pixels = np.stack([np.asarray(picture(seed)).transpose(2, 0, 1) for seed in range(6)])
+    arrays = ImageSet(pixels, [0] * 6, [0] * 6, [0] * 6)
+    of_arrays = ImageReader(arrays, size=SIZE, resampling="lanczos")
+    assert torch.equal(of_arrays.__getitems__(range(6)), reader.__getitems__(range(6)))
+    unchanged = ImageReader(arrays, resampling="lanczos").__getitems__(range(6))
+    assert np.array_equal(unchanged.numpy(), pixels)
+
+
+def test_filters_are_checked(files: list[Path]) -> None:
+    message = r"resampling must be one of \('bicubic', 'lanczos'\), got 'nearest'"
+    with pytest.raises(ValueError, match=message):
+        ImageReader(image_set(files), size=SIZE, resampling="nearest")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=message):
+        decode_image(files[0], size=SIZE, resampling="nearest")  # type: ignore[arg-type]
 
 
 def test_rows_come_in_the_order_asked_for(files: list[Path]) -> None:
@@ -221,6 +248,16 @@ def test_the_cache_gives_the_same_pixels_and_decodes_once(
     again = ImageReader(image_set(files), size=SIZE, cache=tmp_path / "deep" / "cache")
     assert torch.equal(again.__getitems__(range(6)), expected)
     assert torch.equal(pickle.loads(pickle.dumps(again)).__getitems__(range(6)), expected)
+
+
+def test_filters_do_not_share_a_cache(files: list[Path], tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    for resampling in ("bicubic", "lanczos", "bicubic"):
+        reader = ImageReader(image_set(files), size=SIZE, resampling=resampling, cache=cache)
+        filter_ = Image.Resampling[resampling.upper()]
+        for number, path in enumerate(files):
+            assert np.array_equal(reader[number].numpy(), as_pillow_says(path, filter_=filter_))
+    assert len(list(cache.iterdir())) == 2
 
 
 def test_a_changed_data_set_is_noticed(files: list[Path], tmp_path: Path) -> None:

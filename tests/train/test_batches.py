@@ -1,5 +1,6 @@
 """Batches: what decides the draws, what a resumed epoch sees, and what several processes share."""
 
+import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -50,14 +51,14 @@ def samples() -> tuple[dict[int, Tensor], Tensor]:
     return targets, torch.from_numpy(rng.integers(0, 3, 200))
 
 
-def draw(place: Place = PLACE, iterations: int = 6) -> list[dict[int, list[int]]]:
+def draw(place: Place = PLACE, iterations: int = 6, **options: Any) -> list[dict[int, list[int]]]:
     targets, cameras = samples()
     return draw_batches(
         targets,
         cameras,
         place.position,
         iterations=iterations,
-        options=OPTIONS,
+        options=dataclasses.replace(OPTIONS, **options),
         **place.keywords,
     )
 
@@ -90,6 +91,24 @@ def test_batches_hold_what_was_asked_for() -> None:
             # Every cluster here has samples of each camera.
             shot = cameras[rows].view(4, 3)
             assert bool((shot[:, 1:] != shot[:, :1]).all())
+
+
+def test_modalities_may_have_batch_sizes_of_their_own() -> None:
+    targets, cameras = samples()
+    options = BatchConfig(identities=2, infrared_identities=4, instances=3)
+    batches = draw_batches(
+        targets, cameras, PLACE.position, iterations=6, options=options, **PLACE.keywords
+    )
+    assert [{group: len(rows) for group, rows in batch.items()} for batch in batches] == [
+        {VISIBLE: 6, INFRARED: 12}
+    ] * 6
+    # What one modality has does not move what the other draws.
+    assert [batch[INFRARED] for batch in batches] == [batch[INFRARED] for batch in draw()]
+    found = view(batches[0], padding=2)
+    assert found.sections == (6, 6, 12)
+    parts = found.by_modality(found.rows)
+    assert parts[VISIBLE].tolist() == [*batches[0][VISIBLE], *batches[0][VISIBLE]]
+    assert parts[INFRARED].tolist() == batches[0][INFRARED]
 
 
 def test_cameras_are_optional() -> None:
@@ -142,8 +161,21 @@ def test_modalities_draw_apart() -> None:
 
 
 @pytest.mark.parametrize("first", range(7))
-def test_a_resumed_epoch_draws_the_rest_of_the_plan(first: int) -> None:
-    assert draw(PLACE._replace(iteration=first)) == draw()[first:]
+@pytest.mark.parametrize("sampling", ["even", "released"])
+def test_a_resumed_epoch_draws_the_rest_of_the_plan(first: int, sampling: str) -> None:
+    place = PLACE._replace(iteration=first)
+    assert draw(place, sampling=sampling) == draw(sampling=sampling)[first:]
+
+
+def test_left_over_clusters_are_dropped_as_released_or_drawn_next() -> None:
+    """There are nine clusters; two batches of four leave one over."""
+    targets, _ = samples()
+    for sampling in ("released", "even"):
+        batches = draw(iterations=36, sampling=sampling)
+        clusters = [targets[VISIBLE][batch[VISIBLE][::3]].tolist() for batch in batches]
+        times = np.bincount(np.concatenate(clusters), minlength=9)
+        assert times.sum() == 36 * 4
+        assert (times == 16).all() == (sampling == "even")
 
 
 # Views
@@ -269,14 +301,20 @@ def joined(parts: Sequence[Sequence[Tensor]]) -> Tensor:
 
 @pytest.mark.parametrize("count", [2, 4])
 @pytest.mark.parametrize("clusters", [9, 3])
-def test_processes_share_the_batch_of_one(count: int, clusters: int, processes: Any) -> None:
+@pytest.mark.parametrize(
+    "more", [{}, {"infrared_identities": 8}, {"infrared_identities": 8, "sampling": "even"}]
+)
+def test_processes_share_the_batch_of_one(
+    count: int, clusters: int, more: dict[str, Any], processes: Any
+) -> None:
     targets, cameras = samples()
+    options = dataclasses.replace(OPTIONS, **more)
     targets = {group: each.masked_fill(each >= clusters, -1) for group, each in targets.items()}
 
     def plan() -> list[dict[int, list[int]]]:
         position = Position(PLACE.stage, PLACE.epoch, iteration=1)
         return draw_batches(
-            targets, cameras, position, iterations=3, options=OPTIONS, **PLACE.keywords
+            targets, cameras, position, iterations=3, options=options, **PLACE.keywords
         )
 
     expected, shared = plan(), list(processes(count, plan))

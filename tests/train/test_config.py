@@ -3,6 +3,7 @@
 import codecs
 import dataclasses
 import os
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mabm import PRESETS
-from mabm.train import CONFIGS, ClusteringConfig, Config, load_config, to_toml
+from mabm.data import INFRARED, VISIBLE
+from mabm.train import CONFIGS, BatchConfig, ClusteringConfig, Config, load_config, to_toml
 from mabm.train.config_files import parse_config, to_tree
 
 pytestmark = needs_training
@@ -32,6 +34,7 @@ def test_the_configuration_of_sysu_is_the_published_one() -> None:
     config = load_config("sysu_mm01")
     assert config == Config()  # the defaults of the library
     assert (config.data.height, config.data.width, config.augmentation.padding) == (288, 144, 10)
+    assert config.data.test_resampling == "lanczos"
     assert (config.batch.identities, config.batch.instances, config.batch.cameras) == (8, 16, True)
     for stage in (config.stage1, config.stage2):
         assert (stage.epochs, stage.iterations, stage.step, stage.gamma) == (50, 200, 20, 0.1)
@@ -52,6 +55,7 @@ def test_other_data_sets_differ_from_sysu_where_the_method_says() -> None:
         "augmentation.jitter_infrared": (True, False),
         "clustering.eps": (0.6, 0.3),
         "batch.identities": (8, 4),
+        "batch.infrared_identities": (None, 8),
         "batch.cameras": (True, False),
         "stage1.iterations": (200, 100),
         "stage2.iterations": (200, 100),
@@ -65,6 +69,31 @@ def test_other_data_sets_differ_from_sysu_where_the_method_says() -> None:
     assert {"data.name", "model.name", "model.weights"} <= changed.keys()
     assert "contrast" not in tables  # losses and memories are the method's everywhere
     assert not any(name.endswith((".lr", ".weight_decay", ".gamma")) for name in changed)
+
+
+def test_every_file_is_listed() -> None:
+    files = resources.files("mabm.train").joinpath("configs").iterdir()
+    assert sorted(file.name for file in files) == sorted(f"{name}.toml" for name in CONFIGS)
+
+
+def test_a_first_look_is_the_method_in_little_time() -> None:
+    def pixels(config: Config) -> int:
+        """Pixels that the encoder is trained on: two modalities, one of them in two views."""
+        steps = config.stage1.epochs * config.stage1.iterations
+        steps += 2 * config.stage2.epochs * config.stage2.iterations
+        images = 3 * config.batch.identities * config.batch.instances
+        return steps * images * config.data.height * config.data.width
+
+    whole, first_look = load_config("emoji_xm"), load_config("emoji_xm_smoke")
+    assert pixels(first_look) < pixels(whole) / 15
+    assert first_look.data.held_out + (first_look.data.identities or 350) < 100
+    assert first_look.data.held_out > 0  # and so test identities are not looked at
+    assert first_look.stage1.epochs >= 1
+    assert first_look.stage2.epochs >= 3  # a curve
+    assert (first_look.run.evaluate_every, first_look.run.report) == (1, True)
+    assert first_look.clustering == whole.clustering
+    assert first_look.contrast == whole.contrast
+    assert not any(name.endswith((".lr", ".gamma")) for name in differing(whole, first_look))
 
 
 def test_overrides() -> None:
@@ -105,11 +134,20 @@ def test_overrides() -> None:
         ("batch.identities=true", r"batch\.identities must be a valid integer, got True"),
         ("batch.identities=none", r"batch\.identities must be a valid integer, got None"),
         ("batch.micro_batches=3", r"batch\.micro_batches must divide .* = 128, got 3"),
+        ("batch.sampling=odd", r"batch\.sampling must be 'even' or 'released', got 'odd'"),
+        (
+            "batch.normalization=both",
+            r"batch\.normalization must be 'whole' or 'halves', got 'both'",
+        ),
+        ("batch.infrared_identities=0", r"batch\.infrared_identities must be in \[1, .*, got 0"),
+        ("augmentation.erasing_fill=[0, 0]", r"augmentation\.erasing_fill.2 must be .*"),
+        ("augmentation.erasing_fill=[0, 0, 256]", r"augmentation\.erasing_fill must be .* got 256"),
         ("run.compile=1", r"run\.compile must be a valid boolean, got 1"),
         ("run.seed=-1", r"run\.seed must be at least 0, got -1"),
         ("run.precision=half", r"run\.precision must be 'float32', .* or 'float16', got 'half'"),
         ("model.weights=5", r"model\.weights must be a valid string, got 5"),
         ("data.name=market", r"data\.name must be one of .*'regdb'.*, got 'market'"),
+        ("data.test_resampling=box", r"data\.test_resampling must be 'bicubic' or .*, got 'box'"),
         ("data.trial=0", r"data\.trial must be in \[1, 1000000\], got 0"),
         ("stage2.lr=0", r"stage2\.lr must be above 0, got 0\.0"),
         ("stage2.lr=nan", r"stage2\.lr must be .*, got nan"),
@@ -126,7 +164,10 @@ def test_overrides() -> None:
         ("clustering.association=all", r"clustering\.association must be 'off', .*, got 'all'"),
         ("contrast.momentum=2", r"contrast\.momentum must be in \[0, 1\], got 2"),
         ("augmentation.flip=-0.5", r"augmentation\.flip must be in \[0, 1\], got -0\.5"),
-        ("batch.identites=8", r"batch\.identites must be one of identities, instances, cameras"),
+        (
+            "batch.identites=8",
+            r"batch\.identites must be one of identities, .*, instances, cameras",
+        ),
         ("batsh.identities=8", r"batsh must be one of data, model, .*, run$"),
         ("batsh.identities=none", r"batsh must be one of data, model, .*, run$"),
         ("identities=8", r"an override must read table\.key=value, got 'identities=8'"),
@@ -137,6 +178,26 @@ def test_overrides() -> None:
 def test_a_mistake_is_named_with_its_contract_and_value(override: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load_config("sysu_mm01", [override])
+
+
+def test_batch_sizes_by_modality() -> None:
+    both = load_config("sysu_mm01", ["batch.identities=6"]).batch
+    assert [both.identities_of(group) for group in (VISIBLE, INFRARED)] == [6, 6]
+    regdb = load_config("regdb").batch
+    sizes = [regdb.identities_of(group) * regdb.instances for group in (VISIBLE, INFRARED)]
+    assert sizes == [64, 128]
+    assert (
+        load_config("regdb", ["batch.infrared_identities=none"]).batch.identities_of(INFRARED) == 4
+    )
+    with pytest.raises(ValueError, match=r"micro_batches must divide the infrared .* = 5, got 2"):
+        load_config(
+            "sysu_mm01",
+            ["batch.infrared_identities=5", "batch.instances=1", "batch.micro_batches=2"],
+        )
+    with pytest.raises(ValueError, match=r"micro_batches must be 1 or even .* 'halves', got 3"):
+        BatchConfig(instances=3, normalization="halves", micro_batches=3)
+    with pytest.raises(ValueError, match=r"micro_batches must divide the visible .* = 5, got 2"):
+        BatchConfig(identities=5, infrared_identities=8, instances=1, micro_batches=2)
 
 
 def test_all_mistakes_are_told_at_once() -> None:
@@ -255,7 +316,7 @@ def test_an_override_of_what_is_no_table(tmp_path: Path) -> None:
 
 
 def test_a_name_that_is_neither_shipped_nor_a_file(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"one of sysu_mm01, .*, emoji_xm or a TOML"):
+    with pytest.raises(FileNotFoundError, match=r"one of sysu_mm01, .*, emoji_xm, .* or a TOML"):
         load_config("sisu-mm01")
     (tmp_path / "mine.toml").write_text('base = "no_such.toml"')
     with pytest.raises(FileNotFoundError, match=r"no_such\.toml"):

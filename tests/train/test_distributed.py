@@ -226,7 +226,7 @@ def left_out(rank: int) -> dict[str, Any]:
     return {"taken": taken, "same": all(state[name].equal(before[name]) for name in state)}
 
 
-RUN = ("batch.identities=2", "batch.instances=4")
+RUN = ("batch.identities=2", "batch.infrared_identities=4", "batch.instances=4")
 RUN += ("stage1.epochs=1", "stage1.iterations=2", "stage2.epochs=1", "stage2.iterations=2")
 
 

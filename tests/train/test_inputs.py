@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from miniature_trees import build_regdb, build_sysu
+from PIL import Image
 
 from mabm.data import UNKNOWN, ImageReader, ImageSet, ReidData, read_data
 from mabm.models import build_encoder, save_encoder
@@ -122,6 +123,30 @@ def test_images_are_read_at_the_size_of_the_configuration(
     )
     assert asked == [(("regdb", "somewhere"), {"trial": 4})]
     assert (identities(read.data.train), identities(read.data.test)) == ([13, 63], [3])
+
+
+def test_test_images_have_a_filter_of_their_own(tmp_path: Path) -> None:
+    build_sysu(tmp_path / "sysu", size=(30, 16))
+    options: dict[str, Any] = {"root": str(tmp_path / "sysu"), "height": 24, "width": 12}
+    published, bicubic = (
+        read_inputs(DataConfig(**options, **more)) for more in ({}, {"test_resampling": "bicubic"})
+    )
+    files = published.data.test.images[0], published.data.train.images[0]
+    for reader, file, filter_ in [
+        (published.test, files[0], Image.Resampling.LANCZOS),
+        (bicubic.test, files[0], Image.Resampling.BICUBIC),
+        (published.train, files[1], Image.Resampling.BICUBIC),
+        (bicubic.train, files[1], Image.Resampling.BICUBIC),
+    ]:
+        with Image.open(file) as opened:
+            resized = np.asarray(opened.convert("RGB").resize((12, 24), filter_))
+        assert np.array_equal(reader[0].numpy(), resized.transpose(2, 0, 1))
+    # Held-out training images stand in for test images, and are read as these are.
+    held_out = read_inputs(DataConfig(**options, held_out=2))
+    file = held_out.data.test.images[0]
+    with Image.open(file) as opened:
+        resized = np.asarray(opened.convert("RGB").resize((12, 24), Image.Resampling.LANCZOS))
+    assert np.array_equal(held_out.test[0].numpy(), resized.transpose(2, 0, 1))
 
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:

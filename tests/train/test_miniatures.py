@@ -30,6 +30,7 @@ SHORT = [
     "clustering.k1=12",
     "clustering.k2=3",
     "batch.identities=2",
+    "batch.infrared_identities=2",
     "batch.instances=4",
     *(f"stage{stage}.{key}" for stage in (1, 2) for key in ("epochs=1", "iterations=2")),
 ]

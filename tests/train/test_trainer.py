@@ -344,9 +344,38 @@ def test_modalities_that_share_a_prototype_move_it_at_once(
     assert sizes == [visible, infrared, visible + infrared]
 
 
+def test_a_run_can_normalize_halves(tmp_path: Path) -> None:
+    options = ("stage1.epochs=1", "stage1.iterations=1", "stage2.epochs=0")
+    train(small_config(*options), tmp_path / "whole", progress=False)
+    for name, more in (("halves", ()), ("parts", ("batch.micro_batches=2",))):
+        config = small_config(*options, "batch.normalization=halves", *more)
+        train(config, tmp_path / name, progress=False)
+    whole, halves, parts = (weights_of(tmp_path / name) for name in ("whole", "halves", "parts"))
+    moved = {name for name in whole if not whole[name].equal(halves[name])}
+    assert any(name.endswith("running_mean") for name in moved)
+    for name, value in halves.items():
+        torch.testing.assert_close(parts[name], value, rtol=1e-3, atol=1e-4)
+
+
 def test_one_process_cannot_hold_part_of_a_batch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trainer.distributed, "world_size", lambda: 3)
     with pytest.raises(ValueError, match=r"batch\.identities must be a multiple of the 3 process"):
         train(small_config(), tmp_path, progress=False)
+    config = small_config("batch.identities=3", "batch.infrared_identities=4")
+    with pytest.raises(
+        ValueError, match=r"batch\.infrared_identities must be a multiple of the 3 "
+    ):
+        train(config, tmp_path, progress=False)
+    config = small_config(
+        "batch.identities=3",
+        "batch.infrared_identities=6",
+        "batch.instances=2",
+        "batch.micro_batches=3",
+    )
+    with pytest.raises(ValueError, match=r"must divide the 2 visible images that each process has"):
+        train(config, tmp_path, progress=False)
+    config = small_config("batch.identities=3", "batch.normalization=halves")
+    with pytest.raises(ValueError, match=r"batch\.normalization must be 'whole' where 3 processes"):
+        train(config, tmp_path, progress=False)

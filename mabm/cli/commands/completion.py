@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from mabm.cli.command import Command, write
-from mabm.cli.data_sets import countable, data_sets
+from mabm.cli.data_sets import configurations, countable, data_sets
 
 _SHELLS: Final = ("bash", "zsh", "tcsh")
-_FILES: Final = frozenset({"FILE", "FEATURES", "NEW", "RUN", "CONFIG", "WEIGHTS", "LIST.csv"})
-_FOLDERS: Final = frozenset({"DIR", "ROOT"})
+_FILES: Final = frozenset({"FILE", "FEATURES", "NEW", "CONFIG", "WEIGHTS", "LIST.csv"})
+_FOLDERS: Final = frozenset({"DIR", "ROOT", "[NAME:]ROOT"})
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,7 +62,9 @@ def _known_names() -> dict[tuple[str, str], tuple[str, ...]]:
     from mabm.models.weights import SHIPPED
 
     return {
-        ("train", "config"): data_sets(),
+        ("train", "config"): configurations(),
+        ("evaluate", "weights"): tuple(SHIPPED),
+        ("evaluate", "data"): data_sets(),
         ("extract", "weights"): tuple(SHIPPED),
         ("extract", "data"): data_sets(),
         ("census", "name"): countable(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mabm._core.devices import find_device
 from mabm._core.files import write_text
@@ -18,39 +19,59 @@ from mabm.cli.command import (
     shows_progress,
     write,
 )
-from mabm.cli.data_sets import trial_ranges
+from mabm.cli.data_sets import (
+    TABLE_OF_IMAGES,
+    either,
+    in_folders,
+    of_lists,
+    shipped,
+    split_data,
+    trial_ranges,
+)
+from mabm.cli.encoders import add_size, add_weights, chosen_size, read_encoder
 from mabm.cli.files.outputs import check_output, is_scores
 from mabm.distance.reranking import RerankOptions
-from mabm.evaluation import SEARCH_TASKS, SearchScores, format_search_scores
+from mabm.evaluation import MORE_SEARCH_TASKS, SEARCH_TASKS, SearchScores, format_search_scores
+
+if TYPE_CHECKING:
+    from mabm.train import DataConfig
+    from mabm.train.trained import TrainedEncoder
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    tasks = sorted({task.name for each in SEARCH_TASKS.values() for task in each})
+    published = (*SEARCH_TASKS.values(), *MORE_SEARCH_TASKS.values())
+    tasks = sorted({task.name for each in published for task in each})
+    add_weights(parser, several=True)
     parser.add_argument(
-        "runs",
-        type=Path,
-        nargs="+",
-        metavar="RUN",
-        help="folder of a finished run, or its file of weights; several are averaged, such as "
-        "those of a data set's trials",
+        "--data",
+        metavar="[NAME:]ROOT",
+        help=f"data set and its folder, NAME:ROOT with NAME {either(in_folders())}, or "
+        f"{either(shipped())} alone; for weights of a run ROOT is enough (default: the run's)",
     )
     parser.add_argument(
-        "--data", type=Path, metavar="ROOT", help="folder of the data set (default: the run's)"
+        "--images",
+        type=Path,
+        metavar="LIST.csv",
+        help=f"{TABLE_OF_IMAGES}, of which those of the split test are searched "
+        "(default: the images of --data)",
     )
     parser.add_argument(
         "--trial",
+        action="append",
         type=positive,
         metavar="N",
-        help=f"trial of {trial_ranges()}; any but the run's own is refused (default: the run's)",
+        help=f"trial of {trial_ranges()}, the one that the weights were trained on; once for each "
+        "of WEIGHTS (default: the run's, and any other is refused)",
     )
+    add_size(parser, default="the size of the run, or of the configuration mabm train NAME")
     parser.add_argument(
         "--task",
         action="append",
         metavar="NAME",
         type=name_of(tasks),
         choices=tasks,
-        help="a search by its name, such as indoor-search; may be given several times "
-        "(default: all of the data set)",
+        help="a search by its name, such as indoor-search; may be given several times (default: "
+        "all of the data set but multi-shot ones and sampled-infrared-to-visible of llcm)",
     )
     parser.add_argument(
         "--json",
@@ -104,64 +125,99 @@ def _execute(chosen: argparse.Namespace) -> int:
         rerank = RerankOptions(k1=chosen.k1, k2=chosen.k2, lambda_value=chosen.lambda_value)
     elif (chosen.k1, chosen.k2, chosen.lambda_value) != _defaults():
         raise UsageError("--k1, --k2 and --lambda need --rerank")
+    if chosen.images is not None and (chosen.data, chosen.trial) != (None, None):
+        raise UsageError("--images takes the place of --data and --trial")
+    trials = chosen.trial or [None] * len(chosen.weights)
+    if len(trials) != len(chosen.weights):
+        raise UsageError(
+            f"give --trial once for each of WEIGHTS, {len(chosen.weights)} times, got {len(trials)}"
+        )
     if chosen.json is not None:
-        files = [_weights(run) for run in chosen.runs]
+        from mabm.train.trained import weights_file
+
+        files = [weights_file(weights) for weights in chosen.weights]
         check_output(chosen.json, {".json": is_scores}, reads=files, option="--json")
     device = find_device(chosen.device, "--device")
-    _check_runs(chosen.runs)
-    from mabm.train import evaluate_weights
+    from mabm.train import evaluate_encoder
 
-    results = [
-        evaluate_weights(
-            run,
-            root=None if chosen.data is None else str(chosen.data),
-            trial=chosen.trial,
-            tasks=chosen.task,
-            rerank=rerank,
-            device=str(device),
-            progress=shows_progress(chosen),
+    if len(chosen.weights) > 1:
+        _check_trials(chosen, trials)
+    results, tested = [], []
+    for weights, trial in zip(chosen.weights, trials, strict=True):
+        trained, data = _to_test(chosen, weights, trial)
+        results.append(
+            evaluate_encoder(
+                trained.encoder,
+                data,
+                tasks=chosen.task,
+                rerank=rerank,
+                batch_size=trained.batch_size,
+                device=str(device),
+                progress=shows_progress(chosen),
+            )
         )
-        for run in chosen.runs
-    ]
+        tested.append({"path": weights, "model": trained.model})
     scores = [
         SearchScores.combine(of_task) if len(results) > 1 else of_task[0]
         for of_task in zip(*results, strict=True)
     ]
     write(format_search_scores(scores))
     if chosen.json is not None:
-        write_text(chosen.json, json.dumps([each.to_dict() for each in scores], indent=2) + "\n")
+        entries = [{"weights": tested, **each.to_dict()} for each in scores]
+        write_text(chosen.json, json.dumps(entries, indent=2) + "\n")
         write(f"saved {chosen.json}")
     return 0
 
 
-def _weights(run: Path) -> Path:
-    return run / "weights.pt" if run.is_dir() else run
+def _to_test(
+    chosen: argparse.Namespace, weights: str, trial: int | None
+) -> tuple[TrainedEncoder, DataConfig]:
+    """The encoder of weights, and the images to test it on."""
+    from mabm.train.trained import data_to_test
+
+    name, root = _data(chosen.data)
+    if chosen.images is not None:
+        name, root = of_lists(), str(chosen.images)
+    trained = read_encoder(chosen, weights)
+    return trained, data_to_test(
+        trained, name=name, root=root, trial=trial, image_size=chosen_size(chosen)
+    )
 
 
-def _check_runs(runs: list[Path]) -> None:
-    """Checks, before any run is tested, that the results can be averaged.
+def _data(text: str | None) -> tuple[str | None, str | None]:
+    """The name and the folder of ``--data``, of which one may be left out."""
+    from mabm.data import DATA_SETS
+
+    if text is None:
+        return None, None
+    given, colon, _ = text.partition(":")
+    known = DATA_SETS.find(given)
+    # A word alone is a folder if there is one of that name, unless it names data that ships.
+    is_name = bool(colon) or known in shipped() or not Path(text).is_dir()
+    return split_data(text) if known is not None and is_name else (None, text)
+
+
+def _check_trials(chosen: argparse.Namespace, trials: list[int | None]) -> None:
+    """Checks, before any weights are tested, that the results can be averaged.
 
     Raises:
-        FileNotFoundError: A run is missing or not finished.
-        ValueError: The runs are of several data sets, or two are of one trial.
+        FileNotFoundError: Weights are missing, or a run is not finished.
+        ValueError: They are of several data sets, or two are of one trial.
     """
-    from mabm.train.scoring import load_run
-
-    files = [_weights(run) for run in runs]
-    for run, file in zip(runs, files, strict=True):
-        if not file.is_file():
-            raise FileNotFoundError(f"RUN must be a finished run or a file of weights, got {run}")
-    if len(runs) == 1:
-        return
-    parts = [load_run(file)[1].data for file in files]
+    parts = [
+        _to_test(chosen, weights, trial)[1]
+        for weights, trial in zip(chosen.weights, trials, strict=True)
+    ]
     if len({(part.name, part.trial) for part in parts}) < len(parts) or any(
         part.name != parts[0].name for part in parts
     ):
         words = ", ".join(
-            f"{run} of {part.name}" + (f", trial {part.trial}" if part.trial else "")
-            for run, part in zip(runs, parts, strict=True)
+            f"{weights} of {part.name}" + (f", trial {part.trial}" if part.trial else "")
+            for weights, part in zip(chosen.weights, parts, strict=True)
         )
-        raise ValueError(f"RUN must be runs of one data set, each of another trial, got {words}")
+        raise ValueError(
+            f"WEIGHTS must be of one data set, each of another trial, to be averaged, got {words}"
+        )
 
 
 def _defaults() -> tuple[int, int, float]:
@@ -173,18 +229,26 @@ COMMAND = Command(
     name="evaluate",
     help="test trained encoders",
     description=(
-        "Test the encoder of a run on the searches of its data set: CMC, mAP and mINP in percent, "
-        "their mean and population standard deviation over the trials. Galleries are those that "
-        "the published test code draws. Where a data set has trials, a model is tested on the "
-        "one that it was trained on."
+        "Test the encoder of a run, or of any other weights, on the searches of a data set: CMC, "
+        "mAP and mINP in percent, their mean and population standard deviation over the trials. "
+        "Galleries are those that the published test code draws. Where a data set has trials, a "
+        "model is tested on the one that it was trained on."
     ),
     examples="""
 mabm evaluate runs/sysu --json scores.json
     all-search and indoor-search, ten galleries each
 mabm evaluate runs/sysu --task indoor-search --rerank
     one search, with modality-aware re-ranking
+mabm evaluate runs/sysu --task all-search-multi-shot
+    ten images of an identity in a camera: a search that is run by name alone
 mabm evaluate runs/regdb-* --data /data/RegDB
     the models of several trials, averaged
+mabm evaluate adca_sysu.pth.tar --model agw-resnet50 --data sysu_mm01:/data/SYSU-MM01
+    a released checkpoint of AGW, ADCA, PGM or BMIL
+mabm evaluate runs/sysu --images list.csv
+    on images of your own: a table with the columns path, modality, identity, split, maybe camera
+mabm evaluate 1.pth.tar 2.pth.tar --trial 1 --trial 2 --model agw-resnet50 --data regdb:/data/RegDB
+    released checkpoints of two trials, averaged
 """,
     add_arguments=_add_arguments,
     execute=_execute,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -17,48 +17,37 @@ from mabm.cli.command import (
     add_device,
     natural,
     positive,
-    shortened,
     shows_progress,
-    whole_number,
     write,
 )
-from mabm.cli.data_sets import either, in_folders, shipped, trial_ranges, with_trials
-from mabm.cli.files.arrays import Source
-from mabm.cli.files.modalities import Modality, modality_number
+from mabm.cli.data_sets import (
+    TABLE_OF_IMAGES,
+    either,
+    in_folders,
+    shipped,
+    split_data,
+    trial_ranges,
+    with_trials,
+)
+from mabm.cli.encoders import add_size, add_weights, chosen_size, read_encoder
+from mabm.cli.files.modalities import Modality
 from mabm.cli.files.outputs import check_not_read, check_output, is_extracted, save_arrays
-from mabm.cli.files.tables import read_table
 
 if TYPE_CHECKING:
     from mabm.data import ImageSet
-    from mabm.models import Encoder
+    from mabm.data.images import Resampling
 
 _OUTPUTS = dict.fromkeys((".npz", ".npy", ".safetensors"), is_extracted)
 _SIZE = (288, 144)  # height and width of the field
-_COLUMNS = ("path", "camera", "modality", "identity")
+_FILTERS: tuple[Resampling, ...] = ("bicubic", "lanczos")
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    _add_encoder(parser)
+    add_weights(parser)
     _add_images(parser)
     _add_features(parser)
     _add_computation(parser)
     add_device(parser, results="Features differ by rounding.")
-
-
-def _add_encoder(parser: argparse.ArgumentParser) -> None:
-    """Adds the encoder and its weights."""
-    parser.add_argument(
-        "weights",
-        metavar="WEIGHTS",
-        help="folder of a run, a file of weights, or emoji_xm, which ships with mabm (a "
-        "run or file of that name comes first)",
-    )
-    parser.add_argument(
-        "--model",
-        metavar="NAME",
-        help="agw-resnet50, small or timm:NAME, for a file of weights that does not say which "
-        "(default: what the file says)",
-    )
 
 
 def _add_images(parser: argparse.ArgumentParser) -> None:
@@ -73,7 +62,7 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--split",
         choices=("train", "test"),
-        help="which of its images (default: train)",
+        help="which of its images (default: train of --data, all of --images)",
     )
     group.add_argument(
         "--trial",
@@ -85,17 +74,14 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
         "--images",
         type=Path,
         metavar="LIST.csv",
-        help="a table of images with the columns path (from the table's folder), camera, modality "
-        "(a number, visible or infrared) and, where it is known, identity "
-        "(default: those of --data)",
+        help=f"{TABLE_OF_IMAGES} (default: those of --data)",
     )
+    add_size(group, default="the size of the run; for image files 288 144")
     group.add_argument(
-        "--size",
-        type=positive,
-        nargs=2,
-        metavar=("HEIGHT", "WIDTH"),
-        help="pixels that images are resized to (default: the size of the run; for image files "
-        "288 144)",
+        "--resampling",
+        choices=_FILTERS,
+        help="filter to resize with (default: as published, lanczos for the test images of --data, "
+        "bicubic for others)",
     )
 
 
@@ -146,29 +132,25 @@ def _execute(chosen: argparse.Namespace) -> int:
         raise UsageError("give either --data NAME[:ROOT] or --images LIST.csv")
     if chosen.images is not None and chosen.trial is not None:
         raise UsageError(f"--trial needs --data {either(with_trials())}:ROOT")
-    if chosen.images is not None and chosen.split is not None:
-        raise UsageError("--split needs --data NAME[:ROOT]")
-    weights = Path(chosen.weights)
-    if weights.is_dir():
-        weights = weights / "weights.pt"
+    from mabm.train.trained import weights_file
+
     lists = [] if chosen.images is None else [chosen.images]
-    check_output(chosen.output, _OUTPUTS, reads=[weights, *lists])
+    check_output(chosen.output, _OUTPUTS, reads=[weights_file(chosen.weights), *lists])
     device = find_device(chosen.device, "--device")
     from mabm.data import ImageReader
     from mabm.train.extraction import extract_features
 
-    images = _read_list(chosen.images) if chosen.data is None else _read_split(chosen)
+    images = _read_list(chosen) if chosen.data is None else _read_split(chosen)
     if not isinstance(images.images, np.ndarray):
         check_not_read(chosen.output, images.images)
-    encoder, size = _load(chosen, weights)
-    if chosen.size is not None:
-        size = (chosen.size[0], chosen.size[1])
-    elif size is None and not isinstance(images.images, np.ndarray):
+    trained = read_encoder(chosen, chosen.weights)
+    size = chosen_size(chosen) or trained.image_size
+    if size is None and not isinstance(images.images, np.ndarray):
         size = _SIZE
     modality = torch.from_numpy(images.modality.copy())
     features = extract_features(
-        encoder.to(device),
-        ImageReader(images, size=size, cache=chosen.cache),
+        trained.encoder.to(device),
+        ImageReader(images, size=size, resampling=_resampling(chosen), cache=chosen.cache),
         modality,
         batch_size=chosen.batch_size,
         workers=chosen.workers,
@@ -189,109 +171,31 @@ def _execute(chosen: argparse.Namespace) -> int:
     return 0
 
 
-def _read_split(chosen: argparse.Namespace) -> ImageSet:
-    from mabm.data import DATA_SETS, read_data
+def _resampling(chosen: argparse.Namespace) -> Resampling:
+    if chosen.resampling is not None:
+        return cast("Resampling", chosen.resampling)
+    return "lanczos" if chosen.split == "test" else "bicubic"
 
-    given, _, root = chosen.data.partition(":")
-    name = DATA_SETS.find(given) or given
-    if name in in_folders() and not root:
-        raise UsageError(f"--data must be {name}:ROOT, with the folder that it is in, got {name}")
-    data = read_data(name, root or None, trial=chosen.trial)
+
+def _read_split(chosen: argparse.Namespace) -> ImageSet:
+    from mabm.data import read_data
+
+    name, root = split_data(chosen.data)
+    data = read_data(name, root, trial=chosen.trial)
     return data.test if chosen.split == "test" else data.train
 
 
-def _read_list(path: Path) -> ImageSet:
-    """Reads the images that a table lists.
+def _read_list(chosen: argparse.Namespace) -> ImageSet:
+    """Reads the images that a table lists: all of them, or those of a split."""
+    from mabm.data import list_images
 
-    Raises:
-        OSError: The table cannot be opened.
-        ValueError: A column is missing, or the value of a cell is not allowed there.
-    """
-    from mabm.data import UNKNOWN, ImageSet
-
-    header, *rows = read_table(Source.of(path))
-    names = [name.strip().lower() for name in header]
-    missing = [name for name in _COLUMNS[:3] if name not in names]
-    if missing or len(set(names)) < len(names):
-        raise ValueError(
-            f"{path} must have columns path, camera, modality and maybe identity, got {header}"
-        )
-    if not rows:
-        raise ValueError(f"{path} must list images, got none")
-    files, columns = [], []
-    for number, row in enumerate(rows, 2):
-        where = f"{path}, row {number}"
-        if len(row) != len(names):
-            raise ValueError(f"{where}: must have {len(names)} columns, got {len(row)}")
-        cells = dict(zip(names, (cell.strip() for cell in row), strict=True))
-        files.append(path.parent / cells["path"])
-        columns.append(
-            (
-                _whole(cells.get("identity", ""), UNKNOWN, f"{where}: identity"),
-                _whole(cells["camera"], UNKNOWN, f"{where}: camera"),
-                modality_number(cells["modality"], where),
-            )
-        )
-    absent = [file for file in files if not file.is_file()]
-    if absent:
-        more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
-        raise FileNotFoundError(f"{path} lists images that do not exist: {absent[0]}{more}")
-    identity, camera, modality = np.array(columns, dtype=np.int64).T
-    return ImageSet(files, identity, camera, modality)
-
-
-def _whole(text: str, unknown: int, where: str) -> int:
-    if text in ("", str(unknown)):
-        return unknown
-    number = whole_number(text)
-    if number is None:
-        raise ValueError(
-            f"{where} must be an integer in [0, 2^63), or empty where unknown, got "
-            f"{shortened(text)}"
-        )
-    return number
-
-
-def _load(chosen: argparse.Namespace, path: Path) -> tuple[Encoder, tuple[int, int] | None]:
-    """Loads the encoder, and returns the image size that it was trained with, if known.
-
-    Raises:
-        FileNotFoundError: There is no such run, file or name.
-        ValueError: The weights are of another encoder, or the file does not name the encoder.
-    """
-    from mabm.models import build_encoder, load_encoder, load_pretrained
-    from mabm.models.weights import SHIPPED
-
-    known = SHIPPED.find(chosen.weights)
-    if not path.exists() and known is not None:
-        if chosen.model is not None:
-            raise UsageError(f"--model is for a file of weights; {known} has its own encoder")
-        return load_pretrained(known), None
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"WEIGHTS must be a finished run, a file or {', '.join(SHIPPED)}, got {chosen.weights}"
-        )
-    if chosen.model is not None:
-        asked = None if chosen.size is None else (chosen.size[0], chosen.size[1])
-        encoder = build_encoder(chosen.model, weights=path, image_size=asked)
-        return encoder, encoder.image_size
-    try:
-        encoder, meta = load_encoder(path)
-    except ValueError as error:
-        raise ValueError(f"{error}; give --model NAME if these are weights alone") from error
-    return encoder, _trained_size(meta) or encoder.image_size
-
-
-def _trained_size(meta: Any) -> tuple[int, int] | None:
-    """Height and width in the metadata of a run; ``None`` where the file has no such data."""
-    for name in ("config", "data"):
-        meta = meta.get(name) if isinstance(meta, dict) else None
-    if not isinstance(meta, dict):
-        return None
-    height, width = meta.get("height"), meta.get("width")
-    if not all(isinstance(edge, int) and edge >= 1 for edge in (height, width)):
-        return None
-    return height, width  # type: ignore[return-value]  # both are integers now
+    images, is_test = list_images(chosen.images)
+    if chosen.split is None:
+        return images
+    of_split = images.select(is_test if chosen.split == "test" else ~is_test)
+    if not len(of_split):
+        raise ValueError(f"{chosen.images} must list images of --split {chosen.split}, got none")
+    return of_split
 
 
 COMMAND = Command(
@@ -307,8 +211,8 @@ mabm extract runs/sysu --data sysu_mm01:/data/SYSU-MM01 --output train.npz
     training images by the encoder of a run; then: mabm cluster train.npz
 mabm extract emoji_xm --data emoji_xm --split test --renormalize --output test.npz
     open data and weights, both shipped with mabm
-mabm extract weights.pt --model agw-resnet50 --images list.csv --output features.safetensors
-    images of your own: a table with the columns path, camera, modality
+mabm extract adca.pth.tar --model agw-resnet50 --images list.csv --output features.safetensors
+    images of your own by a released checkpoint: a table with the columns path and modality
 """,
     add_arguments=_add_arguments,
     execute=_execute,

@@ -18,11 +18,10 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from mabm._core.files import check_writable, moved_into, write_text
+from mabm._core.files import check_regular, check_writable, moved_into, write_text
 from mabm.cli.files.arrays import (
     Source,
     StoredArray,
-    check_regular,
     open_arrays,
     safetensors_module,
     suffix_of,
@@ -146,9 +145,10 @@ def is_scores(path: Path) -> bool:
     values = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(values, list) or not values:
         return False
-    return [SearchScores.from_dict(each).to_dict().keys() for each in values] == [
-        each.keys() for each in values
-    ]
+    return all(
+        SearchScores.from_dict(each).to_dict().keys() == each.keys() - {"weights"}
+        for each in values
+    )
 
 
 def is_picture(path: Path) -> bool:

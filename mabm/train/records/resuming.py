@@ -119,8 +119,19 @@ def check_same(kept: Mapping[str, Any], now: Mapping[str, Any]) -> None:
             )
 
 
+# What runs did before there was a setting for it.
+_EARLIER: Final[Mapping[str, Any]] = {
+    "augmentation.erasing_fill": (123.675, 116.28, 103.53),
+    "data.test_resampling": "bicubic",
+    "batch.sampling": "even",
+    "batch.normalization": "whole",
+}
+
+
 def _complete(settings: dict[str, Any]) -> None:
-    """Writes the half list out where it is that of the preset, as runs of earlier versions do."""
+    """Adds what runs of earlier versions did not write, and the half list of the preset."""
+    for name, value in _EARLIER.items():
+        settings.setdefault(name, value)
     preset = settings.setdefault("clustering.preset", ClusteringConfig.preset)
     if preset in PRESETS and settings.get("clustering.half_list") is None:
         settings["clustering.half_list"] = PRESETS[preset].half_list

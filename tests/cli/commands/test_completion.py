@@ -9,7 +9,7 @@ import pytest
 from commands import Run
 
 from mabm.cli import main
-from mabm.data import DATA_SETS
+from mabm.data.sets import CONFIGS, DATA_SETS
 from mabm.distance.presets import PRESETS
 
 shtab = pytest.importorskip("shtab", reason='needs shtab: pip install "mabm[completion]"')
@@ -61,7 +61,7 @@ def test_bash_completes_commands_and_options(complete: Complete) -> None:
 def test_bash_completes_names(complete: Complete) -> None:
     assert complete("cluster", "x.npy", "--preset", "") == sorted(PRESETS)
     assert complete("cluster", "x.npy", "--modality", "no") == ["none"]
-    assert complete("census", "") == sorted(set(DATA_SETS) - {"emoji_xm"})
+    assert complete("census", "") == sorted(set(DATA_SETS) - {"emoji_xm", "image_list"})
     assert complete("extract", "w.pt", "--data", "s") == ["sysu_mm01"]
     assert complete("train", "sy") == ["sysu_mm01"]
     assert "indoor-search" in complete("evaluate", "run", "--task", "")
@@ -69,10 +69,11 @@ def test_bash_completes_names(complete: Complete) -> None:
 
 def test_bash_completes_files_and_folders(complete: Complete) -> None:
     here = ["emoji.toml", "emoji_runs", "features.npy", "modality.csv"]
+    emoji = [name for name in CONFIGS if name.startswith("emoji")]
     assert complete("cluster", "") == here
     assert complete("cluster", "features.npy", "--modality", "mod") == ["modality.csv"]
     assert complete("cluster", "features.npy", "--output", "fea") == ["features.npy"]
-    assert complete("train", "emoji") == ["emoji.toml", "emoji_runs", "emoji_xm"]
+    assert complete("train", "emoji") == sorted(["emoji.toml", "emoji_runs", *emoji])
     assert complete("extract", "emoji_r") == ["emoji_runs"]
     assert complete("train", "emoji_xm", "--output", "") == ["emoji_runs"]  # folders alone
     assert complete("census", "regdb", "") == ["emoji_runs"]

@@ -1,8 +1,10 @@
 """Which settings a run may go on with."""
 
+import dataclasses
+
 import pytest
 
-from mabm.train.config import ClusteringConfig, Config
+from mabm.train.config import AugmentationConfig, BatchConfig, ClusteringConfig, Config, DataConfig
 from mabm.train.config_files import to_tree
 from mabm.train.records.resuming import check_same
 
@@ -11,14 +13,17 @@ BEGUN_EARLIER["clustering"] = {
     **{key: value for key, value in BEGUN_EARLIER["clustering"].items() if key != "preset"},
     "half_list": "merged",
 }
-"""What a run kept before any preset could be chosen: the half list written out."""
+del BEGUN_EARLIER["data"]["test_resampling"]
+"""What a run kept before any preset could be chosen, the half list written out, and before test
+images had a filter of their own: they were resized as training images are."""
 
 
 @pytest.mark.parametrize("half_list", [None, "merged"])
 def test_the_same_half_list_may_be_named_or_left_to_the_preset(half_list: str | None) -> None:
-    now = to_tree(Config(clustering=ClusteringConfig(half_list=half_list)))
+    data = DataConfig(test_resampling="bicubic")
+    now = to_tree(Config(data=data, clustering=ClusteringConfig(half_list=half_list)))
     check_same(BEGUN_EARLIER, now)
-    check_same(now, to_tree(Config()))
+    check_same(now, to_tree(Config(data=data)))
 
 
 @pytest.mark.parametrize("changed", [{"preset": "spcl"}, {"half_list": "balanced"}])
@@ -28,3 +33,18 @@ def test_another_distance_is_refused(changed: dict[str, str]) -> None:
     (key,) = changed
     with pytest.raises(ValueError, match=rf"clustering\.{key} must be '\w+' as in the run"):
         check_same(BEGUN_EARLIER, now)
+
+
+def test_settings_that_earlier_runs_did_not_have_are_what_these_did() -> None:
+    earlier = to_tree(Config())
+    del earlier["augmentation"]["erasing_fill"], earlier["batch"]["sampling"]
+    del earlier["batch"]["normalization"]
+    augmentation = AugmentationConfig(erasing_fill=(123.675, 116.28, 103.53))
+    now = Config(augmentation=augmentation, batch=BatchConfig(sampling="even"))
+    check_same(earlier, to_tree(now))
+    with pytest.raises(ValueError, match=r"erasing_fill must be \(123\.675, .* as in the run"):
+        check_same(earlier, to_tree(dataclasses.replace(now, augmentation=AugmentationConfig())))
+    with pytest.raises(
+        ValueError, match=r"sampling must be 'even' as in the run .* got 'released'"
+    ):
+        check_same(earlier, to_tree(dataclasses.replace(now, batch=BatchConfig())))
