@@ -94,7 +94,7 @@ class Augmentation:
     flip: float = 0.5
     erasing: float = 0.5
     erasing_area: tuple[float, float] = (0.02, 0.4)
-    erasing_aspect: tuple[float, float] = (0.3, 3.3)
+    erasing_aspect: tuple[float, float] = (0.3, 1 / 0.3)
     erasing_fill: tuple[float, float, float] = ERASING_FILL
     jitter: float = 0.0
     channels: Channels = "keep"
