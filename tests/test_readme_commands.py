@@ -53,6 +53,7 @@ SAYS = {
     "cluster": "clusters",
     "assign": "new samples in",
     "train": "mAP",
+    "report": "saved ",
     "evaluate": "mAP",
     "extract": "features",
     "census": "published",

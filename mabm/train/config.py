@@ -60,7 +60,8 @@ class DataConfig(_Table):
     Attributes:
         name: Name of the data set, a key of ``mabm.data.DATA_SETS``; other spellings are replaced
             by that one.
-        root: Folder of the data set; ``None`` for data that ships with the package.
+        root: Folder of the data set, or the table of a list of images; ``None`` for data that ships
+            with the package.
         trial: Number of the trial, from 1; ``None`` for data sets without trials.
         height: Height that images are resized to, in pixels.
         width: Width that images are resized to, in pixels.
