@@ -39,7 +39,7 @@ def checkpoint(network: Released, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture(scope="module")
 def sysu(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_sysu(tmp_path_factory.mktemp("sysu"), train=1, val=0, test=2, images=1)
+    return build_sysu(tmp_path_factory.mktemp("sysu"), train=1, test=2, images=1)
 
 
 @pytest.fixture(scope="module")
