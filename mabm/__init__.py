@@ -50,6 +50,7 @@ from mabm.distance.ranking import Ranking, rank_neighbors
 from mabm.distance.reranking import RerankOptions, rerank
 from mabm.distance.rows import Encoding, NeighborSets
 from mabm.evaluation import (
+    MORE_SEARCH_TASKS,
     PROTOCOLS,
     SEARCH_TASKS,
     RetrievalProtocol,
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DBSCAN",
+    "MORE_SEARCH_TASKS",
     "PRESETS",
     "PROTOCOLS",
     "SEARCH_TASKS",

@@ -54,6 +54,7 @@ SAYS = {
     "cluster": "clusters",
     "assign": "new samples in",
     "train": "mAP",
+    "report": "saved ",
     "evaluate": "mAP",
     "extract": "features",
     "census": "published",

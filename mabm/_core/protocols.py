@@ -8,10 +8,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from mabm._core.arguments import check_integer
+from mabm._core.arguments import check_choice, check_integer
 from mabm._core.saving import Saved
 
-GalleryKind = Literal["one_per_camera", "all"]
+Side = Literal["queries", "gallery"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class RetrievalProtocol(Saved):
         excluded_cameras: Pairs (query camera, gallery camera): a query of the first is never
             compared with the gallery of the second, whatever the identities.
         exclude_same_camera: Whether a gallery sample of both the query's identity and its camera
-            is left out.
+            is left out; a negative camera is unknown, and no other sample's.
         cmc_by_identity: Whether the CMC counts identities, each at its first occurrence in the
             ranked gallery, rather than samples. mAP and mINP count samples always.
 
@@ -65,7 +65,7 @@ class RetrievalProtocol(Saved):
         for query_camera, gallery_camera in self.excluded_cameras:
             kept &= (query_cameras != query_camera) | (gallery_cameras != gallery_camera)
         if self.exclude_same_camera:
-            kept &= ~matches | (query_cameras != gallery_cameras)
+            kept &= ~matches | (query_cameras != gallery_cameras) | (query_cameras < 0)
         return kept
 
 
@@ -78,19 +78,24 @@ class SearchTask(Saved):
         name: Name of the task, such as ``"infrared-to-visible"``: the queries' modality first.
         query_modality: Modality of the queries.
         gallery_modality: Modality of the gallery.
-        query_cameras: Cameras of the queries; ``None`` for all.
-        gallery_cameras: Cameras of the gallery, in the order that they are drawn in; ``None`` for
-            all.
-        gallery: ``"one_per_camera"``: one image of every identity in every camera, drawn anew for
-            every trial (:func:`mabm.draw_gallery`); needs ``gallery_cameras``. ``"all"``: every
-            image, in one trial.
-        num_trials: Trials 0, 1, ... to average over.
         protocol: What is left out of a ranked gallery, and what the CMC counts.
+        query_cameras: Cameras of the queries; ``None`` for all.
+        gallery_cameras: Cameras of the gallery; ``None`` for all.
+        drawn: The side that is drawn anew for every trial (:func:`mabm.draw_gallery`),
+            ``"gallery"`` or ``"queries"``: ``num_images`` images of every identity in every camera,
+            cameras in the order given, which must not be ``None``. The other side is every image.
+            ``None``: nothing is drawn, and there is one trial.
+        num_images: Number of images drawn of every identity in every camera.
+        num_trials: Trials 0, 1, ... to average over.
 
     Example:
         >>> from mabm import RetrievalProtocol, SearchTask
-        >>> SearchTask("mine", "infrared-to-visible", 1, 0, RetrievalProtocol("mine")).gallery
-        'all'
+        >>> protocol = RetrievalProtocol("mine")
+        >>> SearchTask(
+        ...     "mine", "ten-shot", 1, 0, protocol, gallery_cameras=(1, 2), drawn="gallery",
+        ...     num_images=10, num_trials=5,
+        ... ).num_images
+        10
     """
 
     data: str
@@ -100,25 +105,22 @@ class SearchTask(Saved):
     protocol: RetrievalProtocol
     query_cameras: tuple[int, ...] | None = None
     gallery_cameras: tuple[int, ...] | None = None
-    gallery: GalleryKind = "all"
+    drawn: Side | None = None
+    num_images: int = 1
     num_trials: int = 1
 
     def __post_init__(self) -> None:
         """Refuses choices that do not go together."""
-        if self.gallery not in get_args(GalleryKind):
+        check_choice("drawn", self.drawn, (*get_args(Side), None))
+        for name in ("num_images", "num_trials"):
+            count = check_integer(name, getattr(self, name), at_least=1)
+            if self.drawn is None and count != 1:
+                raise ValueError(f"{name} must be 1 where nothing is drawn, got {count}")
+        cameras = {"queries": "query_cameras", "gallery": "gallery_cameras"}.get(self.drawn or "")
+        if cameras is not None and getattr(self, cameras) is None:
             raise ValueError(
-                f"gallery must be one of {get_args(GalleryKind)}, got {self.gallery!r}"
-            )
-        check_integer("num_trials", self.num_trials, at_least=1)
-        if self.gallery == "all" and self.num_trials != 1:
-            raise ValueError(
-                f'num_trials must be 1 with gallery="all", as all trials would be the same, '
-                f"got {self.num_trials}"
-            )
-        if self.gallery == "one_per_camera" and self.gallery_cameras is None:
-            raise ValueError(
-                'gallery_cameras must be given with gallery="one_per_camera", since the draw '
-                "follows their order; got None"
+                f"{cameras} must be given with drawn={self.drawn!r}, since the draw follows their "
+                "order; got None"
             )
         for name in ("query_cameras", "gallery_cameras"):
             cameras = getattr(self, name)

@@ -69,7 +69,7 @@ class Augmentation:
         erasing: Chance that a rectangle is erased (Zhong et al., AAAI 2020).
         erasing_area: Least and greatest share of the image that is erased, drawn uniformly.
         erasing_aspect: Least and greatest height / width of the rectangle, drawn uniformly (not
-            log-uniformly), as published.
+            log-uniformly), as published: from 0.3 to 1 / 0.3.
         erasing_fill: Red, green and blue of an erased pixel; the default is that of the released
             implementations. ImageNet's mean, (123.675, 116.28, 103.53), would be zero in an encoder
             that normalizes by it.
@@ -94,7 +94,7 @@ class Augmentation:
     flip: float = 0.5
     erasing: float = 0.5
     erasing_area: tuple[float, float] = (0.02, 0.4)
-    erasing_aspect: tuple[float, float] = (0.3, 3.3)
+    erasing_aspect: tuple[float, float] = (0.3, 1 / 0.3)
     erasing_fill: tuple[float, float, float] = ERASING_FILL
     jitter: float = 0.0
     channels: Channels = "keep"

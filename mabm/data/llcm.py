@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from mabm._core.modalities import INFRARED, VISIBLE
-from mabm._core.protocols import RetrievalProtocol, SearchTask
+from mabm._core.protocols import RetrievalProtocol, SearchTask, Side
 from mabm.data.counts import CensusRow, Counts, count_identities, count_images
 from mabm.data.data_set import DataSet
 from mabm.data.layout import (
@@ -36,6 +36,7 @@ from mabm.data.layout import (
     numbered_folders,
     read_ids,
     read_list,
+    resolve,
     within,
 )
 from mabm.data.records import UNKNOWN, ReidData
@@ -99,7 +100,7 @@ def scan_llcm(root: Path) -> Scan:
     if shared:
         scan.note_minor(f"test identities are also trained on: {listed(sorted(shared))}")
     for modality, kind in _FOLDER.items():
-        _scan_test(scan, root / f"test_{kind}", modality, test)
+        _scan_test(scan, resolve(root, f"test_{kind}"), modality, test)
     note_without_images(scan, "the test identities", test - {row.identity for row in scan.test})
     return scan
 
@@ -107,10 +108,11 @@ def scan_llcm(root: Path) -> Scan:
 def _scan_test(scan: Scan, parent: Path, modality: int, test: set[int]) -> None:
     cameras = TEST_CAMERAS[modality]
     for camera in cameras:
-        if not (parent / f"cam{camera}").is_dir():
+        place = resolve(parent, f"cam{camera}")
+        if not place.is_dir():
             scan.note_missing(f"folder {parent.name}/cam{camera} is missing")
             continue
-        folders = numbered_folders(scan, parent / f"cam{camera}")
+        folders = numbered_folders(scan, place)
         extra = sorted(set(folders) - test)
         if extra:
             scan.note_minor(
@@ -122,7 +124,7 @@ def _scan_test(scan: Scan, parent: Path, modality: int, test: set[int]) -> None:
                 scan.test.append(FoundImage(path, identity, camera, modality))
     known = {f"cam{camera}" for camera in cameras}
     for folder in sorted(path for path in parent.iterdir() if path.is_dir()):
-        if folder.name not in known and not folder.name.startswith("."):
+        if folder.name.lower() not in known and not folder.name.startswith("."):
             scan.note_minor(
                 f"folder {parent.name}/{folder.name} is extra: it is none of the cameras"
             )
@@ -150,7 +152,7 @@ def count_llcm(root: Path, trial: int | None) -> Counts:
     return Counts([scan], rows)
 
 
-def _search(name: str, query: int, gallery: int) -> SearchTask:
+def _search(name: str, query: int, gallery: int, drawn: Side = "gallery") -> SearchTask:
     return SearchTask(
         NAME,
         name,
@@ -159,7 +161,7 @@ def _search(name: str, query: int, gallery: int) -> SearchTask:
         PROTOCOL,
         query_cameras=TEST_CAMERAS[query],
         gallery_cameras=TEST_CAMERAS[gallery],
-        gallery="one_per_camera",
+        drawn=drawn,
         num_trials=10,
     )
 
@@ -176,4 +178,7 @@ DATA_SET: Final = DataSet(
         _search("infrared-to-visible", INFRARED, VISIBLE),
         _search("visible-to-infrared", VISIBLE, INFRARED),
     ),
+    # What the authors' script calls "VIS to IR" draws infrared images and then exchanges the roles
+    # of the two sides: the images drawn are the queries, and all visible ones are the gallery.
+    more_search_tasks=(_search("sampled-infrared-to-visible", INFRARED, VISIBLE, drawn="queries"),),
 )

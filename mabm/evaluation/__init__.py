@@ -11,10 +11,11 @@ from mabm.evaluation.galleries import draw_gallery
 from mabm.evaluation.retrieval import RetrievalScores, evaluate_retrieval
 from mabm.evaluation.scores import SearchScores, format_search_scores
 from mabm.evaluation.search import evaluate_search
-from mabm.evaluation.tasks import PROTOCOLS, SEARCH_TASKS, check_trial
+from mabm.evaluation.tasks import MORE_SEARCH_TASKS, PROTOCOLS, SEARCH_TASKS, check_trial
 from mabm.evaluation.within import evaluate_within_modalities
 
 __all__ = [
+    "MORE_SEARCH_TASKS",
     "PROTOCOLS",
     "SEARCH_TASKS",
     "RerankOptions",

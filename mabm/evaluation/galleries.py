@@ -1,4 +1,4 @@
-"""Galleries drawn at random: one image of every identity in every camera."""
+"""Galleries drawn at random: some images of every identity in every camera."""
 
 from __future__ import annotations
 
@@ -14,13 +14,20 @@ from mabm._core.arrays import ArrayT, like
 from mabm._core.columns import Column, check_categories, check_column
 
 
-def draw_gallery(identity: ArrayT, camera: Column, *, cameras: Sequence[int], trial: int) -> ArrayT:
-    """Draws one row of every identity in every camera, as the released test code does.
+def draw_gallery(
+    identity: ArrayT, camera: Column, *, cameras: Sequence[int], trial: int, num_images: int = 1
+) -> ArrayT:
+    """Draws some rows of every identity in every camera, one as the released test code does.
 
     It draws the same rows as ``random.seed(trial)`` followed by one ``random.choice`` for every
     identity, ascending, and every camera, in the order given, among the rows of that identity and
     camera. Where there is no such row, nothing is drawn. The global generator of Python is not
     used.
+
+    More than one row are drawn without replacement, by one ``random.sample`` in the place of each
+    ``random.choice``; all rows, in random order, where there are fewer. No draw of several rows is
+    fixed in the field: public code takes them from NumPy's generator, which it does not seed with
+    the trial, or from the permutations that come with SYSU-MM01 for MATLAB.
 
     Args:
         identity: (N,) integers or words. Words are drawn in sorted order.
@@ -28,13 +35,15 @@ def draw_gallery(identity: ArrayT, camera: Column, *, cameras: Sequence[int], tr
             file names, because a draw is a position in that order.
         cameras: Cameras to draw from; rows of other cameras are not drawn.
         trial: Seed of the draw, at least 0; the published trials are 0 to 9.
+        num_images: Number of rows to draw of every identity in every camera, at least 1.
 
     Returns:
         (G,) int64 rows in the order of the draws: a tensor if ``identity`` is one, else an array.
 
     Raises:
         TypeError: An argument of the wrong kind.
-        ValueError: Shapes that do not fit, a negative trial, or a camera given twice.
+        ValueError: Shapes that do not fit, a negative trial, no image to draw, or a camera given
+            twice.
 
     Example:
         >>> import torch, mabm
@@ -42,6 +51,8 @@ def draw_gallery(identity: ArrayT, camera: Column, *, cameras: Sequence[int], tr
         >>> camera = torch.tensor([1, 1, 2, 2, 2, 3])
         >>> mabm.draw_gallery(identity, camera, cameras=(1, 2), trial=0)
         tensor([1, 3, 4])
+        >>> mabm.draw_gallery(identity, camera, cameras=(1,), trial=0, num_images=2)
+        tensor([1, 0])
     """
     people = check_categories(identity, None, "identity", "one per row").columns[0]
     places = check_column(camera, len(people), "camera", "one per row of identity").tolist()
@@ -60,11 +71,17 @@ def draw_gallery(identity: ArrayT, camera: Column, *, cameras: Sequence[int], tr
     if len(order) != len(cameras):
         raise ValueError(f"cameras must not repeat, got {tuple(cameras)}")
     seed = check_integer("trial", trial, at_least=0, at_most=None)
+    count = check_integer("num_images", num_images, at_least=1, at_most=None)
     cells: dict[tuple[int, int], list[int]] = {}
     for row, (person, number) in enumerate(zip(people.tolist(), places, strict=True)):
         if number in order:
             cells.setdefault((person, order[number]), []).append(row)
     generator = random.Random(seed)
-    rows = [generator.choice(cells[cell]) for cell in sorted(cells)]
+    # Of one row, this is what choice draws.
+    rows = [
+        row
+        for cell in sorted(cells)
+        for row in generator.sample(cells[cell], min(count, len(cells[cell])))
+    ]
     drawn = torch.tensor(rows, dtype=torch.int64, device=people.device)
     return like(drawn, identity if isinstance(identity, Tensor) else drawn.numpy())

@@ -54,24 +54,38 @@ class SearchSamples:
             check_visible_infrared(modality, count, "modality", each).cpu(),
         )
 
-    def queries(self, task: SearchTask) -> Tensor:
-        """(Q,) int64 rows of the queries of a task, ascending; empty where there are none."""
+    def query_candidates(self, task: SearchTask) -> Tensor:
+        """(C,) int64 rows that the queries of a task are of, ascending; maybe none."""
         return self._rows(task.query_modality, task.query_cameras)
 
     def gallery_candidates(self, task: SearchTask) -> Tensor:
-        """(C,) int64 rows that the galleries of a task are drawn from, ascending."""
+        """(C,) int64 rows that the galleries of a task are of, ascending; maybe none."""
         return self._rows(task.gallery_modality, task.gallery_cameras)
+
+    def queries(self, task: SearchTask, trial: int) -> Tensor:
+        """(Q,) int64 rows of the queries of one trial: those drawn for it, or all candidates."""
+        candidates = self.query_candidates(task)
+        if task.drawn != "queries":
+            return candidates
+        return self._draw(candidates, task.query_cameras, task.num_images, trial)
 
     def gallery(self, task: SearchTask, trial: int) -> Tensor:
         """(G,) int64 rows of the gallery of one trial: those drawn for it, or all candidates."""
         candidates = self.gallery_candidates(task)
-        if task.gallery != "one_per_camera" or task.gallery_cameras is None:
+        if task.drawn != "gallery":
             return candidates
+        return self._draw(candidates, task.gallery_cameras, task.num_images, trial)
+
+    def _draw(
+        self, candidates: Tensor, cameras: tuple[int, ...] | None, num_images: int, trial: int
+    ) -> Tensor:
+        assert cameras is not None  # a task that draws has them
         drawn = draw_gallery(
             self.identity[candidates],
             self.camera[candidates],
-            cameras=task.gallery_cameras,
+            cameras=cameras,
             trial=trial,
+            num_images=num_images,
         )
         return candidates[drawn]
 

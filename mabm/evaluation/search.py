@@ -49,15 +49,15 @@ def evaluate_search(
             names: otherwise the galleries are not the published ones.
         modality: (N,) integers, 0 visible and 1 infrared, or these two words, or bool, where
             ``True`` is infrared.
-        task: One of :data:`mabm.SEARCH_TASKS`, or your own.
+        task: One of :data:`mabm.SEARCH_TASKS` or :data:`mabm.MORE_SEARCH_TASKS`, or your own.
         rerank: Options to re-rank the distances of each trial with, from its queries and gallery
             alone; ``None`` ranks by inner product.
         trial: Number of the data set's trial that ``features`` are of, for the result of a task
-            that draws no galleries. ``None`` is 0.
+            that draws nothing. ``None`` is 0.
         max_rank: Greatest rank of the CMC, in [1, 1048576].
 
     Returns:
-        Scores of every trial. Galleries and, without ``rerank``, scores are the same bits on every
+        Scores of every trial. Draws and, without ``rerank``, scores are the same bits on every
         device and for any number of threads: each row of features is rounded to multiples of about
         2^-21 of its greatest entry (depending on D), whose products and sums are exact in float64.
         With ``rerank`` the distances are those of :func:`mabm.rerank`, which differ between devices
@@ -91,11 +91,10 @@ def evaluate_search(
                 f"own, got {trial}"
             )
     samples = SearchSamples.check(features, identity, camera, modality)
-    queries = samples.queries(task)
-    _check_sides(samples, queries, samples.gallery_candidates(task), task)
+    _check_sides(samples, task)
     scores = []
     for number in range(task.num_trials):
-        gallery = samples.gallery(task, number)
+        queries, gallery = samples.queries(task, number), samples.gallery(task, number)
         scores.append(
             evaluate_retrieval(
                 _distance(samples, queries, gallery, rerank),
@@ -120,13 +119,12 @@ def evaluate_search(
     )
 
 
-def _check_sides(
-    samples: SearchSamples, queries: Tensor, candidates: Tensor, task: SearchTask
-) -> None:
+def _check_sides(samples: SearchSamples, task: SearchTask) -> None:
     """Refuses a task without queries or gallery, and one with samples of unknown identity."""
+    queries, gallery = samples.query_candidates(task), samples.gallery_candidates(task)
     sides = (
         ("query", queries, task.query_modality, task.query_cameras),
-        ("gallery", candidates, task.gallery_modality, task.gallery_cameras),
+        ("gallery", gallery, task.gallery_modality, task.gallery_cameras),
     )
     for side, rows, modality, cameras in sides:
         if not len(rows):
@@ -135,7 +133,7 @@ def _check_sides(
                 f"features must hold a row for the {side} of task {task.name!r} of {task.data} "
                 f"(modality {modality}{which}), got none among {len(samples.modality)} rows"
             )
-    least = int(samples.identity[torch.cat([queries, candidates])].min())
+    least = int(samples.identity[torch.cat([queries, gallery])].min())
     if least < 0:
         raise ValueError(f"identity must be known, at least 0, of every test image, got {least}")
 

@@ -56,6 +56,13 @@ PROTOCOLS: Final[Mapping[str, RetrievalProtocol]] = _RecordField("protocol")
 SEARCH_TASKS: Final[Mapping[str, tuple[SearchTask, ...]]] = _RecordField("search_tasks")
 """The tasks of each data set by its name, in any spelling of it; read-only."""
 
+MORE_SEARCH_TASKS: Final[Mapping[str, tuple[SearchTask, ...]]] = _RecordField("more_search_tasks")
+"""Further published tasks of each data set, for whoever asks for them by name; read-only.
+
+SYSU-MM01: galleries of ten images of every identity in every camera (multi-shot). LLCM: the roles
+that the released script gives the two sides where it tests visible against infrared images.
+"""
+
 
 def check_trial(model_trial: int | None, data_trial: int | None) -> None:
     """Refuses to test a model on another trial of a data set than the one it was trained on.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -102,6 +103,16 @@ def make_lines(
     return lines
 
 
+def line_of_run(place: int, name: str, values: npt.NDArray[np.float64] | None = None) -> Line:
+    """A curve of one of several runs: in the color and with the mark of its place among them."""
+    return Line(
+        name,
+        np.empty(0) if values is None else values,
+        SERIES[place % len(SERIES)],
+        mark=place % len(_MARKS),
+    )
+
+
 def draw_curves(
     lines: Sequence[Line],
     epochs: Sequence[int],
@@ -127,7 +138,6 @@ def draw_curves(
 
         figure = new_figure(_WIDTH, _HEIGHT)
         axes = figure.add_axes((0.085, 0.12, 0.885, 0.77))
-        every = max(1, -(-len(epochs) // _MARKED_EPOCHS))
         for line in lines:
             known = np.isfinite(line.values)
             axes.plot(
@@ -139,13 +149,13 @@ def draw_curves(
                 marker=_MARKS[line.mark][0],
                 markersize=4,
                 markeredgewidth=0,
-                markevery=every,
+                markevery=max(1, -(-int(known.sum()) // _MARKED_EPOCHS)),
                 drawstyle="steps-mid" if steps else "default",
             )
         first, last = min(epochs, default=0), max(epochs, default=1)
         margin = max(0.02 * (last - first), 0.3)
         axes.set_xlim(first - margin, last + margin)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=12))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=12, steps=[1, 2, 5, 10]))
         if steps:
             _scale_steps(axes, lines)
         else:
@@ -254,7 +264,7 @@ def _to_svg(figure: Figure, label: str) -> str:
     prefix = re.sub(r"\W+", "-", label.lower())
     text = re.sub(r"( id=\"|url\(#|href=\"#)", rf"\g<1>{prefix}-", text)
     opening = (
-        f'<svg role="img" aria-label="{label}" '
+        f'<svg role="img" aria-label="{html.escape(label)}" '
         f'viewBox="0 0 {figure.get_figwidth() * 72:g} {figure.get_figheight() * 72:g}">'
     )
     return re.sub(r"<svg[^>]*>", lambda _: opening, text, count=1)

@@ -21,8 +21,14 @@ from mabm.report.snapshots import ClusteringSnapshot, RetrievalSnapshot
 from mabm.report.spreads import MAX_SAMPLES, show_spreads
 from mabm.report.tables import Entry, collect_results, name_epoch, summarize, tabulate_epochs
 
-_PARTIAL: Final = '<meta name="mabm-report" content="partial">'
-_HEAD_BYTES: Final = 1000  # the marks of a page stand in its first lines
+_MARK: Final = '<meta name="mabm-report" content="{}">'
+_HEAD_BYTES: Final = 1000  # the mark of a page stands in its first lines
+
+PARTIAL: Final = "partial"
+"""Mark of a page that :func:`write_report` gave a status."""
+
+COMPARISON: Final = "comparison"
+"""Mark of a page that compares runs."""
 
 
 def require_packages() -> Any:
@@ -93,7 +99,7 @@ def write_report(
         note=note,
         status=status,
         refresh=refresh,
-        partial_mark=_PARTIAL,
+        kind=PARTIAL if status else "",
         results=collect_results(history, goes_on=bool(refresh)),
         facts=summarize(history),
         panels=draw_panels(history, names),
@@ -112,8 +118,13 @@ def write_report(
     return target
 
 
-def render(template: str, **values: Any) -> str:
+def render(template: str, *, kind: str, **values: Any) -> str:
     """A page from a template of this folder; all text in it is escaped.
+
+    Args:
+        template: Name of the template.
+        kind: Mark by which :func:`has_mark` recognizes the page; empty for none.
+        values: What the template shows.
 
     Raises:
         ImportError: jinja2, matplotlib or Pillow is missing.
@@ -126,16 +137,20 @@ def render(template: str, **values: Any) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    page: str = environment.get_template(template).render(version=__version__, **values)
+    mark = _MARK.format(kind) if kind else ""
+    page: str = environment.get_template(template).render(version=__version__, mark=mark, **values)
     return page
+
+
+def has_mark(path: Path, kind: str) -> bool:
+    """Whether a file is a page that was written with a mark, :data:`PARTIAL` or another."""
+    with path.open("rb") as stream:
+        return _MARK.format(kind).encode() in stream.read(_HEAD_BYTES)
 
 
 def is_complete(path: Path) -> bool:
     """Whether a file is there and is no page that :func:`write_report` gave a status."""
-    if not path.is_file():
-        return False
-    with path.open("rb") as stream:
-        return _PARTIAL.encode() not in stream.read(_HEAD_BYTES)
+    return path.is_file() and not has_mark(path, PARTIAL)
 
 
 def _show_clustering(

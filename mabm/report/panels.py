@@ -147,7 +147,7 @@ def _retrieval_within(history: Sequence[Entry]) -> Curves:
     }
     return Curves(
         "Retrieval within a modality",
-        "Rank-1 and mean average precision among the test images of one modality.",
+        "Test images searched among those of their own modality, from other cameras.",
         columns,
         dashed=frozenset(name for name in columns if name.endswith("mAP")),
         percent=True,

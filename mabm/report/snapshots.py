@@ -127,7 +127,7 @@ class RetrievalSnapshot:
         num_queries: int = 8,
         num_shown: int = 10,
     ) -> RetrievalSnapshot:
-        """Searches as :func:`mabm.evaluate_search` does, in the gallery of trial 0.
+        """Searches as :func:`mabm.evaluate_search` does in trial 0.
 
         The queries shown are evenly spaced in the order of average precision, from the greatest to
         the least (ties: lower row first), so that none is picked by hand.
@@ -152,7 +152,7 @@ class RetrievalSnapshot:
         check_integer("num_queries", num_queries, at_least=1)
         check_integer("num_shown", num_shown, at_least=1)
         samples = SearchSamples.check(features, identity, camera, modality)
-        queries, gallery = samples.queries(task), samples.gallery(task, trial=0)
+        queries, gallery = samples.queries(task, trial=0), samples.gallery(task, trial=0)
         scores, top = _rank_gallery(samples, task, queries, gallery, num_shown)
         order = scores.sort(descending=True, stable=True).indices
         order = order[: int((scores > 0).sum())]  # 0 is without a match

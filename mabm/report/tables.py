@@ -10,7 +10,7 @@ Entry = Mapping[str, Any]
 Column = list[float | None]
 
 NONE: Final = "\N{EN DASH}"
-_SCORES: Final = {
+SCORES: Final = {
     "rank1": "R1",
     "rank5": "R5",
     "rank10": "R10",
@@ -18,6 +18,7 @@ _SCORES: Final = {
     "mAP": "mAP",
     "mINP": "mINP",
 }
+"""Scores by their keys in the history, and what tables call them."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def collect_results(history: Sequence[Entry], *, goes_on: bool = False) -> Resul
     last = evaluated[-1]
     # Ties go to the earlier epoch.
     best = max(evaluated, key=_mean_rank1)
-    names = [key for key in _SCORES if any(key in _mean(last, task) for task in last["evaluation"])]
+    names = [key for key in SCORES if any(key in _mean(last, task) for task in last["evaluation"])]
     rows = []
     for task in last["evaluation"]:
         rows.append(ResultRow(task, name_epoch(last), _texts(last, task, names), True))
@@ -104,7 +105,7 @@ def collect_results(history: Sequence[Entry], *, goes_on: bool = False) -> Resul
             f"scores it is told by: {_in_words(best)}"
         )
     return Results(
-        tuple(_SCORES[key] for key in names), tuple(rows), line + _in_words(last), best_line
+        tuple(SCORES[key] for key in names), tuple(rows), line + _in_words(last), best_line
     )
 
 
@@ -126,7 +127,7 @@ def _texts(entry: Entry, task: str, names: Sequence[str]) -> tuple[tuple[str, st
         text = percent(scores["mean"].get(key))
         if has_trials and text != NONE:
             text += f" \N{PLUS-MINUS SIGN} {percent(scores['std'].get(key))}"
-        texts.append((_SCORES[key], text))
+        texts.append((SCORES[key], text))
     return tuple(texts)
 
 
@@ -134,9 +135,7 @@ def _in_words(entry: Entry) -> str:
     parts = []
     for task in entry["evaluation"]:
         mean = _mean(entry, task)
-        told = [
-            f"{_SCORES[key]} {_with_sign(mean[key])}" for key in ("rank1", "mAP") if key in mean
-        ]
+        told = [f"{SCORES[key]} {_with_sign(mean[key])}" for key in ("rank1", "mAP") if key in mean]
         parts.append(f"{task} {', '.join(told)}")
     return "; ".join(parts)
 
@@ -163,6 +162,17 @@ def keys_of(history: Sequence[Entry], *path: str) -> list[str]:
         if isinstance(value, Mapping):
             found.update(dict.fromkeys(value))
     return list(found)
+
+
+def flatten(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """The values of nested mappings by their keys, joined by dots and preceded by ``above``."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            found.update(flatten(value, f"{above}{key}."))
+        else:
+            found[f"{above}{key}"] = value
+    return found
 
 
 def neighbor_mixes(history: Sequence[Entry]) -> list[tuple[list[int], list[Any]] | None]:
@@ -211,13 +221,13 @@ def tabulate_epochs(history: Sequence[Entry]) -> EpochTable:
     add("time", {"seconds": column(history, "seconds")}, ".1f")
     for task in keys_of(history, "evaluation"):
         scores = {
-            _SCORES[key]: column(history, "evaluation", task, "mean", key)
+            SCORES[key]: column(history, "evaluation", task, "mean", key)
             for key in ("rank1", "mAP")
         }
         add(f"{task}, %", scores, ".1f", 100)
     within = keys_of(history, "within_modality")
     scores = {
-        f"{modality} {_SCORES[key]}": column(history, "within_modality", modality, key)
+        f"{modality} {SCORES[key]}": column(history, "within_modality", modality, key)
         for modality in within
         for key in ("rank1", "mAP")
     }

@@ -43,6 +43,7 @@ _GREATEST_MARGIN: Final = 1e4
 
 Association = Literal["off", "naive", "hungarian", "sinkhorn", "modality-aware"]
 MemoryKind = Literal["hybrid", "mean", "hard"]
+Normalization = Literal["whole", "halves"]
 EncoderDtype = Literal["float32", "bfloat16", "float16"]
 
 
@@ -59,7 +60,8 @@ class DataConfig(_Table):
     Attributes:
         name: Name of the data set, a key of ``mabm.data.DATA_SETS``; other spellings are replaced
             by that one.
-        root: Folder of the data set; ``None`` for data that ships with the package.
+        root: Folder of the data set, or the table of a list of images; ``None`` for data that ships
+            with the package.
         trial: Number of the trial, from 1; ``None`` for data sets without trials.
         height: Height that images are resized to, in pixels.
         width: Width that images are resized to, in pixels.
@@ -278,6 +280,11 @@ class BatchConfig(_Table):
         micro_batches: Number of parts in which a process sends its batch through the encoder.
             Losses and gradients are those of the whole batch, at the price of a second forward
             pass; batch normalization sees the parts.
+        normalization: ``"whole"``: batch normalization takes its statistics of the whole batch.
+            ``"halves"``: as ``torch.nn.DataParallel`` on two GPUs, which published numbers come
+            from. The first visible view is normalized with one half of the infrared images, the
+            second with the other half, and running statistics are those of the first. One process
+            only; ``micro_batches`` must be 1 or even, and 2 gives the numbers of 1.
         evaluation: Number of images per step where no gradient is taken.
     """
 
@@ -287,12 +294,19 @@ class BatchConfig(_Table):
     cameras: bool = True
     sampling: Sampling = "released"
     micro_batches: int = 1
+    normalization: Normalization = "whole"
     evaluation: int = 256
 
     def __post_init__(self) -> None:
         names = "identities", "instances", "micro_batches", "evaluation"
         _check_integers(self, 1, _MOST_IN_BATCH, *names)
         check_choice("sampling", self.sampling, get_args(Sampling))
+        check_choice("normalization", self.normalization, get_args(Normalization))
+        if self.normalization == "halves" and self.micro_batches > 1 and self.micro_batches % 2:
+            raise ValueError(
+                "micro_batches must be 1 or even with normalization 'halves', "
+                f"got {self.micro_batches}"
+            )
         if self.infrared_identities is not None:
             _check_integers(self, 1, _MOST_IN_BATCH, "infrared_identities")
         for group in MODALITIES:

@@ -11,15 +11,16 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, Final
+from contextlib import contextmanager, nullcontext
+from typing import Any, Final, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
-from mabm._core.arguments import check_integer
+from mabm._core.arguments import check_choice, check_integer
 from mabm._core.precision import full_precision
 from mabm.train import distributed
+from mabm.train.config import Normalization
 from mabm.train.errors import TrainingError
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,13 @@ LossOf = Callable[[Tensor], Mapping[str, Tensor]]
 """Takes (B, D) features of the joined batch, gives named scalar losses; their sum is minimized."""
 
 _DTYPES: Final = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class _Part(NamedTuple):
+    """Rows of a batch that pass through the encoder together."""
+
+    rows: Tensor
+    moves_statistics: bool
 
 
 class Learner:
@@ -41,6 +49,12 @@ class Learner:
         micro_batches: Number of parts in which this process's batch passes through the encoder.
             More than one take a second forward pass, with the same random numbers. Batch
             normalization sees each part alone, and moves its running statistics once with each.
+        normalization: What batch normalization takes its statistics of. ``"whole"``: the whole
+            batch. ``"halves"``: the first halves of all modalities together, and the second halves
+            together; running statistics are those of the first halves. ``torch.nn.DataParallel``
+            normalizes so on two GPUs, which published numbers come from. There, of two views of
+            visible images, each is with half of the infrared images. ``micro_batches`` of 1 or 2
+            give the same numbers then, and more must be even.
         max_skipped: How many steps in a row may be left out because their loss or gradient is not
             finite.
         compile: Whether to compile the encoder.
@@ -69,6 +83,7 @@ class Learner:
         *,
         precision: str = "float32",
         micro_batches: int = 1,
+        normalization: Normalization = "whole",
         max_skipped: int = 10,
         compile: bool = False,
     ) -> None:
@@ -77,6 +92,10 @@ class Learner:
         self.encoder = encoder
         self.optimizer = optimizer
         self.micro_batches = check_integer("micro_batches", micro_batches, at_least=1)
+        check_choice("normalization", normalization, get_args(Normalization))
+        if normalization == "halves":
+            _check_halves(micro_batches)
+        self.normalization = normalization
         self.max_skipped = check_integer("max_skipped", max_skipped, at_least=0)
         self.skipped = 0
         self._forward: Callable[..., Tensor] = torch.compile(encoder) if compile else encoder
@@ -188,23 +207,47 @@ class Learner:
         self, images: Tensor, modality: Tensor, sections: Sequence[int]
     ) -> tuple[Tensor, Callable[[Tensor], None]]:
         """Features of this process's batch, and a function that passes their gradient back."""
-        if self.micro_batches == 1:
+        parts = self._parts(modality, sections)
+        if len(parts) == 1:
             features = self._features(images, modality)
             return features, lambda gradient: torch.autograd.backward(features, gradient)
-        parts = _cut(sections, self.micro_batches)
+        order = torch.argsort(torch.cat([part.rows for part in parts]))
+
+        def pass_through() -> Iterator[tuple[_Part, Tensor]]:
+            for part in parts:
+                with nullcontext() if part.moves_statistics else _held_statistics(self.encoder):
+                    output = self._features(images[part.rows], modality[part.rows])
+                yield part, output
+
+        if self.micro_batches == 1:
+            features = torch.cat([output for _, output in pass_through()])[order]
+            return features, lambda gradient: torch.autograd.backward(features, gradient)
         before = _clone_buffers(self.encoder)
         random = _random_state(self.device)
         with torch.no_grad():
-            outputs = [self._features(images[rows], modality[rows]) for rows in parts]
+            outputs = [output for _, output in pass_through()]
         _put_back(self.encoder, before)
 
         def pass_back(gradient: Tensor) -> None:
             with _drawing_from(random, self.device):
-                for rows in parts:
-                    output = self._features(images[rows], modality[rows])
-                    torch.autograd.backward(output, gradient[rows])
+                for part, output in pass_through():
+                    torch.autograd.backward(output, gradient[part.rows])
 
-        return torch.cat(outputs)[torch.argsort(torch.cat(parts))], pass_back
+        return torch.cat(outputs)[order], pass_back
+
+    def _parts(self, modality: Tensor, sections: Sequence[int]) -> list[_Part]:
+        """The parts of this process's batch that are normalized alone, in their order."""
+        numbers = torch.arange(sum(sections))
+        if self.normalization == "whole":
+            sides = torch.split(numbers, list(sections))
+            return [_Part(rows, True) for rows in _cut(sides, self.micro_batches)]
+        groups = modality.cpu()
+        halves = [numbers[groups == group].tensor_split(2) for group in torch.unique(groups)]
+        return [
+            _Part(rows, is_first)
+            for is_first, sides in zip((True, False), zip(*halves, strict=True), strict=True)
+            for rows in _cut(sides, max(1, self.micro_batches // 2))
+        ]
 
     def _features(self, images: Tensor, modality: Tensor) -> Tensor:
         half = self._half
@@ -229,6 +272,17 @@ class Learner:
                 f"loss or gradient was not finite in {self.skipped} steps in a row ({values}): "
                 "lower the learning rate, or train in float32 or bfloat16"
             )
+
+
+def _check_halves(micro_batches: int) -> None:
+    if distributed.world_size() > 1:
+        raise ValueError(
+            "normalization must be 'whole' where several processes join their batch, got 'halves'"
+        )
+    if micro_batches != 1 and micro_batches % 2:
+        raise ValueError(
+            f"micro_batches must be 1 or even with normalization 'halves', got {micro_batches}"
+        )
 
 
 def _gradients_are_finite(optimizer: torch.optim.Optimizer) -> bool:
@@ -263,12 +317,28 @@ def _drawing_from(states: Sequence[Tensor], device: torch.device) -> Iterator[No
         yield
 
 
-def _cut(sections: Sequence[int], count: int) -> list[Tensor]:
-    """Rows of at most ``count`` parts of a batch; each part has a share of every section."""
-    sides = torch.split(torch.arange(sum(sections)), list(sections))
+def _cut(sides: Sequence[Tensor], count: int) -> list[Tensor]:
+    """Rows of at most ``count`` parts of a batch; each part has a share of every side."""
     shares = [rows.tensor_split(count) for rows in sides]
     parts = [torch.cat([share[part] for share in shares]) for part in range(count)]
     return [rows for rows in parts if len(rows)]
+
+
+@contextmanager
+def _held_statistics(module: nn.Module) -> Iterator[None]:
+    """Inside, batch normalization takes statistics of the batch, but moves no running ones."""
+    moving = [
+        each
+        for each in module.modules()
+        if isinstance(each, nn.modules.batchnorm._BatchNorm) and each.track_running_stats
+    ]
+    for each in moving:
+        each.track_running_stats = False
+    try:
+        yield
+    finally:
+        for each in moving:
+            each.track_running_stats = True
 
 
 def _clone_buffers(module: nn.Module) -> dict[str, Tensor]:

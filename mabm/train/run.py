@@ -239,6 +239,7 @@ def build_learner(encoder: nn.Module, config: Config, stage: int) -> Learner:
         optimizer,
         precision=config.run.precision,
         micro_batches=config.batch.micro_batches,
+        normalization=config.batch.normalization,
         max_skipped=config.run.max_skipped,
         compile=config.run.compile,
     )

@@ -174,6 +174,7 @@ def open_run(
     """
     inputs = read_inputs(config.data)
     _check_modalities(inputs)
+    _check_cameras(config, inputs)
     checkpoint = load_newest(folder, KINDS)
     encoder = _build_encoder(config, inputs, device, is_new=checkpoint is None)
     _check_extras(config)
@@ -314,6 +315,11 @@ def _check_same_run(state: Mapping[str, Any], config: Config, inputs: Inputs, fo
 def _check_processes(config: Config) -> None:
     ranks = distributed.world_size()
     batch = config.batch
+    if ranks > 1 and batch.normalization != "whole":
+        raise ValueError(
+            f"batch.normalization must be 'whole' where {ranks} processes join their batch, "
+            f"got {batch.normalization!r}"
+        )
     for name in ("identities", "infrared_identities"):
         count = getattr(batch, name)
         if count is not None and count % ranks:
@@ -333,3 +339,12 @@ def _check_modalities(inputs: Inputs) -> None:
     for group in MODALITIES:
         if not bool((inputs.modality == group).any()):
             raise ValueError(f"data must have {MODALITY_NAMES[group]} training images, got none")
+
+
+def _check_cameras(config: Config, inputs: Inputs) -> None:
+    clustering = config.clustering
+    if clustering.distance.preset.group_is_camera and inputs.cameras is None:
+        raise ValueError(
+            "clustering.preset must be one that compares no cameras where none is known, got "
+            f"{clustering.preset!r}"
+        )

@@ -189,9 +189,14 @@ def test_train_mistakes_are_one_line(
 
 
 def expected_scores(
-    run_folder: Path, name: str, root: Path, trial: int | None = None, **options: Any
+    run_folder: Path,
+    name: str,
+    root: Path,
+    trial: int | None = None,
+    tasks: Sequence[mabm.SearchTask] | None = None,
+    **options: Any,
 ) -> list[mabm.SearchScores]:
-    """The searches of a data set, from its images to scores."""
+    """The searches of a data set, or those given, from its images to scores."""
     images = read_data(name, root, trial=trial).test
     encoder = build_encoder("small", weights=run_folder / "weights.pt")
     features = extract(
@@ -203,7 +208,7 @@ def expected_scores(
     columns = (features, images.identity, images.camera, images.modality)
     return [
         mabm.evaluate_search(*columns, task=task, trial=trial, **options)
-        for task in mabm.SEARCH_TASKS[name]
+        for task in (mabm.SEARCH_TASKS[name] if tasks is None else tasks)
     ]
 
 
@@ -229,6 +234,14 @@ def test_evaluate_one_task_reranked(sysu_run: Path, sysu: Path, run: Run, tmp_pa
     assert out == f"{format_search_scores([expected])}\n"
     assert "sysu_mm01 indoor-search, re-ranked" in out
     assert "all-search" not in out
+
+
+def test_evaluate_runs_some_tasks_by_name_alone(sysu_run: Path, sysu: Path, run: Run) -> None:
+    tasks = mabm.MORE_SEARCH_TASKS["sysu_mm01"]
+    expected = expected_scores(sysu_run, "sysu_mm01", sysu, tasks=tasks)
+    words = ("--task", "all-search-multi-shot", "--task", "indoor-search-multi-shot")
+    status, out, _ = run("evaluate", sysu_run, *words, "--quiet")
+    assert (status, out) == (0, f"{format_search_scores(expected)}\n")
 
 
 @needs_training
@@ -366,8 +379,8 @@ def test_extract_with_what_ships(run: Run, tmp_path: Path, monkeypatch: pytest.M
 
 EXTRACT_MISTAKES = [
     ("path,camera,modality\nhere.jpg,1,0\n", "lists images that do not exist: "),
-    ("path,camera\nhere.jpg,1\n", "must have columns path, camera, modality and maybe identity"),
-    ("path,camera,camera,modality\nhere.jpg,1,1,0\n", "must have columns path, camera, modality"),
+    ("path,camera\nhere.jpg,1\n", "must have columns path and modality, and maybe camera, ident"),
+    ("path,camera,camera,modality\nhere.jpg,1,1,0\n", "must have columns path and modality"),
     ("path,camera,modality\n", "must list images, got none"),
     ("path,camera,modality\nhere.jpg,1\n", ", row 2: must have 3 columns, got 2"),
     (
@@ -408,7 +421,6 @@ def test_extract_mistakes_are_one_line(sysu: Path, run: Run, tmp_path: Path) -> 
         (["emoji_xm", *file], 2, "give either --data NAME[:ROOT] or --images LIST.csv"),
         (["emoji_xm", *file, *data, "--images", "x"], 2, "give either --data"),
         (["emoji_xm", *file, "--images", "x", "--trial", 1], 2, "--trial needs --data regdb:ROOT"),
-        (["emoji_xm", *file, "--images", "x", "--split", "test"], 2, "--split needs --data"),
         (["emoji_xm", *file, *data, "--model", "small"], 1, "model (--model) is for weights alone"),
         (["emoji_xm", *file, "--data", "llcm"], 2, "--data must be llcm:ROOT"),
         (["nothing.pt", *file, *data], 1, "WEIGHTS must be a finished run, a file or emoji_xm"),

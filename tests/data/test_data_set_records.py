@@ -48,8 +48,8 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> DataSet:
 
 
 def with_folders() -> list[str]:
-    """The data sets that do not ship, in order."""
-    return [name for name, record in DATA_SETS.items() if not record.ships]
+    """The data sets that lie in a folder: they neither ship nor are lists of images; in order."""
+    return [name for name, each in DATA_SETS.items() if not (each.ships or each.is_list)]
 
 
 @pytest.mark.parametrize("name", DATA_SETS)
@@ -58,11 +58,13 @@ def test_a_record_is_in_the_file_of_its_name_and_uses_that_name(name: str) -> No
     assert record.name == name
     assert record.reader.__module__ == f"mabm.data.{name}"
     assert record.search_tasks
-    assert {task.data for task in record.search_tasks} == {name}
-    assert {task.protocol.name for task in record.search_tasks} == {name}
+    tasks = (*record.search_tasks, *record.more_search_tasks)
+    assert {task.data for task in tasks} == {name}
+    assert {task.protocol.name for task in tasks} == {name}
+    assert len({task.name for task in tasks}) == len(tasks)
     assert record.protocol in {None, *(task.protocol for task in record.search_tasks)}
     assert (ROOT / "train" / "configs" / f"{name}.toml").is_file()
-    assert (record.count is None) == record.ships
+    assert (record.count is None) == (record.ships or record.is_list)
 
 
 @pytest.mark.parametrize("spelling", ["toy_set", "toy-set", "TOY"])

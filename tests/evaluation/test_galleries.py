@@ -72,6 +72,26 @@ def test_equal_to_what_python_draws(cameras: tuple[int, ...]) -> None:
 
 
 @pytest.mark.usefixtures("_python_random")
+@pytest.mark.parametrize("num_images", [1, 3, 10])
+def test_several_of_each_are_what_python_samples(num_images: int) -> None:
+    cells = files()
+    identity, camera, names = columns(cells)
+    for trial in range(10):
+        random.seed(trial)
+        expected = []
+        for person in sorted({person for person, _ in cells}):
+            for number in CAMERAS:
+                there = sorted(cells.get((person, number), []))
+                drawn = random.sample(there, min(num_images, len(there)))
+                expected += [(person, number, name) for name in drawn]
+        rows = mabm.draw_gallery(
+            identity, camera, cameras=CAMERAS, trial=trial, num_images=num_images
+        )
+        assert [names[row] for row in rows] == expected
+        assert len(set(rows.tolist())) == len(rows)
+
+
+@pytest.mark.usefixtures("_python_random")
 def test_random_state_is_left_alone_and_plays_no_part() -> None:
     identity, camera, _ = columns(files())
     before = random.getstate()
@@ -108,6 +128,7 @@ def test_nothing_to_draw_from() -> None:
         ({"cameras": ("1",)}, TypeError, "cameras must be an integer, got str: '1'"),
         ({"trial": -1}, ValueError, "trial must be at least 0, got -1"),
         ({"trial": 1.0}, TypeError, "trial must be an integer, got float"),
+        ({"num_images": 0}, ValueError, "num_images must be at least 1, got 0"),
     ],
 )  # fmt: skip
 def test_refused(change: dict[str, object], error: type[Exception], message: str) -> None:

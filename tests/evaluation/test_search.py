@@ -17,7 +17,8 @@ from mabm.evaluation import check_trial, format_search_scores
 from mabm.evaluation.search import minus_inner_products
 
 VISIBLE, INFRARED = 0, 1
-ALL_TASKS = [task for tasks in mabm.SEARCH_TASKS.values() for task in tasks]
+PUBLISHED = (*mabm.SEARCH_TASKS.values(), *mabm.MORE_SEARCH_TASKS.values())
+ALL_TASKS = [task for tasks in PUBLISHED for task in tasks]
 SYSU_ALL, SYSU_INDOOR = mabm.SEARCH_TASKS["sysu_mm01"]
 REGDB = mabm.SEARCH_TASKS["regdb"][0]
 
@@ -27,6 +28,8 @@ with np.load(Path(__file__).parents[1] / "golden" / "evaluation.npz") as data:
 
 @pytest.mark.parametrize("task", ALL_TASKS, ids=lambda task: f"{task.data}-{task.name}")
 def test_equal_to_its_parts(task: mabm.SearchTask) -> None:
+    if task.num_images > 1:
+        task = replace(task, num_images=2)  # there are at most three of an identity in a camera
     columns = make_test_set(task.data)
     features, identity, camera, modality = columns.values()
     found = mabm.evaluate_search(*columns.values(), task=task)
@@ -37,15 +40,23 @@ def test_equal_to_its_parts(task: mabm.SearchTask) -> None:
     others = modality == task.gallery_modality
     if task.data == "sysu_mm01":
         query &= np.isin(camera, (3, 6))
-        others &= np.isin(camera, (1, 2) if task.name == "indoor-search" else (1, 2, 4, 5))
-    query, others = np.flatnonzero(query), np.flatnonzero(others)
+        others &= np.isin(camera, (1, 2) if task.name.startswith("indoor") else (1, 2, 4, 5))
+    all_queries, others = np.flatnonzero(query), np.flatnonzero(others)
     for trial in range(task.num_trials):
-        gallery = others
+        query, gallery = all_queries, others
         if task.data in ("sysu_mm01", "llcm"):
-            cameras = range(1, 10)  # those of the gallery ascend in every published task
-            gallery = others[
-                mabm.draw_gallery(identity[others], camera[others], cameras=cameras, trial=trial)
+            of_queries = task.name == "sampled-infrared-to-visible"
+            rows = query if of_queries else gallery
+            drawn = rows[
+                mabm.draw_gallery(
+                    identity[rows],
+                    camera[rows],
+                    cameras=range(1, 10),  # they ascend in every published task
+                    trial=trial,
+                    num_images=2 if task.name.endswith("multi-shot") else 1,
+                )
             ]
+            query, gallery = (drawn, gallery) if of_queries else (query, drawn)
         distance = -features[query].astype(np.float64) @ features[gallery].T.astype(np.float64)
         expected = mabm.evaluate_retrieval(
             distance,
@@ -77,6 +88,13 @@ def test_published_tasks() -> None:
         "llcm": ["infrared-to-visible", "visible-to-infrared"],
         "emoji_xm": ["infrared-to-visible", "visible-to-infrared"],
     }
+    extra = {data: [task.name for task in tasks] for data, tasks in mabm.MORE_SEARCH_TASKS.items()}
+    assert extra == {
+        "sysu_mm01": ["all-search-multi-shot", "indoor-search-multi-shot"],
+        "regdb": [],
+        "llcm": ["sampled-infrared-to-visible"],
+        "emoji_xm": [],
+    }
     for task in ALL_TASKS:
         visible_first = task.name.startswith("visible")
         expected = (VISIBLE, INFRARED) if visible_first else (INFRARED, VISIBLE)
@@ -85,6 +103,12 @@ def test_published_tasks() -> None:
     to_visible, to_infrared = mabm.SEARCH_TASKS["llcm"]
     assert to_visible.gallery_cameras == to_infrared.query_cameras == tuple(range(1, 10))
     assert to_visible.query_cameras == to_infrared.gallery_cameras == (1, 2, 4, 5, 6, 7, 8, 9)
+    for single, multi in zip(
+        mabm.SEARCH_TASKS["sysu_mm01"], mabm.MORE_SEARCH_TASKS["sysu_mm01"], strict=True
+    ):
+        assert multi == replace(single, name=f"{single.name}-multi-shot", num_images=10)
+    (released,) = mabm.MORE_SEARCH_TASKS["llcm"]
+    assert released == replace(to_visible, name=released.name, drawn="queries")
     with pytest.raises(TypeError):
         mabm.SEARCH_TASKS["own"] = ()  # type: ignore[index]
 
@@ -376,10 +400,21 @@ def test_refused(change: dict[str, object], error: type[Exception], message: str
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"gallery": "one"}, ValueError, "gallery must be one of .* got 'one'"),
+        ({"drawn": "one"}, ValueError, "drawn must be one of .* got 'one'"),
         ({"num_trials": 0}, ValueError, "num_trials must be at least 1, got 0"),
-        ({"gallery": "all"}, ValueError, 'num_trials must be 1 with gallery="all"'),
-        ({"gallery_cameras": None}, ValueError, "gallery_cameras must be given"),
+        ({"num_images": 0}, ValueError, "num_images must be at least 1, got 0"),
+        ({"drawn": None}, ValueError, "num_trials must be 1 where nothing is drawn, got 10"),
+        (
+            {"drawn": None, "num_trials": 1, "num_images": 2},
+            ValueError,
+            "num_images must be 1 where nothing is drawn, got 2",
+        ),
+        ({"gallery_cameras": None}, ValueError, "gallery_cameras must be given with drawn='gall"),
+        (
+            {"drawn": "queries", "query_cameras": None},
+            ValueError,
+            "query_cameras must be given with drawn='queries'",
+        ),
         ({"query_cameras": ()}, ValueError, r"query_cameras must be cameras without repeats"),
         ({"gallery_cameras": (1, 1)}, ValueError, r"gallery_cameras must be .* got \(1, 1\)"),
         ({"protocol": "sysu_mm01"}, TypeError, "protocol must be a RetrievalProtocol, got str"),

@@ -14,6 +14,7 @@ COMMANDS: Final = (
     "cluster",
     "assign",
     "train",
+    "report",
     "evaluate",
     "extract",
     "census",

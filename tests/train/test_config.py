@@ -134,6 +134,11 @@ def test_overrides() -> None:
         ("batch.identities=true", r"batch\.identities must be a valid integer, got True"),
         ("batch.identities=none", r"batch\.identities must be a valid integer, got None"),
         ("batch.micro_batches=3", r"batch\.micro_batches must divide .* = 128, got 3"),
+        ("batch.sampling=odd", r"batch\.sampling must be 'even' or 'released', got 'odd'"),
+        (
+            "batch.normalization=both",
+            r"batch\.normalization must be 'whole' or 'halves', got 'both'",
+        ),
         ("batch.infrared_identities=0", r"batch\.infrared_identities must be in \[1, .*, got 0"),
         ("augmentation.erasing_fill=[0, 0]", r"augmentation\.erasing_fill.2 must be .*"),
         ("augmentation.erasing_fill=[0, 0, 256]", r"augmentation\.erasing_fill must be .* got 256"),
@@ -189,6 +194,8 @@ def test_batch_sizes_by_modality() -> None:
             "sysu_mm01",
             ["batch.infrared_identities=5", "batch.instances=1", "batch.micro_batches=2"],
         )
+    with pytest.raises(ValueError, match=r"micro_batches must be 1 or even .* 'halves', got 3"):
+        BatchConfig(instances=3, normalization="halves", micro_batches=3)
     with pytest.raises(ValueError, match=r"micro_batches must divide the visible .* = 5, got 2"):
         BatchConfig(identities=5, infrared_identities=8, instances=1, micro_batches=2)
 

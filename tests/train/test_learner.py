@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import mabm
 from mabm.models import TwoStreamEncoder
-from mabm.train import Learner, TrainingError
+from mabm.train import Learner, TrainingError, distributed
 
 SECTIONS = (8, 8, 8)  # two views of visible images, and infrared ones
 SIZE, WIDTH = sum(SECTIONS), 16
@@ -195,6 +195,98 @@ def test_running_statistics_move_once_with_every_part(count: int) -> None:
     assert learner.encoder.norm.num_batches_tracked == count
 
 
+HALVES = (  # each view of the visible images with half of the infrared ones
+    torch.cat([torch.arange(8), torch.arange(16, 20)]),
+    torch.cat([torch.arange(8, 16), torch.arange(20, 24)]),
+)
+
+
+def on_two_gpus(
+    encoder: nn.Module, images: Tensor, modality: Tensor
+) -> tuple[Tensor, list[nn.Module]]:
+    """Features and replicas of an encoder, as DataParallel has them on two GPUs."""
+    replicas = [copy.deepcopy(encoder).train() for _ in HALVES]
+    outputs = [
+        replica(images[rows], modality[rows])
+        for replica, rows in zip(replicas, HALVES, strict=True)
+    ]
+    return torch.cat(outputs)[torch.cat(HALVES).argsort()], replicas
+
+
+@pytest.mark.parametrize("encoder", [Plain(norm=True), TwoStreamEncoder()])
+@pytest.mark.parametrize("count", [1, 2])
+def test_halves_are_normalized_as_on_two_gpus(encoder: nn.Module, count: int) -> None:
+    learner = make(encoder, sgd=True, normalization="halves", micro_batches=count)
+    images, modality = batch((16, 16) if isinstance(encoder, TwoStreamEncoder) else (4, 4))
+    for _ in range(2):
+        features, replicas = on_two_gpus(learner.encoder, images, modality)
+        losses = contrast(features)
+        torch.stack(list(losses.values())).sum().backward()
+        taken = learner.step(images, modality, contrast, SECTIONS)
+        assert taken is not None
+        assert taken[0] == pytest.approx({name: loss.item() for name, loss in losses.items()})
+        torch.testing.assert_close(taken[1], features.detach(), rtol=1e-5, atol=1e-6)
+        for name, gradient in gradients(learner).items():
+            parts = [replica.get_parameter(name).grad for replica in replicas]
+            given = [part for part in parts if part is not None]
+            expected = torch.stack(given).sum(0) if given else None
+            assert (gradient is None) == (expected is None)
+            if expected is not None:
+                torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6)
+        for name, buffer in learner.encoder.named_buffers():
+            assert buffer.equal(replicas[0].get_buffer(name)), name
+            if name.endswith("running_mean"):
+                assert not buffer.equal(replicas[1].get_buffer(name))
+    norms = [each for each in learner.encoder.modules() if hasattr(each, "track_running_stats")]
+    assert all(each.track_running_stats for each in norms)
+
+
+def test_parts_of_halves_move_the_statistics_of_the_first_half_alone() -> None:
+    learner = make(Plain(norm=True), sgd=True, normalization="halves", micro_batches=4)
+    reference = copy.deepcopy(learner.encoder).train()
+    images, modality = batch()
+    learner.step(images, modality, contrast, SECTIONS)
+    for first, second in ((0, 16), (4, 18)):
+        rows = torch.cat([torch.arange(first, first + 4), torch.arange(second, second + 2)])
+        reference(images[rows], modality[rows])
+    for name, buffer in reference.named_buffers():
+        torch.testing.assert_close(learner.encoder.get_buffer(name), buffer)
+    assert learner.encoder.norm.num_batches_tracked == 2
+
+
+def test_one_view_or_one_modality_is_cut_in_half() -> None:
+    """DataParallel cuts what it is given, whatever it holds."""
+    learner = make(Plain(norm=True), normalization="halves")
+    images, modality = batch()
+    reference = copy.deepcopy(learner.encoder).train()
+    expected = torch.cat(
+        [reference(images[rows], modality[rows]) for rows in torch.arange(16).view(2, 8)]
+    )
+    found = learner.step(
+        images[:16], modality[:16], lambda features: {"loss": features.square().sum()}, (16,)
+    )
+    assert found is not None
+    torch.testing.assert_close(found[1], expected.detach())
+
+
+def test_a_step_in_halves_that_is_not_finite_leaves_no_trace() -> None:
+    learner = make(Plain(norm=True), normalization="halves")
+    images, modality = batch()
+    learner.step(images, modality, contrast, SECTIONS)
+    before = state(learner)
+    broken = images.clone()
+    broken[8] = torch.nan  # of the second half
+    assert learner.step(broken, modality, contrast, SECTIONS) is None
+    assert_equal(before, state(learner))
+    assert learner.encoder.norm.track_running_stats
+
+
+def test_several_processes_join_the_whole_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    with pytest.raises(ValueError, match="normalization must be 'whole' where several processes"):
+        make(Plain(), normalization="halves")
+
+
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 @pytest.mark.parametrize("count", [1, 2])
 def test_half_precision_is_of_the_encoder_alone(precision: str, count: int) -> None:
@@ -311,8 +403,11 @@ def test_too_many_in_a_row_stop_the_run(allowed: int) -> None:
     assert_equal(before, state(learner))
 
 
+@pytest.mark.parametrize("normalization", ["whole", "halves"])
 @pytest.mark.parametrize("count", [1, 2])
-def test_a_compiled_encoder(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiled_encoder(
+    count: int, normalization: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls: list[str] = []
     compile_ = torch.compile
 
@@ -321,8 +416,9 @@ def test_a_compiled_encoder(count: int, monkeypatch: pytest.MonkeyPatch) -> None
         return compile_(model, backend="eager")
 
     monkeypatch.setattr(torch, "compile", eager)
-    learner = make(Plain(norm=True), micro_batches=count, compile=True)
-    reference = make(Plain(norm=True), micro_batches=count)
+    options: dict[str, Any] = {"micro_batches": count, "normalization": normalization}
+    learner = make(Plain(norm=True), **options, compile=True)
+    reference = make(Plain(norm=True), **options)
     images, modality = batch()
     for _ in range(2):
         found = learner.step(images, modality, contrast, SECTIONS)
@@ -355,6 +451,8 @@ def test_parameters_without_a_part_in_the_loss_stay() -> None:
     [
         ({"precision": "fp16"}, "precision must be one of .*'float16'.*, got 'fp16'"),
         ({"micro_batches": 0}, "micro_batches must be at least 1, got 0"),
+        ({"normalization": "group"}, r"normalization must be one of \('whole', 'halves'\), got 'g"),
+        ({"normalization": "halves", "micro_batches": 3}, "must be 1 or even .* 'halves', got 3"),
         ({"max_skipped": -1}, "max_skipped must be at least 0, got -1"),
     ],
 )

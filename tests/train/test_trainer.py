@@ -144,6 +144,37 @@ def test_asked_to_stop_it_goes_on_to_the_same_bits(
     assert history_of(tmp_path) == history_of(short)
 
 
+def test_the_report_is_there_after_the_first_epoch_and_changes_no_bit(
+    short: Path, tmp_path: Path
+) -> None:
+    config = small_config(*SHORT, "run.report=true")
+    page = tmp_path / "report.html"
+    seen: list[bool] = []
+
+    def stop() -> bool:  # once the first epoch is in the history
+        seen.append(page.exists())
+        return len(history_of(tmp_path)) == 2
+
+    with pytest.raises(TrainingStopped):
+        train(config, tmp_path, progress=False, stop=stop)
+    assert all(seen)  # from the start on
+    text = page.read_text(encoding="utf-8")
+    assert "this is how it was after stage 1, epoch 1 of 1, at 20" in text
+    assert 'http-equiv="refresh"' in text
+    assert ">Losses<" in text
+    assert "What the clusters hold" not in text
+    train(config, tmp_path, progress=False)
+    text = page.read_text(encoding="utf-8")
+    assert "Training is not over" not in text
+    assert 'http-equiv="refresh"' not in text
+    assert "What the clusters hold" in text
+    expected, found = weights_of(short), weights_of(tmp_path)
+    assert [name for name in expected if not expected[name].equal(found[name])] == []
+    assert history_of(tmp_path) == history_of(short)
+    train(config, tmp_path, progress=False)
+    assert page.read_text(encoding="utf-8") == text
+
+
 @pytest.mark.parametrize("every", [0, 2])
 def test_checkpoints_change_nothing(every: int, finished: Path, tmp_path: Path) -> None:
     train(small_config(f"run.checkpoint_every={every}"), tmp_path, progress=False)
@@ -313,6 +344,19 @@ def test_modalities_that_share_a_prototype_move_it_at_once(
     assert sizes == [visible, infrared, visible + infrared]
 
 
+def test_a_run_can_normalize_halves(tmp_path: Path) -> None:
+    options = ("stage1.epochs=1", "stage1.iterations=1", "stage2.epochs=0")
+    train(small_config(*options), tmp_path / "whole", progress=False)
+    for name, more in (("halves", ()), ("parts", ("batch.micro_batches=2",))):
+        config = small_config(*options, "batch.normalization=halves", *more)
+        train(config, tmp_path / name, progress=False)
+    whole, halves, parts = (weights_of(tmp_path / name) for name in ("whole", "halves", "parts"))
+    moved = {name for name in whole if not whole[name].equal(halves[name])}
+    assert any(name.endswith("running_mean") for name in moved)
+    for name, value in halves.items():
+        torch.testing.assert_close(parts[name], value, rtol=1e-3, atol=1e-4)
+
+
 def test_one_process_cannot_hold_part_of_a_batch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -331,4 +375,7 @@ def test_one_process_cannot_hold_part_of_a_batch(
         "batch.micro_batches=3",
     )
     with pytest.raises(ValueError, match=r"must divide the 2 visible images that each process has"):
+        train(config, tmp_path, progress=False)
+    config = small_config("batch.identities=3", "batch.normalization=halves")
+    with pytest.raises(ValueError, match=r"batch\.normalization must be 'whole' where 3 processes"):
         train(config, tmp_path, progress=False)

@@ -12,6 +12,7 @@ _NAMES: Final = (
     "cluster",
     "assign",
     "train",
+    "report",
     "evaluate",
     "extract",
     "census",

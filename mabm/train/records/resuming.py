@@ -124,6 +124,7 @@ _EARLIER: Final[Mapping[str, Any]] = {
     "augmentation.erasing_fill": (123.675, 116.28, 103.53),
     "data.test_resampling": "bicubic",
     "batch.sampling": "even",
+    "batch.normalization": "whole",
 }
 
 

@@ -38,6 +38,7 @@ def test_another_distance_is_refused(changed: dict[str, str]) -> None:
 def test_settings_that_earlier_runs_did_not_have_are_what_these_did() -> None:
     earlier = to_tree(Config())
     del earlier["augmentation"]["erasing_fill"], earlier["batch"]["sampling"]
+    del earlier["batch"]["normalization"]
     augmentation = AugmentationConfig(erasing_fill=(123.675, 116.28, 103.53))
     now = Config(augmentation=augmentation, batch=BatchConfig(sampling="even"))
     check_same(earlier, to_tree(now))
