@@ -3,9 +3,10 @@
 What is changed so that all of them together take a minute: SYSU-MM01, RegDB and LLCM are miniature
 trees, the open data is cut to a few identities, and ``mabm train`` is given small images, batches
 and stages by further ``--set`` options. ``sysu`` runs once with AGW's ResNet-50, from a file named
-and laid out as torchvision's; the other runs take the small encoder. Released checkpoints are stand-ins, tested
-on small images. ``torchrun`` is what stands behind that name, ``python -m torch.distributed.run``,
-on a free port; it starts two processes. Installations (``pip``) are left out.
+and laid out as torchvision's; the other runs take the small encoder. Released checkpoints are
+stand-ins, tested on small images. ``torchrun`` is what stands behind that name, ``python -m
+torch.distributed.run``, on a free port; it starts two processes. Installations (``pip``) are left
+out.
 """
 
 import itertools
