@@ -247,7 +247,7 @@ mabm evaluate adca_sysu.pth.tar --model agw-resnet50 --data sysu_mm01:/data/SYSU
     a released checkpoint of AGW, ADCA, PGM or BMIL
 mabm evaluate runs/sysu --images list.csv
     on images of your own: a table with the columns path, modality, identity, split, maybe camera
-mabm evaluate 1.pth.tar 2.pth.tar --trial 1 --trial 2 --model agw-resnet50 --data regdb:/data/RegDB
+mabm evaluate 1.pth.tar 2.pth.tar --trial 1 --trial 2 --model agw-resnet50 --data regdb:ROOT
     released checkpoints of two trials, averaged
 """,
     add_arguments=_add_arguments,
