@@ -151,8 +151,8 @@ def _describe_progress(record: RunRecord) -> str:
             words += f" of {epochs}"
     written = time.strftime("%Y-%m-%d %H:%M:%S %z")
     return (
-        f"Training goes on: as it was {words}, at {written}. This page is written anew after "
-        "every epoch; clusters and searches are added at the end."
+        f"Training is not over: this is how it was {words}, at {written}. The page is written anew "
+        "after every epoch; clusters and searches are added at the end."
     )
 
 

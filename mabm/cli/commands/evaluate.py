@@ -239,6 +239,8 @@ mabm evaluate runs/sysu --json scores.json
     all-search and indoor-search, ten galleries each
 mabm evaluate runs/sysu --task indoor-search --rerank
     one search, with modality-aware re-ranking
+mabm evaluate runs/sysu --task all-search-multi-shot
+    ten images of an identity in a camera: a search that is run by name alone
 mabm evaluate runs/regdb-* --data /data/RegDB
     the models of several trials, averaged
 mabm evaluate adca_sysu.pth.tar --model agw-resnet50 --data sysu_mm01:/data/SYSU-MM01

@@ -1,0 +1,232 @@
+"""Released checkpoints: read safely, named as ours, and the same features come out."""
+
+import logging
+import os
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from released_checkpoint import Released, released_network, save_released
+
+from mabm.models import AgwResNet50, build_encoder, load_weights
+from mabm.models.released_names import by_our_names
+
+# Weights that a checkpoint holds and the network does not compute with.
+UNUSED = {"visible_module", "thermal_module", "base_resnet", "classifier"}
+
+
+@pytest.fixture(scope="module")
+def network() -> Released:
+    return released_network()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(network: Released, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_released(network, tmp_path_factory.mktemp("adca") / "model_best.pth.tar")
+
+
+def images() -> torch.Tensor:
+    generator = torch.Generator().manual_seed(5)
+    return torch.randint(0, 256, (3, 3, 64, 32), generator=generator, dtype=torch.uint8)
+
+
+def assert_same_features(encoder: torch.nn.Module, network: Released) -> None:
+    """In evaluation mode and at length one, as features are compared."""
+    encoder.eval()
+    for group in (0, 1):
+        with torch.no_grad():
+            expected = network(images(), group)
+            found = encoder(images(), torch.full((3,), group))
+        assert (expected[0] - expected[1]).abs().max() > 0.01  # not all alike
+        normalize = torch.nn.functional.normalize
+        torch.testing.assert_close(normalize(found), normalize(expected), rtol=0, atol=1e-5)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+# ---- names and features
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("kind", ["adca", "agw"])
+def test_a_released_checkpoint_gives_the_features_of_its_network(
+    kind: str, zipped: bool, network: Released, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / {"adca": "model_best.pth.tar", "agw": "sysu_agw_best.t"}[kind]
+    save_released(network, path, kind=kind, zipped=zipped)
+    encoder = AgwResNet50()
+    with caplog.at_level(logging.INFO, logger="mabm.models.weights"):
+        report = load_weights(encoder, path)
+    assert_same_features(encoder, network)
+    own = encoder.state_dict()
+    assert set(report.loaded) == set(own)
+    assert report.missing == ()
+    assert {name.split(".")[0] for name in report.left_out} == UNUSED
+    assert len(report.loaded) + len(report.left_out) == len(network.state_dict())
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message.startswith(f"{path.name}: {len(own)} tensors loaded; in the file, not used: ")
+    assert "base_resnet (6: the stem of its ResNet, which never runs)" in message
+    assert "classifier (1: of the training identities)" in message
+
+
+def test_every_part_of_the_network_matters(network: Released, checkpoint: Path) -> None:
+    """Or features could agree without it: non-local blocks above all, which start as nothing."""
+    encoder = build_encoder("agw-resnet50", weights=checkpoint).eval()
+    with torch.no_grad():
+        before = encoder(images(), torch.tensor([0, 1, 0]))
+        for name in ("non_local.1.0.g.weight", "non_local.2.2.theta.bias", "neck.running_mean"):
+            tensor = encoder.state_dict()[name]
+            kept = tensor.clone()
+            tensor.add_(0.5)
+            changed = (encoder(images(), torch.tensor([0, 1, 0])) - before).abs().max()
+            tensor.copy_(kept)
+            assert changed > 1e-3, name
+
+
+def test_a_network_without_non_local_blocks_stays_one(tmp_path: Path) -> None:
+    """As ADCA is released: new blocks are the identity."""
+    network = released_network(non_local=False, seed=1)
+    path = save_released(network, tmp_path / "checkpoint.pth.tar")
+    encoder = AgwResNet50()
+    report = load_weights(encoder, path)
+    assert {name.split(".")[0] for name in report.missing} == {"non_local"}
+    assert "non_local (50: a network without them; new ones change nothing)" in str(report)
+    assert_same_features(encoder, network)
+
+
+def test_blocks_whose_g_is_a_convolution_alone() -> None:
+    names = by_our_names(["NL_2.1.g.weight", "NL_2.1.phi.bias", "NL_4.0.W.0.weight", "fc.weight"])
+    assert names == {
+        "non_local.1.1.g.weight": "NL_2.1.g.weight",
+        "non_local.1.1.phi.bias": "NL_2.1.phi.bias",
+        "non_local.3.0.out.weight": "NL_4.0.W.0.weight",
+    }
+    with pytest.raises(ValueError, match=r"hold non_local\.1\.0\.g\.bias once, got NL_2\.0\.g\.0"):
+        by_our_names(["NL_2.0.g.0.bias", "NL_2.0.g.bias"])
+
+
+# ---- what does not fit
+
+
+def without(*starts: str) -> Callable[[dict[str, Any]], object]:
+    def remove(state: dict[str, Any]) -> None:
+        for name in [name for name in state if name.startswith(starts)]:
+            del state[name]
+
+    return remove
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without("bottleneck."), r"missing 4: \['neck\.bias', 'neck\.running_mean'"),
+        (without("NL_3.2.W"), r"missing 6: \['non_local\.2\.2\.norm\.bias'"),
+        (without("thermal_module."), r"missing 5: \['stems\.1\.bn1\.bias'"),
+        (without("base_resnet."), r"missing 260: \['layer1\.0\.bn1\.bias'"),
+        (
+            lambda state: state.update({"bottleneck.weight": torch.ones(512)}),
+            r"weights of neck\.weight must have shape \(2048,\), got \(512,\)",
+        ),
+    ],
+)
+def test_half_a_checkpoint_is_refused_by_what_it_lacks(
+    change: Callable[[dict[str, Any]], object], message: str, network: Released, tmp_path: Path
+) -> None:
+    state = dict(network.state_dict())
+    change(state)
+    torch.save({"state_dict": state}, tmp_path / "half.pth.tar")
+    encoder = AgwResNet50(num_modalities=2)
+    before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    with pytest.raises(ValueError, match=rf"half\.pth\.tar: weights .*{message}|{message}"):
+        load_weights(encoder, tmp_path / "half.pth.tar")
+    assert all(torch.equal(tensor, before[n]) for n, tensor in encoder.state_dict().items())
+
+
+def test_another_encoder_says_which_one_it_is(checkpoint: Path) -> None:
+    with pytest.raises(ValueError, match=r"the names of AGW.*encoder 'agw-resnet50', got TwoStream"):
+        build_encoder("small", weights=checkpoint)
+
+
+# ---- how it is read
+
+
+@pytest.mark.parametrize("core", ["core", "_core"])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_values_of_either_numpy_are_passed_over(
+    core: str, zipped: bool, network: Released, tmp_path: Path
+) -> None:
+    """NumPy 2 renamed ``numpy.core``; files keep the name of the version that wrote them."""
+    path, small = tmp_path / "a.pth.tar", {"bottleneck.weight": torch.ones(2)}
+    values = [np.float64(0.5), np.float32(1), np.int64(3), np.bool_(True), np.ones((2, 3))]
+    torch.save(
+        {"state_dict": small, "best_mAP": values}, path, _use_new_zipfile_serialization=zipped
+    )
+    present = "_core" if b"numpy._core" in path.read_bytes() else "core"
+    if zipped and present != core:
+        pytest.skip("the checksums of an archive are of the installed NumPy")
+    path.write_bytes(
+        path.read_bytes().replace(f"numpy.{present}".encode(), f"numpy.{core}".encode())
+    )
+    allowed = torch.serialization.get_safe_globals()
+    with pytest.raises(ValueError, match="must have names of AgwResNet50"):  # so it was read
+        load_weights(AgwResNet50(), path)
+    assert torch.serialization.get_safe_globals() == allowed
+
+
+class Bomb:
+    """What an attacker would pickle: unpickling it calls a function."""
+
+    def __init__(self, function: Callable[..., Any], *arguments: object) -> None:
+        self.call = function, arguments
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.call
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize(
+    ("function", "arguments", "name"),
+    [
+        (os.mkdir, ("was_here",), r"(posix|nt)\.mkdir"),
+        (eval, ("__import__('os').mkdir('was_here')",), r"eval"),
+        (np.load, ("x.npy", None, True), r"numpy\.load"),
+        (np.lib.format.open_memmap, ("was_here", "w+", "f8", (1,)), r"numpy\.lib\.\S*open_memmap"),
+        (getattr, (os, "mkdir"), "getattr"),
+    ],
+)
+def test_the_allowed_names_open_nothing_else(
+    function: Callable[..., Any],
+    arguments: tuple[object, ...],
+    name: str,
+    zipped: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if function is getattr:
+        arguments = (np.float64(1), "real")
+    content = {"state_dict": {}, "best_mAP": Bomb(function, *arguments), "epoch": np.float64(1)}
+    torch.save(content, "a.pth.tar", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(ValueError, match=rf"in it, got {name}: other objects could execute code"):
+        load_weights(AgwResNet50(), "a.pth.tar")
+    assert os.listdir() == ["a.pth.tar"]
+
+
+def test_real_archives_say_what_to_do(checkpoint: Path, tmp_path: Path) -> None:
+    import gzip
+
+    path = tmp_path / "a.pth.tar"
+    (tmp_path / "b").write_bytes(b"weights")
+    with tarfile.open(path, "w") as archive:
+        archive.add(tmp_path / "b", "b")
+    with pytest.raises(ValueError, match=r"a\.pth\.tar .* a tar archive: unpack it"):
+        load_weights(AgwResNet50(), path)
+    path.write_bytes(gzip.compress(b"weights"))
+    with pytest.raises(ValueError, match=r"a\.pth\.tar .* compressed by gzip: decompress it"):
+        load_weights(AgwResNet50(), path)
+    path.write_bytes(checkpoint.read_bytes()[:10_000])
+    with pytest.raises(ValueError, match=r"a\.pth\.tar"):
+        load_weights(AgwResNet50(), path)
