@@ -2,10 +2,10 @@
 
 What is changed so that all of them together take a minute: SYSU-MM01, RegDB, LLCM and the table of
 images are miniatures, the open data is cut to a few identities, and ``mabm train`` is given small
-images, batches and stages by further ``--set`` options. ``sysu`` runs once with AGW's ResNet-50, from a file named
-and laid out as torchvision's; the other runs take the small encoder. ``torchrun`` is what stands
-behind that name, ``python -m torch.distributed.run``, on a free port; it starts two processes.
-Installations (``pip``) are left out.
+images, batches and stages by further ``--set`` options. ``sysu`` runs once with AGW's ResNet-50,
+from a file named and laid out as torchvision's; the other runs take the small encoder. ``torchrun``
+is what stands behind that name, ``python -m torch.distributed.run``, on a free port; it starts two
+processes. Installations (``pip``) are left out.
 """
 
 import itertools
@@ -130,7 +130,9 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     build_llcm(folder / FOLDERS["llcm"], train=6, test=3, images=3, size=SIZE)
     table = build_image_list(folder / "own", size=SIZE)
     lines = table.read_text(encoding="utf-8").splitlines()
-    (folder / "people.csv").write_text("\n".join([lines[0], *(f"own/{each}" for each in lines[1:])]))
+    (folder / "people.csv").write_text(
+        "\n".join([lines[0], *(f"own/{each}" for each in lines[1:])])
+    )
     encoder = build_encoder("agw-resnet50", seed=1)
     state = {
         encoder.pretrained_name(name): tensor  # of both stems, the last one stays

@@ -146,7 +146,9 @@ def test_half_a_checkpoint_is_refused_by_what_it_lacks(
 
 
 def test_another_encoder_says_which_one_it_is(checkpoint: Path) -> None:
-    with pytest.raises(ValueError, match=r"the names of AGW.*encoder 'agw-resnet50', got TwoStream"):
+    with pytest.raises(
+        ValueError, match=r"the names of AGW.*encoder 'agw-resnet50', got TwoStream"
+    ):
         build_encoder("small", weights=checkpoint)
 
 
