@@ -25,7 +25,7 @@ class Killed(BaseException):
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Bits are those of one number of threads."""
-    data = fewer_data(6, 2)
+    data = fewer_data(10, 2)
     monkeypatch.setattr(inputs, "read_data", lambda *_, **__: data)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
