@@ -29,9 +29,9 @@ def data_sets(having: Callable[[DataSet], bool] = lambda _: True) -> tuple[str, 
 
 def configurations() -> tuple[str, ...]:
     """Names of the configurations that ship."""
-    from mabm.data.sets import CONFIGS
+    from mabm.data import DATA_SETS
 
-    return CONFIGS
+    return tuple(name for record in DATA_SETS.values() for name in record.configs)
 
 
 def countable() -> tuple[str, ...]:

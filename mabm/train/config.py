@@ -391,7 +391,8 @@ class RunConfig(_Table):
         max_skipped: Number of consecutive steps without a finite loss and gradient that are
             skipped before the run stops.
         tensorboard: Whether to write TensorBoard files.
-        report: Whether to write ``report.html`` at the end.
+        report: Whether to write ``report.html``: its curves after every epoch, clusters and
+            searches at the end.
     """
 
     seed: int = 0

@@ -132,7 +132,8 @@ def test_another_record_is_known_to_commands(
     *others, last = with_folders()
     folders = f"{', '.join(others)} or {last}"
     assert last == "toy_set"
-    assert f"{', '.join([*DATA_SETS][:-1])} or toy_set, which ship" in shown("train")
+    configs = [name for record in DATA_SETS.values() for name in record.configs]
+    assert f"{', '.join(configs[:-1])} or toy_set, which ship" in shown("train")
     assert f"{folders} with its folder, or emoji_xm" in shown("extract")
     assert folders in shown("census")
     for command in ("train", "extract", "census", "evaluate"):

@@ -1,8 +1,11 @@
 """Released checkpoints: read safely, named as ours, and the same features come out."""
 
+import gzip
 import logging
 import os
+import re
 import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,11 @@ UNUSED = {"visible_module", "thermal_module", "base_resnet", "classifier"}
 @pytest.fixture(scope="module")
 def network() -> Released:
     return released_network()
+
+
+@pytest.fixture(scope="module")
+def encoder() -> AgwResNet50:
+    return AgwResNet50()
 
 
 @pytest.fixture(scope="module")
@@ -50,14 +58,20 @@ def assert_same_features(encoder: torch.nn.Module, network: Released) -> None:
 # ---- names and features
 
 
-@pytest.mark.parametrize("zipped", [True, False])
-@pytest.mark.parametrize("kind", ["adca", "agw"])
+@pytest.mark.parametrize(("kind", "zipped"), [("adca", True), ("agw", False)])
 def test_a_released_checkpoint_gives_the_features_of_its_network(
-    kind: str, zipped: bool, network: Released, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    kind: str,
+    zipped: bool,
+    network: Released,
+    encoder: AgwResNet50,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     path = tmp_path / {"adca": "model_best.pth.tar", "agw": "sysu_agw_best.t"}[kind]
     save_released(network, path, kind=kind, zipped=zipped)
-    encoder = AgwResNet50()
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.zero_()
     with caplog.at_level(logging.INFO, logger="mabm.models.weights"):
         report = load_weights(encoder, path)
     assert_same_features(encoder, network)
@@ -93,7 +107,7 @@ def test_a_network_without_non_local_blocks_stays_one(tmp_path: Path) -> None:
     encoder = AgwResNet50()
     report = load_weights(encoder, path)
     assert {name.split(".")[0] for name in report.missing} == {"non_local"}
-    assert "non_local (50: a network without them; new ones change nothing)" in str(report)
+    assert "non_local (60: a network without them; new ones change nothing)" in str(report)
     assert_same_features(encoder, network)
 
 
@@ -133,47 +147,64 @@ def without(*starts: str) -> Callable[[dict[str, Any]], object]:
     ],
 )
 def test_half_a_checkpoint_is_refused_by_what_it_lacks(
-    change: Callable[[dict[str, Any]], object], message: str, network: Released, tmp_path: Path
+    change: Callable[[dict[str, Any]], object],
+    message: str,
+    network: Released,
+    encoder: AgwResNet50,
+    tmp_path: Path,
 ) -> None:
-    state = dict(network.state_dict())
+    state = {n: t.new_full((), 7).expand(t.shape) for n, t in network.state_dict().items()}
     change(state)
     torch.save({"state_dict": state}, tmp_path / "half.pth.tar")
-    encoder = AgwResNet50(num_modalities=2)
-    before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
-    with pytest.raises(ValueError, match=rf"half\.pth\.tar: weights .*{message}|{message}"):
+    with pytest.raises(ValueError, match=message) as caught:
         load_weights(encoder, tmp_path / "half.pth.tar")
-    assert all(torch.equal(tensor, before[n]) for n, tensor in encoder.state_dict().items())
+    assert str(caught.value).startswith(f"{tmp_path / 'half.pth.tar'}: weights ")
+    assert not any((tensor == 7).all() for tensor in encoder.state_dict().values())
 
 
 def test_another_encoder_says_which_one_it_is(checkpoint: Path) -> None:
-    with pytest.raises(ValueError, match=r"the names of AGW.*encoder 'agw-resnet50', got TwoStream"):
+    with pytest.raises(
+        ValueError, match=r"the names of AGW.*encoder 'agw-resnet50', got TwoStream"
+    ):
         build_encoder("small", weights=checkpoint)
 
 
 # ---- how it is read
 
 
+def rename(path: Path, pattern: str, name: str, *, zipped: bool) -> None:
+    """Changes the names in a file of torch.save, whose pickle holds them as text."""
+
+    def renamed(content: bytes) -> bytes:
+        changed, count = re.subn(pattern.encode(), name.encode(), content)
+        assert count
+        return changed
+
+    if not zipped:
+        path.write_bytes(renamed(path.read_bytes()))
+        return
+    with zipfile.ZipFile(path) as archive:
+        entries = {entry: archive.read(entry) for entry in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for entry, content in entries.items():
+            archive.writestr(entry, renamed(content) if entry.endswith("data.pkl") else content)
+
+
 @pytest.mark.parametrize("core", ["core", "_core"])
 @pytest.mark.parametrize("zipped", [True, False])
 def test_values_of_either_numpy_are_passed_over(
-    core: str, zipped: bool, network: Released, tmp_path: Path
+    core: str, zipped: bool, encoder: AgwResNet50, tmp_path: Path
 ) -> None:
     """NumPy 2 renamed ``numpy.core``; files keep the name of the version that wrote them."""
-    path, small = tmp_path / "a.pth.tar", {"bottleneck.weight": torch.ones(2)}
+    path, small = tmp_path / "a.pth.tar", {"weight": torch.ones(2)}
     values = [np.float64(0.5), np.float32(1), np.int64(3), np.bool_(True), np.ones((2, 3))]
-    torch.save(
-        {"state_dict": small, "best_mAP": values}, path, _use_new_zipfile_serialization=zipped
-    )
-    present = "_core" if b"numpy._core" in path.read_bytes() else "core"
-    if zipped and present != core:
-        pytest.skip("the checksums of an archive are of the installed NumPy")
-    path.write_bytes(
-        path.read_bytes().replace(f"numpy.{present}".encode(), f"numpy.{core}".encode())
-    )
-    allowed = torch.serialization.get_safe_globals()
-    with pytest.raises(ValueError, match="must have names of AgwResNet50"):  # so it was read
-        load_weights(AgwResNet50(), path)
-    assert torch.serialization.get_safe_globals() == allowed
+    content = {"state_dict": small, "best_mAP": values}
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    rename(path, r"numpy\._?core\.", f"numpy.{core}.", zipped=zipped)
+    allowed = set(torch.serialization.get_safe_globals())
+    with pytest.raises(ValueError, match=r"must have names of .*, got \['weight'\]"):  # it was read
+        load_weights(encoder, path)
+    assert set(torch.serialization.get_safe_globals()) == allowed
 
 
 class Bomb:
@@ -202,6 +233,7 @@ def test_the_allowed_names_open_nothing_else(
     arguments: tuple[object, ...],
     name: str,
     zipped: bool,
+    encoder: AgwResNet50,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -211,22 +243,22 @@ def test_the_allowed_names_open_nothing_else(
     content = {"state_dict": {}, "best_mAP": Bomb(function, *arguments), "epoch": np.float64(1)}
     torch.save(content, "a.pth.tar", _use_new_zipfile_serialization=zipped)
     with pytest.raises(ValueError, match=rf"in it, got {name}: other objects could execute code"):
-        load_weights(AgwResNet50(), "a.pth.tar")
+        load_weights(encoder, "a.pth.tar")
     assert os.listdir() == ["a.pth.tar"]
 
 
-def test_real_archives_say_what_to_do(checkpoint: Path, tmp_path: Path) -> None:
-    import gzip
-
+def test_real_archives_say_what_to_do(
+    checkpoint: Path, encoder: AgwResNet50, tmp_path: Path
+) -> None:
     path = tmp_path / "a.pth.tar"
     (tmp_path / "b").write_bytes(b"weights")
     with tarfile.open(path, "w") as archive:
         archive.add(tmp_path / "b", "b")
     with pytest.raises(ValueError, match=r"a\.pth\.tar .* a tar archive: unpack it"):
-        load_weights(AgwResNet50(), path)
+        load_weights(encoder, path)
     path.write_bytes(gzip.compress(b"weights"))
     with pytest.raises(ValueError, match=r"a\.pth\.tar .* compressed by gzip: decompress it"):
-        load_weights(AgwResNet50(), path)
+        load_weights(encoder, path)
     path.write_bytes(checkpoint.read_bytes()[:10_000])
     with pytest.raises(ValueError, match=r"a\.pth\.tar"):
-        load_weights(AgwResNet50(), path)
+        load_weights(encoder, path)
