@@ -43,10 +43,10 @@ INTRA_ONLY, NAIVE, AWARE = "intra only", "naive global clustering", "modality-aw
 WHOLE = "+ split and contrast"
 # Name -> what it changes. Without the split, a global cluster has one prototype for all its images.
 ARMS = {
-    INTRA_ONLY: ("clustering.association=off", "clustering.eps=0.6"),
+    INTRA_ONLY: ("clustering.association=off", "clustering.eps=0.5"),
     NAIVE: ("clustering.association=naive", "contrast.split=false", "clustering.eps=0.6"),
-    AWARE: ("contrast.split=false", "clustering.eps=0.6"),
-    WHOLE: ("clustering.eps=0.6",),
+    AWARE: ("contrast.split=false", "clustering.eps=0.7"),
+    WHOLE: ("clustering.eps=0.5",),
 }
 DIFFERENCES = (
     (START, STAGE_1),
@@ -81,7 +81,10 @@ STAGE_1_CHOICES = {
     "eps 0.7": ("clustering.eps=0.7",),
 }
 EPS_CHOICES = (0.5, 0.6, 0.7)
-SCHEDULE_CHOICES = {"rate drops": ("stage2.step=2",), "one rate": ("stage2.step=5",)}
+SCHEDULE_CHOICES = {
+    "rate drops": ("stage2.epochs=5", "stage2.step=2", "clustering.eps=0.6"),
+    "one rate": ("stage2.epochs=5", "stage2.step=5", "clustering.eps=0.6"),
+}
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,7 @@ NOT_RUN = {
     "mabm.data.sets.read_data": "needs a data set that may not be shipped",
     "mabm.data.sysu_mm01.read_sysu_mm01": "needs a data set that may not be shipped",
     "mabm.models.timm_encoder.TimmEncoder": "needs timm",
+    "mabm.train.scoring.evaluate_encoder": "needs a data set that may not be shipped",
     "mabm.train.scoring.evaluate_weights": "needs a trained run",
     "mabm.train.trainer.train": "takes minutes",
 }

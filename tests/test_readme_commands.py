@@ -1,11 +1,12 @@
 """The commands in the README's sections "Train" and "Command line" are run, as they stand there.
 
-What is changed so that all of them together take a minute: SYSU-MM01, RegDB and LLCM are miniature
-trees, the open data is cut to a few identities, and ``mabm train`` is given small images, batches
-and stages by further ``--set`` options. ``sysu`` runs once with AGW's ResNet-50, from a file named
-and laid out as torchvision's; the other runs take the small encoder. ``torchrun`` is what stands
-behind that name, ``python -m torch.distributed.run``, on a free port; it starts two processes.
-Installations (``pip``) are left out.
+What is changed so that all of them together take a minute: SYSU-MM01, RegDB, LLCM and the table of
+images are miniatures, the open data is cut to a few identities, and ``mabm train`` is given small
+images, batches and stages by further ``--set`` options. ``sysu`` runs once with AGW's ResNet-50,
+from a file named and laid out as torchvision's; the other runs take the small encoder. Released
+checkpoints are stand-ins, tested on small images. ``torchrun`` is what stands behind that name,
+``python -m torch.distributed.run``, on a free port; it starts two processes. Installations
+(``pip``) are left out.
 """
 
 import itertools
@@ -23,7 +24,8 @@ import pytest
 import torch
 from commands import COMMANDS
 from extras import needs_training
-from miniature_trees import build_llcm, build_regdb, build_sysu
+from miniature_trees import build_image_list, build_llcm, build_regdb, build_sysu
+from released_checkpoint import released_network, save_released
 
 from mabm import demo, train
 from mabm.cli import main
@@ -76,6 +78,8 @@ def commands_of(section: str) -> list[list[str]]:
     """
     found = []
     for part in re.split(r"^(```.*?\n```)$", section, flags=re.MULTILINE | re.DOTALL):
+        if part.startswith("```csv"):  # what a command reads
+            continue
         if part.startswith("```"):
             lines = part.splitlines()[1:-1]
             found += [words for line in lines if (words := shlex.split(line, comments=True))]
@@ -110,6 +114,8 @@ def arguments_of(words: list[str]) -> list[str]:
     words = words[words.index("mabm") + 1 :]
     data = next((name for name in FOLDERS if name in " ".join(words)), "")
     words = [re.sub(r"(?<!\w)ROOT\b", FOLDERS.get(data, "ROOT"), word) for word in words]
+    if words[0] == "evaluate" and "--model" in words:  # else in the size of the configuration
+        return [*words, "--size", *map(str, SIZE)]
     if words[0] != "train" or "--show" in words:
         return words
     is_open = words[1].startswith("emoji_xm")
@@ -126,6 +132,11 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     build_sysu(folder / FOLDERS["sysu_mm01"], train=4, val=2, test=3, images=3, size=SIZE)
     build_regdb(folder / FOLDERS["regdb"], identities=12, images=8, size=SIZE)
     build_llcm(folder / FOLDERS["llcm"], train=6, test=3, images=3, size=SIZE)
+    table = build_image_list(folder / "own", size=SIZE)
+    lines = table.read_text(encoding="utf-8").splitlines()
+    (folder / "people.csv").write_text(
+        "\n".join([lines[0], *(f"own/{each}" for each in lines[1:])])
+    )
     encoder = build_encoder("agw-resnet50", seed=1)
     state = {
         encoder.pretrained_name(name): tensor  # of both stems, the last one stays
@@ -133,6 +144,9 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         if not name.startswith(encoder.top)
     }
     torch.save({**state, "fc.weight": torch.zeros(1000, 2048)}, folder / "resnet50.pth")
+    network = released_network()
+    for name in ("adca_sysu.pth.tar", "adca_regdb_1.pth.tar"):
+        save_released(network, folder / name)
     rng = np.random.default_rng(0)
     person, modality = np.arange(400) % 20, rng.integers(0, 2, 400)
     features = rng.normal(size=(20, 32))[person] + 0.3 * rng.normal(size=(400, 32))

@@ -1,10 +1,11 @@
-"""Atomic file writes, with errors that name the file and the reason."""
+"""Atomic file writes, with errors that name the file and the reason; regular files."""
 
 from __future__ import annotations
 
 import errno
 import io
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -53,6 +54,21 @@ def moved_into(path: Path) -> Iterator[IO[bytes]]:
     if hasattr(os, "O_DIRECTORY"):
         with naming_file(path):
             _sync_folder(target.parent)
+
+
+def check_regular(path: Path) -> None:
+    """Refuses a path that is no regular file: a folder, a pipe or a device.
+
+    Raises:
+        OSError: There is no such file, or it cannot be accessed.
+        ValueError: It is no regular file.
+    """
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+        raise ValueError(
+            f"{path} must be a regular file, got {kinds.get(stat.S_IFMT(mode), 'a device')}"
+        )
 
 
 def check_writable(path: Path) -> None:

@@ -23,7 +23,7 @@ class RetrievalProtocol(Saved):
         excluded_cameras: Pairs (query camera, gallery camera): a query of the first is never
             compared with the gallery of the second, whatever the identities.
         exclude_same_camera: Whether a gallery sample of both the query's identity and its camera
-            is left out.
+            is left out; a negative camera is unknown, and no other sample's.
         cmc_by_identity: Whether the CMC counts identities, each at its first occurrence in the
             ranked gallery, rather than samples. mAP and mINP count samples always.
 
@@ -65,7 +65,7 @@ class RetrievalProtocol(Saved):
         for query_camera, gallery_camera in self.excluded_cameras:
             kept &= (query_cameras != query_camera) | (gallery_cameras != gallery_camera)
         if self.exclude_same_camera:
-            kept &= ~matches | (query_cameras != gallery_cameras)
+            kept &= ~matches | (query_cameras != gallery_cameras) | (query_cameras < 0)
         return kept
 
 

@@ -14,15 +14,13 @@ from typing import Final
 
 from mabm._core.files import unwritten
 from mabm._core.names import find_name
+from mabm._core.tables import shortened, whole_number
 
 FAILURE: Final = 1
 USAGE: Final = 2  # argparse's own
 INTERRUPTED: Final = 130  # as a shell reports a process that SIGINT ended
 OUTPUT_CLOSED: Final = 141  # as a shell reports a process that SIGPIPE ended
 TERMINATED: Final = 143  # as a shell reports a process that SIGTERM ended
-
-_MOST_SHOWN: Final = 40  # letters of what was typed or read
-_LARGEST: Final = 2**63 - 1
 
 
 class UsageError(Exception):
@@ -86,20 +84,6 @@ def _abandon_output() -> None:
 def shows_progress(chosen: argparse.Namespace) -> bool:
     """Whether to show progress bars: on a terminal, unless ``--quiet`` is given."""
     return bool(chosen.level < logging.ERROR and sys.stderr and sys.stderr.isatty())
-
-
-def whole_number(text: str) -> int | None:
-    """The integer in [0, 2^63) that a text writes in digits, or ``None``."""
-    digits = text.lstrip("0") or text[-1:]
-    # Python converts no thousands of digits, and nothing here needs more than 64 bits.
-    if not text.isdecimal() or len(digits) > len(str(_LARGEST)) or int(digits) > _LARGEST:
-        return None
-    return int(digits)
-
-
-def shortened(text: str) -> str:
-    """The ``repr`` of a text, cut after 40 characters."""
-    return repr(text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}...")
 
 
 def integer(text: str) -> int:

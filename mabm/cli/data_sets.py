@@ -6,12 +6,18 @@ Their records are read when a command first needs them, so that ``import mabm.cl
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from mabm.cli.command import UsageError
 
 if TYPE_CHECKING:
     from mabm.data import DataSet
+
+TABLE_OF_IMAGES: Final = (
+    "a table of images with the columns path (from the table's folder), modality (a number, "
+    "visible or infrared) and, where they are known, camera, identity and split (train or test)"
+)
+"""What ``--images`` takes, in the help of every command that has it."""
 
 
 def data_sets(having: Callable[[DataSet], bool] = lambda _: True) -> tuple[str, ...]:
@@ -23,9 +29,9 @@ def data_sets(having: Callable[[DataSet], bool] = lambda _: True) -> tuple[str, 
 
 def configurations() -> tuple[str, ...]:
     """Names of the configurations that ship."""
-    from mabm.data.sets import CONFIGS
+    from mabm.data import DATA_SETS
 
-    return CONFIGS
+    return tuple(name for record in DATA_SETS.values() for name in record.configs)
 
 
 def countable() -> tuple[str, ...]:
@@ -35,12 +41,25 @@ def countable() -> tuple[str, ...]:
 
 def in_folders() -> tuple[str, ...]:
     """Names of the data sets that do not ship with the library but lie in a folder."""
-    return data_sets(lambda each: not each.ships)
+    return data_sets(lambda each: not each.ships and not each.is_list)
 
 
 def shipped() -> tuple[str, ...]:
     """Names of the data sets that ship with the library."""
     return data_sets(lambda each: each.ships)
+
+
+def of_lists() -> str:
+    """Name of the data set that is a table of image files."""
+    (name,) = data_sets(lambda each: each.is_list)
+    return name
+
+
+def root_in_words(name: str) -> str:
+    """What the root of a data set is, for messages."""
+    from mabm.data import DATA_SETS
+
+    return DATA_SETS[name].root_in_words
 
 
 def with_trials() -> tuple[str, ...]:

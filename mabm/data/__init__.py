@@ -1,4 +1,4 @@
-"""Data sets of two modalities: readers of published ones, and open Emoji-XM, which ships.
+"""Data sets of two modalities: published ones, lists of one's own images, and open Emoji-XM.
 
 Each is one record, :class:`DataSet`, in :data:`DATA_SETS`. Nothing here needs Pillow until an image
 file is read.
@@ -17,6 +17,7 @@ from mabm.data.drawings import (
     render_identities,
 )
 from mabm.data.emoji_xm import IdentitySplits, identity_splits, read_emoji_xm
+from mabm.data.image_list import ListedImages, list_images, read_image_list
 from mabm.data.images import ImageReader, decode_image
 from mabm.data.llcm import read_llcm
 from mabm.data.records import UNKNOWN, ImageRecord, ImageSet, ReidData
@@ -39,13 +40,16 @@ __all__ = [
     "ImageReader",
     "ImageRecord",
     "ImageSet",
+    "ListedImages",
     "ReidData",
     "augment",
     "decode_image",
     "identity_splits",
+    "list_images",
     "load_drawings",
     "read_data",
     "read_emoji_xm",
+    "read_image_list",
     "read_llcm",
     "read_regdb",
     "read_sysu_mm01",

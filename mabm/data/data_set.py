@@ -23,7 +23,7 @@ class DataSet:
     Attributes:
         name: Its name as it is spelled in documents and files.
         aliases: Other names that are understood.
-        reader: Reads it. Called with its folder unless it ships with the library, and with the
+        reader: Reads it. Called with its root unless it ships with the library, and with the
             keyword ``trial`` where it has trials.
         search_tasks: The searches that it is tested by.
         more_search_tasks: Further published searches, run only where they are asked for by name.
@@ -33,6 +33,8 @@ class DataSet:
         num_trials: Number of its trials (divisions into training and test), which are numbered from
             1; ``None`` where there is one division only.
         ships: Whether it ships with the library and has no folder.
+        is_list: Whether it is a table of image files of one's own, and its root that table in place
+            of a folder.
         modality_names: What reports call each modality.
         identity_name: Name of an identity in reports; ``None``: its number.
         note: A sentence that reports show beside its images.
@@ -55,6 +57,7 @@ class DataSet:
     count: Callable[[Path, int | None], Counts] | None = None
     num_trials: int | None = None
     ships: bool = False
+    is_list: bool = False
     modality_names: Mapping[int, str] = field(default_factory=lambda: MODALITY_NAMES)
     identity_name: Callable[[int], str] | None = None
     note: str = ""
@@ -65,11 +68,16 @@ class DataSet:
         """Names of the configurations that ship and train on it, the one of its own name first."""
         return self.name, *self.more_configs
 
+    @property
+    def root_in_words(self) -> str:
+        """What its root must be, for messages."""
+        return "the table of images" if self.is_list else f"the folder of {self.name}"
+
     def read(self, root: Path | str | None = None, *, trial: int | None = None) -> ReidData:
         """Reads the data set.
 
         Args:
-            root: Its folder; ``None`` where it ships with the library.
+            root: Its folder, or the table of a list; ``None`` where it ships with the library.
             trial: Number of the trial; ``None`` where it has no trials.
 
         Raises:
@@ -89,7 +97,7 @@ class DataSet:
             raise ValueError(f"trial must be in [1, {self.num_trials}] for {self.name}, got None")
         number = self.trial_number(trial)
         if not self.ships and root is None:
-            raise ValueError(f"root must be the folder of {self.name}, got None")
+            raise ValueError(f"root must be {self.root_in_words}, got None")
         place = () if root is None else (root,)
         division = {} if number is None else {"trial": number}
         return self.reader(*place, **division)

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Final, NamedTuple
 
+import numpy as np
+
 from mabm.data.records import ImageSet, ReidData
 
 IMAGE_SUFFIXES: Final = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff"})
@@ -100,32 +102,44 @@ def check_root(root: Path | str) -> Path:
 
 
 def looks_like(root: Path, parts: Collection[str]) -> bool:
-    """Whether a folder holds at least half of the folders of a layout."""
-    return 2 * sum((root / part).is_dir() for part in parts) >= len(parts)
+    """Whether a folder holds at least half of the folders of a layout, in upper or lower case."""
+    return 2 * sum(resolve(root, part).is_dir() for part in parts) >= len(parts)
 
 
-def find_layout(scan: Scan, parts: Sequence[str]) -> bool:
+def find_layout(scan: Scan, parts: Sequence[str], *, other: Sequence[str] = ()) -> bool:
     """Whether a tree has all folders of a layout; notes what is wrong if not.
 
     Where the root has less than half of them, folders around it are searched: the root may be too
     high or too low, or the archive was unpacked into a folder of its own name.
+
+    Args:
+        scan: The tree.
+        parts: Folders of the layout.
+        other: Folders of another layout that is read too, to be searched for around the root.
     """
     root = scan.root
     if not looks_like(root, parts):
-        places = [(folder, "one level too high") for folder in _folders_in(root)]
-        places += [
-            (inner, "two levels too high (unpacked twice?)")
-            for folder, _ in places
-            for inner in _folders_in(folder)
-        ]
-        for folder, level in (*places, (root.resolve().parent, "one level too low")):
-            if looks_like(folder, parts):
-                scan.note_missing(f"the root is {level}: {listed(parts)} are in {folder}")
-                return False
-    lacking = [part for part in parts if not (root / part).is_dir()]
+        for layout in (parts, other) if other else (parts,):
+            for folder, level in _places_around(root):
+                if looks_like(folder, layout):
+                    scan.note_missing(f"the root is {level}: {listed(layout)} are in {folder}")
+                    return False
+    lacking = [part for part in parts if not resolve(root, part).is_dir()]
     for part in lacking:
         scan.note_missing(f"folder {part} is missing")
     return not lacking
+
+
+def resolve(root: Path, name: str) -> Path:
+    """A path within a tree; where there is none of that name, one that differs in case alone."""
+    place = root
+    for part in PurePosixPath(name).parts:
+        found = place / part
+        if not found.exists() and place.is_dir():
+            same = (each for each in sorted(place.iterdir()) if each.name.lower() == part.lower())
+            found = next(same, found)
+        place = found
+    return place
 
 
 def is_image(name: str) -> bool:
@@ -166,7 +180,13 @@ def numbered_folders(scan: Scan, parent: Path) -> dict[int, Path]:
 
 
 def read_ids(scan: Scan, name: str) -> list[int]:
-    """Returns the ascending identities of a list of numbers, separated by commas or white space."""
+    """Returns the ascending identities of a list of numbers, separated by commas or white space.
+
+    Where there is no such list, one of the same name that ends in ``.mat`` is read.
+    """
+    matrix = Path(name).with_suffix(".mat").as_posix()
+    if not resolve(scan.root, name).is_file() and resolve(scan.root, matrix).is_file():
+        return _matrix_ids(scan, matrix)
     words = [word for word in re.split(r"[\s,]+", _text(scan, name)) if word]
     strange = [word for word in words if not re.fullmatch("[0-9]+", word)]
     if strange:
@@ -175,7 +195,7 @@ def read_ids(scan: Scan, name: str) -> list[int]:
     identities = {int(word) for word in words}
     if len(identities) < len(words):
         scan.note_minor(f"{name} has {len(words) - len(identities)} identities more than once")
-    if not words and (scan.root / name).is_file():
+    if not words and resolve(scan.root, name).is_file():
         scan.note_error(f"{name} is empty")
     return sorted(identities)
 
@@ -183,13 +203,15 @@ def read_ids(scan: Scan, name: str) -> list[int]:
 def read_list(scan: Scan, name: str) -> Iterator[tuple[Path, int]]:
     """Yields the images of a list whose lines are a path within the root and a label.
 
-    Where no file has the exact name, one that differs in upper and lower case is taken.
+    Where no file has the exact name, one that differs in upper and lower case is taken, or else one
+    in another format of images.
     """
-    folders: dict[str, dict[str, str]] = {}
+    folders: dict[str, tuple[Path, dict[str, str]]] = {}
+    converted: list[str] = []
     absent: list[str] = []
     seen: set[str] = set()
     lines = [line.strip() for line in _text(scan, name).splitlines()]
-    if not any(lines) and (scan.root / name).is_file():
+    if not any(lines) and resolve(scan.root, name).is_file():
         scan.note_error(f"{name} is empty")
     for number, line in enumerate(lines, 1):
         if not line:
@@ -201,23 +223,49 @@ def read_list(scan: Scan, name: str) -> Iterator[tuple[Path, int]]:
         path = words[0].replace("\\", "/")
         folder, _, file = path.rpartition("/")
         if folder not in folders:
-            files = image_names(scan.root / folder)
-            folders[folder] = {each.lower(): each for each in files}
-            folders[folder].update({each: each for each in files})
-        known = folders[folder]
+            folders[folder] = _names_in(resolve(scan.root, folder))
+        place, known = folders[folder]
         found = known.get(file) or known.get(file.lower())
+        if found is None and is_image(file):
+            found = known.get(_stem(file))
+            converted += [] if found is None else [found]
         if found is None:
             absent.append(path)
         elif f"{folder}/{found}" in seen:
             scan.note_error(f"{name}, line {number}, lists {path} again")
         else:
             seen.add(f"{folder}/{found}")
-            yield scan.root / folder / found, int(words[1])
+            yield place / found, int(words[1])
+    if converted:
+        scan.note_minor(
+            f"{name} lists {counted(converted, 'image')} that are in another format: "
+            f"{listed(converted)}"
+        )
     if absent:
         scan.note_missing(
             f"{name} lists {counted(absent, 'image')} that cannot be found: {listed(absent)}"
         )
         _explain_prefix(scan, name, absent[0])
+
+
+def _matrix_ids(scan: Scan, name: str) -> list[int]:
+    """Returns the ascending identities of a MATLAB file that holds them as the variable ``id``."""
+    from scipy.io import loadmat  # comes with scikit-learn
+
+    try:
+        numbers = np.ravel(loadmat(resolve(scan.root, name), variable_names=["id"])["id"])
+        identities = numbers.astype(np.int64)
+        is_right = numbers.size > 0 and bool((identities == numbers).all())
+    except Exception as error:  # whatever the reader says of damaged files and of later formats
+        scan.note_error(
+            f"{name} cannot be read ({str(error) or type(error).__name__}); a list "
+            f"{Path(name).with_suffix('.txt')} of numbers set apart by commas is read in its place"
+        )
+        return []
+    if not is_right or identities.min() < 0:
+        scan.note_error(f"{name} must hold identities as the variable id, got {numbers[:5]}")
+        return []
+    return sorted(set(identities.tolist()))
 
 
 def note_without_images(scan: Scan, name: str, identities: Iterable[int]) -> None:
@@ -244,12 +292,40 @@ def within(path: Path, root: Path) -> str:
     return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
 
 
+def _names_in(folder: Path) -> tuple[Path, dict[str, str]]:
+    """A folder, and its images by their names, by these in lower case, and by them without ending.
+
+    An image of the exact name comes first, then one in another case, then one in another format.
+    """
+    files = image_names(folder)
+    known = {_stem(each): each for each in reversed(files)}
+    known.update({each.lower(): each for each in files})
+    known.update({each: each for each in files})
+    return folder, known
+
+
+def _stem(name: str) -> str:
+    return f"{os.path.splitext(name)[0].lower()}."  # the dot: no whole name ends in one
+
+
 def _text(scan: Scan, name: str) -> str:
-    path = scan.root / name
+    path = resolve(scan.root, name)
     if not path.is_file():
         scan.note_missing(f"list {name} is missing")
         return ""
     return path.read_text(encoding="utf-8-sig", errors="replace")
+
+
+def _places_around(root: Path) -> Iterator[tuple[Path, str]]:
+    """Folders that may be meant by a root, and where the root is, seen from them."""
+    inside = _folders_in(root)
+    yield from ((folder, "one level too high") for folder in inside)
+    for folder in inside:
+        for inner in _folders_in(folder):
+            yield inner, "two levels too high (unpacked twice?)"
+    above = root.resolve().parent
+    yield above, "one level too low"
+    yield above.parent, "two levels too low"
 
 
 def _folders_in(folder: Path) -> list[Path]:

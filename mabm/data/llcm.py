@@ -36,6 +36,7 @@ from mabm.data.layout import (
     numbered_folders,
     read_ids,
     read_list,
+    resolve,
     within,
 )
 from mabm.data.records import UNKNOWN, ReidData
@@ -99,7 +100,7 @@ def scan_llcm(root: Path) -> Scan:
     if shared:
         scan.note_minor(f"test identities are also trained on: {listed(sorted(shared))}")
     for modality, kind in _FOLDER.items():
-        _scan_test(scan, root / f"test_{kind}", modality, test)
+        _scan_test(scan, resolve(root, f"test_{kind}"), modality, test)
     note_without_images(scan, "the test identities", test - {row.identity for row in scan.test})
     return scan
 
@@ -107,10 +108,11 @@ def scan_llcm(root: Path) -> Scan:
 def _scan_test(scan: Scan, parent: Path, modality: int, test: set[int]) -> None:
     cameras = TEST_CAMERAS[modality]
     for camera in cameras:
-        if not (parent / f"cam{camera}").is_dir():
+        place = resolve(parent, f"cam{camera}")
+        if not place.is_dir():
             scan.note_missing(f"folder {parent.name}/cam{camera} is missing")
             continue
-        folders = numbered_folders(scan, parent / f"cam{camera}")
+        folders = numbered_folders(scan, place)
         extra = sorted(set(folders) - test)
         if extra:
             scan.note_minor(
@@ -122,7 +124,7 @@ def _scan_test(scan: Scan, parent: Path, modality: int, test: set[int]) -> None:
                 scan.test.append(FoundImage(path, identity, camera, modality))
     known = {f"cam{camera}" for camera in cameras}
     for folder in sorted(path for path in parent.iterdir() if path.is_dir()):
-        if folder.name not in known and not folder.name.startswith("."):
+        if folder.name.lower() not in known and not folder.name.startswith("."):
             scan.note_minor(
                 f"folder {parent.name}/{folder.name} is extra: it is none of the cameras"
             )

@@ -24,6 +24,7 @@ from typing import Final
 from mabm._core.arguments import check_integer
 from mabm._core.modalities import INFRARED, VISIBLE
 from mabm._core.protocols import RetrievalProtocol, SearchTask
+from mabm.data import prepared
 from mabm.data.counts import CensusRow, Counts, count_identities, count_images
 from mabm.data.data_set import DataSet
 from mabm.data.layout import (
@@ -33,7 +34,9 @@ from mabm.data.layout import (
     counted,
     find_layout,
     listed,
+    looks_like,
     read_list,
+    resolve,
     within,
 )
 from mabm.data.records import ReidData
@@ -50,7 +53,9 @@ def read_regdb(root: Path | str, *, trial: int) -> ReidData:
     """Reads one trial of RegDB.
 
     Args:
-        root: The folder with ``Visible``, ``Thermal`` and ``idx``.
+        root: The folder with ``Visible``, ``Thermal`` and ``idx``, or else one with ``ir_modify``
+            and ``rgb_modify``, as other code bases prepare (:mod:`mabm.data.prepared`). Case does
+            not matter, nor whether images were converted to another format than the lists say.
         trial: Number of the trial, 1 to 10.
 
     Returns:
@@ -75,14 +80,17 @@ def read_regdb(root: Path | str, *, trial: int) -> ReidData:
 def scan_regdb(root: Path, trial: int) -> Scan:
     """Scans a tree of RegDB for the images of one trial."""
     scan = Scan(NAME, root, trial)
-    if not find_layout(scan, PARTS):
+    if _is_prepared(root):
+        prepared.scan_prepared(scan, lambda modality, _: CAMERA[modality])
+        return scan
+    if not find_layout(scan, PARTS, other=prepared.PARTS):
         return scan
     lists = {
         (part, modality): f"idx/{part}_{kind}_{trial}.txt"
         for part in ("train", "test")
         for modality, kind in KINDS.items()
     }
-    lacking = [name for name in lists.values() if not (root / name).is_file()]
+    lacking = [name for name in lists.values() if not resolve(root, name).is_file()]
     if lacking:
         scan.note_missing(
             f"of trial {trial}, {counted(lacking, 'list')} missing: {listed(lacking)}"
@@ -101,6 +109,10 @@ def scan_regdb(root: Path, trial: int) -> Scan:
     return scan
 
 
+def _is_prepared(root: Path) -> bool:
+    return not looks_like(root, PARTS) and looks_like(root, prepared.PARTS)
+
+
 def count_regdb(root: Path, trial: int | None) -> Counts:
     """Counts a tree of RegDB for its census: one trial, or all where ``trial`` is ``None``."""
     trials = range(1, NUM_TRIALS + 1) if trial is None else (trial,)
@@ -108,9 +120,10 @@ def count_regdb(root: Path, trial: int | None) -> Counts:
     # Nguyen et al., Sensors 2017: 412 persons, ten images of each in each modality. Ye et al., AAAI
     # 2018: halved in ten trials.
     everything = [row for scan in scans for row in (*scan.train, *scan.test)]
-    rows = []
+    rows, copied = [], _is_prepared(root)  # a copy has its own images in each trial
     for modality, kind in KINDS.items():
-        found = {row.path for row in everything if row.modality == modality}
+        paths = {row.path for row in everything if row.modality == modality}
+        found = {prepared.original_name(path) for path in paths} if copied else paths
         rows.append(CensusRow(f"{kind} images", 4_120, len(found)))
     groups: dict[tuple[int, ...], list[int]] = {}
     for number, scan in zip(trials, scans, strict=True):
@@ -130,7 +143,11 @@ def count_regdb(root: Path, trial: int | None) -> Counts:
             CensusRow(f"{name}: visible test images", 2_060, counts[4]),
             CensusRow(f"{name}: thermal test images", 2_060, counts[5]),
         ]
-    return Counts(scans, rows, listed_folders=PARTS[1:])
+    return Counts(
+        scans,
+        rows,
+        listed_folders=[] if copied else [resolve(root, part).name for part in PARTS[1:]],
+    )
 
 
 def _spans(numbers: Sequence[int]) -> str:

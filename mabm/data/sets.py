@@ -16,6 +16,7 @@ _MODULES: Final = (
     "regdb",
     "llcm",
     "emoji_xm",
+    "image_list",
 )
 
 
@@ -39,7 +40,8 @@ def read_data(name: str, root: Path | str | None = None, *, trial: int | None = 
     Args:
         name: A key of ``DATA_SETS``; case does not matter, ``-`` and ``_`` are the same, and short
             names such as ``"sysu"`` are understood.
-        root: Folder of the data set; ``None`` for one that ships with the library.
+        root: Folder of the data set, or the table of ``"image_list"``; ``None`` for one that ships
+            with the library.
         trial: Number of the trial, from 1, for a data set with trials; ``None`` for the others.
 
     Returns:

@@ -4,6 +4,7 @@
 
     cam1/0001/0001.jpg      cam1 .. cam6: a folder for each identity that the camera saw
     exp/train_id.txt        identities, separated by commas; so are val_id.txt, test_id.txt
+                            (or train_id.mat and so on, with these as the variable ``id``)
 
 Cameras 1, 2, 4 and 5 are visible, 3 and 6 infrared; 2 and 3 stand in one room. Not every identity
 was seen by every camera, and there are folders of identities that are in no list. Training is on
@@ -22,6 +23,7 @@ from typing import Final
 
 from mabm._core.modalities import INFRARED, VISIBLE
 from mabm._core.protocols import RetrievalProtocol, SearchTask
+from mabm.data import prepared
 from mabm.data.counts import CensusRow, Counts, count_identities, count_images
 from mabm.data.data_set import DataSet
 from mabm.data.layout import (
@@ -31,9 +33,11 @@ from mabm.data.layout import (
     find_layout,
     images_in,
     listed,
+    looks_like,
     note_without_images,
     numbered_folders,
     read_ids,
+    resolve,
 )
 from mabm.data.records import ReidData
 
@@ -52,7 +56,8 @@ def read_sysu_mm01(root: Path | str) -> ReidData:
     """Reads SYSU-MM01.
 
     Args:
-        root: The folder with ``cam1`` to ``cam6`` and ``exp``.
+        root: The folder with ``cam1`` to ``cam6`` and ``exp``, or else one with ``ir_modify`` and
+            ``rgb_modify``, as other code bases prepare (:mod:`mabm.data.prepared`).
 
     Returns:
         The images of the 395 training and of the 96 test identities, both ordered by identity,
@@ -75,7 +80,10 @@ def scan_sysu_mm01(root: Path) -> Scan:
     """Scans a tree of SYSU-MM01."""
     scan = Scan(NAME, root)
     parts = ["exp", *(f"cam{camera}" for camera in CAMERA_MODALITY)]
-    if not find_layout(scan, parts):
+    if not looks_like(root, parts) and looks_like(root, prepared.PARTS):
+        _scan_prepared(scan)
+        return scan
+    if not find_layout(scan, parts, other=prepared.PARTS):
         return scan
     train = {*read_ids(scan, "exp/train_id.txt"), *read_ids(scan, "exp/val_id.txt")}
     test = set(read_ids(scan, "exp/test_id.txt"))
@@ -84,7 +92,7 @@ def scan_sysu_mm01(root: Path) -> Scan:
             f"exp/test_id.txt shares identities with training: {listed(sorted(train & test))}"
         )
     for camera, modality in CAMERA_MODALITY.items():
-        folders = numbered_folders(scan, root / f"cam{camera}")
+        folders = numbered_folders(scan, resolve(root, f"cam{camera}"))
         for identity, folder in folders.items():
             rows = scan.train if identity in train else scan.test if identity in test else None
             if rows is not None:
@@ -97,6 +105,16 @@ def scan_sysu_mm01(root: Path) -> Scan:
     if (root / available).is_file() and set(read_ids(scan, available)) != train | test:
         scan.note_minor(f"{available} is not the union of the other lists")
     return scan
+
+
+def _scan_prepared(scan: Scan) -> None:
+    def camera_of(modality: int, camera: int) -> int | None:
+        return camera if CAMERA_MODALITY.get(camera) == modality else None
+
+    prepared.scan_prepared(scan, camera_of)
+    train, test = ({row.identity for row in rows} for rows in (scan.train, scan.test))
+    if train & test:
+        scan.note_error(f"identities are in training and in test: {listed(sorted(train & test))}")
 
 
 def _note_extra_cameras(scan: Scan, known: Collection[int]) -> None:
@@ -127,7 +145,7 @@ def count_sysu_mm01(root: Path, trial: int | None) -> Counts:
 
 
 def _unlisted_identities(scan: Scan) -> int:
-    cameras = [scan.root / f"cam{camera}" for camera in CAMERA_MODALITY]
+    cameras = [resolve(scan.root, f"cam{camera}") for camera in CAMERA_MODALITY]
     aside = Scan(scan.name, scan.root)  # what is wrong with these folders is noted already
     identities = {
         identity

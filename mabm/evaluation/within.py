@@ -31,7 +31,7 @@ def evaluate_within_modalities(
     Args:
         features: (N, D) floating point, one row a test image, ranked by inner product.
         identity: (N,) integers, or words such as ``"0001"``; rows below 0 are left out.
-        camera: (N,) integers.
+        camera: (N,) integers; rows below 0, of an unknown camera, are left out.
         modality: (N,) integers, 0 visible and 1 infrared, or these two words, or bool.
 
     Returns:
@@ -54,7 +54,8 @@ def evaluate_within_modalities(
     samples = SearchSamples.check(features, identity, camera, modality)
     scores = {}
     for group in MODALITIES:
-        rows = torch.nonzero((samples.modality == group) & (samples.identity >= 0)).flatten()
+        is_known = (samples.identity >= 0) & (samples.camera >= 0)
+        rows = torch.nonzero((samples.modality == group) & is_known).flatten()
         queries = rows[_seen_elsewhere(samples.identity[rows], samples.camera[rows])]
         if not len(queries):
             continue

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from mabm._core.precision import full_precision
 
-_GEM_EPS = 1e-6  # keeps x ** p differentiable where the last ReLU gave zero
+# Added to the mean of powers, as released: its root has a gradient where all of a channel is zero.
+_GEM_EPS = 1e-12
 
 
 class Encoder(nn.Module):
@@ -179,13 +180,13 @@ def bnneck(num_features: int) -> nn.BatchNorm1d:
 
 
 def generalized_mean(maps: Tensor, power: Tensor | float) -> Tensor:
-    """Pools (N, C, H, W) to (N, C): the mean of ``x ** p``, to the power ``1 / p``.
+    """Pools (N, C, H, W) to (N, C): the mean of ``x ** p``, plus 1e-12, to the power ``1 / p``.
 
-    Values below 1e-6 are raised to it. Powers are taken in full precision, also under autocast, as
+    Negative values count as zero. Powers are taken in full precision, also under autocast, as
     300 ** 3 is beyond float16.
     """
-    lifted = full_precision(maps).clamp(min=_GEM_EPS).pow(power)
-    return lifted.mean(dim=(2, 3)).pow(1 / power)
+    lifted = full_precision(maps).clamp(min=0).pow(power)
+    return (lifted.mean(dim=(2, 3)) + _GEM_EPS).pow(1 / power)
 
 
 def _check(images: Tensor, modality: Tensor) -> None:

@@ -83,12 +83,14 @@ class ScoreTable:
     Attributes:
         title: At which epoch.
         groups: (name, number of columns) of each group of columns.
+        starts: Columns that a group begins with, without run and epoch.
         heads: Heads of the columns, without run and epoch.
         rows: A row for each run.
     """
 
     title: str
     groups: list[tuple[str, int]]
+    starts: set[int]
     heads: list[str]
     rows: list[ScoreRow]
 
@@ -199,14 +201,15 @@ def _table_at(
         values = column(entries, *path)
         if any(value is not None for value in values):
             columns.append((group, head, values))
-    groups = dict.fromkeys(group for group, _, _ in columns)
+    heads = [group for group, _, _ in columns]
     rows = []
     for place, (run, entry) in enumerate(zip(runs, entries, strict=True)):
         cells = [(percent(values[place]), _difference(values, place)) for _, _, values in columns]
         rows.append(ScoreRow(run.name, name_epoch(entry) if entry else NONE, cells))
     return ScoreTable(
         title,
-        [(name, sum(group == name for group, _, _ in columns)) for name in groups],
+        [(group, heads.count(group)) for group in dict.fromkeys(heads)],
+        {heads.index(group) for group in heads},
         [head for _, head, _ in columns],
         rows,
     )
@@ -225,11 +228,6 @@ def _score_paths(entries: Sequence[Entry]) -> list[tuple[str, str, tuple[str, ..
             for modality in keys_of(entries, "within_modality")
             for key in ("rank1", "mAP")
         ),
-        *(
-            (f"clusters, {clustering}", head, ("diagnostics", clustering, key))
-            for clustering in keys_of(entries, "diagnostics")
-            for head, key in (("pair precision", "pair_precision"), ("pair recall", "pair_recall"))
-        ),
     ]
 
 
@@ -247,8 +245,9 @@ def _draw_groups(runs: Sequence[ComparedRun], legend: Sequence[Line]) -> list[Pa
     epochs = sorted({epoch for each in counts for epoch in each})
     boundaries = _shared_boundaries(runs, counts)
     collected = [collect_curves(run.history, MODALITY_NAMES) for run in runs]
+    losses, *others = zip(*collected, strict=True)
     groups = []
-    for kind in zip(*collected, strict=True):
+    for kind in (*others, losses):  # what a run is for comes before what it minimizes
         first = kind[0]
         panels = []
         for name in dict.fromkeys(name for curves in kind for name in curves.columns):

@@ -138,7 +138,6 @@ def draw_curves(
 
         figure = new_figure(_WIDTH, _HEIGHT)
         axes = figure.add_axes((0.085, 0.12, 0.885, 0.77))
-        every = max(1, -(-len(epochs) // _MARKED_EPOCHS))
         for line in lines:
             known = np.isfinite(line.values)
             axes.plot(
@@ -150,13 +149,13 @@ def draw_curves(
                 marker=_MARKS[line.mark][0],
                 markersize=4,
                 markeredgewidth=0,
-                markevery=every,
+                markevery=max(1, -(-int(known.sum()) // _MARKED_EPOCHS)),
                 drawstyle="steps-mid" if steps else "default",
             )
         first, last = min(epochs, default=0), max(epochs, default=1)
         margin = max(0.02 * (last - first), 0.3)
         axes.set_xlim(first - margin, last + margin)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=12))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=12, steps=[1, 2, 5, 10]))
         if steps:
             _scale_steps(axes, lines)
         else:

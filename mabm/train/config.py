@@ -60,7 +60,8 @@ class DataConfig(_Table):
     Attributes:
         name: Name of the data set, a key of ``mabm.data.DATA_SETS``; other spellings are replaced
             by that one.
-        root: Folder of the data set; ``None`` for data that ships with the package.
+        root: Folder of the data set, or the table of a list of images; ``None`` for data that ships
+            with the package.
         trial: Number of the trial, from 1; ``None`` for data sets without trials.
         height: Height that images are resized to, in pixels.
         width: Width that images are resized to, in pixels.
@@ -390,7 +391,8 @@ class RunConfig(_Table):
         max_skipped: Number of consecutive steps without a finite loss and gradient that are
             skipped before the run stops.
         tensorboard: Whether to write TensorBoard files.
-        report: Whether to write ``report.html`` at the end.
+        report: Whether to write ``report.html``: its curves after every epoch, clusters and
+            searches at the end.
     """
 
     seed: int = 0

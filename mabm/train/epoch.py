@@ -7,10 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from mabm._core.modalities import MODALITY_NAMES
+from mabm._core.partition import NOISE
 from mabm.train.clusters import Clusters, find_clusters
-from mabm.train.config import Config
+from mabm.train.config import BatchConfig, Config
 from mabm.train.contrasts import CONTRASTS, ClusterMemory, Contrast, in_words, needs_global_clusters
 from mabm.train.errors import TrainingError
 from mabm.train.position import Position
@@ -154,6 +157,8 @@ def begin_epoch(
         state.contrasts.append(kind(memories.by_name, modality, options))
         state.num_clusters.update(memories.num_clusters)
         state.warnings.extend(memories.warnings)
+        repeats = _repeats(state.contrasts[-1], config.batch)
+        state.warnings.extend(each for each in repeats if each not in state.warnings)
     for warning in state.warnings:
         logger.warning("%s", warning)
     if not state.memories:
@@ -163,3 +168,17 @@ def begin_epoch(
             "noise, lower it if all are one cluster, or start from better weights"
         )
     return state
+
+
+def _repeats(contrast: Contrast, options: BatchConfig) -> list[str]:
+    """Warnings for the modalities that have fewer clusters than a batch takes."""
+    kind = "global clusters" if contrast.needs_global_clusters else "clusters"
+    warnings = []
+    for group, targets in contrast.targets.items():
+        count, wanted = len(torch.unique(targets[targets != NOISE])), options.identities_of(group)
+        if count < wanted:
+            warnings.append(
+                f"{MODALITY_NAMES[group]}: {count} {kind}, fewer than the {wanted} of a batch, "
+                "which repeats them"
+            )
+    return warnings

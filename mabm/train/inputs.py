@@ -40,9 +40,10 @@ class Inputs:
         return torch.from_numpy(self.data.train.modality.copy())
 
     @property
-    def cameras(self) -> Tensor:
-        """(N,) int64 camera of the training images."""
-        return torch.from_numpy(self.data.train.camera.copy())
+    def cameras(self) -> Tensor | None:
+        """(N,) int64 camera of the training images; ``None`` where none is known."""
+        cameras = self.data.train.camera
+        return torch.from_numpy(cameras.copy()) if (cameras != UNKNOWN).any() else None
 
     def digest(self) -> str:
         """A checksum of the training images: their order, cameras, modalities and content.
@@ -61,8 +62,9 @@ class Inputs:
         if isinstance(train.images, np.ndarray):
             digest.update(np.ascontiguousarray(train.images).data)
         elif train.images:
-            folder = os.path.commonpath(train.images)
-            for path in train.images:
+            paths = [path.absolute() for path in train.images]  # a list may mix both kinds
+            folder = os.path.commonpath(paths)
+            for path in paths:
                 digest.update(os.fsencode(path.relative_to(folder).as_posix()) + b"\0")
         return digest.hexdigest()
 
@@ -134,10 +136,11 @@ def choose_identities(
     identity = data.train.identity
     known = np.unique(identity[identity != UNKNOWN])
     left_out = _spaced(known, held_out, "held_out")
-    others = np.setdiff1d(known, left_out)
-    kept = others if identities is None else _spaced(others, identities, "identities")
+    others = np.setdiff1d(np.unique(identity), left_out)  # unknown ones too, unless some are chosen
+    if identities is not None:
+        others = _spaced(np.setdiff1d(known, left_out), identities, "identities")
     test = data.test if not held_out else _select(data.train, left_out)
-    return dataclasses.replace(data, train=_select(data.train, kept), test=test)
+    return dataclasses.replace(data, train=_select(data.train, others), test=test)
 
 
 def _spaced(names: IntArray, count: int, what: str) -> IntArray:

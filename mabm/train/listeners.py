@@ -30,7 +30,8 @@ logger = logging.getLogger(__name__)
 class Evaluation(Listener):
     """Scores the encoder at the start, every few epochs, and in the last epoch of a stage.
 
-    All processes extract features; the first one searches and has the scores.
+    All processes extract features; the first one searches and has the scores. Without test images
+    there are none.
 
     Args:
         scores: Scores so far, of a run that goes on.
@@ -42,6 +43,8 @@ class Evaluation(Listener):
     def after_epoch(self, run: Run, entry: dict[str, Any]) -> None:
         """Adds the scores to the entry, where the epoch is one to evaluate."""
         stage, epoch = entry["stage"], entry["epoch"]
+        if not len(run.inputs.test):
+            return
         if stage:
             every = run.config.run.evaluate_every
             if epoch != run.config.stage(stage).epochs and not (every and epoch % every == 0):

@@ -55,9 +55,12 @@ class Progress:
             f"{int((inputs.modality == group).sum()):,} {MODALITY_NAMES[group]}"
             for group in MODALITIES
         )
-        logger.info(
-            "on %s: %s images to train on, %s to test on", ", ".join(on), images, len(inputs.test)
+        tested = (
+            f"{len(inputs.test)} to test on" if len(inputs.test) else "none to test on: no scores"
         )
+        logger.info("on %s: %s images to train on, %s", ", ".join(on), images, tested)
+        if self._config.batch.cameras and inputs.cameras is None:
+            logger.info("no camera is known: images of a cluster are drawn whatever their camera")
         if (
             self._config.run.precision == "bfloat16"
             and device.type == "cpu"
@@ -75,7 +78,7 @@ class Progress:
         ]
         if stages:
             logger.info("%s", "; ".join(stages))
-        report = f"; at the end its report is {folder / REPORT}"
+        report = f"; its report after every epoch is {folder / REPORT}"
         logger.info("the run is kept in %s%s", folder, report if self._config.run.report else "")
 
     @contextmanager

@@ -53,7 +53,9 @@ def report_run(encoder: nn.Module, inputs: Inputs, config: Config, folder: Path)
     features = extract_features(
         encoder, inputs.train, inputs.modality, batch_size=size, workers=workers
     ).to(device)
-    tested = extract_test_features(encoder, inputs.test, batch_size=size, workers=workers)
+    tested = None
+    if len(inputs.test):
+        tested = extract_test_features(encoder, inputs.test, batch_size=size, workers=workers)
     last = max((stage for stage in STAGES if config.stage(stage).epochs), default=STAGES[0])
     modality = inputs.modality.to(device)
     clusters = find_clusters(
@@ -87,7 +89,9 @@ def report_run(encoder: nn.Module, inputs: Inputs, config: Config, folder: Path)
             groups=distance_groups(inputs.modality, inputs.cameras, config.clustering),
             identity_names=data_set.identity_name,
         ),
-        retrieval=[
+        retrieval=[]
+        if tested is None
+        else [
             RetrievalSnapshot.from_search(
                 tested,
                 test.identity,
@@ -147,8 +151,8 @@ def _describe_progress(record: RunRecord) -> str:
             words += f" of {epochs}"
     written = time.strftime("%Y-%m-%d %H:%M:%S %z")
     return (
-        f"Training goes on: as it was {words}, at {written}. This page is written anew after "
-        "every epoch; clusters and searches are added at the end."
+        f"Training is not over: this is how it was {words}, at {written}. The page is written anew "
+        "after every epoch; clusters and searches are added at the end."
     )
 
 

@@ -99,7 +99,8 @@ def evaluate_encoder(
         encoder: The encoder; moved to the device.
         data: The data set, its folder and trial, and the size of images. Where there are trials,
             it must be the one that the encoder was trained on.
-        tasks: Names of searches; all of the data set by default.
+        tasks: Names of searches of the data set; by default those of :data:`mabm.SEARCH_TASKS`.
+            Those of :data:`mabm.MORE_SEARCH_TASKS` are run where they are named.
         rerank: Options of a re-ranking; none by default.
         batch_size: Images in one batch of the encoder, >= 1.
         device: ``"auto"`` takes a GPU if there is one, else the CPU; or a device by name.
@@ -117,6 +118,8 @@ def evaluate_encoder(
     """
     chosen = _choose_tasks(data.name, tasks)
     inputs = read_inputs(data)
+    if not len(inputs.test):
+        raise ValueError(f"root must have test images to score, got none in {data.root}")
     features = extract_test_features(
         encoder.to(find_device(device)),
         inputs.test,
@@ -155,7 +158,8 @@ def evaluate_weights(
             weights it must be given where the data set has trials.
         image_size: Height and width that images are resized to; by default those trained with, and
             for weights alone those of the data set's shipped configuration.
-        tasks: Names of searches; all of the data set by default.
+        tasks: Names of searches of the data set; by default those of :data:`mabm.SEARCH_TASKS`.
+            Those of :data:`mabm.MORE_SEARCH_TASKS` are run where they are named.
         rerank: Options of a re-ranking; none by default.
         device: ``"auto"`` takes a GPU if there is one, else the CPU; or a device by name.
         progress: Show a progress bar.

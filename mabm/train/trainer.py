@@ -174,6 +174,7 @@ def open_run(
     """
     inputs = read_inputs(config.data)
     _check_modalities(inputs)
+    _check_cameras(config, inputs)
     checkpoint = load_newest(folder, KINDS)
     _check_one_folder(None if checkpoint is None else checkpoint[0], folder)
     encoder = _build_encoder(config, inputs, device, is_new=checkpoint is None)
@@ -350,3 +351,12 @@ def _check_modalities(inputs: Inputs) -> None:
     for group in MODALITIES:
         if not bool((inputs.modality == group).any()):
             raise ValueError(f"data must have {MODALITY_NAMES[group]} training images, got none")
+
+
+def _check_cameras(config: Config, inputs: Inputs) -> None:
+    clustering = config.clustering
+    if clustering.distance.preset.group_is_camera and inputs.cameras is None:
+        raise ValueError(
+            "clustering.preset must be one that compares no cameras where none is known, got "
+            f"{clustering.preset!r}"
+        )

@@ -34,6 +34,7 @@ SPELLINGS = {
     "regdb": ("regdb", "RegDB", "REGDB"),
     "llcm": ("llcm", "LLCM"),
     "emoji_xm": ("emoji_xm", "emoji-xm", "Emoji-XM", "EMOJI_XM"),
+    "image_list": ("image_list", "image-list", "Image_List"),
 }
 PAIRS = [(name, spelling) for name, all_of in SPELLINGS.items() for spelling in all_of]
 EMOJI = SPELLINGS["emoji_xm"]
@@ -46,13 +47,13 @@ def test_mappings_are_looked_up_in_every_spelling(name: str, spelling: str) -> N
     assert spelling in SEARCH_TASKS
     if name in PROTOCOLS:
         assert PROTOCOLS[spelling].name == PROTOCOLS.get(spelling).name == name
-    assert (spelling in PROTOCOLS) == (name != "emoji_xm")
+    assert (spelling in PROTOCOLS) == (name not in ("emoji_xm", "image_list"))
 
 
 def test_mappings_show_one_spelling_and_are_read_only() -> None:
     assert list(SEARCH_TASKS) == list(DATA_SETS) == list(SPELLINGS)
     assert list(PROTOCOLS) == ["sysu_mm01", "regdb", "llcm"]
-    assert len(SEARCH_TASKS) == 4
+    assert len(SEARCH_TASKS) == 5
     for name in ("sisu", "", None, 3, "sysu mm01"):
         assert name not in SEARCH_TASKS
         assert SEARCH_TASKS.get(name, "none") == "none"

@@ -373,7 +373,7 @@ def test_read_data_calls_the_reader_of_that_name(
     few = lambda identities: render_identities(identities[:2])  # noqa: E731
     monkeypatch.setattr("mabm.data.emoji_xm.render_identities", few)
     assert list(read_data("emoji_xm").test) == list(read_emoji_xm().test)
-    assert tuple(DATA_SETS) == ("sysu_mm01", "regdb", "llcm", "emoji_xm")
+    assert tuple(DATA_SETS) == ("sysu_mm01", "regdb", "llcm", "emoji_xm", "image_list")
 
 
 @pytest.mark.parametrize(

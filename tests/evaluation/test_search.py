@@ -87,6 +87,7 @@ def test_published_tasks() -> None:
         "regdb": ["visible-to-thermal", "thermal-to-visible"],
         "llcm": ["infrared-to-visible", "visible-to-infrared"],
         "emoji_xm": ["infrared-to-visible", "visible-to-infrared"],
+        "image_list": ["infrared-to-visible", "visible-to-infrared"],
     }
     extra = {data: [task.name for task in tasks] for data, tasks in mabm.MORE_SEARCH_TASKS.items()}
     assert extra == {
@@ -94,6 +95,7 @@ def test_published_tasks() -> None:
         "regdb": [],
         "llcm": ["sampled-infrared-to-visible"],
         "emoji_xm": [],
+        "image_list": [],
     }
     for task in ALL_TASKS:
         visible_first = task.name.startswith("visible")

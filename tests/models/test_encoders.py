@@ -131,10 +131,26 @@ def test_double_precision_throughout() -> None:
 
 def test_generalized_mean_is_the_power_mean() -> None:
     maps = torch.randn(3, 4, 5, 2, dtype=torch.float64)
-    expected = np.mean(np.maximum(maps.numpy(), 1e-6) ** 2.5, axis=(2, 3)) ** (1 / 2.5)
+    expected = (np.mean(np.maximum(maps.numpy(), 0) ** 2.5, axis=(2, 3)) + 1e-12) ** (1 / 2.5)
     found = generalized_mean(maps, 2.5)
     np.testing.assert_allclose(found.numpy(), expected)
     assert torch.equal(generalized_mean(maps, torch.tensor(2.5, dtype=torch.float64)), found)
+
+
+def test_generalized_mean_of_a_channel_that_is_zero_has_gradients() -> None:
+    """As released, 1e-12 is added to the mean of cubes; there is no floor below the values."""
+    maps = torch.zeros(1, 2, 3, 2)
+    maps[0, 1] = 1e-5
+    maps.requires_grad_()
+    power = torch.tensor(3.0, requires_grad=True)
+    found = generalized_mean(maps, power)
+    torch.testing.assert_close(found, torch.tensor([[1e-4, (1e-15 + 1e-12) ** (1 / 3)]]))
+    found.sum().backward()
+    assert maps.grad is not None
+    assert power.grad is not None
+    assert bool(torch.isfinite(maps.grad).all())
+    assert bool(torch.isfinite(power.grad))
+    assert bool((maps.grad[0, 1] > 0).all())
 
 
 def test_generalized_mean_leaves_half_precision() -> None:

@@ -5,7 +5,6 @@ import io
 import math
 import os
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,14 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
+from page_parts import Page
 from PIL import Image
 
 import mabm
 from mabm.report import page as report_page
 from mabm.report import spreads
 from mabm.report.figures import draw_curves, make_lines, read_tiles
-from mabm.report.page import write_report
+from mabm.report.page import is_complete, write_report
 from mabm.report.plots import pair_histogram
 from mabm.report.snapshots import ClusteringSnapshot, RetrievalSnapshot
 from mabm.report.tables import NONE, collect_results, describe_seconds, tabulate_epochs
@@ -27,47 +27,7 @@ from mabm.train.clusters import Clusters
 from mabm.train.diagnostics import diagnose_epoch
 from mabm.train.reporting import labels_shown
 
-VOID = {"meta", "img", "br", "link", "input"}
 EVIL = "<script>alert(1)</script> & \"quotes\" 'too' {{ 7 * 7 }} $x^2$"
-
-
-class Page(HTMLParser):
-    """A page taken apart: fails where tags do not close in order."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self.feed(text)
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if not self.open or self.open[-1] != "style":
-            self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
-
-    def attributes(self, tag: str, name: str) -> list[str]:
-        return [attrs[name] or "" for found, attrs in self.tags if found == tag and name in attrs]
-
-    def tiles(self, kind: str) -> int:
-        return self.attributes("span", "class").count(f"tile {kind}")
 
 
 def scores(rank1: float, trials: int = 1) -> dict[str, Any]:
@@ -245,6 +205,42 @@ def test_what_is_put_in_is_escaped(written: Callable[..., Page]) -> None:
         modality_names={0: EVIL, 1: EVIL},
     )
     assert page.text.count(" ".join(EVIL.split())) > 20
+
+
+def test_learning_rate_and_search_within_a_modality_have_curves(
+    written: Callable[..., Page],
+) -> None:
+    history = [
+        entry(1, 1, learning_rate=3.5e-4, within_modality={"visible": {"rank1": 0.75}}),
+        entry(1, 2, learning_rate=3.5e-5),
+        entry(1, 3, learning_rate=3.5e-5, within_modality={"visible": {"rank1": 0.5, "mAP": 0.25}}),
+    ]
+    page = written(history=history)
+    assert page.attributes("svg", "aria-label") == ["Retrieval within a modality", "Learning rate"]
+    assert "visible R1 visible mAP" in page.text
+    assert "3.5e-5" in page.text
+    assert "3.5e-4" in page.text
+    assert "1 3 61.0 50.0 25.0 3.5e-05" in page.text
+    constant = written(history=[entry(1, 1, learning_rate=0.1), entry(1, 2, learning_rate=0.1)])
+    assert "0.1" in constant.text
+    frozen = written(history=[entry(1, 1, learning_rate=0.0)])
+    assert frozen.attributes("svg", "aria-label") == ["Learning rate"]
+
+
+def test_a_page_with_a_status_is_not_complete(tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    options = {"title": EVIL, "config_toml": "", "environment": {}, "history": HISTORY}
+    assert not is_complete(path)
+    write_report(path, **options, status="Training goes on: " + EVIL, refresh=7)
+    page = Page(path.read_text(encoding="utf-8"))
+    assert not is_complete(path)
+    again = [attrs["content"] for _, attrs in page.tags if attrs.get("http-equiv") == "refresh"]
+    assert again == ["7"]
+    assert "Training goes on: " + " ".join(EVIL.split()) in page.text
+    assert "So far (stage 2, epoch 2): there R1 50.0 %" in page.text
+    write_report(path, **options)
+    assert is_complete(path)
+    assert "refresh" not in path.read_text(encoding="utf-8")
 
 
 def test_nothing_but_a_title(written: Callable[..., Page]) -> None:

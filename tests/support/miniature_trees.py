@@ -1,4 +1,4 @@
-"""Miniature SYSU-MM01, RegDB and LLCM: their real layouts, drawn persons, a few small images.
+"""Miniature SYSU-MM01, RegDB, LLCM and lists of images: real layouts, drawn persons, few images.
 
 An identity is a pattern of colored blocks. Visible images show it under the light of their camera,
 infrared ones show its inverted luminance, so that there is a gap, and something to learn across it.
@@ -6,6 +6,7 @@ infrared ones show its inverted luminance, so that there is a gap, and something
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -145,6 +146,46 @@ def build_llcm(
         (root / "idx" / name).write_text("".join(lines))
     _write_ids(root / "idx" / "test_id.txt", persons["test"])
     return root
+
+
+def build_image_list(
+    root: Path,
+    *,
+    train: int = 6,
+    test: int = 3,
+    images: int = 3,
+    size: tuple[int, int] = (24, 24),
+    leave_out: Iterable[str] = (),
+) -> Path:
+    """Builds images of one's own and the table that lists them, which it returns.
+
+    Persons 0 to train - 1 are to train on, of identities that the table does not know; the others
+    are to test on. Two cameras see visible, two infrared images. ``leave_out`` names columns.
+    """
+    rows = []
+    for person in range(train + test):
+        for camera, word in ((1, "visible"), (2, "Visible"), (3, "infrared"), (4, "thermal")):
+            modality = VISIBLE if camera < 3 else INFRARED
+            folder = root / f"camera {camera}"
+            folder.mkdir(parents=True, exist_ok=True)
+            for number in range(images):
+                path = folder / f"{person}_{number}.png"
+                draw_person(person, camera, number, modality, size).save(path)
+                rows.append(
+                    {
+                        "path": path.relative_to(root).as_posix(),
+                        "modality": word,
+                        "camera": camera,
+                        "identity": "" if person < train else person,
+                        "split": "train" if person < train else "test",
+                    }
+                )
+    kept = [name for name in rows[0] if name not in set(leave_out)]
+    with (root / "list.csv").open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, kept, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    return root / "list.csv"
 
 
 def _write_ids(path: Path, identities: Iterable[int]) -> None:

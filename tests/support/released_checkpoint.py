@@ -39,11 +39,15 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, layers: nn.Module | None = None) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         channels = 64
+        if layers is not None:
+            for name in ("layer1", "layer2", "layer3", "layer4"):
+                self.add_module(name, layers.get_submodule(name))
+            return
         for number, (depth, stride) in enumerate(((3, 1), (4, 2), (6, 2), (3, 1))):
             width, blocks = 64 * 2**number, []
             for index in range(depth):
@@ -71,9 +75,10 @@ class NonLocal(nn.Module):
         return x + self.W(y.view(len(x), 1, *x.shape[2:]))
 
 
-def _holding(name: str) -> nn.Module:
-    outer = nn.Module()
-    outer.add_module(name, ResNet())
+def _holding(name: str, layers: nn.Module | None = None) -> nn.Module:
+    """A module that holds a whole ResNet, whose layers may be those of another to save time."""
+    outer, inner = nn.Module(), ResNet(layers)
+    outer.add_module(name, inner)
     return outer
 
 
@@ -82,8 +87,10 @@ class Released(nn.Module):
 
     def __init__(self, *, non_local: bool = True) -> None:
         super().__init__()
-        self.visible_module, self.thermal_module = _holding("visible"), _holding("thermal")
         self.base_resnet = _holding("base")
+        layers = self.base_resnet.get_submodule("base")
+        self.visible_module = _holding("visible", layers)
+        self.thermal_module = _holding("thermal", layers)
         counts = (0, 2, 3, 0) if non_local else (0, 0, 0, 0)
         for layer, count in enumerate(counts, 1):
             blocks = nn.ModuleList(NonLocal(128 * 2**layer) for _ in range(count))
@@ -97,7 +104,7 @@ class Released(nn.Module):
         mean, deviation = (torch.tensor(v).view(3, 1, 1) for v in (MEAN, DEVIATION))
         x = streams[modality].stem((pixels.float() / 255 - mean) / deviation)
         for layer in (1, 2, 3, 4):
-            stage: Any = self.base_resnet.base.get_submodule(f"layer{layer}")  # type: ignore[union-attr]
+            stage: Any = self.base_resnet.get_submodule(f"base.layer{layer}")
             blocks: Any = self.get_submodule(f"NL_{layer}")
             for index, bottleneck in enumerate(stage):
                 x = bottleneck(x)
@@ -112,9 +119,11 @@ def released_network(*, non_local: bool = True, seed: int = 0) -> Released:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         network = Released(non_local=non_local)
-        for module in network.modules():
+        for name, module in network.named_modules():
             if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight)
+                # Non-local blocks are cubic: without a bound, five of them would overflow.
+                bound = 0.3 if name.startswith("NL_") else 1.0
+                nn.init.normal_(module.weight, 0, bound * module.weight[0].numel() ** -0.5)
             elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
                 nn.init.uniform_(module.weight, 0.5, 1.0)
                 nn.init.normal_(module.bias, 0.1, 0.1)

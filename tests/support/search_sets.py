@@ -14,6 +14,7 @@ def make_test_set(data: str, seed: int = 0) -> dict[str, np.ndarray]:
         "regdb": [(1, 0), (2, 1)],
         "llcm": [(c, 0) for c in range(1, 10)] + [(c, 1) for c in (1, 2, 4, 5, 6, 7, 8, 9)],
         "emoji_xm": [(c, int(c > 5)) for c in range(1, 10)],
+        "image_list": [(1, 0), (1, 1), (2, 0), (3, 1)],
     }[data]
     rng = np.random.default_rng(seed)
     rows = [

@@ -36,6 +36,8 @@ def test_the_configuration_of_sysu_is_the_published_one() -> None:
     assert (config.data.height, config.data.width, config.augmentation.padding) == (288, 144, 10)
     assert config.data.test_resampling == "lanczos"
     assert (config.batch.identities, config.batch.instances, config.batch.cameras) == (8, 16, True)
+    assert (config.batch.sampling, config.batch.normalization) == ("released", "whole")
+    assert config.augmentation.erasing_fill == pytest.approx((152.4, 143.8, 129.1), abs=0.06)
     for stage in (config.stage1, config.stage2):
         assert (stage.epochs, stage.iterations, stage.step, stage.gamma) == (50, 200, 20, 0.1)
         assert (stage.lr, stage.weight_decay) == (3.5e-4, 5e-4)

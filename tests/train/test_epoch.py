@@ -14,7 +14,14 @@ from torch import Tensor
 
 import mabm
 from mabm.data import INFRARED, VISIBLE
-from mabm.train import Config, TrainingError, cluster_modalities, cluster_together, load_config
+from mabm.train import (
+    BatchConfig,
+    Config,
+    TrainingError,
+    cluster_modalities,
+    cluster_together,
+    load_config,
+)
 from mabm.train.clusters import Clusters
 from mabm.train.epoch import EpochState, begin_epoch, cluster_epoch
 from mabm.train.position import Position
@@ -57,7 +64,8 @@ def begin(
     alone, modality = labels_of(**sizes)
     features = torch.randn(len(alone), 8, generator=torch.Generator().manual_seed(1))
     shared = None if together is None else together(alone, modality)
-    return begin_epoch(features, modality, Clusters(alone, shared), config or Config(), 2)
+    config = config or Config(batch=BatchConfig(identities=2))
+    return begin_epoch(features, modality, Clusters(alone, shared), config, 2)
 
 
 # Clusters
@@ -250,6 +258,28 @@ def test_very_different_numbers_of_clusters(few: int, is_odd: bool) -> None:
     if is_odd:
         expected = f"very different numbers of clusters (16 visible, {few} infrared)"
         assert state.warnings[0].startswith(expected)
+
+
+def test_a_batch_of_more_clusters_than_there_are_is_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    config = Config(batch=BatchConfig(identities=3, infrared_identities=5))
+    with caplog.at_level(logging.WARNING, "mabm"):
+        state = begin(
+            lambda alone, modality: torch.where(modality == VISIBLE, alone.clamp(max=1), alone),
+            config,
+            visible=[4, 3, 2],
+            infrared=[2, 2, 2, 2],
+        )
+    within = "infrared: 4 clusters, fewer than the 5 of a batch, which repeats them"
+    across = [
+        "visible: 2 global clusters, fewer than the 3 of a batch, which repeats them",
+        "infrared: 4 global clusters, fewer than the 5 of a batch, which repeats them",
+    ]
+    assert state.warnings == [within, *across]
+    assert all(warning in caplog.text for warning in state.warnings)
+    enough = Config(batch=BatchConfig(identities=3, infrared_identities=4))
+    assert begin(None, enough, visible=[4, 3, 2], infrared=[2] * 4).warnings == []
 
 
 # What a checkpoint keeps

@@ -161,6 +161,37 @@ def test_asked_to_stop_it_goes_on_to_the_same_bits(
     assert history_of(tmp_path) == history_of(short)
 
 
+def test_the_report_is_there_after_the_first_epoch_and_changes_no_bit(
+    short: Path, tmp_path: Path
+) -> None:
+    config = small_config(*SHORT, "run.report=true")
+    page = tmp_path / "report.html"
+    seen: list[bool] = []
+
+    def stop() -> bool:  # once the first epoch is in the history
+        seen.append(page.exists())
+        return len(history_of(tmp_path)) == 2
+
+    with pytest.raises(TrainingStopped):
+        train(config, tmp_path, progress=False, stop=stop)
+    assert all(seen)  # from the start on
+    text = page.read_text(encoding="utf-8")
+    assert "this is how it was after stage 1, epoch 1 of 1, at 20" in text
+    assert 'http-equiv="refresh"' in text
+    assert ">Losses<" in text
+    assert "What the clusters hold" not in text
+    train(config, tmp_path, progress=False)
+    text = page.read_text(encoding="utf-8")
+    assert "Training is not over" not in text
+    assert 'http-equiv="refresh"' not in text
+    assert "What the clusters hold" in text
+    expected, found = weights_of(short), weights_of(tmp_path)
+    assert [name for name in expected if not expected[name].equal(found[name])] == []
+    assert history_of(tmp_path) == history_of(short)
+    train(config, tmp_path, progress=False)
+    assert page.read_text(encoding="utf-8") == text
+
+
 @pytest.mark.parametrize("every", [0, 2])
 def test_checkpoints_change_nothing(every: int, finished: Path, tmp_path: Path) -> None:
     train(small_config(f"run.checkpoint_every={every}"), tmp_path, progress=False)

@@ -19,7 +19,15 @@ from mabm.cli.command import (
     shows_progress,
     write,
 )
-from mabm.cli.data_sets import either, in_folders, shipped, split_data, trial_ranges
+from mabm.cli.data_sets import (
+    TABLE_OF_IMAGES,
+    either,
+    in_folders,
+    of_lists,
+    shipped,
+    split_data,
+    trial_ranges,
+)
 from mabm.cli.encoders import add_size, add_weights, chosen_size, read_encoder
 from mabm.cli.files.outputs import check_output, is_scores
 from mabm.distance.reranking import RerankOptions
@@ -39,6 +47,13 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="[NAME:]ROOT",
         help=f"data set and its folder, NAME:ROOT with NAME {either(in_folders())}, or "
         f"{either(shipped())} alone; for weights of a run ROOT is enough (default: the run's)",
+    )
+    parser.add_argument(
+        "--images",
+        type=Path,
+        metavar="LIST.csv",
+        help=f"{TABLE_OF_IMAGES}, of which those of the split test are searched "
+        "(default: the images of --data)",
     )
     parser.add_argument(
         "--trial",
@@ -110,6 +125,8 @@ def _execute(chosen: argparse.Namespace) -> int:
         rerank = RerankOptions(k1=chosen.k1, k2=chosen.k2, lambda_value=chosen.lambda_value)
     elif (chosen.k1, chosen.k2, chosen.lambda_value) != _defaults():
         raise UsageError("--k1, --k2 and --lambda need --rerank")
+    if chosen.images is not None and (chosen.data, chosen.trial) != (None, None):
+        raise UsageError("--images takes the place of --data and --trial")
     trials = chosen.trial or [None] * len(chosen.weights)
     if len(trials) != len(chosen.weights):
         raise UsageError(
@@ -159,6 +176,8 @@ def _to_test(
     from mabm.train.trained import data_to_test
 
     name, root = _data(chosen.data)
+    if chosen.images is not None:
+        name, root = of_lists(), str(chosen.images)
     trained = read_encoder(chosen, weights)
     return trained, data_to_test(
         trained, name=name, root=root, trial=trial, image_size=chosen_size(chosen)
@@ -220,11 +239,15 @@ mabm evaluate runs/sysu --json scores.json
     all-search and indoor-search, ten galleries each
 mabm evaluate runs/sysu --task indoor-search --rerank
     one search, with modality-aware re-ranking
+mabm evaluate runs/sysu --task all-search-multi-shot
+    ten images of an identity in a camera: a search that is run by name alone
 mabm evaluate runs/regdb-* --data /data/RegDB
     the models of several trials, averaged
 mabm evaluate adca_sysu.pth.tar --model agw-resnet50 --data sysu_mm01:/data/SYSU-MM01
     a released checkpoint of AGW, ADCA, PGM or BMIL
-mabm evaluate 1.pth.tar 2.pth.tar --trial 1 --trial 2 --model agw-resnet50 --data regdb:/data/RegDB
+mabm evaluate runs/sysu --images list.csv
+    on images of your own: a table with the columns path, modality, identity, split, maybe camera
+mabm evaluate 1.pth.tar 2.pth.tar --trial 1 --trial 2 --model agw-resnet50 --data regdb:ROOT
     released checkpoints of two trials, averaged
 """,
     add_arguments=_add_arguments,

@@ -17,12 +17,11 @@ from mabm.cli.command import (
     add_device,
     natural,
     positive,
-    shortened,
     shows_progress,
-    whole_number,
     write,
 )
 from mabm.cli.data_sets import (
+    TABLE_OF_IMAGES,
     either,
     in_folders,
     shipped,
@@ -31,10 +30,8 @@ from mabm.cli.data_sets import (
     with_trials,
 )
 from mabm.cli.encoders import add_size, add_weights, chosen_size, read_encoder
-from mabm.cli.files.arrays import Source
-from mabm.cli.files.modalities import Modality, modality_number
+from mabm.cli.files.modalities import Modality
 from mabm.cli.files.outputs import check_not_read, check_output, is_extracted, save_arrays
-from mabm.cli.files.tables import read_table
 
 if TYPE_CHECKING:
     from mabm.data import ImageSet
@@ -43,7 +40,6 @@ if TYPE_CHECKING:
 _OUTPUTS = dict.fromkeys((".npz", ".npy", ".safetensors"), is_extracted)
 _SIZE = (288, 144)  # height and width of the field
 _FILTERS: tuple[Resampling, ...] = ("bicubic", "lanczos")
-_COLUMNS = ("path", "camera", "modality", "identity")
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +62,7 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--split",
         choices=("train", "test"),
-        help="which of its images (default: train)",
+        help="which of its images (default: train of --data, all of --images)",
     )
     group.add_argument(
         "--trial",
@@ -78,9 +74,7 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
         "--images",
         type=Path,
         metavar="LIST.csv",
-        help="a table of images with the columns path (from the table's folder), camera, modality "
-        "(a number, visible or infrared) and, where it is known, identity "
-        "(default: those of --data)",
+        help=f"{TABLE_OF_IMAGES} (default: those of --data)",
     )
     add_size(group, default="the size of the run; for image files 288 144")
     group.add_argument(
@@ -138,8 +132,6 @@ def _execute(chosen: argparse.Namespace) -> int:
         raise UsageError("give either --data NAME[:ROOT] or --images LIST.csv")
     if chosen.images is not None and chosen.trial is not None:
         raise UsageError(f"--trial needs --data {either(with_trials())}:ROOT")
-    if chosen.images is not None and chosen.split is not None:
-        raise UsageError("--split needs --data NAME[:ROOT]")
     from mabm.train.trained import weights_file
 
     lists = [] if chosen.images is None else [chosen.images]
@@ -148,7 +140,7 @@ def _execute(chosen: argparse.Namespace) -> int:
     from mabm.data import ImageReader
     from mabm.train.extraction import extract_features
 
-    images = _read_list(chosen.images) if chosen.data is None else _read_split(chosen)
+    images = _read_list(chosen) if chosen.data is None else _read_split(chosen)
     if not isinstance(images.images, np.ndarray):
         check_not_read(chosen.output, images.images)
     trained = read_encoder(chosen, chosen.weights)
@@ -193,56 +185,17 @@ def _read_split(chosen: argparse.Namespace) -> ImageSet:
     return data.test if chosen.split == "test" else data.train
 
 
-def _read_list(path: Path) -> ImageSet:
-    """Reads the images that a table lists.
+def _read_list(chosen: argparse.Namespace) -> ImageSet:
+    """Reads the images that a table lists: all of them, or those of a split."""
+    from mabm.data import list_images
 
-    Raises:
-        OSError: The table cannot be opened.
-        ValueError: A column is missing, or the value of a cell is not allowed there.
-    """
-    from mabm.data import UNKNOWN, ImageSet
-
-    header, *rows = read_table(Source.of(path))
-    names = [name.strip().lower() for name in header]
-    missing = [name for name in _COLUMNS[:3] if name not in names]
-    if missing or len(set(names)) < len(names):
-        raise ValueError(
-            f"{path} must have columns path, camera, modality and maybe identity, got {header}"
-        )
-    if not rows:
-        raise ValueError(f"{path} must list images, got none")
-    files, columns = [], []
-    for number, row in enumerate(rows, 2):
-        where = f"{path}, row {number}"
-        if len(row) != len(names):
-            raise ValueError(f"{where}: must have {len(names)} columns, got {len(row)}")
-        cells = dict(zip(names, (cell.strip() for cell in row), strict=True))
-        files.append(path.parent / cells["path"])
-        columns.append(
-            (
-                _whole(cells.get("identity", ""), UNKNOWN, f"{where}: identity"),
-                _whole(cells["camera"], UNKNOWN, f"{where}: camera"),
-                modality_number(cells["modality"], where),
-            )
-        )
-    absent = [file for file in files if not file.is_file()]
-    if absent:
-        more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
-        raise FileNotFoundError(f"{path} lists images that do not exist: {absent[0]}{more}")
-    identity, camera, modality = np.array(columns, dtype=np.int64).T
-    return ImageSet(files, identity, camera, modality)
-
-
-def _whole(text: str, unknown: int, where: str) -> int:
-    if text in ("", str(unknown)):
-        return unknown
-    number = whole_number(text)
-    if number is None:
-        raise ValueError(
-            f"{where} must be an integer in [0, 2^63), or empty where unknown, got "
-            f"{shortened(text)}"
-        )
-    return number
+    images, is_test = list_images(chosen.images)
+    if chosen.split is None:
+        return images
+    of_split = images.select(is_test if chosen.split == "test" else ~is_test)
+    if not len(of_split):
+        raise ValueError(f"{chosen.images} must list images of --split {chosen.split}, got none")
+    return of_split
 
 
 COMMAND = Command(
@@ -259,7 +212,7 @@ mabm extract runs/sysu --data sysu_mm01:/data/SYSU-MM01 --output train.npz
 mabm extract emoji_xm --data emoji_xm --split test --renormalize --output test.npz
     open data and weights, both shipped with mabm
 mabm extract adca.pth.tar --model agw-resnet50 --images list.csv --output features.safetensors
-    images of your own by a released checkpoint: a table with the columns path, camera, modality
+    images of your own by a released checkpoint: a table with the columns path and modality
 """,
     add_arguments=_add_arguments,
     execute=_execute,

@@ -21,7 +21,15 @@ from mabm.cli.command import (
     shows_progress,
     write,
 )
-from mabm.cli.data_sets import configurations, either, in_folders, trial_ranges
+from mabm.cli.data_sets import (
+    TABLE_OF_IMAGES,
+    configurations,
+    either,
+    of_lists,
+    root_in_words,
+    shipped,
+    trial_ranges,
+)
 from mabm.cli.files.outputs import check_folder, check_kind, check_not_read
 from mabm.cli.interruption import ending_in_time
 from mabm.evaluation import format_search_scores
@@ -33,9 +41,10 @@ if TYPE_CHECKING:
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "config",
+        nargs="?",
         metavar="CONFIG",
         help=f"{either(configurations())}, which ship with mabm, or a TOML file; a file of "
-        f"such a name is ./{configurations()[0]}",
+        f"such a name is ./{configurations()[0]} (default with --images: {of_lists()})",
     )
     parser.add_argument(
         "--output",
@@ -49,6 +58,13 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="ROOT",
         help="folder of the data set, data.root (default: that of the configuration)",
+    )
+    parser.add_argument(
+        "--images",
+        type=Path,
+        metavar="LIST.csv",
+        help=f"{TABLE_OF_IMAGES}, to train and test on in place of the data of the configuration "
+        "(default: that data)",
     )
     parser.add_argument(
         "--trial",
@@ -75,18 +91,17 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _execute(chosen: argparse.Namespace) -> int:
     if not chosen.show and chosen.output is None:
         raise UsageError("give --output DIR, the folder of the run, or --show")
+    source = _source(chosen)
     from mabm.train.config_files import load_config, to_toml
 
     if chosen.output is not None:
         check_folder(chosen.output)
-    config = load_config(chosen.config, _overrides(chosen))
+    config = load_config(source, _overrides(chosen))
     if chosen.show:
         write(to_toml(config).rstrip("\n"))
         return 0
-    name = config.data.name
-    if name in in_folders() and config.data.root is None:
-        raise UsageError(f"give --data ROOT, the folder of {name} (data.root)")
-    _check_folder_of_run(chosen.output, chosen.config, config)
+    _check_root(config)
+    _check_folder_of_run(chosen.output, source, config)
     from mabm.train import TrainingStopped, train
     from mabm.train.records.files import REPORT
 
@@ -122,6 +137,22 @@ def _execute(chosen: argparse.Namespace) -> int:
         if (report := result.folder / REPORT).is_file():
             write(f"report {report}")
     return 0
+
+
+def _source(chosen: argparse.Namespace) -> str:
+    """The configuration: CONFIG, or that of lists where there is only a list."""
+    if chosen.config is None and chosen.images is None:
+        raise UsageError("give CONFIG, or --images LIST.csv")
+    if chosen.images is not None and (chosen.data, chosen.trial) != (None, None):
+        raise UsageError("--images takes the place of --data and --trial")
+    return chosen.config or of_lists()
+
+
+def _check_root(config: Config) -> None:
+    name = config.data.name
+    if config.data.root is None and name not in shipped():
+        option = "--images LIST.csv" if name == of_lists() else "--data ROOT"
+        raise UsageError(f"give {option}, {root_in_words(name)} (data.root)")
 
 
 def _check_folder_of_run(folder: Path, source: str, config: Config) -> None:
@@ -193,22 +224,26 @@ def _words_at_end(number: int, folder: Path) -> str:
 def _overrides(chosen: argparse.Namespace) -> list[str]:
     given = []
     if chosen.data is not None:
-        given.append(f"data.root={_in_toml(str(chosen.data))}")
+        given.append(f"data.root={_in_toml(chosen.data, '--data must be a folder')}")
+    if chosen.images is not None:
+        given += [f"data.name={of_lists()}", "data.trial=none"]
+        given.append(f"data.root={_in_toml(chosen.images, '--images must be a table')}")
     if chosen.trial is not None:
         given.append(f"data.trial={chosen.trial}")
     return [*given, *chosen.set]
 
 
-def _in_toml(text: str) -> str:
-    """A string in TOML: written as in JSON, but for character 127, which TOML must escape.
+def _in_toml(path: Path, contract: str) -> str:
+    """A path in TOML: written as in JSON, but for character 127, which TOML must escape.
 
     Raises:
-        ValueError: The text is not valid UTF-8; the name of a file may be any bytes.
+        ValueError: The path is not valid UTF-8; the name of a file may be any bytes.
     """
+    text = str(path)
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise ValueError(f"--data must be a folder whose name is UTF-8, got {text!r}") from error
+        raise ValueError(f"{contract} whose name is UTF-8, got {text!r}") from error
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
@@ -232,6 +267,8 @@ mabm train sysu_mm01 --data /data/SYSU-MM01 --output runs/sysu --set model.weigh
 mabm train regdb --data /data/RegDB --trial 3 --output runs/regdb-3 \\
         --set model.weights=resnet50.pth
     one of the ten trials of RegDB
+mabm train --images list.csv --output runs/mine --set model.weights=resnet50.pth
+    images of your own; as with the settings of another data set: mabm train llcm --images ...
 mabm train sysu_mm01 --show --set clustering.eps=0.5 > mine.toml
     every setting, to edit; then: mabm train mine.toml --output runs/mine
 torchrun --nproc-per-node 4 -m mabm train sysu_mm01 --data /data/SYSU-MM01 \\

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import math
-import stat
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+
+from mabm._core.files import check_regular
 
 _NPY: Final = b"\x93NUMPY"
 _ZIP: Final = b"PK"
@@ -60,21 +61,6 @@ class Source:
 
     def __str__(self) -> str:
         return self.name
-
-
-def check_regular(path: Path) -> None:
-    """Refuses a path that is no regular file: a folder, a pipe or a device.
-
-    Raises:
-        OSError: There is no such file, or it cannot be accessed.
-        ValueError: It is no regular file.
-    """
-    mode = path.stat().st_mode
-    if not stat.S_ISREG(mode):
-        kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
-        raise ValueError(
-            f"{path} must be a regular file, got {kinds.get(stat.S_IFMT(mode), 'a device')}"
-        )
 
 
 def suffix_of(path: Path) -> str:

@@ -10,13 +10,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from mabm._core.modalities import INFRARED, MODALITY_NAMES
-from mabm.cli.command import shortened, whole_number
-
-MODALITY_WORDS: Final = {name: number for number, name in MODALITY_NAMES.items()} | {
-    "thermal": INFRARED
-}
-"""Words that stand for the number of a modality."""
+from mabm._core.tables import MODALITY_WORDS, known_modality, modality_number
 
 _MOST_GROUPS: Final = 4  # that are listed one by one
 
@@ -54,21 +48,6 @@ class Modality:
         return self.names[number]
 
 
-def modality_number(text: str, where: str) -> int:
-    """The modality that a number or a known word stands for.
-
-    Raises:
-        ValueError: The text is neither; the message begins with ``where``.
-    """
-    number = _known(text)
-    if number is None:
-        raise ValueError(
-            f"{where}: modality must be an integer in [0, 2^63) or one of "
-            f"{', '.join(MODALITY_WORDS)}, got {shortened(text)}"
-        )
-    return number
-
-
 def number_words(words: Sequence[str], where: Callable[[int], str]) -> Modality:
     """Numbers for words: known words and digits have theirs, others are numbered in sorted order.
 
@@ -79,7 +58,7 @@ def number_words(words: Sequence[str], where: Callable[[int], str]) -> Modality:
     Raises:
         ValueError: A number is no modality, or numbers are mixed with unknown words.
     """
-    numbers = [_known(word) for word in words]
+    numbers = [known_modality(word) for word in words]
     has_numbers = any(_is_number(word) for word in words)
     plain = tuple(word.strip() for word in words)
     if None not in numbers or has_numbers:
@@ -94,11 +73,6 @@ def number_words(words: Sequence[str], where: Callable[[int], str]) -> Modality:
 def is_known(text: str) -> bool:
     """Whether a text is any number, valid or not, or one of ``MODALITY_WORDS``."""
     return _is_number(text) or text.strip().lower() in MODALITY_WORDS
-
-
-def _known(text: str) -> int | None:
-    word = text.strip().lower()
-    return MODALITY_WORDS.get(word, whole_number(word))
 
 
 def _is_number(text: str) -> bool:

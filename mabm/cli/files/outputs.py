@@ -18,11 +18,10 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from mabm._core.files import check_writable, moved_into, write_text
+from mabm._core.files import check_regular, check_writable, moved_into, write_text
 from mabm.cli.files.arrays import (
     Source,
     StoredArray,
-    check_regular,
     open_arrays,
     safetensors_module,
     suffix_of,

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from mabm.cli.command import shortened
-from mabm.cli.files.arrays import Source, check_regular
+from mabm._core.tables import other_separator, read_rows, shortened
+from mabm.cli.files.arrays import Source
 from mabm.cli.files.modalities import Modality, is_known, number_words
 
 _MODALITY: Final = "modality"
@@ -24,7 +22,7 @@ def read_table(source: Source) -> list[list[str]]:
         OSError: The file cannot be opened.
         ValueError: The file is no text, or holds no rows.
     """
-    rows = [row for _, row in _rows(source)]
+    rows = [row for _, row in read_rows(source.path, str(source))]
     if not rows:
         raise ValueError(f"{source} must hold rows, got none")
     return rows
@@ -46,7 +44,7 @@ def read_feature_table(source: Source) -> tuple[npt.NDArray[np.float32], Modalit
     first, width = 0, 0
     features: list[npt.NDArray[np.float32]] = []
     words: list[tuple[int, str]] = []
-    for number, row in _rows(source):
+    for number, row in read_rows(source.path, str(source)):
         if not width:
             _check_separator(source, row)
             width = len(row)
@@ -109,15 +107,13 @@ def read_modality_column(source: Source) -> Modality:
 
 def _check_separator(source: Source, row: list[str]) -> None:
     """Refuses a first row whose columns are separated by anything but commas."""
-    line = ",".join(row)
-    separator = next((sign for sign in ";\t" if sign in line), None)
+    line, separator = ",".join(row), other_separator(row)
     if separator is None and len(row) == 1 and len(cells := line.split()) > 1:
-        separator = " " if all(map(_is_number, cells)) else None
+        separator = "spaces" if all(map(_is_number, cells)) else None
     if separator is not None:
-        names = {";": "semicolons", "\t": "tabs", " ": "spaces"}
         raise ValueError(
             f"{source} must have commas between its columns, and points in its numbers, got "
-            f"{names[separator]}: {shortened(line)}"
+            f"{separator}: {shortened(line)}"
         )
 
 
@@ -134,20 +130,6 @@ def _is_header(rows: list[list[str]]) -> bool:
     ):
         return True
     return not is_known(name) and all(name != row[0].strip() for row in rows[1:] if row)
-
-
-def _rows(source: Source) -> Iterator[tuple[int, list[str]]]:
-    """Rows that are not empty, and their numbers from 1."""
-    check_regular(source.path)
-    number = 0
-    try:
-        with source.path.open(newline="", encoding="utf-8-sig") as stream:
-            for row in csv.reader(stream):
-                if any(cell.strip() for cell in row):
-                    number += 1
-                    yield number, row
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{source} must be comma-separated text: {error}") from error
 
 
 def _no_number(
