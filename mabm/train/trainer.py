@@ -176,6 +176,7 @@ def open_run(
     _check_modalities(inputs)
     _check_cameras(config, inputs)
     checkpoint = load_newest(folder, KINDS)
+    _check_one_folder(None if checkpoint is None else checkpoint[0], folder)
     encoder = _build_encoder(config, inputs, device, is_new=checkpoint is None)
     _check_extras(config)
     is_first = distributed.rank() == 0
@@ -291,6 +292,17 @@ def _check_extras(config: Config) -> None:
         require_packages()
     if config.run.tensorboard:
         require_tensorboard()
+
+
+def _check_one_folder(position: Position | None, folder: Path) -> None:
+    """Refuses processes that see another checkpoint than the first: they would wait forever."""
+    first = distributed.share(position)
+    if position != first:
+        raise ValueError(
+            f"output must be one folder that all processes share, got {folder}: the first process "
+            f"goes on from {first or 'the start'}, process {distributed.rank()} from "
+            f"{position or 'the start'}"
+        )
 
 
 def _check_folder(folder: Path, history: History) -> None:

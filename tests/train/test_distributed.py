@@ -9,9 +9,8 @@ import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -21,9 +20,9 @@ from extras import needs_training
 from torch import Tensor, nn
 
 import mabm
-from mabm.data import ReidData
 from mabm.models import TwoStreamEncoder
-from mabm.train import Learner, TrainResult, distributed, inputs, train, trainer
+from mabm.train import Learner, TrainResult, distributed, inputs, run, train, trainer
+from mabm.train.epoch import EpochState
 
 pytestmark = [needs_training, pytest.mark.slow]
 
@@ -230,30 +229,62 @@ RUN = ("batch.identities=2", "batch.infrared_identities=4", "batch.instances=4")
 RUN += ("stage1.epochs=1", "stage1.iterations=2", "stage2.epochs=1", "stage2.iterations=2")
 
 
-def run_in(folder: Path) -> TrainResult:
-    """A run on eleven identities, its encoder in float64."""
-    data = training_cases.small_data()
-    few = [
-        each.select(np.flatnonzero(np.isin(each.identity, np.unique(each.identity)[:count])))
-        for each, count in ((data.train, 8), (data.test, 3))
-    ]
-    build = trainer.build_encoder
+class Seen(NamedTuple):
+    """What a process has of a run.
+
+    Attributes:
+        result: What :func:`mabm.train.train` gave.
+        encoder: State of the encoder in the end.
+        memories: For each epoch, by name, the clusters and the prototypes that it ended with.
+    """
+
+    result: TrainResult
+    encoder: dict[str, Tensor]
+    memories: list[dict[str, tuple[Tensor, Tensor]]]
+
+
+def run_in(folder: Path, dtype: torch.dtype = torch.float64) -> Seen:
+    """A run on eleven identities, its encoder in float64 unless told otherwise."""
+    data = training_cases.fewer_data(8, 3)
+    build, begin = trainer.build_encoder, run.begin_epoch
+    encoders: list[nn.Module] = []
+    epochs: list[EpochState] = []
+
+    def build_one(*args: Any, **more: Any) -> nn.Module:
+        encoders.append(build(*args, **more).to(dtype))
+        return encoders[-1]
+
+    def begin_one(*args: Any) -> EpochState:
+        epochs.append(begin(*args))
+        return epochs[-1]
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inputs, "read_data", lambda *_, **__: ReidData("emoji_xm", *few))
-        patch.setattr(trainer, "build_encoder", lambda *args, **more: build(*args, **more).double())
-        return train(training_cases.small_config(*RUN), folder, progress=False)
+        patch.setattr(inputs, "read_data", lambda *_, **__: data)
+        patch.setattr(trainer, "build_encoder", build_one)
+        patch.setattr(run, "begin_epoch", begin_one)
+        result = train(training_cases.small_config(*RUN), folder, progress=False)
+    memories = [
+        {name: (each.targets, each.memory.prototypes) for name, each in epoch.memories.items()}
+        for epoch in epochs
+    ]
+    return Seen(result, encoders[0].state_dict(), memories)
 
 
 def whole_run(folder: Path) -> dict[str, Any]:
-    """A run, and one that goes on from the middle of its last epoch."""
-    result = run_in(folder / "whole")
+    """A run, one that goes on from the middle of its last epoch, and one in float32."""
+    seen = {"float64": run_in(folder / "whole")}
     if distributed.rank() == 0:
         shutil.copytree(folder / "whole", folder / "resumed")
         for path in (folder / "resumed").glob("checkpoint-3-*"):
             path.unlink()
     distributed.barrier()
     run_in(folder / "resumed")
-    return {"scores": [scores.to_dict() for scores in result.scores], "history": result.history}
+    seen["float32"] = run_in(folder / "float32", torch.float32)
+    result = seen["float64"].result
+    return {
+        "result": {"scores": [each.to_dict() for each in result.scores], "history": result.history},
+        **{name: (each.encoder, each.memories) for name, each in seen.items()},
+    }
 
 
 ACTS: dict[str, Callable[[int], Any]] = {
@@ -396,10 +427,26 @@ def test_a_run_of_two_processes_is_that_of_one(folder: Path, alone: Path) -> Non
 
 
 def test_every_process_knows_the_result(found: Found, folder: Path) -> None:
-    assert found[0]["run"] == found[1]["run"]
-    assert found[0]["run"]["scores"]
+    first, second = (each["run"]["result"] for each in found)
+    assert first == second
+    assert first["scores"]
     history = training_cases.history_of(folder / "whole")
     assert [(each["stage"], each["epoch"]) for each in history] == [(0, 0), (1, 1), (2, 1)]
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_processes_agree_to_the_bit_while_clusters_change(dtype: str, found: Found) -> None:
+    """On the encoder and, after every epoch, on clusters and memories."""
+    (encoder, memories), (other_encoder, other_memories) = (each["run"][dtype] for each in found)
+    assert all(value.equal(other_encoder[name]) for name, value in encoder.items())
+    assert [list(epoch) for epoch in memories] == [list(epoch) for epoch in other_memories]
+    for epoch, other in zip(memories, other_memories, strict=True):
+        for name, (targets, prototypes) in epoch.items():
+            assert targets.equal(other[name][0])
+            assert prototypes.equal(other[name][1])
+    clusters = [epoch["visible"][0].tolist() for epoch in memories]
+    assert len(clusters) == 2
+    assert clusters[0] != clusters[1]
 
 
 def test_processes_go_on_from_a_checkpoint_to_the_same_bits(folder: Path) -> None:

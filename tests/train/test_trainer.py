@@ -19,7 +19,15 @@ from training_cases import history_of, small_config, small_data, weights_of
 
 from mabm import HybridMemory
 from mabm.evaluation import SearchScores
-from mabm.train import TrainingError, TrainingStopped, inputs, progress, train, trainer
+from mabm.train import (
+    TrainingError,
+    TrainingStopped,
+    distributed,
+    inputs,
+    progress,
+    train,
+    trainer,
+)
 
 pytestmark = [needs_training, pytest.mark.slow]
 
@@ -97,6 +105,15 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(inputs, "read_data", lambda *_, **__: small_data())
         train(small_config(*SHORT), folder, progress=False)
     return folder
+
+
+def test_processes_that_see_different_checkpoints_are_refused(
+    short: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distributed, "share", lambda _: None)  # the first process has found none
+    words = r"one folder that all processes share, got .*: the first process goes on from the start"
+    with pytest.raises(ValueError, match=f"{words}, process 0 from the end of training"):
+        train(small_config(*SHORT), short, progress=False)
 
 
 def test_killed_it_goes_on_in_another_interpreter(short: Path, tmp_path: Path) -> None:
