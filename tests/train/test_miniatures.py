@@ -50,7 +50,8 @@ def train_and_evaluate(
     assert status == 0
     table, saved = tested.rstrip("\n").rsplit("\n", 1)
     assert saved == f"saved {folder / 'scores.json'}"
-    assert trained == f"{table}\nsaved {folder}\n"  # what training said, weights.pt says again
+    # What training said, weights.pt says again.
+    assert trained == f"{table}\nsaved {folder}\nreport {folder / 'report.html'}\n"
     scores = json.loads((folder / "scores.json").read_text())
     assert json.loads((folder / "result.json").read_text())["scores"] == scores
     for each, line in zip(scores, table.splitlines()[1:], strict=True):
