@@ -21,7 +21,15 @@ def data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inputs, "read_data", lambda *_, **__: records)
 
 
-@pytest.mark.parametrize("more", [(), ("run.compile=true",), ("batch.micro_batches=2",)])
+@pytest.mark.parametrize(
+    "more",
+    [
+        (),
+        ("run.compile=true",),
+        ("batch.micro_batches=2",),
+        ("batch.normalization=halves",),
+    ],
+)
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 def test_a_run_on_a_gpu(gpu: Device, precision: str, more: tuple[str, ...], tmp_path: Path) -> None:
     config = small_config(f"run.device={gpu.torch}", f"run.precision={precision}", *more)
