@@ -23,6 +23,7 @@ no camera.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -75,8 +76,8 @@ def read_image_list(root: Path | str) -> ReidData:
     Raises:
         FileNotFoundError: There is no such table, or an image that it lists is missing.
         ValueError: A column is missing, a cell has a value that is not allowed there, an image is
-            both to train and to test on, or no test identity is there in both modalities; the
-            message names the table and, where there is one, the row.
+            both to train and to test on or of two modalities, or no test identity is there in both
+            modalities; the message names the table and, where there is one, the row.
 
     Example:
         >>> from mabm.data import read_image_list
@@ -91,6 +92,7 @@ def read_image_list(root: Path | str) -> ReidData:
             f"{root}: modality of images to train and test on must be 0 (visible) or 1 (infrared), "
             f"got {images.modality[row]} for {images.images[row]}"
         )
+    _check_modalities(images, root)
     test = images.select(is_test)
     if len(test):
         _check_test(test, root)
@@ -145,6 +147,17 @@ def list_images(path: Path | str) -> ListedImages:
     )
 
 
+def _check_modalities(images: ImageSet, root: Path | str) -> None:
+    """Refuses an image of two modalities, which every search would find at once."""
+    modality_of: dict[str, int] = {}
+    for record in images:
+        file = os.path.realpath(str(record.image))
+        if modality_of.setdefault(file, record.modality) != record.modality:
+            raise ValueError(
+                f"{root}: an image must be of one modality, got two for {record.image}"
+            )
+
+
 def _check_test(test: ImageSet, root: Path | str) -> None:
     """Refuses test images of which no search can find any."""
     cameras: dict[int, dict[int, set[int]]] = {group: {} for group in MODALITIES}
@@ -187,7 +200,13 @@ def _column_names(table: Path, header: list[str]) -> list[str]:
 def _read_row(cells: Mapping[str, str], folder: Path, where: str) -> _Row:
     if not cells["path"]:
         raise ValueError(f"{where}: path must be a file, got none")
-    file = folder / Path(cells["path"]).expanduser()
+    try:
+        file = folder / Path(cells["path"]).expanduser()
+    except RuntimeError as error:  # there is no such user
+        raise ValueError(
+            f"{where}: path must be a file, got {shortened(cells['path'])}, a home folder that "
+            "cannot be found"
+        ) from error
     identity = _whole(cells.get("identity", ""), f"{where}: identity")
     split = cells.get("split", TRAIN).lower()
     if split not in (TRAIN, TEST):
@@ -217,10 +236,10 @@ def _whole(text: str, where: str) -> int:
 
 
 def _check_splits(rows: Iterable[_Row]) -> None:
-    """Refuses an image that is both to train and to test on."""
-    split_of: dict[Path, bool] = {}
+    """Refuses an image that is both to train and to test on, under whatever path."""
+    split_of: dict[str, bool] = {}
     for row in rows:
-        if split_of.setdefault(row.file, row.is_test) != row.is_test:
+        if split_of.setdefault(os.path.realpath(row.file), row.is_test) != row.is_test:
             raise ValueError(
                 f"{row.where}: an image must be either to train or to test on, got both for "
                 f"{row.file}"

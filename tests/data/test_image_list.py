@@ -28,6 +28,8 @@ def table(tmp_path: Path) -> Write:
     """Writes a table of the given lines, beside empty files a.jpg to d.jpg."""
     for name in "abcd":
         (tmp_path / f"{name}.jpg").touch()
+    (tmp_path / "x").mkdir()
+    (tmp_path / "link.jpg").symlink_to("a.jpg")
 
     def write(*lines: str, start: str = "", end: str = "\n") -> Path:
         file = tmp_path / "list.csv"
@@ -105,6 +107,19 @@ WRONG = [
         ["path,modality,identity,split", "a.jpg,0,1,test", "b.jpg,1,1,test", "a.jpg,0,1,train"],
         ", row 4: an image must be either to train or to test on, got both for ",
     ),
+    (
+        ["path,modality,identity,split", "a.jpg,0,1,test", "b.jpg,1,1,test", "x/../a.jpg,0,1,train"],
+        ", row 4: an image must be either to train or to test on, got both for ",
+    ),
+    (
+        ["path,modality,identity,split", "a.jpg,0,1,test", "b.jpg,1,1,test", "link.jpg,0,1,train"],
+        ", row 4: an image must be either to train or to test on, got both for ",
+    ),
+    (
+        ["path,modality,identity,split", "a.jpg,0,1,test", "./a.jpg,1,1,test"],
+        "an image must be of one modality, got two for ",
+    ),
+    (["path,modality", "~no such user/a.jpg,0"], ", row 2: path must be a file, got '~no such"),
     (["path,modality", "a.jpg,0", "b.jpg,2"], "must be 0 (visible) or 1 (infrared), got 2 for "),
     (
         ["path,modality,identity,split", "a.jpg,0,1,test", "b.jpg,0,1,test"],
