@@ -108,7 +108,12 @@ WRONG = [
         ", row 4: an image must be either to train or to test on, got both for ",
     ),
     (
-        ["path,modality,identity,split", "a.jpg,0,1,test", "b.jpg,1,1,test", "x/../a.jpg,0,1,train"],
+        [
+            "path,modality,identity,split",
+            "a.jpg,0,1,test",
+            "b.jpg,1,1,test",
+            "x/../a.jpg,0,1,train",
+        ],
         ", row 4: an image must be either to train or to test on, got both for ",
     ),
     (
