@@ -61,7 +61,7 @@ bench: $(VENV)/installed
 	$(BIN)/python benchmarks/pseudo_labels.py
 	$(BIN)/python benchmarks/losses.py
 
-# The ablation of the method on open data: some three hours of two cores. If it is stopped, the same
+# The ablation of the method on open data: about two hours of two cores. If it is stopped, the same
 # command resumes; docs/ablation.md.
 ablation: $(VENV)/installed
 	$(BIN)/python benchmarks/ablation.py

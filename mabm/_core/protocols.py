@@ -23,7 +23,7 @@ class RetrievalProtocol(Saved):
         excluded_cameras: Pairs (query camera, gallery camera): a query of the first is never
             compared with the gallery of the second, whatever the identities.
         exclude_same_camera: Whether a gallery sample of both the query's identity and its camera
-            is left out; a negative camera is unknown, and no other sample's.
+            is left out. A negative camera is unknown, and counts as different from all cameras.
         cmc_by_identity: Whether the CMC counts identities, each at its first occurrence in the
             ranked gallery, rather than samples. mAP and mINP count samples always.
 

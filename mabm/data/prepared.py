@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Final
 
 from mabm._core.modalities import INFRARED, VISIBLE
-from mabm.data.layout import FoundImage, Scan, images_in, listed, within
+from mabm.data.layout import FoundImage, Scan, images_in, listed, resolve, within
 
 PARTS: Final = ("ir_modify", "rgb_modify")
 _FOLDERS: Final = {VISIBLE: "rgb_modify", INFRARED: "ir_modify"}
@@ -41,10 +41,8 @@ def scan_prepared(scan: Scan, camera_of: Callable[[int, int], int | None]) -> No
             of the data set; ``None`` where the modality has no such camera.
     """
     for modality, name in _FOLDERS.items():
-        parent = scan.root / name
-        if scan.trial is not None:
-            parent /= str(scan.trial)
-        folders = [parent / each for each in (_TRAIN, *_TEST)]
+        parent = name if scan.trial is None else f"{name}/{scan.trial}"
+        folders = [resolve(scan.root, f"{parent}/{each}") for each in (_TRAIN, *_TEST)]
         lacking = [within(folder, scan.root) for folder in folders if not folder.is_dir()]
         if lacking:
             scan.note_missing(f"folder {listed(lacking)} is missing")

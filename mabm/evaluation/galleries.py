@@ -17,12 +17,12 @@ from mabm._core.columns import Column, check_categories, check_column
 def draw_gallery(
     identity: ArrayT, camera: Column, *, cameras: Sequence[int], trial: int, num_images: int = 1
 ) -> ArrayT:
-    """Draws some rows of every identity in every camera, one as the released test code does.
+    """Draws ``num_images`` rows of every identity in every camera.
 
-    It draws the same rows as ``random.seed(trial)`` followed by one ``random.choice`` for every
-    identity, ascending, and every camera, in the order given, among the rows of that identity and
-    camera. Where there is no such row, nothing is drawn. The global generator of Python is not
-    used.
+    With one row, the default, it draws as the released test code does: the same rows as
+    ``random.seed(trial)`` followed by one ``random.choice`` for every identity, ascending, and
+    every camera, in the order given, among the rows of that identity and camera. Where there is no
+    such row, nothing is drawn. The global generator of Python is not used.
 
     More than one row are drawn without replacement, by one ``random.sample`` in the place of each
     ``random.choice``; all rows, in random order, where there are fewer. No draw of several rows is

@@ -55,11 +55,11 @@ class SearchSamples:
         )
 
     def query_candidates(self, task: SearchTask) -> Tensor:
-        """(C,) int64 rows that the queries of a task are of, ascending; maybe none."""
+        """(C,) int64 rows that a task takes its queries from, ascending; may be empty."""
         return self._rows(task.query_modality, task.query_cameras)
 
     def gallery_candidates(self, task: SearchTask) -> Tensor:
-        """(C,) int64 rows that the galleries of a task are of, ascending; maybe none."""
+        """(C,) int64 rows that a task takes its galleries from, ascending; may be empty."""
         return self._rows(task.gallery_modality, task.gallery_cameras)
 
     def queries(self, task: SearchTask, trial: int) -> Tensor:

@@ -24,9 +24,10 @@ def evaluate_within_modalities(
 ) -> dict[str, dict[str, float]]:
     """Scores searches of each modality in itself. They are no published protocol.
 
-    A query is searched among all images of its modality but those of its own identity and camera,
-    itself among them: a match is an image from another camera. Of more than 2,500 images with a
-    match, 2,500 evenly spaced ones are queries.
+    Every image with a match is a query: an image of its identity from another camera of its
+    modality. It is searched among all images of its modality; those of its own identity and camera,
+    the query included, are left out. Where there are more than 2,500 queries, 2,500 evenly spaced
+    ones are taken.
 
     Args:
         features: (N, D) floating point, one row a test image, ranked by inner product.
@@ -60,7 +61,7 @@ def evaluate_within_modalities(
         if not len(queries):
             continue
         queries = queries[_evenly_spaced(len(queries), _MOST_QUERIES)]
-        # A search needs two modalities: the queries stand as 0 before their gallery as 1.
+        # A search task is across two modalities, so queries pass as modality 0, their gallery as 1.
         both = torch.cat([queries, rows])
         sides = torch.cat([torch.zeros_like(queries), torch.ones_like(rows)])
         name = MODALITY_NAMES[group]

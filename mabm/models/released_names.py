@@ -36,16 +36,14 @@ _OURS: Final = (
     ),
 )
 
-UNUSED: Final = {
+REASONS: Final = {
     "visible_module": "layers of its ResNet that never run",
     "thermal_module": "layers of its ResNet that never run",
     "base_resnet": "the stem of its ResNet, which never runs",
     "classifier": "of the training identities",
+    "non_local": "a network without them; new blocks change nothing",
 }
-"""What such checkpoints hold and nothing computes with, by the first part of the name."""
-
-NO_BLOCKS: Final = "a network without them; new ones change nothing"
-"""Why a released checkpoint may lack every non-local block."""
+"""Why such a checkpoint has unused tensors, or lacks some, by the first part of their names."""
 
 
 def is_released(names: Iterable[str]) -> bool:

@@ -41,7 +41,7 @@ class LoadReport:
         loaded: Names of the encoder's tensors that were filled.
         missing: Names of the encoder's tensors that the file does not hold, left unchanged.
         left_out: Names in the file that the encoder does not have.
-        reasons: Why some are missing or left out, by the first part of their names.
+        reasons: Why names are missing or left out, where it is known, by the first part of a name.
 
     Example:
         >>> from mabm.models import LoadReport
@@ -64,11 +64,11 @@ class LoadReport:
 
     def _parts(self, names: tuple[str, ...]) -> str:
         """First parts of names with the number of names: ``"fc (2), neck (4)"``, and why."""
-        counts = Counter(name.split(".")[0] for name in names)
-        return ", ".join(
-            f"{part} ({count}{f': {self.reasons[part]}' if part in self.reasons else ''})"
-            for part, count in counts.items()
-        )
+        words = []
+        for part, count in Counter(name.split(".")[0] for name in names).items():
+            reason = f": {self.reasons[part]}" if part in self.reasons else ""
+            words.append(f"{part} ({count}{reason})")
+        return ", ".join(words)
 
 
 def build_encoder(
@@ -235,9 +235,7 @@ def fill_encoder(encoder: Encoder, found: Mapping[str, Tensor]) -> LoadReport:
         loaded=tuple(filled),
         missing=tuple(missing),
         left_out=tuple(name for name in found if name not in used),
-        reasons={**released_names.UNUSED, "non_local": released_names.NO_BLOCKS}
-        if released
-        else {},
+        reasons=released_names.REASONS if released else {},
     )
 
 

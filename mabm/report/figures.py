@@ -155,7 +155,8 @@ def draw_curves(
         first, last = min(epochs, default=0), max(epochs, default=1)
         margin = max(0.02 * (last - first), 0.3)
         axes.set_xlim(first - margin, last + margin)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=12, steps=[1, 2, 5, 10]))
+        whole = MaxNLocator(integer=True, min_n_ticks=1, nbins=12, steps=[1, 2, 5, 10])
+        axes.xaxis.set_major_locator(whole)
         if steps:
             _scale_steps(axes, lines)
         else:

@@ -18,8 +18,8 @@ def numbers_csv(histories: Mapping[str, Sequence[Entry]]) -> str:
 
     Columns are ``run``, ``stage``, ``epoch``, and the others of the history in the order that they
     come up, such as ``losses.within visible`` or ``evaluation.all-search.mean.rank1``. Numbers are
-    read back unchanged. A cell is empty where an epoch has no such number. Lists (scores of each
-    trial, the neighbor mix, warnings) are left to the history.
+    read back unchanged. A cell is empty where an epoch has no such number. Words and lists (scores
+    of each trial, the neighbor mix, warnings) are left to the history.
 
     Args:
         histories: Name of each run -> entries of its epochs, in order.
@@ -32,7 +32,7 @@ def numbers_csv(histories: Mapping[str, Sequence[Entry]]) -> str:
         one,1,1,0.5
     """
     rows = [
-        {**_without_lists(flatten(entry)), "run": name}
+        {"run": name, **_numbers(flatten(entry))}
         for name, history in histories.items()
         for entry in history
     ]
@@ -44,5 +44,5 @@ def numbers_csv(histories: Mapping[str, Sequence[Entry]]) -> str:
     return stream.getvalue()
 
 
-def _without_lists(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if not isinstance(value, list | tuple)}
+def _numbers(values: Mapping[str, Any]) -> dict[str, int | float]:
+    return {key: value for key, value in values.items() if isinstance(value, int | float)}

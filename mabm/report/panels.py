@@ -213,7 +213,7 @@ def _crossing(history: Sequence[Entry], modality_names: Mapping[int, str]) -> Cu
 def _learning_rate(history: Sequence[Entry]) -> Curves:
     return Curves(
         "Learning rate",
-        "Logarithmic.",
+        "Of each epoch, on a logarithmic axis.",
         {"learning rate": column(history, "learning_rate")},
         steps=True,
     )

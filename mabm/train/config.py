@@ -68,7 +68,8 @@ class DataConfig(_Table):
         test_resampling: Filter that test images are resized with, ``"lanczos"`` or ``"bicubic"``.
             Training images are resized with the bicubic filter, for clustering too. The released
             implementation takes Lanczos for test images.
-        identities: Number of identities to train on, evenly spaced; ``None`` for all.
+        identities: Number of identities to train on, evenly spaced; ``None`` for all images, those
+            of unknown identity among them.
         held_out: Number of training identities, evenly spaced, that are left out of training and
             evaluated on in place of the test set: for choosing settings without looking at it.
         cache: Folder for decoded images; ``None`` decodes them each time.
@@ -271,9 +272,10 @@ class BatchConfig(_Table):
     """The batch of one optimizer step, of all processes together.
 
     Attributes:
-        identities: Number of clusters of each modality, divided evenly among the processes.
-        infrared_identities: Number of infrared clusters where it is not that of visible ones;
-            ``None`` takes ``identities``.
+        identities: Number of clusters of each modality in the batch, divided evenly among the
+            processes.
+        infrared_identities: Number of infrared clusters, if it is to differ from that of visible
+            ones; ``None`` takes ``identities``.
         instances: Number of images of each cluster. A visible image in two views counts once.
         cameras: Whether images of a cluster are drawn from cameras other than the anchor's.
         sampling: ``"released"``: clusters that are left over when all others have been in a batch

@@ -52,9 +52,9 @@ class Learner:
         normalization: What batch normalization takes its statistics of. ``"whole"``: the whole
             batch. ``"halves"``: the first halves of all modalities together, and the second halves
             together; running statistics are those of the first halves. ``torch.nn.DataParallel``
-            normalizes so on two GPUs, which published numbers come from. There, of two views of
-            visible images, each is with half of the infrared images. ``micro_batches`` of 1 or 2
-            give the same numbers then, and more must be even.
+            normalizes so on two GPUs, which published numbers come from: each view of the visible
+            images together with half of the infrared ones. ``micro_batches`` must then be 1 or
+            even; 2 gives the numbers of 1.
         max_skipped: How many steps in a row may be left out because their loss or gradient is not
             finite.
         compile: Whether to compile the encoder.

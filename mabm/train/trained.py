@@ -136,7 +136,7 @@ def data_to_test(
         told = "" if root is None else f", got {root!r}"
         raise ValueError(
             f"these weights do not say what data to test on{told}: give --data NAME:ROOT, such as "
-            "sysu_mm01:ROOT (in Python data and root)"
+            "sysu_mm01:ROOT, or --images LIST.csv (in Python data and root)"
         )
     else:
         most = DATA_SETS[known].num_trials

@@ -69,8 +69,10 @@ def test_prepared_sysu_is_the_original(tmp_path: Path) -> None:
     assert counts[0].pop("identities in no list") == 0
     assert counts[1].pop("identities in no list") == 1
     assert counts[0] == counts[1]
+    (root / "ir_modify").rename(root / "IR_modify")
+    assert is_same(read_data("sysu_mm01", root), read_data("sysu_mm01", original))
     # Beside the original images, these are read.
-    for folder in ("ir_modify", "rgb_modify"):
+    for folder in ("IR_modify", "rgb_modify"):
         shutil.move(root / folder, original / folder)
     assert {path.parts[-3][:3] for path in read_data("sysu", original).train.images} == {"cam"}
 
@@ -199,9 +201,8 @@ def test_regdb_is_read_from_converted_images(suffix: str, tmp_path: Path) -> Non
         assert (now.identity == was.identity).all()
         assert (now.modality == was.modality).all()
     (problem, *_) = take_census("regdb", root, trial=1).problems
-    assert (
-        f"that are in another format: male_front_v_00001_1{suffix}" in problem or suffix in problem
-    )
+    assert " images that are in another format: " in problem
+    assert suffix in problem
 
 
 def test_the_format_of_the_list_comes_first(tmp_path: Path) -> None:

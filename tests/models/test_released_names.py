@@ -107,7 +107,7 @@ def test_a_network_without_non_local_blocks_stays_one(tmp_path: Path) -> None:
     encoder = AgwResNet50()
     report = load_weights(encoder, path)
     assert {name.split(".")[0] for name in report.missing} == {"non_local"}
-    assert "non_local (60: a network without them; new ones change nothing)" in str(report)
+    assert "non_local (60: a network without them; new blocks change nothing)" in str(report)
     assert_same_features(encoder, network)
 
 

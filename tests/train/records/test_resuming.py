@@ -13,17 +13,14 @@ BEGUN_EARLIER["clustering"] = {
     **{key: value for key, value in BEGUN_EARLIER["clustering"].items() if key != "preset"},
     "half_list": "merged",
 }
-del BEGUN_EARLIER["data"]["test_resampling"]
-"""What a run kept before any preset could be chosen, the half list written out, and before test
-images had a filter of their own: they were resized as training images are."""
+"""What a run kept before any preset could be chosen: the half list written out."""
 
 
 @pytest.mark.parametrize("half_list", [None, "merged"])
 def test_the_same_half_list_may_be_named_or_left_to_the_preset(half_list: str | None) -> None:
-    data = DataConfig(test_resampling="bicubic")
-    now = to_tree(Config(data=data, clustering=ClusteringConfig(half_list=half_list)))
+    now = to_tree(Config(clustering=ClusteringConfig(half_list=half_list)))
     check_same(BEGUN_EARLIER, now)
-    check_same(now, to_tree(Config(data=data)))
+    check_same(now, to_tree(Config()))
 
 
 @pytest.mark.parametrize("changed", [{"preset": "spcl"}, {"half_list": "balanced"}])
@@ -38,13 +35,18 @@ def test_another_distance_is_refused(changed: dict[str, str]) -> None:
 def test_settings_that_earlier_runs_did_not_have_are_what_these_did() -> None:
     earlier = to_tree(Config())
     del earlier["augmentation"]["erasing_fill"], earlier["batch"]["sampling"]
-    del earlier["batch"]["normalization"]
-    augmentation = AugmentationConfig(erasing_fill=(123.675, 116.28, 103.53))
-    now = Config(augmentation=augmentation, batch=BatchConfig(sampling="even"))
+    del earlier["batch"]["normalization"], earlier["data"]["test_resampling"]
+    now = Config(
+        data=DataConfig(test_resampling="bicubic"),
+        augmentation=AugmentationConfig(erasing_fill=(123.675, 116.28, 103.53)),
+        batch=BatchConfig(sampling="even"),
+    )
     check_same(earlier, to_tree(now))
-    with pytest.raises(ValueError, match=r"erasing_fill must be \(123\.675, .* as in the run"):
-        check_same(earlier, to_tree(dataclasses.replace(now, augmentation=AugmentationConfig())))
-    with pytest.raises(
-        ValueError, match=r"sampling must be 'even' as in the run .* got 'released'"
-    ):
-        check_same(earlier, to_tree(dataclasses.replace(now, batch=BatchConfig())))
+    for changed, words in [
+        ({"data": DataConfig()}, r"resampling must be 'bicubic' as in the run .* got 'lanczos'"),
+        ({"augmentation": AugmentationConfig()}, r"fill must be \(123\.675, .* as in the run"),
+        ({"batch": BatchConfig()}, r"sampling must be 'even' as in the run .* got 'released'"),
+        ({"batch": dataclasses.replace(now.batch, normalization="halves")}, r"must be 'whole' as"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            check_same(earlier, to_tree(dataclasses.replace(now, **changed)))
