@@ -148,7 +148,10 @@ class AugmentationConfig(_Table):
         _check_integers(self, 0, MAX_EDGE, "padding")
         for name in ("flip", "erasing", "jitter"):
             check_real(name, getattr(self, name), 0.0, 1.0)
-        for color in self.erasing_fill:
+        fill: object = self.erasing_fill  # what Python gives may be anything
+        if not isinstance(fill, tuple | list) or len(fill) != 3:
+            raise ValueError(f"erasing_fill must be red, green and blue, got {shown(fill)}")
+        for color in fill:
             check_real("erasing_fill", color, 0.0, 255.0)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sized
+from collections.abc import Iterator, Sized
 from typing import Any, Protocol
 
 import torch
@@ -111,7 +111,8 @@ def extract_features(
 def read_batches(images: Images, batches: list[list[int]], workers: int) -> DataLoader[Any]:
     """A loader of (B, 3, H, W) uint8 images, one batch for each list of rows.
 
-    It does not touch the global random state.
+    It does not touch the global random state. An image that cannot be read raises what its reader
+    raises, whichever process reads it.
 
     Args:
         images: N images of one size, read a batch at a time.
@@ -119,9 +120,8 @@ def read_batches(images: Images, batches: list[list[int]], workers: int) -> Data
         workers: Number of processes that read ahead. There is at most one for each CPU, since
             PyTorch warns of more.
     """
-    dataset: Dataset[Any] = images  # type: ignore[assignment]  # it has what a loader asks for
-    return DataLoader(
-        dataset,
+    return _Loader(
+        _Attempts(images),
         batch_sampler=batches,
         num_workers=min(workers, _num_cpus()),
         collate_fn=_as_read,  # type: ignore[arg-type]  # what __getitems__ gave
@@ -131,6 +131,32 @@ def read_batches(images: Images, batches: list[list[int]], workers: int) -> Data
     )
 
 
+class _Attempts(Dataset[Any]):
+    """Reads a batch of images, or gives the error that the reading raised.
+
+    PyTorch would bring an error from a worker with the whole traceback as its message.
+    """
+
+    def __init__(self, images: Images) -> None:
+        self._images = images
+
+    def __getitems__(self, rows: list[int]) -> Tensor | Exception:
+        try:
+            return self._images.__getitems__(rows)
+        except Exception as error:  # raised where the images were asked for
+            return error
+
+
+class _Loader(DataLoader[Any]):
+    """Raises the errors that come in place of batches."""
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # no one asks for more
+        for read in super().__iter__():
+            if isinstance(read, Exception):
+                raise read
+            yield read
+
+
 def _num_cpus() -> int:
     """Number of CPUs that this process may use."""
     if hasattr(os, "sched_getaffinity"):
@@ -138,5 +164,5 @@ def _num_cpus() -> int:
     return os.cpu_count() or 1
 
 
-def _as_read(images: Tensor) -> Tensor:
+def _as_read(images: Tensor | Exception) -> Tensor | Exception:
     return images

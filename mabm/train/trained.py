@@ -133,8 +133,9 @@ def data_to_test(
         check_trial(own.trial, own.trial if trial is None else trial)
         data = own if root is None else replace(own, root=root)
     elif known is None:
+        told = "" if root is None else f", got {root!r}"
         raise ValueError(
-            "these weights do not say what data to test on: give --data NAME:ROOT, such as "
+            f"these weights do not say what data to test on{told}: give --data NAME:ROOT, such as "
             "sysu_mm01:ROOT, or --images LIST.csv (in Python data and root)"
         )
     else:

@@ -200,3 +200,5 @@ def test_mistakes_say_what_to_give(
             assert err.count("\n") == 1
     status, _, err = run("evaluate", small, "--model", "small")
     assert (status, "do not say what data to test on: give --data NAME:ROOT" in err) == (1, True)
+    status, _, err = run("evaluate", small, "--model", "small", "--data", "sisu:/data")
+    assert (status, "what data to test on, got 'sisu:/data': give" in err) == (1, True)

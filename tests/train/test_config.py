@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 
 from mabm import PRESETS
 from mabm.data import INFRARED, VISIBLE
-from mabm.train import CONFIGS, BatchConfig, ClusteringConfig, Config, load_config, to_toml
+from mabm.train import (
+    CONFIGS,
+    AugmentationConfig,
+    BatchConfig,
+    ClusteringConfig,
+    Config,
+    load_config,
+    to_toml,
+)
 from mabm.train.config_files import parse_config, to_tree
 
 pytestmark = needs_training
@@ -180,6 +188,12 @@ def test_overrides() -> None:
 def test_a_mistake_is_named_with_its_contract_and_value(override: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load_config("sysu_mm01", [override])
+
+
+@pytest.mark.parametrize("fill", [5, None, "red", (1.0, 2.0), (1.0, 2.0, 3.0, 4.0)])
+def test_a_fill_has_three_colors(fill: Any) -> None:
+    with pytest.raises(ValueError, match="erasing_fill must be red, green and blue, got"):
+        AugmentationConfig(erasing_fill=fill)
 
 
 def test_batch_sizes_by_modality() -> None:

@@ -100,6 +100,20 @@ def test_reading_leaves_the_random_state_alone(workers: int) -> None:
     ] == [True] * 3
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_cannot_be_read_is_told_alike_by_any_process(workers: int) -> None:
+    class Broken(Images):
+        def __getitems__(self, rows: list[int]) -> torch.Tensor:
+            if 2 in rows:
+                raise ValueError("0002.jpg cannot be decoded")
+            return super().__getitems__(rows)
+
+    loader = iter(read_batches(Broken(5), [[4, 0], [2], [1]], workers))
+    assert len(next(loader)) == 2
+    with pytest.raises(ValueError, match=r"^0002\.jpg cannot be decoded$"):
+        next(loader)
+
+
 def test_processes_share_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder, modality = Small(), torch.arange(11) % 2
     expected = extract_features(encoder, Images(11), modality)
