@@ -108,16 +108,7 @@ WRONG = [
         ", row 4: an image must be either to train or to test on, got both for ",
     ),
     (
-<<<<<<< HEAD
         ["path,modality,identity,split", "a.jpg,0,1,test", "b.jpg,1,1,test", "x/../a.jpg,0,,train"],
-=======
-        [
-            "path,modality,identity,split",
-            "a.jpg,0,1,test",
-            "b.jpg,1,1,test",
-            "x/../a.jpg,0,1,train",
-        ],
->>>>>>> wt/breaker
         ", row 4: an image must be either to train or to test on, got both for ",
     ),
     (
