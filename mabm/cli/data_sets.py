@@ -29,9 +29,9 @@ def data_sets(having: Callable[[DataSet], bool] = lambda _: True) -> tuple[str, 
 
 def configurations() -> tuple[str, ...]:
     """Names of the configurations that ship."""
-    from mabm.data import DATA_SETS
+    from mabm.data.sets import CONFIGS
 
-    return tuple(name for record in DATA_SETS.values() for name in record.configs)
+    return CONFIGS
 
 
 def countable() -> tuple[str, ...]:
@@ -44,12 +44,19 @@ def in_folders() -> tuple[str, ...]:
     return data_sets(lambda each: not each.ships and not each.is_list)
 
 
+def more_searches() -> tuple[str, ...]:
+    """Names of the searches that are run only where they are asked for."""
+    from mabm.data import DATA_SETS
+
+    return tuple(task.name for record in DATA_SETS.values() for task in record.more_search_tasks)
+
+
 def shipped() -> tuple[str, ...]:
     """Names of the data sets that ship with the library."""
     return data_sets(lambda each: each.ships)
 
 
-def of_lists() -> str:
+def image_list() -> str:
     """Name of the data set that is a table of image files."""
     (name,) = data_sets(lambda each: each.is_list)
     return name

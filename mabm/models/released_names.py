@@ -43,7 +43,7 @@ REASONS: Final = {
     "classifier": "of the training identities",
     "non_local": "a network without them; new blocks change nothing",
 }
-"""Why such a checkpoint has tensors that are not used, or lacks some, by the first part of a name."""
+"""Why such a checkpoint has unused tensors, or lacks some, by the first part of their names."""
 
 
 def is_released(names: Iterable[str]) -> bool:

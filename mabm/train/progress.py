@@ -78,7 +78,7 @@ class Progress:
         ]
         if stages:
             logger.info("%s", "; ".join(stages))
-        report = f"; its report after every epoch is {folder / REPORT}"
+        report = f"; its report, written after every epoch, is {folder / REPORT}"
         logger.info("the run is kept in %s%s", folder, report if self._config.run.report else "")
 
     @contextmanager

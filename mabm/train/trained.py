@@ -135,7 +135,7 @@ def data_to_test(
     elif known is None:
         raise ValueError(
             "these weights do not say what data to test on: give --data NAME:ROOT, such as "
-            "sysu_mm01:ROOT (in Python data and root)"
+            "sysu_mm01:ROOT, or --images LIST.csv (in Python data and root)"
         )
     else:
         most = DATA_SETS[known].num_trials

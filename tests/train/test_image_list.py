@@ -139,6 +139,9 @@ def test_the_settings_of_another_data_set_are_taken_without_its_data(
 def test_images_of_ones_own_are_refused_early(table: Path, run: Run, tmp_path: Path) -> None:
     folder = ("--output", tmp_path / "run")
     root = build_sysu(tmp_path / "sysu")
+    (tmp_path / "own").mkdir()
+    own = tmp_path / "own" / "result.json"  # what a run there would write
+    own.write_bytes(table.read_bytes())
     for words, status, message in [
         (["train", *folder], 2, "give CONFIG, or --images LIST.csv"),
         (["train", "image_list", *folder], 2, "give --images LIST.csv, the table of images (data."),
@@ -147,6 +150,7 @@ def test_images_of_ones_own_are_refused_early(table: Path, run: Run, tmp_path: P
         (["train", "--images", root, *folder], 1, "must be a regular file, got a folder"),
         (["train", "--images", root / "exp/test_id.txt", *folder], 1, "must have columns path and"),
         (["train", "--images", root / "no.csv", *folder], 1, "no.csv"),
+        (["train", "--images", own, "--output", own.parent], 1, "--output must not be what the"),
         (["evaluate", tmp_path, "--images", table, "--data", root], 2, "--images takes the place"),
     ]:
         got, out, err = run(*words)

@@ -11,7 +11,7 @@ from mabm.cli.data_sets import configurations, countable, data_sets
 
 _SHELLS: Final = ("bash", "zsh", "tcsh")
 _FILES: Final = frozenset({"FILE", "FEATURES", "NEW", "CONFIG", "WEIGHTS", "LIST.csv"})
-_FOLDERS: Final = frozenset({"DIR", "ROOT", "[NAME:]ROOT"})
+_FOLDERS: Final = frozenset({"DIR", "ROOT", "[NAME:]ROOT", "RUN"})
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -22,8 +22,9 @@ from mabm.cli.command import (
 from mabm.cli.data_sets import (
     TABLE_OF_IMAGES,
     either,
+    image_list,
     in_folders,
-    of_lists,
+    more_searches,
     shipped,
     split_data,
     trial_ranges,
@@ -63,7 +64,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"trial of {trial_ranges()}, the one that the weights were trained on; once for each "
         "of WEIGHTS (default: the run's, and any other is refused)",
     )
-    add_size(parser, default="the size of the run, or of the configuration mabm train NAME")
+    add_size(parser, default="that of the run; for other weights, that of the data's configuration")
     parser.add_argument(
         "--task",
         action="append",
@@ -71,7 +72,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         type=name_of(tasks),
         choices=tasks,
         help="a search by its name, such as indoor-search; may be given several times (default: "
-        "all of the data set but multi-shot ones and sampled-infrared-to-visible of llcm)",
+        f"all of the data set but {', '.join(more_searches())})",
     )
     parser.add_argument(
         "--json",
@@ -177,7 +178,7 @@ def _to_test(
 
     name, root = _data(chosen.data)
     if chosen.images is not None:
-        name, root = of_lists(), str(chosen.images)
+        name, root = image_list(), str(chosen.images)
     trained = read_encoder(chosen, weights)
     return trained, data_to_test(
         trained, name=name, root=root, trial=trial, image_size=chosen_size(chosen)

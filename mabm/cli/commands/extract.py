@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 _OUTPUTS = dict.fromkeys((".npz", ".npy", ".safetensors"), is_extracted)
 _SIZE = (288, 144)  # height and width of the field
-_FILTERS: tuple[Resampling, ...] = ("bicubic", "lanczos")
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,6 +51,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_images(parser: argparse.ArgumentParser) -> None:
     """Adds where images come from."""
+    from mabm.data.images import Resampling
+
     group = parser.add_argument_group("images")
     group.add_argument(
         "--data",
@@ -79,9 +80,9 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
     add_size(group, default="the size of the run; for image files 288 144")
     group.add_argument(
         "--resampling",
-        choices=_FILTERS,
-        help="filter to resize with (default: as published, lanczos for the test images of --data, "
-        "bicubic for others)",
+        choices=get_args(Resampling),
+        help="filter to resize with (default: as published, lanczos with --split test, bicubic for "
+        "other images)",
     )
 
 

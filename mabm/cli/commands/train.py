@@ -25,7 +25,7 @@ from mabm.cli.data_sets import (
     TABLE_OF_IMAGES,
     configurations,
     either,
-    of_lists,
+    image_list,
     root_in_words,
     shipped,
     trial_ranges,
@@ -44,7 +44,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         metavar="CONFIG",
         help=f"{either(configurations())}, which ship with mabm, or a TOML file; a file of "
-        f"such a name is ./{configurations()[0]} (default with --images: {of_lists()})",
+        f"such a name is ./{configurations()[0]} (default with --images: {image_list()})",
     )
     parser.add_argument(
         "--output",
@@ -145,13 +145,13 @@ def _source(chosen: argparse.Namespace) -> str:
         raise UsageError("give CONFIG, or --images LIST.csv")
     if chosen.images is not None and (chosen.data, chosen.trial) != (None, None):
         raise UsageError("--images takes the place of --data and --trial")
-    return chosen.config or of_lists()
+    return chosen.config or image_list()
 
 
 def _check_root(config: Config) -> None:
     name = config.data.name
     if config.data.root is None and name not in shipped():
-        option = "--images LIST.csv" if name == of_lists() else "--data ROOT"
+        option = "--images LIST.csv" if name == image_list() else "--data ROOT"
         raise UsageError(f"give {option}, {root_in_words(name)} (data.root)")
 
 
@@ -170,8 +170,7 @@ def _check_folder_of_run(folder: Path, source: str, config: Config) -> None:
         check_kind(folder / files.ENVIRONMENT, _is_environment)
         check_kind(folder / files.HISTORY, _is_history)
     reads = [Path(source)]
-    if config.model.weights is not None:
-        reads.append(Path(config.model.weights))
+    reads += [Path(each) for each in (config.model.weights, config.data.root) if each is not None]
     for name in files.WRITTEN:
         if name != files.CONFIG:
             check_not_read(folder / name, reads)
@@ -226,7 +225,7 @@ def _overrides(chosen: argparse.Namespace) -> list[str]:
     if chosen.data is not None:
         given.append(f"data.root={_in_toml(chosen.data, '--data must be a folder')}")
     if chosen.images is not None:
-        given += [f"data.name={of_lists()}", "data.trial=none"]
+        given += [f"data.name={image_list()}", "data.trial=none"]
         given.append(f"data.root={_in_toml(chosen.images, '--images must be a table')}")
     if chosen.trial is not None:
         given.append(f"data.trial={chosen.trial}")

@@ -77,6 +77,7 @@ def test_bash_completes_files_and_folders(complete: Complete) -> None:
     assert complete("extract", "emoji_r") == ["emoji_runs"]
     assert complete("train", "emoji_xm", "--output", "") == ["emoji_runs"]  # folders alone
     assert complete("census", "regdb", "") == ["emoji_runs"]
+    assert complete("report", "") == ["emoji_runs"]
     assert complete("evaluate", "emoji_r") == ["emoji_runs"]
 
 
