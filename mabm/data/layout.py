@@ -239,7 +239,7 @@ def read_list(scan: Scan, name: str) -> Iterator[tuple[Path, int]]:
     if converted:
         scan.note_minor(
             f"{name} lists {counted(converted, 'image')} that are in another format: "
-            f"{listed(converted)}"
+            f"{listed(converted)} (they are read)"
         )
     if absent:
         scan.note_missing(

@@ -203,6 +203,7 @@ def test_regdb_is_read_from_converted_images(suffix: str, tmp_path: Path) -> Non
     (problem, *_) = take_census("regdb", root, trial=1).problems
     assert " images that are in another format: " in problem
     assert suffix in problem
+    assert problem.endswith("(they are read)")
 
 
 def test_the_format_of_the_list_comes_first(tmp_path: Path) -> None:

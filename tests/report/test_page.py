@@ -407,6 +407,12 @@ def test_curves_hold_their_points() -> None:
     )
 
 
+@pytest.mark.parametrize(("epochs", "ticks"), [([0], "0"), ([4], "4"), ([0, 1], "0 1")])
+def test_epochs_are_whole_numbers_on_the_axis(epochs: list[int], ticks: str) -> None:
+    text = draw_curves(make_lines({"R1": [0.5] * len(epochs)}), epochs, {}, label="x", percent=True)
+    assert Page(text).text.startswith(f"{ticks} 0%")
+
+
 def test_negative_values_are_in_sight() -> None:
     text = draw_curves(make_lines({"ARI": [-0.5, 0.5]}), [1, 2], {}, label="x", percent=True)
     assert "50% 0% 50%" in Page(text).text.replace("\N{MINUS SIGN}", "").replace("-", "")
