@@ -58,6 +58,8 @@ WITHOUT_EXAMPLE = {
 
 NOT_RUN = {
     "mabm.data.data_set.DataSet.read": "needs a data set that may not be shipped",
+    "mabm.data.image_list.list_images": "needs images of one's own",
+    "mabm.data.image_list.read_image_list": "needs images of one's own",
     "mabm.data.llcm.read_llcm": "needs a data set that may not be shipped",
     "mabm.data.regdb.read_regdb": "needs a data set that may not be shipped",
     "mabm.data.sets.read_data": "needs a data set that may not be shipped",

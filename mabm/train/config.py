@@ -327,6 +327,11 @@ class BatchConfig(_Table):
 
         Args:
             group: Number of the modality.
+
+        Example:
+            >>> from mabm.train import BatchConfig
+            >>> BatchConfig(identities=4, infrared_identities=8).identities_of(1)
+            8
         """
         if group == INFRARED and self.infrared_identities is not None:
             return self.infrared_identities
