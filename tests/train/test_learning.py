@@ -29,8 +29,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_stage_2_brings_the_modalities_together(run: Path) -> None:
     """Searches across modalities among new frames of the identities trained on, without labels.
 
-    mAP, mean of both directions, on a fixed seed: 0.387 at the start, 0.337 after stage 1, which
-    contrasts within modalities alone, and 0.447 in the end. Stage 2 must lift it above either by
+    mAP, mean of both directions, on a fixed seed: 0.387 at the start, 0.386 after stage 1, which
+    contrasts within modalities alone, and 0.527 in the end. Stage 2 must lift it above either by
     half of what it was seen to.
     """
     identities = np.unique(read_inputs(load_config(PRESET).data).data.train.identity)
@@ -44,8 +44,8 @@ def test_stage_2_brings_the_modalities_together(run: Path) -> None:
     start = mean_average_precision(load_pretrained("emoji_xm"))
     after_stage_1 = mean_average_precision(load_encoder(run / "stage1.pt")[0])
     end = mean_average_precision(load_encoder(run / "weights.pt")[0])
-    assert end > start + 0.03
-    assert end > after_stage_1 + 0.055
+    assert end > start + 0.07
+    assert end > after_stage_1 + 0.07
 
 
 def test_the_page_of_the_run(run: Path) -> None:
