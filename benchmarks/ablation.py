@@ -267,10 +267,9 @@ def tabulate(rows: dict[str, list[Entry]]) -> str:
             for modality in ("visible", "infrared")
         ]
         joined = [entry for entry in entries if "global" in entry.get("clusters", ())]
-        columns += [
-            [entry["diagnostics"]["all"][rate] for entry in joined]
-            for rate in ("pair_precision", "pair_recall")
-        ]
+        for rate in ("pair_precision", "pair_recall"):  # no precision where there are no pairs
+            found = [entry["diagnostics"]["all"][rate] for entry in joined]
+            columns.append([value for value in found if value is not None])
         lines.append(f"| {name} | " + " | ".join(map(spread, columns)) + " |")
     return "\n".join(lines)
 
