@@ -14,6 +14,7 @@ from mabm import RetrievalProtocol, SearchTask
 from mabm.data import DATA_SETS, CensusRow, DataSet, ImageSet, ReidData, read_data, take_census
 from mabm.data.counts import Counts
 from mabm.data.layout import Scan
+from mabm.data.sets import CONFIGS
 
 ROOT = Path(mabm.__file__).parent
 
@@ -132,8 +133,8 @@ def test_another_record_is_known_to_commands(
     *others, last = with_folders()
     folders = f"{', '.join(others)} or {last}"
     assert last == "toy_set"
-    configs = [name for record in DATA_SETS.values() for name in record.configs]
-    assert f"{', '.join(configs[:-1])} or toy_set, which ship" in shown("train")
+    *configs, last_config = CONFIGS  # those that ship; the toy has none
+    assert f"{', '.join(configs)} or {last_config}, which ship" in shown("train")
     assert f"{folders} with its folder, or emoji_xm" in shown("extract")
     assert folders in shown("census")
     for command in ("train", "extract", "census", "evaluate"):

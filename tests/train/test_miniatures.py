@@ -53,6 +53,8 @@ def train_and_evaluate(
     # What training said, weights.pt says again.
     assert trained == f"{table}\nsaved {folder}\nreport {folder / 'report.html'}\n"
     scores = json.loads((folder / "scores.json").read_text())
+    tested = [each.pop("weights") for each in scores]
+    assert [weights["path"] for (weights,) in tested] == [str(folder)] * len(scores)
     assert json.loads((folder / "result.json").read_text())["scores"] == scores
     for each, line in zip(scores, table.splitlines()[1:], strict=True):
         check_scores(each, line)

@@ -200,7 +200,7 @@ def test_checkpoints_change_nothing(every: int, finished: Path, tmp_path: Path) 
 
 
 def test_a_resumed_run_must_be_the_same(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match=r"clustering\.eps must be 0\.6 .*, got 0\.4"):
+    with pytest.raises(ValueError, match=r"clustering\.eps must be 0\.5 .*, got 0\.4"):
         train(small_config("clustering.eps=0.4"), finished, progress=False)
     with pytest.raises(ValueError, match="output must hold no run"):
         train(small_config(), finished, resume=False, progress=False)
