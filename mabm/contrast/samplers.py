@@ -30,8 +30,8 @@ class IdentityBatchSampler(Sampler[list[int]]):
     Without cameras these come from the rest of the cluster. With cameras they come from the
     cluster's samples of other cameras, or from the same camera if there are no others. They are
     drawn without replacement if there are enough, otherwise with replacement. A cluster with a
-    single sample repeats it ``num_instances`` times. ``sampling`` says what
-    happens to left-over clusters, and how many samples are enough.
+    single sample repeats it ``num_instances`` times. ``sampling`` says what happens to left-over
+    clusters, and how many samples are enough.
 
     The clusters of one batch are distinct, across all ranks. If there are fewer clusters than the
     batch of all ranks holds, their counts in it differ by at most one.
