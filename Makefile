@@ -19,7 +19,7 @@ ALL_TESTS := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 CPP := 'csrc/*' 'tests/emulated_grid/*.h' 'tests/emulated_grid/*.cpp'
 SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 
-.PHONY: demo test lint format kernels gpu-dry-run wheel bench ablation clean
+.PHONY: demo test lint format kernels gpu-dry-run wheel bench ablation docs clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m mabm demo
@@ -57,12 +57,16 @@ gpu-dry-run: $(VENV)/installed
 wheel: $(VENV)/installed
 	VENV=$(VENV) PYTHON=$(PYTHON) TORCH='$(TORCH)' .ci/wheel
 
+# The documentation, into build/docs; a broken link or a missing docstring is an error.
+docs: $(VENV)/documented
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs build/docs
+
 bench: $(VENV)/installed
 	$(BIN)/python benchmarks/pseudo_labels.py
 	$(BIN)/python benchmarks/losses.py
 
 # The ablation of the method on open data: about two hours of two cores. If it is stopped, the same
-# command resumes; docs/ablation.md.
+# command resumes; docs/evidence/ablation.md.
 ablation: $(VENV)/installed
 	$(BIN)/python benchmarks/ablation.py
 
@@ -77,6 +81,10 @@ $(VENV)/torch:
 
 $(VENV)/installed: $(VENV)/torch $(SOURCES)
 	$(BIN)/pip install --quiet --no-build-isolation --editable '.[test]'
+	touch $@
+
+$(VENV)/documented: $(VENV)/installed
+	$(BIN)/pip install --quiet --no-build-isolation --editable '.[docs]'
 	touch $@
 
 $(VENV)/linters: $(VENV)/installed

@@ -1,6 +1,6 @@
 """The ablation of the paper on open data: what each part of the method adds (``make ablation``).
 
-The data is Emoji-XM, drawings and not photographs. docs/ablation.md is the protocol. There are two
+The data is Emoji-XM, drawings and not photographs. docs/evidence/ablation.md is the protocol. There are two
 tables: from encoders that have learned from other identities, each in one modality only, and from a
 weak encoder that has seen few. For each seed stage 1 runs once; each arm continues from it with a
 stage 2 of its own, all with the same number of optimizer steps. The result is the last epoch, on

@@ -11,7 +11,7 @@ from mabm.train import load_config
 
 pytestmark = needs_training
 
-PAGE = (Path(__file__).parents[1] / "docs" / "release.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[1] / "docs" / "evidence" / "release.md").read_text(encoding="utf-8")
 SPANS = re.findall(r"`([^`]+)`", PAGE)
 OVERRIDES = [span for span in SPANS if re.fullmatch(r"[a-z0-9]+\.[a-z_]+=.+", span)]
 TASKS = [span.removeprefix("--task ") for span in SPANS if span.startswith("--task ")]
