@@ -46,8 +46,8 @@ class Results:
         score_names: Heads of the columns.
         rows: For each task the result, and the best epoch where that is another one.
         line: The result in one line; empty without an evaluation.
-        best_line: The best epoch in one line, with a note that it is no result; empty where it is
-            the last evaluated one.
+        best_line: The best epoch in one line, with a note that the test set selected it; empty
+            where it is the last evaluated one.
     """
 
     score_names: tuple[str, ...]
@@ -71,6 +71,13 @@ def name_modality(modality: int, names: Mapping[int, str]) -> str:
 def percent(value: float | None, digits: int = 1) -> str:
     """A share in percent, without the sign; a dash for none."""
     return NONE if value is None else f"{100 * value:.{digits}f}"
+
+
+def change(value: float | None, earlier: float | None) -> str:
+    """By how many percentage points a share changed; empty where one of the two is missing."""
+    if value is None or earlier is None:
+        return ""
+    return f"{100 * (value - earlier):+.1f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _with_sign(value: float | None) -> str:
@@ -101,8 +108,8 @@ def collect_results(history: Sequence[Entry], *, goes_on: bool = False) -> Resul
     best_line = ""
     if best is not last:
         best_line = (
-            f"Best epoch ({name_epoch(best)}), not a result, because it is chosen by the very "
-            f"scores it is told by: {_in_words(best)}"
+            f"For reference only: selected on the test set, {name_epoch(best)} is best: "
+            f"{_in_words(best)}"
         )
     return Results(
         tuple(SCORES[key] for key in names), tuple(rows), line + _in_words(last), best_line
