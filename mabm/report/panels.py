@@ -10,6 +10,7 @@ from mabm.report.figures import Line, draw_curves, make_lines
 from mabm.report.tables import (
     Column,
     Entry,
+    across,
     column,
     keys_of,
     name_epoch,
@@ -70,9 +71,7 @@ def draw_panels(history: Sequence[Entry], modality_names: Mapping[int, str]) -> 
     boundaries = stage_boundaries(history, epochs)
     panels = []
     for curves in collect_curves(history, modality_names):
-        lines = make_lines(
-            curves.columns, dict.fromkeys(curves.dashed, "dashed"), curves.families
-        )
+        lines = make_lines(curves.columns, dict.fromkeys(curves.dashed, "dashed"), curves.families)
         if lines:
             drawn = draw_curves(
                 lines,
@@ -136,8 +135,8 @@ def _retrieval(history: Sequence[Entry]) -> Curves:
     }
     return Curves(
         "Retrieval",
-        "Rank-1 (R1, solid) and mean average precision (mAP, dashed) of searches across modalities, "
-        "in percent. With several trials: their mean.",
+        "Rank-1 (R1, solid) and mean average precision (mAP, dashed) across modalities, in percent; "
+        "of several trials the mean.",
         columns,
         dashed=frozenset(name for name in columns if name.endswith("mAP")),
         percent=True,
@@ -168,12 +167,14 @@ def _clusters(history: Sequence[Entry]) -> Curves:
 
 def _agreement(history: Sequence[Entry]) -> Curves:
     columns = {
-        f"{name}, {clustering}": column(history, "diagnostics", clustering, key)
+        f"{name}, {clustering}": across(history, clustering, key)
+        if key.startswith("pair")
+        else column(history, "diagnostics", clustering, key)
         for name, key in _AGREEMENT
         for clustering in keys_of(history, "diagnostics")
     }
     return Curves(
-        "Clusters against identities",
+        "Agreement of clusters with identities",
         "In percent. Pairs are of one visible and one infrared image: precision is the share of "
         "right ones among pairs in one cluster, recall the share of right pairs that are in one "
         "cluster. Training does not use identities.",
@@ -189,14 +190,12 @@ def _spanning(history: Sequence[Entry]) -> Curves:
         f"noise, {clustering}": noise_shares(history, clustering) for clustering in clusterings
     }
     spanning = {
-        f"clusters spanning, {clustering}": column(
-            history, "diagnostics", clustering, "share_spanning"
-        )
+        f"clusters spanning, {clustering}": across(history, clustering, "share_spanning")
         for clustering in clusterings
     }
     return Curves(
         "Noise and spanning clusters",
-        "In percent. Noise: images in no cluster. Spanning: clusters with images of every modality.",
+        "In percent. Noise: images in no cluster. Spanning: clusters with images of all modalities.",
         {**noise, **spanning},
         dashed=frozenset(noise),
         percent=True,

@@ -124,7 +124,7 @@ def _describe_cluster(
     if not known.size:
         return title, facts, None
     commonest = int(np.bincount(known).argmax())
-    facts.append(f"{(known == commonest).mean():.0%} one identity")
+    facts.append(f"{100 * (known == commonest).mean():.0f} % one identity")
     return _name_identity(snapshot.identity_names, commonest), facts, commonest
 
 

@@ -32,8 +32,8 @@ ReadImages = Callable[[list[int]], Array]
 """Rows -> (B, 3, H, W) uint8 RGB images of one size, such as ``ImageReader.__getitems__``."""
 
 BEST: Final = "Best"
-BETWEEN: Final = "Between: at the quartiles"
-WORST: Final = "Worst, beginning with the very worst"
+BETWEEN: Final = "In between: the quartiles"
+WORST: Final = "Worst, the very worst first"
 """Groups of the queries that :meth:`RetrievalSnapshot.from_search` chooses."""
 
 _ROWS_AT_ONCE: Final = 512  # queries ranked in one step: bounds the memory of a large gallery
@@ -192,7 +192,7 @@ class RetrievalSnapshot:
             "images" + (" (trial 0)" if task.num_trials > 1 else ""),
             group=[name for name, places in groups.items() for _ in places],
             facts=[
-                f"AP {score:.1%}, first match at rank {rank:,}"
+                f"AP {100 * score:.1f} %, first match at rank {rank:,}"
                 for score, rank in zip(scores[chosen].tolist(), first[chosen].tolist(), strict=True)
             ],
             image_names=image_names,

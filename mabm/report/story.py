@@ -11,6 +11,7 @@ from mabm.report.tables import (
     SCORES,
     Column,
     Entry,
+    across,
     change,
     column,
     describe_seconds,
@@ -23,13 +24,11 @@ from mabm.report.tables import (
 _ARROW: Final = " \N{RIGHTWARDS ARROW} "
 _ALL: Final = "all"
 _SHOWN: Final = ("rank1", "mAP")
-_AGREEMENT: Final = (
-    ("ARI", "ari"),
+_ACROSS: Final = (
     ("clusters spanning both modalities", "share_spanning"),
     ("pair precision", "pair_precision"),
     ("pair recall", "pair_recall"),
 )
-_ACROSS: Final = ("share_spanning", "pair_precision", "pair_recall")
 
 
 @dataclass(frozen=True)
@@ -55,12 +54,14 @@ class Milestones:
 
     Attributes:
         heads: Stage and epoch of each column in words.
-        rows: (search, score, cells, total change), where a cell is a text in percent and its change
-            from the column before, empty in the first one.
+        has_change: Whether there are two columns or more.
+        searches: (search, rows); a row is (score, cells, total change), and a cell is a text in
+            percent and its change from the column before, empty in the first one.
     """
 
     heads: list[str]
-    rows: list[tuple[str, str, list[tuple[str, str]], str]]
+    has_change: bool
+    searches: list[tuple[str, list[tuple[str, list[tuple[str, str]], str]]]]
 
 
 @dataclass(frozen=True)
@@ -112,12 +113,15 @@ def _describe_data(data: DataFacts) -> str:
     text = f"Trained without labels on {images} images"
     if data.num_train_identities is not None:
         text += (
-            f" of {data.num_train_identities:,} identities, which only the diagnostics on this page "
-            "use"
+            f" of {data.num_train_identities:,} identities (used only for the diagnostics on this "
+            "page)"
         )
     if not data.num_test:
-        return f"{text}; no test images."
-    return f"{text}; tested on {data.num_test:,} images of {data.num_test_identities:,} others."
+        return f"{text}. There are no test images."
+    return (
+        f"{text}. Tested on {data.num_test:,} images of {data.num_test_identities:,} other "
+        "identities."
+    )
 
 
 def _describe_clustered(history: Sequence[Entry]) -> str:
@@ -143,55 +147,45 @@ def _milestones(history: Sequence[Entry]) -> list[Entry]:
     return [last[stage] for stage in sorted(last)]
 
 
-def _score_rows(entries: Sequence[Entry]) -> list[tuple[str, str, Column]]:
-    """Search, score and values of each row that has any."""
-    rows = [
-        (task, SCORES[key], column(entries, "evaluation", task, "mean", key))
-        for task in keys_of(entries, "evaluation")
-        for key in _SHOWN
-    ]
-    rows += [
-        (f"within {modality}", SCORES[key], column(entries, "within_modality", modality, key))
-        for modality in keys_of(entries, "within_modality")
-        for key in _SHOWN
-    ]
-    return [row for row in rows if any(value is not None for value in row[2])]
-
-
 def _tabulate_milestones(entries: Sequence[Entry]) -> Milestones:
-    rows = []
-    for search, score, values in _score_rows(entries):
-        before: Column = [None, *values[:-1]]
-        cells = [
-            (percent(value), change(value, earlier))
-            for value, earlier in zip(values, before, strict=True)
-        ]
-        rows.append((search, score, cells, change(values[-1], values[0]) or NONE))
-    return Milestones([name_epoch(entry) for entry in entries], rows)
+    paths = {task: ("evaluation", task, "mean") for task in keys_of(entries, "evaluation")}
+    for modality in keys_of(entries, "within_modality"):
+        paths[f"within {modality}"] = "within_modality", modality
+    searches = []
+    for search, path in paths.items():
+        rows = []
+        for key in _SHOWN:
+            values = column(entries, *path, key)
+            if all(value is None for value in values):
+                continue
+            cells = [
+                (percent(value), change(value, earlier))
+                for value, earlier in zip(values, [None, *values[:-1]], strict=True)
+            ]
+            rows.append((SCORES[key], cells, change(values[-1], values[0]) or NONE))
+        if rows:
+            searches.append((search, rows))
+    return Milestones([name_epoch(entry) for entry in entries], len(entries) > 1, searches)
 
 
 def _describe_outcome(entries: Sequence[Entry]) -> str:
-    """How the mean average precision of each search changed, in one sentence."""
+    """The mean average precision of each search at each milestone, in one sentence."""
+    if len(entries) < 2:
+        return ""
+    places = [_place(entry, entry is entries[-1]) for entry in entries]
     parts = []
     for task in keys_of(entries, "evaluation"):
-        values = column(entries, "evaluation", task, "mean", "mAP")
-        first, last = values[0], values[-1]
-        if first is None or last is None:
-            continue
-        texts = percent(first), percent(last)
-        verb = "stayed at" if texts[0] == texts[1] else "rose" if last > first else "fell"
-        span = f"{texts[0]} %" if texts[0] == texts[1] else f"from {texts[0]} % to {texts[1]} %"
-        parts.append(f"{verb} {span} ({task})")
-    if len(entries) < 2 or not parts:
-        return ""
-    return (
-        f"From {_place(entries[0])} to {_place(entries[-1])}, mean average precision (mAP) "
-        f"{' and '.join(parts)}."
-    )
+        values = [percent(v) for v in column(entries, "evaluation", task, "mean", "mAP")]
+        if NONE not in values:
+            texts = [f"{value} % {place}" for value, place in zip(values, places, strict=True)]
+            parts.append(f"{task} {', '.join(texts)}")
+    return f"Mean average precision (mAP): {'; '.join(parts)}." if parts else ""
 
 
-def _place(entry: Entry) -> str:
-    return name_epoch(entry) if entry["stage"] else "the start"
+def _place(entry: Entry, is_last: bool) -> str:
+    if is_last:
+        return f"after {name_epoch(entry)}"
+    return f"after stage {entry['stage']}" if entry["stage"] else name_epoch(entry)
 
 
 def _describe_time(history: Sequence[Entry]) -> str:
@@ -230,11 +224,11 @@ def _stage_facts(entries: Sequence[Entry]) -> dict[str, str]:
         facts[f"clusters, {name}"] = _from_to(column(entries, "clusters", name), "{:,.0f}")
     if _ALL in keys_of(entries, "diagnostics"):
         facts["images in no cluster, %"] = _from_to(noise_shares(entries, _ALL), "{:.1f}", 100)
-        spans = any(column(entries, "diagnostics", _ALL, "share_spanning"))
-        for name, key in _AGREEMENT:
-            values = column(entries, "diagnostics", _ALL, key)
-            if (spans or key not in _ACROSS) and any(value is not None for value in values):
-                facts[f"{name}, %"] = _from_to(values, "{:.1f}", 100)
+        values = {"ARI": column(entries, "diagnostics", _ALL, "ari")}
+        values.update((name, across(entries, _ALL, key)) for name, key in _ACROSS)
+        for name, shares in values.items():
+            if any(share is not None for share in shares):
+                facts[f"{name}, %"] = _from_to(shares, "{:.1f}", 100)
     return facts
 
 

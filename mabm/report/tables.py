@@ -10,6 +10,7 @@ Entry = Mapping[str, Any]
 Column = list[float | None]
 
 NONE: Final = "\N{EN DASH}"
+_GLOBAL: Final = "global"  # what the history calls the clusters of all images
 SCORES: Final = {
     "rank1": "R1",
     "rank5": "R5",
@@ -157,6 +158,21 @@ def column(history: Sequence[Entry], *keys: str) -> Column:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         values.append(float(value) if is_number else None)
     return values
+
+
+def across(history: Sequence[Entry], clustering: str, key: str) -> Column:
+    """A number on clusters across modalities; ``None`` in epochs that are known to have none.
+
+    Args:
+        history: Entries of all epochs, in order.
+        clustering: Which clustering, a key of ``diagnostics``.
+        key: Which number of it.
+    """
+    values = column(history, "diagnostics", clustering, key)
+    return [
+        None if entry.get("clusters") and _GLOBAL not in entry["clusters"] else value
+        for entry, value in zip(history, values, strict=True)
+    ]
 
 
 def keys_of(history: Sequence[Entry], *path: str) -> list[str]:

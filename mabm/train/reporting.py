@@ -158,7 +158,9 @@ def report_progress(folder: Path, output: Path | None = None) -> Path:
 def _describe_progress(record: RunRecord) -> str:
     """What the page of :func:`report_progress` shows, and what it lacks."""
     if record.is_finished:
-        return "Training is over. This page was made from the history: without clusters and searches."
+        return (
+            "Training is over. This page was made from the history: without clusters and searches."
+        )
     last = record.history[-1] if record.history else {"stage": 0, "epoch": 0}
     words = "before the first epoch"
     if last["stage"]:
