@@ -98,7 +98,7 @@ def test_encoding_byte_order_mark_and_mode_of_a_file_stay(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"print 'old'\n", "no Python 3"),
+        (b"print 'old'\n", "not Python 3"),
         (b"# coding: nothing\n", "unknown encoding"),
         (b"x = '\xff'\n", "encoding"),
         (b"x = 1\0\n", "null bytes"),
@@ -158,7 +158,7 @@ def test_what_cannot_be_changed_is_reported_with_the_reason(tmp_path: Path) -> N
     assert "its definition takes cids, args" in told["train.py", 3]
     assert "imports a module" in told["train.py", 4]
     assert "imports by a string" in told["train.py", 6]
-    assert "delete lines 7-9" in told["train.py", 7]
+    assert "replace lines 7-9" in told["train.py", 7]
     assert "from mabm.compat.evaluation import eval_sysu" in told["train.py", 7]
     assert "faiss is still imported when train.py" in told["pkg/utils/faiss_rerank.py", 1]
 
@@ -216,10 +216,10 @@ def test_the_command_lists_and_with_write_changes(
     assert f"{tmp_path}: 8 files read, 1 line in 1 file to change" in printed
     assert "  train.py:1\n    old  from pkg.utils.faiss_rerank import" in printed
     assert f"    new  {JACCARD}\n" in printed
-    assert "Nothing written; --write changes the files." in printed
+    assert "Nothing changed yet. Add --write to change the files." in printed
     assert (tmp_path / "train.py").read_text() == before
     assert main([str(tmp_path), "--write"]) == 0
-    assert "Written: 1 line in 1 file." in capsys.readouterr().out
+    assert "Changed 1 line in 1 file." in capsys.readouterr().out
     assert (tmp_path / "train.py").read_text() == before.replace(before.split("\n")[0], JACCARD)
     assert main([str(tmp_path), "--write"]) == 0
     assert "Nothing to change." in capsys.readouterr().out
@@ -278,6 +278,7 @@ def test_check_runs_old_and_new_side_by_side(tmp_path: Path) -> None:
         "pkg.utils.faiss_rerank.compute_jaccard_distance\n    not compared: it cannot be imported: "
         "ModuleNotFoundError: No module named 'no_such_faiss'" in result.stdout
     )
+    assert "\n1 compared, 1 within 1e-05; 1 not compared\n" in result.stdout
     assert "noise" not in result.stdout
 
 
@@ -290,7 +291,7 @@ def test_check_reports_a_difference_and_nothing_is_written(tmp_path: Path) -> No
     result = check(tmp_path, "--write")
     assert result.returncode == 1, result.stderr
     assert "MORE THAN 1e-05" in result.stdout
-    assert "Nothing written: old and new differ." in result.stdout
+    assert "Nothing changed: old and new differ." in result.stdout
     assert (tmp_path / "train.py").read_text() == "from pkg.utils.rerank import re_ranking\n"
 
 
