@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +21,8 @@ exit status:
   1  failure, or old and new functions differ by more than 1e-5
   2  usage error
 """
+
+_WIDTH: Final = 96  # of the lines that list files
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -80,15 +82,39 @@ def _described(plan: Plan) -> str:
     lines = [f"{plan.root}: {_number(plan.files, 'file')} read, {_counted(plan)} to change"]
     if plan.changes:
         lines += ["", "To change"]
-    for change in plan.changes:
-        lines += [f"  {change.file}:{change.line}", f"    old  {change.old}"]
-        lines.append("    new  " + change.new.replace("\n", "\n         "))
+    for (old, *new), places in _grouped(
+        ((change.old, *change.new.split("\n")), change.place) for change in plan.changes
+    ):
+        lines += [f"  old  {old}", f"  new  {new[0]}", *(f"       {line}" for line in new[1:])]
+        lines += _wrapped(places, 7)
     if plan.remarks:
         lines += ["", "Left unchanged"]
-    for remark in plan.remarks:
-        place = f"{remark.file}:{remark.line}" if remark.line else remark.file
-        lines += [f"  {place}  {remark.what}", f"    {remark.reason}"]
+    for (what, reason), places in _grouped(
+        ((remark.what, remark.reason), remark.place) for remark in plan.remarks
+    ):
+        lines += [f"  {what}", f"    {reason}", *_wrapped(places, 4)]
     return "\n".join(lines)
+
+
+def _grouped(
+    entries: Iterable[tuple[tuple[str, ...], str]],
+) -> list[tuple[tuple[str, ...], list[str]]]:
+    """Groups equal texts: returns each once, with all of its places."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for text, place in entries:
+        found.setdefault(text, []).append(place)
+    return list(found.items())
+
+
+def _wrapped(places: list[str], indent: int) -> list[str]:
+    lines = [places[0]]
+    for place in places[1:]:
+        if len(lines[-1]) + len(place) > _WIDTH - indent:
+            lines[-1] += ","
+            lines.append(place)
+        else:
+            lines[-1] += f", {place}"
+    return [" " * indent + line for line in lines]
 
 
 def _counted(plan: Plan) -> str:

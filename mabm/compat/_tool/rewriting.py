@@ -31,15 +31,27 @@ class Change:
     old: str
     new: str
 
+    @property
+    def place(self) -> str:
+        """``file:line``."""
+        return f"{self.file}:{self.line}"
+
 
 @dataclass(frozen=True)
 class Remark:
-    """Something that is not changed: its file and line (0: the whole file), what, and why."""
+    """Something that is not changed: its file and lines (0: the whole file), what, and why."""
 
     file: str
     line: int
     what: str
     reason: str
+    last_line: int = 0
+
+    @property
+    def place(self) -> str:
+        """``file:line`` or ``file:first-last``."""
+        last = f"-{self.last_line}" if self.last_line else ""
+        return f"{self.file}:{self.line}{last}" if self.line else self.file
 
 
 @dataclass(frozen=True)
@@ -267,10 +279,10 @@ class _File:
                 if misfit(node, here) is None:
                     first = min([node.lineno, *(part.lineno for part in node.decorator_list)])
                     reason = (
-                        f"is defined here: replace lines {first}-{node.end_lineno} with "
+                        f"is defined here: replace these lines with "
                         f"'from {_HERE}.{here} import {name}'"
                     )
-                    self._remark(first, f"def {name}", reason)
+                    self._remark(first, f"def {name}", reason, node.end_lineno or first)
                     break
 
     def _look_at_importlib(self, tree: ast.Module) -> None:
@@ -285,8 +297,8 @@ class _File:
                 reason = f"imports by a string: change it by hand, {_INSTALL}"
                 self._remark(node.lineno, ast.unparse(node), reason)
 
-    def _remark(self, line: int, what: str, reason: str) -> None:
-        self.remarks.append(Remark(self.source.name, line, what, reason))
+    def _remark(self, line: int, what: str, reason: str, last_line: int = 0) -> None:
+        self.remarks.append(Remark(self.source.name, line, what, reason, last_line))
 
     def _tokens(self, node: ast.ImportFrom) -> list[tokenize.TokenInfo]:
         """The tokens of a statement, without line ends."""
