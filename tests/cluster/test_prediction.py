@@ -252,7 +252,7 @@ def test_names_count_rather_than_their_order_among_the_new_samples() -> None:
         ),
         (
             {"found": torch.zeros(23, dtype=torch.int64), "new_modality": None},
-            r"found must be \(24,\), a label for each row of features",
+            r"found must be \(24,\), one label per row of features",
         ),
         (
             {"found": torch.full((24,), -2), "new_modality": None},

@@ -112,8 +112,8 @@ def test_one_cluster_of_an_absurd_share(device: Device, logged: Logged) -> None:
     found = mabm.pseudo_labels(features, k1=20, k2=4, eps=0.6, min_samples=2)
     assert found.num_clusters == 61
     (message,) = logged()
-    assert message.startswith("one of 61 clusters has 59 of 360 samples (16 %), where half of the ")
-    assert "at most 5: it may hold several people; try a lower eps" in message
+    assert message.startswith("one of 61 clusters has 59 of 360 samples (16 %), while half of the ")
+    assert "at most 5: it may contain several people; try a lower eps" in message
     assert "NeighborGraph.sweep" in message
 
 

@@ -242,6 +242,6 @@ def test_a_result_that_does_not_fit_is_named() -> None:
     with pytest.raises(
         MemoryError,
         match=r"^the dense \(8388608, 8388608\) distance ran out of memory \(no room for "
-        r"8388608 x 8388608 numbers of 4 bytes\); ask for fewer rows",
+        r"8388608 x 8388608 numbers of 4 bytes\); compute fewer rows",
     ):
         mabm.jaccard_distance(encoding)
