@@ -405,7 +405,7 @@ def test_ops_that_do_not_load_ask_to_be_built_anew(monkeypatch: pytest.MonkeyPat
     error = ImportError("/x/mabm/_C.abi3.so: undefined symbol: aoti_torch_new")
     with pytest.raises(ImportError, match="undefined symbol") as caught:
         mabm._core.extension.load()
-    assert "if it replaced the one that they were built with, build and install them anew" in str(
+    assert "if it replaced the one that they were built with, rebuild and install them" in str(
         caught.value
     )
     error = ModuleNotFoundError("No module named 'mabm._C'", name="mabm._C")

@@ -265,7 +265,7 @@ def test_evaluate_averages_the_models_of_several_trials(
 
     status, out, err = run("evaluate", folders[0], "--trial", 2)
     assert (status, out) == (1, "")
-    assert "model_trial must be 2, the trial that is tested, got 1" in err
+    assert "model_trial must be 2, the trial to test on, got 1" in err
     assert run("evaluate", folders[0], "--trial", 1, "--quiet")[0] == 0
     assert "for different trials to be averaged, got " in run("evaluate", folders[0], folders[0])[2]
 

@@ -159,7 +159,9 @@ def test_similarities_in_place_of_distances_are_reported(device: Device, logged:
     assert logged() == []
     assert evaluated(device.put(SIMILARITY), IDS).mean_average_precision < 0.1
     (message,) = logged()
-    assert "of the gallery on average, where 50 % is chance: distance seems to hold sim" in message
+    assert (
+        "of the gallery on average, where 50 % is chance: distance seems to contain sim" in message
+    )
     assert message.endswith("try 1 - similarity")
 
 
@@ -180,7 +182,7 @@ def test_a_collapsed_encoder_is_named(device: Device, noise: float, logged: Logg
     task = mabm.SEARCH_TASKS["regdb"][0]
     mabm.evaluate_search(device.put(features), identity, camera, modality, task=task)
     (message,) = logged()
-    assert message.startswith("distances to the whole gallery are alike for 100 of 100 queries: ")
+    assert message.startswith("distances to the whole gallery are equal for 100 of 100 queries: ")
     assert "features have collapsed" in message
     mabm.evaluate_search(FEATURES, identity, camera, modality, task=task)
     assert logged() == []

@@ -306,7 +306,7 @@ def test_a_full_disk_is_named_and_what_was_there_stays(tmp_path: Path, size: int
 def test_a_state_that_holds_itself_is_not_written(tmp_path: Path) -> None:
     state = state_of(1)
     state["more"] = [state]
-    with pytest.raises(ValueError, match="nested at most 64 deep; does it hold itself"):
+    with pytest.raises(ValueError, match="nested at most 64 deep; does it contain itself"):
         save_checkpoint(tmp_path, FIRST, state)
     assert names(tmp_path) == []
 
