@@ -286,7 +286,7 @@ def test_numpy_integers_are_integers() -> None:
         ({"metric": "cosine"}, "metric must be one of .* got 'cosine'"),
         ({"half_list": "third"}, "half_list must be one of .* got 'third'"),
         ({"query_expansion": "none"}, "query_expansion must be one of .* got 'none'"),
-        ({"query_expansion": "pooled"}, "belong together, got query_expansion='pooled'"),
+        ({"query_expansion": "pooled"}, "must be used together, got query_expansion='pooled'"),
         ({"lists": "intra_inter"}, "must be used together, .* with lists='intra_inter'"),
         ({"k1_intra": 0}, r"k1_intra must be in \[1, 1024\], got 0"),
     ],

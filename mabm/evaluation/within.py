@@ -61,7 +61,7 @@ def evaluate_within_modalities(
         if not len(queries):
             continue
         queries = queries[_evenly_spaced(len(queries), _MOST_QUERIES)]
-        # A search task is across two modalities: queries are passed as modality 0, the gallery as 1.
+        # A search task is across two modalities: queries pass as modality 0, the gallery as 1.
         both = torch.cat([queries, rows])
         sides = torch.cat([torch.zeros_like(queries), torch.ones_like(rows)])
         name = MODALITY_NAMES[group]

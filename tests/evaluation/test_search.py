@@ -328,7 +328,9 @@ def test_models_of_several_trials_are_averaged() -> None:
         ValueError, match="of one task, with the same re-ranking, got regdb thermal"
     ):
         mabm.SearchScores.combine([parts[0], of_trial(2, 0.5, task="thermal-to-visible")])
-    with pytest.raises(ValueError, match=r"computed alike, got .*RerankOptions.*, .* as it is"):
+    with pytest.raises(
+        ValueError, match=r"same re-ranking, got .*RerankOptions.*, .* not re-ranked"
+    ):
         mabm.SearchScores.combine([parts[0], of_trial(2, 0.5, rerank=mabm.RerankOptions())])
     with pytest.raises(ValueError, match="at least one result, got none"):
         mabm.SearchScores.combine([])

@@ -153,7 +153,7 @@ def test_images_of_ones_own_are_refused_early(table: Path, run: Run, tmp_path: P
         (
             ["train", "regdb", "--images", table, "--trial", 1, *folder],
             2,
-            "--images cannot be comba",
+            "--images cannot be combi",
         ),
         (["train", "--images", root, *folder], 1, "must be a regular file, got a folder"),
         (["train", "--images", root / "exp/test_id.txt", *folder], 1, "must have columns path and"),
