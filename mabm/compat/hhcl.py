@@ -1,4 +1,4 @@
-"""HHCL: stands in for its ``models.cm``. Its modes have the names of others but different losses.
+"""HHCL: replaces its ``models.cm``. Its modes have the names of others but different losses.
 
 Like :class:`mabm.compat.clustercontrast.ClusterMemory` **it is updated by backward**. The distance
 of HHCL is Cluster-Contrast's: :func:`mabm.compat.clustercontrast.compute_jaccard_distance`.

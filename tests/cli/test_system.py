@@ -434,7 +434,7 @@ def test_extract_mistakes_are_one_line(sysu: Path, run: Run, tmp_path: Path) -> 
         (
             [tmp_path / "weights.pt", *file, *data],
             1,
-            f"{tmp_path / 'weights.pt'} holds weights alone",
+            f"{tmp_path / 'weights.pt'} contains only weights",
         ),
         (["emoji_xm", *file, "--data", "sisu"], 1, "name must be one of"),
         (["emoji_xm", "--output", "x.csv", *data], 1, "--output must end in .npz or .npy or"),

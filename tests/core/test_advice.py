@@ -192,7 +192,7 @@ def test_a_collapsed_encoder_is_named(device: Device, noise: float, logged: Logg
 def test_distances_of_any_type_are_looked_at(dtype: torch.dtype, logged: Logged) -> None:
     evaluated(torch.zeros(60, 140, dtype=dtype), IDS)
     (message,) = logged()
-    assert "are alike for 60 of 60 queries" in message
+    assert "are equal for 60 of 60 queries" in message
 
 
 def test_re_ranking_by_similarities(logged: Logged) -> None:

@@ -237,9 +237,9 @@ def itself() -> dict[str, Any]:
         ({"position": [1, 0, 40]}, "it has no 'number'"),
         ({"position": [1, 0, 40], "number": "two"}, "its 'number' is a str"),
         ({"position": [1, 0, 40], "number": 2, "version": 2}, "format has version 2, not 1"),
-        (torch.ones(3), "it holds a Tensor"),
-        ([1, 2], "it holds a list"),
-        (None, "it holds a NoneType"),
+        (torch.ones(3), "it contains a Tensor"),
+        ([1, 2], "it contains a list"),
+        (None, "it contains a NoneType"),
     ],
 )
 def test_other_content_gives_way_to_the_one_before(
