@@ -1,4 +1,4 @@
-"""From features to labels on the CPU: equality first, then time beside the plain matrix product.
+"""From features to labels on the CPU: equality first, then time against a plain matrix product.
 
     python benchmarks/pseudo_labels.py [--samples 23200] [--dim 2048] [--threads 2] [--rounds 5]
 
@@ -118,7 +118,7 @@ def main() -> None:
     parser.add_argument(
         "--peak-memory-only",
         action="store_true",
-        help="print the bytes of one peak and nothing else",
+        help="print only the bytes of one peak",
     )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

@@ -164,7 +164,7 @@ def _check_test(test: ImageSet, root: Path | str) -> None:
     cameras: dict[int, dict[int, set[int]]] = {group: {} for group in MODALITIES}
     for record in test:
         seen = cameras[record.modality].setdefault(int(record.identity or 0), set())
-        # Unknown cameras are told apart from all: no two are the same.
+        # Unknown cameras differ from all others, and from each other.
         seen.add(record.camera if record.camera != UNKNOWN else UNKNOWN - record.modality)
     both = cameras[VISIBLE].keys() & cameras[INFRARED].keys()
     if not any(len(cameras[VISIBLE][each] | cameras[INFRARED][each]) > 1 for each in both):

@@ -168,7 +168,9 @@ def numbered_folders(scan: Scan, parent: Path) -> dict[int, Path]:
         if folder.name.startswith("."):
             continue
         if not re.fullmatch("[0-9]+", folder.name):
-            scan.note_minor(f"folder {within(folder, scan.root)} is extra: its name is no identity")
+            scan.note_minor(
+                f"folder {within(folder, scan.root)} is extra: its name is not an identity"
+            )
         elif int(folder.name) in numbered:
             first = within(numbered[int(folder.name)], scan.root)
             scan.note_error(

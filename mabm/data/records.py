@@ -175,7 +175,7 @@ class ImageSet(Sequence[ImageRecord]):
             [5, 6]
         """
         asked = np.asarray(rows)
-        if asked.size == 0 and asked.dtype.kind == "f":  # what numpy makes of an empty list
+        if asked.size == 0 and asked.dtype.kind == "f":  # NumPy's dtype of an empty list
             asked = asked.astype(np.int64)
         if asked.dtype.kind not in "iub":
             raise TypeError(f"rows must be integers or a bool mask, got {asked.dtype}")
