@@ -165,7 +165,7 @@ def test_unit_rows_are_those_of_normalize_to_the_bit() -> None:
         assert torch.equal(found.grad, expected.grad)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is present")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @each_kind
 def test_leaving_out_waits_for_no_gpu(kind: Kind) -> None:
     batch = one_batch()

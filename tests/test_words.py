@@ -47,7 +47,7 @@ def text_files() -> Iterator[Path]:
         check=False,
     )
     if listed.returncode:
-        pytest.skip("this is no git checkout")
+        pytest.skip("needs a git checkout")
     for name in listed.stdout.splitlines():
         path = ROOT / name
         if path != Path(__file__) and path.is_file() and path.suffix in READ:

@@ -142,7 +142,7 @@ class Benchmark:
     def _guard(
         self, size: dict[str, Any], name: str, action: Callable[[], None], *, ours: bool = True
     ) -> None:
-        """Runs a part and records what stopped it, so that the other parts can go on.
+        """Runs a part and records what stopped it, so that the other parts can continue.
 
         An error is a failure of the run only if the part is ``ours``, not a peer.
         """

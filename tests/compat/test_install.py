@@ -292,7 +292,7 @@ def test_modules_that_import_faiss_load_without_it_and_tell_when_it_is_used(tmp_
         "def search(x, metric=faiss.METRIC_L2): return faiss.IndexFlatL2(x)\n",
     )
     if importlib.util.find_spec("faiss") is not None:
-        pytest.skip("faiss is installed, and the stand-in is for where it is not")
+        pytest.skip("faiss is installed; the stand-in replaces it only if it is not")
     found = run(
         f"{INSTALL_CC}"
         "from cc.utils.faiss_rerank import compute_other\n"
@@ -312,7 +312,7 @@ def test_modules_that_import_faiss_load_without_it_and_tell_when_it_is_used(tmp_
 
 def test_no_other_code_finds_the_stand_in_for_faiss(tmp_path: Path) -> None:
     if importlib.util.find_spec("faiss") is not None:
-        pytest.skip("faiss is installed, and the stand-in is for where it is not")
+        pytest.skip("faiss is installed; the stand-in replaces it only if it is not")
     (tmp_path / "library.py").write_text(
         "try:\n    import faiss\nexcept ImportError:\n    faiss = None\n"
         "import importlib.util\nspec = importlib.util.find_spec('faiss')\n"
@@ -329,7 +329,7 @@ def test_a_library_finds_no_faiss_after_the_code_base_has_imported_it(
     tmp_path: Path, statement: str, importer: str
 ) -> None:
     if importlib.util.find_spec("faiss") is not None:
-        pytest.skip("faiss is installed, and the stand-in is for where it is not")
+        pytest.skip("faiss is installed; the stand-in replaces it only if it is not")
     write_package(
         tmp_path,
         utils__faiss_rerank=f"{statement}\ndef compute_other(): pass\n",
