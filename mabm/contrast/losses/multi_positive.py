@@ -86,8 +86,8 @@ def multi_positive_loss(
         temperature: Divisor of the similarities, at least 1e-30.
         positive_weights: (P,) or (B, P) floating point, weights of the positives in their mean, for
             instance by modality; ``None`` weights all equally. Each is 0 or in [1e-30, 1e30].
-            Weights of other prototypes have no effect. A row is ignored, like noise, if all its positives
-            have weight 0.
+            Weights of other prototypes have no effect. A row is ignored, like noise, if all its
+            positives have weight 0.
         select: Chooses the other prototypes in the softmax, called as :func:`select_hardest` is,
             the default for ``None``.
         return_logits: Whether to return the logits too.
