@@ -1,4 +1,4 @@
-"""The memory of Cluster-Contrast and its descendants: stands in for their ``models.cm``.
+"""The memory of Cluster-Contrast and its descendants: replaces their ``models.cm``.
 
 It keeps the old behavior: **backward updates the memory**, and a gradient uses the memory as it is
 at that time, after the updates of earlier backward passes. Loops that only call ``loss.backward()``
