@@ -87,7 +87,7 @@ def open_page(browser: Any) -> Iterator[Any]:
     yield open_tab
     for context in contexts:
         context.close()
-    assert faults == []
+    assert not faults, "\n".join(faults)
 
 
 def test_every_page_loads_with_its_pictures(open_page: Any, address: str) -> None:
@@ -96,7 +96,7 @@ def test_every_page_loads_with_its_pictures(open_page: Any, address: str) -> Non
     for page in PAGES:
         tab.goto(address + page)
         broken += [f"{page}: {source}" for source in tab.evaluate(BROKEN_PICTURES)]
-    assert broken == []
+    assert not broken, "\n".join(broken)
 
 
 def test_a_phone_scrolls_no_page_sideways(open_page: Any, address: str) -> None:
@@ -107,7 +107,7 @@ def test_a_phone_scrolls_no_page_sideways(open_page: Any, address: str) -> None:
         width = tab.evaluate("document.documentElement.scrollWidth")
         if width > PHONE["width"]:
             wide.append(f"{page}: {width}")
-    assert wide == []
+    assert not wide, "\n".join(wide)
 
 
 def test_search_finds_a_function(open_page: Any, address: str) -> None:
@@ -179,7 +179,7 @@ def test_every_link_within_the_site_leads_somewhere() -> None:
                 is_there = unquote(parts.fragment) in pages[name].targets
             if not is_there:
                 broken.append(f"{page}: {link}")
-    assert broken == []
+    assert not broken, "\n".join(broken)
 
 
 def test_every_public_name_has_a_page() -> None:
