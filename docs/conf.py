@@ -72,6 +72,7 @@ suppress_warnings = ["config.cache"]  # sphinx-gallery's settings hold what is n
 html_theme = "furo"
 html_title = "mabm"
 html_static_path = ["_static"]
+html_favicon = "_static/favicon.svg"
 html_css_files = ["custom.css"]
 html_show_sphinx = False
 html_copy_source = False

@@ -81,7 +81,9 @@ def open_page(browser: Any) -> Iterator[Any]:
         tab.on("console", lambda said: said.type == "error" and faults.append(said.text))
         tab.on("pageerror", lambda error: faults.append(str(error)))
         tab.on("requestfailed", lambda request: faults.append(f"failed: {request.url}"))
-        tab.on("response", lambda got: got.ok or faults.append(f"{got.status}: {got.url}"))
+        tab.on(
+            "response", lambda got: got.status < 400 or faults.append(f"{got.status}: {got.url}")
+        )
         return tab
 
     yield open_tab
