@@ -57,9 +57,13 @@ gpu-dry-run: $(VENV)/installed
 wheel: $(VENV)/installed
 	VENV=$(VENV) PYTHON=$(PYTHON) TORCH='$(TORCH)' .ci/wheel
 
-# The documentation, into build/docs; a broken link or a missing docstring is an error.
+# The documentation, built anew into build/docs, with its examples run, and then tested, in a browser
+# where there is a Chromium. A broken link, a missing docstring or a warning is an error.
 docs: $(VENV)/documented
-	$(BIN)/sphinx-build -W --keep-going -q -b html docs build/docs
+	rm -rf build/docs docs/gallery docs/reference/generated
+	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -W --keep-going -q -b html docs build/docs
+	SITE=build/docs $(BIN)/python -m pytest -rs tests/docs/test_site.py tests/docs/test_repository_files.py
+	@echo "The documentation is ready: open $(CURDIR)/build/docs/index.html"
 
 bench: $(VENV)/installed
 	$(BIN)/python benchmarks/pseudo_labels.py
