@@ -62,7 +62,7 @@ def run_rankings(features: Tensor, modality: Tensor, preset: str) -> tuple[Secon
 
 
 def run_dense(features: Tensor, modality: Tensor, preset: str) -> tuple[Seconds, Ints]:
-    """Seconds of each step of the dense route, and its labels."""
+    """Seconds of each step of the dense route, and its labels, by faiss if it is installed."""
     seconds, lists = run_rankings(features, modality, preset)
     seconds["loop over rows"], distance = timed(dense_jaccard, features, lists, K1, K2)
     seconds["DBSCAN"], labels = timed(cluster, distance)
