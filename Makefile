@@ -67,6 +67,7 @@ docs: $(VENV)/documented
 
 bench: $(VENV)/installed
 	$(BIN)/python benchmarks/pseudo_labels.py
+	$(BIN)/python benchmarks/routes.py
 	$(BIN)/python benchmarks/losses.py
 
 # The ablation of the method on open data: about two hours of two cores. If it is stopped, the same
