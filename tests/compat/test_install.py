@@ -11,7 +11,6 @@ from fresh_interpreter import run_program
 
 from mabm import compat
 
-
 pytestmark = pytest.mark.usefixtures("_old_paths_are_gone_afterwards")
 
 MODULES = ["mabm.compat", *(m.name for m in pkgutil.walk_packages(compat.__path__, "mabm.compat."))]
