@@ -137,7 +137,7 @@ def _describe_clustered(history: Sequence[Entry]) -> str:
         }
         if counts:
             images = " and ".join(f"{count:,} {name}" for name, count in counts.items())
-            return f"An epoch clusters {images} images."
+            return f"Each epoch clusters {images} images."
     return ""
 
 

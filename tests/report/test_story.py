@@ -77,7 +77,7 @@ def test_the_data_in_one_sentence() -> None:
     )
     unknown = tell_story([], DataFacts(images)).data
     assert unknown.endswith("700 infrared images. There are no test images.")
-    assert tell_story(HISTORY).data == "An epoch clusters 60 visible and 40 infrared images."
+    assert tell_story(HISTORY).data == "Each epoch clusters 60 visible and 40 infrared images."
 
 
 def test_a_run_that_has_just_begun() -> None:
