@@ -135,8 +135,8 @@ def _retrieval(history: Sequence[Entry]) -> Curves:
     }
     return Curves(
         "Retrieval",
-        "Rank-1 (R1) and mean average precision (mAP) of searches across modalities, in percent; of "
-        "several trials the mean.",
+        "Rank-1 (R1) and mean average precision (mAP) of searches across modalities, in percent; "
+        "of several trials the mean.",
         columns,
         dashed=frozenset(name for name in columns if name.endswith("mAP")),
         percent=True,
