@@ -135,7 +135,7 @@ def _retrieval(history: Sequence[Entry]) -> Curves:
     }
     return Curves(
         "Retrieval",
-        "Rank-1 (R1, solid) and mean average precision (mAP, dashed) across modalities, in percent; "
+        "Rank-1 (R1) and mean average precision (mAP) of searches across modalities, in percent; "
         "of several trials the mean.",
         columns,
         dashed=frozenset(name for name in columns if name.endswith("mAP")),
@@ -195,7 +195,8 @@ def _spanning(history: Sequence[Entry]) -> Curves:
     }
     return Curves(
         "Noise and spanning clusters",
-        "In percent. Noise: images in no cluster. Spanning: clusters with images of all modalities.",
+        "In percent. Noise: images in no cluster. Spanning: clusters with images of every "
+        "modality.",
         {**noise, **spanning},
         dashed=frozenset(noise),
         percent=True,
