@@ -51,7 +51,7 @@ SMALL_ENCODER = ["model.name=small", "model.weights=emoji_xm", "run.report=false
 
 # Something that a command's output must say.
 SAYS = {
-    "demo": "saved demo_output/clusters.png",
+    "demo": "saved demo_output/before_after.png",
     "cluster": "clusters",
     "assign": "new samples in",
     "train": "mAP",
@@ -159,7 +159,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     few = replace(splits, unlabeled=splits.unlabeled[:14], test=splits.test[:4])
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        for module in (emoji_xm, demo):
+        for module in (emoji_xm, demo.features):
             patch.setattr(module, "identity_splits", lambda: few)
         yield folder
 
