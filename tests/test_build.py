@@ -394,7 +394,7 @@ def test_import_and_info_warn_where_torch_does_not_fit() -> None:
 def test_info_says_that_ops_for_the_gpu_are_missing_and_import_does_not() -> None:
     result = import_with("2.14.1+cu130", "13.0")
     assert result.stderr == ""
-    assert "the ops are for the CPU alone and this torch has CUDA 13.0" in result.stdout
+    assert "the ops are built for the CPU only, but this torch has CUDA 13.0" in result.stdout
 
 
 def test_ops_that_do_not_load_ask_to_be_built_anew(monkeypatch: pytest.MonkeyPatch) -> None:

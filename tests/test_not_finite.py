@@ -312,7 +312,7 @@ def faulty(kind: Kind) -> dict[str, tuple[dict[str, Any], str]]:
         ),
         "without values": (
             {**state, "prototypes": state["prototypes"].to("meta")},
-            "prototypes must hold values",
+            "prototypes must contain values",
         ),
     }
 

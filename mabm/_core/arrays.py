@@ -43,7 +43,7 @@ def to_tensor(value: object, name: str) -> Tensor:
         check_dense(value, name)
         if not holds_values(value):
             kind = "a tensor on meta" if value.is_meta else type(value).__name__
-            raise ValueError(f"{name} must hold values that can be read, got {kind}")
+            raise ValueError(f"{name} must contain values that can be read, got {kind}")
         return value.detach().resolve_neg()
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(
@@ -57,7 +57,7 @@ def to_tensor(value: object, name: str) -> Tensor:
     if value.dtype.kind not in "fiub" or value.dtype.itemsize > 8:
         if value.dtype.name != "bfloat16":  # from ml_dtypes; NumPy itself has none
             raise TypeError(
-                f"{name} must hold real numbers of at most 64 bits, got dtype {value.dtype}"
+                f"{name} must contain real numbers of at most 64 bits, got dtype {value.dtype}"
             )
         value = value.astype(np.float32)
     # PyTorch supports neither negative strides, strides of packed fields, foreign byte orders nor
@@ -165,7 +165,7 @@ def check_numbers(tensor: Tensor, name: str) -> Tensor:
     if tensor.dtype in (torch.uint16, torch.uint32, torch.uint64):
         return to_int64(tensor, name)  # PyTorch neither compares nor sorts these
     if tensor.dtype not in _FLOATS | _INTEGERS:
-        raise TypeError(f"{name} must hold real numbers, got dtype {tensor.dtype}")
+        raise TypeError(f"{name} must contain real numbers, got dtype {tensor.dtype}")
     return tensor
 
 

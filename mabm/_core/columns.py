@@ -171,7 +171,7 @@ def read_categories(
     kinds = [_kind(column) for column in read]
     for kind, name in zip(kinds[1:], names[1:], strict=True):
         if kind != kinds[0]:
-            raise TypeError(f"{names[0]} must hold {kind} as {name} does, got {kinds[0]}")
+            raise TypeError(f"{names[0]} must contain {kind} as {name} does, got {kinds[0]}")
     if kinds[0] == "words":
         known = words or tuple(
             sorted({word for column in read for word in _words(column)}, key=_in_order)

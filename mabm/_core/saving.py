@@ -38,7 +38,7 @@ class Saved:
         kind, known = type(self), _field_names(self)
         if not _is_state(state):
             raise ValueError(
-                f"the saved state of {kind.__name__} must hold fields and arrays, got "
+                f"the saved state of {kind.__name__} must contain fields and arrays, got "
                 f"{shown(state)}; save it again with this version of mabm"
             )
         if unknown := sorted(set(state["fields"]) - set(known)):

@@ -1,4 +1,4 @@
-"""The record of a command, types of arguments, and output: what several commands share."""
+"""What commands share: their record, argument types, and output."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ TERMINATED: Final = 143  # as a shell reports a process that SIGTERM ended
 
 
 class UsageError(Exception):
-    """Arguments that do not go together; the message says what to type instead."""
+    """Arguments that cannot be combined; the message says what to type instead."""
 
 
 class OutputClosedError(Exception):
-    """The reader of standard output is gone."""
+    """Nothing reads standard output any more."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ class Command:
 
     Attributes:
         name: What is typed after ``mabm``.
-        help: Its line in the list of commands.
-        description: What it does, above its options.
-        examples: Lines to type and what they do, below its options.
-        add_arguments: Adds its options to a parser.
-        execute: Runs it and returns its exit status. An error raised by it is printed in one line.
+        help: One line for the list of commands.
+        description: What it does; printed above the options.
+        examples: Example commands and what they do; printed below the options.
+        add_arguments: Adds the options to a parser.
+        execute: Runs the command and returns its exit status. An exception is printed in one line.
     """
 
     name: str
@@ -55,12 +55,12 @@ class Command:
 def write(text: str) -> None:
     """Writes a line to standard output and flushes it.
 
-    A character that its encoding lacks, such as a byte of a file name that is no text, is written
-    as a backslash and a number.
+    A character that the output's encoding lacks, such as an undecodable byte of a file name, is
+    written as a backslash escape.
 
     Raises:
-        OSError: Standard output cannot be written to, as where a disk is full.
-        OutputClosedError: Standard output is closed, or nobody reads it any more.
+        OSError: Standard output cannot be written to, for instance because a disk is full.
+        OutputClosedError: Standard output is closed, or nothing reads it any more.
     """
     if sys.stdout is None:  # closed before the program began
         raise OutputClosedError
@@ -116,7 +116,7 @@ def _at_least(least: int, text: str) -> int:
 
 
 def name_of(names: Iterable[str]) -> Callable[[str], str]:
-    """A name in any case, with ``-`` or ``_``, as an argument's type beside its choices."""
+    """An argument's type, used with its choices: a name in any case, with ``-`` or ``_``."""
     return lambda text: find_name(text, names) or text
 
 
@@ -126,6 +126,6 @@ def add_device(parser: argparse.ArgumentParser, *, results: str) -> None:
         "--device",
         default="auto",
         metavar="DEVICE",
-        help=f"cpu, cuda or cuda:N; auto takes a GPU where there is one. {results} "
+        help=f"cpu, cuda or cuda:N; auto uses a GPU if there is one. {results} "
         "(default: %(default)s)",
     )

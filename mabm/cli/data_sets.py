@@ -1,6 +1,6 @@
-"""The data sets as commands name them: in help, in messages, and to choose from.
+"""Names of data sets for the help, messages and choices of commands.
 
-Their records are read when a command first needs them, so that ``import mabm.cli`` stays light.
+Their records are loaded when a command first needs them, so that ``import mabm.cli`` stays light.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 TABLE_OF_IMAGES: Final = (
     "a table of images with the columns path (from the table's folder), modality (a number, "
-    "visible or infrared) and, where they are known, camera, identity and split (train or test)"
+    "visible or infrared) and, if known, camera, identity and split (train or test)"
 )
-"""What ``--images`` takes, in the help of every command that has it."""
+"""What ``--images`` accepts, for the help of every command that has it."""
 
 
 def data_sets(having: Callable[[DataSet], bool] = lambda _: True) -> tuple[str, ...]:
-    """Names of the data sets whose record has a property; of all by default."""
+    """Names of the data sets whose record meets a condition; all by default."""
     from mabm.data import DATA_SETS
 
     return tuple(name for name, data_set in DATA_SETS.items() if having(data_set))
@@ -35,17 +35,17 @@ def configurations() -> tuple[str, ...]:
 
 
 def countable() -> tuple[str, ...]:
-    """Names of the data sets with published numbers, which a census counts against."""
+    """Names of the data sets with published numbers, which a census compares with."""
     return data_sets(lambda each: each.count is not None)
 
 
 def in_folders() -> tuple[str, ...]:
-    """Names of the data sets that do not ship with the library but lie in a folder."""
+    """Names of the data sets that are read from a folder rather than shipped."""
     return data_sets(lambda each: not each.ships and not each.is_list)
 
 
 def more_searches() -> tuple[str, ...]:
-    """Names of the searches that are run only where they are asked for."""
+    """Names of the searches that run only when they are named."""
     from mabm.data import DATA_SETS
 
     return tuple(task.name for record in DATA_SETS.values() for task in record.more_search_tasks)
@@ -63,7 +63,7 @@ def image_list() -> str:
 
 
 def root_in_words(name: str) -> str:
-    """What the root of a data set is, for messages."""
+    """A description of a data set's root, for messages."""
     from mabm.data import DATA_SETS
 
     return DATA_SETS[name].root_in_words
@@ -75,17 +75,17 @@ def with_trials() -> tuple[str, ...]:
 
 
 def trial_ranges() -> str:
-    """Names of the data sets that have trials, with the numbers of these: ``"name, 1 to 10"``."""
+    """Names of the data sets that have trials, with their trial numbers: ``"name, 1 to 10"``."""
     from mabm.data import DATA_SETS
 
     return "; ".join(f"{name}, 1 to {DATA_SETS[name].num_trials}" for name in with_trials())
 
 
 def split_data(text: str) -> tuple[str, str | None]:
-    """The name and the folder in ``NAME[:ROOT]``: the name as known, or as given if unknown.
+    """The name and the folder in ``NAME[:ROOT]``: the known spelling of the name, if there is one.
 
     Raises:
-        UsageError: The data set lies in a folder, and none is given.
+        UsageError: The data set is read from a folder, and none is given.
     """
     from mabm.data import DATA_SETS
 

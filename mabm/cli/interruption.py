@@ -1,7 +1,7 @@
 """How Ctrl-C and SIGTERM end a command that can be resumed later.
 
-Python runs the handler of a signal only between two of its own instructions, so long work in C++
-and waiting for worker processes delay it. Therefore a thread ends the process after a deadline.
+Python runs signal handlers only between its own instructions, so long work in C++ and waiting for
+worker processes delay them. Therefore a thread ends the process after a deadline.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from mabm.cli.command import INTERRUPTED, TERMINATED
 _STATUS: Final[Mapping[int, int]] = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: TERMINATED}
 _PATIENCE: Final[Mapping[int, float]] = {
     signal.SIGINT: 0.6,
-    signal.SIGTERM: 20.0,  # torchrun, Slurm and Kubernetes kill what is left after 30 seconds
+    signal.SIGTERM: 20.0,  # torchrun, Slurm and Kubernetes send SIGKILL after 30 seconds
 }
 
 
 class Stop:
-    """Whether SIGTERM has arrived. Long work calls it now and then, and stops at a safe point."""
+    """Whether SIGTERM has arrived. Long work calls it regularly, and stops at a safe point."""
 
     def __init__(self) -> None:
         self._asked = False
@@ -47,16 +47,16 @@ def ending_in_time(tell: Callable[[int], None]) -> Iterator[Stop]:
     """Ends the process within a second of Ctrl-C, and within 20 seconds of SIGTERM.
 
     Ctrl-C raises ``KeyboardInterrupt`` once; SIGTERM makes the :class:`Stop` return ``True``. If
-    the work does not end in time, the children of the process are killed and the process ends. A
-    signal that the process was started to ignore stays ignored. On leaving, the earlier handlers
-    are put back. Outside the main thread no signal is handled.
+    the work does not end in time, the child processes are killed and the process ends. A signal
+    that was ignored when the process started stays ignored. The earlier handlers are restored on
+    exit. Outside the main thread no signal is handled.
 
     Args:
-        tell: Takes the number of the signal and prints what has become of the command. It is called
-            only where the process ends before its work does.
+        tell: Takes the number of the signal and prints the state of the command. It is called only
+            if the process is ended before its work is done.
 
     Yields:
-        What long work asks whether to stop.
+        A callable that long work asks whether to stop.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
@@ -87,7 +87,7 @@ def ending_in_time(tell: Callable[[int], None]) -> Iterator[Stop]:
                 before[number] = signal.signal(number, handler)
         yield stop
     finally:
-        over.acquire()  # never released: from now on the thread ends no process
+        over.acquire()  # never released: from now on the thread does not end the process
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         signal.set_wakeup_fd(wakeup)
@@ -97,7 +97,7 @@ def ending_in_time(tell: Callable[[int], None]) -> Iterator[Stop]:
 
 
 def _watch(heard: socket.socket, tell: Callable[[int], None], over: threading.Lock) -> None:
-    """Waits for signals, and ends the process at the first deadline that passes."""
+    """Waits for signals, and ends the process when a deadline passes."""
     deadlines: dict[int, float] = {}
     while True:
         now = time.monotonic()
@@ -105,7 +105,7 @@ def _watch(heard: socket.socket, tell: Callable[[int], None], over: threading.Lo
         if deadline is not None and now >= deadline:
             if over.acquire(blocking=False):
                 _end(number, tell)
-            deadlines.clear()  # it is ending in good order
+            deadlines.clear()  # the process is already ending normally
             continue
         heard.settimeout(None if deadline is None else deadline - now)
         try:

@@ -1,4 +1,4 @@
-"""The parser of the command line; an error becomes one line and an exit status."""
+"""The command-line parser; errors become one line and an exit status."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ from mabm.cli.command import (
 from mabm.cli.commands import COMMANDS
 
 _WIDTH: Final = 96
-_MOST_TOLD: Final = 2000  # letters of an error: a file's content may be in it
+_MOST_TOLD: Final = 2000  # characters of an error, which may quote the content of a file
 _NO_MEMORY: Final = ("DefaultCPUAllocator", "Storage size calculation overflowed")  # of PyTorch
 _EXIT_STATUS: Final = """\
 exit status:
-  0    done
-  1    an error, or a check that failed
-  2    wrong usage
+  0    success
+  1    error, or failed check
+  2    usage error
   130  interrupted from the keyboard
-  141  the reader of the output is gone
-  143  ended by SIGTERM
+  141  standard output was closed
+  143  stopped by SIGTERM
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status.
 
-    An error is one line on standard error; with ``--debug`` its traceback comes first. Messages of
-    the library go to standard error while the command runs; the rest of logging is left alone.
-    Without a command, the help is printed.
+    An error is reported in one line on standard error, after its traceback with ``--debug``. Log
+    messages of the library go to standard error while the command runs; other loggers are not
+    touched. Without a command, the help is printed.
 
     Args:
-        arguments: Arguments after the name of the program; default those of the process.
+        arguments: Arguments after the name of the program; by default those of the process.
 
     Raises:
         SystemExit: Raised by argparse: status 2 for wrong arguments, 0 after ``--help`` and
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except OutputClosedError:
             return OUTPUT_CLOSED
         except UsageError as error:
-            _report(place, f"{error} (mabm {chosen.command} --help says more)", chosen.debug)
+            _report(place, f"{error} (see mabm {chosen.command} --help)", chosen.debug)
             return USAGE
         except Exception as error:
             _report(place, _in_words(error), chosen.debug)
@@ -80,13 +80,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _in_words(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.strerror}: {error.filename}"
-    # Errors that the library raises on purpose explain themselves; others need their type.
+    # Errors that the library raises on purpose are self-explanatory; others need their type.
     told = ImportError | OSError | ValueError | MemoryError | torch.OutOfMemoryError
     if isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY):
-        return "not enough memory (--debug shows where)"
+        return "not enough memory (--debug shows the traceback)"
     if str(error) and (isinstance(error, told) or type(error).__module__.startswith("mabm.")):
         return str(error)
-    return f"{type(error).__name__}: {error} (--debug shows where)"
+    return f"{type(error).__name__}: {error} (--debug shows the traceback)"
 
 
 def _report(place: str, message: str, debug: bool) -> None:
@@ -99,7 +99,7 @@ def _report(place: str, message: str, debug: bool) -> None:
         letter if letter.isprintable() else ascii(letter)[1:-1]
         for letter in " ".join(message.split())
     )
-    with suppress(OSError):  # standard error is full: the exit status still tells
+    with suppress(OSError):  # standard error is full: the exit status still reports the error
         if debug:
             traceback.print_exc()
         sys.stderr.write(f"{place}: {words}\n")
@@ -107,13 +107,13 @@ def _report(place: str, message: str, debug: bool) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Reports errors in one line, without the usage that argparse prints before them."""
+    """Reports errors in one line, without the usage message that argparse prints first."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(USAGE, f"{self.prog}: {message} ({self.prog} --help says more)\n")
+        self.exit(USAGE, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        """Prints help and version by :func:`write`; argparse itself would hide a full disk."""
+        """Prints help and version with :func:`write`; argparse would ignore a full disk."""
         if message and file is not None and file is sys.stdout:
             with suppress(OutputClosedError):
                 write(message.rstrip("\n"))
@@ -142,7 +142,7 @@ def _build_parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.add_arguments(of_command)
-        # Allowed before and after the name of the command; the later one wins.
+        # Allowed before and after the name of the command; the last one wins.
         _add_common(of_command, debug=argparse.SUPPRESS, level=argparse.SUPPRESS)
         of_command.set_defaults(execute=command.execute, parser=parser)
     return parser
@@ -160,7 +160,7 @@ def _add_common(parser: argparse.ArgumentParser, *, debug: Any, level: Any) -> N
     )
     either = group.add_mutually_exclusive_group()
     for option, constant, text in (
-        ("--quiet", logging.ERROR, "show errors alone"),
+        ("--quiet", logging.ERROR, "show errors only"),
         ("--verbose", logging.DEBUG, "show all messages"),
     ):
         either.add_argument(
@@ -174,7 +174,7 @@ def _indented(text: str) -> str:
 
 @contextmanager
 def _logging_to_stderr(level: int) -> Iterator[None]:
-    """Sends messages of the library, from ``level`` up, to standard error inside the ``with``."""
+    """Within the ``with``, sends log messages of at least ``level`` to standard error."""
     logger, handler = logging.getLogger("mabm"), logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     before = logger.level

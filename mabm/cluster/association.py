@@ -100,7 +100,7 @@ def associate_clusters(
     groups = check_modality(groups, len(x), x.device, "modality")
     names = torch.unique(groups)
     if len(names) > 2:
-        raise ValueError(f"modality must hold at most two groups, got {len(names)}")
+        raise ValueError(f"modality must contain at most two groups, got {len(names)}")
     parts = split_by_group(found, groups)
     means = unit_means(x, parts).double()
     sides = [torch.nonzero(parts.groups == name).flatten() for name in names]

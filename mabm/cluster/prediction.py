@@ -131,7 +131,7 @@ def _check_clusters(
     """Labels of the clustered samples, and which of these are core."""
     labels = check_labels(found, count, "found", "a label for each row of features").to(device)
     if count and (least := int(labels.min())) < -1:
-        raise ValueError(f"found must hold clusters >= 0 or -1 for noise, got {least}")
+        raise ValueError(f"found must contain clusters >= 0 or -1 for noise, got {least}")
     core = labels >= 0
     if found.core is not None:
         core &= to_tensor(found.core, "core").to(device)
@@ -157,7 +157,7 @@ def _joined_modality(
     if names not in (None, found.modality_names):
         kind = "words" if found.modality_names else "integers"
         raise TypeError(
-            f"new_modality must hold {kind} as found.modality does, got values of {names}"
+            f"new_modality must contain {kind} as found.modality does, got values of {names}"
         )
     return torch.cat(
         [

@@ -1,10 +1,10 @@
-"""``python -m mabm.compat FOLDER``: lists the imports that mabm can replace, and replaces them."""
+"""``python -m mabm.compat FOLDER``: lists the imports that mabm can replace; ``--write`` does."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -13,31 +13,36 @@ from mabm.compat._tool.comparison import TOLERANCE, Comparison, compare
 from mabm.compat._tool.rewriting import Plan, plan_changes
 
 _EPILOG: Final = """\
-Without an option nothing is changed: the lines are listed, and what stays with the reason.
+Without --write, nothing is changed: the command lists the lines it would change, and what it would
+leave unchanged and why.
 
 exit status:
-  0  done, or nothing to change
-  1  it could not be done, or old and new differ by more than 1e-5
-  2  the words typed do not make a command
+  0  success, also if there is nothing to change
+  1  failure, or old and new functions differ by more than 1e-5
+  2  usage error
 """
+
+_WIDTH: Final = 96  # of the lines that list files
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit status; prints an error as one line on stderr."""
     parser = argparse.ArgumentParser(
         prog="python -m mabm.compat",
-        description="Finds the import lines of a re-identification code base that mabm can take.",
+        description="Replaces imports of a re-identification code base by mabm's.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("folder", metavar="FOLDER", type=Path, help="code base, or one .py file")
+    parser.add_argument(
+        "folder", metavar="FOLDER", type=Path, help="folder of the code base, or one .py file"
+    )
     parser.add_argument("--write", action="store_true", help="change the files")
     parser.add_argument(
         "--check",
         action="store_true",
-        help="run old and new functions on the same random features, where the old ones import "
-        "(this runs code of FOLDER), and print the largest difference and both times; with "
-        "--write, files are changed only if none differs",
+        help="run old and new functions on the same random features and print the largest "
+        "difference and both run times (this runs code of FOLDER); with --write, the files are "
+        "changed only if the results agree",
     )
     chosen = parser.parse_args(arguments)
     try:
@@ -48,8 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write("python -m mabm.compat: interrupted\n")
         return 130
     except OSError as error:
-        words = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        sys.stderr.write(f"python -m mabm.compat: {words}\n")
+        problem = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        sys.stderr.write(f"python -m mabm.compat: {problem}\n")
         return FAILURE
 
 
@@ -61,15 +66,15 @@ def _run(folder: Path, writes: bool, checks: bool) -> int:
         write(f"\n{_compared(comparisons)}")
         if not all(comparison.agrees for comparison in comparisons):
             if writes:
-                write("\nNothing written: old and new differ.")
+                write("\nNothing changed: old and new differ.")
             return FAILURE
     if not plan.changes:
         write("\nNothing to change.")
     elif writes:
         plan.write()
-        write(f"\nWritten: {_counted(plan)}.")
+        write(f"\nChanged {_counted(plan)}.")
     else:
-        write("\nNothing written; --write changes the files.")
+        write("\nNothing changed yet. Add --write to change the files.")
     return 0
 
 
@@ -77,15 +82,39 @@ def _described(plan: Plan) -> str:
     lines = [f"{plan.root}: {_number(plan.files, 'file')} read, {_counted(plan)} to change"]
     if plan.changes:
         lines += ["", "To change"]
-    for change in plan.changes:
-        lines += [f"  {change.file}:{change.line}", f"    old  {change.old}"]
-        lines.append(f"    new  {change.new}")
+    for (old, *new), places in _grouped(
+        ((change.old, *change.new.split("\n")), change.place) for change in plan.changes
+    ):
+        lines += [f"  old  {old}", f"  new  {new[0]}", *(f"       {line}" for line in new[1:])]
+        lines += _wrapped(places, 7)
     if plan.remarks:
-        lines += ["", "Left as it is"]
-    for remark in plan.remarks:
-        place = f"{remark.file}:{remark.line}" if remark.line else remark.file
-        lines += [f"  {place}  {remark.what}", f"    {remark.reason}"]
+        lines += ["", "Left unchanged"]
+    for (what, reason), places in _grouped(
+        ((remark.what, remark.reason), remark.place) for remark in plan.remarks
+    ):
+        lines += [f"  {what}", f"    {reason}", *_wrapped(places, 4)]
     return "\n".join(lines)
+
+
+def _grouped(
+    entries: Iterable[tuple[tuple[str, ...], str]],
+) -> list[tuple[tuple[str, ...], list[str]]]:
+    """Groups equal texts: returns each once, with all of its places."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for text, place in entries:
+        found.setdefault(text, []).append(place)
+    return list(found.items())
+
+
+def _wrapped(places: list[str], indent: int) -> list[str]:
+    lines = [places[0]]
+    for place in places[1:]:
+        if len(lines[-1]) + len(place) > _WIDTH - indent:
+            lines[-1] += ","
+            lines.append(place)
+        else:
+            lines[-1] += f", {place}"
+    return [" " * indent + line for line in lines]
 
 
 def _counted(plan: Plan) -> str:
@@ -111,6 +140,13 @@ def _compared(comparisons: Sequence[Comparison]) -> str:
         lines.append(
             f"    largest difference {comparison.difference:.1e}, "
             f"old {old:.3f} s, new {new:.3f} s{verdict}"
+        )
+    if comparisons:
+        compared = [c for c in comparisons if c.difference is not None]
+        agreeing = sum(comparison.agrees for comparison in compared)
+        lines.append(
+            f"{len(compared)} compared, {agreeing} within {TOLERANCE:g}; "
+            f"{len(comparisons) - len(compared)} not compared"
         )
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""BMIL: stands in for ``clustercontrast.utils.faiss_rerank_xmodal``."""
+"""BMIL: replaces ``clustercontrast.utils.faiss_rerank_xmodal``."""
 
 from __future__ import annotations
 

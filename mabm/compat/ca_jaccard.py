@@ -1,4 +1,4 @@
-"""CA-Jaccard: stands in for ``caj.utils.caj_rerank``."""
+"""CA-Jaccard: replaces ``caj.utils.caj_rerank``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CAP and its descendants: stands in for their ``reid.utils.faiss_rerank``."""
+"""CAP and its descendants: replaces their ``reid.utils.faiss_rerank``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evaluation of visible-infrared re-identification: stands in for the ``eval_metrics`` files."""
+"""Evaluation of visible-infrared re-identification: replaces the ``eval_metrics`` files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""fast-reid and OpenUnReID: stands in for their ``utils.compute_dist``."""
+"""fast-reid and OpenUnReID: replaces their ``utils.compute_dist``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HHCL: stands in for its ``models.cm``. Its modes have the names of others but different losses.
+"""HHCL: replaces its ``models.cm``. Its modes have the names of others but different losses.
 
 Like :class:`mabm.compat.clustercontrast.ClusterMemory` **it is updated by backward**. The distance
 of HHCL is Cluster-Contrast's: :func:`mabm.compat.clustercontrast.compute_jaccard_distance`.
@@ -103,7 +103,7 @@ def cm_hybrid_v2(
     _, repeats = torch.unique(indexes[indexes != NOISE], return_counts=True)
     if len(repeats) and int(repeats.max()) > count:
         raise ValueError(
-            f"indexes must hold no row more often than num_instances = {count}, "
+            f"indexes must contain no row more often than num_instances = {count}, "
             f"got one {int(repeats.max())} times"
         )
     return outputs

@@ -1,4 +1,4 @@
-"""Clustering by Infomap: stands in for the ``infomap_cluster`` files of many code bases.
+"""Clustering by Infomap: replaces the ``infomap_cluster`` files of many code bases.
 
 Neighbors come from the exact ranking of mabm instead of faiss. The package ``infomap``, an extra
 (``pip install "mabm[infomap]"``), does the clustering.

@@ -1,4 +1,4 @@
-"""MMM, PCLHD and RPNR: stands in for their ``clustercontrast.utils.faiss_rerank``.
+"""MMM, PCLHD and RPNR: replaces their ``clustercontrast.utils.faiss_rerank``.
 
 Like the old file, it also has the classic ``compute_jaccard_distance``.
 """

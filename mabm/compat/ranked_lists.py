@@ -1,4 +1,4 @@
-"""SDCL, HIL, GUR, PPLR and DMDL: stands in for the ranked lists of their ``utils.faiss_rerank``.
+"""SDCL, HIL, GUR, PPLR and DMDL: replaces the ranked lists of their ``utils.faiss_rerank``.
 
 Like some of these files, it also has the classic ``compute_jaccard_distance``.
 """

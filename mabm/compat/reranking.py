@@ -1,4 +1,4 @@
-"""k-reciprocal re-ranking: stands in for the ``re_ranking`` files of many code bases.
+"""k-reciprocal re-ranking: replaces the ``re_ranking`` files of many code bases.
 
 Also for ``compute_jaccard_dist``, which is in the same file in MMT, CAP and related code bases.
 """

@@ -1,4 +1,4 @@
-"""SpCL and its descendants: stands in for their ``models.hm``, a memory of all images.
+"""SpCL and its descendants: replaces their ``models.hm``, a memory of all images.
 
 Like :class:`mabm.compat.clustercontrast.ClusterMemory` **it is updated by backward**. It differs
 from :class:`mabm.HybridMemory`, which holds two prototypes of each cluster.

@@ -116,7 +116,7 @@ class IdentityBatchSampler(Sampler[list[int]]):
         self._members = _members(clusters)
         if not self._members:
             raise ValueError(
-                f"labels must hold a cluster, a label of at least 0, got {len(clusters)} samples "
+                f"labels must contain a cluster (a label >= 0), got {len(clusters)} samples "
                 "and none"
             )
         self._width = self.num_identities * self.num_replicas

@@ -37,6 +37,7 @@ class DataSet:
             of a folder.
         modality_names: What reports call each modality.
         identity_name: Name of an identity in reports; ``None``: its number.
+        camera_name: Name of a camera in reports, beside its number; ``None``: its number alone.
         note: A sentence that reports show beside its images.
         more_configs: Names of further configurations that ship and train on it.
 
@@ -60,6 +61,7 @@ class DataSet:
     is_list: bool = False
     modality_names: Mapping[int, str] = field(default_factory=lambda: MODALITY_NAMES)
     identity_name: Callable[[int], str] | None = None
+    camera_name: Callable[[int], str] | None = None
     note: str = ""
     more_configs: tuple[str, ...] = ()
 

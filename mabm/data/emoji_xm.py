@@ -117,6 +117,10 @@ def _identity_name(identity: int) -> str:
     return str(load_drawings().identity_name[identity])
 
 
+def _camera_name(camera: int) -> str:
+    return str(load_drawings().camera_source[camera - 1])
+
+
 # Cameras of one maker, whose color and monochrome drawings are alike: emojione, Microsoft, Google
 # (ATTRIBUTION.md). Queries must not be matched by the style of a maker.
 _SAME_VENDOR: Final = ((6, 4), (7, 5), (8, 1), (8, 2))
@@ -133,6 +137,7 @@ DATA_SET: Final = DataSet(
         SearchTask(NAME, "visible-to-infrared", VISIBLE, INFRARED, _PROTOCOL),
     ),
     identity_name=_identity_name,
+    camera_name=_camera_name,
     note="Emoji-XM: drawings, not photographs. Color emoji play the visible camera, monochrome "
     "ones the infrared camera.",
     more_configs=("emoji_xm_smoke",),

@@ -190,7 +190,7 @@ def read_ids(scan: Scan, name: str) -> list[int]:
     words = [word for word in re.split(r"[\s,]+", _text(scan, name)) if word]
     strange = [word for word in words if not re.fullmatch("[0-9]+", word)]
     if strange:
-        scan.note_error(f"{name} must hold numbers set apart by commas, got {strange[0]!r}")
+        scan.note_error(f"{name} must contain numbers set apart by commas, got {strange[0]!r}")
         return []
     identities = {int(word) for word in words}
     if len(identities) < len(words):
@@ -263,7 +263,7 @@ def _matrix_ids(scan: Scan, name: str) -> list[int]:
         )
         return []
     if not is_right or identities.min() < 0:
-        scan.note_error(f"{name} must hold identities as the variable id, got {numbers[:5]}")
+        scan.note_error(f"{name} must contain identities as the variable id, got {numbers[:5]}")
         return []
     return sorted(set(identities.tolist()))
 

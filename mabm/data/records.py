@@ -108,7 +108,7 @@ class ImageSet(Sequence[ImageRecord]):
         held: tuple[Path, ...] | ByteArray
         if isinstance(images, np.ndarray):
             if images.dtype != np.uint8:
-                raise TypeError(f"images must hold uint8, got an array of {images.dtype}")
+                raise TypeError(f"images must contain uint8, got an array of {images.dtype}")
             if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[2:]:
                 raise ValueError(f"images must have shape (N, 3, H, W), got {images.shape}")
             held = images.view()
@@ -149,12 +149,12 @@ class ImageSet(Sequence[ImageRecord]):
             return cls([cast("Path", row.image) for row in rows], *columns)
         if len(arrays) < len(rows):
             raise ValueError(
-                f"records must hold either files or arrays, got {len(rows) - len(arrays)} files "
+                f"records must contain either files or arrays, got {len(rows) - len(arrays)} files "
                 f"and {len(arrays)} arrays"
             )
         shapes = {array.shape for array in arrays}
         if len(shapes) > 1:
-            raise ValueError(f"records must hold arrays of one size, got {sorted(shapes)}")
+            raise ValueError(f"records must contain arrays of one size, got {sorted(shapes)}")
         return cls(np.stack(arrays), *columns)
 
     def select(self, rows: npt.ArrayLike) -> ImageSet:
@@ -258,7 +258,7 @@ def _check_column(name: str, values: npt.ArrayLike, length: int, least: int) -> 
     if array.size == 0:
         array = array.astype(np.int64)  # NumPy makes floats of an empty list
     if array.dtype.kind not in "iu":
-        raise TypeError(f"{name} must hold integers, got {array.dtype}")
+        raise TypeError(f"{name} must contain integers, got {array.dtype}")
     if array.shape != (length,):
         raise ValueError(f"{name} must have shape ({length},), got {array.shape}")
     if length and array.min() < least:

@@ -54,7 +54,7 @@ def read_regdb(root: Path | str, *, trial: int) -> ReidData:
 
     Args:
         root: The folder with ``Visible``, ``Thermal`` and ``idx``, or else one with ``ir_modify``
-            and ``rgb_modify``, as other code bases prepare (:mod:`mabm.data.prepared`). Case does
+            and ``rgb_modify``, as other code bases prepare them. Case does
             not matter, nor whether images were converted to another format than the lists say.
         trial: Number of the trial, 1 to 10.
 

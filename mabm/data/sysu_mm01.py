@@ -57,7 +57,7 @@ def read_sysu_mm01(root: Path | str) -> ReidData:
 
     Args:
         root: The folder with ``cam1`` to ``cam6`` and ``exp``, or else one with ``ir_modify`` and
-            ``rgb_modify``, as other code bases prepare (:mod:`mabm.data.prepared`).
+            ``rgb_modify``, as other code bases prepare them.
 
     Returns:
         The images of the 395 training and of the 96 test identities, both ordered by identity,

@@ -16,7 +16,7 @@ from mabm.distance.rows import Encoding, NeighborSets
 
 
 def encode_neighbors(features: ArrayT, neighbors: NeighborSets[Any]) -> Encoding[ArrayT]:
-    """Weighs every sample's neighbors: ``V_ij = softmax over j in E(i) of -(2 - 2 x_i . x_j)``.
+    """Weighs every sample's neighbors: ``V_ij = softmax over j in E(i) of -(2 - 2 <x_i, x_j>)``.
 
     Args:
         features: (N, D) floating point, compared as float32; never normalized here. The exponent

@@ -166,7 +166,7 @@ def check_k1(preset: Preset, k1: object, num_groups: int) -> int:
             preset carries its own.
     """
     if preset.lists != "single" and num_groups > MAX_K:
-        raise ValueError(f"modality must hold at most {MAX_K} groups, got {num_groups}")
+        raise ValueError(f"modality must contain at most {MAX_K} groups, got {num_groups}")
     if preset.lists == "intra_inter":
         return _refuse_override(preset, "k1", k1, DEFAULT_K1)
     if preset.lists == "single":

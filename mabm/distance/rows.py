@@ -197,7 +197,7 @@ class Encoding(NeighborSets[ArrayT]):
         sets = NeighborSets(indptr, indices)
         fractions = to_tensor(values, "values")
         if fractions.is_complex():
-            raise TypeError(f"values must hold real numbers, got dtype {fractions.dtype}")
+            raise TypeError(f"values must contain real numbers, got dtype {fractions.dtype}")
         fractions = fractions.to(torch.float64)
         if fractions.shape != sets.indices.shape:
             raise ValueError(f"values must be ({len(sets.indices)},), got {tuple(fractions.shape)}")

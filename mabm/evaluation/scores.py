@@ -115,7 +115,7 @@ class SearchScores(Saved):
         """
         parts = list(scores)
         if not parts:
-            raise ValueError("scores must hold at least one result, got none")
+            raise ValueError("scores must contain at least one result, got none")
         kinds = {(part.data, part.task, part.rerank) for part in parts}
         if len(kinds) > 1:
             words = sorted(
@@ -125,7 +125,7 @@ class SearchScores(Saved):
             raise ValueError(f"scores must be of one task, computed alike, got {', '.join(words)}")
         trials = [trial for part in parts for trial in part.trials]
         if repeated := sorted({trial for trial in trials if trials.count(trial) > 1}):
-            raise ValueError(f"scores must hold every trial once, got more of {repeated}")
+            raise ValueError(f"scores must contain every trial once, got more of {repeated}")
         length = min(part.cmc.shape[1] for part in parts)
         order = np.argsort(trials)
         queries = [count for part in parts for count in part.num_queries]
@@ -220,7 +220,7 @@ def format_search_scores(scores: Iterable[SearchScores]) -> str:
     """
     rows = list(scores)
     if not rows:
-        raise ValueError("scores must hold at least one result, got none")
+        raise ValueError("scores must contain at least one result, got none")
     names = [name for name in (*(f"rank{r}" for r in _RANKS), "mAP", "mINP")
              if any(name in row.mean for row in rows)]  # fmt: skip
     table = [["task", *names, "queries", "trials"]]

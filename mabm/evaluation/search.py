@@ -130,7 +130,7 @@ def _check_sides(samples: SearchSamples, task: SearchTask) -> None:
         if not len(rows):
             which = "" if cameras is None else f" and camera {', '.join(map(str, cameras))}"
             raise ValueError(
-                f"features must hold a row for the {side} of task {task.name!r} of {task.data} "
+                f"features must contain a row for the {side} of task {task.name!r} of {task.data} "
                 f"(modality {modality}{which}), got none among {len(samples.modality)} rows"
             )
     least = int(samples.identity[torch.cat([queries, gallery])].min())

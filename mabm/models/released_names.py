@@ -74,7 +74,7 @@ def by_our_names(names: Iterable[str]) -> dict[str, str]:
         if ours is None:
             continue
         if ours in found:
-            raise ValueError(f"weights must hold {ours} once, got {found[ours]} and {name}")
+            raise ValueError(f"weights must contain {ours} once, got {found[ours]} and {name}")
         found[ours] = name
     return found
 

@@ -136,7 +136,7 @@ def named_tensors(value: object, path: Path) -> dict[str, Tensor]:
         nested: Iterator[object] = (value.get(nest) for nest in _NESTS)
         value = next((each for each in nested if isinstance(each, Mapping)), None)
     raise ValueError(
-        f"{path} must hold named tensors, alone or as one of {list(_NESTS)}; it does not"
+        f"{path} must contain named tensors, alone or as one of {list(_NESTS)}; it does not"
     )
 
 
@@ -165,7 +165,7 @@ def _check_expansion(stream: IO[bytes], name: str) -> None:
     size = stream.seek(0, os.SEEK_END)
     if expanded > max(_ALWAYS_READ, _EXPANSION * size):
         raise ValueError(
-            f"{name} must hold at most {_EXPANSION} times its {size} bytes, got {expanded}"
+            f"{name} must contain at most {_EXPANSION} times its {size} bytes, got {expanded}"
         )
 
 

@@ -224,7 +224,7 @@ def fill_encoder(encoder: Encoder, found: Mapping[str, Tensor]) -> LoadReport:
     if needed:
         below = "" if released else " below its top"
         raise ValueError(
-            f"weights must hold every tensor of {type(encoder).__name__}{below}, "
+            f"weights must contain every tensor of {type(encoder).__name__}{below}, "
             f"missing {len(needed)}: {_some(needed)}"
         )
     with torch.no_grad():

@@ -14,12 +14,14 @@ import numpy as np
 from mabm._core.files import write_text
 from mabm._core.modalities import MODALITY_NAMES
 from mabm.report.figures import Line, draw_curves, line_of_run
+from mabm.report.folders import shorten
 from mabm.report.page import COMPARISON, render, require_packages
 from mabm.report.panels import Curves, collect_curves, count_epochs, stage_boundaries
 from mabm.report.tables import (
     NONE,
     SCORES,
     Entry,
+    change,
     column,
     flatten,
     keys_of,
@@ -120,7 +122,7 @@ def write_comparison(path: str | os.PathLike[str], runs: Sequence[ComparedRun]) 
     if len(runs) < 2 or len(set(names)) < len(names):
         raise ValueError(f"runs must be two or more with names of their own, got {names}")
     legend = [line_of_run(place, name) for place, name in enumerate(names)]
-    known = [flatten(run.settings) for run in runs]
+    known = [_shown_settings(run) for run in runs]
     page = render(
         "comparison.html.jinja",
         kind=COMPARISON,
@@ -136,6 +138,14 @@ def write_comparison(path: str | os.PathLike[str], runs: Sequence[ComparedRun]) 
     target = Path(path)
     write_text(target, page)
     return target
+
+
+def _shown_settings(run: ComparedRun) -> dict[str, Any]:
+    """Settings by their dotted names; of absolute paths only the last part."""
+    return {
+        name: shorten(value) if isinstance(value, str) else value
+        for name, value in flatten(run.settings).items()
+    }
 
 
 def _differing(tables: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
@@ -204,7 +214,10 @@ def _table_at(
     heads = [group for group, _, _ in columns]
     rows = []
     for place, (run, entry) in enumerate(zip(runs, entries, strict=True)):
-        cells = [(percent(values[place]), _difference(values, place)) for _, _, values in columns]
+        cells = [
+            (percent(values[place]), change(values[place], values[0]) if place else "")
+            for _, _, values in columns
+        ]
         rows.append(ScoreRow(run.name, name_epoch(entry) if entry else NONE, cells))
     return ScoreTable(
         title,
@@ -229,14 +242,6 @@ def _score_paths(entries: Sequence[Entry]) -> list[tuple[str, str, tuple[str, ..
             for key in ("rank1", "mAP")
         ),
     ]
-
-
-def _difference(values: Sequence[float | None], place: int) -> str:
-    """By how many percentage points a value is above the first one; empty where one is missing."""
-    first, value = values[0], values[place]
-    if not place or first is None or value is None:
-        return ""
-    return f"{100 * (value - first):+.1f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _draw_groups(runs: Sequence[ComparedRun], legend: Sequence[Line]) -> list[PanelGroup]:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _WIDTH: Final = 5.6  # inches; the page scales a figure to its column, about as wide
-_HEIGHT: Final = 2.7
+_HEIGHT: Final = 2.85
 _MARKED_EPOCHS: Final = 24  # with more epochs only some points of a line carry its mark
 # Colors become CSS variables, so that the page can set them for dark and light screens.
 _VARIABLES: Final = {
@@ -83,14 +83,24 @@ class Line:
 
 
 def make_lines(
-    columns: Mapping[str, Sequence[float | None]], styles: Mapping[str, str] | None = None
+    columns: Mapping[str, Sequence[float | None]],
+    styles: Mapping[str, str] | None = None,
+    families: Mapping[str, str] | None = None,
 ) -> list[Line]:
-    """Makes a curve of each column that holds a number, in the colors of the library."""
+    """Makes a curve of each column that has a number, in the colors of the library.
+
+    Args:
+        columns: Name of a curve -> a value for each epoch, ``None`` without one.
+        styles: Name of a curve -> its style, by default ``"solid"``.
+        families: Name of a curve -> its family: curves of one family have one color and mark. By
+            default each is a family of its own.
+    """
     lines: list[Line] = []
+    places: dict[str, int] = {}
     for name, column in columns.items():
         values = np.array([np.nan if value is None else value for value in column], dtype=float)
         if np.isfinite(values).any():
-            place = len(lines)
+            place = places.setdefault((families or {}).get(name, name), len(places))
             lines.append(
                 Line(
                     name,
@@ -137,7 +147,7 @@ def draw_curves(
         from matplotlib.ticker import MaxNLocator
 
         figure = new_figure(_WIDTH, _HEIGHT)
-        axes = figure.add_axes((0.085, 0.12, 0.885, 0.77))
+        axes = figure.add_axes((0.085, 0.165, 0.885, 0.73))
         for line in lines:
             known = np.isfinite(line.values)
             axes.plot(
@@ -162,8 +172,19 @@ def draw_curves(
         else:
             _scale_from_zero(axes, lines, percent)
         clear_frame(axes)
+        axes.set_xlabel("epochs trained", fontsize=9, labelpad=3)
         _mark_stages(axes, boundaries, first)
-        return _to_svg(figure, label)
+        return _to_svg(figure, label, _describe(lines, percent))
+
+
+def _describe(lines: Sequence[Line], percent: bool) -> str:
+    """The curves in words, for those who do not see them: first and last value of each."""
+    texts = []
+    for line in lines:
+        known = line.values[np.isfinite(line.values)]
+        ends = [f"{value:.1%}" if percent else f"{value:.4g}" for value in known[[0, -1]].tolist()]
+        texts.append(f"{line.name}: {ends[0]} at first, {ends[1]} at last.")
+    return " ".join(texts)
 
 
 def _scale_from_zero(axes: Axes, lines: Sequence[Line], percent: bool) -> None:
@@ -228,14 +249,17 @@ def draw_distance_spread(histogram: PairHistogram, across: bool) -> str:
         from matplotlib.ticker import FuncFormatter, NullFormatter
 
         figure = new_figure(_WIDTH, _HEIGHT + 0.4)
-        axes = figure.add_axes((0.085, 0.15, 0.885, 0.73))
+        axes = figure.add_axes((0.125, 0.15, 0.845, 0.73))
         draw_spread(axes, histogram, across)
         axes.set_ylim(top=2 * max(int(histogram.counts.max()), 1))  # the same for both sides
         axes.yaxis.set_major_formatter(FuncFormatter(_short_count))
         axes.yaxis.set_minor_formatter(NullFormatter())
-        axes.set_xlabel("Jaccard distance J")
+        axes.set_xlabel("Jaccard distance J (no unit)")
+        axes.set_ylabel("number of pairs")
         side = "across modalities" if across else "within a modality"
-        return _to_svg(figure, f"Number of pairs {side} by their Jaccard distance")
+        words = [text.get_text().replace("\n", ", ") for text in axes.texts]
+        label = f"Number of pairs {side} by their Jaccard distance"
+        return _to_svg(figure, label, "; ".join(words))
 
 
 def _short_count(value: float, _: object = None) -> str:
@@ -245,7 +269,7 @@ def _short_count(value: float, _: object = None) -> str:
     return f"{value:g}"
 
 
-def _to_svg(figure: Figure, label: str) -> str:
+def _to_svg(figure: Figure, label: str, description: str = "") -> str:
     """The figure as SVG for a page: text as text, colors as CSS variables, unique ids."""
     buffer = io.StringIO()
     import matplotlib
@@ -266,6 +290,7 @@ def _to_svg(figure: Figure, label: str) -> str:
     text = re.sub(r"( id=\"|url\(#|href=\"#)", rf"\g<1>{prefix}-", text)
     opening = (
         f'<svg role="img" aria-label="{html.escape(label)}" '
+        f'aria-description="{html.escape(description)}" '
         f'viewBox="0 0 {figure.get_figwidth() * 72:g} {figure.get_figheight() * 72:g}">'
     )
     return re.sub(r"<svg[^>]*>", lambda _: opening, text, count=1)

@@ -14,12 +14,14 @@ from mabm._core.arrays import IntArray, to_tensor
 from mabm._core.files import write_text
 from mabm._core.modalities import MODALITY_NAMES
 from mabm._core.version import __version__
+from mabm.report.folders import shorten_folders
 from mabm.report.panels import draw_panels, tabulate_last_mix
 from mabm.report.plots import require_matplotlib
 from mabm.report.sheets import contact_sheet, show_search
 from mabm.report.snapshots import ClusteringSnapshot, RetrievalSnapshot
 from mabm.report.spreads import MAX_SAMPLES, show_spreads
-from mabm.report.tables import Entry, collect_results, name_epoch, summarize, tabulate_epochs
+from mabm.report.story import DataFacts, tell_story
+from mabm.report.tables import Entry, collect_results, name_epoch, tabulate_epochs
 
 _MARK: Final = '<meta name="mabm-report" content="{}">'
 _HEAD_BYTES: Final = 1000  # the mark of a page stands in its first lines
@@ -53,17 +55,19 @@ def write_report(
     history: Sequence[Entry],
     clustering: ClusteringSnapshot | None = None,
     retrieval: Sequence[RetrievalSnapshot] = (),
+    data: DataFacts | None = None,
     note: str = "",
     modality_names: Mapping[int, str] = MODALITY_NAMES,
     max_samples: int = MAX_SAMPLES,
     status: str = "",
     refresh: int = 0,
 ) -> Path:
-    """Writes one self-contained page: curves, distances, clusters, searches, and all numbers.
+    """Writes one self-contained page: a summary, curves, distances, clusters, searches, numbers.
 
-    The result is the last evaluated epoch. The best epoch is shown beside it, with a note that it
-    is no result. The page loads no file and runs no script, and all text in it is escaped. An
-    older page is replaced in one step or not at all.
+    The result is the last evaluated epoch. The best epoch is shown for reference, with a note that
+    the test set selected it. The page loads no file and runs no script, and all text in it is
+    escaped. Of absolute paths in the configuration only the last part is shown, so that the page
+    can be shared. An older page is replaced in one step or not at all.
 
     Args:
         path: The file to write, usually ``report.html``.
@@ -73,6 +77,7 @@ def write_report(
         history: Entries of all epochs, in order: the lines of ``history.jsonl``.
         clustering: The clustering to show, usually the last one.
         retrieval: Searches to show, one for each task.
+        data: What the run trains and is tested on; ``None`` where only the history is known.
         note: Text to show wherever images are shown, such as that they are drawings.
         modality_names: Modality -> its name.
         max_samples: Samples whose pairs are counted in the histograms of distances; where there
@@ -93,6 +98,7 @@ def write_report(
     check_integer("max_samples", max_samples, at_least=2)
     check_integer("refresh", refresh, at_least=0)
     names = dict(modality_names)
+    config = shorten_folders(config_toml)
     page = render(
         "report.html.jinja",
         title=title,
@@ -101,7 +107,7 @@ def write_report(
         refresh=refresh,
         kind=PARTIAL if status else "",
         results=collect_results(history, goes_on=bool(refresh)),
-        facts=summarize(history),
+        story=tell_story(history, data),
         panels=draw_panels(history, names),
         mix=tabulate_last_mix(history, names),
         clustering=None if clustering is None else _show_clustering(clustering, names, max_samples),
@@ -111,7 +117,8 @@ def write_report(
             (name_epoch(entry), text) for entry in history for text in entry.get("warnings") or ()
         ],
         environment=environment,
-        config=config_toml,
+        config=config,
+        hides_folders=config != config_toml,
     )
     target = Path(path)
     write_text(target, page)

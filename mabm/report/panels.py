@@ -10,6 +10,7 @@ from mabm.report.figures import Line, draw_curves, make_lines
 from mabm.report.tables import (
     Column,
     Entry,
+    across,
     column,
     keys_of,
     name_epoch,
@@ -37,6 +38,7 @@ class Curves:
         dashed: Names of the curves with dashed lines.
         percent: Whether the values are shares, written in percent.
         steps: Whether the values are set, and stay until they are set anew.
+        families: Name of a curve -> its family, whose curves have one color.
     """
 
     title: str
@@ -45,6 +47,7 @@ class Curves:
     dashed: frozenset[str] = field(default_factory=frozenset)
     percent: bool = False
     steps: bool = False
+    families: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ def draw_panels(history: Sequence[Entry], modality_names: Mapping[int, str]) -> 
     boundaries = stage_boundaries(history, epochs)
     panels = []
     for curves in collect_curves(history, modality_names):
-        lines = make_lines(curves.columns, dict.fromkeys(curves.dashed, "dashed"))
+        lines = make_lines(curves.columns, dict.fromkeys(curves.dashed, "dashed"), curves.families)
         if lines:
             drawn = draw_curves(
                 lines,
@@ -121,7 +124,7 @@ def stage_boundaries(history: Sequence[Entry], epochs: Sequence[int]) -> dict[fl
 
 def _losses(history: Sequence[Entry]) -> Curves:
     columns = {key: column(history, "losses", key) for key in keys_of(history, "losses")}
-    return Curves("Losses", "Mean over the epoch.", columns)
+    return Curves("Losses", "Mean over the iterations of the epoch; no unit.", columns)
 
 
 def _retrieval(history: Sequence[Entry]) -> Curves:
@@ -132,10 +135,12 @@ def _retrieval(history: Sequence[Entry]) -> Curves:
     }
     return Curves(
         "Retrieval",
-        "Rank-1 and mean average precision across modalities, mean over trials.",
+        "Rank-1 (R1, solid) and mean average precision (mAP, dashed) across modalities, in percent; "
+        "of several trials the mean.",
         columns,
         dashed=frozenset(name for name in columns if name.endswith("mAP")),
         percent=True,
+        families={name: name.rpartition(" ")[0] for name in columns},
     )
 
 
@@ -147,27 +152,32 @@ def _retrieval_within(history: Sequence[Entry]) -> Curves:
     }
     return Curves(
         "Retrieval within a modality",
-        "Test images searched among those of their own modality, from other cameras.",
+        "Test images searched among images of their own modality from other cameras, in percent.",
         columns,
         dashed=frozenset(name for name in columns if name.endswith("mAP")),
         percent=True,
+        families={name: name.rpartition(" ")[0] for name in columns},
     )
 
 
 def _clusters(history: Sequence[Entry]) -> Curves:
     columns = {key: column(history, "clusters", key) for key in keys_of(history, "clusters")}
-    return Curves("Clusters", "Clusters found at the start of the epoch.", columns)
+    return Curves("Clusters", "Number of clusters found at the start of the epoch.", columns)
 
 
 def _agreement(history: Sequence[Entry]) -> Curves:
     columns = {
-        f"{name}, {clustering}": column(history, "diagnostics", clustering, key)
+        f"{name}, {clustering}": across(history, clustering, key)
+        if key.startswith("pair")
+        else column(history, "diagnostics", clustering, key)
         for name, key in _AGREEMENT
         for clustering in keys_of(history, "diagnostics")
     }
     return Curves(
-        "Clusters against identities",
-        "Pairs are those across modalities. Identities are looked at here and nowhere in training.",
+        "Agreement of clusters with identities",
+        "In percent. Pairs are of one visible and one infrared image: precision is the share of "
+        "right ones among pairs in one cluster, recall the share of right pairs that are in one "
+        "cluster. Training does not use identities.",
         columns,
         dashed=frozenset(name for name in columns if name.startswith("ARI")),
         percent=True,
@@ -180,14 +190,12 @@ def _spanning(history: Sequence[Entry]) -> Curves:
         f"noise, {clustering}": noise_shares(history, clustering) for clustering in clusterings
     }
     spanning = {
-        f"clusters spanning, {clustering}": column(
-            history, "diagnostics", clustering, "share_spanning"
-        )
+        f"clusters spanning, {clustering}": across(history, clustering, "share_spanning")
         for clustering in clusterings
     }
     return Curves(
         "Noise and spanning clusters",
-        "Share of images in no cluster; share of clusters with members of every modality.",
+        "In percent. Noise: images in no cluster. Spanning: clusters with images of all modalities.",
         {**noise, **spanning},
         dashed=frozenset(noise),
         percent=True,
@@ -204,7 +212,7 @@ def _crossing(history: Sequence[Entry], modality_names: Mapping[int, str]) -> Cu
                 columns.setdefault(name, [None] * len(history))[i] = 1 - shares[row]
     return Curves(
         "Neighbors in another modality",
-        "Share of an image's nearest neighbors that are of another modality than its own.",
+        "Share of an image's nearest neighbors whose modality is not its own, in percent.",
         columns,
         percent=True,
     )
@@ -213,7 +221,7 @@ def _crossing(history: Sequence[Entry], modality_names: Mapping[int, str]) -> Cu
 def _learning_rate(history: Sequence[Entry]) -> Curves:
     return Curves(
         "Learning rate",
-        "Of each epoch, on a logarithmic axis.",
+        "Of each epoch, on a logarithmic axis; no unit.",
         {"learning rate": column(history, "learning_rate")},
         steps=True,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -15,6 +15,20 @@ from mabm.report.tables import name_modality
 
 _NUM_CLUSTERS: Final = 10  # rows of the contact sheet
 _TILES_A_SIDE: Final = 8  # members shown of a cluster in each modality
+
+
+class Tile(NamedTuple):
+    """One image on the page.
+
+    Attributes:
+        image: Its pixels as a data URI.
+        kind: ``"right"``, ``"wrong"``, ``"query"``, or ``"plain"`` where that is not known.
+        name: What it is called; empty without a name.
+    """
+
+    image: str
+    kind: str
+    name: str
 
 
 def evenly_spaced(count: int, most: int) -> IntArray:
@@ -43,8 +57,8 @@ def contact_sheet(
 
     Returns:
         ``heads`` (names of the modalities), ``rows`` (one per cluster), ``order`` (of the clusters,
-        in words), ``spanning`` (whether these clusters span modalities) and ``total`` (clusters in
-        all).
+        in words), ``spanning`` (whether these clusters span modalities), ``total`` (clusters in
+        all) and ``has_names`` (whether images have names).
     """
     clusters = evenly_chosen_clusters(labels, modality, identity, count=_NUM_CLUSTERS)
     spanning = bool(len(clusters))
@@ -63,13 +77,17 @@ def contact_sheet(
     ]
     flat = [rows for groups in shown for rows in groups]
     tile = read_tiles(snapshot.read, np.concatenate([np.zeros(0, np.int64), *flat]))
+    name_image = _image_namer(snapshot.image_names)
     rows = []
     for cluster, groups, parts in zip(clusters.tolist(), members, shown, strict=True):
         title, facts, commonest = _describe_cluster(snapshot, cluster, groups, identity)
         sides = [
             {
                 "name": name_modality(number, names),
-                "tiles": [(tile(row), _kind(identity, row, commonest)) for row in part.tolist()],
+                "tiles": [
+                    Tile(tile(row), _kind(identity, row, commonest), name_image(row))
+                    for row in part.tolist()
+                ],
                 "more": len(group) - len(part),
             }
             for number, group, part in zip(modalities, groups, parts, strict=True)
@@ -83,6 +101,7 @@ def contact_sheet(
         else "from the purest cluster to the least pure",
         "spanning": spanning,
         "total": int(labels.max(initial=-1)) + 1,
+        "has_names": snapshot.image_names is not None,
     }
 
 
@@ -105,7 +124,7 @@ def _describe_cluster(
     if not known.size:
         return title, facts, None
     commonest = int(np.bincount(known).argmax())
-    facts.append(f"{(known == commonest).mean():.0%} one identity")
+    facts.append(f"{100 * (known == commonest).mean():.0f} % one identity")
     return _name_identity(snapshot.identity_names, commonest), facts, commonest
 
 
@@ -120,30 +139,40 @@ def _kind(identity: IntArray | None, row: int, commonest: int | None) -> str:
     return "right" if identity[row] == commonest else "wrong"
 
 
+def _image_namer(names: Callable[[int], str] | None) -> Callable[[int], str]:
+    return (lambda row: "") if names is None else names
+
+
 def show_search(snapshot: RetrievalSnapshot) -> dict[str, Any]:
     """Queries of a search and the nearest of their gallery.
 
     Returns:
-        ``task``, ``caption`` and ``rows``: the image of the query, and the tiles of its gallery.
+        ``task``, ``caption``, ``has_names`` and ``rows``: of each query its ``heading`` (of its
+        group, for the first query of it; else empty), ``facts``, the tile ``query`` and the
+        ``tiles`` of its gallery.
     """
     tile = read_tiles(snapshot.read, np.concatenate([snapshot.query, snapshot.ranked.ravel()]))
-    return {
-        "task": snapshot.task,
-        "caption": snapshot.caption,
-        "rows": [
+    name_image = _image_namer(snapshot.image_names)
+    rows, last = [], ""
+    for place, query in enumerate(snapshot.query.tolist()):
+        group = snapshot.group[place] if snapshot.group else ""
+        ranked, right = snapshot.ranked[place].tolist(), snapshot.right[place].tolist()
+        rows.append(
             {
-                "query": tile(query),
+                "heading": group if group != last else "",
+                "facts": snapshot.facts[place] if snapshot.facts else "",
+                "query": Tile(tile(query), "query", name_image(query)),
                 "tiles": [
-                    (tile(row), "right" if is_right else "wrong")
+                    Tile(tile(row), "right" if is_right else "wrong", name_image(row))
                     for row, is_right in zip(ranked, right, strict=True)
                     if row >= 0
                 ],
             }
-            for query, ranked, right in zip(
-                snapshot.query.tolist(),
-                snapshot.ranked.tolist(),
-                snapshot.right.tolist(),
-                strict=True,
-            )
-        ],
+        )
+        last = group
+    return {
+        "task": snapshot.task,
+        "caption": snapshot.caption,
+        "has_names": snapshot.image_names is not None,
+        "rows": rows,
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -31,6 +31,11 @@ from mabm.evaluation.search import minus_inner_products
 ReadImages = Callable[[list[int]], Array]
 """Rows -> (B, 3, H, W) uint8 RGB images of one size, such as ``ImageReader.__getitems__``."""
 
+BEST: Final = "Best"
+BETWEEN: Final = "In between: the quartiles"
+WORST: Final = "Worst, the very worst first"
+"""Groups of the queries that :meth:`RetrievalSnapshot.from_search` chooses."""
+
 _ROWS_AT_ONCE: Final = 512  # queries ranked in one step: bounds the memory of a large gallery
 
 
@@ -50,6 +55,8 @@ class ClusteringSnapshot:
         preset: Variant of the distance: a name in :data:`mabm.PRESETS` or a preset of your own;
             ``None`` is ``"bmil"``.
         identity_names: Takes an identity and returns its name; ``None`` names it by its number.
+        image_names: Takes a row and returns the name of its image, such as its file; ``None``
+            where images have no names.
         groups: (N,) integers >= 0, the groups that the distance distinguished, where these are not
             the modality: cameras, with ``"ca_jaccard"``.
     """
@@ -64,6 +71,7 @@ class ClusteringSnapshot:
     eps: float = DEFAULT_EPS
     preset: str | Preset | None = None
     identity_names: Callable[[int], str] | None = None
+    image_names: Callable[[int], str] | None = None
     groups: Column | None = None
 
     def __post_init__(self) -> None:
@@ -96,6 +104,11 @@ class RetrievalSnapshot:
             where ``ranked`` is -1.
         read: Reads images by row.
         caption: How these queries and the gallery were chosen, in words.
+        group: Q words, the group of each query: queries of one group follow each other under a
+            heading. Empty without groups.
+        facts: Q texts, what is known of each query, such as its average precision. May be empty.
+        image_names: Takes a row and returns the name of its image, such as its file; ``None``
+            where images have no names.
     """
 
     task: str
@@ -104,6 +117,9 @@ class RetrievalSnapshot:
     right: npt.NDArray[np.bool_]
     read: ReadImages
     caption: str = ""
+    group: Sequence[str] = ()
+    facts: Sequence[str] = ()
+    image_names: Callable[[int], str] | None = None
 
     def __post_init__(self) -> None:
         """Refuses arrays whose shapes do not fit together."""
@@ -113,6 +129,9 @@ class RetrievalSnapshot:
                 f"query must be (Q,), ranked and right (Q, R), got {shapes[0]}, {shapes[1]} and "
                 f"{shapes[2]}"
             )
+        for name in ("group", "facts"):
+            if (count := len(getattr(self, name))) not in (0, len(self.query)):
+                raise ValueError(f"{name} must be empty or {len(self.query)} words, got {count}")
 
     @classmethod
     def from_search(
@@ -124,13 +143,15 @@ class RetrievalSnapshot:
         *,
         task: SearchTask,
         read: ReadImages,
-        num_queries: int = 8,
+        image_names: Callable[[int], str] | None = None,
+        num_each: int = 4,
         num_shown: int = 10,
     ) -> RetrievalSnapshot:
         """Searches as :func:`mabm.evaluate_search` does in trial 0.
 
-        The queries shown are evenly spaced in the order of average precision, from the greatest to
-        the least (ties: lower row first), so that none is picked by hand.
+        The queries shown are chosen by their average precision (AP), so that none is picked by
+        hand: the best and the worst, at most one of each identity in either group, and those at the
+        quartiles. Ties: the lower row first. Queries without a match in the gallery do not count.
 
         Args:
             features: (N, D) floating point, compared by inner product, never normalized here.
@@ -139,7 +160,8 @@ class RetrievalSnapshot:
             modality: (N,) integers, 0 visible and 1 infrared, or these two words.
             task: Which images are queries, which are the gallery, and what is left out of it.
             read: Reads images by row.
-            num_queries: Greatest number of queries to show, >= 1.
+            image_names: Takes a row and returns the name of its image; ``None`` for no names.
+            num_each: Greatest number of the best queries, and of the worst, >= 1.
             num_shown: Greatest number of gallery images to show for each query, >= 1.
 
         Returns:
@@ -149,15 +171,14 @@ class RetrievalSnapshot:
             TypeError: An argument of the wrong kind.
             ValueError: Shapes that do not fit.
         """
-        check_integer("num_queries", num_queries, at_least=1)
+        check_integer("num_each", num_each, at_least=1)
         check_integer("num_shown", num_shown, at_least=1)
         samples = SearchSamples.check(features, identity, camera, modality)
         queries, gallery = samples.queries(task, trial=0), samples.gallery(task, trial=0)
-        scores, top = _rank_gallery(samples, task, queries, gallery, num_shown)
-        order = scores.sort(descending=True, stable=True).indices
-        order = order[: int((scores > 0).sum())]  # 0 is without a match
-        places_shown = torch.linspace(0, max(len(order) - 1, 0), min(num_queries, len(order)))
-        chosen = order[places_shown.round().long()]
+        scores, first, top = _rank_gallery(samples, task, queries, gallery, num_shown)
+        groups = _choose_queries(scores, samples.identity[queries], num_each)
+        chosen = torch.tensor([place for places in groups.values() for place in places])
+        chosen = chosen.to(torch.int64)
         shown, query = top[chosen], queries[chosen]
         right = samples.identity[shown] == samples.identity[query, None]
         return cls(
@@ -166,15 +187,50 @@ class RetrievalSnapshot:
             ranked=shown.numpy(),
             right=(right & (shown >= 0)).numpy(),
             read=read,
-            caption=f"{len(chosen)} of {len(order):,} queries with a match, evenly spaced from the "
-            f"best ranked to the worst by average precision; gallery of {len(gallery):,} images"
-            + (" (trial 0)" if task.num_trials > 1 else ""),
+            caption="Chosen by average precision (AP), at most one of each identity in a group; "
+            f"{int((scores > 0).sum()):,} queries with a match, a gallery of {len(gallery):,} "
+            "images" + (" (trial 0)" if task.num_trials > 1 else ""),
+            group=[name for name, places in groups.items() for _ in places],
+            facts=[
+                f"AP {100 * score:.1f} %, first match at rank {rank:,}"
+                for score, rank in zip(scores[chosen].tolist(), first[chosen].tolist(), strict=True)
+            ],
+            image_names=image_names,
         )
+
+
+def _choose_queries(scores: Tensor, identity: Tensor, num_each: int) -> dict[str, list[int]]:
+    """Places of the queries to show, by their group.
+
+    Args:
+        scores: (Q,) average precision, 0 for a query without a match.
+        identity: (Q,) identities.
+        num_each: Greatest number of the best ones, and of the worst.
+    """
+    people = identity.tolist()
+    count = int((scores > 0).sum())
+    falling = scores.sort(descending=True, stable=True).indices[:count].tolist()
+    rising = scores.sort(stable=True).indices[len(scores) - count :].tolist()
+    best = _one_of_each(falling, people, num_each)
+    worst = _one_of_each([place for place in rising if place not in best], people, num_each)
+    quartiles = dict.fromkeys(falling[count * part // 4] for part in (1, 2, 3) if count)
+    between = [place for place in quartiles if place not in best and place not in worst]
+    return {BEST: best, BETWEEN: between, WORST: worst}
+
+
+def _one_of_each(places: Sequence[int], people: Sequence[int], most: int) -> list[int]:
+    """The first place of each identity, at most ``most``."""
+    first: dict[int, int] = {}
+    for place in places:
+        if len(first) == most:
+            break
+        first.setdefault(people[place], place)
+    return list(first.values())
 
 
 def _rank_gallery(
     samples: SearchSamples, task: SearchTask, queries: Tensor, gallery: Tensor, num_shown: int
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Ranks a gallery for each query.
 
     Args:
@@ -185,11 +241,12 @@ def _rank_gallery(
         num_shown: Ranks to return.
 
     Returns:
-        (Q,) float64 average precision, 0 for a query without a match, and (Q, min(num_shown, G))
-        int64 rows of the gallery, nearest first, -1 past the last sample that is compared.
+        (Q,) float64 average precision, 0 for a query without a match; (Q,) int64 rank of the first
+        match, any number without one; and (Q, min(num_shown, G)) int64 rows of the gallery, nearest
+        first, -1 past the last sample that is compared.
     """
     identity, camera = samples.identity, samples.camera
-    precisions, tops = [], []
+    precisions, firsts, tops = [], [], []
     for rows in torch.split(queries, _ROWS_AT_ONCE):
         distance = minus_inner_products(
             samples.features_at(rows), samples.features_at(gallery)
@@ -201,8 +258,10 @@ def _rank_gallery(
         is_compared = ranked.values.isfinite()
         right = matches.gather(1, ranked.indices) & is_compared
         precisions.append(average_precision(right, torch.arange(1, len(gallery) + 1)))
+        firsts.append(1 + (right.cumsum(dim=1) == 0).sum(dim=1))
         tops.append(gallery[ranked.indices].where(is_compared, -1)[:, :num_shown])
     return (
         torch.cat([torch.empty(0, dtype=torch.float64), *precisions]),
+        torch.cat([torch.empty(0, dtype=torch.int64), *firsts]),
         torch.cat([torch.empty(0, min(num_shown, len(gallery)), dtype=torch.int64), *tops]),
     )

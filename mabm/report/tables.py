@@ -10,6 +10,7 @@ Entry = Mapping[str, Any]
 Column = list[float | None]
 
 NONE: Final = "\N{EN DASH}"
+_GLOBAL: Final = "global"  # what the history calls the clusters of all images
 SCORES: Final = {
     "rank1": "R1",
     "rank5": "R5",
@@ -46,8 +47,8 @@ class Results:
         score_names: Heads of the columns.
         rows: For each task the result, and the best epoch where that is another one.
         line: The result in one line; empty without an evaluation.
-        best_line: The best epoch in one line, with a note that it is no result; empty where it is
-            the last evaluated one.
+        best_line: The best epoch in one line, with a note that the test set selected it; empty
+            where it is the last evaluated one.
     """
 
     score_names: tuple[str, ...]
@@ -71,6 +72,13 @@ def name_modality(modality: int, names: Mapping[int, str]) -> str:
 def percent(value: float | None, digits: int = 1) -> str:
     """A share in percent, without the sign; a dash for none."""
     return NONE if value is None else f"{100 * value:.{digits}f}"
+
+
+def change(value: float | None, earlier: float | None) -> str:
+    """By how many percentage points a share changed; empty where one of the two is missing."""
+    if value is None or earlier is None:
+        return ""
+    return f"{100 * (value - earlier):+.1f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _with_sign(value: float | None) -> str:
@@ -101,8 +109,8 @@ def collect_results(history: Sequence[Entry], *, goes_on: bool = False) -> Resul
     best_line = ""
     if best is not last:
         best_line = (
-            f"Best epoch ({name_epoch(best)}), not a result, because it is chosen by the very "
-            f"scores it is told by: {_in_words(best)}"
+            f"For reference only: selected on the test set, {name_epoch(best)} is best: "
+            f"{_in_words(best)}"
         )
     return Results(
         tuple(SCORES[key] for key in names), tuple(rows), line + _in_words(last), best_line
@@ -150,6 +158,21 @@ def column(history: Sequence[Entry], *keys: str) -> Column:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         values.append(float(value) if is_number else None)
     return values
+
+
+def across(history: Sequence[Entry], clustering: str, key: str) -> Column:
+    """A number on clusters across modalities; ``None`` in epochs that are known to have none.
+
+    Args:
+        history: Entries of all epochs, in order.
+        clustering: Which clustering, a key of ``diagnostics``.
+        key: Which number of it.
+    """
+    values = column(history, "diagnostics", clustering, key)
+    return [
+        None if entry.get("clusters") and _GLOBAL not in entry["clusters"] else value
+        for entry, value in zip(history, values, strict=True)
+    ]
 
 
 def keys_of(history: Sequence[Entry], *path: str) -> list[str]:

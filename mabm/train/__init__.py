@@ -1,12 +1,12 @@
 """Training: the two stages of the method, and the parts they are made of.
 
 :func:`train` runs a whole configuration. Its steps are plain functions
-(:mod:`mabm.train.extraction`, :mod:`mabm.train.steps`) that can be put into another order or into
-another loop. What is needed beyond the library's core is in the extra ``train``.
+(:mod:`mabm.train.extraction`, :mod:`mabm.train.steps`) that can be reordered or used in your own
+loop. The extra ``train`` installs the packages that training needs.
 """
 
 try:
-    import tqdm as _tqdm  # noqa: F401 - the first thing of the extra that is missed without it
+    import tqdm as _tqdm  # noqa: F401 - fails first if the extra is not installed
 except ImportError as error:
     raise ImportError('training needs tqdm and more: pip install "mabm[train]"') from error
 

@@ -1,7 +1,7 @@
-"""The batches of an epoch and what a step makes of one: images, augmented, in one or two views.
+"""The batches of an epoch, and their images augmented in one or two views.
 
-Everything is drawn from the seed of the run, a position in it, and the stream of a contrast. A run
-that was stopped goes on as if it had not been, and several processes draw what one would.
+Everything is drawn from the seed of the run, a position in it, and the stream of a contrast. So a
+resumed run draws what an uninterrupted one draws, and several processes draw what one would.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class View:
         images: (B, 3, H, W) float32.
         modality: (B,) int64 on the CPU, where encoders read it without waiting for a GPU.
         rows: (J,) int64 image numbers of the joined batch, in the order of its features.
-        sections: Sizes of this process's parts: visible, visible again, infrared.
+        sections: Sizes of this process's parts: visible, second visible view, infrared.
     """
 
     images: Tensor
@@ -38,7 +38,7 @@ class View:
     sections: tuple[int, ...]
 
     def by_modality(self, joined: Tensor) -> dict[int, Tensor]:
-        """Splits (J, ...) rows of the joined batch; a modality without rows is left out."""
+        """Splits (J, ...) values of the joined batch; a modality without images is left out."""
         *visible, infrared = (size * distributed.world_size() for size in self.sections)
         parts = torch.split(joined, [sum(visible), infrared])
         return {group: part for group, part in zip(MODALITIES, parts, strict=True) if len(part)}
@@ -54,20 +54,20 @@ def draw_batches(
     iterations: int,
     options: BatchConfig,
 ) -> list[dict[int, list[int]]]:
-    """Draws the image numbers that this process takes in each iteration left of an epoch.
+    """Draws the image numbers that this process uses in each remaining iteration of an epoch.
 
     Args:
         targets: For each modality that takes part, (N,) targets of all samples, -1 for those that
             are not drawn.
         cameras: (N,) cameras, or ``None``.
-        position: Stage, epoch, and the first iteration that is wanted.
+        position: Stage, epoch, and the first iteration to draw.
         seed: Seed of the run.
-        stream: Keeps apart what several contrasts draw.
-        iterations: Number of iterations of the whole epoch.
+        stream: Separates the random numbers of different contrasts.
+        iterations: Number of iterations in the whole epoch.
         options: Sizes of a batch.
 
     Returns:
-        For each iteration left, image numbers by modality.
+        For each remaining iteration, image numbers by modality.
     """
     stage, epoch, first = position
     drawn: list[dict[int, list[int]]] = [{} for _ in range(first, iterations)]
@@ -110,15 +110,15 @@ def view_batch(
     Args:
         images: (B, 3, H, W) uint8, the images of ``rows``, visible ones first.
         rows: Image numbers of this process, by modality.
-        position: Position of the step; no other has these draws.
+        position: Position of the step; each position has its own draws.
         seed: Seed of the run.
-        stream: Keeps apart what several contrasts draw at one position.
+        stream: Separates the random numbers of different contrasts at one position.
         options: Augmentation.
-        device: Where the views are made and stay.
+        device: Device on which the views are computed.
 
     Returns:
-        Views of this process's images: its share of what one process would make of the joined
-        batch.
+        Views of this process's images: its share of the views that a single process would compute
+        of the joined batch.
     """
     counts = [len(rows.get(group, ())) for group in MODALITIES]
     numbers = [torch.tensor(rows.get(group, ()), dtype=torch.int64) for group in MODALITIES]

@@ -1,4 +1,4 @@
-"""The clusters of an epoch: of each modality alone and, where a contrast needs them, of both."""
+"""The clusters of an epoch: within each modality and, if a contrast needs them, across both."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class Clusters:
     """Pseudo-labels of one epoch.
 
     Attributes:
-        alone: (N,) int64 clusters of each modality, numbered from 0 in each; noise is -1.
-        together: (N,) int64 global clusters, which may hold samples of both modalities; noise is
-            -1. ``None`` where no contrast needs them.
-        chosen: (N,) bool, the samples that were clustered alone; the others are -1 in ``alone``.
-            ``None``: all.
-        others: (N,) bool, the samples that were clustered together; the others are -1 in
-            ``together``. ``None``: all.
+        alone: (N,) int64 clusters within each modality, numbered from 0 in each; noise is -1.
+        together: (N,) int64 global clusters, which may contain samples of both modalities; noise is
+            -1. ``None`` if no contrast needs them.
+        chosen: (N,) bool, the samples that were clustered within their modality; all others are -1
+            in ``alone``. ``None``: all samples.
+        others: (N,) bool, the samples that were clustered globally; all others are -1 in
+            ``together``. ``None``: all samples.
     """
 
     alone: Tensor
@@ -50,15 +50,15 @@ def find_clusters(
     camera: Tensor | None = None,
     subset_seed: int = 0,
 ) -> Clusters:
-    """Clusters the samples of an epoch; one process does it for all.
+    """Clusters the samples of an epoch; the first process does it for all.
 
     Args:
         features: (N, D).
         modality: (N,) int64.
         options: How samples are clustered, and by which association clusters span modalities.
-        together: Whether global clusters are wanted. With ``association="off"`` there are none.
-        camera: (N,) int64 cameras, for presets that tell them apart; ``None`` if not known.
-        subset_seed: Seed of the draw of visible samples where ``subset_ratio`` is below 1.
+        together: Whether to find global clusters. With ``association="off"`` there are none.
+        camera: (N,) int64 cameras, for presets that use them; ``None`` if not known.
+        subset_seed: Seed for drawing visible samples if ``subset_ratio`` is below 1.
 
     Returns:
         The clusters, on the device of the features.
@@ -79,7 +79,7 @@ def find_clusters(
 
 
 def _draw_subsets(modality: Tensor, ratio: float, seed: int) -> tuple[Tensor | None, Tensor | None]:
-    """Which samples are clustered alone, and which together; all of them at a ratio of 1."""
+    """Masks of the samples to cluster within modalities and globally; ``None`` at a ratio of 1."""
     if ratio == 1:
         return None, None
     is_visible = modality.cpu() == VISIBLE

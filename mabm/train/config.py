@@ -32,7 +32,7 @@ from mabm.distance.presets import (
 from mabm.models.registry import MAX_EDGE, MAX_SEED
 from mabm.models.weights import SHIPPED
 
-# Limits far above what is used and below what breaks a machine.
+# Limits far above any useful value, and low enough to be safe.
 _MOST: Final = 10**6  # for any count in a run
 _MOST_IN_BATCH: Final = 2**16
 _MOST_WORKERS: Final = 1024
@@ -59,22 +59,22 @@ class DataConfig(_Table):
 
     Attributes:
         name: Name of the data set, a key of ``mabm.data.DATA_SETS``; other spellings are replaced
-            by that one.
-        root: Folder of the data set, or the table of a list of images; ``None`` for data that ships
+            by it.
+        root: Folder of the data set, or a table that lists images; ``None`` for data that ships
             with the package.
         trial: Number of the trial, from 1; ``None`` for data sets without trials.
         height: Height that images are resized to, in pixels.
         width: Width that images are resized to, in pixels.
-        test_resampling: Filter that test images are resized with, ``"lanczos"`` or ``"bicubic"``.
-            Training images are resized with the bicubic filter, for clustering too. The released
-            implementation takes Lanczos for test images.
-        identities: Number of identities to train on, evenly spaced; ``None`` for all images, those
-            of unknown identity among them.
-        held_out: Number of training identities, evenly spaced, that are left out of training and
-            evaluated on in place of the test set: for choosing settings without looking at it.
-        cache: Folder for decoded images; ``None`` decodes them each time.
-        workers: Processes that decode images, at most one per CPU; 0 decodes in the training
-            process.
+        test_resampling: Filter for resizing test images, ``"lanczos"`` or ``"bicubic"``. Training
+            images are resized with the bicubic filter, for clustering too. The released
+            implementation uses Lanczos for test images.
+        identities: Number of identities to train on, evenly spaced; ``None`` for all images,
+            including those of unknown identity.
+        held_out: Number of training identities, evenly spaced, to hold out of training and use
+            instead of the test set, for choosing settings without looking at the test set.
+        cache: Folder that caches decoded images; ``None`` decodes them each time.
+        workers: Number of processes that decode images, at most one per CPU; 0 decodes in the
+            training process.
     """
 
     name: str = "sysu_mm01"
@@ -103,12 +103,13 @@ class DataConfig(_Table):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(_Table):
-    """The encoder (:func:`mabm.models.build_encoder`) and the weights that it starts from.
+    """The encoder (:func:`mabm.models.build_encoder`) and its initial weights.
 
     Attributes:
         name: ``"agw-resnet50"``, ``"small"`` or ``"timm:NAME"``.
-        weights: A file of weights, or ``"emoji_xm"`` for those that ship (other spellings are
-            replaced by that one; a file of that name is ``./emoji_xm``); ``None`` starts at random.
+        weights: A file of weights, or ``"emoji_xm"`` for the shipped weights (other spellings are
+            replaced by it; write ``./emoji_xm`` for a file of that name); ``None`` initializes
+            randomly.
     """
 
     name: str = "agw-resnet50"
@@ -124,15 +125,15 @@ class AugmentationConfig(_Table):
     """Random changes to training images.
 
     Attributes:
-        padding: Pixels added around an image before a random crop of its size.
+        padding: Pixels added around an image before a random crop to its original size.
         flip: Probability of mirroring.
         erasing: Probability of erasing a rectangle.
         erasing_fill: Red, green and blue of an erased pixel, in [0, 255]; the default is that of
             the released implementation.
-        jitter: Strength of color jitter, applied to the second visible view, borders included.
-        jitter_infrared: Whether stage 1 jitters infrared images too.
+        jitter: Strength of color jitter, applied to the second visible view including its borders.
+        jitter_infrared: Whether stage 1 also jitters infrared images.
         exchange: Whether the second visible view has one channel copied to all three.
-        second_view: Whether a visible image is used in two views.
+        second_view: Whether each visible image is used in two views.
     """
 
     padding: int = 10
@@ -148,7 +149,7 @@ class AugmentationConfig(_Table):
         _check_integers(self, 0, MAX_EDGE, "padding")
         for name in ("flip", "erasing", "jitter"):
             check_real(name, getattr(self, name), 0.0, 1.0)
-        fill: object = self.erasing_fill  # what Python gives may be anything
+        fill: object = self.erasing_fill  # Python does not check the type
         if not isinstance(fill, tuple | list) or len(fill) != 3:
             raise ValueError(f"erasing_fill must be red, green and blue, got {shown(fill)}")
         for color in fill:
@@ -160,29 +161,29 @@ class ClusteringConfig(_Table):
     """Pseudo-labels, which are computed at the start of every epoch.
 
     Attributes:
-        k1: Number of neighbors of a sample; where modalities are clustered together by ``"bmil"``,
-            divided among them.
-        k2: Number of rows averaged by local query expansion: per modality where modalities are
-            clustered together by ``"bmil"`` (6 of two are 12 rows), in all elsewhere.
+        k1: Number of neighbors per sample; split between the modalities when both are clustered
+            together with ``"bmil"``.
+        k2: Number of neighbors averaged by local query expansion: per modality when both are
+            clustered together with ``"bmil"`` (6 per modality are 12), in total otherwise.
         eps: Radius of DBSCAN.
         min_samples: Number of samples within ``eps``, itself included, that make a sample a core.
-        alone_k1: ``k1`` where a modality is clustered alone; ``None`` takes ``k1``.
-        alone_k2: ``k2`` where a modality is clustered alone, rows in all; ``None`` takes ``k2``.
-        preset: Distance by which modalities are clustered together, a name in
+        alone_k1: ``k1`` for clustering within one modality; ``None`` uses ``k1``.
+        alone_k2: ``k2`` for clustering within one modality, in total; ``None`` uses ``k2``.
+        preset: Distance for clustering both modalities together, a name in
             :data:`mabm.PRESETS`. ``"ca_jaccard"`` compares cameras and has its own list lengths:
-            ``k1`` and ``k2`` must stay at their defaults. One modality alone is always clustered
-            by ``"spcl"``.
-        half_list: ``"merged"`` or ``"balanced"`` between modalities; ``None`` takes that of the
-            preset.
-        subset_ratio: Share of the visible images, drawn anew each epoch, that are clustered alone;
-            below 1, only the others are clustered with the infrared images. Published with 0.5 on
-            SYSU-MM01, because a dense matrix of all does not fit.
-        association: How stage 2 joins modalities. ``"modality-aware"``: global
-            clustering by the distance of ``preset``, the published method.
-            ``"naive"``: global clustering blind to modality, by the classic distance with ``k1``,
-            and as many rows averaged as ``k2`` of each modality are, at most ``k1``.
-            ``"hungarian"``, ``"sinkhorn"``: clusters of each modality matched afterwards.
-            ``"off"``: not at all.
+            ``k1`` and ``k2`` must stay at their defaults. Within one modality, ``"spcl"`` is always
+            used.
+        half_list: ``"merged"`` or ``"balanced"``, for clustering across modalities; ``None`` uses
+            the value of the preset.
+        subset_ratio: Share of the visible images, drawn again each epoch, that are clustered within
+            their modality; below 1, only the others are clustered with the infrared images.
+            Published with 0.5 on SYSU-MM01, because a dense matrix of all images does not fit.
+        association: How stage 2 associates the modalities. ``"modality-aware"``: global clustering
+            by the distance of ``preset``, the published method. ``"naive"``: global clustering that
+            ignores modality, by the classic distance with ``k1``, averaging as many neighbors in
+            total as the modality-aware distance (``k2`` per modality), at most ``k1``.
+            ``"hungarian"``, ``"sinkhorn"``: clusters within each modality, matched afterwards.
+            ``"off"``: no association.
     """
 
     k1: int = DEFAULT_K1
@@ -214,7 +215,7 @@ class ClusteringConfig(_Table):
 
     @property
     def distance(self) -> DistanceOptions:
-        """The distance by which modalities are clustered together."""
+        """The distance for clustering both modalities together."""
         preset = resolve_preset(self.preset, has_modality=True)
         if self.half_list is not None:
             preset = dataclasses.replace(preset, half_list=self.half_list)
@@ -224,17 +225,17 @@ class ClusteringConfig(_Table):
 
     @property
     def distance_alone(self) -> DistanceOptions:
-        """The distance by which a modality is clustered alone."""
+        """The distance for clustering within one modality."""
         return DistanceOptions(self.k1_alone, self.k2_alone, PRESETS["spcl"])
 
     @property
     def k1_alone(self) -> int:
-        """``k1`` where a modality is clustered alone."""
+        """``k1`` for clustering within one modality."""
         return self.k1 if self.alone_k1 is None else self.alone_k1
 
     @property
     def k2_alone(self) -> int:
-        """``k2`` where a modality is clustered alone."""
+        """``k2`` for clustering within one modality."""
         return self.k2 if self.alone_k2 is None else self.alone_k2
 
 
@@ -244,12 +245,13 @@ class ContrastConfig(_Table):
 
     Attributes:
         temperature: Divisor of similarities in the softmax.
-        margin: Subtracted from the loss on the mean bank, which is zero below it (hybrid memory,
-            within modalities).
-        num_selected: Number of prototypes in the softmax across modalities: the hardest.
-        momentum: Share of the old value in an update of a row of a memory.
-        memory: Kind of the memories: ``"hybrid"``, ``"mean"`` or ``"hard"``.
-        split: Whether a global cluster has a prototype per modality rather than one.
+        margin: Margin subtracted from the loss on the mean bank, which is then clipped at zero
+            (hybrid memory, within modalities).
+        num_selected: Number of prototypes in the softmax across modalities: the positives and the
+            hardest others.
+        momentum: Weight of the old prototype in a memory update.
+        memory: Kind of memory: ``"hybrid"``, ``"mean"`` or ``"hard"``.
+        split: Whether a global cluster has one prototype per modality instead of a single one.
     """
 
     temperature: float = 0.05
@@ -269,28 +271,28 @@ class ContrastConfig(_Table):
 
 @dataclass(frozen=True, kw_only=True)
 class BatchConfig(_Table):
-    """The batch of one optimizer step, of all processes together.
+    """The batch of one optimizer step, summed over all processes.
 
     Attributes:
-        identities: Number of clusters of each modality in the batch, divided evenly among the
-            processes.
-        infrared_identities: Number of infrared clusters, if it is to differ from that of visible
-            ones; ``None`` takes ``identities``.
-        instances: Number of images of each cluster. A visible image in two views counts once.
+        identities: Number of clusters per modality in a batch, divided evenly among the processes.
+        infrared_identities: Number of infrared clusters, if different from the number of visible
+            ones; ``None`` uses ``identities``.
+        instances: Number of images per cluster. A visible image in two views counts once.
         cameras: Whether images of a cluster are drawn from cameras other than the anchor's.
-        sampling: ``"released"``: clusters that are left over when all others have been in a batch
-            are dropped, and images of a cluster may repeat where it has as many as are drawn.
-            ``"even"``: left-over clusters begin the next batch, and images repeat only where there
-            are too few. See :class:`mabm.IdentityBatchSampler`.
-        micro_batches: Number of parts in which a process sends its batch through the encoder.
-            Losses and gradients are those of the whole batch, at the price of a second forward
-            pass; batch normalization sees the parts.
-        normalization: ``"whole"``: batch normalization takes its statistics of the whole batch.
-            ``"halves"``: as ``torch.nn.DataParallel`` on two GPUs, which published numbers come
-            from. The first visible view is normalized with one half of the infrared images, the
-            second with the other half, and running statistics are those of the first. One process
-            only; ``micro_batches`` must be 1 or even, and 2 gives the numbers of 1.
-        evaluation: Number of images per step where no gradient is taken.
+        sampling: ``"released"``: left-over clusters that do not fill a batch are dropped, and
+            images of a cluster may repeat even if it has exactly as many as are drawn. ``"even"``:
+            left-over clusters begin the next batch, and images repeat only if there are too few.
+            See :class:`mabm.IdentityBatchSampler`.
+        micro_batches: Number of parts in which a process passes its batch through the encoder.
+            Losses and gradients are those of the whole batch, at the cost of a second forward
+            pass; batch normalization uses the statistics of each part.
+        normalization: ``"whole"``: batch normalization uses the statistics of the whole batch.
+            ``"halves"``: as with ``torch.nn.DataParallel`` on two GPUs, which published numbers
+            come from. The first visible view is normalized with one half of the infrared images,
+            the second view with the other half, and running statistics come from the first half.
+            One process only; ``micro_batches`` must be 1 or even, and 2 gives the same numbers
+            as 1.
+        evaluation: Number of images per step when no gradient is computed.
     """
 
     identities: int = 8
@@ -343,9 +345,9 @@ class StageConfig(_Table):
     """One stage: Adam, with its learning rate multiplied by ``gamma`` every ``step`` epochs.
 
     Attributes:
-        epochs: Number of epochs; 0 leaves the stage out.
-        iterations: Number of optimizer steps in an epoch.
-        lr: Learning rate at the start; there is no warm-up.
+        epochs: Number of epochs; 0 skips the stage.
+        iterations: Iterations per epoch; each contrast takes one optimizer step in each.
+        lr: Initial learning rate; there is no warm-up.
         weight_decay: Weight decay of Adam, added to the gradient.
         step: Number of epochs between two reductions of the learning rate.
         gamma: Factor of each reduction.
@@ -385,24 +387,23 @@ class RunConfig(_Table):
     """How a run is executed. Only ``seed`` and ``precision`` are settings of the method.
 
     Attributes:
-        seed: Seed of everything drawn at random.
-        precision: Arithmetic of the encoder in training; losses are always float32.
+        seed: Seed of all random numbers.
+        precision: Precision of the encoder in training; losses are always float32.
         compile: Whether to compile the encoder with ``torch.compile``.
-        device: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``; ``"auto"`` takes a GPU if there is one, else
-            the CPU.
-        deterministic: Whether PyTorch is restricted to algorithms that give the same bits each
-            time, for the length of the run. Runs on one CPU with one number of threads repeat to
-            the bit in any case; on a GPU the environment must set CUBLAS_WORKSPACE_CONFIG, which
-            PyTorch then asks for.
-        checkpoint_every: Iterations between checkpoints within an epoch; 0 writes one at its end
-            only.
+        device: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``; ``"auto"`` uses a GPU if there is one,
+            otherwise the CPU.
+        deterministic: Whether to restrict PyTorch to deterministic algorithms during the run. Runs
+            on one CPU with a fixed number of threads are bit-for-bit reproducible in any case; on a
+            GPU, PyTorch requires the environment variable CUBLAS_WORKSPACE_CONFIG.
+        checkpoint_every: Iterations between checkpoints within an epoch; 0 writes a checkpoint only
+            at the end of each epoch.
         evaluate_every: Epochs between evaluations. The start and the last epoch of a stage are
-            always evaluated; 0 evaluates these only.
-        max_skipped: Number of consecutive steps without a finite loss and gradient that are
+            always evaluated; 0 evaluates only these.
+        max_skipped: Number of consecutive steps with a non-finite loss or gradient that are
             skipped before the run stops.
         tensorboard: Whether to write TensorBoard files.
-        report: Whether to write ``report.html``: its curves after every epoch, clusters and
-            searches at the end.
+        report: Whether to write ``report.html``: curves after every epoch, clusters and searches
+            at the end.
     """
 
     seed: int = 0
@@ -432,7 +433,7 @@ class Config(_Table):
         augmentation: Random changes to training images.
         clustering: How pseudo-labels are computed.
         contrast: Losses and memories.
-        batch: Size and make-up of a batch.
+        batch: Size and composition of a batch.
         stage1: Training within modalities.
         stage2: Training across modalities.
         run: Seed, device, checkpoints, reports.
@@ -476,7 +477,7 @@ def _check_paths(table: object, *names: str) -> None:
 
 
 def _spell_as_known(table: object, field: str, names: NamedMapping[Any]) -> None:
-    """Replaces a known name by the spelling that documents and files have."""
+    """Replaces a known name by its standard spelling."""
     known = names.find(getattr(table, field))
     if known is not None:
         object.__setattr__(table, field, known)  # the tables are frozen

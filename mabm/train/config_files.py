@@ -1,4 +1,4 @@
-"""Configurations from TOML files, with overrides from the command line, and back to TOML."""
+"""Reads configurations from TOML files, with command-line overrides, and writes them as TOML."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from mabm._core.names import find_name
 from mabm.data.sets import CONFIGS, DATA_SETS
 from mabm.train.config import Config
 
-_MOST_BYTES: Final = 2**20  # of a file
+_MOST_BYTES: Final = 2**20  # per file
 _MOST_BASES: Final = 16
-_LONGEST: Final = 100  # characters of a value that a message shows
-# Byte-order marks of other encodings than UTF-8, the longer ones first.
+_LONGEST: Final = 100  # characters of a value in a message
+# Byte-order marks of other encodings than UTF-8, longer ones first.
 _OTHER_ENCODINGS: Final = (
     (codecs.BOM_UTF32_LE, "UTF-32"),
     (codecs.BOM_UTF32_BE, "UTF-32"),
@@ -32,18 +32,18 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Reads a configuration.
 
     Args:
-        source: Name of a shipped configuration (one of ``CONFIGS``, in any spelling; short names of
-            data sets are understood) or path of a TOML file. A name comes first: a file of that
-            name in the current folder is, for instance, ``./sysu``. Tables and keys of the file are
-            the fields of :class:`Config`; what is left out keeps its default. A key ``base`` at the
-            top names a shipped configuration, or another file (relative to the folder of this one),
-            to start from. UTF-8, with or without a byte-order mark, of at most 1 MiB.
+        source: Name of a shipped configuration (one of ``CONFIGS``, in any spelling, or the short
+            name of a data set) or path of a TOML file. Names take precedence: write, for instance,
+            ``./sysu`` for a file of that name. Tables and keys of the file are the fields of
+            :class:`Config`; missing keys keep their defaults. A key ``base`` at the top names a
+            shipped configuration, or another file (relative to the folder of this one), to start
+            from. UTF-8, with or without a byte-order mark, of at most 1 MiB.
         overrides: ``"table.key=value"``, later ones win. The value is TOML; a bare word is a
             string, and ``none`` is ``None``, which a file cannot set because TOML has no such
             value.
 
     Raises:
-        ImportError: An extra is missing.
+        ImportError: An extra is not installed.
         FileNotFoundError: There is no such file or name.
         ValueError: The file is not TOML, a key is misspelled, or a value is out of range.
 
@@ -59,23 +59,23 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def parse_config(tree: Mapping[str, Any], source: str = "config") -> Config:
-    """A :class:`Config` from the nested dictionaries that :func:`to_tree` gives.
+    """A :class:`Config` from the nested dictionaries that :func:`to_tree` returns.
 
     Raises:
-        ImportError: pydantic is missing.
-        ValueError: An unknown key, or a value of a wrong type or out of range; all are named. Types
-            are strict: neither ``true`` nor ``"8"`` is an integer.
+        ImportError: pydantic is not installed.
+        ValueError: A key is unknown, or a value has the wrong type or is out of range; all of them
+            are named. Types are strict: neither ``true`` nor ``"8"`` is an integer.
     """
     try:
         from pydantic import TypeAdapter, ValidationError
     except ImportError as error:
         raise ImportError('configurations need pydantic: pip install "mabm[train]"') from error
-    # Through JSON, because in strict mode pydantic makes dataclasses only from tables of JSON. A
-    # date becomes a table, so that it is not taken for a string.
+    # Through JSON, because pydantic in strict mode builds dataclasses only from JSON objects. A
+    # date becomes an object, so that it does not pass as a string.
     try:
         text = json.dumps(tree, default=lambda value: {type(value).__name__: str(value)})
     except (RecursionError, ValueError) as error:  # ValueError: an integer of thousands of digits
-        raise ValueError(f"{source} must hold tables of plain values: {error}") from None
+        raise ValueError(f"{source} must contain tables of plain values: {error}") from None
     try:
         return TypeAdapter(Config).validate_json(text, strict=True)
     except ValidationError as error:
@@ -83,11 +83,11 @@ def parse_config(tree: Mapping[str, Any], source: str = "config") -> Config:
 
 
 def _complaint(error: Mapping[str, Any]) -> str:
-    """An error of pydantic in the words of this library: key, contract and value."""
+    """An error of pydantic in the format of this library: key, contract and value."""
     key = _cut(".".join(str(part) for part in error["loc"]))
-    if error["type"] == "json_invalid":  # we wrote it: lone surrogates or too deep
+    if error["type"] == "json_invalid":  # our own JSON: lone surrogates or too deep
         return f"values must be Unicode and not nested deep: {error['ctx']['error']}"
-    if error["type"] == "value_error":  # of __post_init__, whose messages begin with the field
+    if error["type"] == "value_error":  # from __post_init__, whose messages begin with the field
         return f"{key}.{error['ctx']['error']}"
     if error["type"] == "unexpected_keyword_argument":
         table = Config() if len(error["loc"]) == 1 else getattr(Config(), error["loc"][0])
@@ -102,7 +102,7 @@ def _cut(text: str) -> str:
 
 
 def to_tree(config: Config) -> dict[str, dict[str, Any]]:
-    """The configuration as nested dictionaries, without ``None`` values, which TOML cannot hold."""
+    """The configuration as nested dictionaries, without ``None`` values, which TOML lacks."""
     return {
         table: {key: value for key, value in fields.items() if value is not None}
         for table, fields in dataclasses.asdict(config).items()
@@ -113,10 +113,10 @@ def to_toml(config: Config) -> str:
     """The configuration as TOML that :func:`load_config` reads; ``None`` values are comments.
 
     Args:
-        config: The configuration; all its settings are written, also defaults.
+        config: The configuration; all its settings are written, including defaults.
 
     Raises:
-        ImportError: tomli-w is missing.
+        ImportError: tomli-w is not installed.
 
     Example:
         >>> from mabm.train import Config, to_toml
@@ -135,10 +135,10 @@ def to_toml(config: Config) -> str:
 
 
 def read_tables(path: Path) -> tuple[str, dict[str, Any]]:
-    """A TOML file as text and as nested dictionaries, whatever its keys and values are.
+    """A TOML file as text and as nested dictionaries; keys and values are not checked.
 
     Raises:
-        ImportError: An extra is missing.
+        ImportError: An extra is not installed.
         OSError: The file cannot be read.
         ValueError: The file is not TOML, not in UTF-8, or larger than 1 MiB.
     """
@@ -169,7 +169,7 @@ def _read_tree(source: str | Path, above: tuple[str, ...] = ()) -> dict[str, Any
     if _find_shipped(base) is None and folder is not None:
         base = os.path.normpath(folder / base)
     if _is_one_of(base, above) or len(above) > _MOST_BASES:
-        raise ValueError(f"base must not lead back to itself, got {' -> '.join((*above, base))}")
+        raise ValueError(f"base must not form a cycle, got {' -> '.join((*above, base))}")
     merged = _read_tree(base, above)
     for table, fields in tree.items():
         if isinstance(fields, dict) and isinstance(merged.get(table, {}), dict):
@@ -180,12 +180,12 @@ def _read_tree(source: str | Path, above: tuple[str, ...] = ()) -> dict[str, Any
 
 
 def _find_shipped(name: str) -> str | None:
-    """The shipped configuration that a spelling or the short name of a data set stands for."""
+    """The shipped configuration for a name in any spelling, or a data set's short name."""
     return DATA_SETS.find(name) or find_name(name, CONFIGS)
 
 
 def _is_one_of(base: str, above: Sequence[str]) -> bool:
-    """Whether a file was read already, by this path or another one."""
+    """Whether a file was already read, by this path or another one."""
     return base in above or (
         os.path.exists(base)
         and any(os.path.samefile(base, each) for each in above if os.path.exists(each))
@@ -209,7 +209,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     table, dot, key = path.strip().partition(".")
     if not (equals and dot and table and key):
-        raise ValueError(f"an override must read table.key=value, got {override!r}")
+        raise ValueError(f"an override must have the form table.key=value, got {override!r}")
     fields = tree.setdefault(table, {})
     if not isinstance(fields, dict):
         raise ValueError(f"{table} must be a table, got {fields!r}")
@@ -223,7 +223,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         fields[key] = text  # a bare word
         return
     if len(parsed) != 1:
-        raise ValueError(f"an override must hold one value, got {override!r}")
+        raise ValueError(f"an override must contain one value, got {override!r}")
     fields[key] = parsed["value"]
 
 
@@ -239,5 +239,5 @@ def _parse_toml(text: str, source: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except RecursionError:
         raise ValueError(f"{source} must be TOML: it is nested too deep") from None
-    except ValueError as error:  # of the syntax, or an integer of thousands of digits
+    except ValueError as error:  # a syntax error, or an integer of thousands of digits
         raise ValueError(f"{source} must be TOML: {error}") from None

@@ -1,9 +1,9 @@
-"""What training contrasts in each stage: within each modality, and across modalities.
+"""The contrasts of each stage: within each modality, and across modalities.
 
-A :class:`Contrast` lives for one epoch. It holds memories of the epoch's clusters, says which
-samples are drawn into its batches, gives the loss of a batch, and moves its memories afterwards.
-Each contrast takes an optimizer step of its own in every iteration. To train with another loss,
-write another contrast and name it in :data:`CONTRASTS`.
+A :class:`Contrast` lives for one epoch. It keeps memories of the epoch's clusters, defines which
+samples are drawn into its batches, computes the loss of a batch, and updates its memories
+afterwards. Each contrast takes its own optimizer step in every iteration. To train with another
+loss, write another contrast and add it to :data:`CONTRASTS`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from mabm.train.position import Position
 from mabm.train.steps import Memory, build_memory, contrast_across, contrast_within, split_within
 
 GLOBAL: Final = "global"
-"""Name of the memory of clusters that may hold samples of both modalities."""
+"""Name of the memory of clusters that may contain samples of both modalities."""
 
 # A modality with several times the clusters of the other is likely clustered too finely; the
 # published runs keep within a factor of two.
@@ -52,18 +52,18 @@ class ClusterMemory:
         return cls(build_memory(split, options), split.targets)
 
     def update(self, features: Tensor, rows: Tensor) -> None:
-        """Moves the prototypes toward the (B, D) features of samples with these numbers."""
-        self.memory.update(features, self.targets[rows], gather=False)  # joined already
+        """Moves the prototypes toward the (B, D) features of the samples ``rows``."""
+        self.memory.update(features, self.targets[rows], gather=False)  # already joined
 
     def to_tree(self) -> dict[str, Any]:
-        """As tensors, for a checkpoint."""
+        """The state as tensors, for a checkpoint."""
         return {"memory": dict(self.memory.state_dict()), "targets": self.targets}
 
     @classmethod
     def from_tree(
         cls, tree: Mapping[str, Any], options: ContrastConfig, device: torch.device
     ) -> ClusterMemory:
-        """Reads what :meth:`to_tree` gave."""
+        """Restores what :meth:`to_tree` returned."""
         prototypes = tree["memory"]["prototypes"]  # (P, D), or (2, P, D) of two banks
         memory = build_memory(prototypes.flatten(0, -2), options)
         memory.load_state_dict(tree["memory"])
@@ -71,12 +71,12 @@ class ClusterMemory:
 
 
 class Memories(NamedTuple):
-    """The memories that a contrast begins an epoch with, and facts on its clusters for the log.
+    """The memories of a contrast at the start of an epoch, and information on its clusters.
 
     Attributes:
-        by_name: Memories by name; none where there is nothing to contrast.
-        num_clusters: Number of clusters by the same names, those that are left out included.
-        warnings: What is wrong with the clusters, in words.
+        by_name: Memories by name; empty if there is nothing to contrast.
+        num_clusters: Number of clusters by the same names, including those that are left out.
+        warnings: Problems with the clusters, in words.
     """
 
     by_name: dict[str, ClusterMemory]
@@ -88,13 +88,13 @@ class Contrast(ABC):
     """A loss of one epoch, with its memories, its targets and its batches.
 
     Args:
-        memories: Memories by name, of those that ``memory_names`` lists.
-        modality: (N,) int64 modality of the training samples, where the memories are.
+        memories: Memories by name, a subset of ``memory_names``.
+        modality: (N,) int64 modality of the training samples, on the device of the memories.
         options: Parameters of losses and memories.
     """
 
     stream: ClassVar[int]
-    """Keeps its random numbers apart from those of other contrasts; different for each."""
+    """Separates its random numbers from those of other contrasts; different for each."""
 
     memory_names: ClassVar[tuple[str, ...]]
     """Names of its memories in checkpoints; different for each contrast."""
@@ -131,20 +131,20 @@ class Contrast(ABC):
     def losses(
         self, features: Mapping[int, Tensor], rows: Mapping[int, Tensor]
     ) -> dict[str, Tensor]:
-        """The scalar losses of a batch, by the names that the history gives them.
+        """The scalar losses of a batch, by their names in the history.
 
         Args:
             features: (B, D) features of the batch for each modality in it.
-            rows: (B,) int64 numbers of its samples for each modality in it.
+            rows: (B,) int64 sample numbers for each modality in it.
         """
 
     @abstractmethod
     def update(self, features: Mapping[int, Tensor], rows: Mapping[int, Tensor]) -> None:
-        """Moves the memories after a step.
+        """Updates the memories after a step.
 
         Args:
             features: (B, D) features of the batch for each modality in it, without gradient.
-            rows: (B,) int64 numbers of its samples for each modality in it.
+            rows: (B,) int64 sample numbers for each modality in it.
         """
 
     def draw_batches(
@@ -156,13 +156,13 @@ class Contrast(ABC):
         iterations: int,
         options: BatchConfig,
     ) -> list[dict[int, list[int]]]:
-        """Draws this process's image numbers, by modality, for each iteration left of the epoch.
+        """Draws this process's image numbers, by modality, for each remaining iteration.
 
         Args:
-            cameras: (N,) cameras, or ``None`` to draw without regard to them.
-            position: Stage, epoch, and the first iteration that is wanted.
+            cameras: (N,) cameras, or ``None`` to ignore cameras.
+            position: Stage, epoch, and the first iteration to draw.
             seed: Seed of the run.
-            iterations: Number of iterations of the whole epoch.
+            iterations: Number of iterations in the whole epoch.
             options: Sizes of a batch.
         """
         return draw_batches(
@@ -194,15 +194,15 @@ class Within(Contrast):
             memories.num_clusters[name] = len(split)
             if len(split) < _FEWEST_CLUSTERS:
                 memories.warnings.append(
-                    f"{name}: {len(split)} clusters, left out within modalities"
+                    f"{name}: {len(split)} clusters, no contrast within this modality"
                 )
             else:
                 memories.by_name[name] = ClusterMemory.of_split(split, options)
         fewest, most = min(memories.num_clusters.values()), max(memories.num_clusters.values())
         if fewest >= _FEWEST_CLUSTERS and most > _UNEQUAL * fewest:
             memories.warnings.append(
-                f"very different numbers of clusters ({in_words(memories.num_clusters)}): one "
-                "modality is likely clustered too finely or too coarsely"
+                f"the numbers of clusters differ widely ({in_words(memories.num_clusters)}): one "
+                "modality is probably clustered too finely or too coarsely"
             )
         return memories
 
@@ -217,7 +217,7 @@ class Within(Contrast):
     def losses(
         self, features: Mapping[int, Tensor], rows: Mapping[int, Tensor]
     ) -> dict[str, Tensor]:
-        """The loss of each modality, against its own clusters."""
+        """The loss of each modality, against the prototypes of its own clusters."""
         losses = {}
         for group, part in features.items():
             memory = self.memories[MODALITY_NAMES[group]]
@@ -226,7 +226,7 @@ class Within(Contrast):
         return losses
 
     def update(self, features: Mapping[int, Tensor], rows: Mapping[int, Tensor]) -> None:
-        """Moves the memory of each modality."""
+        """Updates the memory of each modality."""
         for group, part in features.items():
             self.memories[MODALITY_NAMES[group]].update(part, rows[group])
 
@@ -242,9 +242,9 @@ class Across(Contrast):
     def build_memories(
         cls, features: Tensor, modality: Tensor, clusters: Clusters, options: ContrastConfig
     ) -> Memories:
-        """Builds one memory of all global clusters; none where there are fewer than two.
+        """Builds one memory of all global clusters, or none if there are fewer than two.
 
-        A modality without a sample in them is left out.
+        A modality without samples in global clusters is left out.
         """
         memories = Memories({}, {}, [])
         if clusters.together is None:
@@ -258,7 +258,7 @@ class Across(Contrast):
         memories.by_name[GLOBAL] = ClusterMemory.of_split(split, options)
         present = _modalities_of(split.targets, modality)
         memories.warnings.extend(
-            f"{MODALITY_NAMES[group]}: no image in a global cluster, left out across modalities"
+            f"{MODALITY_NAMES[group]}: no image in a global cluster, no contrast across modalities"
             for group in MODALITIES
             if group not in present
         )
@@ -286,7 +286,7 @@ class Across(Contrast):
         }
 
     def update(self, features: Mapping[int, Tensor], rows: Mapping[int, Tensor]) -> None:
-        """Moves the memory by both modalities at once, so that their order does not matter."""
+        """Updates the memory with both modalities at once, so that their order does not matter."""
         joined = torch.cat(list(features.values()))
         self.memories[GLOBAL].update(joined, torch.cat(list(rows.values())))
 

@@ -1,7 +1,7 @@
-"""Diagnostics of one clustering: what it found, and how right it is where identities are known.
+"""Diagnostics of one clustering: its clusters, and their agreement with known identities.
 
-Identities are read here and nowhere else in training: nothing computed from them may reach the
-model, the clustering or the choice of an epoch.
+Training reads identities only here: nothing computed from them may affect the model, the clustering
+or the choice of an epoch.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from mabm.distance.options import Precision
 from mabm.distance.presets import MAX_K
 from mabm.distance.ranking import rank_neighbors
 
-NUM_NEIGHBORS: Final = 20  # of a sample, in the neighbor mix: about the images of one identity
+NUM_NEIGHBORS: Final = 20  # per sample, in the neighbor mix: about the images of one identity
 
 
 @dataclass(frozen=True, eq=False)
 class ClusterDiagnostics:
-    """Facts on one clustering of N samples. A value that has no meaning is ``None``.
+    """Diagnostics of one clustering of N samples. A value that is undefined is ``None``.
 
     Attributes:
         num_samples: N.
@@ -50,19 +50,19 @@ class ClusterDiagnostics:
         num_noise: Number of samples in no cluster.
         num_spanning: Number of clusters with samples of every modality; ``None`` with one modality.
         share_spanning: Share of clusters with samples of every modality; ``None`` with one modality
-            or without a cluster.
-        num_known: Number of samples whose identity is known. The next four attributes are over
-            these alone, and ``None`` without one.
+            or without clusters.
+        num_known: Number of samples whose identity is known. The next four attributes are computed
+            over these samples only, and are ``None`` if there are none.
         ari: Adjusted Rand index of clusters and identities; each noise sample counts as a cluster.
         nmi: Normalized mutual information of clusters and identities; each noise sample counts as a
             cluster.
-        pair_precision: Of the pairs of samples in one cluster and of different modality, the share
-            of one identity; ``None`` without such a pair.
-        pair_recall: Of the pairs of samples of one identity and of different modality, the share in
-            one cluster; ``None`` without such a pair.
+        pair_precision: Among cross-modality pairs in the same cluster, the share with the same
+            identity; ``None`` without such a pair.
+        pair_recall: Among cross-modality pairs with the same identity, the share in the same
+            cluster; ``None`` without such a pair.
         modalities: The G modalities that occur, ascending: rows and columns of ``neighbor_mix``.
         neighbor_mix: (G, G) float64, where entry (a, b) is the share of samples of modality ``b``
-            among the neighbors of samples of ``a``; ``None`` if it was not asked for.
+            among the neighbors of samples of ``a``; ``None`` if it was not requested.
     """
 
     num_samples: int
@@ -79,7 +79,7 @@ class ClusterDiagnostics:
     neighbor_mix: npt.NDArray[np.float64] | None
 
     def to_dict(self) -> dict[str, Any]:
-        """All attributes, as JSON has them; in the mix a row without neighbors is ``None``."""
+        """All attributes as JSON values; in the mix, a row without neighbors is ``None``."""
         values: dict[str, Any] = dict(vars(self))
         values["modalities"] = list(self.modalities)
         if self.neighbor_mix is not None:
@@ -97,20 +97,20 @@ def diagnose(
     ranks: Array | None = None,
     num_neighbors: int = NUM_NEIGHBORS,
 ) -> ClusterDiagnostics:
-    """Describes one clustering, in memory linear in N.
+    """Computes the diagnostics of one clustering, using memory linear in N.
 
     Args:
-        labels: (N,) integers: clusters 0..C-1, noise -1. Or :class:`mabm.PseudoLabels`, which have
-            a modality if none is given.
+        labels: (N,) integers: clusters 0..C-1, noise -1. Or :class:`mabm.PseudoLabels`, whose
+            modality is the default of ``modality``.
         modality: (N,) integers >= 0, bool or words.
-        identity: (N,) integers, negative where unknown, or words; ``None`` where none is known.
-        ranks: (N, K) integers, nearest samples of each sample whatever their modality, nearest
-            first, -1 where a list ends early; ``None`` to leave out the neighbor mix.
-        num_neighbors: How many samples of each list count in the neighbor mix, >= 1; the sample
-            itself does not count.
+        identity: (N,) integers, negative if unknown, or words; ``None`` if no identity is known.
+        ranks: (N, K) integers, the nearest samples of each sample over all modalities, nearest
+            first, -1 where a list ends early; ``None`` to skip the neighbor mix.
+        num_neighbors: Number of samples of each list that count in the neighbor mix, >= 1; the
+            sample itself does not count.
 
     Returns:
-        The diagnostics, in Python numbers; the same for every device.
+        The diagnostics as Python numbers; the same on every device.
 
     Raises:
         TypeError: An argument is of the wrong kind.
@@ -178,27 +178,27 @@ def diagnose_epoch(
     names: Mapping[int, str] = MODALITY_NAMES,
     num_neighbors: int = NUM_NEIGHBORS,
 ) -> dict[str, dict[str, Any]]:
-    """Facts on the clusterings of one epoch, as its entry in the history holds them.
+    """Computes the diagnostics of one epoch's clusterings, for its entry in the history.
 
     Args:
         features: (N, D) features that were clustered; ranked once more for the neighbor mix.
         modality: (N,) integers >= 0, by default 0 visible and 1 infrared, or these two words.
-        alone: (N,) labels, or :class:`mabm.PseudoLabels`, of each modality alone, counted from 0 in
+        alone: (N,) labels, or :class:`mabm.PseudoLabels`, within each modality, numbered from 0 in
             each, noise -1.
         together: (N,) labels, or :class:`mabm.PseudoLabels`, across modalities, noise -1; ``None``
             in stage 1, which has none.
-        identity: (N,) integers, negative where unknown, or words; ``None`` where none is known.
-        chosen: (N,) bool, the samples that were clustered alone; the others count neither as noise
-            nor at all. All by default.
-        others: (N,) bool, the samples that were clustered together; the others count neither as
-            noise nor at all. All by default.
-        names: Name of each modality; one that is left out goes by its number.
-        num_neighbors: How many neighbors of each sample count in the neighbor mix, >= 1.
+        identity: (N,) integers, negative if unknown, or words; ``None`` if no identity is known.
+        chosen: (N,) bool, the samples that were clustered within their modality; all others are
+            ignored. All by default.
+        others: (N,) bool, the samples that were clustered across modalities; all others are
+            ignored. All by default.
+        names: Name of each modality; a modality without a name is called by its number.
+        num_neighbors: Number of neighbors per sample that count in the neighbor mix, >= 1.
 
     Returns:
         The attributes of :class:`ClusterDiagnostics` for each modality, by its name, and for
-        ``"all"`` samples: of the clusters across modalities or, without any, of the clusters of
-        each modality together. The neighbor mix is in ``"all"``.
+        ``"all"`` samples: of the clusters across modalities or, if there are none, of the clusters
+        within each modality together. The neighbor mix is in ``"all"``.
 
     Raises:
         TypeError: An argument is of the wrong kind.
@@ -248,17 +248,17 @@ def diagnose_epoch(
 def nearest_samples(
     features: ArrayT, *, num_neighbors: int = NUM_NEIGHBORS, precision: Precision = "fast"
 ) -> ArrayT:
-    """The nearest samples of every sample whatever their modality, by Euclidean distance.
+    """Returns the nearest samples of every sample over all modalities, by Euclidean distance.
 
     Args:
         features: (N, D) floating point tensor or array; used as they are, not normalized.
-        num_neighbors: Number of neighbors of a sample, >= 1; the sample itself does not count.
-        precision: ``"exact"`` proves each list to be right; ``"fast"`` may swap samples whose
-            distances differ by a rounding error, which is enough for a diagnostic.
+        num_neighbors: Number of neighbors per sample, >= 1; the sample itself does not count.
+        precision: ``"exact"`` proves that each list is correct; ``"fast"`` may swap samples whose
+            distances differ by a rounding error, which is sufficient for diagnostics.
 
     Returns:
-        (N, K) int64 of the same kind and on the same device as ``features``, nearest first, the
-        sample itself among them; -1 where there are no more samples.
+        (N, K) int64 of the same kind and on the same device as ``features``, nearest first,
+        including the sample itself; -1 where there are no more samples.
 
     Raises:
         TypeError: An argument is of the wrong kind.
@@ -271,25 +271,25 @@ def nearest_samples(
 def neighbor_mix(
     ranks: Array, modality: Column, *, num_neighbors: int = NUM_NEIGHBORS
 ) -> npt.NDArray[np.float64]:
-    """The modalities of the nearest samples of each modality's samples.
+    """Returns the share of each modality among the neighbors of each modality's samples.
 
-    Where features do not tell modalities apart, each row is near the shares of the modalities among
-    all samples. With a gap between modalities the diagonal is near one.
+    If features do not separate the modalities, each row is close to the shares of the modalities
+    among all samples. With a modality gap, the diagonal is close to one.
 
     Args:
-        ranks: (N, K) integers, samples in order of nearness, -1 where a list ends early. The sample
-            itself is left out wherever it stands.
-        modality: (N,) integers >= 0; G different ones.
-        num_neighbors: How many samples of each list count, >= 1; of a shorter list, all.
+        ranks: (N, K) integers, samples from nearest to farthest, -1 where a list ends early. The
+            sample itself is ignored wherever it occurs.
+        modality: (N,) integers >= 0 with G different values.
+        num_neighbors: Number of samples of each list that count, >= 1; all of a shorter list.
 
     Returns:
-        (G, G) float64, rows and columns in ascending order of modality: entry (a, b) is the share,
-        among the neighbors of all samples of ``a``, of samples of ``b``. A row sums to one, and is
-        NaN where the samples of ``a`` have no neighbor.
+        (G, G) float64, rows and columns in ascending order of modality: entry (a, b) is the share
+        of samples of ``b`` among the neighbors of all samples of ``a``. A row sums to one, and is
+        NaN if the samples of ``a`` have no neighbors.
 
     Raises:
         TypeError: An argument is of the wrong kind.
-        ValueError: The shapes differ, or a rank lies outside [-1, N).
+        ValueError: The shapes differ, or a rank is outside [-1, N).
 
     Example:
         >>> import numpy as np

@@ -1,19 +1,19 @@
-"""Several processes that train as one: each takes its part of one joined batch.
+"""Distributed training: each process handles its part of one joined batch.
 
-The processes are those that ``torchrun`` starts. The joined batch is the batch that one process
-would have. Every process computes the losses of the whole of it, so gradients are summed over the
-processes, not averaged. In a single process nothing here changes anything.
+The processes are started by ``torchrun``. The joined batch is the batch that a single process would
+have. Every process computes the losses of the whole joined batch, so gradients are summed over the
+processes, not averaged. In a single process, nothing here has any effect.
 
-Processes agree with each other to the bit: all hold the features that were gathered, the clusters
-that the first process found in them, and the gradients that were summed. They agree with one
-process up to the rounding of sums, which are added up in another order. Adam divides a gradient by
-its size, so that an entry that is nothing but rounding moves as far as any other; and a pair of
-samples whose distance is close to ``eps`` may join two clusters in one run and not in the other.
-With other clusters come other batches. On a tiny run in float32 with a high learning rate, two
-processes and one found the same clusters in the first epoch and ended it with encoders 1e-5 apart
-(norm of the difference, relative). In the second epoch 4 % of the visible labels differed, and from
-then on the two were different runs: 0.12 apart after seven epochs. In float64 they stay together to
-1e-9 while clusters change (``tests/train/test_distributed.py``).
+All processes agree bit for bit: they share the gathered features, the clusters that the first
+process found, and the summed gradients. They agree with a single-process run up to the rounding of
+sums, which are computed in a different order. These differences grow: Adam divides a gradient by
+its magnitude, so an entry that is only rounding error moves as far as any other, and a pair of
+samples at a distance close to ``eps`` may join two clusters in one run and not in the other, which
+changes the batches. On a tiny run in float32 with a high learning rate, two processes and one found
+the same clusters in the first epoch and ended it with encoders 1e-5 apart (relative norm of the
+difference). In the second epoch 4 % of the visible labels differed, and from then on the two were
+different runs: 0.12 apart after seven epochs. In float64 they stay within 1e-9 of each other while
+clusters change (``tests/train/test_distributed.py``).
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from torch import Tensor, nn
 from mabm._core.precision import full_precision
 from mabm._core.processes import gather, join_rows
 
-# How long processes wait for the first one, which alone clusters, scores and writes. Ten minutes,
-# PyTorch's default with NCCL, can be too short for a large data set on a small machine.
+# How long processes wait for the first one, which does all clustering, scoring and writing. Ten
+# minutes, PyTorch's default with NCCL, can be too short for a large data set on a small machine.
 _PATIENCE: Final = timedelta(hours=2)
 
 
@@ -54,9 +54,9 @@ def barrier() -> None:
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """Connects the processes that ``torchrun`` started, and disconnects them in the end.
+    """Connects the processes that ``torchrun`` started, and disconnects them on exit.
 
-    A default group that exists already is used and kept. Without ``torchrun`` nothing happens.
+    An existing default group is used and kept. Without ``torchrun`` nothing happens.
     """
     if _is_on() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
@@ -72,12 +72,12 @@ def process_group(device: torch.device) -> Iterator[None]:
 
 
 def join(part: Tensor, sections: Sequence[int] | None = None) -> Tensor:
-    """Joins the rows of all processes, which have the same number each.
+    """Joins the rows of all processes, which all have the same number of rows.
 
     Args:
         part: (B, ...) rows of this process.
-        sections: Sizes of consecutive parts of ``part``. Each is joined for itself: the result is
-            all first parts, then all second ones, as one process would have them.
+        sections: Sizes of consecutive parts of ``part``, which are joined separately: the result
+            is all first parts, then all second parts, as in a single process.
 
     Returns:
         (R * B, ...) rows of all R processes, without gradient.
@@ -92,7 +92,7 @@ def join(part: Tensor, sections: Sequence[int] | None = None) -> Tensor:
 
 
 def local_rows(joined: Tensor, sections: Sequence[int]) -> Tensor:
-    """This process's rows of what :func:`join` gave for these ``sections``."""
+    """This process's rows of the result of :func:`join` for these ``sections``."""
     if world_size() == 1:
         return joined
     parts = torch.split(joined, [size * world_size() for size in sections])
@@ -105,12 +105,12 @@ def local_rows(joined: Tensor, sections: Sequence[int]) -> Tensor:
 
 
 def join_ragged(part: Tensor) -> Tensor:
-    """Joins the rows of all processes, each of which may have another number of them."""
+    """Joins the rows of all processes, whose numbers of rows may differ."""
     return part if world_size() == 1 else join_rows(part)[0]
 
 
 def share(value: Any) -> Any:
-    """The value that the first process has, in every process."""
+    """Returns the first process's value in every process."""
     if world_size() == 1:
         return value
     box = [value]
@@ -119,7 +119,7 @@ def share(value: Any) -> Any:
 
 
 def any_of(flag: bool, device: torch.device) -> bool:
-    """Whether the flag is set in any process; ``device`` is where this one trains."""
+    """Whether the flag is set in any process; ``device`` is the one that this process trains on."""
     if world_size() == 1:
         return flag
     flags = torch.tensor(flag, dtype=torch.int32, device=device)
@@ -128,7 +128,7 @@ def any_of(flag: bool, device: torch.device) -> bool:
 
 
 def sum_gradients(parameters: Iterable[Tensor]) -> None:
-    """Sums each gradient over the processes; a parameter without one in any process keeps none."""
+    """Sums each gradient over the processes; a parameter without a gradient anywhere keeps none."""
     if world_size() == 1:
         return
     with_gradient = [each for each in parameters if each.requires_grad]
@@ -156,7 +156,7 @@ def sum_gradients(parameters: Iterable[Tensor]) -> None:
 
 
 def copy_from_first(module: nn.Module) -> None:
-    """Gives every process the parameters and buffers of the first."""
+    """Copies the parameters and buffers of the first process to all others."""
     if world_size() == 1:
         return
     for tensor in module.state_dict().values():
@@ -164,14 +164,14 @@ def copy_from_first(module: nn.Module) -> None:
 
 
 def join_batch_norm(module: nn.Module) -> nn.Module:
-    """Makes batch normalization take its statistics of the joined batch, in place.
+    """Makes batch normalization use the statistics of the joined batch, in place.
 
-    On a GPU the layers become PyTorch's :class:`torch.nn.SyncBatchNorm`, which needs one; elsewhere
-    layers of this module. Names in the state dict stay. The layers of timm that also drop out and
-    activate (``BatchNormAct2d``) still do so.
+    On a GPU the layers become :class:`torch.nn.SyncBatchNorm`, which works on GPUs only; elsewhere
+    layers of this module. Names in the state dict stay the same. timm's ``BatchNormAct2d`` keeps
+    its dropout and activation.
 
     Raises:
-        ValueError: A layer is of a subclass with a computation that would be lost.
+        ValueError: A layer is of a subclass whose extra computation would be lost.
     """
     if world_size() == 1:
         return module
@@ -190,8 +190,8 @@ def _with_joined_batch_norm(module: nn.Module, join: Callable[..., nn.Module]) -
     if type(module) not in _PLAIN:
         if set(dict(module.named_children())) != {"drop", "act"}:
             raise ValueError(
-                "encoder must normalize batches as PyTorch does, where several processes join "
-                f"their batches, got {type(module).__name__}"
+                "encoder must use PyTorch's batch normalization when several processes join their "
+                f"batches, got {type(module).__name__}"
             )
         joined.drop, joined.act = module.drop, module.act
         joined.register_forward_hook(_activate)
@@ -208,9 +208,9 @@ _PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class _JoinedBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch normalization of any shape by the statistics of the joined batch.
+    """Batch normalization of any shape with the statistics of the joined batch.
 
-    It takes over the parameters and buffers of ``module``, and its name in the state dict.
+    It takes over the parameters and buffers of ``module``, with the same names in the state dict.
     """
 
     def __init__(self, module: nn.modules.batchnorm._BatchNorm) -> None:
@@ -231,7 +231,7 @@ class _JoinedBatchNorm(nn.modules.batchnorm._BatchNorm):
             raise ValueError(f"input must be (N, C, ...), got shape {tuple(input.shape)}")
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalizes (N, C, ...) as PyTorch's batch normalization of the joined batch does."""
+        """Normalizes (N, C, ...) like PyTorch's batch normalization of the joined batch."""
         if not self.training:
             return super().forward(x)
         dims = [0, *range(2, x.dim())]
@@ -268,7 +268,7 @@ def _summed(x: Tensor) -> Tensor:
 
 
 class _SumOverProcesses(torch.autograd.Function):
-    """Sum over the processes; so is its gradient, since every process's loss depends on the sum."""
+    """Sum over the processes. Its gradient is summed too, since every loss depends on the sum."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What an epoch keeps from its first iteration to its last: contrasts, losses, warnings."""
+"""The state of an epoch: contrasts, losses, warnings."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class EpochState:
-    """All that the iterations of an epoch need, and that a checkpoint within it keeps.
+    """Everything that the iterations of an epoch need and a checkpoint within the epoch stores.
 
     Attributes:
         contrasts: The contrasts of the stage.
         num_clusters: Number of clusters by ``"visible"``, ``"infrared"`` and ``"global"``.
-        warnings: What is wrong with the clusters, in words.
-        diagnostics: Facts on the clusters for the history; empty in all processes but the first.
+        warnings: Problems with the clusters, in words.
+        diagnostics: Diagnostics of the clusters for the history; empty except in the first process.
         sums: Sum of each loss over the steps so far.
-        num_steps: Number of steps that each loss was part of.
-        num_skipped: Number of steps that were left out.
+        num_steps: Number of steps that computed each loss.
+        num_skipped: Number of skipped steps.
     """
 
     contrasts: list[Contrast]
@@ -53,7 +53,7 @@ class EpochState:
         }
 
     def to_tree(self) -> dict[str, Any]:
-        """As tensors, numbers and strings, for a checkpoint; without the diagnostics."""
+        """The state as tensors, numbers and strings, for a checkpoint; without the diagnostics."""
         return {
             "banks": {name: memory.to_tree() for name, memory in self.memories.items()},
             "clusters": self.num_clusters,
@@ -67,10 +67,10 @@ class EpochState:
     def from_tree(
         cls, tree: Mapping[str, Any], config: Config, stage: int, modality: Tensor
     ) -> EpochState:
-        """Reads what :meth:`to_tree` gave.
+        """Restores what :meth:`to_tree` returned.
 
         Args:
-            tree: What was kept.
+            tree: The stored state.
             config: Configuration of the run.
             stage: Stage of the epoch.
             modality: (N,) int64 modality of the training samples, on the device to train on.
@@ -104,7 +104,7 @@ class EpochState:
             self.num_steps[name] = self.num_steps.get(name, 0) + 1
 
     def mean_losses(self) -> dict[str, float]:
-        """Mean of each loss over the steps that it was part of."""
+        """Mean of each loss over the steps that computed it."""
         return {name: total / self.num_steps[name] for name, total in self.sums.items()}
 
 
@@ -123,7 +123,7 @@ def cluster_epoch(
         modality: (N,) int64.
         config: Configuration of the run.
         position: Start of the epoch.
-        camera: (N,) int64 cameras, for presets that tell them apart; ``None`` if not known.
+        camera: (N,) int64 cameras, for presets that use them; ``None`` if not known.
     """
     return find_clusters(
         features,
@@ -138,7 +138,7 @@ def cluster_epoch(
 def begin_epoch(
     features: Tensor, modality: Tensor, clusters: Clusters, config: Config, stage: int
 ) -> EpochState:
-    """Builds the contrasts of an epoch, and warns of what is wrong with its clusters.
+    """Builds the contrasts of an epoch, and warns about problems with its clusters.
 
     Args:
         features: (N, D) features of the training samples.
@@ -148,7 +148,7 @@ def begin_epoch(
         stage: Stage of the epoch.
 
     Raises:
-        TrainingError: No contrast has anything to learn from.
+        TrainingError: No contrast has enough clusters.
     """
     options = config.contrast
     state = EpochState([], {}, [])
@@ -165,20 +165,20 @@ def begin_epoch(
         raise TrainingError(
             f"no modality has two clusters ({in_words(state.num_clusters)}): nothing to learn "
             f"from. Raise clustering.eps (now {config.clustering.eps:g}) if most samples are "
-            "noise, lower it if all are one cluster, or start from better weights"
+            "noise, lower it if all are in one cluster, or start from better weights"
         )
     return state
 
 
 def _repeats(contrast: Contrast, options: BatchConfig) -> list[str]:
-    """Warnings for the modalities that have fewer clusters than a batch takes."""
+    """Warnings for the modalities that have fewer clusters than a batch needs."""
     kind = "global clusters" if contrast.needs_global_clusters else "clusters"
     warnings = []
     for group, targets in contrast.targets.items():
         count, wanted = len(torch.unique(targets[targets != NOISE])), options.identities_of(group)
         if count < wanted:
             warnings.append(
-                f"{MODALITY_NAMES[group]}: {count} {kind}, fewer than the {wanted} of a batch, "
-                "which repeats them"
+                f"{MODALITY_NAMES[group]}: {count} {kind}, fewer than the {wanted} of a batch: "
+                "batches repeat clusters"
             )
     return warnings

@@ -2,12 +2,12 @@
 
 
 class TrainingError(RuntimeError):
-    """Training cannot go on; the message says why. What was saved before is still good."""
+    """Training cannot continue; the message says why. Everything saved before stays valid."""
 
 
 class RunInUseError(RuntimeError):
     """Another run uses the folder; nothing in it was changed."""
 
 
-class TrainingStopped(Exception):  # noqa: N818 - it is no error
+class TrainingStopped(Exception):  # noqa: N818 - not an error
     """Training was asked to stop, and stopped at a checkpoint; the same call resumes there."""

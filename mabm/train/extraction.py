@@ -1,4 +1,4 @@
-"""Features of a set of images, and the batches that are read for them and for training."""
+"""Features of a set of images, and the loader of image batches."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ def extract_features(
     normalize_mean: bool = False,
     progress: bool = False,
 ) -> Tensor:
-    """Features of all images: ``0.5 * (g(image) + g(mirrored image))``, where g has length one.
+    """Returns the features of all images: ``0.5 * (g(image) + g(flipped image))``, |g| = 1.
 
-    Where several processes train together, each extracts its share and all get all features.
+    When several processes train together, each extracts its share and all get all features.
 
     Args:
-        encoder: Takes ``(images, modality)`` and gives (B, D) features; images go to the device of
-            its parameters, batch by batch.
+        encoder: Takes ``(images, modality)`` and returns (B, D) features; images are moved to the
+            device of its parameters, batch by batch.
         images: N images of one size, read a batch at a time: an ``ImageReader``, for instance.
         modality: (N,) integers, 0 visible and 1 infrared, or these two words.
-        batch_size: Number of images in a forward pass.
+        batch_size: Number of images per forward pass.
         workers: Number of processes that read ahead.
-        normalize_mean: Whether to normalize the mean again, as evaluation does and clustering does
-            not.
+        normalize_mean: Whether to normalize the mean of the two features to length one again, as
+            in evaluation but not in clustering.
         progress: Whether to show a progress bar.
 
     Returns:
@@ -74,7 +74,7 @@ def extract_features(
     """
     check_integer("batch_size", batch_size, at_least=1)
     count, ranks = len(images), distributed.world_size()
-    modality = check_visible_infrared(modality, count, "modality", "one an image").cpu()
+    modality = check_visible_infrared(modality, count, "modality", "one per image").cpu()
     bounds = [count * part // ranks for part in range(ranks + 1)]
     first, last = bounds[distributed.rank()], bounds[distributed.rank() + 1]
     batches = [
@@ -103,7 +103,7 @@ def extract_features(
     if len(bad):
         raise TrainingError(
             f"features must be finite, got {len(bad)} of {count} that are not, the first in row "
-            f"{int(bad[0])}: training has diverged; lower the learning rate"
+            f"{int(bad[0])}: training diverged; lower the learning rate"
         )
     return features
 
@@ -111,30 +111,30 @@ def extract_features(
 def read_batches(images: Images, batches: list[list[int]], workers: int) -> DataLoader[Any]:
     """A loader of (B, 3, H, W) uint8 images, one batch for each list of rows.
 
-    It does not touch the global random state. An image that cannot be read raises what its reader
-    raises, whichever process reads it.
+    It does not touch the global random state. If an image cannot be read, the reader's exception is
+    raised, also from a worker process.
 
     Args:
         images: N images of one size, read a batch at a time.
         batches: Rows of the images of each batch.
-        workers: Number of processes that read ahead. There is at most one for each CPU, since
-            PyTorch warns of more.
+        workers: Number of processes that read ahead; at most one per CPU is started, since PyTorch
+            warns about more.
     """
     return _Loader(
         _Attempts(images),
         batch_sampler=batches,
         num_workers=min(workers, _num_cpus()),
-        collate_fn=_as_read,  # type: ignore[arg-type]  # what __getitems__ gave
+        collate_fn=_as_read,  # type: ignore[arg-type]  # the result of __getitems__
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=begin_worker,
-        generator=torch.Generator(),  # else a seed for the workers is drawn from the global one
+        generator=torch.Generator(),  # otherwise the workers' seed is drawn from the global one
     )
 
 
 class _Attempts(Dataset[Any]):
-    """Reads a batch of images, or gives the error that the reading raised.
+    """Reads a batch of images, or returns the exception that reading raised.
 
-    PyTorch would bring an error from a worker with the whole traceback as its message.
+    PyTorch would re-raise an exception of a worker with the whole traceback as its message.
     """
 
     def __init__(self, images: Images) -> None:
@@ -143,12 +143,12 @@ class _Attempts(Dataset[Any]):
     def __getitems__(self, rows: list[int]) -> Tensor | Exception:
         try:
             return self._images.__getitems__(rows)
-        except Exception as error:  # raised where the images were asked for
+        except Exception as error:  # raised in the process that asked for the images
             return error
 
 
 class _Loader(DataLoader[Any]):
-    """Raises the errors that come in place of batches."""
+    """Raises the exceptions that arrive instead of batches."""
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # no one asks for more
         for read in super().__iter__():

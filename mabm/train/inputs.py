@@ -25,7 +25,7 @@ class Inputs:
     """The images to train and to test on.
 
     Attributes:
-        data: Records of the images. Identities of training images serve diagnostics alone.
+        data: Records of the images. Identities of training images are used for diagnostics only.
         train: Reads the training images.
         test: Reads the test images.
     """
@@ -41,15 +41,15 @@ class Inputs:
 
     @property
     def cameras(self) -> Tensor | None:
-        """(N,) int64 camera of the training images; ``None`` where none is known."""
+        """(N,) int64 camera of the training images; ``None`` if no camera is known."""
         cameras = self.data.train.camera
         return torch.from_numpy(cameras.copy()) if (cameras != UNKNOWN).any() else None
 
     def digest(self) -> str:
         """A checksum of the training images: their order, cameras, modalities and content.
 
-        Content is pixels, or names of files below the folder that they have in common; that folder
-        may move.
+        Content is the pixels of arrays, or the names of files relative to their common folder, so
+        that the folder may move.
         """
         return self._digest
 
@@ -62,7 +62,7 @@ class Inputs:
         if isinstance(train.images, np.ndarray):
             digest.update(np.ascontiguousarray(train.images).data)
         elif train.images:
-            paths = [path.absolute() for path in train.images]  # a list may mix both kinds
+            paths = [path.absolute() for path in train.images]  # may be relative and absolute
             folder = os.path.commonpath(paths)
             for path in paths:
                 digest.update(os.fsencode(path.relative_to(folder).as_posix()) + b"\0")
@@ -74,7 +74,8 @@ def read_inputs(config: DataConfig) -> Inputs:
 
     Raises:
         FileNotFoundError: A folder or list is missing.
-        ValueError: The data is not laid out as it should be, or a count does not fit.
+        ValueError: The data does not have the expected layout, or a number of identities is too
+            large.
     """
     data = choose_identities(
         read_data(config.name, config.root, trial=config.trial),
@@ -91,16 +92,16 @@ def read_inputs(config: DataConfig) -> Inputs:
 
 
 def check_start(weights: str | None, data: ReidData) -> None:
-    """Refuses to start from a model of another trial, which has seen test images of this one.
+    """Rejects initial weights from another trial, which have seen test images of this one.
 
     Args:
-        weights: A file of weights, a name of weights that ship, or ``None``. A file that a run
-            wrote says what it was trained on.
+        weights: A file of weights, the name of shipped weights, or ``None``. A file written by a
+            run says what it was trained on.
         data: The data set to train on.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is of a run on another trial of the same data set, or damaged.
+        ValueError: The file is from a run on another trial of the same data set, or damaged.
     """
     if data.trial is None or weights is None:
         return
@@ -112,7 +113,7 @@ def check_start(weights: str | None, data: ReidData) -> None:
         return
     if meta.get("trial") != data.trial:
         raise ValueError(
-            f"model.weights must not be of another trial than {data.trial}, got trial "
+            f"model.weights must be from trial {data.trial}, got trial "
             f"{meta.get('trial')} in {weights}: about half of the test identities of one trial of "
             f"{data.name} are training identities of another"
         )
@@ -121,22 +122,24 @@ def check_start(weights: str | None, data: ReidData) -> None:
 def choose_identities(
     data: ReidData, *, held_out: int = 0, identities: int | None = None
 ) -> ReidData:
-    """Takes identities out of training, evenly spaced in their order.
+    """Holds identities out of training, evenly spaced in their order.
 
     Args:
         data: Records.
-        held_out: Number of identities that leave training and replace the test images.
-        identities: Number of the other identities that stay; all by default.
+        held_out: Number of identities that are held out and replace the test images.
+        identities: Number of the other identities to train on; all by default.
 
     Raises:
-        ValueError: There are fewer identities than that, or they are not known.
+        ValueError: There are not enough identities, or they are not known.
     """
     if not held_out and identities is None:
         return data
     identity = data.train.identity
     known = np.unique(identity[identity != UNKNOWN])
     left_out = _spaced(known, held_out, "held_out")
-    others = np.setdiff1d(np.unique(identity), left_out)  # unknown ones too, unless some are chosen
+    others = np.setdiff1d(
+        np.unique(identity), left_out
+    )  # including unknown ones, unless ``identities`` is set
     if identities is not None:
         others = _spaced(np.setdiff1d(known, left_out), identities, "identities")
     test = data.test if not held_out else _select(data.train, left_out)
@@ -146,7 +149,7 @@ def choose_identities(
 def _spaced(names: IntArray, count: int, what: str) -> IntArray:
     if count > len(names):
         raise ValueError(
-            f"{what} must be at most the {len(names)} identities there are, got {count}"
+            f"{what} must be at most {len(names)}, the number of identities, got {count}"
         )
     return names[np.arange(count) * len(names) // max(count, 1)]
 

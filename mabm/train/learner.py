@@ -1,9 +1,9 @@
-"""One optimizer step, equal to that of the whole batch for any number of parts.
+"""One optimizer step, equal to a step on the whole batch for any number of parts.
 
 The loss of a batch is not a sum over its images: a margin applies to the mean, and several
 processes share the batch. So features are computed first and joined over all parts and processes.
-The loss of the joined batch gives the gradient of every feature. That gradient runs back through
-the encoder, part by part, and the gradients of the parameters are summed over the processes.
+The loss of the joined batch gives the gradient of every feature, which is backpropagated through
+the encoder part by part. The gradients of the parameters are summed over the processes.
 """
 
 from __future__ import annotations
@@ -26,37 +26,38 @@ from mabm.train.errors import TrainingError
 logger = logging.getLogger(__name__)
 
 LossOf = Callable[[Tensor], Mapping[str, Tensor]]
-"""Takes (B, D) features of the joined batch, gives named scalar losses; their sum is minimized."""
+"""Takes (B, D) features of the joined batch; returns scalar losses by name, which are summed."""
 
 _DTYPES: Final = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class _Part(NamedTuple):
-    """Rows of a batch that pass through the encoder together."""
+    """Images of a batch that pass through the encoder together."""
 
     rows: Tensor
     moves_statistics: bool
 
 
 class Learner:
-    """An encoder, its optimizer, and how a step is taken.
+    """Takes optimizer steps on an encoder.
 
     Args:
-        encoder: Takes ``(images, modality)`` and gives (N, D) features.
-        optimizer: Optimizer of its parameters.
+        encoder: Takes ``(images, modality)`` and returns (N, D) features.
+        optimizer: Optimizer of the encoder's parameters.
         precision: ``"float32"``, or ``"bfloat16"`` or ``"float16"`` for autocast of the encoder.
             Losses are float32. ``"float16"`` scales the loss (:class:`torch.amp.GradScaler`).
         micro_batches: Number of parts in which this process's batch passes through the encoder.
-            More than one take a second forward pass, with the same random numbers. Batch
-            normalization sees each part alone, and moves its running statistics once with each.
-        normalization: What batch normalization takes its statistics of. ``"whole"``: the whole
-            batch. ``"halves"``: the first halves of all modalities together, and the second halves
-            together; running statistics are those of the first halves. ``torch.nn.DataParallel``
-            normalizes so on two GPUs, which published numbers come from: each view of the visible
-            images together with half of the infrared ones. ``micro_batches`` must then be 1 or
-            even; 2 gives the numbers of 1.
-        max_skipped: How many steps in a row may be left out because their loss or gradient is not
-            finite.
+            More than one part needs a second forward pass, with the same random numbers. Batch
+            normalization uses the statistics of each part, and updates its running statistics once
+            per part.
+        normalization: The statistics of batch normalization. ``"whole"``: those of the whole
+            batch. ``"halves"``: one set for the first halves of all modalities, one for the second
+            halves; running statistics follow the first halves. This is how
+            ``torch.nn.DataParallel`` normalizes on two GPUs, which published numbers come from:
+            each visible view together with half of the infrared images. ``micro_batches`` must then
+            be 1 or even; 2 gives the same numbers as 1.
+        max_skipped: Number of consecutive steps that may be skipped because their loss or gradient
+            is not finite.
         compile: Whether to compile the encoder.
 
     Raises:
@@ -122,7 +123,7 @@ class Learner:
             group["lr"] = rate
 
     def state_dict(self) -> dict[str, Any]:
-        """State of encoder, optimizer and loss scaling, and the steps left out in a row."""
+        """State of encoder, optimizer and loss scaling, and the number of consecutive skips."""
         return {
             "encoder": self.encoder.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -131,7 +132,7 @@ class Learner:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Loads a state; steps go on as those of the learner that it is from.
+        """Loads the state of another learner and continues from it.
 
         Args:
             state: Entries ``"encoder"``, ``"optimizer"``, ``"scaler"`` and ``"skipped"`` of another
@@ -158,28 +159,28 @@ class Learner:
     ) -> tuple[dict[str, float], Tensor] | None:
         """Takes one step.
 
-        A step whose loss or gradient is not finite is left out: parameters and running statistics
-        stay as they were, and the log says so.
+        A step whose loss or gradient is not finite is skipped: parameters and running statistics
+        do not change, and a warning is logged.
 
         Args:
             images: (B, 3, H, W) images of this process, on the encoder's device.
             modality: (B,) int64, on the encoder's device or on the CPU.
-            loss_of: Gives the losses of the joined features, by name; their sum is minimized.
-            sections: Sizes of consecutive parts of the batch, B in all. Each part is joined over
-                the processes for itself: the joined batch holds all first parts, then all second
-                ones, as the batch of one process would.
+            loss_of: Returns the losses of the joined features, by name; their sum is minimized.
+            sections: Sizes of consecutive parts of the batch, B in total. Each part is joined over
+                the processes separately: the joined batch contains all first parts, then all
+                second parts, as the batch of a single process does.
 
         Returns:
-            The losses, and the joined (R * B, D) features that gave them, without gradient; or
-            ``None`` if the step was left out.
+            The losses, and the joined (R * B, D) features that they were computed from, without
+            gradient; or ``None`` if the step was skipped.
 
         Raises:
-            TrainingError: More than ``max_skipped`` steps in a row were left out.
-            ValueError: ``sections`` do not make up the batch.
+            TrainingError: More than ``max_skipped`` consecutive steps were skipped.
+            ValueError: ``sections`` do not sum to the size of the batch.
         """
         if sum(sections) != len(images):
             raise ValueError(
-                f"sections must make up the {len(images)} images, got {tuple(sections)}"
+                f"sections must sum to {len(images)}, the number of images, got {tuple(sections)}"
             )
         self.encoder.train()
         before = _clone_buffers(self.encoder)
@@ -206,7 +207,7 @@ class Learner:
     def _take(
         self, images: Tensor, modality: Tensor, sections: Sequence[int]
     ) -> tuple[Tensor, Callable[[Tensor], None]]:
-        """Features of this process's batch, and a function that passes their gradient back."""
+        """Features of this process's batch, and a function that backpropagates their gradient."""
         parts = self._parts(modality, sections)
         if len(parts) == 1:
             features = self._features(images, modality)
@@ -236,7 +237,7 @@ class Learner:
         return torch.cat(outputs)[order], pass_back
 
     def _parts(self, modality: Tensor, sections: Sequence[int]) -> list[_Part]:
-        """The parts of this process's batch that are normalized alone, in their order."""
+        """The parts of this process's batch that are normalized separately, in order."""
         numbers = torch.arange(sum(sections))
         if self.normalization == "whole":
             sides = torch.split(numbers, list(sections))
@@ -255,7 +256,7 @@ class Learner:
             return full_precision(self._forward(images, modality))
 
     def _apply(self) -> bool:
-        """Takes the step if every gradient is finite; whether it was taken."""
+        """Takes the step if every gradient is finite; returns whether it was taken."""
         self.scaler.unscale_(self.optimizer)
         finite = _gradients_are_finite(self.optimizer)
         if finite:
@@ -269,7 +270,7 @@ class Learner:
         logger.warning("skipped a step whose loss or gradient is not finite (%s)", values)
         if self.skipped > self.max_skipped:
             raise TrainingError(
-                f"loss or gradient was not finite in {self.skipped} steps in a row ({values}): "
+                f"loss or gradient was not finite in {self.skipped} consecutive steps ({values}): "
                 "lower the learning rate, or train in float32 or bfloat16"
             )
 
@@ -277,7 +278,7 @@ class Learner:
 def _check_halves(micro_batches: int) -> None:
     if distributed.world_size() > 1:
         raise ValueError(
-            "normalization must be 'whole' where several processes join their batch, got 'halves'"
+            "normalization must be 'whole' when several processes train together, got 'halves'"
         )
     if micro_batches != 1 and micro_batches % 2:
         raise ValueError(
@@ -294,7 +295,7 @@ def _gradients_are_finite(optimizer: torch.optim.Optimizer) -> bool:
     ]
     if not gradients:
         return True
-    # The greatest entry of each, which is finite where all are; a sum of squares can overflow.
+    # The largest entry of each, which is finite if all are; a sum of squares can overflow.
     greatest = torch.stack(list(torch._foreach_norm(gradients, math.inf)))
     return bool(torch.isfinite(greatest).all())
 
@@ -309,7 +310,7 @@ def _random_state(device: torch.device) -> list[Tensor]:
 
 @contextmanager
 def _drawing_from(states: Sequence[Tensor], device: torch.device) -> Iterator[None]:
-    """Draws random numbers from ``states`` inside; restores the random state afterwards."""
+    """Within the ``with``, draws random numbers from ``states``; restores the state afterwards."""
     with torch.random.fork_rng(devices=[device] if len(states) > 1 else []):
         torch.set_rng_state(states[0])
         for state in states[1:]:
@@ -318,7 +319,7 @@ def _drawing_from(states: Sequence[Tensor], device: torch.device) -> Iterator[No
 
 
 def _cut(sides: Sequence[Tensor], count: int) -> list[Tensor]:
-    """Rows of at most ``count`` parts of a batch; each part has a share of every side."""
+    """Image numbers of at most ``count`` parts of a batch, each with a share of every side."""
     shares = [rows.tensor_split(count) for rows in sides]
     parts = [torch.cat([share[part] for share in shares]) for part in range(count)]
     return [rows for rows in parts if len(rows)]
@@ -326,7 +327,7 @@ def _cut(sides: Sequence[Tensor], count: int) -> list[Tensor]:
 
 @contextmanager
 def _held_statistics(module: nn.Module) -> Iterator[None]:
-    """Inside, batch normalization takes statistics of the batch, but moves no running ones."""
+    """Within the ``with``, batch normalization does not update its running statistics."""
     moving = [
         each
         for each in module.modules()

@@ -28,20 +28,20 @@ logger = logging.getLogger(__name__)
 
 
 class Evaluation(Listener):
-    """Scores the encoder at the start, every few epochs, and in the last epoch of a stage.
+    """Evaluates the encoder at the start, every few epochs, and in the last epoch of a stage.
 
-    All processes extract features; the first one searches and has the scores. Without test images
-    there are none.
+    All processes extract features; only the first one searches and gets scores. Without test
+    images there are no scores.
 
     Args:
-        scores: Scores so far, of a run that goes on.
+        scores: The last scores of a run that is resumed.
     """
 
     def __init__(self, scores: list[SearchScores]) -> None:
         self.scores = scores
 
     def after_epoch(self, run: Run, entry: dict[str, Any]) -> None:
-        """Adds the scores to the entry, where the epoch is one to evaluate."""
+        """Adds the scores to the entry if the epoch is to be evaluated."""
         stage, epoch = entry["stage"], entry["epoch"]
         if not len(run.inputs.test):
             return
@@ -75,7 +75,7 @@ class HistoryRecord(Listener):
         self.history = history
 
     def after_epoch(self, run: Run, entry: dict[str, Any]) -> None:
-        """Adds the seconds that the epoch took, evaluation included, and writes the entry."""
+        """Adds the duration of the epoch in seconds, including evaluation, and writes the entry."""
         entry["seconds"] = time.perf_counter() - run.epoch_started
         self.history.append(entry)
 
@@ -88,7 +88,7 @@ class Log(Listener):
         run.progress.advance(run.position)
 
     def after_epoch(self, run: Run, entry: dict[str, Any]) -> None:
-        """Logs a line on the epoch, whose seconds the entry has."""
+        """Logs one line about the epoch; the entry must have its duration."""
         run.progress.tell_epoch(entry)
 
 
@@ -97,14 +97,14 @@ class TensorBoardRecord(Listener):
 
     Args:
         folder: Folder of the run.
-        history: History of the run, to which each entry was added already.
+        history: History of the run, to which each entry was already added.
     """
 
     def __init__(self, folder: Path, history: History) -> None:
         self.folder, self.history = folder, history
 
     def after_epoch(self, run: Run, entry: dict[str, Any]) -> None:
-        """Writes the entry, at the step that its line in the history has."""
+        """Writes the entry; its step is its line number in the history."""
         before = len(self.history.read()) - 1
         with TensorBoardLog(self.folder / TENSORBOARD, first_step=before) as log:
             log.append(entry)
@@ -115,7 +115,7 @@ class Weights(Listener):
 
     Args:
         folder: Folder of the run.
-        evaluation: Has the scores.
+        evaluation: The listener that has the scores.
     """
 
     def __init__(self, folder: Path, evaluation: Evaluation) -> None:
@@ -147,7 +147,7 @@ class Weights(Listener):
 
 
 class Checkpoints(Listener):
-    """Saves a checkpoint after each epoch, every few iterations, and where the run is stopped.
+    """Saves a checkpoint after each epoch, every few iterations, and when the run is stopped.
 
     The first process writes; all wait for it.
 
@@ -161,7 +161,7 @@ class Checkpoints(Listener):
         self.folder, self.saved = folder, saved
 
     def after_iteration(self, run: Run) -> None:
-        """Saves if the iteration is one to save after; the epoch's last is not."""
+        """Saves every ``checkpoint_every`` iterations, except after the last of an epoch."""
         every, iteration = run.config.run.checkpoint_every, run.position.iteration
         is_last = iteration == run.config.stage(run.position.stage).iterations
         if every and iteration % every == 0 and not is_last:
@@ -172,7 +172,7 @@ class Checkpoints(Listener):
         self._save(run)
 
     def before_stop(self, run: Run) -> None:
-        """Saves what no checkpoint has yet."""
+        """Saves a checkpoint unless the newest one is up to date."""
         if self.saved != (run.position, run.epoch is not None):
             self._save(run)
 
@@ -185,31 +185,31 @@ class Checkpoints(Listener):
 
 
 class Report(Listener):
-    """Writes the report: its curves after each epoch, clusters and searches at the end of the run.
+    """Writes the report: curves after each epoch, clusters and searches at the end of the run.
 
     The first process writes the curves. At the end all take part, unless the report is complete.
 
     Args:
-        folder: Folder of the run, with the history, to which each entry was added already.
+        folder: Folder of the run, with the history, to which each entry was already added.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def after_epoch(self, run: Run, entry: dict[str, Any]) -> None:
-        """Writes ``report.html`` from the files of the run; where it cannot, a warning says so."""
+        """Writes ``report.html`` from the files of the run; logs a warning if that fails."""
         if distributed.rank():
             return
         started = time.perf_counter()
         try:
             report_progress(self.folder)
-        except Exception as error:  # whatever it is, it costs a page and not a run
-            logger.warning("the report cannot be written, and training goes on: %s", error)
+        except Exception as error:  # a failed report must not end the run
+            logger.warning("the report cannot be written (training continues): %s", error)
         else:
             logger.debug("the report took %.1f s", time.perf_counter() - started)
 
     def after_training(self, run: Run) -> None:
-        """Clusters and searches once more, and writes ``report.html``."""
+        """Clusters and searches once more, and writes the complete ``report.html``."""
         if distributed.share(is_complete(self.folder / REPORT)):
             return
         if distributed.rank() == 0:

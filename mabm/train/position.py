@@ -1,7 +1,7 @@
-"""Positions in a run: what comes next, what lies before it, and the seeds of what is drawn there.
+"""Positions in a run, and the seeds of the random numbers drawn there.
 
-Everything random in a run is drawn from the run's seed and a position. A run that goes on from a
-checkpoint therefore draws what it would have drawn without the stop.
+Everything random in a run is drawn from the run's seed and a position. A run that is resumed from a
+checkpoint therefore draws the same numbers as without the interruption.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ STAGES: Final = (1, 2)
 """Numbers of the stages; each has a table in the configuration and its contrasts."""
 
 FINISHED: Final = STAGES[-1] + 1
-"""The stage of the position after the last epoch."""
+"""The stage number of the position after the last epoch."""
 
 
 class Position(NamedTuple):
@@ -33,12 +33,12 @@ class Position(NamedTuple):
     iteration: int = 0
 
     def seed(self, run_seed: int, stream: int, *more: int) -> int:
-        """A seed in [0, 2**63) for what is drawn here.
+        """A seed in [0, 2**63) for the random numbers at this position.
 
         Args:
             run_seed: Seed of the run.
-            stream: Keeps apart what several contrasts draw at one position.
-            more: Keeps apart what one contrast draws.
+            stream: Separates the random numbers of different contrasts at one position.
+            more: Separates several draws of one contrast.
         """
         key = (run_seed, *self, stream, *more)
         return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
@@ -51,7 +51,7 @@ class Position(NamedTuple):
 
 
 def skip_empty_stages(config: Config, position: Position) -> Position:
-    """Moves a position in a stage without epochs on to the next stage with epochs, or the end."""
+    """Moves a position in a stage without epochs to the next stage with epochs, or to the end."""
     while position.stage != FINISHED and not config.stage(position.stage).epochs:
         position = Position(position.stage + 1)
     return position
@@ -75,7 +75,7 @@ def last_epoch(config: Config, position: Position) -> tuple[int, int]:
 
 
 def count_iterations(config: Config, before: Position) -> int:
-    """How many iterations of a whole run lie before a position."""
+    """Number of iterations of a whole run before a position."""
     count = 0
     for number in STAGES:
         stage = config.stage(number)

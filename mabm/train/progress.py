@@ -1,4 +1,4 @@
-"""How far a run is: a progress bar on a terminal, lines in a log elsewhere."""
+"""The progress of a run: a progress bar on a terminal, log lines elsewhere."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from mabm.train.records.files import REPORT
 logger = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_LINES: Final = 60.0
-_WITHOUT_BFLOAT16: Final = ("AVX2", "NO AVX")  # as PyTorch names CPUs of x86
+_WITHOUT_BFLOAT16: Final = ("AVX2", "NO AVX")  # PyTorch's names for x86 CPUs
 
 
 class Progress:
-    """Shows how far a run is, and how long the stage will take.
+    """Shows the progress of a run and the estimated time left in the stage.
 
     Args:
         config: Configuration of the run.
-        bar: Whether to show a bar; without one the log gets a line a minute, and the lines on
-            epochs tell the time left.
-        speaks: Whether this process shows or logs anything, as the first of several does.
+        bar: Whether to show a bar; without one, a line is logged every minute, and the lines about
+            epochs include the time left.
+        speaks: Whether this process shows or logs anything; true for the first of several.
     """
 
     def __init__(self, config: Config, *, bar: bool, speaks: bool) -> None:
@@ -45,7 +45,7 @@ class Progress:
         self._said = time.monotonic()
 
     def announce(self, inputs: Inputs, device: torch.device, folder: Path) -> None:
-        """Logs what is trained on which device, and where the results will be."""
+        """Logs the device, the data, the length of the run, and where results are written."""
         if not self._speaks:
             return
         on = [_name(device), _count(torch.get_num_threads(), "thread", "threads")]
@@ -56,19 +56,19 @@ class Progress:
             for group in MODALITIES
         )
         tested = (
-            f"{len(inputs.test)} to test on" if len(inputs.test) else "none to test on: no scores"
+            f"{len(inputs.test)} test images" if len(inputs.test) else "no test images: no scores"
         )
-        logger.info("on %s: %s images to train on, %s", ", ".join(on), images, tested)
+        logger.info("on %s: %s training images, %s", ", ".join(on), images, tested)
         if self._config.batch.cameras and inputs.cameras is None:
-            logger.info("no camera is known: images of a cluster are drawn whatever their camera")
+            logger.info("no cameras are known: images of a cluster are drawn from any camera")
         if (
             self._config.run.precision == "bfloat16"
             and device.type == "cpu"
             and torch.backends.cpu.get_cpu_capability() in _WITHOUT_BFLOAT16
         ):
             logger.warning(
-                "this CPU has no instructions for bfloat16, with which convolutions take many "
-                "times as long here: start a new run with run.precision=float32"
+                "this CPU has no bfloat16 instructions, so bfloat16 convolutions are many times "
+                "slower than float32: start a new run with run.precision=float32"
             )
         stages = [
             f"stage {number}: {_count(stage.epochs, 'epoch', 'epochs')} of "
@@ -78,12 +78,12 @@ class Progress:
         ]
         if stages:
             logger.info("%s", "; ".join(stages))
-        report = f"; its report, written after every epoch, is {folder / REPORT}"
-        logger.info("the run is kept in %s%s", folder, report if self._config.run.report else "")
+        report = f"; the report {folder / REPORT} is updated after every epoch"
+        logger.info("writing to %s%s", folder, report if self._config.run.report else "")
 
     @contextmanager
     def shown(self, position: Position) -> Iterator[None]:
-        """Shows the bar inside, with messages of the log above it."""
+        """Within the ``with``, shows the bar, with log messages above it."""
         total = sum(self._config.stage(s).epochs * self._config.stage(s).iterations for s in STAGES)
         with (
             tqdm(
@@ -97,7 +97,7 @@ class Progress:
             yield
 
     def describe(self, position: Position, what: str) -> None:
-        """Says which part of an epoch comes now."""
+        """Shows which part of an epoch is running."""
         if self._pace.stage != position.stage:
             self._pace = _Pace(position.stage)
         self._pace.count_rest()
@@ -116,7 +116,7 @@ class Progress:
         self._say(f"{self._name_epoch(position)}, {where}" + (f"; {left}" if left else ""))
 
     def tell_epoch(self, entry: Mapping[str, Any]) -> None:
-        """Logs one line on an epoch that is over, whose seconds the entry has."""
+        """Logs one line about a finished epoch; the entry must have its duration."""
         if not self._speaks:
             return
         words = describe_entry(entry, self._config)
@@ -124,9 +124,9 @@ class Progress:
         logger.info("%s", f"{words}; {left}" if left else words)
 
     def time_left(self, position: Position) -> str:
-        """How long the stage will go on, in words; empty with a bar, or while it is not known.
+        """The time left in the stage, in words; empty with a bar, or while it is unknown.
 
-        Of stage 2 nothing is known before it begins: its iterations take more steps.
+        Stage 2 cannot be estimated before it begins: its iterations take more steps.
         """
         if position.stage != self._pace.stage:
             return ""
@@ -152,7 +152,7 @@ class Progress:
 
 
 class _Pace:
-    """How long iterations of a stage take, and the rest of an epoch (clusters, evaluation)."""
+    """Durations of a stage's iterations, and of the rest of an epoch (clustering, evaluation)."""
 
     def __init__(self, stage: int) -> None:
         self.stage = stage
@@ -184,7 +184,7 @@ class _Pace:
 
 
 def _loggers_on_terminal() -> list[logging.Logger]:
-    """Loggers that write to the terminal of the bar; a message that passes two is shown once."""
+    """Loggers that write to the terminal of the bar; a message that reaches two is shown once."""
     return [
         logger
         for logger in (logging.getLogger("mabm"), logging.getLogger())
@@ -211,7 +211,7 @@ def _in_words(seconds: float) -> str:
 
 
 def describe_entry(entry: Mapping[str, Any], config: Config) -> str:
-    """One line on an epoch for the log."""
+    """One line about an epoch, for the log."""
     stage, epoch = entry["stage"], entry["epoch"]
     where = f"stage {stage} epoch {epoch}/{config.stage(stage).epochs}" if stage else "start"
     words = []

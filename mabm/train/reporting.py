@@ -8,19 +8,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import torch
 from torch import nn
 
 from mabm._core.modalities import MODALITIES, MODALITY_NAMES
-from mabm.data import DATA_SETS
+from mabm.data import DATA_SETS, UNKNOWN, ImageSet
 from mabm.report.page import write_report
 from mabm.report.snapshots import ClusteringSnapshot, RetrievalSnapshot
+from mabm.report.story import DataFacts
 from mabm.train import distributed
 from mabm.train.clusters import Clusters, find_clusters
 from mabm.train.config import Config
 from mabm.train.config_files import to_toml, to_tree
 from mabm.train.contrasts import needs_global_clusters
 from mabm.train.extraction import extract_features
+from mabm.train.image_names import name_images
 from mabm.train.inputs import Inputs
 from mabm.train.position import STAGES
 from mabm.train.records.environment import describe_environment
@@ -88,6 +91,7 @@ def report_run(encoder: nn.Module, inputs: Inputs, config: Config, folder: Path)
             preset=distance.preset,
             groups=distance_groups(inputs.modality, inputs.cameras, config.clustering),
             identity_names=data_set.identity_name,
+            image_names=name_images(train, data_set, config.data.root),
         ),
         retrieval=[]
         if tested is None
@@ -99,11 +103,23 @@ def report_run(encoder: nn.Module, inputs: Inputs, config: Config, folder: Path)
                 test.modality,
                 task=task,
                 read=inputs.test.__getitems__,
+                image_names=name_images(test, data_set, config.data.root),
             )
             for task in data_set.search_tasks
         ],
+        data=_count_images(train, test, data_set.modality_names),
         note=data_set.note,
         modality_names=data_set.modality_names,
+    )
+
+
+def _count_images(train: ImageSet, test: ImageSet, names: Mapping[int, str]) -> DataFacts:
+    known = np.unique(train.identity[train.identity != UNKNOWN])
+    return DataFacts(
+        {names[group]: int((train.modality == group).sum()) for group in MODALITIES},
+        len(known) if (train.identity != UNKNOWN).all() else None,
+        len(test),
+        len(np.unique(test.identity)),
     )
 
 
@@ -142,7 +158,9 @@ def report_progress(folder: Path, output: Path | None = None) -> Path:
 def _describe_progress(record: RunRecord) -> str:
     """What the page of :func:`report_progress` shows, and what it lacks."""
     if record.is_finished:
-        return "Training is over. This page has no clusters and searches."
+        return (
+            "Training is over. This page was made from the history: without clusters and searches."
+        )
     last = record.history[-1] if record.history else {"stage": 0, "epoch": 0}
     words = "before the first epoch"
     if last["stage"]:
@@ -151,7 +169,7 @@ def _describe_progress(record: RunRecord) -> str:
             words += f" of {epochs}"
     written = time.strftime("%Y-%m-%d %H:%M:%S %z")
     return (
-        f"Training is not over: this is how it was {words}, at {written}. The page is written anew "
+        f"Training is not over. This page shows the run {words}, at {written}. It is written again "
         "after every epoch; clusters and searches are added at the end."
     )
 

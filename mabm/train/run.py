@@ -1,8 +1,8 @@
 """A run of the trainer: a loop over epochs that calls listeners.
 
-:class:`Run` clusters, draws batches and takes steps. All else that a run does (evaluation, history,
-log, TensorBoard, weights, checkpoints, report) is done by a :class:`Listener`, which is called
-after each iteration, after each epoch, and at the end.
+:class:`Run` clusters, draws batches and takes steps. Everything else (evaluation, history, log,
+TensorBoard, weights, checkpoints, report) is done by a :class:`Listener`, which is called after
+each iteration, after each epoch, and at the end.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ Step: TypeAlias = tuple[Contrast, Tensor, dict[int, list[int]]]
 
 
 class Listener:
-    """Follows a run, and records or reports some of it. A listener defines the methods it needs.
+    """Follows a run, and records or reports on it. A listener defines the methods it needs.
 
-    Where several processes train together, each has listeners of its own.
+    When several processes train together, each has its own listeners.
     """
 
     def after_iteration(self, run: Run) -> None:
@@ -45,27 +45,27 @@ class Listener:
 
         Args:
             run: The run.
-            entry: What the history says of the epoch: its stage and its number from 1 (stage 0,
-                epoch 0 before the first), and more. Listeners may add to it for those after them.
+            entry: The history entry of the epoch: its stage and its number from 1 (stage 0, epoch 0
+                before the first), and more. Listeners may add to it for later listeners.
         """
 
     def before_stop(self, run: Run) -> None:
         """Called when the run was asked to stop before ``run.position``."""
 
     def after_training(self, run: Run) -> None:
-        """Called when no epoch is left."""
+        """Called after the last epoch."""
 
 
 class Run:
-    """A run that stands at a position and trains from there to the end.
+    """A run at a position, from which it trains to the end.
 
     Args:
         config: Configuration of the run.
         inputs: Images to train and test on.
         learner: The encoder, and the optimizer of the stage that comes next.
         position: What comes next.
-        epoch: State of the epoch that goes on there; ``None`` where one begins.
-        progress: Tells how far the run is.
+        epoch: State of the epoch to resume; ``None`` if a new one begins.
+        progress: Shows the progress of the run.
         listeners: Called in this order after each iteration, after each epoch, and at the end.
         stop: Called after every iteration and between the parts of an epoch; the run stops when it
             returns true.
@@ -92,14 +92,14 @@ class Run:
 
     @property
     def encoder(self) -> nn.Module:
-        """The encoder that is trained."""
+        """The encoder that is being trained."""
         return self.learner.encoder
 
     def train(self) -> None:
         """Trains to the end of the last stage.
 
         Raises:
-            TrainingError: Training cannot go on.
+            TrainingError: Training cannot continue.
             TrainingStopped: The run was asked to stop.
         """
         with self.progress.shown(self.position):
@@ -163,7 +163,7 @@ class Run:
     def _take_step(
         self, epoch: EpochState, contrast: Contrast, images: Tensor, rows: dict[int, list[int]]
     ) -> None:
-        """Takes the optimizer step of one contrast, and moves its memories."""
+        """Takes the optimizer step of one contrast, and updates its memories."""
         seed = self.config.run.seed
         view = view_batch(
             images,
@@ -189,7 +189,7 @@ class Run:
         contrast.update(view.by_modality(features), joined)
 
     def _end_epoch(self, epoch: EpochState) -> None:
-        """Goes on to the next epoch, with a new optimizer where that begins a stage."""
+        """Moves to the next epoch, with a new optimizer if that begins a stage."""
         stage, number = self.position.stage, self.position.epoch + 1
         self.epoch, self.position = None, next_epoch(self.config, self.position)
         if self.position.stage not in (stage, FINISHED):
@@ -217,14 +217,14 @@ class Run:
             return
         for listener in self.listeners:
             listener.before_stop(self)
-        raise TrainingStopped(f"training goes on from {self.position}")
+        raise TrainingStopped(f"training will resume from {self.position}")
 
 
 def build_learner(encoder: nn.Module, config: Config, stage: int) -> Learner:
-    """The encoder with a new optimizer, as a stage begins.
+    """The encoder with a new optimizer, for the start of a stage.
 
     Args:
-        encoder: What is trained.
+        encoder: The encoder to train.
         config: Configuration of the run.
         stage: Number of the stage; the end counts as the last one.
     """

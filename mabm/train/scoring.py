@@ -1,4 +1,4 @@
-"""An encoder's scores on the searches of a data set."""
+"""Scores of an encoder on the searches of a data set."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def extract_test_features(
     workers: int = 0,
     progress: bool = False,
 ) -> Tensor:
-    """(N, D) float32 features of length one, the mean of an image's and its mirror image's."""
+    """(N, D) float32 features of length one: the mean of those of an image and of its flip."""
     return extract_features(
         encoder,
         images,
@@ -73,7 +73,7 @@ def score_searches(
 
 
 def score_within_modalities(features: Tensor, images: ImageReader) -> dict[str, dict[str, float]]:
-    """Scores of searches of each modality in itself, by its name."""
+    """Scores of searches within each modality, by its name."""
     records = images.images
     return evaluate_within_modalities(
         features,
@@ -93,22 +93,22 @@ def evaluate_encoder(
     device: str = "auto",
     progress: bool = True,
 ) -> list[SearchScores]:
-    """Scores an encoder on the searches of a data set, whoever trained it.
+    """Evaluates any encoder on the searches of a data set.
 
     Args:
         encoder: The encoder; moved to the device.
-        data: The data set, its folder and trial, and the size of images. Where there are trials,
-            it must be the one that the encoder was trained on.
+        data: The data set, its folder and trial, and the size of images. If the data set has
+            trials, this must be the trial that the encoder was trained on.
         tasks: Names of searches of the data set; by default those of :data:`mabm.SEARCH_TASKS`.
-            Those of :data:`mabm.MORE_SEARCH_TASKS` are run where they are named.
-        rerank: Options of a re-ranking; none by default.
-        batch_size: Images in one batch of the encoder, >= 1.
-        device: ``"auto"`` takes a GPU if there is one, else the CPU; or a device by name.
-        progress: Show a progress bar.
+            Those of :data:`mabm.MORE_SEARCH_TASKS` run only if they are named.
+        rerank: Options for re-ranking; ``None`` does not re-rank.
+        batch_size: Images per batch of the encoder, >= 1.
+        device: ``"auto"`` uses a GPU if there is one, otherwise the CPU; or a device by name.
+        progress: Whether to show a progress bar.
 
     Raises:
         FileNotFoundError: A part of the data set is missing.
-        ValueError: A task is unknown, or the data set breaks its layout.
+        ValueError: A task is unknown, or the data set does not have its published layout.
 
     Example:
         >>> from mabm import models, train
@@ -145,29 +145,29 @@ def evaluate_weights(
     device: str = "auto",
     progress: bool = True,
 ) -> list[SearchScores]:
-    """Scores any weights: of a run, by default on its data set, or of a released checkpoint.
+    """Evaluates any weights: those of a run (by default on its data set) or a released checkpoint.
 
     Args:
-        path: The folder of a run, a file of weights that a run wrote, the name of weights that
-            ship, or weights alone, such as a released checkpoint.
-        model: Name of the encoder, for weights alone: ``"agw-resnet50"`` for released checkpoints
-            of AGW, ADCA, PGM or BMIL.
+        path: The folder of a run, a file of weights written by a run, the name of shipped weights,
+            or plain weights, such as a released checkpoint.
+        model: Name of the encoder, for plain weights only: ``"agw-resnet50"`` for released
+            checkpoints of AGW, ADCA, PGM or BMIL.
         data: Name of the data set; by default that of the run.
         root: Folder of the data set; by default the one that the run used.
-        trial: Trial to test on; it must be the one trained on. A run's is the default; for other
-            weights it must be given where the data set has trials.
-        image_size: Height and width that images are resized to; by default those trained with, and
-            for weights alone those of the data set's shipped configuration.
+        trial: Trial to test on, which must be the one trained on. The default is the run's; for
+            other weights it is required if the data set has trials.
+        image_size: Height and width that images are resized to; by default those used in training,
+            for plain weights those of the data set's shipped configuration.
         tasks: Names of searches of the data set; by default those of :data:`mabm.SEARCH_TASKS`.
-            Those of :data:`mabm.MORE_SEARCH_TASKS` are run where they are named.
-        rerank: Options of a re-ranking; none by default.
-        device: ``"auto"`` takes a GPU if there is one, else the CPU; or a device by name.
-        progress: Show a progress bar.
+            Those of :data:`mabm.MORE_SEARCH_TASKS` run only if they are named.
+        rerank: Options for re-ranking; ``None`` does not re-rank.
+        device: ``"auto"`` uses a GPU if there is one, otherwise the CPU; or a device by name.
+        progress: Whether to show a progress bar.
 
     Raises:
         FileNotFoundError: There are no weights, or a part of the data set is missing.
         ValueError: The trial is not the one trained on, a task is unknown, the weights do not fit,
-            or do not say their encoder or data and these are not given.
+            or their encoder or data set is neither recorded nor given.
 
     Example:
         >>> from mabm import RerankOptions, train
@@ -196,6 +196,6 @@ def _choose_tasks(data: str, names: Sequence[str] | None) -> tuple[SearchTask, .
     chosen = []
     for name in names:
         if (spelled := find_name(name, known)) is None:
-            raise ValueError(f"tasks must be of {', '.join(known)}, got {name!r}")
+            raise ValueError(f"tasks must be among {', '.join(known)}, got {name!r}")
         chosen.append(known[spelled])
     return tuple(chosen)

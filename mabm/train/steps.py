@@ -1,7 +1,7 @@
 """The steps of an epoch as plain functions: cluster, build memories, contrast.
 
-None of them needs the trainer, keeps a state or draws a random number. Put them into another order,
-leave one out, or replace it: :mod:`mabm.train.run` is one way to combine them.
+None of them needs the trainer, keeps state or draws random numbers. They can be reordered, skipped
+or replaced: :mod:`mabm.train.run` is one way to combine them.
 """
 
 from __future__ import annotations
@@ -51,17 +51,17 @@ def cluster_modalities(
     *,
     chosen: Tensor | None = None,
 ) -> Tensor:
-    """Clusters each modality alone, by the classic distance (preset ``spcl``).
+    """Clusters each modality separately, by the classic distance (preset ``spcl``).
 
     Args:
         features: (N, D).
         modality: (N,) integers >= 0, bool or words.
-        options: ``k1_alone``, ``k2_alone``, ``eps`` and ``min_samples`` are read.
+        options: ``k1_alone``, ``k2_alone``, ``eps`` and ``min_samples`` are used.
         chosen: (N,) bool, the samples to cluster; all by default.
 
     Returns:
-        (N,) int64 labels from 0 in each modality, on the features' device; noise, and what was not
-        chosen, is -1.
+        (N,) int64 labels, numbered from 0 in each modality, on the device of the features; noise
+        and samples that were not chosen are -1.
 
     Example:
         >>> import torch
@@ -86,8 +86,8 @@ def cluster_modalities(
 def _cluster(
     x: Tensor, groups: Tensor | None, distance: DistanceOptions, clusterer: DBSCAN
 ) -> Tensor:
-    # Without the advice of pseudo_labels on eps: clusters are large in the first epochs, and the
-    # history records them for every epoch.
+    # Without the warnings of pseudo_labels about eps: clusters are large in the first epochs, and
+    # the history records them for every epoch.
     return clusterer(prune(encode_features(x, groups, distance), clusterer.max_distance))
 
 
@@ -112,22 +112,22 @@ def cluster_together(
     chosen: Tensor | None = None,
     camera: Column | None = None,
 ) -> Tensor:
-    """Finds clusters across modalities, as ``options.association`` says.
+    """Finds clusters across modalities by the method ``options.association``.
 
     Args:
         features: (N, D).
         modality: (N,) integers >= 0, bool or words.
-        alone: (N,) labels, or :class:`mabm.PseudoLabels`, of each modality alone; what
-            ``"hungarian"`` and ``"sinkhorn"`` match.
+        alone: (N,) labels, or :class:`mabm.PseudoLabels`, within each modality; ``"hungarian"``
+            and ``"sinkhorn"`` match these clusters.
         options: Association and its parameters.
-        chosen: (N,) bool, the samples to cluster globally; all by default. Matching takes what
-            ``alone`` has clustered.
-        camera: (N,) integers or words, read by presets that tell cameras apart
-            (``"ca_jaccard"``): their groups are the cameras of each modality, or, where ``None`` is
-            given, the modalities.
+        chosen: (N,) bool, the samples to cluster globally; all by default. Matching uses the
+            clusters in ``alone`` instead.
+        camera: (N,) integers or words, used by presets that compare cameras (``"ca_jaccard"``):
+            their groups are the cameras of each modality, or the modalities if ``None``.
 
     Returns:
-        (N,) int64 labels on the features' device; noise, and what was not chosen, is -1.
+        (N,) int64 labels on the device of the features; noise and samples that were not chosen
+        are -1.
 
     Example:
         >>> import torch
@@ -160,31 +160,31 @@ def cluster_together(
 
 
 def distance_groups(modality: Tensor, camera: Tensor | None, options: ClusteringConfig) -> Tensor:
-    """The groups that the distance across modalities tells apart.
+    """The groups that the distance across modalities distinguishes.
 
     Args:
         modality: (N,) int64.
-        camera: (N,) int64, or ``None`` where it is not known.
+        camera: (N,) int64, or ``None`` if not known.
         options: Preset and association.
 
     Returns:
-        (N,) int64: the modality, or a number for each camera of each modality where the preset
-        tells cameras apart.
+        (N,) int64: the modality, or a number for each camera of each modality if the preset
+        compares cameras.
     """
     is_camera = options.association != "naive" and options.distance.preset.group_is_camera
     if camera is None or not is_camera:
         return modality
-    # A camera that sees by day and by night has two kinds of images.
+    # A camera that records both by day and by night has two kinds of images.
     pairs = torch.stack([modality, camera])
     groups: Tensor = torch.unique(pairs, dim=1, return_inverse=True)[1]
     return groups
 
 
 def distance_together(options: ClusteringConfig, num_modalities: int) -> DistanceOptions:
-    """The distance by which samples of so many modalities are clustered together.
+    """The distance for clustering samples of several modalities together.
 
-    Blind to modality (``"naive"``), as many rows are averaged in all as by the modality-aware
-    distance, which takes ``k2`` of each modality.
+    With ``"naive"``, which ignores modality, as many neighbors are averaged in total as by the
+    modality-aware distance, which averages ``k2`` per modality.
     """
     distance = options.distance
     if options.association == "naive":
@@ -196,10 +196,10 @@ def distance_together(options: ClusteringConfig, num_modalities: int) -> Distanc
 def build_memory(
     source: PrototypeSplit[Tensor] | Tensor, options: ContrastConfig | None = None
 ) -> Memory:
-    """Builds a memory, of the kind that the options name, from the prototypes of ``source``.
+    """Builds a memory of the chosen kind from the prototypes of ``source``.
 
     Args:
-        source: A :class:`mabm.PrototypeSplit`, or (P, D) prototypes of one cluster each.
+        source: A :class:`mabm.PrototypeSplit`, or (P, D) prototypes, each its own cluster.
         options: Kind of the memory (``memory``) and its ``momentum``.
 
     Returns:
@@ -219,13 +219,13 @@ def build_memory(
 def split_within(
     features: Tensor, labels: Labels, modality: Column, group: int
 ) -> PrototypeSplit[Tensor]:
-    """Prototypes of the clusters of one modality; samples of the others count as noise.
+    """Returns the prototypes of one modality's clusters; all other samples count as noise.
 
     Args:
         features: (N, D).
         labels: (N,) labels, or :class:`mabm.PseudoLabels`.
         modality: (N,) integers >= 0, bool or words.
-        group: Number of the modality whose clusters count.
+        group: Number of the modality.
     """
     each = "one per row of features"
     clusters = check_labels(labels, len(features), "labels", each).to(features.device)
@@ -236,11 +236,11 @@ def split_within(
 def contrast_within(
     features: Tensor, targets: Tensor, memory: Memory, options: ContrastConfig | None = None
 ) -> Tensor:
-    """Loss within a modality: against both banks of a hybrid memory, or the one of another kind.
+    """Loss within a modality: against both banks of a hybrid memory, or the bank of other kinds.
 
     Args:
         features: (B, D).
-        targets: (B,) rows of the memory, -1 for noise.
+        targets: (B,) prototypes in the memory, -1 for noise.
         memory: Memory of the clusters of the modality.
         options: The ``temperature``, and the ``margin`` of a hybrid memory.
 
@@ -275,7 +275,7 @@ def contrast_across(
 
     Args:
         features: (B, D).
-        targets: (B,) rows of the memory, -1 for noise.
+        targets: (B,) prototypes in the memory, -1 for noise.
         memory: Memory of the split prototypes.
         options: The ``temperature``, and ``num_selected``, the number of prototypes in the softmax.
 

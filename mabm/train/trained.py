@@ -1,4 +1,4 @@
-"""An encoder from any weights, and the images that it may be tested on."""
+"""Loads an encoder from any weights, and chooses the data to test it on."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from mabm.train.records.files import WEIGHTS
 
 @dataclass(frozen=True)
 class TrainedEncoder:
-    """An encoder, and what its file says of its training.
+    """An encoder, and what its file records about its training.
 
     Attributes:
         encoder: The encoder, on the CPU in evaluation mode.
-        model: The name that it is built by.
-        config: The configuration of the run that wrote the file; ``None`` where no run did.
+        model: Name of the encoder.
+        config: The configuration of the run that wrote the file; ``None`` for other files.
     """
 
     encoder: Encoder
@@ -33,14 +33,14 @@ class TrainedEncoder:
 
     @property
     def image_size(self) -> tuple[int, int] | None:
-        """Height and width that it was trained with, or the only ones it takes; else ``None``."""
+        """Image height and width used in training, or the only ones it accepts; else ``None``."""
         if self.config is not None:
             return self.config.data.height, self.config.data.width
         return self.encoder.image_size
 
     @property
     def batch_size(self) -> int:
-        """Images in one batch of a test: those of the run's configuration, or of the default."""
+        """Images per batch in evaluation: that of the run's configuration, or the default."""
         return (self.config or Config()).batch.evaluation
 
 
@@ -53,15 +53,15 @@ def read_trained(
     """Loads the encoder of any weights.
 
     Args:
-        weights: The folder of a run, a file that a run or ``save_encoder`` wrote, the name of
-            weights that ship, or weights alone: a file that ``load_weights`` reads, such as a
-            released checkpoint. A run or file comes before a shipped name.
-        model: Name of the encoder, for weights alone.
-        image_size: Height and width of the images, for backbones of timm that take one size only.
+        weights: The folder of a run, a file written by a run or ``save_encoder``, the name of
+            shipped weights, or plain weights: a file that ``load_weights`` reads, such as a
+            released checkpoint. A run or file takes precedence over a shipped name.
+        model: Name of the encoder, for plain weights only.
+        image_size: Height and width of the images, for timm backbones that accept one size only.
 
     Raises:
         FileNotFoundError: There is no such run, file or name.
-        ValueError: ``model`` is missing, or given where the file says it; or the weights do not
+        ValueError: ``model`` is missing, or given although the file names it; or the weights do not
             fit.
     """
     path, known = weights_file(weights), SHIPPED.find(str(weights))
@@ -82,7 +82,7 @@ def read_trained(
     if model is None:
         hint = MODEL if is_released(read_weights(path)) else "NAME"
         raise ValueError(
-            f"{path} holds weights alone, which do not say their encoder: give --model {hint} "
+            f"{path} contains only weights and does not name its encoder: give --model {hint} "
             f"(in Python model={hint!r})"
         )
     encoder = build_encoder(model, weights=path, image_size=image_size)
@@ -90,7 +90,7 @@ def read_trained(
 
 
 def weights_file(weights: str | Path) -> Path:
-    """The file of weights: in the folder of a run, or what is named."""
+    """The file of weights: the one in the folder of a run, or the given file."""
     path = Path(weights)
     return path / WEIGHTS if path.is_dir() else path
 
@@ -98,7 +98,7 @@ def weights_file(weights: str | Path) -> Path:
 def _check_model(place: str, given: str | None, own: str) -> None:
     if given is not None:
         raise ValueError(
-            f"model (--model) is for weights alone; {place} says its encoder, {own}, got {given!r}"
+            f"model (--model) must be omitted for {place}, whose encoder is {own}, got {given!r}"
         )
 
 
@@ -110,14 +110,14 @@ def data_to_test(
     trial: int | None = None,
     image_size: tuple[int, int] | None = None,
 ) -> DataConfig:
-    """The images to test an encoder on: those of its run, unless another data set is named.
+    """The data to test an encoder on: that of its run, unless another data set is named.
 
     Args:
         trained: The encoder.
         name: Name of the data set; that of the run by default.
         root: Folder of the data set; that of the run by default.
-        trial: Trial to test on, where the data set has trials. It must be the one trained on: for
-            a run on this data set it is, by default; in all other cases it must be said.
+        trial: Trial to test on, if the data set has trials. It must be the one trained on; this is
+            the default for a run on this data set, otherwise the trial is required.
         image_size: Height and width that images are resized to: by default those that the encoder
             was trained with, else those of the data set's shipped configuration.
 
@@ -135,15 +135,15 @@ def data_to_test(
     elif known is None:
         told = "" if root is None else f", got {root!r}"
         raise ValueError(
-            f"these weights do not say what data to test on{told}: give --data NAME:ROOT, such as "
-            "sysu_mm01:ROOT, or --images LIST.csv (in Python data and root)"
+            f"these weights do not record a data set to test on{told}: give --data NAME:ROOT, such "
+            "as sysu_mm01:ROOT, or --images LIST.csv (in Python data and root)"
         )
     else:
         most = DATA_SETS[known].num_trials
         if most is not None and trial is None:
             raise ValueError(
                 f"give --trial N, in [1, {most}]: the trial of {known} that the weights were "
-                "trained on, since the other trials' test identities are among its training ones"
+                "trained on, since its training identities include test identities of other trials"
             )
         data = replace(load_config(known).data, root=root, trial=trial)
         image_size = image_size or trained.image_size

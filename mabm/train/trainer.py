@@ -1,12 +1,12 @@
 """The two stages of the method, from a configuration to a tested encoder.
 
-Stage 1 clusters each modality alone and contrasts within it. Stage 2 also clusters all images
-together, splits the clusters into prototypes of each modality and contrasts across modalities.
-Random numbers depend on the seed and the position in the run alone. A run that was killed therefore
-goes on from its last checkpoint to the same result: to the bit on one CPU with one number of
-threads.
+Stage 1 clusters each modality separately and contrasts within it. Stage 2 also clusters all images
+together, splits the clusters into one prototype per modality and contrasts across modalities.
+Random numbers depend only on the seed and the position in the run. A killed run therefore resumes
+from its last checkpoint to the same result, bit for bit on one CPU with the same number of threads.
 
-This module checks what a run needs, and begins or resumes it; :mod:`mabm.train.run` is the loop.
+This module checks the requirements of a run, and starts or resumes it; :mod:`mabm.train.run` is the
+loop.
 """
 
 from __future__ import annotations
@@ -84,32 +84,32 @@ def train(
     progress: bool = True,
     stop: Callable[[], bool] | None = None,
 ) -> TrainResult:
-    """Trains in both stages, or in what is left of them.
+    """Trains an encoder in both stages, or resumes a run.
 
-    Called again with the same folder, it goes on from the last checkpoint; a finished run stays as
-    it is. No other run can use the folder meanwhile. Under ``torchrun`` the processes share each
-    batch and end with equal weights. The random state of the process is restored in the end.
+    Called again with the same folder, it resumes from the last checkpoint; a finished run is not
+    changed. No other run can use the folder at the same time. Under ``torchrun`` the processes
+    share each batch and end with equal weights. The random state of the process is restored at the
+    end.
 
     Args:
         config: Configuration of the run.
-        output: Folder of the run, made if it does not exist. It gets ``config.toml``,
-            ``environment.json``, ``history.jsonl``, checkpoints, ``stage1.pt`` and ``weights.pt``,
-            ``result.json`` and
-            ``report.html``.
-        resume: Whether to go on with a run in the folder; otherwise such a folder is refused.
-        progress: Whether to show a progress bar; without one the log tells how far the run is.
+        output: Folder of the run, created if it does not exist. Written there: ``config.toml``,
+            ``environment.json``, ``history.jsonl``, checkpoints, ``stage1.pt``, ``weights.pt``,
+            ``result.json`` and ``report.html``.
+        resume: Whether to resume a run in the folder; otherwise such a folder is an error.
+        progress: Whether to show a progress bar; without one, progress is logged.
         stop: Called after every iteration and between the parts of an epoch; training stops when it
-            returns true, for instance after a SIGTERM. Where several processes train together, all
-            must have one or none, and one that returns true stops all.
+            returns true, for instance after a SIGTERM. When several processes train together,
+            either all or none must pass it, and one that returns true stops all.
 
     Raises:
-        ImportError: An extra is missing.
+        ImportError: An extra is not installed.
         OSError: A file cannot be read or written.
         RunInUseError: Another run uses the folder.
-        TrainingError: Training cannot go on.
-        TrainingStopped: ``stop`` returned true; a checkpoint holds all that was done.
+        TrainingError: Training cannot continue.
+        TrainingStopped: ``stop`` returned true; a checkpoint contains the progress so far.
         ValueError: The configuration does not fit the data, the number of processes, or the run in
-            the folder; or the checkpoints of that run are gone or damaged.
+            the folder; or the checkpoints of that run are missing or damaged.
 
     Example:
         >>> from mabm import train
@@ -156,19 +156,19 @@ def open_run(
     bar: bool = False,
     stop: Callable[[], bool] | None = None,
 ) -> Run:
-    """Begins a run in a folder, or opens the run in it at its last checkpoint.
+    """Starts a run in a folder, or opens the existing run at its last checkpoint.
 
     Args:
         config: Configuration of the run.
         folder: Folder of the run, which exists.
-        device: Where to train.
-        resume: Whether to go on with a run in the folder; otherwise it is refused.
+        device: Device to train on.
+        resume: Whether to resume a run in the folder; otherwise it is an error.
         bar: Whether to show a progress bar.
         stop: Called after every iteration and between the parts of an epoch; the run stops when it
             returns true.
 
     Raises:
-        ImportError: An extra is missing.
+        ImportError: An extra is not installed.
         OSError: A file cannot be read or written.
         ValueError: The configuration does not fit the data, or the run in the folder.
     """
@@ -189,7 +189,7 @@ def open_run(
         distributed.barrier()  # before the first process writes there
         position, state = skip_empty_stages(config, Position(STAGES[0])), None
     elif not resume:
-        raise ValueError(f"output must hold no run unless it is resumed, got {folder}")
+        raise ValueError(f"output must not contain a run unless it is resumed, got {folder}")
     else:
         position, state = checkpoint
     progress = Progress(config, bar=bar, speaks=is_first)
@@ -217,7 +217,7 @@ def open_run(
             _write_start(config, folder)
         run.tell_start()
     elif position.stage == FINISHED:
-        logger.info("%s holds a finished run", folder)
+        logger.info("%s contains a finished run", folder)
     else:
         logger.info("resuming at %s", position)
     return run
@@ -227,13 +227,13 @@ def _build_encoder(
     config: Config, inputs: Inputs, device: torch.device, *, is_new: bool
 ) -> nn.Module:
     """The encoder, equal in all processes; the weights of a resumed run are loaded later."""
-    weights = config.model.weights if is_new else None  # a checkpoint holds all
+    weights = config.model.weights if is_new else None  # a checkpoint contains all weights
     if is_new:
         check_start(weights, inputs.data)
         if weights is None and distributed.rank() == 0:
             logger.warning(
-                "model.weights is not set: %s starts from random weights, where published runs "
-                "start from ImageNet's",
+                "model.weights is not set: %s starts from random weights, whereas published runs "
+                "start from ImageNet weights",
                 config.model.name,
             )
     encoder = build_encoder(
@@ -272,14 +272,14 @@ def _listeners(
 
 
 def _write_start(config: Config, folder: Path) -> None:
-    """Writes configuration and environment of a new run, and drops an unfinished history."""
+    """Writes configuration and environment of a new run, and removes an unfinished history."""
     write_text(folder / CONFIG, to_toml(config))
     write_text(folder / ENVIRONMENT, json.dumps(describe_environment(), indent=2) + "\n")
-    (folder / HISTORY).unlink(missing_ok=True)  # of a start that was cut short
+    (folder / HISTORY).unlink(missing_ok=True)  # of an interrupted start
 
 
 def _cut_history(history: History, config: Config, position: Position) -> None:
-    """Drops the entries of epochs that the run will train again."""
+    """Removes the entries of epochs that the run will train again."""
     if distributed.rank() == 0:
         stage, epoch = last_epoch(config, position)
         history.truncate(stage=stage, epoch=epoch)
@@ -287,7 +287,7 @@ def _cut_history(history: History, config: Config, position: Position) -> None:
 
 
 def _check_extras(config: Config) -> None:
-    """Raises ImportError now, not when training is over, if a package is missing."""
+    """Raises ImportError before training, not after it, if a package is missing."""
     if config.run.report:
         require_packages()
     if config.run.tensorboard:
@@ -295,33 +295,35 @@ def _check_extras(config: Config) -> None:
 
 
 def _check_one_folder(position: Position | None, folder: Path) -> None:
-    """Refuses processes that see another checkpoint than the first: they would wait forever."""
+    """Rejects processes that see another checkpoint than the first: they would wait forever."""
     first = distributed.share(position)
     if position != first:
         raise ValueError(
             f"output must be one folder that all processes share, got {folder}: the first process "
-            f"goes on from {first or 'the start'}, process {distributed.rank()} from "
+            f"resumes from {first or 'the start'}, process {distributed.rank()} from "
             f"{position or 'the start'}"
         )
 
 
 def _check_folder(folder: Path, history: History) -> None:
-    """Refuses to replace the results of a run that has lost its checkpoints."""
+    """Raises an error instead of replacing the results of a run without checkpoints."""
     kept = [name for name in RESULTS if (folder / name).exists()]
     if any(entry["stage"] for entry in history.read()):
         kept.append(HISTORY)
     if kept:
         raise ValueError(
-            "output must not hold a run whose checkpoints are gone or damaged, which a new one "
-            f"would replace, got {folder} with {', '.join(kept)}"
+            "output must not contain a run whose checkpoints are missing or damaged, since a new "
+            f"run would replace it, got {folder} with {', '.join(kept)}"
         )
 
 
 def _check_same_run(state: Mapping[str, Any], config: Config, inputs: Inputs, folder: Path) -> None:
-    """Refuses to go on with other settings or images than a run began with."""
+    """Raises an error if settings or images differ from those the run started with."""
     check_same(state["config"], to_tree(config))
     if state["images"] != inputs.digest():
-        raise ValueError(f"the training images must be those that the run in {folder} began with")
+        raise ValueError(
+            f"the training images differ from those that the run in {folder} started with"
+        )
 
 
 def _check_processes(config: Config) -> None:
@@ -329,21 +331,21 @@ def _check_processes(config: Config) -> None:
     batch = config.batch
     if ranks > 1 and batch.normalization != "whole":
         raise ValueError(
-            f"batch.normalization must be 'whole' where {ranks} processes join their batch, "
+            f"batch.normalization must be 'whole' with {ranks} processes, "
             f"got {batch.normalization!r}"
         )
     for name in ("identities", "infrared_identities"):
         count = getattr(batch, name)
         if count is not None and count % ranks:
             raise ValueError(
-                f"batch.{name} must be a multiple of the {ranks} processes, got {count}"
+                f"batch.{name} must be a multiple of {ranks}, the number of processes, got {count}"
             )
     for group in MODALITIES:
         share = batch.identities_of(group) // ranks * batch.instances
         if share % batch.micro_batches:
             raise ValueError(
-                f"batch.micro_batches must divide the {share} {MODALITY_NAMES[group]} images that "
-                f"each process has, got {batch.micro_batches}"
+                f"batch.micro_batches must divide {share}, the {MODALITY_NAMES[group]} images per "
+                f"process, got {batch.micro_batches}"
             )
 
 
@@ -357,6 +359,6 @@ def _check_cameras(config: Config, inputs: Inputs) -> None:
     clustering = config.clustering
     if clustering.distance.preset.group_is_camera and inputs.cameras is None:
         raise ValueError(
-            "clustering.preset must be one that compares no cameras where none is known, got "
+            "clustering.preset must be one that does not compare cameras: none are known, got "
             f"{clustering.preset!r}"
         )

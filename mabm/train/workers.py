@@ -1,4 +1,4 @@
-"""The start of processes that read images ahead: they drop inherited locks and signals."""
+"""Initialization of worker processes that read images: drops inherited locks and signals."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from mabm.train.records.run_lock import leave_locks
 
 
 def begin_worker(_number: int) -> None:
-    """Closes inherited locks, and ignores the signals that the parent has a handler for.
+    """Closes inherited locks, and ignores the signals that the parent handles.
 
     A terminal or a cluster sends signals to all processes at once. The parent decides what to do,
-    and ends its workers; a worker that ended by itself would make the parent fail.
+    and stops its workers; a worker that stopped by itself would make the parent fail.
     """
     leave_locks()
     defaults = (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler, None)

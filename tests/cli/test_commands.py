@@ -73,9 +73,9 @@ def test_cluster_says_what_k2_counts(capsys: pytest.CaptureFixture[str]) -> None
     with pytest.raises(SystemExit):
         main(["cluster", "--help"])
     text = " ".join(capsys.readouterr().out.split())
-    said = text.partition("--k2 N rows ")[2].partition("--eps EPS")[0]
-    assert "of each modality with bmil, in total with spcl and modal_invariant" in said
-    assert "ca_jaccard has its own" in said
+    said = text.partition("--k2 N neighbors ")[2].partition("--eps EPS")[0]
+    assert "per modality with bmil, in total with spcl and modal_invariant" in said
+    assert "ca_jaccard sets its own" in said
     # What it says is what the presets do: k2 rows of each list, or of all lists together.
     expansions = {name: preset.query_expansion for name, preset in mabm.PRESETS.items()}
     assert expansions == {
@@ -112,7 +112,7 @@ def test_words_that_make_no_command(words: list[str], capsys: pytest.CaptureFixt
     assert left.value.code == 2
     told = capsys.readouterr().err
     assert is_one_line(told)
-    assert told.endswith("--help says more)\n")
+    assert told.endswith(" --help)\n")
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -136,11 +136,11 @@ class OutsideError(Exception):
         (torch.OutOfMemoryError("lower k1"), "mabm info: lower k1"),
         (
             RuntimeError("[enforce fail at x.cpp:1] DefaultCPUAllocator: can't allocate 9 bytes"),
-            "mabm info: not enough memory (--debug shows where)",
+            "mabm info: not enough memory (--debug shows the traceback)",
         ),
-        (OutsideError("odd"), "mabm info: OutsideError: odd (--debug shows where)"),
-        (KeyError("odd"), "mabm info: KeyError: 'odd' (--debug shows where)"),
-        (MemoryError(), "mabm info: MemoryError: (--debug shows where)"),
+        (OutsideError("odd"), "mabm info: OutsideError: odd (--debug shows the traceback)"),
+        (KeyError("odd"), "mabm info: KeyError: 'odd' (--debug shows the traceback)"),
+        (MemoryError(), "mabm info: MemoryError: (--debug shows the traceback)"),
     ],
 )
 def test_errors_are_one_line_and_debug_shows_where(
@@ -428,32 +428,32 @@ CLUSTER_MISTAKES = [
     (["text.npz"], 1, "text.npz must be a .npz file of plain arrays: "),
     (["pickled.npz"], 1, "pickled.npz must be a .npz file of plain arrays: "),
     (["text.safetensors"], 1, "text.safetensors must be a .safetensors file: "),
-    (["named.npz"], 1, "named.npz must hold an array 'features', or one matrix alone, got"),
+    (["named.npz"], 1, "named.npz must contain an array 'features', or a single matrix, got"),
     (["both.npz", "--key", "color"], 1, "--key must name one of the arrays in both.npz"),
-    (["features.npy", "--key", "features"], 1, "--key must be left out for features.npy"),
-    (["modality.npy", *NONE], 1, "modality.npy must hold floating-point features, got int64"),
-    (["words.npy", *NONE], 1, "words.npy: features must hold real numbers"),
+    (["features.npy", "--key", "features"], 1, "--key must be omitted for features.npy"),
+    (["modality.npy", *NONE], 1, "modality.npy must contain floating-point features, got int64"),
+    (["words.npy", *NONE], 1, "words.npy: features must contain real numbers"),
     (["both.npz", "--modality", "features.npy"], 1, "features.npy: modality must be integers"),
     (["flat.npy", *NONE], 1, "features must be (N, D), got shape (4,)"),
-    (["both.npz", "--modality", "named.npz"], 1, "named.npz must hold an array 'modality', "),
+    (["both.npz", "--modality", "named.npz"], 1, "named.npz must contain an array 'modality', "),
     (["both.npz", "--modality", "short.csv"], 1, "modality must be (120,), one group per row"),
     (["both.npz", "--modality", "wrong.csv"], 1, "wrong.csv, row 2: modality must be an int"),
     (["both.npz", "--modality", "wide.csv"], 1, "wide.csv must have a column 'modality', or"),
-    (["both.npz", "--modality", "empty.csv"], 1, "empty.csv must hold rows, got none"),
+    (["both.npz", "--modality", "empty.csv"], 1, "empty.csv must have at least one row, got none"),
     (["both.npz", "--modality", "ragged.csv"], 1, "ragged.csv, row 2: must have 2 columns"),
     (["both.npz", "--modality", "binary.csv"], 1, "binary.csv must be comma-separated text: "),
     (["both.npz", "--eps", "1"], 1, "eps must be in [0, 1), got 1.0"),
     (["both.npz", "--sweep", "0.5", "2"], 1, "eps must be in [0, 1), got 2.0"),
     (["both.npz", "--k1", "1"], 1, "k1 must be in [2, 1024], at least one for each"),
     (["both.npz", "--output", "labels.txt"], 1, "--output must end in .npy or .csv or .npz"),
-    (["both.npz", "--output", "no/labels.npy"], 1, "--output must lie in an existing folder"),
+    (["both.npz", "--output", "no/labels.npy"], 1, "--output must be in an existing folder"),
     (["both.npz", "--output", "folder.npy"], 1, "--output must be a file, got the folder"),
     (["both.npz", "--device", "abacus"], 1, "--device must be auto, cpu, cuda or cuda:N"),
     (["both.npz", "--device", "mps"], 1, "--device must be auto, cpu, cuda or cuda:N"),
     (["both.npz", "--device", "cuda:77"], 1, "--device must be "),
     (["features.npy"], 2, "give --modality FILE"),
-    (["both.npz", "--sweep", "0.5", "--eps", "0.5"], 2, "--sweep prints a table of its own"),
-    (["both.npz", "--sweep", "0.5", "--output", "labels.npy"], 2, "--sweep prints a table"),
+    (["both.npz", "--sweep", "0.5", "--eps", "0.5"], 2, "--sweep cannot be combined with --eps"),
+    (["both.npz", "--sweep", "0.5", "--output", "labels.npy"], 2, "--sweep cannot be combined"),
 ]  # fmt: skip
 
 

@@ -123,7 +123,7 @@ def stopped(*_: Any, **__: Any) -> None:
 
 @pytest.mark.parametrize(
     ("act", "status", "words"),
-    [(interrupted, INTERRUPTED, "interrupted"), (stopped, TERMINATED, "ended by SIGTERM")],
+    [(interrupted, INTERRUPTED, "interrupted"), (stopped, TERMINATED, "stopped by SIGTERM")],
 )
 def test_a_run_that_is_ended_says_where_it_goes_on(
     act: Callable[..., None],
@@ -135,7 +135,7 @@ def test_a_run_that_is_ended_says_where_it_goes_on(
 ) -> None:
     monkeypatch.setattr(training, "train", act)
     command = ("train", "emoji_xm", "--output", str(tmp_path))
-    begins = f"mabm train: {words} before the first checkpoint; the same command begins again\n"
+    begins = f"mabm train: {words} before the first checkpoint; the same command starts again\n"
     assert run(*command) == (status, "", begins)
     for position, place in (
         (Position(2, 3, 0), "stage 2 epoch 4"),
@@ -143,7 +143,7 @@ def test_a_run_that_is_ended_says_where_it_goes_on(
         (Position(3, 0, 0), "the end of training"),
     ):
         save_checkpoint(tmp_path, position, {})
-        goes_on = f"mabm train: {words}; the same command goes on from the checkpoint at {place}\n"
+        goes_on = f"mabm train: {words}; the same command resumes from the checkpoint at {place}\n"
         assert run(*command) == (status, "", goes_on)
     monkeypatch.setenv("RANK", "1")
     assert run(*command) == (status, "", "")

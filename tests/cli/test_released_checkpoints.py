@@ -123,7 +123,7 @@ def test_trials_are_said_and_averaged(small: Path, regdb: Path, run: Run, tmp_pa
     assert (status, out) == (0, f"{format_search_scores(together)}\n")
     for given, message in [
         (("--trial", 1), "give --trial once for each of WEIGHTS, 2 times, got 1"),
-        (("--trial", 1, "--trial", 1), "each of another trial, to be averaged, got"),
+        (("--trial", 1, "--trial", 1), "for different trials to be averaged, got"),
     ]:
         status, out, err = run("evaluate", small, other, *words, *given)
         assert (status != 0, out) == (True, "")
@@ -183,12 +183,12 @@ def test_mistakes_say_what_to_give(
     data = ("--data", f"sysu_mm01:{sysu}")
     for command, words in (("evaluate", ()), ("extract", ("--output", tmp_path / "f.npy"))):
         for weights, options, message in [
-            (checkpoint, data, "holds weights alone, which do not say their encoder: give --model "
+            (checkpoint, data, "contains only weights and does not name its encoder: give --model "
              "agw-resnet50"),
-            (small, data, "holds weights alone, which do not say their encoder: give --model NAME"),
+            (small, data, "contains only weights and does not name its encoder: give --model NAME"),
             (checkpoint, (*data, "--model", "small"), "are of the encoder 'agw-resnet50', got"),
             (small, (*data, "--model", "agw-resnet50"), "weights of neck.weight must have shape"),
-            (ours, (*data, "--model", "small"), f"is for weights alone; {ours} says its encoder"),
+            (ours, (*data, "--model", "small"), f"must be omitted for {ours}, whose encoder is"),
             (small, (*data, "--model", "resnet"), "name must be one of ['agw-resnet50', 'small']"),
             (tmp_path / "none.t", data, "must be a finished run, a file or emoji_xm, got"),
             (small, ("--model", "small", "--data", "llcm"), "--data must be llcm:ROOT"),
@@ -199,6 +199,9 @@ def test_mistakes_say_what_to_give(
             assert err.startswith(f"mabm {command}: ")
             assert err.count("\n") == 1
     status, _, err = run("evaluate", small, "--model", "small")
-    assert (status, "do not say what data to test on: give --data NAME:ROOT" in err) == (1, True)
+    assert (status, "do not record a data set to test on: give --data NAME:ROOT" in err) == (
+        1,
+        True,
+    )
     status, _, err = run("evaluate", small, "--model", "small", "--data", "sisu:/data")
-    assert (status, "what data to test on, got 'sisu:/data': give" in err) == (1, True)
+    assert (status, "a data set to test on, got 'sisu:/data': give" in err) == (1, True)

@@ -159,7 +159,11 @@ def test_train_shows_a_configuration_that_reads_back(
             1,
             f"config must be one of {', '.join(training.CONFIGS)} or a TOML file",
         ),
-        (["sysu", "--show", "--set", "stage1.epochs"], 1, "an override must read table.key=value"),
+        (
+            ["sysu", "--show", "--set", "stage1.epochs"],
+            1,
+            "an override must have the form table.key=value",
+        ),
         (["sysu_mm01", "--show", "--set", "stage1.epoch=3"], 1, "sysu_mm01: "),
         (["sysu", "--output", "run"], 2, "give --data ROOT, the folder of sysu_mm01 (data.root)"),
         (
@@ -263,16 +267,18 @@ def test_evaluate_averages_the_models_of_several_trials(
     assert (status, out) == (1, "")
     assert "model_trial must be 2, the trial that is tested, got 1" in err
     assert run("evaluate", folders[0], "--trial", 1, "--quiet")[0] == 0
-    assert (
-        "each of another trial, to be averaged, got " in run("evaluate", folders[0], folders[0])[2]
-    )
+    assert "for different trials to be averaged, got " in run("evaluate", folders[0], folders[0])[2]
 
 
 def test_evaluate_mistakes_are_one_line(sysu_run: Path, run: Run, tmp_path: Path) -> None:
     for words, status, message in [
         ([tmp_path], 1, "WEIGHTS must be a finished run, a file or emoji_xm"),
-        ([sysu_run, sysu_run], 1, "WEIGHTS must be of one data set, each of another trial, to be"),
-        ([sysu_run, "--task", "visible-to-thermal"], 1, "tasks must be of all-search"),
+        (
+            [sysu_run, sysu_run],
+            1,
+            "WEIGHTS must be for one data set and for different trials to be",
+        ),
+        ([sysu_run, "--task", "visible-to-thermal"], 1, "tasks must be among all-search"),
         ([sysu_run, "--k1", "9"], 2, "--k1, --k2 and --lambda need --rerank"),
         ([sysu_run, "--json", tmp_path / "x.txt"], 1, "--json must end in .json, got"),
         ([sysu_run, "--rerank", "--lambda", "2"], 1, "lambda_value must be in [0, 1]"),
@@ -421,7 +427,7 @@ def test_extract_mistakes_are_one_line(sysu: Path, run: Run, tmp_path: Path) -> 
         (["emoji_xm", *file], 2, "give either --data NAME[:ROOT] or --images LIST.csv"),
         (["emoji_xm", *file, *data, "--images", "x"], 2, "give either --data"),
         (["emoji_xm", *file, "--images", "x", "--trial", 1], 2, "--trial needs --data regdb:ROOT"),
-        (["emoji_xm", *file, *data, "--model", "small"], 1, "model (--model) is for weights alone"),
+        (["emoji_xm", *file, *data, "--model", "small"], 1, "model (--model) must be omitted for"),
         (["emoji_xm", *file, "--data", "llcm"], 2, "--data must be llcm:ROOT"),
         (["nothing.pt", *file, *data], 1, "WEIGHTS must be a finished run, a file or emoji_xm"),
         ([sysu, *file, *data], 1, "WEIGHTS must be a finished run"),

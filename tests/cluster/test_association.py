@@ -197,7 +197,7 @@ REFUSED = [
     (mabm.match_clusters, {"cost": [[1.0]]}, TypeError, "cost must be a torch.Tensor or a numpy.ndarray, got list"),
     (mabm.match_clusters, {"cost": np.zeros(3)}, ValueError, r"cost must be \(A, B\), got shape \(3,\)"),
     (mabm.match_clusters, {"cost": np.array([[0.0], [np.inf]])}, ValueError, "cost must be finite, got NaN or Inf in row 1"),
-    (mabm.match_clusters, {"cost": np.zeros((2, 2), bool)}, TypeError, "cost must hold real numbers, got dtype torch.bool"),
+    (mabm.match_clusters, {"cost": np.zeros((2, 2), bool)}, TypeError, "cost must contain real numbers, got dtype torch.bool"),
     (mabm.transport_plan, {"cost": np.zeros((0, 2))}, ValueError, r"cost must have a row and a column, got shape \(0, 2\)"),
     (mabm.transport_plan, {"regularization": 0}, ValueError, "regularization must be above 0, got 0"),
     (mabm.transport_plan, {"regularization": -1.0}, ValueError, r"regularization must be in \[0, inf\), got -1.0"),
@@ -206,7 +206,7 @@ REFUSED = [
     (mabm.transport_plan, {"row_mass": np.ones(3)}, ValueError, r"row_mass must be \(2,\) as cost has it, got \(3,\)"),
     (mabm.transport_plan, {"column_mass": np.array([1.0, -1, 1])}, ValueError, "column_mass must be finite and not negative"),
     (mabm.transport_plan, {"column_mass": np.zeros(3)}, ValueError, "column_mass must sum to a finite number above 0, got 0"),
-    (mabm.transport_plan, {"column_mass": np.ones(3, bool)}, TypeError, "column_mass must hold real numbers"),
+    (mabm.transport_plan, {"column_mass": np.ones(3, bool)}, TypeError, "column_mass must contain real numbers"),
 ]  # fmt: skip
 
 
@@ -222,7 +222,7 @@ def test_refused(
     ("change", "error", "message"),
     [
         ({"method": "greedy"}, ValueError, r"method must be one of \('hungarian', 'sinkhorn'\), got 'greedy'"),
-        ({"modality": torch.arange(4)}, ValueError, "modality must hold at most two groups, got 4"),
+        ({"modality": torch.arange(4)}, ValueError, "modality must contain at most two groups, got 4"),
         ({"modality": torch.zeros(3, dtype=torch.int64)}, ValueError, r"modality must be \(4,\)"),
         ({"features": torch.full((4, 2), torch.nan)}, ValueError, "features must be finite .* row 0"),
         ({"labels": torch.zeros(4)}, TypeError, "labels must be integers"),

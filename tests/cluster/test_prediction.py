@@ -213,10 +213,12 @@ def test_modalities_by_name(device: Device) -> None:
     assert one.tolist() == same.tolist() == [2]
     with pytest.raises(ValueError, match=r"new_modality must be one of \('infrared', 'visible'\)"):
         mabm.predict_labels(features[:1], ["thermal"], features, found, **OPTIONS)
-    with pytest.raises(TypeError, match=r"new_modality must hold words as found\.modality does"):
+    with pytest.raises(TypeError, match=r"new_modality must contain words as found\.modality does"):
         mabm.predict_labels(features[:1], [True], features, found, **OPTIONS)
     numbered = mabm.pseudo_labels(features, modality, **OPTIONS)
-    with pytest.raises(TypeError, match=r"new_modality must hold integers as found\.modality does"):
+    with pytest.raises(
+        TypeError, match=r"new_modality must contain integers as found\.modality does"
+    ):
         mabm.predict_labels(features[:1], ["visible"], features, numbered, **OPTIONS)
 
 
@@ -254,7 +256,7 @@ def test_names_count_rather_than_their_order_among_the_new_samples() -> None:
         ),
         (
             {"found": torch.full((24,), -2), "new_modality": None},
-            "found must hold clusters >= 0 or -1 for noise, got -2",
+            "found must contain clusters >= 0 or -1 for noise, got -2",
         ),
         ({"eps": 1.0}, r"eps must be in \[0, 1\), got 1.0"),
         ({"k1": 1}, r"k1 must be in \[2, 1024\], at least one for each of the 2 groups"),

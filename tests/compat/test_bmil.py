@@ -144,7 +144,7 @@ X = torch.randn(12, 4, generator=torch.Generator().manual_seed(0))
         ({"search_option": 6}, ValueError, r"search_option must be in \[0, 5\], got 6"),
         ({"target_features": [[1.0]]}, TypeError, "target_features must be a torch.Tensor .* got list"),
         ({"target_features": X * torch.nan}, ValueError, "target_features must be finite in float32"),
-        ({"rgbNum": 0, "all_file_name": ["a.jpg"]}, ValueError, "all_file_name must hold 12 entries, one per row of target_features, got 1"),
+        ({"rgbNum": 0, "all_file_name": ["a.jpg"]}, ValueError, "all_file_name must contain 12 entries, one per row of target_features, got 1"),
         ({"rgbNum": 0, "all_file_name": ["ir_modify/a.jpg"] * 11 + ["b.jpg"]}, ValueError, "all_file_name must name files with 'rgb_modify' or 'ir_modify' in their paths, got 'b.jpg' in row 11"),
         ({"k1": 1}, ValueError, r"k1 must be in \[2, 1024\]"),
         ({"k2": 0}, ValueError, "k2 must be at least 1, got 0"),

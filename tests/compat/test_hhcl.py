@@ -176,7 +176,9 @@ def test_arguments_out_of_contract_are_refused() -> None:
         with pytest.raises(ValueError, match=f"^{name} must be .*, got {value}"):
             ClusterMemory(8, 12, **{name: value})
     memory = made(batch, "CMhybrid_v2")
-    with pytest.raises(ValueError, match=r"indexes must hold no row more often than .* 24 times"):
+    with pytest.raises(
+        ValueError, match=r"indexes must contain no row more often than .* 24 times"
+    ):
         memory(batch.features, torch.zeros(24, dtype=torch.int64))
     memory.features = torch.ones(71, 8)
     with pytest.raises(ValueError, match=r"must have 1 \+ num_instances = 6 rows .* got 71"):

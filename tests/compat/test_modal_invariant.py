@@ -114,7 +114,7 @@ def test_the_classic_distance_of_the_same_file_is_here_too() -> None:
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"file": [("rgb_modify/1.jpg", 0, 0)]}, ValueError, "file must hold 4 entries, one per row of target_features, got 1"),
+        ({"file": [("rgb_modify/1.jpg", 0, 0)]}, ValueError, "file must contain 4 entries, one per row of target_features, got 1"),
         ({"file": [("visible/1.jpg", 0, 0)] * 4}, ValueError, "file must name files with 'rgb_modify' or 'ir_modify' in their paths, got 'visible/1.jpg' in row 0"),
         ({"search_option": -1}, ValueError, r"search_option must be in \[0, 5\], got -1"),
         ({"target_features": torch.ones(4)}, ValueError, r"target_features must be \(N, D\), got shape \(4,\)"),

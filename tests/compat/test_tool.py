@@ -1,6 +1,7 @@
 """``python -m mabm.compat``: what it finds in a code base, and what it makes of it."""
 
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -98,7 +99,7 @@ def test_encoding_byte_order_mark_and_mode_of_a_file_stay(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"print 'old'\n", "no Python 3"),
+        (b"print 'old'\n", "not Python 3"),
         (b"# coding: nothing\n", "unknown encoding"),
         (b"x = '\xff'\n", "encoding"),
         (b"x = 1\0\n", "null bytes"),
@@ -158,7 +159,8 @@ def test_what_cannot_be_changed_is_reported_with_the_reason(tmp_path: Path) -> N
     assert "its definition takes cids, args" in told["train.py", 3]
     assert "imports a module" in told["train.py", 4]
     assert "imports by a string" in told["train.py", 6]
-    assert "delete lines 7-9" in told["train.py", 7]
+    assert "replace these lines" in told["train.py", 7]
+    assert [r.place for r in plan.remarks if "def eval_sysu" in r.what] == ["train.py:7-9"]
     assert "from mabm.compat.evaluation import eval_sysu" in told["train.py", 7]
     assert "faiss is still imported when train.py" in told["pkg/utils/faiss_rerank.py", 1]
 
@@ -214,15 +216,32 @@ def test_the_command_lists_and_with_write_changes(
     assert main([str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     assert f"{tmp_path}: 8 files read, 1 line in 1 file to change" in printed
-    assert "  train.py:1\n    old  from pkg.utils.faiss_rerank import" in printed
-    assert f"    new  {JACCARD}\n" in printed
-    assert "Nothing written; --write changes the files." in printed
+    assert "\n  old  from pkg.utils.faiss_rerank import compute_jaccard_distance\n" in printed
+    assert f"\n  new  {JACCARD}\n       train.py:1\n" in printed
+    assert "Nothing changed yet. Add --write to change the files." in printed
     assert (tmp_path / "train.py").read_text() == before
     assert main([str(tmp_path), "--write"]) == 0
-    assert "Written: 1 line in 1 file." in capsys.readouterr().out
+    assert "Changed 1 line in 1 file." in capsys.readouterr().out
     assert (tmp_path / "train.py").read_text() == before.replace(before.split("\n")[0], JACCARD)
     assert main([str(tmp_path), "--write"]) == 0
     assert "Nothing to change." in capsys.readouterr().out
+
+
+def test_equal_lines_are_listed_once_with_all_places(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = [f"{'longer_' * (n % 3)}name_{n}.py:1" for n in range(12)]
+    for place in places:
+        (tmp_path / place.partition(":")[0]).write_text("from a.cm import cm, Other\n")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "cm.py").write_text("def cm(inputs, indexes, features): pass\n")
+    assert main([str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("  old  from a.cm import cm, Other\n") == 1
+    assert printed.count("  Other\n    not in mabm: still imported from the old module\n") == 1
+    for place in places:
+        assert len(re.findall(rf"(?<=[ ]){re.escape(place)}(?=[,\n])", printed)) == 2  # both lists
+    assert max(map(len, printed.splitlines()[1:])) <= 100
 
 
 def test_missing_folders_and_invalid_commands_are_errors(
@@ -278,6 +297,7 @@ def test_check_runs_old_and_new_side_by_side(tmp_path: Path) -> None:
         "pkg.utils.faiss_rerank.compute_jaccard_distance\n    not compared: it cannot be imported: "
         "ModuleNotFoundError: No module named 'no_such_faiss'" in result.stdout
     )
+    assert "\n1 compared, 1 within 1e-05; 1 not compared\n" in result.stdout
     assert "noise" not in result.stdout
 
 
@@ -290,7 +310,7 @@ def test_check_reports_a_difference_and_nothing_is_written(tmp_path: Path) -> No
     result = check(tmp_path, "--write")
     assert result.returncode == 1, result.stderr
     assert "MORE THAN 1e-05" in result.stdout
-    assert "Nothing written: old and new differ." in result.stdout
+    assert "Nothing changed: old and new differ." in result.stdout
     assert (tmp_path / "train.py").read_text() == "from pkg.utils.rerank import re_ranking\n"
 
 

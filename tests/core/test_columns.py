@@ -168,7 +168,7 @@ def test_modalities_are_numbered_over_queries_and_gallery_together() -> None:
     same(mabm.rerank(FEATURES[:20], FEATURES[20:], *words, **LISTS), expected)
     one_group = mabm.rerank(FEATURES[:20], FEATURES[20:], [0] * 20, [0] * 40, **LISTS)
     assert (one_group != expected).any()
-    with pytest.raises(TypeError, match=r"^query_modality must hold integers as gallery_m"):
+    with pytest.raises(TypeError, match=r"^query_modality must contain integers as gallery_m"):
         mabm.rerank(FEATURES[:20], FEATURES[20:], words[0], [1] * 40, **LISTS)
 
 
@@ -356,7 +356,7 @@ REFUSED: list[tuple[str, Any, type[Exception], str]] = [
     ("too great a number", [0, 2**64], ValueError, "must be within 64 bits, got 1844674407370955"),
     ("a data frame", pd.DataFrame({"a": NUMBERS}), ValueError, r"use numpy.ravel\({name}\)$"),
     ("bytes", np.array(WORDS, dtype="S"), TypeError, r"t be bytes, .*; use {name}.astype\(str\)$"),
-    ("dates", pd.Series(pd.date_range("2020", periods=60)), TypeError, "must hold real numbers"),
+    ("dates", pd.Series(pd.date_range("2020", periods=60)), TypeError, "must contain real numbers"),
 ]  # fmt: skip
 
 

@@ -186,13 +186,16 @@ def test_a_view_of_a_read_only_array_backwards_is_saved() -> None:
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        ({"labels": 1}, r"state of NeighborSets must hold fields and arrays, got \{'labels': 1\}"),
-        (None, "must hold fields and arrays, got None"),
-        ({"fields": 3, "arrays": []}, "must hold fields and arrays, got "),
-        ({"fields": {}, "arrays": None}, "must hold fields and arrays, got "),
-        ({"fields": {}, "arrays": ["indptr"]}, "must hold fields and arrays, got "),
-        ({"fields": {"indptr": [0]}, "arrays": ["indptr"]}, "must hold fields and arrays, got "),
-        ({"fields": {}, "arrays": [[]]}, "must hold fields and arrays, got "),
+        (
+            {"labels": 1},
+            r"state of NeighborSets must contain fields and arrays, got \{'labels': 1\}",
+        ),
+        (None, "must contain fields and arrays, got None"),
+        ({"fields": 3, "arrays": []}, "must contain fields and arrays, got "),
+        ({"fields": {}, "arrays": None}, "must contain fields and arrays, got "),
+        ({"fields": {}, "arrays": ["indptr"]}, "must contain fields and arrays, got "),
+        ({"fields": {"indptr": [0]}, "arrays": ["indptr"]}, "must contain fields and arrays, got "),
+        ({"fields": {}, "arrays": [[]]}, "must contain fields and arrays, got "),
         (
             {"fields": {"rows": 3}, "arrays": []},
             r"must have no fields but \['indptr', 'indices'\], got \['rows'\]",

@@ -129,7 +129,7 @@ def test_identity_folders_need_not_be_padded(sysu: Path) -> None:
         (remove("exp/val_id.txt"), FileNotFoundError, "list exp/val_id.txt is missing"),
         (remove("exp"), FileNotFoundError, "folder exp is missing"),
         (remove("cam6"), FileNotFoundError, "folder cam6 is missing"),
-        (write("exp/test_id.txt", "5,x7"), ValueError, r"test_id.txt must hold .*, got 'x7'"),
+        (write("exp/test_id.txt", "5,x7"), ValueError, r"test_id.txt must contain .*, got 'x7'"),
         (write("exp/test_id.txt", "\r\n"), ValueError, "exp/test_id.txt is empty"),
         (write("exp/test_id.txt", "2,5,6"), ValueError, "test_id.txt shares .* with training: 2$"),
         (

@@ -104,8 +104,8 @@ def test_select_refuses(files: ImageSet, rows: Any, error: type[Exception], mess
         (([0] * 4, [[0] * 4], [0] * 4), ValueError, r"camera must have shape \(4,\), got \(1, 4\)"),
         (([0] * 4, [0] * 4, [0, 1, -1, 0]), ValueError, "modality must be >= 0, got -1"),
         (([0, -2, 0, 0], [0] * 4, [0] * 4), ValueError, "identity must be >= -1, got -2"),
-        (([0] * 4, [0.5] * 4, [0] * 4), TypeError, "camera must hold integers, got float64"),
-        (([None] * 4, [0] * 4, [0] * 4), TypeError, "identity must hold integers, got object"),
+        (([0] * 4, [0.5] * 4, [0] * 4), TypeError, "camera must contain integers, got float64"),
+        (([None] * 4, [0] * 4, [0] * 4), TypeError, "identity must contain integers, got object"),
     ],
 )
 def test_columns_are_checked(columns: Any, error: type[Exception], message: str) -> None:
@@ -116,7 +116,7 @@ def test_columns_are_checked(columns: Any, error: type[Exception], message: str)
 @pytest.mark.parametrize(
     ("images", "error", "message"),
     [
-        (np.zeros((1, 3, 4, 4)), TypeError, "images must hold uint8, got an array of float64"),
+        (np.zeros((1, 3, 4, 4)), TypeError, "images must contain uint8, got an array of float64"),
         (np.zeros((1, 4, 4, 3), np.uint8), ValueError, r"\(N, 3, H, W\), got \(1, 4, 4, 3\)"),
         (np.zeros((1, 3, 0, 4), np.uint8), ValueError, r"\(N, 3, H, W\), got \(1, 3, 0, 4\)"),
     ],

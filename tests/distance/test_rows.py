@@ -170,7 +170,7 @@ def test_values_that_are_no_encoding_are_refused(
 
 def test_complex_values_are_refused(device: Device) -> None:
     parts = (np.array([0, 1]), np.array([0], dtype=np.int32))
-    with pytest.raises(TypeError, match=r"values must hold real numbers, got dtype"):
+    with pytest.raises(TypeError, match=r"values must contain real numbers, got dtype"):
         mabm.Encoding.from_values(*map(device.put, parts), device.put(torch.ones(1) * 1j))
 
 

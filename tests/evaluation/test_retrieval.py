@@ -167,7 +167,7 @@ REFUSED = [
     ({"distance": [[0.0]]}, TypeError, "distance must be a torch.Tensor or a numpy.ndarray, got list"),
     ({"distance": np.zeros(3)}, ValueError, r"distance must be \(Q, G\) .*, got shape \(3,\)"),
     ({"distance": np.zeros((0, 3))}, ValueError, r"at least one of each, got shape \(0, 3\)"),
-    ({"distance": np.zeros((2, 3), bool)}, TypeError, "distance must hold real numbers, got dtype torch.bool"),
+    ({"distance": np.zeros((2, 3), bool)}, TypeError, "distance must contain real numbers, got dtype torch.bool"),
     ({"distance": np.array([[0, 1, 2], [0, np.nan, 1]])}, ValueError, "distance must not be NaN, got NaN in row 1$"),
     ({"query_ids": np.arange(3)}, ValueError, r"query_ids must be \(2,\), one per row of distance, got shape \(3,\)"),
     ({"gallery_ids": np.arange(2)}, ValueError, r"gallery_ids must be \(3,\), one per column of distance, got shape \(2,\)"),

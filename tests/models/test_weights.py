@@ -175,7 +175,7 @@ def test_files_that_do_not_fit_change_nothing(tmp_path: Path) -> None:
         ({**good, "neck.weight": torch.full((6,), torch.nan)}, r"neck\.weight must be finite"),
         ({n: t for n, t in good.items() if n != "gem_power"}, r"missing 1: \['gem_power'\]"),
         ({"features.0.weight": torch.ones(2)}, r"such as .*, got \['features\.0\.weight'\]"),
-        ({}, "must hold named tensors"),
+        ({}, "must contain named tensors"),
     ]
     for state, message in cases:
         torch.save(state, path)
@@ -183,7 +183,7 @@ def test_files_that_do_not_fit_change_nothing(tmp_path: Path) -> None:
             load_weights(encoder, path)
         assert_equal(encoder, before)
     torch.save([1, 2], path)
-    with pytest.raises(ValueError, match="must hold named tensors"):
+    with pytest.raises(ValueError, match="must contain named tensors"):
         load_weights(encoder, path)
 
 
@@ -229,7 +229,7 @@ def test_a_file_that_holds_itself_or_is_nested_deep_is_refused(
     torch.save(content, path)
     encoder = narrow()
     before = state_of(encoder)
-    with pytest.raises(ValueError, match=r"s\.pth must hold named tensors"):
+    with pytest.raises(ValueError, match=r"s\.pth must contain named tensors"):
         load_weights(encoder, path)
     with pytest.raises(ValueError, match=r"s\.pth must be a file of save_encoder"):
         load_encoder(path)
@@ -309,7 +309,9 @@ def test_a_small_file_of_gigabytes_is_not_unpacked(tmp_path: Path) -> None:
         ):
             for _ in range(17):
                 stream.write(bytes(2**26))
-        with pytest.raises(ValueError, match=rf"{name} must hold at most 20 times its \d+ bytes"):
+        with pytest.raises(
+            ValueError, match=rf"{name} must contain at most 20 times its \d+ bytes"
+        ):
             load_weights(narrow(), path)
 
 
@@ -563,7 +565,7 @@ def test_what_is_no_encoder_is_not_loaded(tmp_path: Path) -> None:
         ("image_size", (48, -1), r"\(height, width\) as image_size, got \(48, -1\)"),
         ("image_size", (10**9, 10**9), r"image_size must be in \[1, 4096\], got 1000000000"),
         ("meta", None, "a dictionary as meta, got NoneType"),
-        ("state", [1], "must hold named tensors"),
+        ("state", [1], "must contain named tensors"),
         ("version", torch.ones(1), "must be of version 1, got"),
     ):
         torch.save({**content, key: value}, path)

@@ -180,9 +180,12 @@ def test_overrides() -> None:
         ),
         ("batsh.identities=8", r"batsh must be one of data, model, .*, run$"),
         ("batsh.identities=none", r"batsh must be one of data, model, .*, run$"),
-        ("identities=8", r"an override must read table\.key=value, got 'identities=8'"),
-        ("batch.identities", r"an override must read table\.key=value, got 'batch\.identities'"),
-        (".identities=8", r"an override must read table\.key=value"),
+        ("identities=8", r"an override must have the form table\.key=value, got 'identities=8'"),
+        (
+            "batch.identities",
+            r"an override must have the form table\.key=value, got 'batch\.identities'",
+        ),
+        (".identities=8", r"an override must have the form table\.key=value"),
     ],
 )
 def test_a_mistake_is_named_with_its_contract_and_value(override: str, message: str) -> None:
@@ -312,7 +315,7 @@ def test_a_file_changes_its_base(tmp_path: Path) -> None:
         ("[data]\nname = ", r"bad\.toml must be TOML"),
         ("[[data]]\nroot = 'a'", r"data must be .*, got \[\{'root': 'a'\}\]"),
         ("base = 5", r"base must be a shipped name or a TOML file, got 5"),
-        ("base = 'bad.toml'", r"base must not lead back to itself, got .*bad\.toml -> .*bad\.toml"),
+        ("base = 'bad.toml'", r"base must not form a cycle, got .*bad\.toml -> .*bad\.toml"),
         ("bases = 'sysu'", r"bases must be one of data, model"),
         ("[data]\nroot = 2020-01-01\nheight = [1]", r"data\.height must be .*, got \[1\]"),
     ],
@@ -424,7 +427,7 @@ def test_absurd_values_are_refused_by_name(override: str) -> None:
 
 
 def test_an_override_holds_one_value() -> None:
-    with pytest.raises(ValueError, match="an override must hold one value, got"):
+    with pytest.raises(ValueError, match="an override must contain one value, got"):
         load_config("sysu_mm01", ["run.seed=1\nother = 2"])
 
 
@@ -450,8 +453,8 @@ def test_a_byte_order_mark_and_an_empty_file_are_taken(tmp_path: Path) -> None:
         (b"[run]\nseed = 1\0\n", "must be TOML: "),
         (b"[run]\nseed = " + b"1" * 5000, "must be TOML: "),
         (b"#" * (2**20 + 1), "must be TOML of at most 1048576 bytes, got 1048577"),
-        (b"base = '../folder/bad.toml'", "base must not lead back to itself"),
-        (b"base = '" + b"./" * 50 + b"bad.toml'", "base must not lead back to itself"),
+        (b"base = '../folder/bad.toml'", "base must not form a cycle"),
+        (b"base = '" + b"./" * 50 + b"bad.toml'", "base must not form a cycle"),
     ],
 )
 def test_files_in_other_forms_are_refused_in_a_line(

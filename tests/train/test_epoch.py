@@ -212,7 +212,7 @@ def test_a_modality_with_too_few_clusters_is_left_out(
         state = begin(visible=[4, 3], infrared=sizes)
     assert list(state.memories) == ["visible"]
     assert state.num_clusters == {"visible": 2, "infrared": len(sizes)}
-    assert state.warnings == [f"infrared: {len(sizes)} clusters, left out within modalities"]
+    assert state.warnings == [f"infrared: {len(sizes)} clusters, no contrast within this modality"]
     assert state.warnings[0] in caplog.text
     assert list(begin(visible=sizes, infrared=[4, 3]).memories) == ["infrared"]
 
@@ -246,7 +246,9 @@ def test_global_clusters_without_one_modality() -> None:
         infrared=[2, 2],
     )
     assert list(state.memories) == ["visible", "infrared", "global"]
-    assert state.warnings == ["visible: no image in a global cluster, left out across modalities"]
+    assert state.warnings == [
+        "visible: no image in a global cluster, no contrast across modalities"
+    ]
     assert set(state.memories["global"].targets.tolist()) == {-1, 0, 1}
 
 
@@ -256,7 +258,7 @@ def test_very_different_numbers_of_clusters(few: int, is_odd: bool) -> None:
     assert list(state.memories) == ["visible", "infrared"]  # a warning, and training goes on
     assert bool(state.warnings) == is_odd
     if is_odd:
-        expected = f"very different numbers of clusters (16 visible, {few} infrared)"
+        expected = f"the numbers of clusters differ widely (16 visible, {few} infrared)"
         assert state.warnings[0].startswith(expected)
 
 

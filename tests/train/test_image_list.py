@@ -80,7 +80,7 @@ def test_without_test_images_identities_and_cameras(run: Run, tmp_path: Path) ->
     folder = tmp_path / "run"
     status, out, log = run("train", "--images", table, "--output", folder, *OVERRIDES)
     assert status == 0, log
-    assert "none to test on: no scores" in log
+    assert "no test images: no scores" in log
     assert "no camera is known" in log
     assert "mAP" not in out
     assert f"saved {folder}" in out
@@ -110,7 +110,7 @@ def test_a_run_on_a_list_resumes_on_the_same_images_alone(table: Path, tmp_path:
     fewer = table.with_name("fewer.csv")
     fewer.write_text("".join(lines[:1] + lines[2:]), encoding="utf-8")
     other = load_config("image_list", [*overrides, f"data.root={fewer}"])
-    with pytest.raises(ValueError, match="the training images must be those that the run"):
+    with pytest.raises(ValueError, match="the training images differ from those that the run"):
         train(other, tmp_path / "run", progress=False)
     # The table may be another one, if it lists the same images to train on.
     same = table.with_name("same.csv")
@@ -150,8 +150,12 @@ def test_images_of_ones_own_are_refused_early(table: Path, run: Run, tmp_path: P
         (["train", "--images", root, *folder], 1, "must be a regular file, got a folder"),
         (["train", "--images", root / "exp/test_id.txt", *folder], 1, "must have columns path and"),
         (["train", "--images", root / "no.csv", *folder], 1, "no.csv"),
-        (["train", "--images", own, "--output", own.parent], 1, "--output must not be what the"),
-        (["evaluate", tmp_path, "--images", table, "--data", root], 2, "--images takes the place"),
+        (["train", "--images", own, "--output", own.parent], 1, "--output must not be an input"),
+        (
+            ["evaluate", tmp_path, "--images", table, "--data", root],
+            2,
+            "--images cannot be combined",
+        ),
     ]:
         got, out, err = run(*words)
         assert (got, out) == (status, ""), err
@@ -164,6 +168,6 @@ def test_a_preset_that_compares_cameras_needs_some(tmp_path: Path) -> None:
     overrides = [*SMALL, f"data.root={table}", "clustering.preset=ca_jaccard", "clustering.k1=30",
                  "clustering.k2=6"]  # fmt: skip
     with pytest.raises(
-        ValueError, match=r"clustering\.preset must be one that compares no cameras"
+        ValueError, match=r"clustering\.preset must be one that does not compare cameras"
     ):
         train(load_config("image_list", overrides), tmp_path / "run", progress=False)

@@ -283,7 +283,7 @@ def test_a_step_in_halves_that_is_not_finite_leaves_no_trace() -> None:
 
 def test_several_processes_join_the_whole_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
-    with pytest.raises(ValueError, match="normalization must be 'whole' where several processes"):
+    with pytest.raises(ValueError, match="normalization must be 'whole' when several processes"):
         make(Plain(), normalization="halves")
 
 
@@ -397,7 +397,7 @@ def test_too_many_in_a_row_stop_the_run(allowed: int) -> None:
     for _ in range(allowed):
         learner.step(images, modality, fail, SECTIONS)
     with pytest.raises(
-        TrainingError, match=f"not finite in {allowed + 1} steps in a row .*loss nan"
+        TrainingError, match=f"not finite in {allowed + 1} consecutive steps .*loss nan"
     ):
         learner.step(images, modality, fail, SECTIONS)
     assert_equal(before, state(learner))
@@ -463,5 +463,7 @@ def test_options_out_of_contract(options: dict[str, Any], message: str) -> None:
 
 def test_sections_make_up_the_batch() -> None:
     images, modality = batch()
-    with pytest.raises(ValueError, match=r"sections must make up the 24 images, got \(8, 8\)"):
+    with pytest.raises(
+        ValueError, match=r"sections must sum to 24, the number of images, got \(8, 8\)"
+    ):
         make(Plain()).step(images, modality, contrast, (8, 8))

@@ -59,4 +59,4 @@ def test_a_page_that_cannot_be_written_ends_no_run(
     write_history(tmp_path)
     (tmp_path / "report.html").mkdir()
     Report(tmp_path).after_epoch(cast(Run, None), ENTRIES[-1])
-    assert "the report cannot be written, and training goes on: " in caplog.text
+    assert "the report cannot be written (training continues): " in caplog.text

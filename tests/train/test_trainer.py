@@ -111,7 +111,7 @@ def test_processes_that_see_different_checkpoints_are_refused(
     short: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(distributed, "share", lambda _: None)  # the first process has found none
-    words = r"one folder that all processes share, got .*: the first process goes on from the start"
+    words = r"one folder that all processes share, got .*: the first process resumes from the start"
     with pytest.raises(ValueError, match=f"{words}, process 0 from the end of training"):
         train(small_config(*SHORT), short, progress=False)
 
@@ -202,12 +202,12 @@ def test_checkpoints_change_nothing(every: int, finished: Path, tmp_path: Path) 
 def test_a_resumed_run_must_be_the_same(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=r"clustering\.eps must be 0\.5 .*, got 0\.4"):
         train(small_config("clustering.eps=0.4"), finished, progress=False)
-    with pytest.raises(ValueError, match="output must hold no run"):
+    with pytest.raises(ValueError, match="output must not contain a run"):
         train(small_config(), finished, resume=False, progress=False)
     records = small_data()
     other = type(records)("emoji_xm", records.train.select(np.arange(200)), records.test)
     monkeypatch.setattr(inputs, "read_data", lambda *_, **__: other)
-    with pytest.raises(ValueError, match="training images must be those"):
+    with pytest.raises(ValueError, match="training images differ from those"):
         train(small_config(), finished, progress=False)
 
 
@@ -216,7 +216,7 @@ def test_what_a_run_has_left_is_not_replaced(name: str, finished: Path, tmp_path
     content = (finished / name).read_bytes()
     (tmp_path / name).write_bytes(content)
     (tmp_path / "checkpoint-2-0001-000000.pt").write_bytes(b"damaged")
-    with pytest.raises(ValueError, match=f"checkpoints are gone or damaged, .* with {name}"):
+    with pytest.raises(ValueError, match=f"checkpoints are missing or damaged, .* with {name}"):
         train(small_config(), tmp_path, progress=False)
     assert (tmp_path / name).read_bytes() == content
 
@@ -273,10 +273,10 @@ def test_the_log_tells_how_far_a_run_is(
     lines = [record.message for record in caplog.records if record.name.startswith("mabm.train")]
     threads = torch.get_num_threads()
     words = f"{threads} thread{'s' if threads > 1 else ''}"
-    assert lines[0].startswith(f"on the CPU, {words}: {counts} images to train on, ")
+    assert lines[0].startswith(f"on the CPU, {words}: {counts} training images, ")
     assert lines[1:3] == [
         "stage 1: 2 epochs of 2 iterations",
-        f"the run is kept in {tmp_path}",  # without a report, as configured
+        f"writing to {tmp_path}",  # without a report, as configured
     ]
     told = [re.sub(r"about \d+ s", "about X s", line.split(" s; ")[-1]) for line in lines[4:]]
     assert told == [
@@ -378,12 +378,12 @@ def test_one_process_cannot_hold_part_of_a_batch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trainer.distributed, "world_size", lambda: 3)
-    with pytest.raises(ValueError, match=r"batch\.identities must be a multiple of the 3 process"):
+    with pytest.raises(
+        ValueError, match=r"batch\.identities must be a multiple of 3, the number of process"
+    ):
         train(small_config(), tmp_path, progress=False)
     config = small_config("batch.identities=3", "batch.infrared_identities=4")
-    with pytest.raises(
-        ValueError, match=r"batch\.infrared_identities must be a multiple of the 3 "
-    ):
+    with pytest.raises(ValueError, match=r"batch\.infrared_identities must be a multiple of 3, "):
         train(config, tmp_path, progress=False)
     config = small_config(
         "batch.identities=3",
@@ -394,5 +394,5 @@ def test_one_process_cannot_hold_part_of_a_batch(
     with pytest.raises(ValueError, match=r"must divide the 2 visible images that each process has"):
         train(config, tmp_path, progress=False)
     config = small_config("batch.identities=3", "batch.normalization=halves")
-    with pytest.raises(ValueError, match=r"batch\.normalization must be 'whole' where 3 processes"):
+    with pytest.raises(ValueError, match=r"batch\.normalization must be 'whole' with 3 processes"):
         train(config, tmp_path, progress=False)

@@ -81,7 +81,7 @@ std::tuple<Tensor, Tensor> rank_exactly(const Tensor& features, const Tensor& ro
     return {ranks, scores};
   }
   Tensor widths_copy = widths_on(on, widths);
-  // A list that is full is cut to its better half, which must hold the list whole.
+  // A list that is full is cut to its better half, which must contain the list whole.
   const auto num_lists = static_cast<int64_t>(widths.size());
   const int64_t capacity = 2 * *std::max_element(widths.begin(), widths.end()) + 2 * kWarpSize;
   const int64_t row_bytes = num_lists * capacity * 12;

@@ -27,46 +27,46 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "new",
         metavar="NEW",
-        help="(M, D) features of the new samples, by the same encoder as the others: .npy, .npz, "
-        ".safetensors, .pt, .pth or .csv, or - for standard input",
+        help="(M, D) features of the new samples, from the same encoder as the clustered ones: "
+        ".npy, .npz, .safetensors, .pt, .pth or .csv, or - for standard input",
     )
     parser.add_argument(
         "--features",
         required=True,
         metavar="FILE",
-        help="(N, D) features that were clustered, in the same order (required)",
+        help="(N, D) features that were clustered, in the order of their labels (required)",
     )
     parser.add_argument(
         "--labels",
         type=Path,
         required=True,
         metavar="FILE",
-        help="the .npz file that mabm cluster wrote for them: labels, modality, core samples and "
-        "settings; the same settings are used (required)",
+        help="the .npz file that mabm cluster wrote for --features: labels, modality, core samples "
+        "and settings; the same settings are used here (required)",
     )
     parser.add_argument(
         "--output",
         required=True,
         metavar="FILE",
-        help="where labels of the new samples go: .npy, .csv, .npz, or - for standard output, one "
-        "a line; replaces earlier labels, and nothing else (required)",
+        help="file for the labels of the new samples: .npy, .csv, .npz, or - for standard output, "
+        "one per line; replaces only an earlier file of labels (required)",
     )
     parser.add_argument(
         "--modality",
         metavar="FILE",
-        help="(M,) the modality of each new row, numbers or the words of the clustering, or - "
-        "(default: the array or column 'modality' beside the new features)",
+        help="(M,) modality of each new sample, as numbers or the words of the clustering, or - "
+        "for standard input (default: the array or column 'modality' in the file of new features)",
     )
     parser.add_argument(
         "--key",
         metavar="NAME",
-        help="name of the array in .npz, .safetensors, .pt or .pth files, the same in both "
+        help="name of the array in .npz, .safetensors, .pt or .pth files; the same for both files "
         "(default: features, or the only matrix)",
     )
     parser.add_argument(
         "--eps",
         type=float,
-        help="greatest distance from a core sample, a Jaccard distance in [0, 1) (default: that of "
+        help="largest Jaccard distance from a core sample, in [0, 1) (default: that of "
         "the clustering)",
     )
     add_device(parser, results="Labels are the same on every device.")
@@ -75,7 +75,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _execute(chosen: argparse.Namespace) -> int:
     typed = [chosen.new, chosen.features, chosen.modality]
     if typed.count(STANDARD) > 1:
-        raise UsageError("standard input is one of NEW, --features and --modality; give files")
+        raise UsageError("only one of NEW, --features and --modality may be - (standard input)")
     if chosen.eps is not None:
         check_max_distance("eps", chosen.eps)
     found, settings = read_clustering(chosen.labels)
@@ -91,7 +91,7 @@ def _execute(chosen: argparse.Namespace) -> int:
         new, beside = read_features(stack.enter_context(opened(chosen.new)), chosen.key)
         if chosen.modality is not None:
             beside = read_modality(stack.enter_context(opened(chosen.modality)))
-        if chosen.output != STANDARD:  # once more, as now their number is known
+        if chosen.output != STANDARD:  # again, now that the number of samples is known
             check_kind(Path(chosen.output), _recognizer(found.num_clusters, len(new)))
         modality, distance = _in_numbers_of(found, settings, beside), settings.distance
         started = time.perf_counter()
@@ -119,7 +119,7 @@ def _execute(chosen: argparse.Namespace) -> int:
 def _in_numbers_of(
     found: PseudoLabels[Tensor], settings: Settings, new: Modality | None
 ) -> Tensor | None:
-    """The modality of the new samples, by the numbers that the clustering used.
+    """The modality of the new samples, as the numbers that the clustering used.
 
     Raises:
         UsageError: The modality is missing.
@@ -130,7 +130,7 @@ def _in_numbers_of(
     if new is None:
         raise UsageError("give --modality FILE, the modality of the new samples")
     known = settings.modality_names
-    # Without names of its own, the clustering numbers 'visible' and 'infrared' as new samples do.
+    # Without names in the settings, 'visible' and 'infrared' have the same numbers in both.
     if new.words is None or (known is None and new.names is None):
         return new.numbers
     if known is None or not set(new.words) <= set(known):
@@ -146,10 +146,10 @@ def _recognizer(num_clusters: int, num_new: int | None = None) -> Recognizer:
 
 
 def _are_labels_of(path: Path, num_clusters: int, num_new: int | None) -> bool:
-    """Whether a file holds labels of these clusters, as this command writes them.
+    """Whether a file contains labels of these clusters, as this command writes them.
 
-    A column alone could also hold identities or cameras, with numbers as small. So it must have one
-    row for each new sample, where their number is given.
+    A single column could also be identities or cameras, whose numbers are as small. So it must have
+    one entry per new sample, if their number is given.
     """
     arrays = open_arrays(Source.of(path))
     name = "" if suffix_of(path) == ".npy" else "labels"
@@ -177,14 +177,14 @@ COMMAND = Command(
     name="assign",
     help="assign new samples to existing clusters",
     description=(
-        "Give each new sample the label of its nearest core sample, by the distance and with the "
-        "settings of the clustering; -1 where none is within the radius. The labels of the "
+        "Give each new sample the label of its nearest core sample, using the distance and "
+        "settings of the clustering; -1 if none is within the radius. The labels of the "
         "clustered samples do not change. If many new samples arrive at once, cluster everything "
         "again."
     ),
     examples="""
 mabm assign new.npz --features old.npz --labels labels.npz --output new_labels.npy
-    after: mabm cluster old.npz --output labels.npz; 'features' and 'modality' are in both files
+    after: mabm cluster old.npz --output labels.npz; both files contain 'features' and 'modality'
 cat new.npy | mabm assign - --modality new.csv --features old.npz --labels labels.npz --output -
     labels one per line
 """,

@@ -14,7 +14,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help=either(countable()))
     parser.add_argument("root", type=Path, metavar="ROOT", help="folder of the data set")
     parser.add_argument(
-        "--trial", type=positive, metavar="N", help=f"one trial of {trial_ranges()} (default: all)"
+        "--trial", type=positive, metavar="N", help=f"trial: {trial_ranges()} (default: all)"
     )
     parser.add_argument(
         "--decode", action="store_true", help="also decode every image, which takes minutes"
@@ -35,8 +35,8 @@ COMMAND = Command(
     help="check a data set against its published numbers",
     description=(
         "Count the images and identities of a data set, compare them with the published numbers, "
-        "and name every folder or file that is missing, extra or in the wrong place. The exit "
-        "status is 0 if everything is as published, 1 otherwise."
+        "and list every folder or file that is missing, extra or misplaced. The exit status is 0 "
+        "if everything is as published, 1 otherwise."
     ),
     examples="""
 mabm census sysu_mm01 /data/SYSU-MM01

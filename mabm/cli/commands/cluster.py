@@ -46,26 +46,26 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         nargs="+",
         metavar="EPS",
-        help="print a table that compares several radii in [0, 1), and write no labels (default: "
-        "one radius, --eps)",
+        help="print a table that compares several radii in [0, 1), without writing labels "
+        "(default: one radius, --eps)",
     )
     _add_clustering(parser)
     add_device(parser, results="Labels are the same on every device.")
 
 
 def _add_files(parser: argparse.ArgumentParser) -> None:
-    """Adds what is read and what is written."""
+    """Adds the options for input and output files."""
     parser.add_argument(
         "features",
         metavar="FEATURES",
-        help="(N, D) floating point: .npy, .npz, .safetensors, .pt, .pth or .csv (a row per line), "
-        "or - for standard input; never normalized here",
+        help="(N, D) floating point: .npy, .npz, .safetensors, .pt, .pth or .csv (a sample per "
+        "line), or - for standard input; used as they are, not normalized",
     )
     parser.add_argument(
         "--modality",
         metavar="FILE",
-        help="(N,) the modality of each row, integers >= 0 or words: a file of any of these kinds, "
-        "or -; 'none' clusters without (default: the array or column 'modality' beside the "
+        help="(N,) modality of each sample, integers >= 0 or words: a file of any of these kinds, "
+        "or -; 'none' ignores modality (default: the array or column 'modality' in the file of "
         "features)",
     )
     parser.add_argument(
@@ -77,9 +77,9 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output",
         metavar="FILE",
-        help="where labels go: .npy, .csv, .npz, or - for standard output, one per line, and the "
-        "summary to standard error; .npz also keeps what mabm assign needs; replaces earlier "
-        "labels, and nothing else (default: the summary alone)",
+        help="file for the labels: .npy, .csv, .npz, or - for standard output, one per line, with "
+        "the summary on standard error; .npz also stores what mabm assign needs; replaces only an "
+        "earlier file of labels (default: print the summary only)",
     )
 
 
@@ -91,16 +91,16 @@ def _add_clustering(parser: argparse.ArgumentParser) -> None:
         type=integer,
         default=DEFAULT_K1,
         metavar="N",
-        help=f"neighbors of a sample, in [1, {MAX_K}]: shared by the modalities with bmil, in "
-        "total with spcl and modal_invariant; ca_jaccard has its own (default: %(default)s)",
+        help=f"neighbors per sample, in [1, {MAX_K}]: split among the modalities with bmil, in "
+        "total with spcl and modal_invariant; ca_jaccard sets its own (default: %(default)s)",
     )
     options.add_argument(
         "--k2",
         type=integer,
         default=DEFAULT_K2,
         metavar="N",
-        help="rows that query expansion averages around a sample, in [1, k1]: of each modality "
-        "with bmil, in total with spcl and modal_invariant; ca_jaccard has its own "
+        help="neighbors averaged by query expansion, in [1, k1]: per modality "
+        "with bmil, in total with spcl and modal_invariant; ca_jaccard sets its own "
         "(default: %(default)s)",
     )
     options.add_argument(
@@ -113,7 +113,7 @@ def _add_clustering(parser: argparse.ArgumentParser) -> None:
         type=integer,
         default=DEFAULT_MIN_SAMPLES,
         metavar="N",
-        help="samples within the radius, itself included, that make a core sample, >= 1 "
+        help="samples within the radius, itself included, needed for a core sample, >= 1 "
         "(default: %(default)s)",
     )
     options.add_argument(
@@ -126,7 +126,7 @@ def _add_clustering(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=("exact", "fast"),
         default="exact",
-        help="search of neighbors: exact finds the true ones, fast may miss some (default: "
+        help="neighbor search: exact finds the true neighbors, fast may miss some (default: "
         "%(default)s)",
     )
 
@@ -134,9 +134,9 @@ def _add_clustering(parser: argparse.ArgumentParser) -> None:
 def _execute(chosen: argparse.Namespace) -> int:
     if chosen.sweep is not None and (chosen.output is not None or chosen.eps is not None):
         given = "--output" if chosen.output is not None else "--eps"
-        raise UsageError(f"--sweep prints a table of its own radii and goes without {given}")
+        raise UsageError(f"--sweep cannot be combined with {given}")
     if chosen.features == chosen.modality == STANDARD:
-        raise UsageError("standard input is FEATURES or --modality, not both: give one as a file")
+        raise UsageError("only one of FEATURES and --modality may be - (standard input)")
     radii = chosen.sweep or [DEFAULT_EPS if chosen.eps is None else chosen.eps]
     clusterers = [DBSCAN(eps, chosen.min_samples) for eps in radii]
     if chosen.output not in (None, STANDARD):
@@ -249,21 +249,21 @@ COMMAND = Command(
     help="cluster features into pseudo-labels",
     description=(
         "Cluster samples by DBSCAN on their modality-aware Jaccard distance. Labels are numbered "
-        "from 0; samples in no cluster get -1. No N x N matrix is ever held in memory. In a file, "
-        "'visible', 'infrared' and 'thermal' stand for the modalities 0, 1 and 1; other words are "
-        "numbered in sorted order."
+        "from 0; samples in no cluster get -1. Memory is linear in the number of samples. In a "
+        "file, 'visible', 'infrared' and 'thermal' stand for the modalities 0, 1 and 1; other "
+        "words are numbered in sorted order."
     ),
     examples="""
 mabm cluster features.npy --modality modality.npy --output labels.npy
     the published settings of SYSU-MM01
 mabm cluster features.npz --eps 0.3 --output labels.csv
-    arrays 'features' and 'modality' in one file, as mabm extract writes them; RegDB's radius
+    'features' and 'modality' in one file, as mabm extract writes them; the radius for RegDB
 mabm cluster features.npz --sweep 0.3 0.4 0.5 0.6
-    how many clusters each radius gives
+    compare the clusters that each radius gives
 mabm cluster features.pt --key embeddings --modality none
-    the classic k-reciprocal distance, blind to modality
+    the classic k-reciprocal distance, which ignores modality
 cat features.csv | mabm cluster - --output - > labels.txt
-    a table with a column 'modality' beside the features; labels one per line
+    a table of features with a column 'modality'; labels one per line
 """,
     add_arguments=_add_arguments,
     execute=_execute,

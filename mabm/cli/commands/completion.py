@@ -1,4 +1,4 @@
-"""``mabm completion``: a script with which a shell completes the words of every command."""
+"""``mabm completion``: a script for shell completion of commands and their arguments."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def _execute(chosen: argparse.Namespace) -> int:
 
 
 def _script(parser: argparse.ArgumentParser, shell: str) -> str:
-    """The script of a shell.
+    """The completion script for a shell.
 
     Args:
-        parser: The parser of all commands; its arguments are changed.
+        parser: The parser of all commands; its arguments are modified.
         shell: One of ``_SHELLS``.
 
     Raises:
@@ -52,13 +52,13 @@ def _script(parser: argparse.ArgumentParser, shell: str) -> str:
         if completed is not None:
             action.complete = completed  # type: ignore[attr-defined]  # where shtab looks for it
         if action.option_strings:
-            action.metavar = action.dest  # zsh would take the colon of NAME[:ROOT] for its own
+            action.metavar = action.dest  # zsh gives the colon of NAME[:ROOT] a meaning of its own
     script: str = shtab.complete(parser, shell)
     return script
 
 
 def _known_names() -> dict[tuple[str, str], tuple[str, ...]]:
-    """The names that each (command, argument) takes; some of these take files as well."""
+    """The names that each (command, argument) accepts; some also accept files."""
     from mabm.models.weights import SHIPPED
 
     return {
@@ -73,7 +73,7 @@ def _known_names() -> dict[tuple[str, str], tuple[str, ...]]:
 
 
 def _arguments(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.Action]]:
-    """Every argument of every command, as (name of the command, argument)."""
+    """Every argument of every command, as (command name, argument)."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for name, of_command in action.choices.items():
@@ -83,7 +83,7 @@ def _arguments(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.
 
 
 def _names(place: str, names: tuple[str, ...], *, with_files: bool) -> dict[str, Any]:
-    """How each shell completes an argument that takes names, or names and files."""
+    """Completion, per shell, of an argument that accepts names, or names and files."""
     words = " ".join(names)
     function = f"_mabm_{'names_or_files' if with_files else 'names'}_of_{place}"
     bash = [f'compgen -W "{words}" -- "$1"', *(['compgen -f -- "$1"'] if with_files else [])]
@@ -103,14 +103,14 @@ COMMAND = Command(
     name="completion",
     help="print a script for shell completion",
     description=(
-        "Print the script with which a shell completes commands, options, files, and names of data "
-        "sets and presets when the tab key is pressed. Print it again after an update of mabm."
+        "Print a script that lets a shell complete commands, options, files, and names of data "
+        "sets and presets with the tab key. Print it again after updating mabm."
     ),
     examples="""
 mabm completion bash > ~/.mabm-completion && echo '. ~/.mabm-completion' >> ~/.bashrc
-    once, then open a new shell
+    run once, then open a new shell
 mabm completion zsh > ~/.zfunc/_mabm
-    into a folder of $fpath, before compinit
+    write to a folder in $fpath, before compinit
 mabm completion tcsh > ~/.mabm-completion && echo 'source ~/.mabm-completion' >> ~/.tcshrc
 """,
     add_arguments=_add_arguments,

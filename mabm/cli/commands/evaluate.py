@@ -47,13 +47,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data",
         metavar="[NAME:]ROOT",
         help=f"data set and its folder, NAME:ROOT with NAME {either(in_folders())}, or "
-        f"{either(shipped())} alone; for weights of a run ROOT is enough (default: the run's)",
+        f"{either(shipped())} without one; for weights of a run ROOT is enough (default: the "
+        "run's)",
     )
     parser.add_argument(
         "--images",
         type=Path,
         metavar="LIST.csv",
-        help=f"{TABLE_OF_IMAGES}, of which those of the split test are searched "
+        help=f"{TABLE_OF_IMAGES}; the images of split test are used "
         "(default: the images of --data)",
     )
     parser.add_argument(
@@ -61,8 +62,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         type=positive,
         metavar="N",
-        help=f"trial of {trial_ranges()}, the one that the weights were trained on; once for each "
-        "of WEIGHTS (default: the run's, and any other is refused)",
+        help=f"trial that the weights were trained on: {trial_ranges()}; once for each of WEIGHTS "
+        "(default: that of the run; any other is an error)",
     )
     add_size(parser, default="that of the run; for other weights, that of the data's configuration")
     parser.add_argument(
@@ -71,14 +72,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         type=name_of(tasks),
         choices=tasks,
-        help="a search by its name, such as indoor-search; may be given several times (default: "
-        f"all of the data set but {', '.join(more_searches())})",
+        help="name of a search, such as indoor-search; may be repeated (default: "
+        f"all searches of the data set except {', '.join(more_searches())})",
     )
     parser.add_argument(
         "--json",
         type=Path,
         metavar="FILE",
-        help="write every trial's scores to a .json file too (default: print the table alone)",
+        help="also write the scores of every trial to a .json file (default: only print the table)",
     )
     _add_reranking(parser)
     add_device(parser, results="Features differ by rounding.")
@@ -90,8 +91,8 @@ def _add_reranking(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--rerank",
         action="store_true",
-        help="re-rank the distances of each trial by the modality-aware Jaccard distance; "
-        "published results use none",
+        help="re-rank each trial by the modality-aware Jaccard distance; published results do not "
+        "re-rank",
     )
     options = RerankOptions()
     group.add_argument(
@@ -99,14 +100,14 @@ def _add_reranking(parser: argparse.ArgumentParser) -> None:
         type=integer,
         default=options.k1,
         metavar="N",
-        help="neighbors of an image, shared by the modalities, in [2, 1024] (default: %(default)s)",
+        help="neighbors per image, split among the modalities, in [2, 1024] (default: %(default)s)",
     )
     group.add_argument(
         "--k2",
         type=integer,
         default=options.k2,
         metavar="N",
-        help="neighbors that query expansion averages, of each modality, in [1, k1] "
+        help="neighbors averaged by query expansion, per modality, in [1, k1] "
         "(default: %(default)s)",
     )
     group.add_argument(
@@ -115,7 +116,7 @@ def _add_reranking(parser: argparse.ArgumentParser) -> None:
         dest="lambda_value",
         default=options.lambda_value,
         metavar="WEIGHT",
-        help="weight of the original distance beside the Jaccard distance, in [0, 1] "
+        help="weight of the original distance against the Jaccard distance, in [0, 1] "
         "(default: %(default)s)",
     )
 
@@ -127,7 +128,7 @@ def _execute(chosen: argparse.Namespace) -> int:
     elif (chosen.k1, chosen.k2, chosen.lambda_value) != _defaults():
         raise UsageError("--k1, --k2 and --lambda need --rerank")
     if chosen.images is not None and (chosen.data, chosen.trial) != (None, None):
-        raise UsageError("--images takes the place of --data and --trial")
+        raise UsageError("--images cannot be combined with --data or --trial")
     trials = chosen.trial or [None] * len(chosen.weights)
     if len(trials) != len(chosen.weights):
         raise UsageError(
@@ -173,7 +174,7 @@ def _execute(chosen: argparse.Namespace) -> int:
 def _to_test(
     chosen: argparse.Namespace, weights: str, trial: int | None
 ) -> tuple[TrainedEncoder, DataConfig]:
-    """The encoder of weights, and the images to test it on."""
+    """The encoder that the weights are for, and the images to test it on."""
     from mabm.train.trained import data_to_test
 
     name, root = _data(chosen.data)
@@ -186,14 +187,14 @@ def _to_test(
 
 
 def _data(text: str | None) -> tuple[str | None, str | None]:
-    """The name and the folder of ``--data``, of which one may be left out."""
+    """The name and the folder in ``--data``; either may be left out."""
     from mabm.data import DATA_SETS
 
     if text is None:
         return None, None
     given, colon, _ = text.partition(":")
     known = DATA_SETS.find(given)
-    # A word alone is a folder if there is one of that name, unless it names data that ships.
+    # A single word is a folder if one of that name exists, unless it names data that ships.
     is_name = bool(colon) or known in shipped() or not Path(text).is_dir()
     return split_data(text) if known is not None and is_name else (None, text)
 
@@ -203,7 +204,7 @@ def _check_trials(chosen: argparse.Namespace, trials: list[int | None]) -> None:
 
     Raises:
         FileNotFoundError: Weights are missing, or a run is not finished.
-        ValueError: They are of several data sets, or two are of one trial.
+        ValueError: The weights are for several data sets, or two of them for the same trial.
     """
     parts = [
         _to_test(chosen, weights, trial)[1]
@@ -217,7 +218,7 @@ def _check_trials(chosen: argparse.Namespace, trials: list[int | None]) -> None:
             for weights, part in zip(chosen.weights, parts, strict=True)
         )
         raise ValueError(
-            f"WEIGHTS must be of one data set, each of another trial, to be averaged, got {words}"
+            f"WEIGHTS must be for one data set and for different trials to be averaged, got {words}"
         )
 
 
@@ -230,10 +231,10 @@ COMMAND = Command(
     name="evaluate",
     help="test trained encoders",
     description=(
-        "Test the encoder of a run, or of any other weights, on the searches of a data set: CMC, "
-        "mAP and mINP in percent, their mean and population standard deviation over the trials. "
-        "Galleries are those that the published test code draws. Where a data set has trials, a "
-        "model is tested on the one that it was trained on."
+        "Evaluate the encoder of a run, or any other weights, on the searches of a data set: CMC, "
+        "mAP and mINP in percent, with mean and population standard deviation over the trials. "
+        "Galleries are the ones that the published test code draws. If a data set has trials, a "
+        "model is tested on the trial that it was trained on."
     ),
     examples="""
 mabm evaluate runs/sysu --json scores.json
@@ -241,13 +242,13 @@ mabm evaluate runs/sysu --json scores.json
 mabm evaluate runs/sysu --task indoor-search --rerank
     one search, with modality-aware re-ranking
 mabm evaluate runs/sysu --task all-search-multi-shot
-    ten images of an identity in a camera: a search that is run by name alone
+    ten images per identity and camera; this search runs only when it is named
 mabm evaluate runs/regdb-* --data /data/RegDB
     the models of several trials, averaged
 mabm evaluate adca_sysu.pth.tar --model agw-resnet50 --data sysu_mm01:/data/SYSU-MM01
     a released checkpoint of AGW, ADCA, PGM or BMIL
 mabm evaluate runs/sysu --images list.csv
-    on images of your own: a table with the columns path, modality, identity, split, maybe camera
+    your own images: a table with the columns path, modality, identity, split, optionally camera
 mabm evaluate 1.pth.tar 2.pth.tar --trial 1 --trial 2 --model agw-resnet50 --data regdb:ROOT
     released checkpoints of two trials, averaged
 """,

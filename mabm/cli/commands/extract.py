@@ -1,4 +1,4 @@
-"""``mabm extract``: features of a data set, or of any images that a table lists."""
+"""``mabm extract``: features of a data set, or of images listed in a table."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_images(parser: argparse.ArgumentParser) -> None:
-    """Adds where images come from."""
+    """Adds the options for the input images."""
     from mabm.data.images import Resampling
 
     group = parser.add_argument_group("images")
@@ -58,73 +58,74 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
         "--data",
         metavar="NAME[:ROOT]",
         help=f"images of a data set: {either(in_folders())} with its folder, or "
-        f"{either(shipped())} (default: those of --images)",
+        f"{either(shipped())} (default: use --images)",
     )
     group.add_argument(
         "--split",
         choices=("train", "test"),
-        help="which of its images (default: train of --data, all of --images)",
+        help="split to use (default: train with --data, all images with --images)",
     )
     group.add_argument(
         "--trial",
         type=positive,
         metavar="N",
-        help=f"trial of {trial_ranges()} (default: none, as other data sets have none)",
+        help=f"trial: {trial_ranges()} (default: none; other data sets have no trials)",
     )
     group.add_argument(
         "--images",
         type=Path,
         metavar="LIST.csv",
-        help=f"{TABLE_OF_IMAGES} (default: those of --data)",
+        help=f"{TABLE_OF_IMAGES} (default: use --data)",
     )
     add_size(group, default="the size of the run; for image files 288 144")
     group.add_argument(
         "--resampling",
         choices=get_args(Resampling),
-        help="filter to resize with (default: as published, lanczos with --split test, bicubic for "
+        help="resizing filter (default: as published, lanczos with --split test, bicubic for "
         "other images)",
     )
 
 
 def _add_features(parser: argparse.ArgumentParser) -> None:
-    """Adds where features go, and their length."""
+    """Adds the output file and the normalization of features."""
     parser.add_argument(
         "--output",
         type=Path,
         required=True,
         metavar="FILE",
         help=".npz or .safetensors: arrays features, modality, camera and identity (-1: unknown), "
-        "in .npz also path; .npy: features alone (required)",
+        "in .npz also path; .npy: features only (required)",
     )
     parser.add_argument(
         "--renormalize",
         action="store_true",
-        help="normalize the mean to length one again, as tests do and clustering does not",
+        help="normalize the mean of the two features to length one again, as in testing but not "
+        "in clustering",
     )
 
 
 def _add_computation(parser: argparse.ArgumentParser) -> None:
-    """Adds how images are read and how many the encoder takes at once."""
+    """Adds the options for reading images and the batch size of the encoder."""
     group = parser.add_argument_group("computation")
     group.add_argument(
         "--batch-size",
         type=positive,
         default=256,
         metavar="N",
-        help="images in one batch of the encoder, >= 1 (default: %(default)s)",
+        help="images per batch of the encoder, >= 1 (default: %(default)s)",
     )
     group.add_argument(
         "--workers",
         type=natural,
         default=0,
         metavar="N",
-        help="processes that decode images; 0 decodes in this one (default: %(default)s)",
+        help="processes that decode images; 0 decodes in the main process (default: %(default)s)",
     )
     group.add_argument(
         "--cache",
         type=Path,
         metavar="DIR",
-        help="folder to keep decoded images in (default: decode them each time)",
+        help="folder that caches decoded images (default: decode them each time)",
     )
 
 
@@ -187,7 +188,7 @@ def _read_split(chosen: argparse.Namespace) -> ImageSet:
 
 
 def _read_list(chosen: argparse.Namespace) -> ImageSet:
-    """Reads the images that a table lists: all of them, or those of a split."""
+    """Reads the images listed in a table: all of them, or those of a split."""
     from mabm.data import list_images
 
     images, is_test = list_images(chosen.images)
@@ -203,17 +204,17 @@ COMMAND = Command(
     name="extract",
     help="extract features from images",
     description=(
-        "Extract a feature from each image: the mean of the features of the image and of its "
-        "mirror image, each taken after the encoder's BNNeck and normalized to length one. mabm "
-        "cluster reads the output."
+        "Extract a feature from each image: the mean of the features of the image and its "
+        "horizontal flip, each taken after the encoder's BNNeck and normalized to length one. The "
+        "output can be passed to mabm cluster."
     ),
     examples="""
 mabm extract runs/sysu --data sysu_mm01:/data/SYSU-MM01 --output train.npz
-    training images by the encoder of a run; then: mabm cluster train.npz
+    training images with the encoder of a run; then: mabm cluster train.npz
 mabm extract emoji_xm --data emoji_xm --split test --renormalize --output test.npz
     open data and weights, both shipped with mabm
 mabm extract adca.pth.tar --model agw-resnet50 --images list.csv --output features.safetensors
-    images of your own by a released checkpoint: a table with the columns path and modality
+    your own images with a released checkpoint: a table with the columns path and modality
 """,
     add_arguments=_add_arguments,
     execute=_execute,

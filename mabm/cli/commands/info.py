@@ -1,4 +1,4 @@
-"""``mabm info``: versions, devices and extras, to begin a bug report with."""
+"""``mabm info``: versions, devices and extras, for bug reports."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ def _advise(built_cuda: str | None, torch_version: str, torch_cuda: str | None) 
     misfit = find_misfit(built_cuda, torch_version, torch_cuda)
     if misfit is None and built_cuda is None and torch_cuda is not None:
         return (
-            f"the ops are for the CPU alone and this torch has CUDA {torch_cuda}: for ops on GPUs, "
-            "build them anew with `FORCE_CUDA=1 pip install --no-build-isolation .`"
+            f"the ops are built for the CPU only, but this torch has CUDA {torch_cuda}: "
+            "for GPU ops, rebuild with `FORCE_CUDA=1 pip install --no-build-isolation .`"
         )
     return misfit
 
@@ -118,13 +118,13 @@ COMMAND = Command(
     name="info",
     help="print versions, devices and extras",
     description=(
-        "Print how this build of mabm was made and what it runs on: versions, the kinds of device "
-        "that it has ops for, the devices of this machine, and which optional packages are "
-        "installed. Begin a bug report with it."
+        "Print how this mabm was built and what it runs on: versions, the device types that it has "
+        "ops for, the devices of this machine, and the optional packages that are installed. "
+        "Include the output in bug reports."
     ),
     examples="""
-mabm info            lines to read
-mabm info --json     the same for a program
+mabm info            for people
+mabm info --json     for programs
 """,
     add_arguments=_add_arguments,
     execute=_execute,

@@ -43,48 +43,48 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "config",
         nargs="?",
         metavar="CONFIG",
-        help=f"{either(configurations())}, which ship with mabm, or a TOML file; a file of "
-        f"such a name is ./{configurations()[0]} (default with --images: {image_list()})",
+        help=f"{either(configurations())}, which ship with mabm, or a TOML file; write "
+        f"./{configurations()[0]} for a file of that name (default with --images: {image_list()})",
     )
     parser.add_argument(
         "--output",
         type=Path,
         metavar="DIR",
-        help="folder of the run; a run that is already there resumes from its last checkpoint "
+        help="folder of the run; an existing run resumes from its last checkpoint "
         "(required unless --show)",
     )
     parser.add_argument(
         "--data",
         type=Path,
         metavar="ROOT",
-        help="folder of the data set, data.root (default: that of the configuration)",
+        help="folder of the data set, sets data.root (default: that of the configuration)",
     )
     parser.add_argument(
         "--images",
         type=Path,
         metavar="LIST.csv",
-        help=f"{TABLE_OF_IMAGES}, to train and test on in place of the data of the configuration "
+        help=f"{TABLE_OF_IMAGES}, to train and test on instead of the data of the configuration "
         "(default: that data)",
     )
     parser.add_argument(
         "--trial",
         type=positive,
         metavar="N",
-        help=f"trial of {trial_ranges()}, data.trial (default: that of the configuration)",
+        help=f"trial, sets data.trial: {trial_ranges()} (default: that of the configuration)",
     )
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="TABLE.KEY=VALUE",
-        help="change a value of the configuration; may be given several times, the last one wins "
+        help="change a value of the configuration; may be repeated, the last one wins "
         "(default: change nothing)",
     )
     parser.add_argument(
-        "--no-resume", action="store_true", help="refuse a folder that already holds a run"
+        "--no-resume", action="store_true", help="fail if the folder already contains a run"
     )
     parser.add_argument(
-        "--show", action="store_true", help="print the whole configuration as TOML and stop"
+        "--show", action="store_true", help="print the full configuration as TOML and exit"
     )
 
 
@@ -140,11 +140,11 @@ def _execute(chosen: argparse.Namespace) -> int:
 
 
 def _source(chosen: argparse.Namespace) -> str:
-    """The configuration: CONFIG, or that of lists where there is only a list."""
+    """The configuration: CONFIG, or the one for image lists if only ``--images`` is given."""
     if chosen.config is None and chosen.images is None:
         raise UsageError("give CONFIG, or --images LIST.csv")
     if chosen.images is not None and (chosen.data, chosen.trial) != (None, None):
-        raise UsageError("--images takes the place of --data and --trial")
+        raise UsageError("--images cannot be combined with --data or --trial")
     return chosen.config or image_list()
 
 
@@ -156,10 +156,10 @@ def _check_root(config: Config) -> None:
 
 
 def _check_folder_of_run(folder: Path, source: str, config: Config) -> None:
-    """Refuses a folder in which the run would overwrite its own inputs, or files of another kind.
+    """Refuses a folder in which the run would overwrite its own inputs or files it did not write.
 
-    A folder with checkpoints holds a run, and its files may be replaced. The configuration of such
-    a run may also be the file that it is resumed from: it is not written again.
+    A folder with checkpoints contains a run, and its files may be replaced. A run may be resumed
+    from the configuration in its own folder, which is then not written again.
     """
     from mabm.train.records import files
 
@@ -185,13 +185,13 @@ def _is_config_of_run(path: Path) -> bool:
 
 
 def _is_written(path: Path, config: Config) -> bool:
-    """Whether a file is the configuration as a run writes it, in this version or an earlier one."""
+    """Whether a file is a configuration as written by a run of this or an earlier version."""
     from mabm.models.weights import SHIPPED
     from mabm.train.config_files import to_toml
 
     text = path.read_text(encoding="utf-8")
     for name in SHIPPED:
-        text = text.replace(f'"{name.replace("_", "-")}"', f'"{name}"')  # as it was once spelled
+        text = text.replace(f'"{name.replace("_", "-")}"', f'"{name}"')  # an earlier spelling
     return text == to_toml(config)
 
 
@@ -201,7 +201,9 @@ def _is_environment(path: Path) -> bool:
 
 
 def _is_history(path: Path) -> bool:
-    *lines, torn = path.read_text(encoding="utf-8").split("\n")  # a kill may tear the last one
+    *lines, torn = path.read_text(encoding="utf-8").split(
+        "\n"
+    )  # the last line may be incomplete after a kill
     entries = [json.loads(line) for line in lines]
     start = '{"stage": '
     if not (torn.startswith(start) or start.startswith(torn)):
@@ -210,14 +212,14 @@ def _is_history(path: Path) -> bool:
 
 
 def _words_at_end(number: int, folder: Path) -> str:
-    """Tells where a run stopped that a signal ended, and how to resume it."""
+    """Says where a signal stopped the run, and how to resume it."""
     from mabm.train.records.checkpoint import newest_position
 
-    what = "interrupted" if number == signal.SIGINT else "ended by SIGTERM"
+    what = "interrupted" if number == signal.SIGINT else "stopped by SIGTERM"
     position = newest_position(folder)
     if position is None:
-        return f"{what} before the first checkpoint; the same command begins again"
-    return f"{what}; the same command goes on from the checkpoint at {position}"
+        return f"{what} before the first checkpoint; the same command starts again"
+    return f"{what}; the same command resumes from the checkpoint at {position}"
 
 
 def _overrides(chosen: argparse.Namespace) -> list[str]:
@@ -233,10 +235,10 @@ def _overrides(chosen: argparse.Namespace) -> list[str]:
 
 
 def _in_toml(path: Path, contract: str) -> str:
-    """A path in TOML: written as in JSON, but for character 127, which TOML must escape.
+    """A path as a TOML string: as in JSON, except character 127, which TOML must escape.
 
     Raises:
-        ValueError: The path is not valid UTF-8; the name of a file may be any bytes.
+        ValueError: The path is not valid UTF-8; file names may contain any bytes.
     """
     text = str(path)
     try:
@@ -250,15 +252,15 @@ COMMAND = Command(
     name="train",
     help="train an encoder without labels",
     description=(
-        "Train an encoder on unlabeled images of two modalities, in two stages: first within "
-        "each modality, then across them. Prints the scores of the last epoch on the test set and "
+        "Train an encoder on unlabeled images of two modalities in two stages: first within "
+        "each modality, then across modalities. Prints the test scores of the last epoch and "
         "writes configuration, history, checkpoints, weights and a report to a folder. "
-        "Interrupted or killed at any moment, the same command resumes from the last checkpoint; "
-        "on SIGTERM it writes one first."
+        "A run that was interrupted or killed resumes from its last checkpoint with the same "
+        "command; on SIGTERM it writes a checkpoint first."
     ),
     examples="""
 mabm train emoji_xm_smoke --output runs/smoke
-    a first look: both stages and a report in two minutes, on a part of the open data
+    a first look: both stages and a report in two minutes, on part of the open data
 mabm train emoji_xm --output runs/emoji
     the open data that ships with mabm
 mabm train sysu_mm01 --data /data/SYSU-MM01 --output runs/sysu --set model.weights=resnet50.pth
@@ -267,12 +269,12 @@ mabm train regdb --data /data/RegDB --trial 3 --output runs/regdb-3 \\
         --set model.weights=resnet50.pth
     one of the ten trials of RegDB
 mabm train --images list.csv --output runs/mine --set model.weights=resnet50.pth
-    images of your own; as with the settings of another data set: mabm train llcm --images ...
+    your own images; with the settings of another data set: mabm train llcm --images ...
 mabm train sysu_mm01 --show --set clustering.eps=0.5 > mine.toml
-    every setting, to edit; then: mabm train mine.toml --output runs/mine
+    write all settings to a file to edit; then: mabm train mine.toml --output runs/mine
 torchrun --nproc-per-node 4 -m mabm train sysu_mm01 --data /data/SYSU-MM01 \\
         --output runs/sysu --set model.weights=resnet50.pth
-    on four GPUs, which share the batch of one
+    on four GPUs, which split each batch
 """,
     add_arguments=_add_arguments,
     execute=_execute,

@@ -1,1 +1,1 @@
-"""Files that commands read and write: arrays, tables, labels, and where results may go."""
+"""Files that commands read and write: arrays, tables, labels, and checks of output paths."""

@@ -1,4 +1,4 @@
-"""Arrays in .npy, .npz, .safetensors, .pt and .pth: checked first, and read when asked for."""
+"""Arrays in .npy, .npz, .safetensors, .pt and .pth files: checked first, read on demand."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mabm._core.files import check_regular
 _NPY: Final = b"\x93NUMPY"
 _ZIP: Final = b"PK"
 _READABLE: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # what NumPy writes
-_MOST_INFLATED: Final = 1032  # bytes that deflate can make of one
+_MOST_INFLATED: Final = 1032  # the most bytes that deflate can expand one byte to
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class StoredArray:
         dtype: Name of its dtype, such as ``"float32"``.
         shape: Its shape.
         read: Reads it as a NumPy array, or as a tensor from .safetensors, .pt and .pth. Raises
-            ``OSError`` where the file cannot be opened, and ``ValueError`` where it is damaged.
+            ``OSError`` if the file cannot be opened, and ``ValueError`` if it is damaged.
     """
 
     dtype: str
@@ -42,12 +42,12 @@ class StoredArray:
 
 @dataclass(frozen=True)
 class Source:
-    """Where arrays are read from.
+    """A file that arrays are read from.
 
     Attributes:
-        path: The file.
-        kind: The kind of file, as an ending in lower case: ``".npy"``.
-        name: What messages call the file.
+        path: Path of the file.
+        kind: Kind of the file, as a lower-case file name extension: ``".npy"``.
+        name: Name of the file in messages.
     """
 
     path: Path
@@ -56,7 +56,7 @@ class Source:
 
     @classmethod
     def of(cls, path: Path) -> Source:
-        """A file, of the kind that its name says."""
+        """A file whose kind is taken from its name."""
         return cls(path, suffix_of(path), str(path))
 
     def __str__(self) -> str:
@@ -64,7 +64,7 @@ class Source:
 
 
 def suffix_of(path: Path) -> str:
-    """The end of a file's name, in lower case."""
+    """The extension of a file name, in lower case."""
     return path.suffix.lower()
 
 
@@ -72,22 +72,23 @@ def open_arrays(source: Source) -> dict[str, StoredArray]:
     """The arrays in a file, by name; an array without a name has the name ``""``.
 
     Arrays are not read yet, except from files that are read as a whole. Nothing in a file is
-    executed. A header that claims more numbers than the file holds is refused, so no memory is
-    allocated for them.
+    executed. A header that claims more data than the file contains is rejected before memory is
+    allocated for it.
 
     Args:
-        source: ``.npy`` (mapped into memory when read), ``.npz``, ``.safetensors``, or ``.pt`` and
+        source: ``.npy`` (memory-mapped when read), ``.npz``, ``.safetensors``, or ``.pt`` and
             ``.pth``, which are read as a whole: a tensor, or a dictionary with tensors.
 
     Raises:
-        ImportError: ``.safetensors`` without its extra.
+        ImportError: The extra for ``.safetensors`` is not installed.
         OSError: The file cannot be opened.
         ValueError: The file is damaged or of another kind.
     """
     check_regular(source.path)
     if source.kind not in ARRAYS:
         raise ValueError(
-            f"{source} must end in {', '.join(ARRAYS)}, got {source.path.suffix or 'no ending'!r}"
+            f"{source} must end in {', '.join(ARRAYS)}, "
+            f"got {source.path.suffix or 'no extension'!r}"
         )
     return ARRAYS[source.kind](source)
 
@@ -96,13 +97,13 @@ def safetensors_module(flavor: str) -> Any:
     """``safetensors.numpy`` or ``safetensors.torch``.
 
     Raises:
-        ImportError: The extra is missing.
+        ImportError: The extra is not installed.
     """
     try:
         return importlib.import_module(f"safetensors.{flavor}")
     except ImportError as error:
         raise ImportError(
-            'files in .safetensors need safetensors: pip install "mabm[train]"'
+            '.safetensors files need safetensors: pip install "mabm[train]"'
         ) from error
 
 
@@ -120,7 +121,7 @@ def _open_npy(source: Source) -> dict[str, StoredArray]:
 
     def read() -> npt.NDArray[Any]:
         order: Any = "F" if by_columns else "C"
-        if 0 in shape:  # which cannot be mapped
+        if 0 in shape:  # cannot be memory-mapped
             return np.empty(shape, dtype, order)
         return np.memmap(source.path, dtype, "r", offset, shape, order)
 
@@ -135,9 +136,9 @@ def _open_npz(source: Source) -> dict[str, StoredArray]:
     for member in _members(source):
         name = member.filename.removesuffix(".npy")
         if name == member.filename:
-            continue  # no array
+            continue  # not an array
         if name in arrays:
-            raise ValueError(f"{source} must hold every array once, got {name!r} twice")
+            raise ValueError(f"{source} must contain each array once, got {name!r} twice")
         shape, _, dtype = _read_member(source, member, _header_alone)
         arrays[name] = StoredArray(
             dtype.name, shape, partial(_read_member, source, member, _whole_array)
@@ -164,7 +165,7 @@ def _open_torch(source: Source) -> dict[str, StoredArray]:
         content = {"": content}
     if not isinstance(content, Mapping):
         raise ValueError(
-            f"{source} must hold a tensor, or a dictionary with the tensor 'features', got "
+            f"{source} must contain a tensor, or a dictionary with the tensor 'features', got "
             f"{type(content).__name__}"
         )
     tensors = {str(name): item for name, item in content.items() if isinstance(item, Tensor)}
@@ -172,8 +173,8 @@ def _open_torch(source: Source) -> dict[str, StoredArray]:
         is_plain = tensor.layout == torch.strided and not (tensor.is_nested or tensor.is_meta)
         if is_plain and tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
             raise ValueError(
-                f"{source} must hold every number of its tensors, got {name or 'one'!r} of shape "
-                f"{tuple(tensor.shape)} that repeats a few: save tensor.clone()"
+                f"{source} must contain tensors in full, got an expanded view {name or ''!r} of "
+                f"shape {tuple(tensor.shape)}: save tensor.clone()"
             )
     return {name: _stored(tensor) for name, tensor in tensors.items()}
 
@@ -194,7 +195,7 @@ ARRAYS: Final[Mapping[str, Callable[[Source], dict[str, StoredArray]]]] = {
     ".pt": _open_torch,
     ".pth": _open_torch,
 }
-"""Kinds of files that hold arrays, and the function that opens each."""
+"""Kinds of array files, and the function that opens each."""
 
 
 # --- .npy and the members of .npz
@@ -217,25 +218,27 @@ def _read_header(stream: IO[bytes], size: int) -> _Header:
         _DamagedError: The header is damaged, or the array does not fit into ``size`` bytes.
     """
     if stream.read(len(_NPY)) != _NPY:
-        raise _DamagedError("it does not begin as one")
+        raise _DamagedError("it does not start with the header of one")
     version = tuple(stream.read(2))
     readers = {
         (1, 0): np.lib.format.read_array_header_1_0,
         (2, 0): np.lib.format.read_array_header_2_0,
     }
-    if version not in readers:  # the third is of named fields
+    if version not in readers:  # version 3.0 has named fields
         raise _DamagedError(f"its format must be 1.0 or 2.0, got {'.'.join(map(str, version))}")
     try:
         shape, by_columns, dtype = readers[version](stream)
-    except Exception as error:  # whatever Python's parser makes of damaged bytes
+    except Exception as error:  # Python's parser raises many kinds on damaged bytes
         raise _DamagedError("its header is damaged") from error
     if dtype.hasobject:
-        raise _DamagedError("it holds pickled objects, which could execute code when loaded")
+        raise _DamagedError("it contains pickled objects, which could execute code when loaded")
     if any(length < 0 for length in shape):
         raise _DamagedError(f"its header says shape {shape}")
     wanted, available = math.prod(shape) * dtype.itemsize, size - stream.tell()
     if wanted > available:
-        raise _DamagedError(f"its header says {wanted} bytes of numbers, and {available} are there")
+        raise _DamagedError(
+            f"its header claims {wanted} bytes of data, but the file has {available}"
+        )
     try:
         np.broadcast_to(np.empty((), dtype), shape)
     except ValueError as error:  # no numbers at all, of a shape that nothing can have
@@ -266,13 +269,13 @@ def _members(source: Source) -> list[zipfile.ZipInfo]:
 def _read_member(
     source: Source, member: zipfile.ZipInfo, take: Callable[[IO[bytes], _Header], Any]
 ) -> Any:
-    """Calls ``take`` with the stream of an array in an archive, past its header, and the header."""
+    """Calls ``take`` with the stream of an array in an archive, after its header, and header."""
     if member.flag_bits & 1:
-        raise ValueError(f"{source} must not be encrypted, got {member.filename!r} with a password")
+        raise ValueError(f"{source} must not be encrypted, {member.filename!r} needs a password")
     if member.compress_type not in _READABLE:
         raise ValueError(
-            f"{source} must be stored or deflated as NumPy does it, got {member.filename!r} in the "
-            f"zip method {member.compress_type}"
+            f"{source} must be stored or deflated, as NumPy does, got {member.filename!r} with zip "
+            f"method {member.compress_type}"
         )
     with source.path.open("rb") as file:
         size = min(member.compress_size, source.path.stat().st_size)

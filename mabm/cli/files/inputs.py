@@ -1,4 +1,4 @@
-"""Features and modality, read from files of every kind or from standard input."""
+"""Features and modality, read from files of any supported kind or from standard input."""
 
 from __future__ import annotations
 
@@ -22,37 +22,37 @@ from mabm.cli.files.modalities import Modality, number_words
 from mabm.cli.files.tables import read_feature_table, read_modality_column
 
 STANDARD: Final = "-"
-"""Stands for standard input or output where a file is asked for."""
+"""Stands for standard input or output in place of a file name."""
 
 _KINDS: Final = f"{', '.join(ARRAYS)} or .csv"
 
 
 @contextmanager
 def opened(typed: str) -> Iterator[Source]:
-    """Opens an argument: a file, or ``-`` for standard input, copied to a temporary file.
+    """Opens an argument: a file, or ``-`` for standard input, which is copied to a temporary file.
 
     The kind of standard input is recognized by its first bytes.
 
     Raises:
-        OSError: There is no room for the copy.
-        ValueError: Standard input is closed or holds nothing.
+        OSError: The copy does not fit on the disk.
+        ValueError: Standard input is closed or empty.
     """
     if typed != STANDARD:
         yield Source.of(Path(typed))
         return
     if sys.stdin is None:
-        raise ValueError("standard input must be open, got none")
+        raise ValueError("standard input must be open, but it is closed")
     with tempfile.TemporaryDirectory(prefix="mabm-") as folder:
         path = Path(folder, "standard-input")
         with path.open("wb") as stream:
             shutil.copyfileobj(sys.stdin.buffer, stream)
         if not path.stat().st_size:
-            raise ValueError("standard input must hold something, got nothing")
+            raise ValueError("standard input must not be empty")
         yield Source(path, _kind_of(path), "standard input")
 
 
 def _kind_of(path: Path) -> str:
-    """The kind of a file by its content; anything unknown is taken for a table."""
+    """The kind of a file by its content; anything unknown is treated as a table."""
     with path.open("rb") as stream:
         start = stream.read(9)
         if start.startswith(b"\x93NUMPY"):
@@ -61,44 +61,44 @@ def _kind_of(path: Path) -> str:
             try:
                 with zipfile.ZipFile(stream) as archive:
                     names = archive.namelist()
-            except Exception:  # of damaged bytes: the reader will tell
+            except Exception:  # damaged: the reader will report it
                 return ".npz"
             return ".pt" if any(name.endswith("/data.pkl") for name in names) else ".npz"
     if start.startswith(b"\x80"):
-        return ".pt"  # of torch.save before version 1.6
+        return ".pt"  # from torch.save before version 1.6
     return ".safetensors" if start[8:] == b"{" else ".csv"
 
 
 def read_features(source: Source, key: str | None) -> tuple[Tensor, Modality | None]:
-    """Reads (N, D) features, and the modality of each row where the same file holds it.
+    """Reads (N, D) features, and the modality of each sample if the same file contains it.
 
-    Nothing in a file is ever executed: pickled objects are refused.
+    Nothing in a file is ever executed: pickled objects are rejected.
 
     Args:
-        source: ``.npy`` (mapped into memory, not read at once), ``.npz``, ``.safetensors``,
-            ``.pt``, ``.pth`` or ``.csv``.
-        key: Name of the array where several may be; ``None`` is ``features``, or else the only
-            array of two dimensions.
+        source: ``.npy`` (memory-mapped, not read at once), ``.npz``, ``.safetensors``, ``.pt``,
+            ``.pth`` or ``.csv``.
+        key: Name of the array in files that may have several; ``None`` reads ``features``, or the
+            only two-dimensional array.
 
     Raises:
-        ImportError: ``.safetensors`` without its extra.
+        ImportError: The extra for ``.safetensors`` is not installed.
         OSError: The file cannot be opened.
-        ValueError: The file holds something else.
+        ValueError: The file contains something else.
     """
     if source.kind == ".csv":
         if key is not None:
-            raise ValueError(f"--key must be left out for {source}, which is a table; got {key}")
+            raise ValueError(f"--key must be omitted for {source}, which is a table; got {key}")
         features, modality = read_feature_table(source)
         return torch.from_numpy(features), modality
     if source.kind not in ARRAYS:
         raise ValueError(
-            f"{source} must end in {_KINDS}, got {source.path.suffix or 'no ending'!r}"
+            f"{source} must end in {_KINDS}, got {source.path.suffix or 'no extension'!r}"
         )
     arrays = open_arrays(source)
     if list(arrays) == [""]:
         if key is not None:
             raise ValueError(
-                f"--key must be left out for {source}, which holds one array; got {key}"
+                f"--key must be omitted for {source}, which contains one array; got {key}"
             )
         return _floating(arrays[""], source), None
     names = ", ".join(arrays) or "none"
@@ -107,8 +107,8 @@ def read_features(source: Source, key: str | None) -> tuple[Tensor, Modality | N
         key = matrices[0] if len(matrices) == 1 else "features"
         if key not in arrays:
             raise ValueError(
-                f"{source} must hold an array 'features', or one matrix alone, got {names}: name "
-                "one with --key"
+                f"{source} must contain an array 'features', or a single matrix, got {names}: "
+                "name one with --key"
             )
     if key not in arrays:
         raise ValueError(f"--key must name one of the arrays in {source} ({names}), got {key!r}")
@@ -117,7 +117,7 @@ def read_features(source: Source, key: str | None) -> tuple[Tensor, Modality | N
 
 
 def read_modality(source: Source) -> Modality:
-    """Reads the (N,) modality of each row: numbers, or words (:func:`number_words`).
+    """Reads the (N,) modality of each sample: numbers, or words (:func:`number_words`).
 
     Args:
         source: ``.npy``, ``.npz``, ``.safetensors``, ``.pt`` or ``.pth`` (the array ``modality``,
@@ -125,9 +125,9 @@ def read_modality(source: Source) -> Modality:
             a header.
 
     Raises:
-        ImportError: ``.safetensors`` without its extra.
+        ImportError: The extra for ``.safetensors`` is not installed.
         OSError: The file cannot be opened.
-        ValueError: The file holds something else.
+        ValueError: The file contains something else.
     """
     if source.kind == ".csv":
         return read_modality_column(source)
@@ -137,7 +137,7 @@ def read_modality(source: Source) -> Modality:
     name = "modality" if "modality" in arrays or len(arrays) != 1 else next(iter(arrays))
     if name not in arrays:
         raise ValueError(
-            f"{source} must hold an array 'modality', got {', '.join(arrays) or 'none'}"
+            f"{source} must contain an array 'modality', got {', '.join(arrays) or 'none'}"
         )
     return _groups(arrays[name], source)
 
@@ -148,7 +148,7 @@ def _floating(stored: StoredArray, source: Source) -> Tensor:
     except (TypeError, ValueError) as error:
         raise ValueError(f"{source}: {error}") from error
     if not features.is_floating_point():
-        raise ValueError(f"{source} must hold floating-point features, got {stored.dtype}")
+        raise ValueError(f"{source} must contain floating-point features, got {stored.dtype}")
     return features
 
 

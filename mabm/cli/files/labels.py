@@ -24,17 +24,17 @@ from mabm.distance.options import DistanceOptions
 from mabm.distance.presets import PRESETS
 
 KINDS: Final = (".npy", ".csv", ".npz")
-"""Endings of the files that labels can be written to."""
+"""Extensions of the files that labels can be written to."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of a clustering, kept in JSON beside its labels in ``.npz``.
+    """Settings of a clustering, stored as JSON with its labels in ``.npz``.
 
     Attributes:
         clusterer: DBSCAN with its parameters.
         distance: The options of the distance, with a published preset.
-        modality_names: What the modalities 0, 1, ... are called, where the input had words.
+        modality_names: Names of the modalities 0, 1, ... if the input had words.
     """
 
     clusterer: DBSCAN = field(default_factory=DBSCAN)
@@ -42,7 +42,7 @@ class Settings:
     modality_names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        """Refuses names that are no words, as a file may hold anything."""
+        """Rejects names that are not words, since a file may contain anything."""
         if not all(isinstance(name, str) for name in self.modality_names or ()):
             raise TypeError(f"modality_names must be words, got {shown(self.modality_names)}")
 
@@ -75,23 +75,23 @@ class Settings:
             distance = DistanceOptions.resolve(**values, num_groups=1)
             settings = cls(clusterer, distance, None if names is None else tuple(names))
         except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
-            raise ValueError(f"settings must be those of mabm cluster: {error}") from error
+            raise ValueError(f"settings must be as mabm cluster writes them: {error}") from error
         return settings
 
 
 def write_labels(
     typed: str, labels: IntArray, beside: Mapping[str, npt.NDArray[Any] | None]
 ) -> None:
-    """Writes labels: one per line to standard output for ``-``, else to a file.
+    """Writes labels to a file, or one per line to standard output for ``-``.
 
     Args:
         typed: ``-``, or a file of one of ``KINDS``.
         labels: (N,) int64.
-        beside: Arrays that ``.npz`` keeps beside the labels; those that are ``None`` are left out.
+        beside: Arrays that ``.npz`` stores with the labels; those that are ``None`` are left out.
 
     Raises:
         OSError: The file or standard output cannot be written to.
-        OutputClosedError: Nobody reads standard output.
+        OutputClosedError: Nothing reads standard output any more.
     """
     if typed == STANDARD:
         if len(labels):
@@ -108,7 +108,7 @@ def read_clustering(path: Path) -> tuple[PseudoLabels[torch.Tensor], Settings]:
 
     Raises:
         OSError: The file cannot be opened.
-        ValueError: The file is of another kind, or one of these is missing.
+        ValueError: The file is of another kind, or one of these arrays is missing.
     """
     remedy = "write it with mabm cluster --output labels.npz"
     source = Source.of(path)
@@ -117,7 +117,7 @@ def read_clustering(path: Path) -> tuple[PseudoLabels[torch.Tensor], Settings]:
     arrays = open_arrays(source)
     missing = [name for name in ("labels", "core", "settings") if name not in arrays]
     if missing:
-        raise ValueError(f"{path} must hold {', '.join(missing)} of a clustering: {remedy}")
+        raise ValueError(f"{path} must contain {', '.join(missing)} of a clustering: {remedy}")
     try:
         settings = Settings.from_json(str(arrays["settings"].read()))
     except ValueError as error:

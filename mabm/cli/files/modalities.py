@@ -1,4 +1,4 @@
-"""The modality of each row, read as numbers or as words."""
+"""The modality of each sample, given as numbers or words."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from torch import Tensor
 
 from mabm._core.tables import MODALITY_WORDS, known_modality, modality_number
 
-_MOST_GROUPS: Final = 4  # that are listed one by one
+_MOST_GROUPS: Final = 4  # listed one by one in messages
 
 
 @dataclass(frozen=True)
 class Modality:
-    """The modality of each row.
+    """The modality of each sample.
 
     Attributes:
         numbers: (N,) int64.
-        names: Name of each number, where the file had words other than the known ones.
-        words: (N,) the words of the file, where it had no numbers.
+        names: Name of each number, if the file had words other than the known ones.
+        words: (N,) the words in the file, if it had no numbers.
     """
 
     numbers: Tensor
@@ -30,7 +30,7 @@ class Modality:
     words: tuple[str, ...] | None = None
 
     def in_words(self) -> str:
-        """Number of rows of each modality, or of each word where the file had words."""
+        """Number of samples per modality, or per word if the file had words."""
         if self.words is not None and len(set(self.words)) <= _MOST_GROUPS:
             counted = sorted(Counter(self.words).items())
             return ", ".join(f"{count} {word}" for word, count in counted)
@@ -49,14 +49,14 @@ class Modality:
 
 
 def number_words(words: Sequence[str], where: Callable[[int], str]) -> Modality:
-    """Numbers for words: known words and digits have theirs, others are numbered in sorted order.
+    """Numbers for words: fixed for known words and digits, in sorted order for others.
 
     Args:
-        words: One a row.
-        where: Takes a row and returns what messages call it.
+        words: One per sample.
+        where: Takes the index of a sample and returns its name in messages.
 
     Raises:
-        ValueError: A number is no modality, or numbers are mixed with unknown words.
+        ValueError: A number is not a valid modality, or numbers are mixed with unknown words.
     """
     numbers = [known_modality(word) for word in words]
     has_numbers = any(_is_number(word) for word in words)
@@ -76,7 +76,7 @@ def is_known(text: str) -> bool:
 
 
 def _is_number(text: str) -> bool:
-    """Whether a text is any number, valid or not, or empty: such a text is no name."""
+    """Whether a text is any number, valid or not, or empty, and so cannot be a name."""
     try:
         float(text.strip() or "0")
     except ValueError:

@@ -1,8 +1,8 @@
 """Output files: checked before the work begins, and written completely or not at all.
 
-No command overwrites a file that it reads, or a file of another kind. Files are compared, not their
-names, and the kind of a file is recognized by its content. A file that the same command wrote
-earlier is replaced, so that a command can be run again.
+No command overwrites a file that it reads, or a file of another kind. Files are compared by
+identity rather than name, and their kind is recognized by content. A file that the same command
+wrote earlier is replaced, so that a command can be run again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from mabm.cli.files.arrays import (
 from mabm.evaluation import SearchScores
 
 Recognizer: TypeAlias = Callable[[Path], bool]
-"""Tells whether a file is of a certain kind. Raises ``ValueError`` where the file is damaged."""
+"""Returns whether a file is of a certain kind. Raises ``ValueError`` if the file is damaged."""
 
 _LABELS_HEADER: Final = ["row", "labels"]
 _CLUSTERED: Final = frozenset({"labels", "modality", "core", "settings"})
@@ -43,29 +43,29 @@ def check_output(
     reads: Iterable[Path],
     option: str = "--output",
 ) -> None:
-    """Refuses a path that cannot be written to, or a file that must not be replaced.
+    """Rejects a path that cannot be written to, or a file that must not be replaced.
 
     Args:
         path: The file to write.
-        kinds: The endings that are possible, in lower case, and for each what recognizes a file
-            that the command has written.
+        kinds: Possible extensions, in lower case, each with a function that recognizes files
+            written by this command.
         reads: Files that the command reads.
-        option: The option that the path was given by.
+        option: The option that the path was given with.
 
     Raises:
-        ImportError: ``.safetensors`` without its extra.
+        ImportError: The extra for ``.safetensors`` is not installed.
         OSError: The file cannot be written, or its folder does not exist.
-        ValueError: Its ending is none of ``kinds``, it is one of ``reads``, or there is a file of
-            another kind.
+        ValueError: Its extension is not in ``kinds``, it is one of ``reads``, or a file of another
+            kind exists at the path.
     """
     if suffix_of(path) not in kinds:
         raise ValueError(f"{option} must end in {' or '.join(kinds)}, got {path}")
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"{option} must lie in an existing folder, got {path}")
+        raise FileNotFoundError(f"{option} must be in an existing folder, got {path}")
     if path.is_dir():
         raise ValueError(f"{option} must be a file, got the folder {path}")
     if suffix_of(path) == ".safetensors":
-        safetensors_module("numpy")  # whether it is there
+        safetensors_module("numpy")  # raises if it is not installed
     check_not_read(path, reads, option=option)
     check_kind(path, kinds[suffix_of(path)], option=option)
     check_writable(path)
@@ -83,11 +83,11 @@ def check_not_read(path: Path, reads: Iterable[Path], *, option: str = "--output
         except OSError:  # reported when the file is read
             continue
         if os.path.samestat(target, read):
-            raise ValueError(f"{option} must not be what the command reads, {file}, got {path}")
+            raise ValueError(f"{option} must not be an input of the command, {file}, got {path}")
 
 
 def check_kind(path: Path, is_of_kind: Recognizer, *, option: str = "--output") -> None:
-    """Raises ``ValueError`` if there is a file that ``is_of_kind`` does not recognize."""
+    """Raises ``ValueError`` if the file exists and ``is_of_kind`` does not recognize it."""
     if not path.exists():
         return
     check_regular(path)
@@ -97,30 +97,30 @@ def check_kind(path: Path, is_of_kind: Recognizer, *, option: str = "--output") 
         recognized = False
     if not recognized:
         raise ValueError(
-            f"{option} must not replace a file of another kind than the command writes, got "
-            f"{path}: move it away, or choose another name"
+            f"{option} must not replace a file of another kind, got {path}: "
+            "move it away, or choose another name"
         )
 
 
 def check_folder(path: Path, *, option: str = "--output") -> None:
-    """Refuses a path that is no folder and cannot become one; creates nothing.
+    """Rejects a path that is not a folder and cannot be created as one; creates nothing.
 
     Raises:
-        OSError: The folder cannot be written to, or not be created.
+        OSError: The folder cannot be created or written to.
         ValueError: The path, or a path above it, is a file.
     """
     nearest = next(each for each in (path, *path.absolute().parents) if os.path.lexists(each))
     if not nearest.is_dir():
         raise ValueError(f"{option} must be a folder, got {path}, where {nearest} is not a folder")
     if not os.access(nearest, os.W_OK | os.X_OK):
-        raise PermissionError(f"{option} must be a folder that can be written to, got {path}")
+        raise PermissionError(f"{option} must be a writable folder, got {path}")
 
 
 # --- kinds of files
 
 
 def is_labels(path: Path) -> bool:
-    """Recognizes labels of ``mabm cluster``: -1 and up without gaps, in .npy, .npz or .csv."""
+    """Recognizes labels of ``mabm cluster``: integers from -1 without gaps."""
     if suffix_of(path) == ".csv":
         with path.open(newline="", encoding="utf-8") as stream:
             return stream.readline(100).rstrip("\r\n") == ",".join(_LABELS_HEADER)
@@ -152,7 +152,7 @@ def is_scores(path: Path) -> bool:
 
 
 def is_picture(path: Path) -> bool:
-    """Recognizes a PNG that Matplotlib drew; it writes its name near the beginning."""
+    """Recognizes a PNG drawn by Matplotlib, which writes its name near the beginning."""
     with path.open("rb") as stream:
         start = stream.read(200)
     return start.startswith(b"\x89PNG\r\n\x1a\n") and b"tEXtSoftware\0Matplotlib" in start
@@ -173,11 +173,11 @@ def _are_labels(stored: StoredArray) -> bool:
 def save_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
     """Writes arrays to a file atomically: to a temporary file, which is then renamed.
 
-    ``.npz`` holds all arrays, ``.safetensors`` all arrays of numbers, ``.npy`` the first array.
-    ``.csv`` has one line per row: its number, and a column for each array.
+    ``.npz`` contains all arrays, ``.safetensors`` all numeric arrays, ``.npy`` the first array.
+    ``.csv`` has one line per sample: its number, and a column for each array.
 
     Raises:
-        ImportError: ``.safetensors`` without its extra.
+        ImportError: The extra for ``.safetensors`` is not installed.
         OSError: The file cannot be written.
     """
     kind, first = suffix_of(path), next(iter(arrays.values()))

@@ -12,32 +12,32 @@ from mabm.cli.files.arrays import Source
 from mabm.cli.files.modalities import Modality, is_known, number_words
 
 _MODALITY: Final = "modality"
-_ROW_NUMBERS: Final = ("", "row")  # names of such a column by pandas and by this library
+_ROW_NUMBERS: Final = ("", "row")  # what pandas and this library call such a column
 
 
 def read_table(source: Source) -> list[list[str]]:
-    """Reads the rows of a table, without the empty ones.
+    """Reads the non-empty rows of a table.
 
     Raises:
         OSError: The file cannot be opened.
-        ValueError: The file is no text, or holds no rows.
+        ValueError: The file is not text, or has no rows.
     """
     rows = [row for _, row in read_rows(source.path, str(source))]
     if not rows:
-        raise ValueError(f"{source} must hold rows, got none")
+        raise ValueError(f"{source} must have at least one row, got none")
     return rows
 
 
 def read_feature_table(source: Source) -> tuple[npt.NDArray[np.float32], Modality | None]:
-    """Reads (N, D) features, one row per line, and the modality where there is such a column.
+    """Reads (N, D) features, one sample per line, and the modality if there is such a column.
 
     A first row that is not all numbers is a header. The column named ``modality`` is the modality;
-    a first column named ``row``, or without a name, holds row numbers and is left out.
+    a first column that is unnamed or named ``row`` contains row numbers and is skipped.
 
     Raises:
         OSError: The file cannot be opened.
-        ValueError: The file is no text or holds no rows, a row is longer or shorter than the first
-            one, or a cell is no number.
+        ValueError: The file is not text or has no rows, a row is longer or shorter than the first
+            one, or a cell is not a number.
     """
     header: list[str] | None = None
     place: int | None = None
@@ -66,7 +66,7 @@ def read_feature_table(source: Source) -> tuple[npt.NDArray[np.float32], Modalit
         with np.errstate(over="ignore"):  # reported below as not finite
             features.append(values.astype(np.float32))
     if not features:
-        raise ValueError(f"{source} must hold rows of features, got none")
+        raise ValueError(f"{source} must have at least one row of features, got none")
     modality = None
     if place is not None:
         modality = number_words(
@@ -80,7 +80,7 @@ def read_modality_column(source: Source) -> Modality:
 
     Raises:
         OSError: The file cannot be opened.
-        ValueError: There is no such column, a row is too short, or a cell is no modality.
+        ValueError: There is no such column, a row is too short, or a cell is not a modality.
     """
     rows = read_table(source)
     _check_separator(source, rows[0])
@@ -106,21 +106,21 @@ def read_modality_column(source: Source) -> Modality:
 
 
 def _check_separator(source: Source, row: list[str]) -> None:
-    """Refuses a first row whose columns are separated by anything but commas."""
+    """Rejects a first row whose columns are separated by anything but commas."""
     line, separator = ",".join(row), other_separator(row)
     if separator is None and len(row) == 1 and len(cells := line.split()) > 1:
         separator = "spaces" if all(map(_is_number, cells)) else None
     if separator is not None:
         raise ValueError(
-            f"{source} must have commas between its columns, and points in its numbers, got "
+            f"{source} must separate columns by commas and write decimal points, got "
             f"{separator}: {shortened(line)}"
         )
 
 
 def _is_header(rows: list[list[str]]) -> bool:
-    """Whether the first cell of a column is its name: it is no modality, and occurs once.
+    """Whether the first cell of a column is its name: it is not a modality, and occurs once.
 
-    A number above nothing but words is also a name: pandas writes it above a Series without one.
+    A number above words only is also a name: pandas writes one above an unnamed Series.
     """
     name = rows[0][0].strip()
     if (
@@ -139,14 +139,14 @@ def _no_number(
     header: list[str] | None,
     left_out: tuple[int | None, int],
 ) -> ValueError:
-    """The error for a row that is not all numbers."""
+    """The error for a row that contains something other than numbers."""
     place, first = left_out
     column = next(
         at for at, cell in enumerate(row) if at >= first and at != place and not _is_number(cell)
     )
     name = f"column {column + 1}" if header is None else f"column {header[column]!r}"
     return ValueError(
-        f"{source}, row {number}: features must be numbers between commas, got "
+        f"{source}, row {number}: features must be numbers separated by commas, got "
         f"{shortened(row[column])} in {name}"
     )
 

@@ -57,7 +57,7 @@ def modality_of_names(name: str, files: Sequence[Any], count: int) -> IntArray:
         )
     if len(files) != count:
         raise ValueError(
-            f"{name} must hold {count} entries, one per row of target_features, got {len(files)}"
+            f"{name} must contain {count} entries, one per row of target_features, got {len(files)}"
         )
     modality = np.empty(count, dtype=np.int64)
     for row, entry in enumerate(files):

@@ -57,8 +57,8 @@ class _StandIn(ModuleType):
         except Exception as error:
             file = getattr(_find_real(path), "origin", path)
             raise ImportError(
-                f"cannot import name {name!r} from {path!r}: mabm has nothing that stands in for "
-                f"it, and the real module, {file}, cannot be imported: "
+                f"cannot import name {name!r} from {path!r}: mabm does not have it, and the code "
+                f"base's own module, {file}, cannot be imported: "
                 f"{type(error).__name__}: {error}",
                 name=path,
                 path=file,
@@ -94,7 +94,7 @@ class _Modules(MetaPathFinder, Loader):
         self.real.pop(path, None)
         for name in self.our_names(path):
             module.__dict__.pop(name, None)  # of a module that is reloaded
-        module.__doc__ = f"Stands in for {path}: see {_HERE}."
+        module.__doc__ = f"Replaces {path}: see {_HERE}."
         real = _find_real(path)
         if real is not None and real.has_location and real.origin is not None:
             module.__file__ = real.origin  # lets inspect find the source of real names
@@ -188,7 +188,7 @@ class _NoFaiss(MetaPathFinder, Loader):
         return self._made.setdefault(spec.name, _Faiss(spec.name))
 
     def exec_module(self, module: ModuleType) -> None:
-        module.__doc__ = f"Stands in for {module.__name__}, which is not installed: see {_HERE}."
+        module.__doc__ = f"Replaces {module.__name__}, which is not installed: see {_HERE}."
 
 
 class _Faiss(ModuleType):
@@ -217,7 +217,7 @@ class _Unusable:
     def _refuse(self, *_: object, **__: object) -> NoReturn:
         raise ImportError(
             f"{self._name} is used, and faiss is not installed: install it "
-            f"(pip install faiss-cpu), or call a function of mabm.compat, which needs none",
+            f"(pip install faiss-cpu), or use the functions of mabm.compat, which do not need it",
             name=_FAISS,
         )
 

@@ -125,8 +125,8 @@ class CodeBase:
 def read_code_base(folder: Path) -> CodeBase:
     """Reads all Python files below a folder, or a single file.
 
-    Hidden folders, virtual environments and caches are skipped. Files that cannot be read, are not
-    Python 3, or are notebooks with an old import line have a ``problem`` and no tree.
+    Hidden folders, virtual environments and caches are skipped. Files that cannot be read or are
+    not Python 3, and notebooks with an old import line, have a ``problem`` and no tree.
 
     Raises:
         OSError: The folder does not exist.
@@ -165,7 +165,7 @@ def _read(path: Path, root: Path) -> Source:
             warnings.simplefilter("ignore")
             tree = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        return Source(path, name, text, encoding, problem=f"no Python 3: {_in_one_line(error)}")
+        return Source(path, name, text, encoding, problem=f"not Python 3: {_in_one_line(error)}")
     return Source(path, name, text, encoding, tree)
 
 

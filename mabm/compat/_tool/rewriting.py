@@ -19,27 +19,39 @@ __all__ = ["Change", "Plan", "Remark", "plan_changes"]
 
 _HERE: Final = "mabm.compat"
 _COMMON: Final = ("cm", "hm", "compute_dist")  # their names are common in unrelated code
-_INSTALL: Final = "or leave the line and call mabm.compat.install before it"
+_INSTALL: Final = "or keep the line and call mabm.compat.install() before it"
 
 
 @dataclass(frozen=True)
 class Change:
-    """One changed import statement: its file and line, and the old and new code on one line."""
+    """One changed import: its file and line, the old statement, and the new ones, one per line."""
 
     file: str
     line: int
     old: str
     new: str
 
+    @property
+    def place(self) -> str:
+        """``file:line``."""
+        return f"{self.file}:{self.line}"
+
 
 @dataclass(frozen=True)
 class Remark:
-    """Something that is not changed: its file and line (0: the whole file), what, and why."""
+    """Something that is not changed: its file and lines (0: the whole file), what, and why."""
 
     file: str
     line: int
     what: str
     reason: str
+    last_line: int = 0
+
+    @property
+    def place(self) -> str:
+        """``file:line`` or ``file:first-last``."""
+        last = f"-{self.last_line}" if self.last_line else ""
+        return f"{self.file}:{self.line}{last}" if self.line else self.file
 
 
 @dataclass(frozen=True)
@@ -129,15 +141,15 @@ def misfit(definition: Definition, here: str) -> str | None:
         missing = [name for name in (names[2:] if takes_any else names) if name not in known]
         if missing:
             taker, more = method or "definition", ", ".join(missing)
-            return f"its {taker} takes {more}, which that of mabm.compat does not"
+            return f"its {taker} takes {more}; mabm's does not"
         if takes_any:
             continue
         fixed = [n for n in own if ends[n].kind is ends[n].POSITIONAL_OR_KEYWORD]
         if [name for name in names if name in fixed] != [n for n in fixed if n in names]:
-            return "its arguments stand in another order than in mabm.compat"
+            return "its arguments are in another order than mabm's"
         needed = [n for n in own if ends[n].default is inspect.Parameter.empty and n not in names]
         if needed:
-            return f"it takes no {', '.join(needed)}, which that of mabm.compat needs"
+            return f"it does not take {', '.join(needed)}, which mabm's requires"
     return None
 
 
@@ -154,7 +166,7 @@ class _File:
         for line in source.lines:
             self._starts.append(self._starts[-1] + len(line))
         if source.tree is None:
-            self._remark(0, "the whole file", f"not read: {source.problem}")
+            self._remark(0, "whole file", f"not read: {source.problem}")
             return
         for node in source.imports:
             if isinstance(node, ast.ImportFrom):
@@ -187,7 +199,9 @@ class _File:
         if names == ["*"]:
             self.kept.append((node, names))
             if defined is not None:
-                self._remark(node.lineno, self._shown(node), f"name what is used, {_INSTALL}")
+                self._remark(
+                    node.lineno, self._shown(node), f"import names instead of *, {_INSTALL}"
+                )
             return
         ours: dict[str, list[ast.alias]] = {}
         others: list[ast.alias] = []
@@ -200,13 +214,13 @@ class _File:
             else:
                 ours.setdefault(here, []).append(alias)
             if reason is not None:
-                self._remark(node.lineno, alias.name, f"stays where it is: {reason}")
+                self._remark(node.lineno, alias.name, f"not replaced: {reason}")
         if others:
             self.kept.append((node, [alias.name for alias in others]))
         unknown = [alias.name for alias in others if alias.name not in table]
         if unknown and (ours or defined is not None):
-            words = "mabm has no such name; imported from the old module as before"
-            self._remark(node.lineno, ", ".join(unknown), words)
+            reason = "not in mabm: still imported from the old module"
+            self._remark(node.lineno, ", ".join(unknown), reason)
         if ours:
             self._change(node, ours, others)
 
@@ -230,8 +244,8 @@ class _File:
             comments = [token.string for token in tokens if token.type == tokenize.COMMENT]
             if before.strip() and comments:
                 self.kept.append((node, [alias.name for alias in node.names]))
-                words = f"comments stand among its names; write {'; '.join(new)}"
-                self._remark(node.lineno, self._shown(node), words)
+                reason = f"has comments among its names: change it by hand to {'; '.join(new)}"
+                self._remark(node.lineno, self._shown(node), reason)
                 return
             line = self.source.lines[node.lineno - 1]
             line_end = line[len(line.rstrip("\r\n")) :] or "\n"
@@ -241,7 +255,7 @@ class _File:
                 text = (line_end + before).join(comments) + line_end + before + "; ".join(new)
             self.edits.append((first, last, text))
         self.changes.append(
-            Change(self.source.name, node.lineno, self._shown(node), "; ".join(new))
+            Change(self.source.name, node.lineno, self._shown(node), "\n".join(new))
         )
 
     def _look_at_modules(self, node: ast.Import) -> None:
@@ -253,8 +267,8 @@ class _File:
     def _remark_on_module(self, node: ast.Import | ast.ImportFrom, module: str) -> None:
         known = names_of(module)
         lines = [f"from {_HERE}.{here} import {name}" for name, here in known.items()][:1]
-        words = f"imports a module: import the names that are used ({lines[0]}, ...), {_INSTALL}"
-        self._remark(node.lineno, self._shown(node), words)
+        reason = f"imports a module: import the names you use ({lines[0]}, ...), {_INSTALL}"
+        self._remark(node.lineno, self._shown(node), reason)
 
     def _look_at_definitions(self) -> None:
         for name, node in self.source.definitions.items():
@@ -264,11 +278,11 @@ class _File:
             for here in dict.fromkeys(places):
                 if misfit(node, here) is None:
                     first = min([node.lineno, *(part.lineno for part in node.decorator_list)])
-                    words = (
-                        f"is defined here: delete lines {first}-{node.end_lineno} and put "
-                        f"'from {_HERE}.{here} import {name}' in their place"
+                    reason = (
+                        f"is defined here: replace these lines with "
+                        f"'from {_HERE}.{here} import {name}'"
                     )
-                    self._remark(first, f"def {name}", words)
+                    self._remark(first, f"def {name}", reason, node.end_lineno or first)
                     break
 
     def _look_at_importlib(self, tree: ast.Module) -> None:
@@ -280,11 +294,11 @@ class _File:
             if called not in {"import_module", "__import__"} or not isinstance(path, str):
                 continue
             if names_of(path) and path.partition(".")[0] != "mabm":
-                words = f"imports by a string: change it by hand, {_INSTALL}"
-                self._remark(node.lineno, ast.unparse(node), words)
+                reason = f"imports by a string: change it by hand, {_INSTALL}"
+                self._remark(node.lineno, ast.unparse(node), reason)
 
-    def _remark(self, line: int, what: str, reason: str) -> None:
-        self.remarks.append(Remark(self.source.name, line, what, reason))
+    def _remark(self, line: int, what: str, reason: str, last_line: int = 0) -> None:
+        self.remarks.append(Remark(self.source.name, line, what, reason, last_line))
 
     def _tokens(self, node: ast.ImportFrom) -> list[tokenize.TokenInfo]:
         """The tokens of a statement, without line ends."""
@@ -354,11 +368,11 @@ def _faiss_that_stays(code_base: CodeBase, files: list[_File]) -> Iterator[Remar
                 by = reached.get(file.source.path)
                 if by is not None:
                     way = "" if by == file.source.name else f" when {by} runs"
-                    words = (
-                        f"faiss is still imported{way}: install faiss-cpu or, where nothing of "
-                        f"faiss is called, let mabm.compat.install stand in for it"
+                    reason = (
+                        f"faiss is still imported{way}: install faiss-cpu or, if faiss is never "
+                        f"called, put mabm.compat.install() before it"
                     )
-                    yield Remark(file.source.name, node.lineno, file._shown(node), words)
+                    yield Remark(file.source.name, node.lineno, file._shown(node), reason)
 
 
 def _targets(

@@ -1,4 +1,4 @@
-"""Cluster-Contrast and its descendants: stands in for their ``faiss_rerank`` and ``models.cm``."""
+"""Cluster-Contrast and its descendants: replaces their ``faiss_rerank`` and ``models.cm``."""
 
 from mabm.compat.clustercontrast.distance import compute_jaccard_distance
 from mabm.compat.clustercontrast.memory import ClusterMemory

@@ -1,4 +1,4 @@
-"""The memory of Cluster-Contrast and its descendants: stands in for their ``models.cm``.
+"""The memory of Cluster-Contrast and its descendants: replaces their ``models.cm``.
 
 It keeps the old behavior: **backward updates the memory**, and a gradient uses the memory as it is
 at that time, after the updates of earlier backward passes. Loops that only call ``loss.backward()``
@@ -111,9 +111,6 @@ class ClusterMemory(MovingMemory):
             Assign ``numpy.random`` to draw from NumPy's global generator, as PCLHD does.
         proxy_pseudo_labels: (P,) integers, tensor or array. Callers assign them for
             ``has_multi_pos_loss``; the features then have P or 2P rows, independently of K.
-        mode: The mode. It can be assigned, as can ``use_hard``, ``temp``, ``momentum``, ``smooth``,
-            ``hard_weight``, ``num_instances``, ``num_samples`` and ``has_multi_pos_loss``; the next
-            forward pass uses the new value.
 
     Raises:
         TypeError: An option has the wrong type.
@@ -165,7 +162,12 @@ class ClusterMemory(MovingMemory):
 
     @property
     def mode(self) -> str:
-        """The mode; ``cm_type`` is the same."""
+        """The mode; ``cm_type`` is the same.
+
+        It can be assigned, as can ``use_hard``, ``temp``, ``momentum``, ``smooth``,
+        ``hard_weight``, ``num_instances``, ``num_samples`` and ``has_multi_pos_loss``; the next
+        forward pass uses the new value.
+        """
         return self._mode
 
     @mode.setter

@@ -45,7 +45,7 @@ def cluster_contrast_loss(
     temperature: float = DEFAULT_TEMPERATURE,
     return_logits: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Contrasts each feature with all prototypes (InfoNCE): ``CE(normalize(f) . p / t, target)``.
+    """Contrasts each feature with all prototypes (InfoNCE): ``CE(normalize(f) @ p.T / t, target)``.
 
     Args:
         features: (B, D) floating point; normalized by the loss.

@@ -88,8 +88,8 @@ def multi_positive_loss(
             instance by modality; ``None`` weighs all alike. Each is 0 or in [1e-30, 1e30]. Weights
             of other prototypes have no effect. A row is ignored, like noise, if all its positives
             have weight 0.
-        select: Chooses the other prototypes in the softmax, a :data:`Selector`; ``None`` is
-            :func:`select_hardest`.
+        select: Chooses the other prototypes in the softmax, called as :func:`select_hardest` is,
+            the default for ``None``.
         return_logits: Whether to return the logits too.
 
     Returns:
@@ -163,8 +163,8 @@ class MultiPositiveLoss(SelectingLoss):
     Args:
         num_selected: Number of prototypes in the softmax, at least 1; all if there are fewer.
         temperature: Divisor of the similarities, at least 1e-30.
-        select: Chooses the other prototypes in the softmax, a :data:`Selector`; ``None`` is
-            :func:`select_hardest`.
+        select: Chooses the other prototypes in the softmax, called as :func:`select_hardest` is,
+            the default for ``None``.
 
     Example:
         >>> import torch, mabm

@@ -103,8 +103,8 @@ class SplitContrastLoss(SelectingLoss):
     Args:
         num_selected: Number of prototypes in the softmax, at least 1; all if there are fewer.
         temperature: Divisor of the similarities, at least 1e-30.
-        select: Chooses the other prototypes in the softmax, a :data:`Selector`; ``None`` is
-            :func:`select_hardest`.
+        select: Chooses the other prototypes in the softmax, called as :func:`select_hardest` is,
+            the default for ``None``.
 
     Example:
         >>> import torch, mabm

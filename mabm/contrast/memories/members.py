@@ -71,7 +71,7 @@ class Members:
             largest = int(self.sizes.max())
             if max_repeats is not None and largest > max_repeats:
                 raise ValueError(
-                    f"targets must hold no row more often than max_repeats = {max_repeats}, "
+                    f"targets must contain no row more often than max_repeats = {max_repeats}, "
                     f"got one {largest} times"
                 )
             return largest
@@ -79,7 +79,7 @@ class Members:
             return self._order.shape[0]
         torch._assert_async(
             self.sizes.amax() <= max_repeats,
-            f"targets must hold no row more often than max_repeats = {max_repeats}",
+            f"targets must contain no row more often than max_repeats = {max_repeats}",
         )
         return min(max_repeats, self._order.shape[0])
 

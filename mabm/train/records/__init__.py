@@ -1,1 +1,1 @@
-"""What a run keeps on the disk: checkpoints, history, environment, TensorBoard files, its lock."""
+"""The files of a run: checkpoints, history, environment, TensorBoard files, its lock."""

@@ -1,9 +1,9 @@
-"""Checkpoints that are written as a whole or not at all.
+"""Checkpoints that are written completely or not at all.
 
-A checkpoint is written to a temporary file, flushed to the disk and moved to its name. Then its
-SHA-256 is written to a second file in the same way, in the format of ``sha256sum``. A checkpoint
-without a checksum, or with a wrong one, does not count: whenever a process is killed, the
-checkpoint before is good. Reading one never executes code.
+A checkpoint is written to a temporary file, flushed to the disk and renamed. Then its SHA-256 is
+written to a second file in the same way, in the format of ``sha256sum``. A checkpoint without a
+checksum, or with a wrong one, is ignored: whenever a process is killed, the previous checkpoint is
+still valid. Reading a checkpoint never executes code.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ from mabm.train.records.files import CHECKPOINT, is_unfinished
 logger = logging.getLogger(__name__)
 
 _VERSION: Final = 1
-_NUM_KEPT: Final = 2  # where the disk loses the newest, the one before is left
+_NUM_KEPT: Final = 2  # if the disk loses the newest, the previous one is left
 
 
 def save_checkpoint(folder: Path, position: Position, state: dict[str, Any]) -> Path:
-    """Writes a checkpoint, and removes all others but the one before it.
+    """Writes a checkpoint, and removes all others except the previous one.
 
-    Unfinished checkpoints are removed too, and so are those of later positions: the run has gone
-    back before them because they are damaged.
+    Unfinished checkpoints are removed too, and so are those of later positions, which the run has
+    passed over because they are damaged.
 
     Args:
         folder: Folder of the run, which exists.
-        position: Position that the run goes on from.
+        position: Position to resume from.
         state: Tensors, numbers, strings, and lists, tuples and dictionaries of them.
 
     Returns:
         The file.
 
     Raises:
-        OSError: The checkpoint cannot be written; those before it stay.
-        TypeError: ``state`` holds a value of another type, which could not be read again.
+        OSError: The checkpoint cannot be written; earlier ones are kept.
+        TypeError: ``state`` contains a value of another type, which could not be read again.
         ValueError: ``state`` is nested too deep.
     """
     state = _without_numpy(state, "state")
@@ -56,7 +56,7 @@ def save_checkpoint(folder: Path, position: Position, state: dict[str, Any]) -> 
     finished = [old for at, old in existing if at <= position and _sidecar(old).is_file()]
     for _, old in existing:
         if old not in finished[-_NUM_KEPT:]:
-            # The checksum goes first: what is left of a removal cut short is no checkpoint.
+            # The checksum goes first: an interrupted removal leaves no valid checkpoint.
             _sidecar(old).unlink(missing_ok=True)
             old.unlink(missing_ok=True)
     return path
@@ -65,17 +65,17 @@ def save_checkpoint(folder: Path, position: Position, state: dict[str, Any]) -> 
 def load_newest(
     folder: Path, kinds: Mapping[str, type | tuple[type, ...]] | None = None
 ) -> tuple[Position, dict[str, Any]] | None:
-    """Reads the newest good checkpoint onto the CPU; ``None`` if there is none.
+    """Reads the newest valid checkpoint onto the CPU; ``None`` if there is none.
 
-    A checkpoint that is damaged, of another format or of another position than its name says is
-    passed over, with a warning in the log.
+    A checkpoint that is damaged, has another format, or does not match the position in its name is
+    skipped, and a warning is logged.
 
     Args:
         folder: Folder of the run.
         kinds: Entries that a state must have, and their types.
 
     Returns:
-        The position that the run goes on from, and the state.
+        The position to resume from, and the state.
     """
     for position, path in reversed(_checkpoints(folder)):
         if not _is_whole(path):
@@ -89,7 +89,9 @@ def load_newest(
         fault = _fault(content, position, kinds or {})
         if fault is None:
             return position, cast(dict[str, Any], content)
-        logger.warning("%s is no checkpoint of this run: %s; using the previous one", path, fault)
+        logger.warning(
+            "%s is not a checkpoint of this run: %s; using the previous one", path, fault
+        )
     return None
 
 
@@ -98,8 +100,8 @@ def _fault(
 ) -> str | None:
     """What is wrong with the content of a checkpoint, in words; ``None`` if nothing is."""
     if not isinstance(content, dict):
-        return f"it holds a {type(content).__name__}"
-    version = content.get("version", _VERSION)  # older ones have none
+        return f"it contains a {type(content).__name__}"
+    version = content.get("version", _VERSION)  # older checkpoints have none
     if type(version) is not int or version != _VERSION:
         return f"its format has version {version!r}, not {_VERSION}"
     stored = content.get("position")
@@ -115,24 +117,24 @@ def _fault(
 
 
 def newest_position(folder: Path) -> Position | None:
-    """Position of the newest finished checkpoint, read from its name alone."""
+    """Position of the newest finished checkpoint, from its name only."""
     finished = [position for position, path in _checkpoints(folder) if _sidecar(path).is_file()]
     return finished[-1] if finished else None
 
 
 def write_torch(path: Path, value: object) -> str:
-    """Saves ``value`` at ``path`` as a whole or not at all; returns its SHA-256."""
+    """Saves ``value`` to ``path`` completely or not at all; returns its SHA-256."""
     with moved_into(path) as stream:
         hashing = _Hashing(stream)
-        torch.save(value, hashing)  # type: ignore[arg-type]  # write() is all that it calls
+        torch.save(value, hashing)  # type: ignore[arg-type]  # it only calls write()
     return hashing.digest.hexdigest()
 
 
 def clear_parts(folder: Path) -> None:
-    """Removes the temporary files that a killed run has left.
+    """Removes the temporary files left by a killed run.
 
-    Other files with the same ending stay: unfinished downloads of a browser, and what another
-    command is writing.
+    Other files with the same extension are kept: unfinished browser downloads, and files that
+    another command is writing.
     """
     for part in folder.glob(f"*{PART}"):
         if is_unfinished(part.name):
@@ -165,9 +167,9 @@ def _is_whole(path: Path) -> bool:
 
 
 def _without_numpy(value: object, place: str, depth: int = 0) -> Any:
-    """The same with NumPy's numbers as Python's, the only ones that load without running code."""
+    """The value with NumPy scalars replaced by Python numbers, which load without running code."""
     if depth > DEEPEST:
-        raise ValueError(f"state must be nested at most {DEEPEST} deep; does it hold itself?")
+        raise ValueError(f"state must be nested at most {DEEPEST} deep; does it contain itself?")
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or isinstance(value, Tensor) or type(value) in (bool, int, float, str):

@@ -1,4 +1,4 @@
-"""Software and hardware of a run, to repeat it; nothing that names a person or a machine."""
+"""Software and hardware of a run, for reproducing it; nothing identifies a person or a machine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 from mabm._core.extension import build_info
 
-# Packages whose version can change a result or a picture, by the names they are installed under.
+# Packages whose version can change a result or a picture, by their distribution names.
 _PACKAGES = (
     "numpy",
     "scikit-learn",
@@ -24,7 +24,7 @@ _PACKAGES = (
     "safetensors",
     "tensorboard",
 )
-_CPU_FACTS = Path("/proc/cpuinfo")  # Linux; elsewhere Python knows enough
+_CPU_FACTS = Path("/proc/cpuinfo")  # Linux; elsewhere the platform module is used
 
 
 def describe_environment() -> dict[str, str]:

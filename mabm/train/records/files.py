@@ -16,14 +16,14 @@ WEIGHTS: Final = "weights.pt"
 RESULT: Final = "result.json"  # written when training is over
 REPORT: Final = "report.html"
 
-LOCK: Final = "run.lock"  # removed when the run ends in good order
+LOCK: Final = "run.lock"  # removed when the run ends normally
 TENSORBOARD: Final = "tensorboard"  # a folder
 
 RESULTS: Final = (STAGE1, WEIGHTS, RESULT, REPORT)
-"""What training leads to: without a checkpoint, none of these is replaced."""
+"""Results of training: without a checkpoint, none of these is replaced."""
 
 WRITTEN: Final = (CONFIG, ENVIRONMENT, HISTORY, *RESULTS)
-"""All files that a run writes under a name of their own; checkpoints have their position's."""
+"""All files that a run writes under a fixed name; checkpoints are named by their position."""
 
 _UNFINISHED: Final = re.compile(
     rf"({CHECKPOINT.pattern}(\.sha256)?|{'|'.join(map(re.escape, WRITTEN))})\.\d+{re.escape(PART)}"
@@ -31,5 +31,5 @@ _UNFINISHED: Final = re.compile(
 
 
 def is_unfinished(name: str) -> bool:
-    """Whether a name is that of a file that a run was writing when it was killed."""
+    """Whether a name is that of a temporary file left by a killed run."""
     return _UNFINISHED.fullmatch(name) is not None

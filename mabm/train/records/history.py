@@ -1,4 +1,4 @@
-"""The history of a run: one line of JSON for each epoch, readable after a kill at any moment."""
+"""The history of a run: one line of JSON per epoch, readable even after a kill at any moment."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from mabm._core.files import DEEPEST, moved_into, naming_file
 class History:
     """A file of epoch entries, one strict JSON object per line (JSON Lines, UTF-8).
 
-    A line counts once its end is written. What a killed process wrote of a line is no entry, and
-    the next :meth:`append` or :meth:`truncate` removes it. Only one process may write.
+    A line counts once its newline is written. An incomplete line of a killed process is ignored,
+    and the next :meth:`append` or :meth:`truncate` removes it. Only one process may write.
 
     Attributes:
         path: The file; it need not exist yet.
@@ -48,24 +48,24 @@ class History:
         Args:
             entry: At least ``"stage"`` and ``"epoch"``, integers >= 0 (stage 0 is the start, before
                 any training). Values are of types that JSON has, NumPy numbers and arrays, and
-                tensors, at any depth; keys are strings. Numbers are read back unchanged, but NaN
-                and infinity, which JSON does not have, become null.
+                tensors, at any depth; keys are strings. Numbers are read back unchanged, except
+                that NaN and infinity, which JSON does not have, become null.
 
         Raises:
-            OSError: The line cannot be written; the file is as it was.
-            TypeError: A value has a type without a form in JSON, or a key is no string.
+            OSError: The line cannot be written; the file is unchanged.
+            TypeError: A value cannot be written as JSON, or a key is not a string.
             ValueError: ``"stage"`` or ``"epoch"`` is missing or negative, or the entry is nested
                 too deep.
         """
         _position(entry, "entry")
         rest = memoryview((strict_json(entry) + "\n").encode())
-        # Unbuffered, so that the line is one write: a kill tears it at worst, and mixes nothing.
+        # Unbuffered, so that the line is one write: at worst, a kill leaves an incomplete line.
         with naming_file(self.path), self.path.open("ab", buffering=0) as stream:
             end = _end_of_last_line(self.path)
             if end < stream.tell():
                 stream.truncate(end)
             try:
-                while rest:  # a write in part is followed by one that says why
+                while rest:  # after a partial write, the next one raises the reason
                     rest = rest[stream.write(rest) :]
                 os.fsync(stream.fileno())
             except OSError:
@@ -74,23 +74,23 @@ class History:
                 raise
 
     def read(self) -> list[dict[str, Any]]:
-        """All entries, first to last; none without a file.
+        """All entries, first to last; empty if there is no file.
 
         Raises:
-            ValueError: A whole line is no entry; the message has its number.
+            ValueError: A complete line is not an entry; the message has its number.
         """
         return [entry for entry, _ in self._entries()]
 
     def truncate(self, *, stage: int, epoch: int) -> None:
-        """Drops the entries after an epoch, to resume there; a kill drops all of them or none.
+        """Removes the entries after an epoch, to resume there: all of them or, if killed, none.
 
         Args:
-            stage: Stage of the last entry to keep, -1 to drop all.
-            epoch: Its epoch.
+            stage: Stage of the last entry to keep, -1 to remove all.
+            epoch: Epoch of the last entry to keep.
 
         Raises:
             OSError: The file cannot be written.
-            ValueError: A whole line is no entry, or an argument is too low.
+            ValueError: A complete line is not an entry, or an argument is too low.
         """
         last = check_integer("stage", stage, at_least=-1), check_integer("epoch", epoch, at_least=0)
         kept = [line for entry, line in self._entries() if _position(entry, "entry") <= last]
@@ -103,13 +103,15 @@ class History:
     def _entries(self) -> list[tuple[dict[str, Any], bytes]]:
         if not self.path.exists():
             return []
-        *lines, _ = self.path.read_bytes().split(b"\n")  # what follows the last end is torn
+        *lines, _ = self.path.read_bytes().split(
+            b"\n"
+        )  # after the last newline is an incomplete line
         entries = []
         for number, line in enumerate(lines, start=1):
             try:
                 entry = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise ValueError(f"{self.path}, line {number} is no JSON: {error}") from error
+                raise ValueError(f"{self.path}, line {number} is not JSON: {error}") from error
             if not isinstance(entry, dict):
                 raise ValueError(f"{self.path}, line {number} must be a JSON object, got {entry!r}")
             try:
@@ -127,7 +129,7 @@ def strict_json(value: object) -> str:
         value: Values of types that JSON has, NumPy numbers and arrays, and tensors, at any depth.
 
     Raises:
-        TypeError: A value has a type without a form in JSON, or a key is no string.
+        TypeError: A value cannot be written as JSON, or a key is not a string.
         ValueError: The value is nested too deep.
     """
     return json.dumps(_json_value(value), ensure_ascii=False, allow_nan=False)
@@ -135,7 +137,7 @@ def strict_json(value: object) -> str:
 
 def _json_value(value: object, depth: int = 0) -> Any:
     if depth > DEEPEST:
-        raise ValueError(f"values must be nested at most {DEEPEST} deep; does one hold itself?")
+        raise ValueError(f"values must be nested at most {DEEPEST} deep; does one contain itself?")
     if isinstance(value, Tensor):
         value = value.detach().cpu().tolist()
     elif isinstance(value, np.generic | np.ndarray):
@@ -151,7 +153,7 @@ def _json_value(value: object, depth: int = 0) -> Any:
         return {key: _json_value(item, depth + 1) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_json_value(item, depth + 1) for item in value]
-    raise TypeError(f"values must have a form in JSON, got {type(value).__name__}: {value!r}")
+    raise TypeError(f"values must be JSON-serializable, got {type(value).__name__}: {value!r}")
 
 
 def _position(entry: Mapping[str, Any], name: str) -> tuple[int, int]:
@@ -165,6 +167,6 @@ def _position(entry: Mapping[str, Any], name: str) -> tuple[int, int]:
 
 
 def _end_of_last_line(path: Path) -> int:
-    """Number of bytes up to the end of the last whole line."""
+    """Number of bytes up to the end of the last complete line."""
     content = path.read_bytes()
     return content.rfind(b"\n") + 1

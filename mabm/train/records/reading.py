@@ -1,4 +1,4 @@
-"""The files in the folder of a run, read by those who report on it."""
+"""Reads the files in the folder of a run, for reports."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a run, finished or not, says of itself.
+    """The recorded state of a run, finished or not.
 
     Attributes:
         folder: Folder of the run.
         history: Entries of all epochs, in order.
-        config_toml: Configuration as text; empty without one.
-        settings: The same as nested dictionaries, as they are in the file: it may be of an earlier
-            version.
-        environment: Versions and hardware as name -> text; empty where they are not known.
+        config_toml: Configuration as text; empty if there is none.
+        settings: The configuration as nested dictionaries, exactly as in the file, which may be
+            from an earlier version.
+        environment: Versions and hardware as name -> text; empty if they are not known.
         is_finished: Whether training is over.
     """
 
@@ -39,11 +39,11 @@ class RunRecord:
 
 
 def read_run(folder: Path) -> RunRecord:
-    """Reads the folder of a run, which may go on meanwhile.
+    """Reads the folder of a run, which may still be training.
 
     Raises:
         FileNotFoundError: The folder has no history.
-        ImportError: An extra is missing.
+        ImportError: An extra is not installed.
         OSError: A file cannot be read.
         ValueError: History or configuration is damaged.
     """
@@ -63,7 +63,7 @@ def read_run(folder: Path) -> RunRecord:
 
 
 def read_environment(folder: Path) -> dict[str, str]:
-    """The environment that a run began in; empty if its file is gone or damaged, as a warning says.
+    """The environment that a run started in; empty, with a warning, if its file is unreadable.
 
     Args:
         folder: Folder of the run.
@@ -75,6 +75,6 @@ def read_environment(folder: Path) -> dict[str, str]:
         logger.warning("%s cannot be read: %s", path, error)
         return {}
     if not isinstance(facts, dict):
-        logger.warning("%s is no JSON object", path)
+        logger.warning("%s is not a JSON object", path)
         return {}
     return {str(name): str(words) for name, words in facts.items()}

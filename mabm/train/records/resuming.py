@@ -1,4 +1,4 @@
-"""What a checkpoint holds of a run, and how a run resumes from it, with the same settings only."""
+"""The content of a checkpoint, and resuming a run from it, with the same settings only."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ KINDS: Final[Mapping[str, type | tuple[type, ...]]] = {
 }
 """Entries of a checkpoint of a run, and their types."""
 
-# What may differ between the start of a run and its continuation: it changes no number, but for the
-# device, which rounds in its own way.
+# Settings that may differ when a run is resumed: they do not change results, except for the device,
+# which rounds differently.
 _FREE = (
     "data.root",
     "data.cache",
@@ -44,7 +44,7 @@ _FREE = (
     "run.report",
 )
 
-# Settings that are names: a run of an earlier version may have kept them in another spelling.
+# Settings that are names: runs of earlier versions may have stored them in another spelling.
 _NAMES: Final[Mapping[str, NamedMapping[Any]]] = {
     "data.name": DATA_SETS,
     "model.weights": SHIPPED,
@@ -54,13 +54,13 @@ _NAMES: Final[Mapping[str, NamedMapping[Any]]] = {
 def state_of(
     config: Config, inputs: Inputs, learner: Learner, epoch: EpochState | None
 ) -> dict[str, Any]:
-    """All that a run needs to go on from its position, for a checkpoint.
+    """Everything that a run needs to resume from its position, for a checkpoint.
 
     Args:
         config: Configuration of the run.
-        inputs: Its images.
-        learner: Its encoder and optimizer.
-        epoch: Its epoch, if it is within one.
+        inputs: Images of the run.
+        learner: Encoder and optimizer of the run.
+        epoch: State of the epoch, if the run is within one.
     """
     return {
         "config": to_tree(config),
@@ -74,17 +74,17 @@ def state_of(
 def restore(
     state: Mapping[str, Any], config: Config, learner: Learner, stage: int, modality: Tensor
 ) -> EpochState | None:
-    """Loads what :func:`state_of` gave into a learner.
+    """Loads the result of :func:`state_of` into a learner.
 
     Args:
-        state: What a checkpoint holds.
+        state: Content of a checkpoint.
         config: Configuration of the run.
-        learner: The encoder, and an optimizer of the stage.
+        learner: The encoder, and an optimizer for the stage.
         stage: Stage that comes next.
         modality: (N,) int64 modality of the training images.
 
     Returns:
-        The epoch that goes on; ``None`` where one begins.
+        The epoch to resume; ``None`` if a new one begins.
     """
     learner.load_state_dict(state)
     if state["epoch"] is None:
@@ -96,11 +96,11 @@ def restore(
 
 
 def check_same(kept: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuses to resume with other settings than the run began with; some may differ.
+    """Raises an error if settings differ from those the run started with; a few may differ.
 
     Args:
-        kept: Configuration that the run began with, a dictionary for each table.
-        now: Configuration that it is to go on with, a dictionary for each table.
+        kept: Configuration that the run started with, a dictionary for each table.
+        now: Configuration to resume with, a dictionary for each table.
 
     Raises:
         ValueError: A setting differs; it is named, with both values.
@@ -114,12 +114,12 @@ def check_same(kept: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     for name in sorted({*before, *after}):
         if name not in _FREE and before.get(name) != after.get(name):
             raise ValueError(
-                f"{name} must be {before.get(name)!r} as in the run that is resumed, "
+                f"{name} must be {before.get(name)!r} as in the run to resume, "
                 f"got {after.get(name)!r}"
             )
 
 
-# What runs did before there was a setting for it.
+# What runs did before these settings existed.
 _EARLIER: Final[Mapping[str, Any]] = {
     "augmentation.erasing_fill": (123.675, 116.28, 103.53),
     "data.test_resampling": "bicubic",
@@ -129,7 +129,7 @@ _EARLIER: Final[Mapping[str, Any]] = {
 
 
 def _complete(settings: dict[str, Any]) -> None:
-    """Adds what runs of earlier versions did not write, and the half list of the preset."""
+    """Adds settings that earlier versions did not write, and the half list of the preset."""
     for name, value in _EARLIER.items():
         settings.setdefault(name, value)
     preset = settings.setdefault("clustering.preset", ClusteringConfig.preset)
@@ -142,7 +142,7 @@ def _flat(tree: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def last_scores(history: list[dict[str, Any]]) -> list[SearchScores]:
-    """Scores of the last entry that has any; none where none has."""
+    """Scores of the last entry that has any; empty if there is none."""
     for entry in reversed(history):
         if "evaluation" in entry:
             return [SearchScores.from_dict(scores) for scores in entry["evaluation"].values()]

@@ -1,9 +1,9 @@
-"""A lock that keeps a second run out of a folder, for as long as the first one's process lives.
+"""A lock that keeps a second run out of a folder while the process of the first one is alive.
 
-It is the system's lock of an open file (``flock``). A killed process releases it at once, and on
-Linux it works over NFS. The file names the process that holds it. (The package filelock does not
-serve: worker processes must close the descriptor, which it hides, and its older versions empty the
-file of another holder.)
+It is the operating system's lock of an open file (``flock``). A killed process releases it at once,
+and on Linux it works over NFS. The file names the process that holds the lock. (The package
+filelock is not suitable: worker processes must close the descriptor, which it hides, and its older
+versions empty the file of another holder.)
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from mabm.train.records.files import LOCK
 fcntl: Any
 try:
     import fcntl
-except ImportError:  # not a Unix
+except ImportError:  # not on Unix
     fcntl = None
 
 logger = logging.getLogger(__name__)
@@ -37,14 +37,14 @@ _held: set[int] = set()  # descriptors, for processes that inherit them
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keeps other runs out of ``folder`` inside; makes the folder if it does not exist.
+    """Within the ``with``, keeps other runs out of ``folder``; creates it if it does not exist.
 
-    Of processes that train together the first holds the lock, and all raise if it cannot. A folder
-    that was made here and is empty in the end is removed. Where the file system has no locks, a
-    warning says so and nothing is kept out.
+    When several processes train together, the first holds the lock, and all raise if it cannot get
+    it. A folder that was created here is removed if it is empty at the end. If the file system does
+    not support locks, a warning is logged and other runs are not kept out.
 
     Raises:
-        OSError: The folder cannot be made or written to.
+        OSError: The folder cannot be created or written to.
         RunInUseError: Another run uses the folder, in this process or another.
     """
     made: list[Path] = []
@@ -62,23 +62,23 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         if descriptor is not None:
-            with suppress(OSError):  # what others have removed
-                (folder / LOCK).unlink()  # before it is let go, or it may be another's
+            with suppress(OSError):  # already removed by others
+                (folder / LOCK).unlink()  # before releasing it, when it may be another run's
             _held.discard(descriptor)
             os.close(descriptor)
         for each in made:
-            with suppress(OSError):  # there is something in it
+            with suppress(OSError):  # not empty
                 each.rmdir()
 
 
 def leave_locks() -> None:
-    """Closes the locks that a child process has inherited, which it would keep locked."""
+    """Closes the locks that a child process inherited, so that it does not keep them locked."""
     while _held:
         os.close(_held.pop())
 
 
 def _make(folder: Path) -> list[Path]:
-    """Makes a folder and those above it; returns the folders it made, innermost first."""
+    """Creates a folder and its parents; returns the folders it created, innermost first."""
     made = []
     for each in (folder, *folder.parents):
         if each.exists():
@@ -102,23 +102,23 @@ def _lock(path: Path) -> int:
         except BaseException:
             os.close(descriptor)
             raise
-        os.close(descriptor)  # of a run that ended, and took its file with it, after we opened it
+        os.close(descriptor)  # the file of a run that ended and removed it after we opened it
 
 
 def _take(descriptor: int, path: Path) -> None:
     if fcntl is None:
-        logger.warning("%s cannot be locked on this system: start no second run there", path.parent)
+        logger.warning("%s cannot be locked here: do not start a second run there", path.parent)
         return
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in _BUSY:
             raise RunInUseError(
-                f"{path.parent} must be in use by no other run, got {_holder(descriptor)}: "
-                "wait for it, end it, or give another folder"
+                f"{path.parent} must not be in use by another run, got {_holder(descriptor)}: "
+                "wait for it, stop it, or use another folder"
             ) from None
         logger.warning(
-            "%s cannot be locked (%s): start no second run there", path.parent, error.strerror
+            "%s cannot be locked (%s): do not start a second run there", path.parent, error.strerror
         )
 
 
@@ -132,11 +132,11 @@ def _is_at(descriptor: int, path: Path) -> bool:
 def _sign(descriptor: int) -> None:
     since = time.strftime("%Y-%m-%d %H:%M:%S %z")
     words = f"process {os.getpid()} on {socket.gethostname()}, since {since}\n"
-    with suppress(OSError):  # a full disk: the lock holds all the same
+    with suppress(OSError):  # the disk is full; the lock works anyway
         os.truncate(descriptor, 0)
         os.write(descriptor, words.encode())
 
 
 def _holder(descriptor: int) -> str:
     words = os.pread(descriptor, 200, 0).decode(errors="replace")
-    return " ".join(words.split()) or "a process that has not said which"
+    return " ".join(words.split()) or "an unknown process"

@@ -1,4 +1,4 @@
-"""TensorBoard files: the scalars of every epoch, to compare runs."""
+"""TensorBoard files: the scalars of every epoch, for comparing runs."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from mabm._core.files import naming_file
 
 
 class TensorBoardLog:
-    """Writes entries of the history as scalars; the step is the epoch's number in the whole run.
+    """Writes history entries as scalars; the step is the number of the epoch in the whole run.
 
-    Tags are the keys of an entry, joined by slashes, and stay the same over all epochs:
+    Tags are the keys of an entry, joined by slashes, and are the same in all epochs:
     ``seconds``, ``learning_rate``, ``losses/NAME``, ``clusters/NAME``,
     ``diagnostics/CLUSTERING/NAME``, ``diagnostics/CLUSTERING/neighbor_mix/FROM_TO`` by modality,
     ``evaluation/TASK/SCORE`` (means over trials), ``within_modality/MODALITY/SCORE``, and
     ``warnings``, their number.
 
     Args:
-        folder: Folder of the event file; made if it does not exist.
-        first_step: Step of the first entry to be written, which is the number of entries before it
-            in the history. What a killed run wrote from that step on is hidden.
+        folder: Folder of the event file; created if it does not exist.
+        first_step: Step of the first entry to write: the number of entries before it in the
+            history. Entries of a killed run from that step on are hidden.
 
     Raises:
-        ImportError: TensorBoard is missing.
+        ImportError: TensorBoard is not installed.
         OSError: The file cannot be written, now or later; ``filename`` is the file.
     """
 
@@ -41,7 +41,7 @@ class TensorBoardLog:
         os.makedirs(folder, exist_ok=True)
         name = f"events.out.tfevents.{time.time_ns() // 10**9:010d}.{time.time_ns()}.{os.getpid()}"
         self._path = Path(folder) / name
-        # Written here and not by torch's writer, whose thread tells of a full disk on its own.
+        # Written here and not by torch's writer, whose thread reports a full disk by itself.
         with naming_file(self._path):
             self._file = self._path.open("xb")
         self._records: Any = record_writer(self._file)
@@ -54,10 +54,10 @@ class TensorBoardLog:
             raise
 
     def append(self, entry: Mapping[str, Any]) -> None:
-        """Writes the scalars of one entry of the history; what is not finite is left out.
+        """Writes the scalars of one history entry; values that are not finite are left out.
 
         Args:
-            entry: What one epoch came to, as one line of the history holds it.
+            entry: The entry of one epoch, as in one line of the history.
         """
         for tag, value in epoch_scalars(entry).items():
             summary = {"value": [{"tag": tag, "simple_value": value}]}
@@ -65,7 +65,7 @@ class TensorBoardLog:
         self._step += 1
 
     def close(self) -> None:
-        """Ends the event file."""
+        """Closes the event file."""
         with naming_file(self._path):
             self._file.close()
 
@@ -88,19 +88,19 @@ class TensorBoardLog:
 
 
 def require_tensorboard() -> tuple[Any, Any]:
-    """TensorBoard's event and its writer of records, or an ImportError that names the extra."""
+    """TensorBoard's event class and record writer, or an ImportError that names the extra."""
     try:
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.summary.writer.record_writer import RecordWriter
     except ImportError as error:
         raise ImportError(
-            'writing for TensorBoard needs it: pip install "mabm[tensorboard]"'
+            'run.tensorboard needs TensorBoard: pip install "mabm[tensorboard]"'
         ) from error
     return Event, RecordWriter
 
 
 def epoch_scalars(entry: Mapping[str, Any]) -> dict[str, float]:
-    """The finite numbers of one entry of the history, by the tags of :class:`TensorBoardLog`."""
+    """The finite numbers of one history entry, by the tags of :class:`TensorBoardLog`."""
     scalars: dict[str, float] = {}
     for key in ("seconds", "learning_rate", "losses", "clusters", "within_modality"):
         scalars.update(_numbers(entry.get(key), key))

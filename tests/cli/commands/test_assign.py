@@ -191,7 +191,7 @@ def test_mistakes_are_one_line(place: Path, run: Run) -> None:
         np.save("narrow.npy", new["features"][:, :4])
     np.save("notes.npy", np.arange(200) + 5)
     np.savez("few.npz", features=np.ones((7, 16), np.float32))
-    lacks = "must hold labels, core, settings of a clustering: write it with mabm cluster"
+    lacks = "must contain labels, core, settings of a clustering: write it with mabm cluster"
     out = ("--output", "out.npy")
     for words, message in [
         ((*WORDS[:-1], "notes.npy", *out), "--labels must be the .npz file of a clustering, got"),
@@ -201,22 +201,22 @@ def test_mistakes_are_one_line(place: Path, run: Run) -> None:
         (("assign", "narrow.npy", *WORDS[2:], "--modality", "new.npz", *out), "16 columns"),
         ((*WORDS[:3], "few.npz", *WORDS[4:], *out), "found must be (7,), a label for each row"),
         ((*WORDS, "--eps", "1", *out), "eps must be in [0, 1), got 1.0"),
-        ((*WORDS, "--output", "labels.npz"), "must not be what the command reads"),
-        ((*WORDS, "--output", "new.npz"), "must not be what the command reads"),
-        ((*WORDS, "--output", "notes.npy"), "must not replace a file of another kind"),
+        ((*WORDS, "--output", "labels.npz"), "must not be an input of the command"),
+        ((*WORDS, "--output", "new.npz"), "must not be an input of the command"),
+        ((*WORDS, "--output", "notes.npy"), "must not replace a file"),
         ((*WORDS, "--output", "out.txt"), "--output must end in .npy or .csv or .npz"),
-        (("assign", "-", "--modality", "-", *WORDS[2:], *out), "standard input is one of NEW"),
+        (("assign", "-", "--modality", "-", *WORDS[2:], *out), "only one of NEW, --features"),
     ]:  # fmt: skip
         assert message in refused(run, *words), words
     for settings in ("", "[]", "{}", '{"modality_names": null, "eps": 3}', '{"modality_names": 3}'):
         change(settings=np.array(settings))
-        assert "settings must be those of mabm cluster" in refused(
+        assert "settings must be as mabm cluster writes them" in refused(
             run, *WORDS[:-1], "x.npz", *out
         ), settings
     good = json.loads(str(np.load("labels.npz")["settings"]))
     for name, value in [("eps", "a"), ("k1", 2.5), ("k2", None), ("preset", "x"), ("precision", 1)]:
         change(settings=np.array(json.dumps({**good, name: value})))
-        assert f"settings must be those of mabm cluster: {name} must be " in refused(
+        assert f"settings must be as mabm cluster writes them: {name} must be " in refused(
             run, *WORDS[:-1], "x.npz", *out
         )
     change(core=np.ones(120))

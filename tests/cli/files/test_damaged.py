@@ -195,7 +195,7 @@ def test_messages_say_what_to_do(place: Path, run: Run) -> None:
         (["text.npy", "--modality", "m.npy"], "got a zip archive: name it .npz?"),
         (["one.npz", "--modality", "m.npy"], "got a single array: name it .npy?"),
         (["none.npz", "--modality", "m.npy"], "got a, b: name one with --key"),
-        (["locked.npz"], "locked.npz must not be encrypted, got 'features.npy' with a password"),
+        (["locked.npz"], "locked.npz must not be encrypted, 'features.npy' needs a password"),
         (
             ["f.npy", "--modality", "m.txt"],
             "--modality must end in .npy, .npz, .safetensors, ",

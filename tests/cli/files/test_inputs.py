@@ -61,7 +61,7 @@ def test_a_tensor_in_a_file_of_pytorch(
     words = ("cluster", name, "--modality", "m.pt", *OPTIONS, "--output", "-")
     status, out, _ = run(*words)
     assert (status, out.split()) == (0, expected)
-    assert "must be left out for " in refused(run, *words, "--key", "features")
+    assert "must be omitted for " in refused(run, *words, "--key", "features")
 
 
 def test_a_dictionary_in_a_file_of_pytorch(expected: list[str], run: Run) -> None:
@@ -120,19 +120,25 @@ def test_a_table_of_features(expected: list[str], run: Run) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "must hold rows of features, got none"),
-        ("a,b\n", "must hold rows of features, got none"),
+        ("", "must have at least one row of features, got none"),
+        ("a,b\n", "must have at least one row of features, got none"),
         ("1,2\n3\n", "row 2: must have 2 columns, got 1"),
         ("1,2\n3,4,5\n", "row 2: must have 2 columns, got 3"),
-        ("1,2\n3,x\n", "row 2: features must be numbers between commas, got 'x' in column 2"),
-        ("a,b\n1,2\n3,\n", "row 3: features must be numbers between commas, got '' in column 'b'"),
-        ("path,b\na.jpg,2\n", "row 2: features must be numbers between commas, got 'a.jpg' in "),
-        ("1 2 3\n4 5 6\n", "must have commas between its columns, and points in its "),
+        ("1,2\n3,x\n", "row 2: features must be numbers separated by commas, got 'x' in column 2"),
+        (
+            "a,b\n1,2\n3,\n",
+            "row 3: features must be numbers separated by commas, got '' in column 'b'",
+        ),
+        (
+            "path,b\na.jpg,2\n",
+            "row 2: features must be numbers separated by commas, got 'a.jpg' in ",
+        ),
+        ("1 2 3\n4 5 6\n", "must separate columns by commas and write decimal points"),
         ("1 2 3\n4 5 6\n", "got spaces: '1 2 3'"),
-        ("1;2\n3;4\n", "and points in its numbers, got semicolons: '1;2'"),
-        ("a;b\n0,5;1,5\n", "and points in its numbers, got semicolons: 'a;b'"),
-        ("0,5;1,5\n", "and points in its numbers, got semicolons: '0,5;1,5'"),
-        ("a\tb\n1\t2\n", "and points in its numbers, got tabs: "),
+        ("1;2\n3;4\n", "and write decimal points, got semicolons: '1;2'"),
+        ("a;b\n0,5;1,5\n", "and write decimal points, got semicolons: 'a;b'"),
+        ("0,5;1,5\n", "and write decimal points, got semicolons: '0,5;1,5'"),
+        ("a\tb\n1\t2\n", "and write decimal points, got tabs: "),
         ("a,modality\n1,0\n2,-1\n", "row 3: modality must be an integer in [0, 2^63)"),
         ("a,modality\n1,0\n2,warm\n", "row 3: modality must be an integer in [0, 2^63)"),
         ("1,nan\n2,3\n", "features must be finite in float32, got NaN or Inf in row 0"),
@@ -146,7 +152,7 @@ def test_a_table_that_is_wrong(text: str, message: str, place: Path, run: Run) -
     assert message in refused(run, "cluster", "x.csv", *given)
     Path("good.csv").write_text("1,2\n3,4\n")
     words = ("cluster", "good.csv", "--modality", "none", "--key", "a")
-    assert "--key must be left out for good.csv, which is a table" in refused(run, *words)
+    assert "--key must be omitted for good.csv, which is a table" in refused(run, *words)
 
 
 # --- standard input and output
@@ -192,10 +198,10 @@ def test_quiet_leaves_labels_alone(place: Path, run: Run) -> None:
 def test_mistakes_at_standard_input(
     place: Path, run: Run, pipe: Pipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    message = "standard input is FEATURES or --modality, not both"
+    message = "only one of FEATURES and --modality may be -"
     assert message in refused(run, "cluster", "-", "--modality", "-")
     for content, message in [
-        (b"", "standard input must hold something, got nothing"),
+        (b"", "standard input must not be empty"),
         (Path("f.npy").read_bytes()[:200], "standard input must be a .npy file of numbers: "),
         (Path("g.npz").read_bytes()[:200], "standard input must be a .npz file of plain arrays"),
         (Path("s.safetensors").read_bytes()[:-3], "standard input must be a .safetensors file: "),

@@ -252,7 +252,7 @@ def test_other_content_gives_way_to_the_one_before(
     position, found = load_newest(tmp_path, {"number": int}) or (None, {})
     assert (position, found["number"]) == (FIRST, 1)
     assert re.search(
-        rf"{re.escape(newest.name)} is no checkpoint of this run: .*{message}", caplog.text
+        rf"{re.escape(newest.name)} is not a checkpoint of this run: .*{message}", caplog.text
     )
 
 

@@ -85,8 +85,8 @@ def test_lines_are_strict_json() -> None:
     ("odd", "message"),
     [
         ({1: 2}, "keys must be str, got int: 1"),
-        ({"path": Path("x")}, "values must have a form in JSON, got PosixPath"),
-        ({"set": {1}}, "values must have a form in JSON, got set"),
+        ({"path": Path("x")}, "values must be JSON-serializable, got PosixPath"),
+        ({"set": {1}}, "values must be JSON-serializable, got set"),
     ],
 )
 def test_what_json_cannot_hold_is_refused(

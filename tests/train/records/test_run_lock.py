@@ -55,7 +55,9 @@ def test_another_process_is_refused_by_name_and_touches_nothing(tmp_path: Path) 
     (tmp_path / "checkpoint-1-0000-000001.pt.9.part").write_bytes(b"being written")
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     try:
-        with pytest.raises(RunInUseError, match=rf"no other run, got process {holder.pid} on .+, "):
+        with pytest.raises(
+            RunInUseError, match=rf"in use by another run, got process {holder.pid} on .+, "
+        ):
             train(small_config(), tmp_path, progress=False)
     finally:
         holder.communicate()
@@ -130,7 +132,7 @@ def test_without_locks_it_goes_on_and_says_so(
     monkeypatch.setattr(run_lock.fcntl, "flock", flock)
     with locked(tmp_path):
         pass
-    assert "cannot be locked (Function not implemented): start no second run" in caplog.text
+    assert "cannot be locked (Function not implemented): do not start a second run" in caplog.text
 
 
 def test_where_there_is_no_fcntl_it_goes_on_and_says_so(
@@ -142,7 +144,7 @@ def test_where_there_is_no_fcntl_it_goes_on_and_says_so(
     monkeypatch.delattr(os, "pwrite")
     with locked(tmp_path):
         assert str(os.getpid()) in (tmp_path / LOCK).read_text()
-    assert "cannot be locked on this system: start no second run" in caplog.text
+    assert "cannot be locked here: do not start a second run" in caplog.text
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

@@ -1,0 +1,91 @@
+"""What the docstrings of mabm need to become pages of the reference."""
+
+import importlib
+import inspect
+import re
+from typing import Any
+
+from sphinx.application import Sphinx
+from sphinx.pycode import ModuleAnalyzer
+from sphinx.util import logging
+
+logger = logging.getLogger(__name__)
+
+_ROLES = ("class", "func", "meth", "attr", "data", "exc", "mod", "obj")
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Registers the handlers; that of docstrings comes before napoleon's."""
+    app.connect("autodoc-process-docstring", complete_docstring, priority=400)
+    app.connect("autodoc-skip-member", skip_fields)
+    app.connect("missing-reference", find_by_last_name)
+    return {"parallel_read_safe": True}
+
+
+def complete_docstring(
+    app: Sphinx, what: str, name: str, value: object, options: object, lines: list[str]
+) -> None:
+    """Finds the docstring of re-exported data, and keeps prose from being read as a type."""
+    if what == "data":
+        lines[:] = docstring_of_data(name) or lines
+    if not any(lines):
+        logger.warning("%s has no docstring", name)
+    lines[:] = returns_as_field("\n".join(lines)).split("\n")
+    if what in ("attribute", "data", "property"):
+        lines[:0] = ["..", ""]  # a comment: before a colon in the first line, napoleon sees a type
+
+
+def docstring_of_data(name: str) -> list[str]:
+    """The lines below a constant, which stand in the module that defines it."""
+    module_name, _, name = name.rpartition(".")
+    defined_in = module_name
+    module = importlib.import_module(module_name)
+    source = inspect.getsource(module)
+    imported = re.search(rf"^from (\S+) import (?:[^()\n]*|\([^)]*)\b{name}\b", source, re.M)
+    if imported:
+        defined_in = imported[1]
+    docstrings = ModuleAnalyzer.for_module(defined_in).find_attr_docs()
+    return list(docstrings.get(("", name), []))
+
+
+def returns_as_field(docstring: str) -> str:
+    """``Returns`` (or ``Yields``) as a field: napoleon would read a type up to its first colon."""
+
+    def as_field(section: re.Match[str]) -> str:
+        return f":returns: {section[1].strip()}\n\n"
+
+    return re.sub(r"^(?:Returns|Yields):\n((?:[ ]+.*\n?|\n)+)", as_field, docstring, flags=re.M)
+
+
+def skip_fields(
+    app: Sphinx, what: str, name: str, value: object, skip: bool, options: object
+) -> bool | None:
+    """Leaves out the fields of named tuples, which their class explains, and what others inject."""
+    is_field = (inspect.getdoc(value) or "").startswith("Alias for field number")
+    is_injected = re.fullmatch(r"set_\w+_request", name)  # by scikit-learn
+    return True if is_field or is_injected else None
+
+
+def find_by_last_name(app: Sphinx, env: Any, node: Any, content: Any) -> Any:
+    """Resolves a short name, such as ``Preset`` in the text of another package.
+
+    Public objects are described once, under their public name. A reference may use their last name
+    alone, or the name of the module that defines them.
+    """
+    if node.get("refdomain") != "py" or node.get("reftype") not in _ROLES:
+        return None
+    python = env.get_domain("py")
+    last = node["reftarget"].rpartition(".")[2]
+    found = {
+        name: entry
+        for name, entry in python.objects.items()
+        if name.rpartition(".")[2] == last and not entry.aliased
+    }
+    if not found:
+        return None
+    shortest = min(found, key=lambda name: (name.count("."), name))
+    same_depth = [name for name in found if name.count(".") == shortest.count(".")]
+    if len(same_depth) > 1:
+        return None
+    node["reftarget"] = shortest
+    return python.resolve_xref(env, node["refdoc"], app.builder, "obj", shortest, node, content)
