@@ -144,8 +144,8 @@ def format_table(result: DemoResult) -> str:
         "These are drawings, not photographs: color emoji are visible, monochrome ones infrared.",
         f"All methods: {settings.k1} neighbors and {settings.k2} averaged rows in all "
         f"(modality-aware: {settings.k1 // 2} and {settings.k2 // 2} a modality),",
-        f"min_samples = {settings.min_samples}. Each at its own eps: best F1 on {half} emoji, reported "
-        f"on the other {num_identities - half}, both ways.",
+        f"min_samples = {settings.min_samples}. Each at its own eps: best F1 on {half} emoji, "
+        f"reported on the other {num_identities - half}, both ways.",
         "",
         f"{'':26}{'':11}   pairs across modalities     within a modality",
         f"{'':26}{'eps':>11}{'precision':>11}{'recall':>8}{'F1':>7}"
