@@ -178,7 +178,7 @@ def format_table(result: DemoResult) -> str:
     )
     lines += [
         "",
-        f"F1 of pairs across modalities in each half alone: {naive} naive, {aware} modality-aware.",
+        f"F1 of pairs across modalities, half by half: {naive} naive, {aware} modality-aware.",
         f"By emoji, the modality-aware F1 is higher for {gains.num_higher}, lower for "
         f"{gains.num_lower} and the same for {gains.num_same}.",
     ]
