@@ -79,6 +79,9 @@ clean:
 	rm -rf $(VENV) build dist *.egg-info mabm/_C*.so demo_output ablation_output
 
 $(VENV)/torch:
+	@echo "Installing into $(VENV): $(TORCH), then mabm and the packages of its tests (0.5 GB on the disk)."
+	@echo "On Linux pip's own PyTorch is a CUDA build of several gigabytes; for the CPU build, of 200 MB:"
+	@echo "  make TORCH=\"torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu\" $(MAKECMDGOALS)"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet $(TORCH)
 	$(BIN)/pip install --quiet numpy 'setuptools>=77' wheel ninja pybind11

@@ -96,6 +96,11 @@ REFUSED_BOUNDS = [
 ]  # fmt: skip
 
 
+REFUSED_SAMPLES = [
+    row for row in REFUSED if row[1].keys() <= {"features", "modality"} and len(row[1]) == 1
+]  # fmt: skip
+
+
 def can_move(value: object) -> bool:
     """Whether this is an array of numbers that PyTorch has."""
     return isinstance(value, np.ndarray) and value.dtype.kind in "fiub" and value.itemsize <= 8
@@ -140,6 +145,17 @@ def test_refused(
     message: str,
 ) -> None:
     refuse(device, function, change, error, message)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [row[1:] for row in REFUSED_SAMPLES],
+    ids=[row[0] for row in REFUSED_SAMPLES],
+)
+def test_refused_by_centering(
+    device: Device, change: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    refuse(device, mabm.center_modalities, change, error, message)
 
 
 @pytest.mark.parametrize("function", WITH_K2, ids=lambda f: f.__name__)

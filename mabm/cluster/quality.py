@@ -17,7 +17,7 @@ from mabm._core.columns import Column, Labels, check_categories, check_labels, m
 
 @dataclass(frozen=True)
 class PairQuality:
-    """Counts of unordered cross-modality pairs of samples, with precision and recall.
+    """Counts of unordered pairs of samples across modalities, with precision and recall.
 
     Attributes:
         num_true: Number of pairs with the same identity.
@@ -39,6 +39,12 @@ class PairQuality:
         """Share of the true pairs that were found; NaN if there are none."""
         return self.num_right / self.num_true if self.num_true else float("nan")
 
+    @property
+    def f1(self) -> float:
+        """Harmonic mean of precision and recall; NaN where there are no pairs at all."""
+        pairs = self.num_true + self.num_found
+        return 2 * self.num_right / pairs if pairs else float("nan")
+
 
 def cross_modality_pairs(
     labels: Labels, identity: Column, modality: Column | None = None
@@ -58,11 +64,10 @@ def cross_modality_pairs(
     groups = _groups(labels, modality)
     labels, people, groups = _read(labels=labels, identity=identity, modality=groups)
     clusters = _noise_as_singletons(labels)
-    _, both = np.unique(np.stack([clusters, people]), axis=1, return_inverse=True)
     return PairQuality(
         num_true=_pairs(people) - _pairs(people, groups),
         num_found=_pairs(clusters) - _pairs(clusters, groups),
-        num_right=_pairs(both) - _pairs(both, groups),
+        num_right=_pairs(clusters, people) - _pairs(clusters, people, groups),
     )
 
 
@@ -186,7 +191,11 @@ def _entropy(counts: IntArray) -> float:
 
 def _pairs(*columns: IntArray) -> int:
     """Number of unordered pairs of samples that agree in every column."""
-    counts = np.unique(np.stack(columns), axis=1, return_counts=True)[1]
+    cells = columns[0]
+    for column in columns[1:]:  # each pair of values as one number below N * N
+        values, places = np.unique(column, return_inverse=True)
+        cells = np.unique(cells, return_inverse=True)[1] * len(values) + places
+    counts = np.unique(cells, return_counts=True)[1]
     return int((counts * (counts - 1) // 2).sum())
 
 

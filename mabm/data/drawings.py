@@ -154,6 +154,31 @@ def render_identities(
         >>> sorted(set(frames.modality.tolist()))
         [0, 1]
     """
+    return render_drawings(
+        *frames_of(
+            identities,
+            visible_frames=visible_frames,
+            infrared_frames=infrared_frames,
+            first_frame=first_frame,
+        )
+    )
+
+
+def frames_of(
+    identities: Sequence[int] | IntArray,
+    *,
+    visible_frames: int = 2,
+    infrared_frames: int = 3,
+    first_frame: int = 0,
+) -> tuple[IntArray, IntArray]:
+    """The frames that :func:`render_identities` renders, as the arguments of `render_drawings`.
+
+    Returns:
+        (N,) int64 rows of ``load_drawings()``, and (N,) int64 frame numbers.
+
+    Raises:
+        ValueError: If an identity is out of range or repeated, or a count is negative.
+    """
     drawings = load_drawings()
     wanted = np.asarray(identities, dtype=np.int64).reshape(-1)
     num_identities = len(drawings.identity_name)
@@ -175,7 +200,7 @@ def render_identities(
     counts = np.where(drawings.modality[rows] == VISIBLE, visible_frames, infrared_frames)
     starts = np.repeat(np.cumsum(counts) - counts, counts)
     frame = first_frame + np.arange(counts.sum()) - starts
-    return render_drawings(np.repeat(rows, counts), frame)
+    return np.repeat(rows, counts), frame
 
 
 def render_drawings(rows: IntArray, frame: IntArray) -> Frames:

@@ -5,6 +5,7 @@ file                content
 ==================  ==============================================================================
 ``presets``         the published distances as configurations of one pipeline
 ``options``         a preset, its list lengths and a precision as one record
+``centering``       each modality's mean removed first, if that is wanted
 ``ranking``         exact neighbor lists (``candidates`` and ``products`` make them fast)
 ``neighbors``       k-reciprocal neighbor sets
 ``encoding``        neighbor sets as weighted rows, and query expansion over them
