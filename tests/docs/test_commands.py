@@ -69,7 +69,7 @@ RUNS = re.compile(rf"(mabm ({'|'.join(COMMANDS)})|torchrun )[^|>&;]*$")
 
 # Something that a command's output must say.
 SAYS = {
-    "demo": "saved demo_output/clusters.png",
+    "demo": "saved demo_output/before_after.png",
     "cluster": "clusters",
     "assign": "new samples in",
     "train": "mAP",
@@ -173,7 +173,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     few = replace(splits, unlabeled=splits.unlabeled[:14], test=splits.test[:4])
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        for module in (emoji_xm, demo):
+        for module in (emoji_xm, demo.features):
             patch.setattr(module, "identity_splits", lambda: few)
         yield folder
 
