@@ -143,7 +143,7 @@ plt.show()
 # Around again
 # ------------
 #
-# The next epoch extracts features with the better encoder and clusters them anew.
+# The next epoch extracts features with the better encoder and clusters them again.
 
 features = models.extract(encoder, images, modality)
 again = mabm.pseudo_labels(features, modality, eps=0.5, k1=24, k2=3)
