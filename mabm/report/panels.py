@@ -37,7 +37,7 @@ class Curves:
         columns: Name of a curve -> a value for each entry of the history, ``None`` without one.
         dashed: Names of the curves with dashed lines.
         percent: Whether the values are shares, written in percent.
-        steps: Whether the values are set, and stay until they are set anew.
+        steps: Whether the values are set, and stay until they are set again.
         families: Name of a curve -> its family, whose curves have one color.
     """
 
