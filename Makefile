@@ -1,7 +1,7 @@
 # Two commands on a fresh clone: `make demo` and `make test`. Both prepare .venv first, once.
 #
 #   PYTHON  the interpreter that .venv is made with (>= 3.10, with its headers)
-#   TORCH   the PyTorch to build against and run with, as arguments of pip; any torch >= 2.10 serves,
+#   TORCH   the PyTorch to build against and run with, as arguments of pip; any torch >= 2.10 works,
 #           and with --index-url one can ask for a build without CUDA, which is much smaller
 
 PYTHON ?= python3
@@ -9,12 +9,12 @@ TORCH ?= torch==2.13.0
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-# What `make test` runs: all tests, one process per core; or what pytest is told instead, in this
+# What `make test` runs: all tests, one process per core; or the arguments of pytest instead, in this
 # process: make test T=tests/distance/test_ranking.py, make test T='-m "not slow and not kernels"'
 T ?=
 # Each file's tests stay in one process, for what they share. Each process has one thread: a thread
-# a core in each of them would get in each other's way. What pytest makes of a file is kept for the
-# next process, which would else take ten seconds to find the tests.
+# a core in each of them would get in each other's way. What pytest compiles from a file is kept for the
+# next process, which would otherwise take ten seconds to find the tests.
 ALL_TESTS := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 CPP := 'csrc/*' 'tests/emulated_grid/*.h' 'tests/emulated_grid/*.cpp'
 SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
@@ -49,7 +49,7 @@ kernels: $(VENV)/installed
 	$(BIN)/python .ci/compile_kernels.py
 	VENV=$(VENV) .ci/kernels
 
-# What is to run on a machine with a GPU, without one: the same steps on small inputs.
+# The steps for a machine with a GPU, on small inputs without one.
 gpu-dry-run: $(VENV)/installed
 	PYTHON=$(BIN)/python .ci/gpu_dry_run
 
@@ -67,6 +67,7 @@ docs: $(VENV)/documented
 
 bench: $(VENV)/installed
 	$(BIN)/python benchmarks/pseudo_labels.py
+	$(BIN)/python benchmarks/routes.py
 	$(BIN)/python benchmarks/losses.py
 
 # The ablation of the method on open data: about two hours of two cores. If it is stopped, the same
@@ -78,6 +79,9 @@ clean:
 	rm -rf $(VENV) build dist *.egg-info mabm/_C*.so demo_output ablation_output
 
 $(VENV)/torch:
+	@echo "Installing into $(VENV): $(TORCH), then mabm and the packages of its tests (0.5 GB on the disk)."
+	@echo "On Linux pip's own PyTorch is a CUDA build of several gigabytes; for the CPU build, of 200 MB:"
+	@echo "  make TORCH=\"torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu\" $(MAKECMDGOALS)"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet $(TORCH)
 	$(BIN)/pip install --quiet numpy 'setuptools>=77' wheel ninja pybind11

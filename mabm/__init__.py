@@ -35,6 +35,7 @@ from mabm.contrast.memories.hybrid import HybridMemory
 from mabm.contrast.memories.mean import MeanMemory
 from mabm.contrast.prototypes import PrototypeSplit, SplitSummary, split_prototypes
 from mabm.contrast.samplers import IdentityBatchSampler
+from mabm.distance.centering import center_modalities
 from mabm.distance.encoding import encode_neighbors, expand_queries
 from mabm.distance.graph import NeighborGraph, SweepEntry
 from mabm.distance.jaccard import (
@@ -107,6 +108,7 @@ __all__ = [
     "associate_clusters",
     "backends",
     "build_info",
+    "center_modalities",
     "cluster_contrast_loss",
     "draw_gallery",
     "encode_neighbors",
@@ -138,7 +140,7 @@ _LATE = ("compat", "data", "demo", "models", "reference", "report", "train")
 if not TYPE_CHECKING:  # with __getattr__ a type checker accepts any misspelled name
 
     def __getattr__(name: str) -> Any:
-        """Loads sub-packages on first access, since some load slowly or need an extra."""
+        """Loads sub-packages on first access, since some are slow to load or need an extra."""
         if name == "ModalityDBSCAN":
             from mabm.cluster.estimator import ModalityDBSCAN
 

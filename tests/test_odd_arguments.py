@@ -61,6 +61,7 @@ TAKE_FEATURES: list[tuple[str, Call]] = [
     ("features", lambda f: mabm.modality_jaccard(f, MODALITY, **LISTS)),
     ("features", lambda f: mabm.pseudo_labels(f, MODALITY, **LISTS).labels),
     ("features", lambda f: mabm.rank_neighbors(f, MODALITY, k1=6).ranks),
+    ("features", lambda f: mabm.center_modalities(f, MODALITY)),
     ("query", lambda f: mabm.rerank(f, FEATURES, **LISTS)),
     ("gallery", lambda f: mabm.rerank(FEATURES, f, **LISTS)),
     ("features", lambda f: mabm.split_prototypes(f, LABELS, MODALITY).prototypes),
@@ -79,6 +80,7 @@ TAKE_FEATURES: list[tuple[str, Call]] = [
 TAKE_INTEGERS: list[tuple[str, Call]] = [
     ("modality", lambda n: mabm.modality_jaccard(FEATURES, n, **LISTS)),
     ("modality", lambda n: mabm.pseudo_labels(FEATURES, n, **LISTS).labels),
+    ("modality", lambda n: mabm.center_modalities(FEATURES, n)),
     ("query_modality", lambda n: mabm.rerank(FEATURES, FEATURES, n, MODALITY, **LISTS)),
     ("labels", lambda n: mabm.split_prototypes(FEATURES, n, MODALITY).targets),
     ("modality", lambda n: mabm.split_prototypes(FEATURES, MODALITY, n).prototypes),
@@ -408,11 +410,11 @@ def test_weights_of_any_scale_weigh_alike(scale: float) -> None:
 
 def test_what_a_selector_answers_is_a_mask() -> None:
     for answer, message in (
-        (torch.ones(N, 6), "must be a mask of bool, got dtype torch.float32"),
+        (torch.ones(N, 6), "must be a bool mask, got dtype torch.float32"),
         (torch.ones(5, dtype=torch.bool), r"must broadcast to \(24, 6\), got shape \(5,\)"),
         (None, "must be a torch.Tensor, got NoneType"),
     ):
-        with pytest.raises((TypeError, ValueError), match=f"^the answer of select {message}$"):
+        with pytest.raises((TypeError, ValueError), match=f"^the result of select {message}$"):
             mabm.multi_positive_loss(
                 ROWS, PROTOTYPES, TARGETS, CLUSTERS, select=lambda *_, answer=answer: answer
             )

@@ -18,7 +18,7 @@ PAGES = {
     "CHANGELOG.md": "project/changelog",
     "CONTRIBUTING.md": "project/contributing",
     "README.md": "index",
-    "benchmarks/gpu/RESULTS.md": "evidence/gpu",
+    "benchmarks/gpu/RESULTS.md": "project/gpu_results",
     "mabm/data/ATTRIBUTION.md": "project/attribution",
 }
 _SHOWN = {page: file for file, page in PAGES.items() if file != "README.md"}

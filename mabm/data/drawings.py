@@ -1,4 +1,4 @@
-"""The drawings of Emoji-XM, and the frames that are rendered of them."""
+"""The drawings of Emoji-XM, and the frames rendered from them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Drawings:
     """Every drawing of Emoji-XM, one row each; visible rows first. All arrays are read-only.
 
     Attributes:
-        rgba: (R, 48, 48, 4) uint8, straight (not premultiplied) alpha. Infrared rows hold their
+        rgba: (R, 48, 48, 4) uint8, straight (not premultiplied) alpha. Infrared rows repeat their
             luminance three times.
         identity: (R,) int64, index into ``identity_name``.
         camera: (R,) int64, 1..5 visible, 6..9 infrared.
@@ -65,10 +65,10 @@ class Drawings:
 
 @dataclass(frozen=True)
 class Frames:
-    """Rendered images and what is known about each.
+    """Rendered images with their identity, camera and modality.
 
     Attributes:
-        images: (N, 3, 48, 48) uint8, RGB; infrared frames hold their one channel three times.
+        images: (N, 3, 48, 48) uint8, RGB; infrared frames repeat their single channel three times.
         identity: (N,) int64.
         camera: (N,) int64, 1..9.
         modality: (N,) int64, ``VISIBLE`` or ``INFRARED``.
@@ -140,7 +140,7 @@ def render_identities(
         identities: Identities to render, each in [0, 937), no repeats. Their order does not matter.
         visible_frames: Frames per visible drawing, >= 0.
         infrared_frames: Frames per infrared drawing, >= 0.
-        first_frame: Number of the first frame; other numbers give other frames of a drawing.
+        first_frame: Number of the first frame; different numbers give different frames.
 
     Returns:
         Frames ordered by identity, then camera, then frame number.
@@ -153,6 +153,31 @@ def render_identities(
         >>> frames = render_identities(identity_splits().unlabeled[:3], visible_frames=1)
         >>> sorted(set(frames.modality.tolist()))
         [0, 1]
+    """
+    return render_drawings(
+        *frames_of(
+            identities,
+            visible_frames=visible_frames,
+            infrared_frames=infrared_frames,
+            first_frame=first_frame,
+        )
+    )
+
+
+def frames_of(
+    identities: Sequence[int] | IntArray,
+    *,
+    visible_frames: int = 2,
+    infrared_frames: int = 3,
+    first_frame: int = 0,
+) -> tuple[IntArray, IntArray]:
+    """The frames that :func:`render_identities` renders, as the arguments of `render_drawings`.
+
+    Returns:
+        (N,) int64 rows of ``load_drawings()``, and (N,) int64 frame numbers.
+
+    Raises:
+        ValueError: If an identity is out of range or repeated, or a count is negative.
     """
     drawings = load_drawings()
     wanted = np.asarray(identities, dtype=np.int64).reshape(-1)
@@ -175,7 +200,7 @@ def render_identities(
     counts = np.where(drawings.modality[rows] == VISIBLE, visible_frames, infrared_frames)
     starts = np.repeat(np.cumsum(counts) - counts, counts)
     frame = first_frame + np.arange(counts.sum()) - starts
-    return render_drawings(np.repeat(rows, counts), frame)
+    return np.repeat(rows, counts), frame
 
 
 def render_drawings(rows: IntArray, frame: IntArray) -> Frames:

@@ -184,6 +184,8 @@ class ClusteringConfig(_Table):
             total as the modality-aware distance (``k2`` per modality), at most ``k1``.
             ``"hungarian"``, ``"sinkhorn"``: clusters within each modality, matched afterwards.
             ``"off"``: no association.
+        center_modalities: Whether features are centered by :func:`mabm.center_modalities` before
+            global clustering. The published method does not.
     """
 
     k1: int = DEFAULT_K1
@@ -196,6 +198,7 @@ class ClusteringConfig(_Table):
     half_list: HalfList | None = None
     subset_ratio: float = 1.0
     association: Association = "modality-aware"
+    center_modalities: bool = False
 
     def __post_init__(self) -> None:
         self.clusterer  # noqa: B018  # making it checks eps and min_samples

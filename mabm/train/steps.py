@@ -30,6 +30,7 @@ from mabm.contrast.memories.hard import HardMemory
 from mabm.contrast.memories.hybrid import HybridMemory
 from mabm.contrast.memories.mean import MeanMemory
 from mabm.contrast.prototypes import PrototypeSplit, split_prototypes
+from mabm.distance.centering import center_groups
 from mabm.distance.jaccard import encode_features, prune
 from mabm.distance.options import DistanceOptions
 from mabm.distance.presets import PRESETS
@@ -146,16 +147,19 @@ def cluster_together(
         return labels
     if options.association in ("hungarian", "sinkhorn"):
         return associate_clusters(features, alone, groups, method=options.association).labels
+    rows = torch.nonzero(_mask(chosen, labels)).flatten()
+    members = x[rows]
+    if options.center_modalities and len(rows):
+        members = center_groups(members, groups[rows])
     if camera is not None:
         found = check_categories(camera, len(x), "camera", "one per row of features")
         camera = found.columns[0].to(x.device)
     groups = distance_groups(groups, camera, options)
-    rows = torch.nonzero(_mask(chosen, labels)).flatten()
     if len(rows):
         present = groups[rows]
         num_groups = len(torch.unique(present))
         distance = distance_together(options, num_groups).for_groups(num_groups)
-        labels[rows] = _cluster(x[rows], present, distance, options.clusterer)
+        labels[rows] = _cluster(members, present, distance, options.clusterer)
     return labels
 
 

@@ -14,7 +14,10 @@ def results(features: Any, modality: Any, options: dict[str, Any]) -> dict[str, 
     expanded = mabm.encode_samples(features, modality, **options)
     graph = mabm.jaccard_graph(features, modality, max_distance=0.8, **options)
     found = mabm.pseudo_labels(features, modality, **options)
+    every = modality is None
+    centered = mabm.center_modalities(features, [0] * len(features) if every else modality)
     return {
+        "centered features": centered,
         "ranks": ranking.ranks,
         "scores": ranking.scores,
         "merged ranks": ranking.merged(),

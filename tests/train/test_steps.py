@@ -269,3 +269,21 @@ def test_contrast_moves_features_alone(contrast: Any, case: tuple[Any, ...]) -> 
     assert not memory.prototypes.requires_grad
     moved = batch.grad.abs().sum(1) > 0
     assert moved.equal(targets >= 0)
+
+
+@pytest.mark.parametrize("association", ["modality-aware", "naive"])
+def test_global_clustering_of_centered_features(association: Any) -> None:
+    features, modality = samples()
+    options = replace(OPTIONS, association=association, center_modalities=True)
+    alone = torch.full((160,), -1)
+    chosen = torch.arange(160) % 5 > 0
+    labels = cluster_together(features, modality, alone, options, chosen=chosen)
+    centered = mabm.center_modalities(features[chosen], modality[chosen])
+    plain = replace(options, center_modalities=False)
+    expected = cluster_together(centered, modality[chosen], alone[chosen], plain)
+    assert expected.max() > 2
+    assert labels[chosen].equal(expected)
+    assert labels[~chosen].eq(-1).all()
+    assert cluster_modalities(features, modality, options).equal(
+        cluster_modalities(features, modality, plain)
+    )

@@ -79,6 +79,11 @@ def _execute(chosen: argparse.Namespace) -> int:
     if chosen.eps is not None:
         check_max_distance("eps", chosen.eps)
     found, settings = read_clustering(chosen.labels)
+    if settings.center_modalities:
+        raise UsageError(
+            "the clustering was made with --center-modalities, and new samples change the means; "
+            "cluster all samples again"
+        )
     if found.modality is None and chosen.modality is not None:
         raise UsageError("leave out --modality, as the clustering had none")
     if chosen.output != STANDARD:

@@ -28,6 +28,7 @@ from mabm.cli.files.modalities import Modality
 from mabm.cli.files.outputs import check_output, is_labels
 from mabm.cluster.dbscan import DBSCAN
 from mabm.cluster.pseudo_labels import pseudo_labels
+from mabm.distance.centering import center_modalities
 from mabm.distance.graph import DEFAULT_EPS, DEFAULT_MIN_SAMPLES
 from mabm.distance.jaccard import jaccard_graph
 from mabm.distance.options import DistanceOptions
@@ -123,6 +124,12 @@ def _add_clustering(parser: argparse.ArgumentParser) -> None:
         help="variant of the distance (default: bmil with a modality, spcl without)",
     )
     options.add_argument(
+        "--center-modalities",
+        action="store_true",
+        help="first subtract from each row the mean of its modality, and scale it to unit length; "
+        "not part of the published method (default: features as they are)",
+    )
+    options.add_argument(
         "--precision",
         choices=("exact", "fast"),
         default="exact",
@@ -148,6 +155,10 @@ def _execute(chosen: argparse.Namespace) -> int:
         features, modality = _read(chosen, stack)
         features = features.to(device)
         groups = None if modality is None else modality.numbers.to(device)
+        if chosen.center_modalities:
+            if groups is None:
+                raise UsageError("--center-modalities needs a modality: give --modality FILE")
+            features = center_modalities(features, groups)
         say = _LOG.info if chosen.output == STANDARD else write
         say(_describe(chosen, features, modality))
         if chosen.sweep is not None:
@@ -197,7 +208,8 @@ def _cluster(
         return
     preset = PRESETS[_preset(chosen, modality)]
     distance = DistanceOptions(chosen.k1, chosen.k2, preset, chosen.precision)
-    settings = Settings(clusterer, distance, None if modality is None else modality.names)
+    names = None if modality is None else modality.names
+    settings = Settings(clusterer, distance, names, chosen.center_modalities)
     beside = {
         "modality": None if modality is None else modality.numbers.numpy(),
         "core": None if clustering.core is None else clustering.core.cpu().numpy(),
@@ -219,7 +231,7 @@ def _describe(chosen: argparse.Namespace, features: Tensor, modality: Modality |
     return (
         f"{shape} features ({groups}) on {features.device}; {_preset(chosen, modality)}, "
         f"k1 = {chosen.k1}, k2 = {chosen.k2}, min_samples = {chosen.min_samples}, "
-        f"{chosen.precision}"
+        f"{chosen.precision}{', centered by modality' if chosen.center_modalities else ''}"
     )
 
 

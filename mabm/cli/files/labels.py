@@ -35,11 +35,13 @@ class Settings:
         clusterer: DBSCAN with its parameters.
         distance: The options of the distance, with a published preset.
         modality_names: Names of the modalities 0, 1, ... if the input had words.
+        center_modalities: Whether features were centered by modality first.
     """
 
     clusterer: DBSCAN = field(default_factory=DBSCAN)
     distance: DistanceOptions = field(default_factory=DistanceOptions)
     modality_names: tuple[str, ...] | None = None
+    center_modalities: bool = False
 
     def __post_init__(self) -> None:
         """Rejects names that are not words, since a file may contain anything."""
@@ -58,6 +60,8 @@ class Settings:
             "precision": distance.precision,
             "modality_names": self.modality_names,
         }
+        if self.center_modalities:  # files without it can be read by earlier versions
+            values["center_modalities"] = True
         return json.dumps(values)
 
     @classmethod
@@ -70,10 +74,11 @@ class Settings:
         try:
             values = json.loads(text)
             names = values.pop("modality_names")
+            centered = bool(values.pop("center_modalities", False))
             clusterer = DBSCAN(values.pop("eps"), values.pop("min_samples"))
             check_choice("preset", values["preset"], tuple(PRESETS))
             distance = DistanceOptions.resolve(**values, num_groups=1)
-            settings = cls(clusterer, distance, None if names is None else tuple(names))
+            settings = cls(clusterer, distance, None if names is None else tuple(names), centered)
         except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
             raise ValueError(f"settings must be as mabm cluster writes them: {error}") from error
         return settings

@@ -125,6 +125,7 @@ _EARLIER: Final[Mapping[str, Any]] = {
     "data.test_resampling": "bicubic",
     "batch.sampling": "even",
     "batch.normalization": "whole",
+    "clustering.center_modalities": False,
 }
 
 

@@ -199,7 +199,7 @@ def test_mistakes_are_one_line(place: Path, run: Run) -> None:
         ((*WORDS[:-1], "nothing.npz", *out), "No such file or directory: nothing.npz"),
         (("assign", "new_alone.npy", *WORDS[2:], *out), "give --modality FILE, the modality of"),
         (("assign", "narrow.npy", *WORDS[2:], "--modality", "new.npz", *out), "16 columns"),
-        ((*WORDS[:3], "few.npz", *WORDS[4:], *out), "found must be (7,), a label for each row"),
+        ((*WORDS[:3], "few.npz", *WORDS[4:], *out), "found must be (7,), one label per row"),
         ((*WORDS, "--eps", "1", *out), "eps must be in [0, 1), got 1.0"),
         ((*WORDS, "--output", "labels.npz"), "must not be an input of the command"),
         ((*WORDS, "--output", "new.npz"), "must not be an input of the command"),
@@ -223,3 +223,18 @@ def test_mistakes_are_one_line(place: Path, run: Run) -> None:
     assert "x.npz: core must be (120,) bool" in refused(run, *WORDS[:-1], "x.npz", *out)
     change(labels=np.zeros((2, 3)))
     assert "labels must be integers" in refused(run, *WORDS[:-1], "x.npz", *out)
+
+
+def test_a_clustering_of_centered_features_takes_no_new_samples(place: Path, run: Run) -> None:
+    words = ("cluster", "old.npz", *OPTIONS, "--center-modalities", "--output", "labels.npz")
+    status, out, _ = run(*words)
+    assert status == 0
+    assert "centered by modality" in out
+    with np.load("old.npz") as old, np.load("labels.npz", allow_pickle=False) as kept:
+        centered = mabm.center_modalities(old["features"], old["modality"])
+        found = mabm.pseudo_labels(centered, old["modality"], eps=0.5, **K)
+        np.testing.assert_array_equal(kept["labels"], found.labels)
+    assert "made with --center-modalities" in run(*WORDS, "--output", "new.npy")[2]
+    status, _, err = run("cluster", "old.npz", "--modality", "none", "--center-modalities")
+    assert status != 0
+    assert "--center-modalities needs a modality" in err

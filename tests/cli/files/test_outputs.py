@@ -148,14 +148,14 @@ def test_demo_replaces_nothing_but_its_pictures(
     demo = pytest.importorskip("mabm.demo")
     from mabm.report.plots import new_figure
 
-    picture = Path("out/clusters.png")
+    picture = Path("out/before_after.png")
     picture.parent.mkdir()
     picture.write_bytes(b"\x89PNG\r\n\x1a\n of another program")
     assert f"another kind, got {picture}" in refused(run, "demo", "--output", "out")
     picture.unlink()
-    (picture.parent / "distances.png").mkdir()
+    (picture.parent / "pairs.png").mkdir()
     assert "must be a regular file, got a folder" in refused(run, "demo", "--output", "out")
-    (picture.parent / "distances.png").rmdir()
+    (picture.parent / "pairs.png").rmdir()
     demo.pictures.save_picture(new_figure(1, 1), picture)
 
     def reached(*_: object, **__: object) -> None:
