@@ -81,7 +81,10 @@ members = [torch.nonzero(found.labels == cluster).flatten() for cluster in large
 members = [rows[modality[rows].argsort(stable=True)] for rows in members]
 show(
     [rows[torch.linspace(0, len(rows) - 1, min(len(rows), 14)).long()] for rows in members],
-    [f"cluster {cluster}: {len(rows)} images" for cluster, rows in zip(largest, members, strict=True)],
+    [
+        f"cluster {cluster}: {len(rows)} images"
+        for cluster, rows in zip(largest, members, strict=True)
+    ],
 )
 
 # %%

@@ -9,7 +9,9 @@ import pytest
 
 PAGES = [*pages.pages("docs"), pages.ROOT / "CONTRIBUTING.md"]
 LINK = re.compile(r"\]\((?P<target>[^()\s]+)(?: \"[^\"]*\")?\)|<img [^>]*src=\"(?P<image>[^\"]+)\"")
-BUILT = re.compile(r"(?:gallery|generated)/[\w./]*\.(?:md|rst|html)$")  # pages that the build writes
+BUILT = re.compile(
+    r"(?:gallery|generated)/[\w./]*\.(?:md|rst|html)$"
+)  # pages that the build writes
 
 
 def anchors(text: str) -> set[str]:
