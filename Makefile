@@ -1,7 +1,7 @@
 # Two commands on a fresh clone: `make demo` and `make test`. Both prepare .venv first, once.
 #
 #   PYTHON  the interpreter that .venv is made with (>= 3.10, with its headers)
-#   TORCH   the PyTorch to build against and run with, as arguments of pip; any torch >= 2.10 serves,
+#   TORCH   the PyTorch to build against and run with, as arguments of pip; any torch >= 2.10 works,
 #           and with --index-url one can ask for a build without CUDA, which is much smaller
 
 PYTHON ?= python3
@@ -9,12 +9,12 @@ TORCH ?= torch==2.13.0
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-# What `make test` runs: all tests, one process per core; or what pytest is told instead, in this
+# What `make test` runs: all tests, one process per core; or the arguments of pytest instead, in this
 # process: make test T=tests/distance/test_ranking.py, make test T='-m "not slow and not kernels"'
 T ?=
 # Each file's tests stay in one process, for what they share. Each process has one thread: a thread
-# a core in each of them would get in each other's way. What pytest makes of a file is kept for the
-# next process, which would else take ten seconds to find the tests.
+# a core in each of them would get in each other's way. What pytest compiles from a file is kept for the
+# next process, which would otherwise take ten seconds to find the tests.
 ALL_TESTS := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 CPP := 'csrc/*' 'tests/emulated_grid/*.h' 'tests/emulated_grid/*.cpp'
 SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
@@ -49,7 +49,7 @@ kernels: $(VENV)/installed
 	$(BIN)/python .ci/compile_kernels.py
 	VENV=$(VENV) .ci/kernels
 
-# What is to run on a machine with a GPU, without one: the same steps on small inputs.
+# The steps for a machine with a GPU, on small inputs without one.
 gpu-dry-run: $(VENV)/installed
 	PYTHON=$(BIN)/python .ci/gpu_dry_run
 
@@ -57,12 +57,17 @@ gpu-dry-run: $(VENV)/installed
 wheel: $(VENV)/installed
 	VENV=$(VENV) PYTHON=$(PYTHON) TORCH='$(TORCH)' .ci/wheel
 
-# The documentation, into build/docs; a broken link or a missing docstring is an error.
+# The documentation, built anew into build/docs, with its examples run, and then tested, in a browser
+# where there is a Chromium. A broken link, a missing docstring or a warning is an error.
 docs: $(VENV)/documented
-	$(BIN)/sphinx-build -W --keep-going -q -b html docs build/docs
+	rm -rf build/docs docs/gallery docs/reference/generated
+	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -W --keep-going -q -b html docs build/docs
+	SITE=build/docs $(BIN)/python -m pytest -rs tests/docs/test_site.py tests/docs/test_repository_files.py
+	@echo "The documentation is ready: open $(CURDIR)/build/docs/index.html"
 
 bench: $(VENV)/installed
 	$(BIN)/python benchmarks/pseudo_labels.py
+	$(BIN)/python benchmarks/routes.py
 	$(BIN)/python benchmarks/losses.py
 
 # The ablation of the method on open data: about two hours of two cores. If it is stopped, the same

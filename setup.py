@@ -1,12 +1,12 @@
 """Builds the compiled ops; everything else about the package is in pyproject.toml.
 
 They are built with CUDA if this torch is a CUDA build and a toolkit for it is found, and for the
-CPU alone otherwise; whether the machine has a GPU does not matter. If something is missing, one
+CPU only otherwise; whether the machine has a GPU does not matter. If something is missing, one
 line says so before anything is compiled. Environment variables:
 
-    FORCE_CUDA            1: with CUDA, or fail and say what is missing; 0: for the CPU alone
+    FORCE_CUDA            1: with CUDA, or fail and say what is missing; 0: for the CPU only
     TORCH_CUDA_ARCH_LIST  GPU architectures such as "8.0;9.0+PTX", or "all" for ARCHITECTURES below;
-                          unless set, the GPUs of this machine, and "all" where there are none
+                          unless set, the GPUs of this machine, or "all" if it has none
     CUDA_HOME             the folder of the toolkit; unless set, that of the nvcc on the PATH
     CXX, CC               the C++ compiler, and the one that nvcc takes for the code around kernels
 """
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from setuptools import Extension
 
 ROOT = Path(__file__).resolve().parent
-# PyTorch's stable ABI as of 2.10: one build serves every later release.
+# PyTorch's stable ABI as of 2.10: one build works with every later release.
 TORCH_STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020a000000000000"
 # Results are defined to the bit, so products and sums are not fused into each other.
 HOST_FLAGS = [
@@ -44,7 +44,7 @@ FLAGS = ["-std=c++17", "-O3", *HOST_FLAGS]
 MSVC_FLAGS = ["/std:c++17", "/O2", "/fp:precise"]
 NVCC_FLAGS = [
     TORCH_STABLE_ABI,
-    "-DUSE_CUDA",  # declares what PyTorch offers for CUDA alone
+    "-DUSE_CUDA",  # declares the CUDA-only part of PyTorch
     "-std=c++17",
     "-O3",
     "-fmad=false",
@@ -79,13 +79,13 @@ class Toolkit(NamedTuple):
 class Decision(NamedTuple):
     """What is built, and why."""
 
-    cuda: str | None  # version of the toolkit; None for the CPU alone
+    cuda: str | None  # version of the toolkit; None for the CPU only
     architectures: list[str]  # such as sm_90, or compute_90 for PTX
-    reason: str = ""  # for the CPU alone, or for these architectures
+    reason: str = ""  # for building for the CPU only, or for these architectures
 
     def __str__(self) -> str:
         if self.cuda is None:
-            return f"mabm: building the CPU ops alone: {self.reason}"
+            return f"mabm: building the CPU ops only: {self.reason}"
         names = " ".join(self.architectures)
         because = f": {self.reason}" if self.reason else ""
         return (
@@ -230,7 +230,7 @@ def has_headers(cuda_home: Path) -> bool:
 
 
 def find_cudart(cuda_home: Path) -> Path | None:
-    """The CUDA runtime of a toolkit to link with; pip has it by its full name alone."""
+    """The CUDA runtime of a toolkit to link with; in pip packages only under its full name."""
     multiarch = f"lib/{platform.machine()}-linux-gnu"
     folders = ("lib64", "lib", target_folder("lib"), multiarch, "lib/x64")
     for name in ("libcudart.so", "cudart.lib", "libcudart.so.[0-9]*"):
@@ -382,7 +382,7 @@ def decide(
         reason, remedy = obstacle
         if force == "1":
             raise ImpossibleBuildError(
-                f"FORCE_CUDA=1, but {reason}: {remedy}, or unset FORCE_CUDA for the CPU ops alone "
+                f"FORCE_CUDA=1, but {reason}: {remedy}, or unset FORCE_CUDA for the CPU ops only "
                 "(without --no-build-isolation, pip builds against a torch of its own)"
             )
         return Decision(None, [], reason)
@@ -391,7 +391,7 @@ def decide(
         raise ImpossibleBuildError(
             f"the CUDA toolkit in {cuda_home} {toolkit.fault}: set CUDA_HOME to the folder of a "
             f"whole toolkit of CUDA {torch_cuda} (CC and CXX to a compiler that it works with), or "
-            "FORCE_CUDA=0 for the CPU ops alone"
+            "FORCE_CUDA=0 for the CPU ops only"
         )
     wanted = environ.get("TORCH_CUDA_ARCH_LIST", "").strip()
     chosen = choose_architectures(wanted, toolkit.architectures, gpus)

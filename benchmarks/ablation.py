@@ -1,9 +1,9 @@
 """The ablation of the paper on open data: what each part of the method adds (``make ablation``).
 
-The data is Emoji-XM, drawings and not photographs. docs/evidence/ablation.md is the protocol. There are two
-tables: from encoders that have learned from other identities, each in one modality only, and from a
-weak encoder that has seen few. For each seed stage 1 runs once; each arm continues from it with a
-stage 2 of its own, all with the same number of optimizer steps. The result is the last epoch, on
+The data is Emoji-XM: drawings, not photographs. The protocol is in docs/evidence/ablation.md. There
+are two tables: from encoders trained on other identities, each in one modality only, and from a
+weak encoder trained on few. For each seed stage 1 runs once; each arm continues from it with its
+own stage 2, all with the same number of optimizer steps. The result is the last epoch, on
 test identities by which nothing is selected. Finished runs are kept: if the command is stopped and
 started again, it resumes.
 
@@ -173,7 +173,7 @@ def train_arms(
         start = weights[seed % len(starts)].result()
         firsts.append(pool.submit(bench.run, f"{table}/seed-{seed}", STAGE_1, stage_1(seed, start)))
     arms: dict[str, list[Future[list[Entry]]]] = {arm: [] for arm in ARMS}
-    for seed, first in enumerate(firsts):  # the arms of a seed wait for its stage 1 alone
+    for seed, first in enumerate(firsts):  # the arms of a seed wait only for its stage 1
         first.result()
         group = f"{table}/seed-{seed}"
         trained = (bench.output / group / "stage-1" / "stage1.pt").resolve()
@@ -188,7 +188,7 @@ def train_arms(
 
 
 def stage_1(seed: int, start: Path) -> tuple[str, ...]:
-    """Settings of stage 1 alone, from the weights of a start encoder."""
+    """Settings of stage 1 only, from the weights of a start encoder."""
     return f"run.seed={seed}", f'model.weights="{start}"', "stage2.epochs=0"
 
 
@@ -267,7 +267,7 @@ def tabulate(rows: dict[str, list[Entry]]) -> str:
             for modality in ("visible", "infrared")
         ]
         joined = [entry for entry in entries if "global" in entry.get("clusters", ())]
-        for rate in ("pair_precision", "pair_recall"):  # no precision where there are no pairs
+        for rate in ("pair_precision", "pair_recall"):  # no precision without pairs
             found = [entry["diagnostics"]["all"][rate] for entry in joined]
             columns.append([value for value in found if value is not None])
         lines.append(f"| {name} | " + " | ".join(map(spread, columns)) + " |")

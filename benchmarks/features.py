@@ -5,8 +5,8 @@ from torch import Tensor
 
 KINDS = {
     "usual": "as trained features are, rows in any order",
-    "sorted": "the same with the images of an identity side by side",
-    "dense": "ten times as many images an identity, each near more others",
+    "sorted": "the same with the images of each identity side by side",
+    "dense": "ten times as many images per identity, so that each has more near neighbors",
 }
 """Kinds of features, by name."""
 

@@ -1,4 +1,4 @@
-"""From features to labels on the CPU: equality first, then time beside the plain matrix product.
+"""From features to labels on the CPU: equality first, then time against a plain matrix product.
 
     python benchmarks/pseudo_labels.py [--samples 23200] [--dim 2048] [--threads 2] [--rounds 5]
 
@@ -14,14 +14,12 @@ import platform
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from features import make_features
+from measuring import timed, with_peak
 from sklearn.cluster import DBSCAN
 from tqdm import tqdm
 
@@ -42,13 +40,6 @@ def label_ranking(features: torch.Tensor, ranking: mabm.Ranking) -> torch.Tensor
     encoding = mabm.encode_neighbors(features, mabm.k_reciprocal_neighbors(ranking))
     encoding = mabm.expand_queries(encoding, ranking)
     return mabm.prune_distances(encoding).dbscan()
-
-
-def timed(function: Callable[..., Any], *args: Any) -> tuple[float, Any]:
-    """Seconds that a call takes, and what it returns."""
-    start = time.perf_counter()
-    result = function(*args)
-    return time.perf_counter() - start, result
 
 
 def check_equality(features: torch.Tensor, modality: torch.Tensor) -> None:
@@ -95,16 +86,7 @@ def peak_memory(samples: int, dim: int) -> int:
     """Peak memory of pseudo_labels in bytes, without the features; call it in a fresh process."""
     features, modality = make_features(samples, dim)
     mabm.pseudo_labels(features[:64], modality[:64])  # libraries loaded, threads started
-    Path("/proc/self/clear_refs").write_text("5")  # restarts the peak from the present size
-    status = Path("/proc/self/status")
-
-    def size(name: str) -> int:
-        line = next(line for line in status.read_text().splitlines() if line.startswith(name))
-        return int(line.split()[1]) * 1024
-
-    before = size("VmRSS")
-    mabm.pseudo_labels(features, modality)
-    return size("VmHWM") - before
+    return with_peak(mabm.pseudo_labels, features, modality)[0]
 
 
 def main() -> None:
@@ -118,7 +100,7 @@ def main() -> None:
     parser.add_argument(
         "--peak-memory-only",
         action="store_true",
-        help="print the bytes of one peak and nothing else",
+        help="print only the bytes of one peak",
     )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

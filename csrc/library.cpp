@@ -1,4 +1,4 @@
-// Every op of the library: its schema and nothing else. The implementations are in ops/<backend>/,
+// Every op of the library: only its schema. The implementations are in ops/<backend>/,
 // the fake kernels in mabm/_core/registrations.py, both under the same names.
 //
 // Rows of unequal length are CSR: indptr (N + 1) int64, indices (nnz) int32. An encoding adds
@@ -16,12 +16,12 @@ STABLE_TORCH_LIBRARY(mabm, m) {
       "column_groups, "
       "Tensor list_of_group, int first_column, Tensor(a!) candidate_scores, "
       "Tensor(b!) candidates, Tensor(c!) counts, Tensor(d!) thresholds) -> ()");
-  // Rescores the candidates exactly; certified tells which rows are proven complete.
+  // Rescores the candidates exactly; certified marks the rows that are proven complete.
   m.def(
       "rank_candidates(Tensor features, Tensor rows, Tensor candidate_scores, Tensor candidates, "
       "Tensor counts, Tensor thresholds, Tensor error_bounds, int[] widths, bool euclidean) "
       "-> (Tensor ranks, Tensor scores, Tensor certified)");
-  // Ranks whole rows by exact scores alone.
+  // Ranks whole rows by exact scores only.
   m.def(
       "rank_exactly(Tensor features, Tensor rows, Tensor groups, Tensor list_of_group, "
       "int[] widths, bool euclidean) -> (Tensor ranks, Tensor scores)");

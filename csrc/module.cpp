@@ -1,12 +1,12 @@
 // The Python module mabm._C. Importing it loads this library, which registers the ops; the module
-// itself tells how it was built, for mabm.build_info(), and what interrupted an op.
+// itself reports how it was built, for mabm.build_info(), and what interrupted an op.
 
 #include <Python.h>  // in its limited form, by -DPy_LIMITED_API
 #include <torch/headeronly/version.h>
 
 #include "common/interrupts.h"
 
-// What setup.py built with, empty for the CPU alone.
+// What setup.py built with, empty for CPU only.
 #if !defined(MABM_CUDA_VERSION)
 #define MABM_CUDA_VERSION
 #define MABM_CUDA_ARCHITECTURES
@@ -16,7 +16,7 @@
 
 namespace {
 
-// Hands out the exception that interrupted an op, once; None where there is none.
+// Returns the exception that interrupted an op, once; None if there is none.
 PyObject* take_interruption(PyObject*, PyObject*) {
   PyObject* taken = mabm::interruption;
   mabm::interruption = nullptr;

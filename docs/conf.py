@@ -24,6 +24,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
     "sphinx_gallery.gen_gallery",
+    "code_links",
     "docstrings",
     "public_names",
     "repository_links",
@@ -62,6 +63,7 @@ sphinx_gallery_conf = {
     "doc_module": ("mabm",),
     "reference_url": {"mabm": None},
     "show_memory": False,
+    "write_computation_times": False,
     "download_all_examples": False,
     "remove_config_comments": True,
 }
@@ -70,6 +72,7 @@ suppress_warnings = ["config.cache"]  # sphinx-gallery's settings hold what is n
 html_theme = "furo"
 html_title = "mabm"
 html_static_path = ["_static"]
+html_favicon = "_static/favicon.svg"
 html_css_files = ["custom.css"]
 html_show_sphinx = False
 html_copy_source = False

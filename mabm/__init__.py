@@ -140,7 +140,7 @@ _LATE = ("compat", "data", "demo", "models", "reference", "report", "train")
 if not TYPE_CHECKING:  # with __getattr__ a type checker accepts any misspelled name
 
     def __getattr__(name: str) -> Any:
-        """Loads sub-packages on first access, since some load slowly or need an extra."""
+        """Loads sub-packages on first access, since some are slow to load or need an extra."""
         if name == "ModalityDBSCAN":
             from mabm.cluster.estimator import ModalityDBSCAN
 

@@ -1,4 +1,4 @@
-"""A slow, readable definition of the distance, its clustering and the contrast, for tests.
+"""A slow, readable definition of the distance, the clustering and the losses, for tests.
 
 Plain NumPy in float64, one sample at a time, in the order and notation of the paper (Wang et al.,
 "Modality-Aware Bias Mitigation and Invariance Learning for Unsupervised Visible-Infrared Person
@@ -198,9 +198,9 @@ def rerank(
 def dbscan(distance: ArrayLike, *, eps: float, min_samples: int) -> IntArray:
     """DBSCAN on a dense distance, noise -1 (Ester et al., KDD 1996).
 
-    A sample is core if ``min_samples`` samples, itself among them, lie within ``eps``. Clusters are
-    numbered by first core sample; a border sample takes the smallest cluster among its core
-    neighbors.
+    A sample is core if at least ``min_samples`` samples, including itself, are within ``eps``.
+    Clusters are numbered by their first core sample; a border sample gets the smallest cluster
+    among its core neighbors.
     """
     near = np.asarray(distance, dtype=np.float32) <= np.float32(eps)
     core = near.sum(axis=1) >= min_samples
@@ -249,7 +249,7 @@ def split_prototypes(
 def cluster_contrast_loss(
     features: ArrayLike, prototypes: ArrayLike, targets: ArrayLike, temperature: float = 0.05
 ) -> float:
-    """Mean over samples of -log softmax of the similarity to their prototype, without noise."""
+    """Mean, over samples that are not noise, of -log softmax of the similarity to the prototype."""
     losses = []
     for x, target in zip(normalize(features), np.asarray(targets), strict=True):
         if target >= 0:

@@ -74,11 +74,11 @@ REFUSED = [
     ("preset with lists of its own", {"preset": "ca_jaccard", "k1": 20}, ValueError, "preset 'ca_jaccard' has its own k1_intra and k1_inter .*; k1 must stay 30, got 20"),
 ]  # fmt: skip
 REFUSED_K2 = [
-    ("k2 zero", {"k2": 0}, ValueError, r"k2 must be in \[1, 30\], which ends at k1, got 0; preset 'bmil' averages k2 rows of each modality$"),
+    ("k2 zero", {"k2": 0}, ValueError, r"k2 must be in \[1, 30\], which ends at k1, got 0; preset 'bmil' averages k2 neighbors per modality$"),
     ("k2 negative", {"k2": -6}, ValueError, r"k2 must be in \[1, 30\], .* got -6"),
     ("k2 above k1", {"k1": 5, "k2": 6}, ValueError, r"k2 must be in \[1, 5\], which ends at k1, got 6"),
-    ("k2 of one list", {"k2": 31, "preset": "spcl"}, ValueError, r"k2 must be .* got 31; preset 'spcl' averages k2 rows in all$"),
-    ("k2 of one list shared", {"k2": 31, "preset": "modal_invariant"}, ValueError, r"k2 must be .* got 31; preset 'modal_invariant' averages k2 rows in all, each modality alike$"),
+    ("k2 of one list", {"k2": 31, "preset": "spcl"}, ValueError, r"k2 must be .* got 31; preset 'spcl' averages k2 neighbors in total$"),
+    ("k2 of one list shared", {"k2": 31, "preset": "modal_invariant"}, ValueError, r"k2 must be .* got 31; preset 'modal_invariant' averages k2 neighbors in total, with equal weight for each modality$"),
     ("k2 fractional", {"k2": 1.5}, TypeError, "k2 must be an integer, got float: 1.5"),
     ("k2 huge", {"k2": 2**40}, ValueError, r"k2 must be in \[1, 30\], .* got 1099511627776"),
     ("preset with rows of its own", {"preset": "ca_jaccard", "k2": 3}, ValueError, "has its own k2_intra and k2_inter .*; k2 must stay 6, got 3"),
@@ -302,8 +302,8 @@ def test_numpy_integers_are_integers() -> None:
         ({"metric": "cosine"}, "metric must be one of .* got 'cosine'"),
         ({"half_list": "third"}, "half_list must be one of .* got 'third'"),
         ({"query_expansion": "none"}, "query_expansion must be one of .* got 'none'"),
-        ({"query_expansion": "pooled"}, "belong together, got query_expansion='pooled'"),
-        ({"lists": "intra_inter"}, "belong together, .* with lists='intra_inter'"),
+        ({"query_expansion": "pooled"}, "must be used together, got query_expansion='pooled'"),
+        ({"lists": "intra_inter"}, "must be used together, .* with lists='intra_inter'"),
         ({"k1_intra": 0}, r"k1_intra must be in \[1, 1024\], got 0"),
     ],
 )

@@ -59,7 +59,7 @@ def test_what_is_missing_is_said_and_fatal_only_where_cuda_was_asked_for(
     machine = (torch_cuda, home, toolkit)
     for force in ({}, {"FORCE_CUDA": ""}):
         decision = BUILD.decide(force, *machine)
-        assert str(decision) == f"mabm: building the CPU ops alone: {reason}"
+        assert str(decision) == f"mabm: building the CPU ops only: {reason}"
     remedy = f"FORCE_CUDA=1, but {reason}: (install|set) .*, or unset FORCE_CUDA"
     with pytest.raises(BUILD.ImpossibleBuildError, match=remedy):
         BUILD.decide({"FORCE_CUDA": "1"}, *machine)
@@ -67,7 +67,7 @@ def test_what_is_missing_is_said_and_fatal_only_where_cuda_was_asked_for(
 
 def test_cuda_can_be_declined() -> None:
     decision = BUILD.decide({"FORCE_CUDA": "0"}, "13.0", "/cuda", CUDA_13)
-    assert str(decision) == "mabm: building the CPU ops alone: FORCE_CUDA=0"
+    assert str(decision) == "mabm: building the CPU ops only: FORCE_CUDA=0"
     with pytest.raises(BUILD.ImpossibleBuildError, match='FORCE_CUDA must be 0 or 1, got "yes"'):
         BUILD.decide({"FORCE_CUDA": "yes"}, "13.0", "/cuda", CUDA_13)
 
@@ -129,7 +129,7 @@ def test_a_toolkit_that_is_not_whole_stops_the_build_and_names_the_ways_out() ->
                 BUILD.decide(force, "13.0", "/cuda", broken)
             said = str(caught.value)
             assert said.startswith(f"the CUDA toolkit in /cuda {fault}: set CUDA_HOME to ")
-            assert "FORCE_CUDA=0 for the CPU ops alone" in said
+            assert "FORCE_CUDA=0 for the CPU ops only" in said
             assert "\n" not in said
         assert BUILD.decide({"FORCE_CUDA": "0"}, "13.0", "/cuda", broken).cuda is None
 
@@ -330,7 +330,7 @@ def test_a_build_says_in_one_line_what_it_does(
     monkeypatch.setattr(torch.version, "cuda", None)
     monkeypatch.delenv("FORCE_CUDA", raising=False)
     BUILD.main()
-    said = "mabm: building the CPU ops alone: this torch is a build without CUDA\n"
+    said = "mabm: building the CPU ops only: this torch is a build without CUDA\n"
     assert capsys.readouterr().out == said
     assert [described.name for described in built["ext_modules"]] == ["mabm._C"]
     monkeypatch.setitem(os.environ, "FORCE_CUDA", "1")
@@ -405,13 +405,13 @@ def test_ops_that_do_not_load_ask_to_be_built_anew(monkeypatch: pytest.MonkeyPat
     error = ImportError("/x/mabm/_C.abi3.so: undefined symbol: aoti_torch_new")
     with pytest.raises(ImportError, match="undefined symbol") as caught:
         mabm._core.extension.load()
-    assert "if it replaced the one that they were built with, build and install them anew" in str(
+    assert "if it replaced the one that they were built with, rebuild and install them" in str(
         caught.value
     )
     error = ModuleNotFoundError("No module named 'mabm._C'", name="mabm._C")
     with pytest.raises(ImportError, match="Build and install them from the repository") as caught:
         mabm._core.extension.load()
-    assert "anew" not in str(caught.value)
+    assert "rebuild" not in str(caught.value)
 
 
 def test_build_info_tells_what_is_loaded() -> None:

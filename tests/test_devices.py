@@ -169,7 +169,7 @@ def test_each_op_works_on_the_current_stream(gpu: Device, name: str) -> None:
 
 def test_a_second_gpu_that_is_not_the_current_one(gpu: Device) -> None:
     if torch.cuda.device_count() < 2:
-        pytest.skip("one GPU here")
+        pytest.skip("needs several GPUs")
     second = Device(torch.device("cuda", 1))
     assert torch.cuda.current_device() == 0
     for golden in GOLDEN[:2]:

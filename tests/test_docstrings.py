@@ -1,4 +1,4 @@
-"""Docstrings explain every parameter and have examples; these and the README's run."""
+"""Docstrings explain every parameter and have examples, which run."""
 
 import doctest
 import importlib
@@ -7,7 +7,6 @@ import pkgutil
 import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
-from pathlib import Path
 from typing import Any
 
 import extras
@@ -164,11 +163,3 @@ def test_there_is_an_example(name: str, value: Any, owner: Any) -> None:
 @pytest.mark.needs("tqdm")
 def test_exceptions_are_public_callables() -> None:
     assert {*WITHOUT_EXAMPLE, *NOT_RUN} <= set(NAMES)
-
-
-def test_readme_examples() -> None:
-    readme = Path(__file__).parents[1] / "README.md"
-    blocks = readme.read_text().split("```python\n")[1:]
-    assert blocks
-    for block in blocks:
-        exec(compile(block.split("```")[0], str(readme), "exec"), {})

@@ -30,7 +30,7 @@ def run_steps(folder: Path, script: str, seconds: int = 60) -> tuple[str, str]:
     return (folder / "part.txt").read_text(), (folder / "part.log").read_text()
 
 
-needs_timeout = pytest.mark.skipif(sys.platform != "linux", reason="a GPU's visit is to Linux")
+needs_timeout = pytest.mark.skipif(sys.platform != "linux", reason="the GPU run needs Linux")
 
 
 @needs_timeout

@@ -165,7 +165,7 @@ def test_unit_rows_are_those_of_normalize_to_the_bit() -> None:
         assert torch.equal(found.grad, expected.grad)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is present")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @each_kind
 def test_leaving_out_waits_for_no_gpu(kind: Kind) -> None:
     batch = one_batch()
@@ -345,7 +345,7 @@ def test_what_is_not_strict_is_nothing_or_the_whole(kind: Kind) -> None:
     memory, other = kind(torch.eye(4)), kind(torch.eye(4).flip(0))
     memory.load_state_dict({"else": torch.ones(1)}, strict=False)
     assert torch.equal(memory.prototypes, kind(torch.eye(4)).prototypes)
-    with pytest.raises(RuntimeError, match="clusters must be there beside prototypes, got none"):
+    with pytest.raises(RuntimeError, match="clusters must be given with prototypes, got none"):
         memory.load_state_dict({"prototypes": other.prototypes}, strict=False)
     assert torch.equal(memory.prototypes, kind(torch.eye(4)).prototypes)
     memory.load_state_dict({**other.state_dict(), "else": torch.ones(1)}, strict=False)

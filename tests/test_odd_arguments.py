@@ -410,11 +410,11 @@ def test_weights_of_any_scale_weigh_alike(scale: float) -> None:
 
 def test_what_a_selector_answers_is_a_mask() -> None:
     for answer, message in (
-        (torch.ones(N, 6), "must be a mask of bool, got dtype torch.float32"),
+        (torch.ones(N, 6), "must be a bool mask, got dtype torch.float32"),
         (torch.ones(5, dtype=torch.bool), r"must broadcast to \(24, 6\), got shape \(5,\)"),
         (None, "must be a torch.Tensor, got NoneType"),
     ):
-        with pytest.raises((TypeError, ValueError), match=f"^the answer of select {message}$"):
+        with pytest.raises((TypeError, ValueError), match=f"^the result of select {message}$"):
             mabm.multi_positive_loss(
                 ROWS, PROTOTYPES, TARGETS, CLUSTERS, select=lambda *_, answer=answer: answer
             )

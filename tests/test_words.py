@@ -47,7 +47,7 @@ def text_files() -> Iterator[Path]:
         check=False,
     )
     if listed.returncode:
-        pytest.skip("this is no git checkout")
+        pytest.skip("needs a git checkout")
     for name in listed.stdout.splitlines():
         path = ROOT / name
         if path != Path(__file__) and path.is_file() and path.suffix in READ:
@@ -76,6 +76,46 @@ def test_spelling_is_american() -> None:
 )
 def test_spelling_is_recognized(text: str, words: list[str]) -> None:
     assert [match[0] for match in BRITISH.finditer(text)] == words
+
+
+STILTED = {
+    r"(?:tells?|told) of": "report",
+    r"hands? out": "return",
+    r"it pays": "the cost is",
+    r"would else": "would otherwise",
+    r"anew": "again",
+    r"must hold": "must contain",
+    r"must lie": "must be",
+    r"one an? (?:image|row|line|list|sample|modality|identity|stage|cluster|trial)": "one per",
+    r"of one's own": "your own",
+    r"blind to (?:the )?modalit(?:y|ies)": "ignores modality",
+    r"not a result, because": "for reference only:",
+}
+"""Expressions that readers stumble over, and what to write in their place."""
+
+SAID_SO = re.compile(rf"\b({'|'.join(STILTED)})\b", re.IGNORECASE)
+
+
+def test_sentences_are_in_todays_english() -> None:
+    found = []
+    for path in text_files():
+        name = path.relative_to(ROOT).as_posix()
+        if name.startswith(("mabm/", "docs/")):
+            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+                found += [f"{name}:{number}: {match[0]}" for match in SAID_SO.finditer(line)]
+    assert found == [], f"write instead: {STILTED}"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Problems are told of in the log, one an image.", ["told of", "one an image"]),
+        ("It must hold labels, drawn anew each epoch.", ["must hold", "anew"]),
+        ("A household must be told, one per image; renewed handouts pay.", []),
+    ],
+)
+def test_stilted_expressions_are_recognized(text: str, words: list[str]) -> None:
+    assert [match[0] for match in SAID_SO.finditer(text)] == words
 
 
 REFERENCE = re.compile(r"(As|Like|Likewise|See)\b(?! (a|an|many|much|few|long|soon)\b)", re.I)

@@ -167,7 +167,7 @@ class UnprovenRows(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Adds the number of rows in a message of the ranking."""
-        if "exact scores alone" in str(record.msg) and isinstance(record.args, tuple):
+        if "exact scores only" in str(record.msg) and isinstance(record.args, tuple):
             self.rows += int(str(record.args[0]))
 
     def __enter__(self) -> UnprovenRows:

@@ -21,7 +21,7 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parents[2]
 Input = TypeVar("Input")
 
-# Repeats back to back of a call that is too short to be timed alone.
+# Repeats back to back of a call that is too short to be timed separately.
 _REPEATS = 4
 _SETTLING_SECONDS = 1.0  # a GPU's clocks rise under load
 _TILE_BYTES = 1 << 30

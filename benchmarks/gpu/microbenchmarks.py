@@ -1,4 +1,4 @@
-"""Times every stage on a GPU beside its floor and its peers, after checks of equality.
+"""Times every stage on a GPU next to its floor and its peers, after checks of equality.
 
     python benchmarks/gpu/microbenchmarks.py [--sizes all] [--seconds 240] [--output FOLDER]
 
@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # features.py lies there
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for features.py
 
 import checks
 from features import KINDS, make_features
@@ -142,7 +142,7 @@ class Benchmark:
     def _guard(
         self, size: dict[str, Any], name: str, action: Callable[[], None], *, ours: bool = True
     ) -> None:
-        """Runs a part and records what stopped it, so that the other parts can go on.
+        """Runs a part and records what stopped it, so that the other parts can continue.
 
         An error is a failure of the run only if the part is ``ours``, not a peer.
         """

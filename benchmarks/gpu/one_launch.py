@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # features.py lies there
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for features.py
 
 from features import make_features
 from stages import Prepared
@@ -52,7 +52,7 @@ def rank_a_block(given: Prepared) -> None:
 
 
 def rank_some_exactly(given: Prepared) -> None:
-    """Ranks a few rows by exact scores alone."""
+    """Ranks a few rows by exact scores only."""
     layout = _list_layout(given.features, given.modality, mabm.PRESETS["bmil"], 30)
     rows = torch.arange(min(64, len(given.features)), device=given.features.device)
     lists = (layout.groups, layout.list_of_group, layout.widths)

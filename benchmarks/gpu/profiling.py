@@ -52,7 +52,7 @@ def profile_stages(given: Prepared, device: torch.device) -> dict[str, Any]:
 
 
 def profile_table(size: Mapping[str, Any]) -> list[str]:
-    """Lines of text with the kernels of each stage, beside its time without a profiler."""
+    """Lines of text with the kernels of each stage, next to its time without a profiler."""
     lines = [
         "## Kernels",
         f"N = {size['samples']:,}, D = {size['dim']}, warm; times of kernels by the profiler.",

@@ -4,7 +4,7 @@
 #
 #   benchmarks/gpu/run.sh first    builds in place; a first call; times at N = 34,167; counters of
 #                                  each kernel (ncu); the tests of the GPU. At most 330 s.
-#   benchmarks/gpu/run.sh second   goes on with that build: memcheck, racecheck, synccheck; times at
+#   benchmarks/gpu/run.sh second   continues with that build: memcheck, racecheck, synccheck; times at
 #                                  N = 100,000 and 400,000; training. At most 300 s.
 #
 #   PYTHON           an interpreter with a CUDA build of PyTorch >= 2.10, setuptools, ninja, pytest,
@@ -12,7 +12,7 @@
 #   OUT              where the results go (benchmarks/gpu/output): four files a part
 #   MABM_COMMIT      the commit to name in the results, if there is no .git
 #   MABM_SECONDS     the limit of the part, instead of the seconds above
-#   MABM_DEVICE=cpu  a dry run where there is no GPU: the same steps on small inputs
+#   MABM_DEVICE=cpu  a dry run without a GPU: the same steps on small inputs
 #
 # Every step has its own time limit, is recorded when it ends, and does not stop the next. Exits with
 # 1 if the build, a comparison, a test or a sanitizer failed.
@@ -244,5 +244,5 @@ case $PART in
     training
     ;;
 esac
-say "$PART" "$((SECONDS - STARTED)) s in all; $([ $failed = 0 ] && echo 'nothing failed' || echo 'SOMETHING FAILED'); everything is in $OUT"
+say "$PART" "$((SECONDS - STARTED)) s in total; $([ $failed = 0 ] && echo 'nothing failed' || echo 'SOMETHING FAILED'); everything is in $OUT"
 exit $failed

@@ -3,7 +3,7 @@
     python benchmarks/gpu/smoke.py [--device cuda]
 
 Results must equal the CPU's to the bit; for golden files the labels must equal the released ones,
-too. Prints one line for each difference or error and goes on. Exits with 1 if there was any.
+too. Prints one line for each difference or error and continues. Exits with 1 if there was any.
 """
 
 from __future__ import annotations

@@ -108,7 +108,7 @@ Tensor make_tensor(std::initializer_list<int64_t> sizes) {
   }
 }
 
-// Checks of values, on the CPU alone. On a GPU they would wait for the device, so an op trusts its
+// Checks of values, on the CPU only. On a GPU they would wait for the device, so an op trusts its
 // caller there, and a number out of range is undefined behavior.
 
 // Checks that every number is in [low, high), in one pass that the compiler vectorizes.

@@ -1,6 +1,6 @@
 // What kernels use on top of CUDA C++: launches, warps and shared memory.
 //
-// Kernels reach the grid through this header alone, so that the very same source runs on a GPU and,
+// Kernels reach the grid only through this header, so that the same source runs on a GPU and,
 // with -DMABM_EMULATED, on the emulated grid of tests/emulated_grid, where shared memory is
 // checked.
 #pragma once
@@ -68,7 +68,7 @@ class Shared {
   const ::mabm::Shared<T> name(name##_storage, count)
 #endif
 
-// Hands out the shared memory that a launch asked for, piece by piece, in the same order in every
+// Divides the shared memory that a launch asked for, piece by piece, in the same order in every
 // thread; pieces of larger alignment first.
 class DynamicShared {
  public:

@@ -18,7 +18,7 @@ constexpr int64_t kOne = int64_t{1} << 30;
 // A weight before its row is normalized, in units of 2^-32.
 constexpr double kFineUnit = 4294967296.0;
 
-// exp(x) for x <= 0 from additions and multiplications alone, in a fixed order, so that every
+// exp(x) for x <= 0 from additions and multiplications only, in a fixed order, so that every
 // compiler and device gives the same bits. Relative error below 1e-14; 0 below -50, where a
 // weight is far less than one unit.
 MABM_HOST_DEVICE inline double exp_nonpositive(double x) {

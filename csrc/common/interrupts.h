@@ -1,6 +1,6 @@
 // Ctrl-C during an op: Python's signal handlers run while the op works, not after it.
 //
-// Signals reach Python's main thread alone. An op called there asks Python about ten times a second
+// Signals reach only Python's main thread. An op called there asks Python about ten times a second
 // whether one has come. Where its handler raises, what it raised is kept here, the op ends with an
 // error, and mabm._core.extension.interruptible raises what was kept. In other threads and in a
 // process that never imported mabm._C nothing is asked.
@@ -28,7 +28,7 @@ inline PyObject* interruption = nullptr;
 // passed since the last time; throws Interrupted if one of them raised.
 inline void check_interrupts() {
   using Clock = std::chrono::steady_clock;
-  static Clock::time_point next;  // read and written on the main thread alone
+  static Clock::time_point next;  // read and written on the main thread only
   if (main_thread == 0 || PyThread_get_thread_ident() != main_thread) {
     return;
   }

@@ -21,7 +21,7 @@ class RowLoop {
  public:
   explicit RowLoop(int64_t num_blocks) : num_blocks_(num_blocks), failed_block_(num_blocks) {}
 
-  // The next block of rows, or -1 where there is none left or the loop has failed.
+  // The next block of rows, or -1 if none is left or the loop failed.
   int64_t take() {
     const int64_t block = failed_ ? num_blocks_ : next_++;
     return block < num_blocks_ ? block : -1;

@@ -22,7 +22,7 @@ struct RowCounts {
 
   __device__ bool takes(int64_t row, bool in_shared) const { return too_long[row] != in_shared; }
 
-  // Called by one thread. A row that does not fit counts 0 until a table in global memory holds it.
+  // Called by one thread. A row that does not fit counts 0 until it has a table in global memory.
   __device__ void note(int64_t row, bool fits, int count) const {
     counts[row] = fits ? count : 0;
     if (!fits) {
@@ -114,7 +114,7 @@ class RowTable {
   // Whether a member is in the table; called by one thread, while none adds.
   __device__ bool holds(int32_t member) const { return keys_[slot_of(member)] == member; }
 
-  // Whether the table holds everything that was added; called after a barrier.
+  // Whether the table contains everything that was added; called after a barrier.
   __device__ bool complete() const { return !kShared || size_[0] <= kSharedMembers; }
 
   // The number of members; called after a barrier.

@@ -46,7 +46,7 @@ __device__ void score_row(const float* row, const float* const (&others)[kCount]
   }
 }
 
-// Rows and columns that a warp scores together, so that each feature it loads serves four pairs.
+// Rows and columns that a warp scores together, so that each loaded feature is used for four pairs.
 constexpr int kTileSide = 4;
 constexpr int kTileThreads = 256;
 

@@ -2,7 +2,7 @@
 // pointers and sizes where several tensors belong together.
 //
 // Shapes, dtypes and numbers on the host are checked everywhere. Numbers in tensors that address
-// memory or could overflow are checked on the CPU alone (common/checks.h). Quantities (features,
+// memory or could overflow are checked on the CPU only (common/checks.h). Quantities (features,
 // products, scores, thresholds, distances) are not checked: one that is not finite makes a result
 // meaningless, but not the access to memory unsafe.
 #pragma once
@@ -152,7 +152,7 @@ inline MaskedRanks read_masked(const Tensor& ranks, const Tensor& mask, const ch
   return lists;
 }
 
-// The half lists, of width 0 where there are none.
+// The half lists, of width 0 if there are none.
 inline MaskedRanks read_half(const Tensor& ranks, const std::optional<Tensor>& half_ranks,
                              const std::optional<Tensor>& half_mask) {
   if (!half_ranks.has_value()) {

@@ -1,8 +1,8 @@
 """Links from pages to files of the repository outside docs/, which a forge shows as they stand.
 
 Some of these files are pages of the site: their page under docs/ is a stub with a link for readers
-on a forge, and shows the file itself here. Links to any other file download it; a link to a folder
-becomes plain text.
+on a forge, and shows the file itself here. A link to an example leads to the page made of it. Links
+to any other file download it; a link to a folder becomes plain text.
 """
 
 import os.path
@@ -13,11 +13,12 @@ from typing import Any
 from sphinx.application import Sphinx
 
 ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "docs" / "examples"  # which sphinx-gallery makes pages of, under docs/gallery
 PAGES = {
     "CHANGELOG.md": "project/changelog",
     "CONTRIBUTING.md": "project/contributing",
     "README.md": "index",
-    "benchmarks/gpu/RESULTS.md": "evidence/gpu",
+    "benchmarks/gpu/RESULTS.md": "project/gpu_results",
     "mabm/data/ATTRIBUTION.md": "project/attribution",
 }
 _SHOWN = {page: file for file, page in PAGES.items() if file != "README.md"}
@@ -54,7 +55,10 @@ def rewrite_links(app: Sphinx, docname: str, source: list[str]) -> None:
         name = file.relative_to(ROOT).as_posix()
         if name in PAGES:
             file = ROOT / "docs" / f"{PAGES[name]}.md"
-        if file.is_dir():
+        if file.is_relative_to(EXAMPLES):
+            page = "index.rst" if file == EXAMPLES else f"{file.stem}.rst"
+            file = ROOT / "docs" / "gallery" / page
+        elif file.is_dir():
             return link["text"]
         goes_outside = not file.is_relative_to(ROOT / "docs")
         scheme = "path:" if goes_outside and not link["image"] else ""

@@ -4,9 +4,11 @@ Choose eps and k1 without labels
 
 Clusters part of Emoji-XM with many radii and list lengths, as one would without labels, and then
 looks at the identities to see how good the choice was. The images are drawings, not photographs.
-The guide :doc:`/guide/choosing` explains the rules.
+The guide :doc:`/guide/choosing` explains the rules. ``python choosing.py picture.png`` also saves the
+first picture.
 """
 
+import sys
 from functools import cache
 
 import matplotlib.pyplot as plt
@@ -36,8 +38,8 @@ print(f"{len(features)} frames of {num_identities} identities")
 # One graph, many radii
 # ---------------------
 #
-# The graph up to 0.8 is computed once; :meth:`mabm.NeighborGraph.sweep` clusters it for each eps. No
-# identity is read here.
+# The graph up to 0.8 is computed once, and :meth:`mabm.NeighborGraph.sweep` clusters it for each eps.
+# No identity is read here.
 
 radii = [round(0.2 + 0.025 * step, 3) for step in range(23)]
 
@@ -80,6 +82,8 @@ for axes in (left, right):
     axes.axvline(peak.eps, color="gray", linestyle=":", label=f"most clusters: eps {peak.eps:g}")
     axes.legend(fontsize=8)
 figure.suptitle("Without labels: k1 = 24, k2 = 3, min_samples = 4")
+if len(sys.argv) > 1:
+    figure.savefig(sys.argv[1], dpi=150)
 plt.show()
 
 # %%

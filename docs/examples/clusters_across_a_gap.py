@@ -31,7 +31,9 @@ print("modality-aware", mabm.pseudo_labels(features, modality, k1=20, k2=4))
 
 # %%
 # *Spanning* clusters have images of both modalities. The classic distance finds nearly every person
-# twice, once for each kind of camera. The modality-aware distance finds every person once.
+# twice, once for each kind of camera. The modality-aware distance finds every person once. With
+# the seeds 0 to 19, the classic distance finds no spanning cluster in 19 draws and four in one; the
+# modality-aware one finds 60 in all.
 #
 # Wider and narrower gaps
 # -----------------------

@@ -1,1 +1,1 @@
-"""Shared by all stages: argument checks, arrays, devices, files, compiled ops. Imports no stage."""
+"""Shared by all stages, and imports none: argument checks, arrays, devices, files, compiled ops."""

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 class ArrayRecord(Saved):
     """Base of frozen dataclasses whose fields are tensors or NumPy arrays, and plain values.
 
-    Public functions turn a record into tensors once, at their door (:meth:`in_tensors`), and their
-    result into the caller's kind once, as it leaves (:meth:`in_kind_of`). Between the two, stages
-    hand on records of tensors.
+    Public functions convert a record to tensors once, on entry (:meth:`in_tensors`), and their
+    result to the caller's kind once, on return (:meth:`in_kind_of`). In between, stages pass on
+    records of tensors.
     """
 
     @classmethod
     def unchecked(cls, *values: Any) -> Self:
-        """Wraps what ops returned, which needs no checks: on a GPU they would wait for it.
+        """Wraps results of ops without checks, which would wait for a GPU.
 
         Args:
             values: The fields, in their order.
@@ -37,7 +37,7 @@ class ArrayRecord(Saved):
         return record
 
     def in_tensors(self) -> Any:
-        """The same record with contiguous tensors in the place of arrays, over the same memory."""
+        """The same record with contiguous tensors instead of arrays, sharing memory."""
         return self.unchecked(
             *(
                 to_tensor(value, name).contiguous()
@@ -48,10 +48,10 @@ class ArrayRecord(Saved):
         )
 
     def in_kind_of(self, model: Array) -> Any:
-        """A record of tensors, with NumPy arrays in their place where ``model`` is one.
+        """This record of tensors, converted to NumPy arrays if ``model`` is one.
 
         Args:
-            model: A tensor or an array of the caller's.
+            model: A tensor or an array from the caller.
         """
         if isinstance(model, Tensor):
             return self

@@ -15,7 +15,7 @@ Array: TypeAlias = Tensor | NDArray[Any]
 ArrayT = TypeVar("ArrayT", Tensor, NDArray[Any])
 IntArray: TypeAlias = NDArray[np.int64]
 
-# Rows per block where a pass over all features at once would double their memory. On the CPU the
+# Rows per block, where processing all features at once would double their memory. On the CPU the
 # results of a block fit in the cache; on other devices a block keeps the device busy.
 _ROWS_AT_ONCE = 256
 _ROWS_AT_ONCE_ON_DEVICE = 4096
@@ -37,7 +37,7 @@ def to_tensor(value: object, name: str) -> Tensor:
 
     Raises:
         TypeError: It is neither a dense tensor nor an array of real numbers, or has a mask.
-        ValueError: It has no values, like a tensor on ``meta``.
+        ValueError: It has no values, such as a tensor on ``meta``.
     """
     if isinstance(value, Tensor):
         check_dense(value, name)
@@ -47,8 +47,7 @@ def to_tensor(value: object, name: str) -> Tensor:
         return value.detach().resolve_neg()
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(
-            f"{name} must be an array without a mask, got MaskedArray; leave out what is masked, "
-            "or fill it"
+            f"{name} must be an array without a mask, got MaskedArray; remove or fill masked values"
         )
     if not isinstance(value, np.ndarray):
         raise TypeError(
@@ -72,7 +71,7 @@ def to_tensor(value: object, name: str) -> Tensor:
 
 
 def _kind_and_remedy(value: object, name: str) -> str:
-    """Returns the type of a value that is no tensor or array, and how to convert it."""
+    """Returns the type of a value that is not a tensor or array, and how to convert it."""
     kind = type(value).__name__
     if isinstance(value, list | tuple):
         if len(value) and isinstance(value[0], Tensor):

@@ -31,7 +31,7 @@ def check_lengths(tensor: Tensor, name: str) -> None:
     if len(bad):
         more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
         raise ValueError(
-            f"{name} must be finite and of finite length, got NaN, Inf or numbers too great "
+            f"{name} must be finite and of finite length, got NaN, Inf or numbers too large "
             f"in row {int(bad[0])}{more}"
         )
 

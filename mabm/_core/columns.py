@@ -57,7 +57,7 @@ class Categories(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """Features and the groups of their rows, on one device.
+    """Features and the group of each sample, on one device.
 
     Attributes:
         features: (N, D) contiguous float32 without gradient.
@@ -75,13 +75,13 @@ def check_samples(features: object, modality: object, name: str = "features") ->
 
     Args:
         features: (N, D) tensor or array of float16, bfloat16, float32 or float64.
-        modality: (N,) integers >= 0, bool or words, the group of each row, or ``None``.
+        modality: (N,) integers >= 0, bool or words, the group of each sample, or ``None``.
         name: Name of the features in messages.
 
     Raises:
-        TypeError: An argument of the wrong kind.
-        ValueError: Features are not finite or not (N, D), or the modality is not (N,), misses a
-            value, or holds a negative number.
+        TypeError: An argument has the wrong type.
+        ValueError: Features are not finite or not (N, D), or the modality is not (N,), has missing
+            values, or contains a negative number.
     """
     x = check_features(features, name)
     if modality is None:
@@ -132,7 +132,7 @@ def check_categories(
 
 
 def check_visible_infrared(value: object, count: int | None, name: str, each: str) -> Tensor:
-    """Returns a modality with fixed numbers, 0 visible and 1 infrared, from these or the words.
+    """Returns a modality with fixed numbers, 0 visible and 1 infrared, from numbers or words.
 
     Raises:
         TypeError: It is not a column of integers, bool or words.
@@ -329,8 +329,8 @@ def _refuse_missing(rows: list[int], name: str) -> None:
     if rows:
         more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
         raise ValueError(
-            f"{name} must have a value in every row, got none in row {rows[0]}{more}; leave out "
-            "these rows everywhere, or fill them"
+            f"{name} must have a value in every row, got none in row {rows[0]}{more}; remove these "
+            "rows from all arguments, or fill them"
         )
 
 

@@ -1,4 +1,4 @@
-"""The memory that is left on a device, and errors for work that does not fit in it."""
+"""The available memory of a device, and errors for work that does not fit in it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 
 from mabm._core.extension import interruptible
 
-# For containers of control groups version 2 and 1: the files of the limit, the use and the
-# statistics, and the entry in the statistics for file cache that is given back on demand.
+# For containers with control groups version 2 and 1: the files with the limit, the usage and the
+# statistics, and the statistics entry for reclaimable file cache.
 _CGROUPS = (
     ("memory.max", "memory.current", "memory.stat", "inactive_file"),
     (
@@ -28,8 +28,8 @@ _CGROUP_ROOT = Path("/sys/fs/cgroup")
 def available_bytes(device: torch.device) -> int | None:
     """Bytes that this process can still allocate on a device; ``None`` if unknown.
 
-    On the CPU it is the least of what the machine has available and what the limit of a container
-    leaves; on a GPU, free memory and what PyTorch holds in reserve.
+    On the CPU this is the smaller of the machine's available memory and the rest of the container's
+    limit; on a GPU, free memory plus PyTorch's unused reserve.
     """
     if device.type == "cuda":
         held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -75,9 +75,9 @@ def check_fits(needed: int, what: str, instead: str, device: torch.device) -> No
 
     Args:
         needed: Bytes that the work will allocate.
-        what: What they are for; the subject of the message.
+        what: The purpose of the memory; the subject of the message.
         instead: What the user can do instead; the end of the message.
-        device: The device that they are allocated on.
+        device: The device to allocate on.
 
     Raises:
         MemoryError: The device has fewer bytes available.
@@ -93,7 +93,7 @@ def check_fits(needed: int, what: str, instead: str, device: torch.device) -> No
 
 @contextmanager
 def running_ops(what: str, instead: str) -> Iterator[None]:
-    """For calls of ops: errors that say what ran out of memory, and Ctrl-C during an op.
+    """Wraps calls of ops: errors say what ran out of memory, and Ctrl-C interrupts an op.
 
     Args:
         what: The work; the subject of the message.
@@ -102,7 +102,7 @@ def running_ops(what: str, instead: str) -> Iterator[None]:
     Raises:
         torch.OutOfMemoryError: The work ran out of memory on a GPU.
         MemoryError: The work ran out of memory on the CPU.
-        BaseException: A signal handler raised this during an op, such as KeyboardInterrupt.
+        BaseException: Raised by a signal handler during an op, such as KeyboardInterrupt.
     """
     try:
         with interruptible():

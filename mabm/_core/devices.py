@@ -1,4 +1,4 @@
-"""The device that a name means, in this process."""
+"""Finds the device for a name, in this process."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from mabm._core.extension import backends
 
 
 def find_device(name: str, argument: str = "device", *, needs_ops: bool = False) -> torch.device:
-    """The device of a name; ``"auto"`` is a GPU where there is one, else the CPU.
+    """Returns the device for a name; ``"auto"`` is a GPU if there is one, otherwise the CPU.
 
-    A GPU without a number (``"auto"``, ``"cuda"``) is that of the process's local rank under
-    ``torchrun``, else the first.
+    A GPU without a number (``"auto"``, ``"cuda"``) is the one of the process's local rank under
+    ``torchrun``, otherwise the first.
 
     Args:
         name: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
-        argument: What messages call the argument, such as ``--device``.
-        needs_ops: Whether the ops of this library run there, rather than PyTorch's alone.
+        argument: Name of the argument in messages, such as ``--device``.
+        needs_ops: Whether ops of this library will run there, not only PyTorch's.
 
     Returns:
         ``cpu``, or ``cuda`` with a number.
@@ -51,7 +51,7 @@ def find_device(name: str, argument: str = "device", *, needs_ops: bool = False)
     number = int(local_rank) if device.index is None else device.index
     if number >= torch.cuda.device_count():
         raise ValueError(
-            f"{argument} must be one of the {torch.cuda.device_count()} GPUs there are, got "
+            f"{argument} must be one of the {torch.cuda.device_count()} available GPUs, got "
             f"{name!r} in the process of local rank {local_rank}"
         )
     if not has_ops:

@@ -1,4 +1,4 @@
-"""Loads the compiled ops, and says how they were built or what to do if they are missing."""
+"""Loads the compiled ops, and reports how they were built or what to do if they are missing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 
 from mabm._core.version import __version__
 
-_INTERRUPTED: Final = "interrupted by a signal"  # what csrc/common/interrupts.h says
+_INTERRUPTED: Final = "interrupted by a signal"  # as in csrc/common/interrupts.h
 _REBUILD: Final = (
     "from the repository: `pip install --no-build-isolation .` (for work on the source itself: "
     "`pip install --no-build-isolation -e .`)"
@@ -24,7 +24,7 @@ _REBUILD: Final = (
 def load() -> None:
     """Loads ``mabm._C``, which registers the ops under ``torch.ops.mabm``.
 
-    Warns (``RuntimeWarning``) if they load but do not fit the running torch.
+    Warns (``RuntimeWarning``) if they load but do not match the running torch.
 
     Raises:
         ImportError: The ops were never built for this interpreter, or do not load with this torch.
@@ -37,7 +37,7 @@ def load() -> None:
         if not never_built:
             remedy = (
                 f"This torch is {_running()}: if it replaced the one that they were built with, "
-                f"build and install them anew {_REBUILD}; they need torch >= 2.10"
+                f"rebuild and install them {_REBUILD}; they need torch >= 2.10"
             )
         raise ImportError(
             f"the compiled ops of mabm could not be loaded ({error}). {remedy}"
@@ -53,15 +53,15 @@ def _running() -> str:
 
 
 def find_misfit(built_cuda: str | None, torch_version: str, torch_cuda: str | None) -> str | None:
-    """Why ops that load may still fail with a torch, and what to do; None if they fit.
+    """Why loaded ops may still fail with a torch, and what to do; None if they match.
 
-    Ops for the CPU alone fit every torch from 2.10 on, with or without CUDA, whichever torch they
-    were built with. Ops with CUDA fit every such torch of the same major version of CUDA.
+    CPU-only ops work with every torch from 2.10 on, with or without CUDA, whichever torch they were
+    built with. Ops with CUDA work with every such torch of the same major version of CUDA.
 
     Args:
-        built_cuda: Version of CUDA that the ops were built with; None for the CPU alone.
+        built_cuda: Version of CUDA that the ops were built with; None for CPU only.
         torch_version: Version of the running torch.
-        torch_cuda: Version of CUDA that this torch was built with, None for none.
+        torch_cuda: Version of CUDA that this torch was built with; None without CUDA.
     """
     if tuple(int(number) for number in re.findall(r"\d+", torch_version)[:2]) < (2, 10):
         return (
@@ -74,14 +74,14 @@ def find_misfit(built_cuda: str | None, torch_version: str, torch_cuda: str | No
         return (
             f"the compiled ops of mabm were built with CUDA {built_cuda} and torch "
             f"{torch_version} with {torch_cuda or 'none'}: install a torch of CUDA {built_cuda}, "
-            f"or build and install the ops anew {_REBUILD}"
+            f"or rebuild and install the ops {_REBUILD}"
         )
     return None
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Raises what a signal handler raised during an op, such as the KeyboardInterrupt of Ctrl-C.
+    """Re-raises what a signal handler raised during an op, such as KeyboardInterrupt on Ctrl-C.
 
     An op runs Python's signal handlers while it works (``csrc/common/interrupts.h``). If one
     raises, the op ends with a RuntimeError and keeps the exception, which is raised here instead.
@@ -101,7 +101,7 @@ def interruptible() -> Iterator[None]:
 
 
 def backends() -> tuple[str, ...]:
-    """Device types that this build has ops for: ``("cpu",)``, with CUDA also ``"cuda"``.
+    """Returns the device types with ops in this build: ``("cpu",)``, with CUDA also ``"cuda"``.
 
     Example:
         >>> import mabm
@@ -116,14 +116,14 @@ def backends() -> tuple[str, ...]:
 
 @dataclass(frozen=True, repr=False)
 class BuildInfo:
-    """How mabm was built and what it runs on, to be quoted in a bug report.
+    """How mabm was built and what it runs on, for bug reports.
 
     Attributes:
         version: Version of mabm.
         torch: Version of the running torch.
         built_with_torch: Version of the torch that the ops were compiled against.
-        cuda: Version of the CUDA toolkit that the ops were compiled with; None for the CPU alone.
-        architectures: GPU architectures compiled in, by the names of
+        cuda: Version of the CUDA toolkit that the ops were compiled with; None for CPU only.
+        architectures: GPU architectures that the ops were compiled for, named as in
             ``torch.cuda.get_arch_list()``: ``"sm_90"`` is code for compute capability 9.0,
             ``"compute_90"`` is PTX, which later GPUs compile when they load it.
         backends: Device types that this build has ops for: ``("cpu",)``, with CUDA also ``"cuda"``.
@@ -154,8 +154,8 @@ class BuildInfo:
 def build_info() -> BuildInfo:
     """Returns the versions, device types and GPU architectures of this build.
 
-    They are read from the compiled ops themselves. Whether this machine has a GPU is another
-    question, which ``torch.cuda.is_available()`` answers.
+    They are read from the compiled ops. Use ``torch.cuda.is_available()`` to find out whether this
+    machine has a GPU.
 
     Example:
         >>> import mabm

@@ -22,7 +22,7 @@ _NO_SYNC: Final = (errno.EACCES, errno.EBADF, errno.EINVAL, errno.ENOTSUP)
 
 @contextmanager
 def moved_into(path: Path) -> Iterator[IO[bytes]]:
-    """Yields a temporary file that replaces ``path`` once it is completely on the disk.
+    """Yields a temporary file that replaces ``path`` once it is completely written to disk.
 
     If ``path`` is a symbolic link, the file that it points to is replaced.
 
@@ -47,7 +47,7 @@ def moved_into(path: Path) -> Iterator[IO[bytes]]:
             raw.close()
             os.replace(beside, target)
     finally:
-        with suppress(OSError):  # of a full disk, already reported
+        with suppress(OSError):  # a full disk, already reported
             raw.close()
         with suppress(OSError):
             beside.unlink(missing_ok=True)
@@ -57,11 +57,11 @@ def moved_into(path: Path) -> Iterator[IO[bytes]]:
 
 
 def check_regular(path: Path) -> None:
-    """Refuses a path that is no regular file: a folder, a pipe or a device.
+    """Rejects a path that is not a regular file: a folder, a pipe or a device.
 
     Raises:
         OSError: There is no such file, or it cannot be accessed.
-        ValueError: It is no regular file.
+        ValueError: It is not a regular file.
     """
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode):
@@ -80,7 +80,7 @@ def check_writable(path: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Flushes a rename in a folder to the disk, so that it survives a crash of the machine.
+    """Flushes a rename in a folder to disk, so that it survives a crash of the machine.
 
     Network file systems may not support this, and reading the folder may not be allowed. Both are
     ignored, since the file itself is complete.
@@ -97,7 +97,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _places(path: Path) -> tuple[Path, Path]:
-    """Returns the file to replace, with links followed, and the temporary file beside it."""
+    """Returns the file to replace, with links followed, and the temporary file next to it."""
     target = Path(os.path.realpath(path))
     if target.exists() and not target.is_file():
         code = errno.EISDIR if target.is_dir() else errno.EEXIST

@@ -1,4 +1,4 @@
-"""Names that are read in any case, with ``-`` or ``_``, and written in one spelling."""
+"""Names that are accepted in any case, with ``-`` or ``_``, and written in one spelling."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ T = TypeVar("T")
 
 
 def find_name(name: object, names: Iterable[str]) -> str | None:
-    """Finds a name among ``names`` whatever its case, and returns it as spelled there.
+    """Finds a name among ``names`` in any spelling, and returns it as spelled there.
 
-    Upper and lower case are the same, and so are ``-`` and ``_``.
+    Case is ignored, and ``-`` and ``_`` are the same.
 
     Args:
-        name: The name as typed or read; a value that is no string matches none.
+        name: The name as typed or read; a value that is not a string has no match.
         names: The names to choose from.
 
     Returns:
@@ -30,9 +30,9 @@ def _folded(name: str) -> str:
 
 
 class NamedMapping(Mapping[str, T]):
-    """A read-only mapping whose names are found in any spelling that :func:`find_name` takes.
+    """A read-only mapping whose names are found in any spelling that :func:`find_name` accepts.
 
-    Iteration gives each name once, as it is spelled in documents.
+    Iteration yields each name once, in its standard spelling.
 
     Args:
         values: The values by name.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mabm._core.partition import NOISE
 
-_LEAST_LENGTH = 1e-12  # as torch.nn.functional.normalize has it
+_LEAST_LENGTH = 1e-12  # as in torch.nn.functional.normalize
 
 
 def full_precision(tensor: Tensor) -> Tensor:
@@ -29,7 +29,7 @@ def without_autocast(device: torch.device) -> AbstractContextManager[object]:
 def unit_rows(features: Tensor) -> Tensor:
     """Returns the rows scaled to unit length in full precision; a row of zeros stays zero.
 
-    A row becomes NaN if its length is not finite: if it has NaN or Inf, or numbers so great
+    A row becomes NaN if its length is not finite: if it has NaN or Inf, or numbers so large
     (1.8e19 in float32) that the sum of their squares is infinite.
     """
     rows = full_precision(features)

@@ -8,11 +8,11 @@ from torch import Tensor
 
 
 def gather(part: Tensor, group: dist.ProcessGroup | None = None) -> list[Tensor]:
-    """The tensors of all processes, in their order, without gradient.
+    """Returns the tensors of all processes, in the order of ranks, without gradient.
 
     Args:
         part: Tensor of this process; all processes have the same shape.
-        group: The processes; those of the default group unless given.
+        group: The process group; the default group unless given.
     """
     parts = [torch.empty_like(part) for _ in range(dist.get_world_size(group))]
     dist.all_gather(parts, part.detach().contiguous(), group=group)
@@ -20,14 +20,14 @@ def gather(part: Tensor, group: dist.ProcessGroup | None = None) -> list[Tensor]
 
 
 def join_rows(*columns: Tensor, group: dist.ProcessGroup | None = None) -> list[Tensor]:
-    """Joins the rows of all processes, each of which may have another number of them.
+    """Joins the rows of all processes, whose numbers of rows may differ.
 
     Args:
         columns: Tensors of this process with the same number of rows.
-        group: The processes; those of the default group unless given.
+        group: The process group; the default group unless given.
 
     Returns:
-        For each of ``columns``, the rows of all processes in their order, without gradient.
+        For each of ``columns``, the rows of all processes in the order of ranks, without gradient.
     """
     if dist.get_world_size(group) == 1:
         return list(columns)
@@ -37,7 +37,7 @@ def join_rows(*columns: Tensor, group: dist.ProcessGroup | None = None) -> list[
 
 
 def _join(part: Tensor, counts: list[int], group: dist.ProcessGroup | None) -> Tensor:
-    """Joins rows that are padded to the largest number on their way."""
+    """Joins rows, padded to the largest number for the transfer."""
     if not max(counts):
         return part.detach()
     padded = part.new_zeros((max(counts), *part.shape[1:]))

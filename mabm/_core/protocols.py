@@ -1,4 +1,4 @@
-"""How a data set is tested: what its searches compare, and what their scores count."""
+"""Evaluation protocols of data sets: what searches compare, and what scores count."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ Side = Literal["queries", "gallery"]
 
 @dataclass(frozen=True)
 class RetrievalProtocol(Saved):
-    """What one data set leaves out of a ranked gallery, and what its CMC counts.
+    """Which gallery samples a data set excludes, and what its CMC counts.
 
     Attributes:
         name: Name of this protocol in messages.
-        excluded_cameras: Pairs (query camera, gallery camera): a query of the first is never
-            compared with the gallery of the second, whatever the identities.
-        exclude_same_camera: Whether a gallery sample of both the query's identity and its camera
-            is left out. A negative camera is unknown, and counts as different from all cameras.
+        excluded_cameras: Pairs (query camera, gallery camera): queries of the first are never
+            compared with gallery samples of the second, whatever their identities.
+        exclude_same_camera: Whether gallery samples with the identity and camera of the query are
+            excluded. A negative camera is unknown, and differs from all cameras.
         cmc_by_identity: Whether the CMC counts identities, each at its first occurrence in the
-            ranked gallery, rather than samples. mAP and mINP count samples always.
+            ranked gallery, instead of samples. mAP and mINP always count samples.
 
     Example:
         >>> import mabm
@@ -40,14 +40,14 @@ class RetrievalProtocol(Saved):
 
     @property
     def needs_cameras(self) -> bool:
-        """Whether the protocol reads cameras."""
+        """Whether the protocol uses cameras."""
         return bool(self.excluded_cameras) or self.exclude_same_camera
 
     def compared(self, matches: Tensor, query_cameras: Tensor, gallery_cameras: Tensor) -> Tensor:
-        """Which pairs of a query and a gallery sample are compared.
+        """Returns which pairs of a query and a gallery sample are compared.
 
         Args:
-            matches: (Q, G) bool, whether the two are of one identity.
+            matches: (Q, G) bool, whether the two have the same identity.
             query_cameras: Integers, broadcast to (Q, G).
             gallery_cameras: Integers, broadcast to (Q, G).
 
@@ -71,21 +71,21 @@ class RetrievalProtocol(Saved):
 
 @dataclass(frozen=True)
 class SearchTask(Saved):
-    """One test of a data set: queries of one modality searched in a gallery of another.
+    """One evaluation task of a data set: queries of one modality, gallery of another.
 
     Attributes:
         data: Name of the data set.
         name: Name of the task, such as ``"infrared-to-visible"``: the queries' modality first.
         query_modality: Modality of the queries.
         gallery_modality: Modality of the gallery.
-        protocol: What is left out of a ranked gallery, and what the CMC counts.
+        protocol: Which gallery samples are excluded, and what the CMC counts.
         query_cameras: Cameras of the queries; ``None`` for all.
         gallery_cameras: Cameras of the gallery; ``None`` for all.
-        drawn: The side that is drawn anew for every trial (:func:`mabm.draw_gallery`),
-            ``"gallery"`` or ``"queries"``: ``num_images`` images of every identity in every camera,
-            cameras in the order given, which must not be ``None``. The other side is every image.
-            ``None``: nothing is drawn, and there is one trial.
-        num_images: Number of images drawn of every identity in every camera.
+        drawn: The side that is drawn for every trial (:func:`mabm.draw_gallery`), ``"gallery"`` or
+            ``"queries"``: ``num_images`` images per identity and camera, in the order of its
+            cameras, which must be given. The other side contains all images. ``None``: nothing is
+            drawn, and there is one trial.
+        num_images: Number of images to draw per identity and camera.
         num_trials: Trials 0, 1, ... to average over.
 
     Example:
@@ -110,12 +110,12 @@ class SearchTask(Saved):
     num_trials: int = 1
 
     def __post_init__(self) -> None:
-        """Refuses choices that do not go together."""
+        """Rejects choices that cannot be combined."""
         check_choice("drawn", self.drawn, (*get_args(Side), None))
         for name in ("num_images", "num_trials"):
             count = check_integer(name, getattr(self, name), at_least=1)
             if self.drawn is None and count != 1:
-                raise ValueError(f"{name} must be 1 where nothing is drawn, got {count}")
+                raise ValueError(f"{name} must be 1 if nothing is drawn, got {count}")
         cameras = {"queries": "query_cameras", "gallery": "gallery_cameras"}.get(self.drawn or "")
         if cameras is not None and getattr(self, cameras) is None:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Fake kernels of the ops, which tell PyTorch their output shapes, and the refusal of gradients.
+"""Fake kernels of the ops, which give PyTorch their output shapes, and errors for gradients.
 
 One fake kernel per schema of ``csrc/library.cpp``, a function of the same name. Sizes that depend
 on the data (the entries of ragged rows) are unbacked symbols under ``torch.compile``.
@@ -20,7 +20,7 @@ _FAKES: dict[str, Callable[..., Any]] = {}
 
 
 def _fake(function: _Fake) -> _Fake:
-    """Takes a function as the fake kernel of the op of the same name."""
+    """Registers a function as the fake kernel of the op of the same name."""
     _FAKES[function.__name__] = function
     return function
 
@@ -148,8 +148,8 @@ def _refuse_gradient(op: str) -> Any:
 
 
 def register() -> None:
-    """Registers every fake kernel and, for ops that return tensors, the refusal of a gradient."""
+    """Registers all fake kernels and, for ops that return tensors, an error for gradients."""
     for op, fake in _FAKES.items():
         torch.library.register_fake(f"mabm::{op}", fake)
-        if not op.endswith("_"):  # PyTorch takes a formula for functional ops alone
+        if not op.endswith("_"):  # PyTorch accepts a formula for functional ops only
             torch.library.register_autograd(f"mabm::{op}", _refuse_gradient(op))

@@ -15,10 +15,10 @@ from mabm._core.arrays import to_tensor
 class Saved:
     """Base of dataclasses that ``torch.load`` reads with ``weights_only=True``, its default.
 
-    A state holds only the fields: tensors, numbers, strings, containers of these, and other
+    A state contains only the fields: tensors, numbers, strings, containers of these, and other
     instances of ``Saved``. NumPy arrays are stored as tensors and restored as arrays. Cached values
     are not stored. Loading calls the constructor, with its checks; fields that are missing in the
-    state take their defaults.
+    state get their defaults.
     """
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -43,7 +43,7 @@ class Saved:
             )
         if unknown := sorted(set(state["fields"]) - set(known)):
             raise ValueError(
-                f"the saved state of {kind.__name__} must have no fields but {known}, got "
+                f"the saved state of {kind.__name__} must have only the fields {known}, got "
                 f"{unknown}; load it with the version of mabm that saved it, or a later one"
             )
         values = {

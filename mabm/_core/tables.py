@@ -1,4 +1,4 @@
-"""Comma-separated text: its rows, and numbers and modalities in its cells."""
+"""Comma-separated text: rows, and the numbers and modalities in their cells."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ MODALITY_WORDS: Final = {name: number for number, name in MODALITY_NAMES.items()
 }
 """Words that stand for the number of a modality."""
 
-_LARGEST: Final = 2**63 - 1  # of int64, which columns are kept in
+_LARGEST: Final = 2**63 - 1  # the largest int64
 _MOST_SHOWN: Final = 40  # characters of a cell in a message
-_SEPARATORS: Final = {";": "semicolons", "\t": "tabs"}  # of other tables
+_SEPARATORS: Final = {";": "semicolons", "\t": "tabs"}  # other common separators
 
 
 def read_rows(path: Path, name: str) -> Iterator[tuple[int, list[str]]]:
-    """Yields the rows of a table that are not empty, and their numbers from 1.
+    """Yields the non-empty rows of a table, and their numbers from 1.
 
     Args:
         path: A file of comma-separated text in UTF-8, with or without a byte-order mark.
-        name: What messages call it.
+        name: Name of the file in messages.
 
     Raises:
         OSError: The file cannot be opened.
-        ValueError: The file is no text, or no regular file.
+        ValueError: The file is not text, or not a regular file.
     """
     check_regular(path)
     number = 0
@@ -44,15 +44,15 @@ def read_rows(path: Path, name: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def other_separator(row: list[str]) -> str | None:
-    """What a row has between its columns in place of commas, in words; ``None`` for commas."""
+    """The separator in a row, in words, if it is not a comma; ``None`` for commas."""
     line = ",".join(row)
     return next((words for sign, words in _SEPARATORS.items() if sign in line), None)
 
 
 def whole_number(text: str) -> int | None:
-    """The integer in [0, 2^63) that a text writes in digits, or ``None``."""
+    """The integer in [0, 2^63) that a text of digits stands for, or ``None``."""
     digits = text.lstrip("0") or text[-1:]
-    # Python converts no thousands of digits, and nothing here needs more than 64 bits.
+    # Python does not convert thousands of digits, and nothing here needs more than 64 bits.
     if not text.isdecimal() or len(digits) > len(str(_LARGEST)) or int(digits) > _LARGEST:
         return None
     return int(digits)

@@ -77,7 +77,7 @@ def write(text: str) -> None:
 
 def _abandon_output() -> None:
     """Discards buffered output, so that the interpreter does not fail to flush it at exit."""
-    with suppress(OSError), open(os.devnull, "wb") as nowhere:  # OSError: it is no file
+    with suppress(OSError), open(os.devnull, "wb") as nowhere:  # OSError: not a file
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 

@@ -1,12 +1,12 @@
-"""Graph -> labels: clusters of all samples, how good they are, and clusters of new samples.
+"""Graph -> labels: clusters of all samples, their quality, and clusters of new samples.
 
 ==================  ==============================================================================
-file                what it holds
+file                content
 ==================  ==============================================================================
-``dbscan``          DBSCAN as an object, and what any clusterer of a graph must have
-``pseudo_labels``   from features to labels in one call, with their statistics
+``dbscan``          DBSCAN as an object, and the protocol of clusterers
+``pseudo_labels``   from features to labels in one call, with statistics
 ``prediction``      labels of new samples
-``association``     clusters of each modality alone, matched across modalities
+``association``     clusters within each modality, matched across modalities
 ``estimator``       the clustering as a scikit-learn estimator
 ``quality``         how well clusters agree with identities
 ==================  ==============================================================================

@@ -1,8 +1,8 @@
-"""Clusters of either modality joined afterwards: the baseline that global clustering replaces.
+"""Association of clusters across modalities: the baseline that global clustering replaces.
 
-The published alternative to clustering all samples together is to cluster each modality alone and
-to match the clusters, by the Hungarian method or by optimal transport. It is here to be compared
-with: :func:`associate_clusters` returns what :func:`mabm.pseudo_labels` returns.
+The published alternative to clustering all samples together is to cluster each modality separately
+and then match the clusters, by the Hungarian method or by optimal transport. It is included for
+comparison: :func:`associate_clusters` returns the same type as :func:`mabm.pseudo_labels`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _REGULARIZATION = 0.05
 _TOLERANCE = 1e-4
 _MAX_ITERATIONS = 10_000
 
-# Sums of a few logarithms up to this stay within float64.
+# Sums of a few logarithms up to this size do not overflow float64.
 _GREATEST_EXPONENT = 1e300
 
 
@@ -44,34 +44,34 @@ def associate_clusters(
     one_to_one: bool = False,
     regularization: float = _REGULARIZATION,
 ) -> PseudoLabels[ArrayT]:
-    """Joins the clusters of two modalities that belong together, by the cosine of their means.
+    """Matches the clusters of two modalities by the cosine similarity of their means.
 
-    Where one modality has more clusters than the other, each of its clusters still gets a partner,
-    so that several may share one (see :func:`match_clusters`); what shares a partner is one cluster
-    of the result. With ``"sinkhorn"`` a cluster of the modality with more goes to the partner that
-    the transport plan sends most of its mass to, the lower one of equals.
+    If one modality has more clusters than the other, each of its clusters still gets a partner, so
+    several may share one (see :func:`match_clusters`); clusters that share a partner become one
+    cluster. With ``"sinkhorn"``, each cluster of the modality with more clusters goes to the
+    partner that receives most of its mass in the transport plan, ties to the lower number.
 
     Args:
-        features: (N, D) floating point; the cost of a pair is one minus the cosine of their
-            prototypes, the normalized means of :func:`mabm.split_prototypes`.
-        labels: (N,) integers: clusters found in each modality alone, noise -1. The same number in
-            two modalities is two clusters. Or the :class:`mabm.PseudoLabels`, which bring their
-            modality where none is given.
-        modality: (N,) integers >= 0, bool or words, of at most two values.
-        method: ``"hungarian"``, exact and least in total cost, or ``"sinkhorn"``, entropic optimal
-            transport of equal masses.
-        one_to_one: Whether clusters that are left over stay alone instead. The plan of
-            ``"sinkhorn"`` is then rounded to the matching that keeps most of its mass.
+        features: (N, D) floating point; the cost of a pair is one minus the cosine similarity of
+            their prototypes, the normalized means of :func:`mabm.split_prototypes`.
+        labels: (N,) integers: clusters found within each modality, noise -1. The same number in
+            two modalities means two clusters. Or :class:`mabm.PseudoLabels`, whose modality is the
+            default of ``modality``.
+        modality: (N,) integers >= 0, bool or words, with at most two values.
+        method: ``"hungarian"``, an exact matching of minimal total cost, or ``"sinkhorn"``,
+            entropic optimal transport with equal masses.
+        one_to_one: Whether to match one to one and leave the remaining clusters unmatched. The plan
+            of ``"sinkhorn"`` is then rounded to the matching that keeps most of its mass.
         regularization: Weight of the entropy in the plan of ``"sinkhorn"``, above 0, in units of
-            the cost; the other method does not read it.
+            the cost; ``"hungarian"`` ignores it.
 
     Returns:
-        Labels of the same kind as ``features`` with their statistics: clusters are numbered by
+        Labels of the same kind as ``features``, with their statistics: clusters are numbered by
         their first sample, noise is -1.
 
     Raises:
-        TypeError: An argument of the wrong kind.
-        ValueError: An argument out of its range, no modality, or more than two of them.
+        TypeError: An argument has the wrong type.
+        ValueError: An argument is out of range, or there is no modality or more than two.
 
     Source:
         Hungarian and progressive: Wu and Ye, "Unsupervised Visible-Infrared Person
@@ -84,7 +84,7 @@ def associate_clusters(
         >>> person = torch.arange(6).repeat_interleave(10)
         >>> modality = torch.arange(60) % 2
         >>> features = torch.eye(8)[person] + 0.3 * torch.eye(8)[6 + modality]
-        >>> labels = torch.where(modality == 0, person, 5 - person)  # numbers that tell nothing
+        >>> labels = torch.where(modality == 0, person, 5 - person)  # unrelated numbers
         >>> mabm.associate_clusters(features, labels, modality)
         PseudoLabels(60 samples: 6 clusters, 6 spanning, 0 noise)
     """
@@ -123,23 +123,23 @@ def associate_clusters(
 
 
 def match_clusters(cost: ArrayT, *, one_to_one: bool = False) -> ArrayT:
-    """Matches rows with columns at the least total cost, exactly.
+    """Matches rows with columns at minimal total cost, exactly.
 
-    With unequal counts the side with fewer is matched whole and the other in part. What is left of
-    it is then matched against the whole smaller side again, until all have a partner (progressive
-    matching): of A rows and B >= A columns every row gets ``B // A`` columns or one more. Each
-    round is exact for itself.
+    With unequal counts, each round matches all of the smaller side with part of the larger side.
+    The rest of the larger side is matched with the smaller side again, until all have a partner
+    (progressive matching): of A rows and B >= A columns, every row gets ``B // A`` columns or one
+    more. Each round on its own is exact.
 
     Args:
         cost: (A, B) finite numbers; A and B may be 0.
         one_to_one: Whether to stop after the first round: ``min(A, B)`` pairs.
 
     Returns:
-        (max(A, B), 2) int64 pairs (row, column) of the same kind as ``cost``, by row and then by
-        column. No pairs where A or B is 0.
+        (max(A, B), 2) int64 pairs (row, column) of the same kind as ``cost``, sorted by row and
+        then by column. No pairs if A or B is 0.
 
     Raises:
-        TypeError: ``cost`` of the wrong kind.
+        TypeError: ``cost`` has the wrong type.
         ValueError: ``cost`` is not (A, B) or not finite.
 
     Source:
@@ -183,29 +183,29 @@ def transport_plan(
     tolerance: float = _TOLERANCE,
     max_iterations: int = _MAX_ITERATIONS,
 ) -> ArrayT:
-    """Computes the entropic optimal transport plan of a cost, by Sinkhorn's iterations.
+    """Computes the entropic optimal transport plan for a cost, by Sinkhorn iterations.
 
-    The plan T minimizes ``sum T * cost + regularization * sum T * (log T - 1)`` among those whose
-    rows sum to ``row_mass`` and whose columns to ``column_mass``. Iterated on logarithms in
-    float64, so that a small regularization neither overflows nor vanishes; it only takes longer.
+    The plan T minimizes ``sum T * cost + regularization * sum T * (log T - 1)`` subject to row sums
+    ``row_mass`` and column sums ``column_mass``. Iterations run on logarithms in float64, so that a
+    small regularization neither overflows nor underflows; it only takes longer.
 
     Args:
         cost: (A, B) finite numbers, A and B at least 1.
         row_mass: (A,) numbers >= 0, scaled to sum to one; equal by default.
         column_mass: (B,) numbers >= 0, scaled to sum to one; equal by default.
-        regularization: Weight of the entropy, above 0, in units of the cost. Toward 0 the plan
-            becomes one of least cost, with a great one the product of the masses.
-        tolerance: Iterations stop when the rows, one in all, miss their masses by no more than this
-            together.
-        max_iterations: They stop here too, and that is said in the log.
+        regularization: Weight of the entropy, above 0, in units of the cost. As it approaches 0,
+            the plan approaches minimal cost; if it is large, the product of the masses.
+        tolerance: Iterations stop when the row sums (one in total) differ from their masses by at
+            most this much in total.
+        max_iterations: Largest number of iterations; a warning is logged if it is reached.
 
     Returns:
-        (A, B) float64 plan of the same kind as ``cost``. Columns sum to their masses but for
+        (A, B) float64 plan of the same kind as ``cost``. Columns sum to their masses up to
         rounding, rows within ``tolerance``.
 
     Raises:
-        TypeError: An argument of the wrong kind.
-        ValueError: An argument out of its range, or a mass that sums to zero.
+        TypeError: An argument has the wrong type.
+        ValueError: An argument is out of range, or a mass sums to zero.
 
     Source:
         Cuturi, "Sinkhorn Distances", NeurIPS 2013; on logarithms: Peyre and Cuturi, "Computational
@@ -239,7 +239,7 @@ def _transport(
 ) -> Tensor:
     """:func:`transport_plan` of a checked float64 cost."""
     if 0 in values.shape:
-        raise ValueError(f"cost must have a row and a column, got shape {tuple(values.shape)}")
+        raise ValueError(f"cost must not be empty, got shape {tuple(values.shape)}")
     weight = check_real("regularization", regularization, 0.0, math.inf, below=True)
     if weight == 0:
         raise ValueError(f"regularization must be above 0, got {regularization}")
@@ -265,8 +265,8 @@ def _transport(
             break
     else:
         logger.warning(
-            "transport_plan: rows miss their masses by %.1e after %d iterations, more than the "
-            "tolerance of %.1e; a greater regularization needs fewer iterations",
+            "transport_plan: row sums differ from their masses by %.1e after %d iterations, more "
+            "than the tolerance of %.1e; a larger regularization needs fewer iterations",
             missed,
             max_iterations,
             tolerance,
@@ -275,7 +275,7 @@ def _transport(
 
 
 def _heaviest(plan: Tensor) -> Tensor:
-    """Pairs of every entry of the longer side with its heaviest partner."""
+    """Pairs of every entry of the longer side with the partner of largest mass."""
     rows, columns = plan.shape
     longer = torch.arange(max(rows, columns), device=plan.device)
     if rows > columns:
@@ -310,7 +310,7 @@ def _check_mass(name: str, value: object, count: int, device: torch.device) -> T
         return torch.full((count,), 1 / count, dtype=torch.float64, device=device)
     mass = check_numbers(to_tensor(value, name), name)
     if mass.shape != (count,):
-        raise ValueError(f"{name} must be ({count},) as cost has it, got {tuple(mass.shape)}")
+        raise ValueError(f"{name} must be ({count},), as in cost, got {tuple(mass.shape)}")
     mass = mass.to(device=device, dtype=torch.float64)
     if not bool((mass.isfinite() & (mass >= 0)).all()):
         raise ValueError(f"{name} must be finite and not negative, got {mass.tolist()[:8]}")

@@ -1,4 +1,4 @@
-"""Clusterers: objects that turn a graph of distances into labels. DBSCAN is one; bring your own."""
+"""Clusterers: objects that turn a graph of distances into labels, such as DBSCAN or your own."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from mabm.distance.graph import (
 
 @runtime_checkable
 class Clusterer(Protocol):
-    """What :func:`mabm.pseudo_labels` takes as ``clusterer``: any object with these two members.
+    """Protocol of the ``clusterer`` of :func:`mabm.pseudo_labels`: any object with these members.
 
-    It may also have a method ``core_samples(graph)`` that gives (N,) bool, which samples are core:
-    :func:`mabm.predict_labels` puts new samples into the cluster of their nearest core sample.
-    Without the method every clustered sample counts as core.
+    It may also have a method ``core_samples(graph)`` that returns a (N,) bool mask of the core
+    samples: :func:`mabm.predict_labels` puts new samples into the cluster of their nearest core
+    sample. Without this method, every clustered sample counts as a core sample.
 
     Example:
         >>> import torch, mabm
@@ -45,35 +45,36 @@ class Clusterer(Protocol):
 
     @property
     def max_distance(self) -> float:
-        """The distance in [0, 1) up to which it needs the graph."""
+        """The distance in [0, 1) up to which the clusterer needs the graph."""
 
     def __call__(self, graph: NeighborGraph[Tensor], /) -> Array:
         """Clusters the samples of a graph.
 
         Args:
-            graph: Every pair of N samples within ``max_distance``, in tensors on the device of the
-                features; :meth:`mabm.NeighborGraph.to_scipy` gives it to code on the CPU.
+            graph: All pairs of N samples within ``max_distance``, as tensors on the device of the
+                features; :meth:`mabm.NeighborGraph.to_scipy` converts it for code on the CPU.
 
         Returns:
-            (N,) integer labels, clusters 0..C-1 and -1 for noise, a tensor on any device or an
+            (N,) integer labels, clusters 0..C-1 and -1 for noise, as a tensor on any device or an
             array.
         """
 
 
 @dataclass(frozen=True)
 class DBSCAN(Saved):
-    """Density-based clusters of a graph: a sample with enough neighbors makes a cluster of them.
+    """Density-based clustering of a graph: samples with enough neighbors form clusters with them.
 
-    Label for label scikit-learn's DBSCAN on the dense distance.
+    Returns the same labels as scikit-learn's DBSCAN on the dense distance.
 
     Attributes:
-        eps: Greatest distance of neighbors, in [0, 1), compared in float32. Published: 0.6 on
+        eps: Largest distance between neighbors, in [0, 1), compared in float32. Published: 0.6 on
             SYSU-MM01, 0.3 on RegDB.
-        min_samples: Neighbors within ``eps``, itself among them, that make a sample core.
+        min_samples: Number of neighbors within ``eps``, including itself, that make a sample a core
+            sample.
 
     Raises:
-        TypeError: ``eps`` is no number, or ``min_samples`` no integer.
-        ValueError: ``eps`` lies outside [0, 1), or ``min_samples`` is below 1.
+        TypeError: ``eps`` is not a number, or ``min_samples`` is not an integer.
+        ValueError: ``eps`` is outside [0, 1), or ``min_samples`` is below 1.
 
     Source:
         Ester et al., KDD 1996.
@@ -92,13 +93,13 @@ class DBSCAN(Saved):
     min_samples: int = DEFAULT_MIN_SAMPLES
 
     def __post_init__(self) -> None:
-        """Refuses values that no graph can be clustered with."""
+        """Rejects values that are invalid for any graph."""
         object.__setattr__(self, "eps", check_max_distance("eps", self.eps))
         object.__setattr__(self, "min_samples", check_min_samples(self.min_samples))
 
     @property
     def max_distance(self) -> float:
-        """The distance up to which it needs the graph: ``eps``."""
+        """The distance up to which DBSCAN needs the graph: ``eps``."""
         return self.eps
 
     def __call__(self, graph: NeighborGraph[ArrayT], /) -> ArrayT:
@@ -107,17 +108,17 @@ class DBSCAN(Saved):
         return graph.dbscan(self.eps, self.min_samples)
 
     def core_samples(self, graph: NeighborGraph[ArrayT]) -> ArrayT:
-        """Which samples have ``min_samples`` neighbors within ``eps``, themselves among them.
+        """Returns a mask of the samples with ``min_samples`` neighbors, including themselves.
 
         Args:
-            graph: Every pair of N samples within ``eps`` or more.
+            graph: All pairs of N samples within ``eps`` or more.
 
         Returns:
             (N,) bool, of the same kind as the graph.
 
         Raises:
-            TypeError: ``graph`` is no :class:`mabm.NeighborGraph`.
-            ValueError: It ends before ``eps``.
+            TypeError: ``graph`` is not a :class:`mabm.NeighborGraph`.
+            ValueError: Its ``max_distance`` is below ``eps``.
 
         Example:
             >>> import torch, mabm
@@ -134,11 +135,11 @@ class DBSCAN(Saved):
 
 
 def choose_clusterer(clusterer: object, eps: Any, min_samples: Any) -> Clusterer:
-    """The clusterer given, or DBSCAN with the two parameters, of which ``None`` is the default.
+    """The given clusterer, or DBSCAN with the two parameters, where ``None`` means the default.
 
     Raises:
-        TypeError: It is no :class:`Clusterer`, or a parameter of the wrong kind.
-        ValueError: Both are given, or a parameter is out of its range.
+        TypeError: The clusterer is not a :class:`Clusterer`, or a parameter has the wrong type.
+        ValueError: Both are given, or a parameter is out of range.
     """
     given = {
         name: value
@@ -149,9 +150,9 @@ def choose_clusterer(clusterer: object, eps: Any, min_samples: Any) -> Clusterer
         return DBSCAN(**given)
     if given:
         raise ValueError(
-            f"clusterer must be given without {' and '.join(given)}, as it has parameters of its "
-            f"own; got {', '.join(f'{name}={shown(value)}' for name, value in given.items())} "
-            f"beside {shown(clusterer)}"
+            f"clusterer must be given without {' and '.join(given)}, as it has its own parameters; "
+            f"got {', '.join(f'{name}={shown(value)}' for name, value in given.items())} "
+            f"and {shown(clusterer)}"
         )
     if isinstance(clusterer, type):
         raise TypeError(
@@ -160,7 +161,7 @@ def choose_clusterer(clusterer: object, eps: Any, min_samples: Any) -> Clusterer
         )
     if not isinstance(clusterer, Clusterer):
         raise TypeError(
-            "clusterer must have max_distance and be callable with a graph, as mabm.DBSCAN is, got "
+            "clusterer must have max_distance and be callable with a graph, like mabm.DBSCAN, got "
             f"{type(clusterer).__name__}: {shown(clusterer)}"
         )
     find_core = getattr(clusterer, "core_samples", None)

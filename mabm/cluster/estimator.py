@@ -25,23 +25,27 @@ from mabm.distance.presets import DEFAULT_K1, DEFAULT_K2, Preset
 class ModalityDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # sklearn is untyped
     """DBSCAN on the modality-aware Jaccard distance, for scikit-learn pipelines and searches.
 
-    ``fit`` and ``predict`` take ``modality`` beside ``X``. In a pipeline, route it as metadata:
+    ``fit`` and ``predict`` take ``modality`` in addition to ``X``. In a pipeline, route it as
+    metadata:
     ``ModalityDBSCAN().set_fit_request(modality=True).set_predict_request(modality=True)`` under
     ``sklearn.set_config(enable_metadata_routing=True)``, or ``modalitydbscan__modality=...`` to
     the pipeline's ``fit`` and ``modality=...`` to its ``predict`` without routing.
 
     Args:
-        eps: Greatest distance of neighbors, in [0, 1).
-        min_samples: Neighbors within ``eps``, itself among them, that make a sample core.
-        k1: Neighbors of a sample, shared evenly by the groups; at most 1024.
-        k2: Rows averaged around a sample, in [1, k1]: per group with ``"bmil"``, else in total.
+        eps: Largest distance between neighbors, in [0, 1).
+        min_samples: Number of neighbors within ``eps``, including itself, that make a sample a core
+            sample.
+        k1: Number of neighbors per sample, split evenly between the groups; at most 1024.
+        k2: Number of neighbors averaged by local query expansion, in [1, k1]: per group with
+            ``"bmil"``, otherwise in total.
         preset: Name of a published distance or a :class:`mabm.Preset`; by default ``"bmil"`` with a
             modality, ``"spcl"`` without.
-        precision: Of the ranking: ``"exact"``, or ``"fast"`` as in :func:`mabm.rank_neighbors`.
+        precision: Precision of the ranking: ``"exact"``, or ``"fast"`` as in
+            :func:`mabm.rank_neighbors`.
 
     Attributes:
         labels_: (N,) int64 NumPy labels after ``fit``; noise is -1.
-        core_sample_indices_: (C,) int64 rows of the core samples, ascending.
+        core_sample_indices_: (C,) int64 indices of the core samples, ascending.
         n_features_in_: Number of feature columns seen by ``fit``.
 
     Example:
@@ -72,20 +76,20 @@ class ModalityDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # skle
         self.precision = precision
 
     def fit(self, X: Array, y: object = None, modality: Column | None = None) -> ModalityDBSCAN:
-        """Clusters the rows of ``X``, and keeps a reference to them for :meth:`predict`.
+        """Clusters the samples in ``X``, and keeps a reference to them for :meth:`predict`.
 
         Args:
-            X: (N, D) features: a tensor, an array, lists of rows or a data frame of numbers; never
+            X: (N, D) features: a tensor, an array, a list of lists or a data frame of numbers; not
                 normalized here.
             y: Ignored; scikit-learn passes it.
-            modality: (N,) integers >= 0, bool or words, the group of each row, or ``None``.
+            modality: (N,) integers >= 0, bool or words, the group of each sample, or ``None``.
 
         Returns:
             The estimator itself.
 
         Raises:
-            TypeError: A parameter or argument of the wrong kind.
-            ValueError: One out of its range; the message names it, the range and the value.
+            TypeError: A parameter or argument has the wrong type.
+            ValueError: One is out of range; the message names it, the range and the value.
         """
         clusterer = DBSCAN(self.eps, self.min_samples)
         samples = check_samples(_read(X), modality, "X")
@@ -101,24 +105,24 @@ class ModalityDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # skle
         return self
 
     def predict(self, X: Array, modality: Column | None = None) -> IntArray:
-        """Gives each row of ``X`` the cluster of its nearest core sample, or -1 for noise.
+        """Returns the cluster of each sample's nearest core sample, or -1 for noise.
 
-        The parameters are those of the estimator, the rest is :func:`mabm.predict_labels`: rows of
-        one call share their neighborhoods. The rows of ``fit`` keep ``labels_``, which a border
-        sample among them need not get again here.
+        Calls :func:`mabm.predict_labels` with the parameters of the estimator: all samples of a
+        call affect each other's neighborhoods. A border sample of ``fit`` need not get its label in
+        ``labels_`` again.
 
         Args:
             X: (M, D) features of new samples.
-            modality: (M,) integers >= 0, the group of each row; ``None`` where ``fit`` had none.
+            modality: (M,) integers >= 0, the group of each sample; ``None`` if ``fit`` had none.
 
         Returns:
             (M,) int64 labels.
 
         Raises:
             sklearn.exceptions.NotFittedError: ``fit`` was not called.
-            TypeError: A parameter or argument of the wrong kind.
-            ValueError: One out of its range, another number of columns than in ``fit``, or a
-                modality in only one of the two.
+            TypeError: A parameter or argument has the wrong type.
+            ValueError: One is out of range, ``X`` has another number of columns than in ``fit``, or
+                only one of ``fit`` and ``predict`` got a modality.
 
         Example:
             >>> import numpy as np, mabm
@@ -139,12 +143,12 @@ class ModalityDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # skle
         return labels.cpu().numpy()
 
     def fit_predict(self, X: Array, y: object = None, **metadata: Any) -> IntArray:
-        """Clusters the rows of ``X`` and returns ``labels_``.
+        """Clusters the samples in ``X`` and returns ``labels_``.
 
-        ``ClusterMixin`` has the same; here it is annotated.
+        The method of ``ClusterMixin``, with type annotations.
 
         Args:
-            X: (N, D) features, as :meth:`fit` takes them.
+            X: (N, D) features, as for :meth:`fit`.
             y: Ignored; scikit-learn passes it.
             metadata: ``modality`` for :meth:`fit`.
 
@@ -159,7 +163,7 @@ class ModalityDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # skle
 
 
 def _read(value: object) -> Tensor | NDArray[Any]:
-    """Rows as scikit-learn takes them: lists, frames, integers; a mask stays, to be refused."""
+    """Samples in the forms that scikit-learn accepts: lists, frames, integers; masks are kept."""
     if isinstance(value, Tensor):
         return value.double() if is_integer(value) else value
     if hasattr(value, "toarray"):
@@ -168,7 +172,7 @@ def _read(value: object) -> Tensor | NDArray[Any]:
         rows = np.asanyarray(value)
         if rows.dtype.kind in "iubO" and not isinstance(rows, np.ma.MaskedArray):
             rows = rows.astype(np.float64)
-    except (TypeError, ValueError) as error:  # rows of unequal length, or of words
+    except (TypeError, ValueError) as error:  # rows of unequal length, or not numbers
         kind = type(value).__name__
         raise type(error)(f"X must be (N, D) numbers, got {kind}: {shown(error)}") from None
     return rows

@@ -1,4 +1,4 @@
-"""Labels of new samples: the clusters of an earlier clustering that they belong to."""
+"""Labels of new samples: assigns them to the clusters of an earlier clustering."""
 
 from __future__ import annotations
 
@@ -35,50 +35,50 @@ def predict_labels(
     preset: str | Preset | None = None,
     precision: Precision = "exact",
 ) -> ArrayT:
-    """Gives each new sample the cluster of its nearest core sample, by the same distance.
+    """Returns the cluster of each new sample's nearest core sample, by the same distance.
 
     New and clustered samples are ranked and encoded together. A new sample whose nearest core
-    sample is farther than ``eps`` is noise. Nothing of size N x N is ever held, and the labels of
-    the clustered samples stay as they are.
+    sample is farther than ``eps`` is noise. Memory is linear in the number of samples, and the
+    labels of the clustered samples do not change.
 
     The Jaccard distance compares neighborhoods, and the new samples of a call are in each other's
-    neighborhoods. So a label depends a little on the other new samples of its call, the more so the
-    more of them there are and the more they resemble each other. Where it must not, pass one new
-    sample at a time, though each call ranks all samples again. Where there are about as many new
-    samples as clustered ones, cluster all of them again instead.
+    neighborhoods. So a label depends slightly on the other new samples of its call, more so if they
+    are many or resemble each other. To avoid this, pass one new sample at a time, although each
+    call ranks all samples again. If there are about as many new samples as clustered ones, cluster
+    all samples again instead.
 
     Args:
         new_features: (M, D) tensor or array of float16, bfloat16, float32 or float64, from the
-            encoder that made ``features``; compared as float32 and never normalized here.
-        new_modality: (M,) integers >= 0, the group of each new row, numbered as those of the
-            clustered samples, or their names where ``found`` keeps some; ``None`` where the
-            clustered samples have no modality. One group alone may occur.
+            encoder that computed ``features``; compared as float32, not normalized here.
+        new_modality: (M,) integers >= 0, the group of each new sample, numbered as for the
+            clustered samples, or names if ``found`` has them; ``None`` if the clustered samples
+            have no modality. Not every group needs to occur.
         features: (N, D) features of the clustered samples, in the order of their labels, on the
             same device.
-        found: What :func:`mabm.pseudo_labels` found for ``features``. Its ``modality`` is that of
-            the clustered samples, its ``core`` tells the core samples; without ``core``, as in
-            labels made by hand, every clustered sample counts as core. Also a column of (N,)
-            integer labels, -1 for noise, for samples without a modality; with one, pass
-            ``PseudoLabels(labels, modality)``.
-        eps: Greatest distance from a core sample, in [0, 1). Best the ``eps`` of the clustering.
-        k1: Neighbors of a sample, shared evenly by the groups; at least one per group, at most
-            1024.
-            Best that of the clustering, and so the next three.
-        k2: Rows averaged around a sample, in [1, k1]: per group with ``"bmil"``, else in total.
+        found: The result of :func:`mabm.pseudo_labels` for ``features``: labels, modality, and core
+            samples. If ``found.core`` is ``None``, as in labels made by hand, every clustered
+            sample counts as a core sample. For samples without a modality, also (N,) integer
+            labels, -1 for noise; with one, pass ``PseudoLabels(labels, modality)``.
+        eps: Largest distance from a core sample, in [0, 1). Use the value of the clustering.
+        k1: Number of neighbors per sample, split evenly between the groups; at least one per group,
+            at most 1024. Use the value of the clustering.
+        k2: Number of neighbors averaged by local query expansion, in [1, k1]: per group with
+            ``"bmil"``, otherwise in total. Use the value of the clustering.
         preset: Name of a published distance or a :class:`mabm.Preset`; by default ``"bmil"`` with a
-            modality, ``"spcl"`` without.
-        precision: Of the ranking: ``"exact"``, or ``"fast"`` as in :func:`mabm.rank_neighbors`.
+            modality, ``"spcl"`` without. Use the value of the clustering.
+        precision: Precision of the ranking: ``"exact"``, or ``"fast"`` as in
+            :func:`mabm.rank_neighbors`. Use the value of the clustering.
 
     Returns:
         (M,) int64 labels of the same kind as ``new_features``, on the same device: clusters of
-        ``found``, -1 for noise. Of core samples at equal distance the lower row decides. The same
-        on every device and for any number of threads.
+        ``found``, -1 for noise. Among core samples at equal distance, the one with the lower index
+        decides. The same on every device and for any number of threads.
 
     Raises:
-        TypeError: An argument of the wrong kind.
-        ValueError: An argument out of its range; the two features differ in their columns or
-            device, there is not one label for each row of ``features``, or only one of the two has
-            a modality.
+        TypeError: An argument has the wrong type.
+        ValueError: An argument is out of range; the features differ in their number of columns or
+            device, ``found`` does not have one label per sample, or only one of the two has a
+            modality.
 
     Source:
         DBSCAN's rule for samples near a core sample: Ester et al., KDD 1996.
@@ -96,10 +96,10 @@ def predict_labels(
     new, x = check_features(new_features, "new_features"), check_features(features)
     if new.shape[1] != x.shape[1]:
         raise ValueError(
-            f"new_features must have {x.shape[1]} columns as features have, got {new.shape[1]}"
+            f"new_features must have {x.shape[1]} columns, as in features, got {new.shape[1]}"
         )
     if new.device != x.device:
-        raise ValueError(f"new_features must be on {x.device} as features are, got {new.device}")
+        raise ValueError(f"new_features must be on {x.device}, as features, got {new.device}")
     given: Any = found
     clustering: PseudoLabels[Any] = (
         given if isinstance(given, PseudoLabels) else PseudoLabels(labels_of(given))
@@ -116,7 +116,7 @@ def assign(
     eps: float,
     **options: Any,
 ) -> Tensor:
-    """:func:`predict_labels` of checked features, in tensors, with its other ``options``."""
+    """:func:`predict_labels` for checked tensors, with its other ``options``."""
     labels, core = _check_clusters(clustering, len(x), x.device)
     groups = _joined_modality(new, new_modality, x, clustering)
     together = torch.cat([x, new])
@@ -128,8 +128,8 @@ def assign(
 def _check_clusters(
     found: PseudoLabels[Any], count: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Labels of the clustered samples, and which of these are core."""
-    labels = check_labels(found, count, "found", "a label for each row of features").to(device)
+    """Labels of the clustered samples, and a mask of the core samples."""
+    labels = check_labels(found, count, "found", "one label per row of features").to(device)
     if count and (least := int(labels.min())) < -1:
         raise ValueError(f"found must contain clusters >= 0 or -1 for noise, got {least}")
     core = labels >= 0
@@ -168,7 +168,7 @@ def _joined_modality(
 
 
 def _nearest(graph: NeighborGraph[Tensor], labels: Tensor, core: Tensor) -> Tensor:
-    """The label of the nearest core sample of each row beyond those that have a label."""
+    """The label of the nearest core sample for each row of the graph after the labeled ones."""
     indptr, indices, distances = graph.indptr, graph.indices, graph.distances
     count, num_new = len(labels), len(graph) - len(labels)
     first = int(indptr[count])
@@ -178,7 +178,7 @@ def _nearest(graph: NeighborGraph[Tensor], labels: Tensor, core: Tensor) -> Tens
     rows, columns, near = rows[is_core], columns[is_core], near[is_core]
     least = near.new_full((num_new,), torch.inf).scatter_reduce_(0, rows, near, "amin")
     ties = near == least[rows]
-    # Without a core sample within reach the row stays the one beyond the last, which is noise.
+    # Without a core sample in reach, the index stays one past the last row, which means noise.
     nearest = rows.new_full((num_new,), count)
     nearest.scatter_reduce_(0, rows[ties], columns[ties], "amin")
     return torch.cat([labels, labels.new_full((1,), -1)])[nearest]

@@ -34,9 +34,10 @@ from mabm.distance.presets import DEFAULT_K1, DEFAULT_K2, Preset
 
 logger = logging.getLogger(__name__)
 
-# A cluster is absurdly large with so many samples, such a share of all, and so many times the
-# median of the others (where there are any, else with half of all). SYSU-MM01 and RegDB have about
-# 60 and 20 samples an identity, 0.3 and 0.5 % of all; a few clusters of equal size do not count.
+# A cluster is suspiciously large if it has this many samples, this share of all samples, and this
+# multiple of the median size of the others (without others, half of all samples). SYSU-MM01 and
+# RegDB have about 60 and 20 samples per identity, 0.3 and 0.5 % of all; a few clusters of equal
+# size do not count.
 _LARGE = 50
 _LARGE_SHARE = 0.05
 _LARGE_MULTIPLE = 10
@@ -44,18 +45,19 @@ _LARGE_MULTIPLE = 10
 
 @dataclass(frozen=True)
 class ClusterSummary(Saved):
-    """Counts of a clustering of N samples; ``str`` formats them in a few lines.
+    """Statistics of a clustering of N samples; ``str`` formats them in a few lines.
 
     Attributes:
-        num_samples: How many samples there are, N.
-        num_clusters: Clusters with a sample.
-        num_spanning: Clusters with samples of every modality, or ``None`` without a modality.
-        num_noise: Samples in no cluster.
-        samples: Samples of each modality by its name, or by its number where it has none; empty
-            without a modality.
-        smallest_cluster: Samples of the smallest cluster, 0 without a cluster.
-        median_cluster: Median of the clusters' sizes, 0 without a cluster.
-        largest_cluster: Samples of the largest cluster, 0 without a cluster.
+        num_samples: Number of samples, N.
+        num_clusters: Number of clusters.
+        num_spanning: Number of clusters with samples of every modality, or ``None`` without a
+            modality.
+        num_noise: Number of samples in no cluster.
+        samples: Number of samples per modality, by its name, or by its number if it has no name;
+            empty without a modality.
+        smallest_cluster: Size of the smallest cluster, 0 without clusters.
+        median_cluster: Median size of the clusters, 0 without clusters.
+        largest_cluster: Size of the largest cluster, 0 without clusters.
         largest_share: Share of all N samples in the largest cluster, in [0, 1].
 
     Example:
@@ -99,24 +101,24 @@ class ClusterSummary(Saved):
 
 @dataclass(frozen=True, eq=False)
 class PseudoLabels(ArrayRecord, Generic[ArrayT]):
-    """Cluster labels of N samples, with statistics that are computed when they are read.
+    """Cluster labels of N samples, with statistics that are computed when they are first read.
 
-    In labels made by hand, clusters may have any numbers >= 0: those without a sample do not count.
-    Functions that take labels also take the ``PseudoLabels``: :func:`mabm.split_prototypes`,
+    In labels made by hand, clusters may have any numbers >= 0; numbers without samples do not
+    count. Functions that take labels also accept ``PseudoLabels``: :func:`mabm.split_prototypes`,
     :class:`mabm.IdentityBatchSampler`, :func:`mabm.associate_clusters` and others.
 
     Attributes:
         labels: (N,) int64: clusters 0..C-1 without gaps, noise -1.
-        modality: (N,) int64, the group of each sample, or ``None``. Made by hand, it may also be
-            bool or words, which are numbered as :func:`pseudo_labels` does.
-        modality_names: What modality 0, 1, ... is called, or ``None`` where they are numbers alone.
-        core: (N,) bool, whether a sample is core: has ``min_samples`` neighbors within ``eps``,
-            itself among them. ``None`` where that is unknown, as in labels made by hand.
+        modality: (N,) int64, the group of each sample, or ``None``. If made by hand, it may also be
+            bool or words, which are numbered as in :func:`pseudo_labels`.
+        modality_names: Names of modality 0, 1, ..., or ``None`` if they have only numbers.
+        core: (N,) bool, whether a sample is a core sample: it has ``min_samples`` neighbors within
+            ``eps``, including itself. ``None`` if unknown, as in labels made by hand.
 
     Raises:
-        TypeError: Labels or modality made by hand are of the wrong kind.
-        ValueError: They are not (N,), or miss a value; and by the statistics, as a look at the
-            labels waits for their device: a label is below -1.
+        TypeError: Labels or modality made by hand have the wrong type.
+        ValueError: They are not (N,), or a value is missing. A label below -1 is reported only when
+            a statistic is read, since checking labels waits for their device.
 
     Example:
         >>> import numpy as np, mabm
@@ -135,10 +137,10 @@ class PseudoLabels(ArrayRecord, Generic[ArrayT]):
     modality_names: tuple[str, ...] | None = None
     core: ArrayT | None = None
 
-    _warns: ClassVar[bool] = False  # of a large cluster: labels by DBSCAN, whose eps may be high
+    _warns: ClassVar[bool] = False  # whether to warn about a large cluster, if eps may be too high
 
     def __post_init__(self) -> None:
-        """Reads lists, Series and words; waits for no device."""
+        """Converts lists, Series and words; does not wait for a device."""
         labels: Any = self.labels
         is_int64 = holds_integers(labels) and str(labels.dtype).removeprefix("torch.") == "int64"
         if not (is_int64 and labels.ndim == 1):
@@ -194,7 +196,7 @@ class PseudoLabels(ArrayRecord, Generic[ArrayT]):
         return dict(sorted(Counter(self._sizes.tolist()).items()))
 
     def summary(self) -> ClusterSummary:
-        """Counts samples and clusters, by name of the modality; on a GPU this waits for it."""
+        """Statistics of the labels, with names of modalities; synchronizes with a GPU."""
         sizes = self._sizes.sort().values
         middle = len(sizes) // 2, (len(sizes) - 1) // 2
         samples = {}
@@ -238,44 +240,46 @@ def pseudo_labels(
     precision: Precision = "exact",
     clusterer: Clusterer | None = None,
 ) -> PseudoLabels[ArrayT]:
-    """Clusters samples by DBSCAN, or a clusterer of your own, on their modality-aware distance.
+    """Returns pseudo-labels: clusters by DBSCAN, or another clusterer, on the Jaccard distance.
 
-    Nothing of size N x N is ever held. Three likely mistakes are logged as warnings, once a
-    process, with advice: ``k1`` of more than half a group, features of widely different lengths
-    ranked by inner product, and one cluster with an absurd share of the samples (on a GPU when the
-    statistics of the result are first read).
+    Memory is linear in N. Three likely mistakes are logged as warnings with advice, once per
+    process: ``k1`` larger than half of a group, features of widely different lengths ranked by
+    inner product, and a single cluster with a suspiciously large share of the samples (on a GPU,
+    when the statistics of the result are first read).
 
     Args:
         features: (N, D) tensor or array of float16, bfloat16, float32 or float64, compared as
-            float32; never normalized here.
-        modality: (N,) integers >= 0, bool or words, the group of each row, or ``None``: a tensor,
-            an array, a list or a pandas Series. Words are numbered from 0 in sorted order; the
-            result keeps them as ``modality_names``.
-        eps: DBSCAN's greatest distance of neighbors, in [0, 1); ``None`` is that of
+            float32; not normalized here.
+        modality: (N,) integers >= 0, bool or words, the group of each sample, or ``None``: a
+            tensor, an array, a list or a pandas Series. Words are numbered from 0 in sorted order;
+            the result keeps them as ``modality_names``.
+        eps: DBSCAN's largest distance between neighbors, in [0, 1); ``None`` uses the default of
             :class:`mabm.DBSCAN`, 0.6. Published: 0.6 on SYSU-MM01, 0.3 on RegDB.
-        min_samples: DBSCAN's neighbors within ``eps``, the sample itself among them, that make it
-            core; ``None`` is that of :class:`mabm.DBSCAN`, 4.
-        k1: Neighbors of a sample, shared evenly by the groups (30: 15 visible and 15 infrared); at
-            least one per group, at most 1024.
-        k2: Rows averaged around a sample, in [1, k1]: per group with ``"bmil"``, else in total.
+        min_samples: Number of neighbors within ``eps``, including itself, that make a sample a core
+            sample of DBSCAN; ``None`` uses the default of :class:`mabm.DBSCAN`, 4.
+        k1: Number of neighbors per sample, split evenly between the groups (30: 15 visible and 15
+            infrared); at least one per group, at most 1024.
+        k2: Number of neighbors averaged by local query expansion, in [1, k1]: per group with
+            ``"bmil"``, otherwise in total.
         preset: Name of a published distance or a :class:`mabm.Preset`; by default ``"bmil"`` with a
-            modality, ``"spcl"`` without. With ``"spcl"`` the modality serves the statistics alone.
-        precision: Of the ranking: ``"exact"``, or ``"fast"`` as in :func:`mabm.rank_neighbors`.
-        clusterer: What makes labels of the graph, in the place of ``eps`` and ``min_samples``: a
+            modality, ``"spcl"`` without. With ``"spcl"``, the modality is used for statistics only.
+        precision: Precision of the ranking: ``"exact"``, or ``"fast"`` as in
+            :func:`mabm.rank_neighbors`.
+        clusterer: Computes the labels from the graph, instead of ``eps`` and ``min_samples``: a
             :class:`mabm.DBSCAN` or any other :class:`mabm.Clusterer`.
 
     Returns:
         Labels of the same kind as ``features``, on the same device, with their statistics, numbered
-        as the clusterer numbers them. Of DBSCAN: clusters are numbered by their first core sample,
-        a border sample takes the smallest cluster number among its core neighbors, noise is -1;
-        label for label scikit-learn's DBSCAN on the dense distance, and the same on every device
-        and for any number of threads.
+        by the clusterer. DBSCAN numbers clusters by their first core sample; a border sample gets
+        the smallest cluster number among its core neighbors, and noise is -1. Its labels equal
+        those of scikit-learn's DBSCAN on the dense distance, on every device and for any number of
+        threads.
 
     Raises:
-        TypeError: An argument of the wrong kind.
-        ValueError: An argument out of its range, or ``clusterer`` beside ``eps`` or
-            ``min_samples``; the message names it, the range and the value. Labels of
-            ``clusterer`` that are not (N,) integers >= -1 are refused as ``clusterer(graph)``.
+        TypeError: An argument has the wrong type.
+        ValueError: An argument is out of range, or ``clusterer`` is given together with ``eps`` or
+            ``min_samples``; the message names it, the range and the value. Labels returned by
+            ``clusterer`` must be (N,) integers >= -1; messages call them ``clusterer(graph)``.
 
     Source:
         Wang et al., AAAI 2026 (BMIL); Ester et al., KDD 1996.
@@ -298,12 +302,12 @@ def pseudo_labels(
 def cluster_samples(
     samples: Samples, options: DistanceOptions, clusterer: Clusterer
 ) -> PseudoLabels[Tensor]:
-    """:func:`pseudo_labels` for tensors that are checked already."""
+    """:func:`pseudo_labels` for checked tensors."""
     x, groups, names = samples
     bound = check_max_distance("clusterer.max_distance", clusterer.max_distance)
     graph = prune(encode_features(x, groups, options), bound)
     labels = check_column(clusterer(graph), len(x), "clusterer(graph)", "one per sample")
-    if not isinstance(clusterer, DBSCAN):  # whose labels are right, and may be on a busy GPU
+    if not isinstance(clusterer, DBSCAN):  # its labels are valid, and may be on a busy GPU
         _check_least(labels, "clusterer(graph)")
     find_core = getattr(clusterer, "core_samples", None)
     core = None
@@ -328,9 +332,9 @@ def _check_core(value: object, count: int, name: str) -> Tensor:
 
 
 def watch_sizes(found: PseudoLabels[Any], clusterer: Clusterer) -> None:
-    """Lets labels by DBSCAN warn of an absurdly large cluster when their sizes are computed.
+    """Lets labels by DBSCAN warn about a suspiciously large cluster when sizes are computed.
 
-    That is now on the CPU; on a GPU, which would have to be waited for, when they are first read.
+    On the CPU, sizes are computed now; on a GPU, when they are first read, to avoid waiting.
     """
     if not isinstance(clusterer, DBSCAN):
         return
@@ -340,7 +344,7 @@ def watch_sizes(found: PseudoLabels[Any], clusterer: Clusterer) -> None:
 
 
 def _advise_on_sizes(sizes: Tensor, total: int) -> None:
-    """Warns where one cluster holds an absurd share of the samples."""
+    """Warns if one cluster has a suspiciously large share of the samples."""
     if not len(sizes):
         return
     ordered = sizes.sort().values
@@ -349,11 +353,11 @@ def _advise_on_sizes(sizes: Tensor, total: int) -> None:
     median = int(others[len(others) // 2]) if len(others) else 0
     share = _LARGE_SHARE if len(others) else 0.5
     if largest >= max(_LARGE, share * total, _LARGE_MULTIPLE * median):
-        than = f", where half of the others have at most {median}" if len(others) else ""
+        than = f", while half of the others have at most {median}" if len(others) else ""
         advise(
             logger,
             "large cluster",
             f"one of {len(sizes)} clusters has {largest} of {total} samples "
-            f"({100 * largest / total:.0f} %){than}: it may hold several people; try a "
+            f"({100 * largest / total:.0f} %){than}: it may contain several people; try a "
             "lower eps (NeighborGraph.sweep compares some, or mabm cluster --sweep)",
         )

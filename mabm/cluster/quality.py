@@ -1,7 +1,7 @@
-"""How well clusters agree with identities, and how well they bridge modalities.
+"""Agreement of clusters with identities, within and across modalities.
 
-Labels come from DBSCAN: -1 is noise. A noise sample is counted as a cluster of its own throughout:
-it is paired with nothing, which is how a training loop treats it.
+Labels come from DBSCAN: -1 is noise. Each noise sample counts as its own cluster: it is paired with
+nothing, which is how a training loop treats it.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from mabm._core.columns import Column, Labels, check_categories, check_labels, m
 
 @dataclass(frozen=True)
 class PairQuality:
-    """Counts of unordered pairs of samples that cross modalities, and their rates.
+    """Counts of unordered pairs of samples across modalities, with precision and recall.
 
     Attributes:
-        num_true: Pairs of one identity.
-        num_found: Pairs put into one cluster.
-        num_right: Pairs that are both.
+        num_true: Number of pairs with the same identity.
+        num_found: Number of pairs in the same cluster.
+        num_right: Number of pairs that are both.
     """
 
     num_true: int
@@ -31,7 +31,7 @@ class PairQuality:
 
     @property
     def precision(self) -> float:
-        """Share of the found pairs that are right; NaN if none was found."""
+        """Share of the found pairs that are correct; NaN if none was found."""
         return self.num_right / self.num_found if self.num_found else float("nan")
 
     @property
@@ -49,16 +49,16 @@ class PairQuality:
 def cross_modality_pairs(
     labels: Labels, identity: Column, modality: Column | None = None
 ) -> PairQuality:
-    """Compares clusters with identities over the pairs of samples of different modality.
+    """Compares clusters with identities over the cross-modality pairs of samples.
 
     Args:
-        labels: (N,) integers, the cluster of each sample, -1 for noise. Or the
-            :class:`mabm.PseudoLabels`, which bring their modality where none is given.
+        labels: (N,) integers, the cluster of each sample, -1 for noise. Or
+            :class:`mabm.PseudoLabels`, whose modality is the default of ``modality``.
         identity: (N,) integers or words.
         modality: (N,) integers, bool or words.
 
     Raises:
-        TypeError: An argument of the wrong kind.
+        TypeError: An argument has the wrong type.
         ValueError: The shapes differ, or there is no modality.
     """
     groups = _groups(labels, modality)
@@ -74,16 +74,16 @@ def cross_modality_pairs(
 def adjusted_rand_index(labels: Labels, identity: Column) -> float:
     """Adjusted Rand index (Hubert and Arabie, 1985) of (N,) labels against (N,) identities.
 
-    One for equal partitions, about zero for independent ones. Labels may be the
-    :class:`mabm.PseudoLabels`, identities integers or words.
+    One for equal partitions, about zero for independent ones. Labels may be
+    :class:`mabm.PseudoLabels`; identities are integers or words.
 
     Raises:
-        TypeError: An argument of the wrong kind.
+        TypeError: An argument has the wrong type.
         ValueError: The shapes differ.
     """
     labels, people = _read(labels=labels, identity=identity)
     clusters = _noise_as_singletons(labels)
-    # Pairs that are together in both partitions, in one of them alone, and in neither.
+    # Pairs that are together in both partitions, in only one of them, and in neither.
     both = _pairs(clusters, people)
     clusters_only, identity_only = _pairs(clusters) - both, _pairs(people) - both
     neither = math.comb(len(labels), 2) - both - clusters_only - identity_only
@@ -95,16 +95,16 @@ def adjusted_rand_index(labels: Labels, identity: Column) -> float:
 
 
 def normalized_mutual_information(labels: Labels, identity: Column) -> float:
-    """Mutual information over the mean of the two entropies, in [0, 1].
+    """Mutual information divided by the mean of the two entropies, in [0, 1].
 
-    Labels may be the :class:`mabm.PseudoLabels`, identities integers or words.
+    Labels may be :class:`mabm.PseudoLabels`; identities are integers or words.
 
     Raises:
-        TypeError: An argument of the wrong kind.
+        TypeError: An argument has the wrong type.
         ValueError: The shapes differ.
     """
     labels, people = _read(labels=labels, identity=identity)
-    # Not by scikit-learn, which warns of more classes than half the samples, as noise makes them.
+    # Not scikit-learn's, which warns if there are many classes, as with noise.
     cluster_of, cluster_counts = _numbered(_noise_as_singletons(labels))
     name_of, name_counts = _numbered(people)
     if len(cluster_counts) == len(name_counts) <= 1:
@@ -127,27 +127,27 @@ def evenly_chosen_clusters(
     count: int = 10,
     spanning: bool = True,
 ) -> IntArray:
-    """Chooses which clusters a contact sheet shows, so that nothing is picked by hand.
+    """Chooses evenly spaced clusters for a contact sheet, so that none is picked by hand.
 
-    Clusters are put in order and the first, the last and evenly spaced ones between are taken. The
-    order is by purity, the share of a cluster's members that belong to its commonest identity,
-    purest first; without identities it is by size, largest first. Ties: the larger first, then the
-    lower number.
+    Clusters are sorted, and the first, the last and evenly spaced ones between are chosen. They are
+    sorted by purity, the share of a cluster's members with its most common identity, purest first;
+    without identities by size, largest first. Ties: the larger cluster first, then the lower
+    number.
 
     Args:
-        labels: (N,) integers, the cluster of each sample, -1 for noise. Or the
-            :class:`mabm.PseudoLabels`, which bring their modality where none is given.
+        labels: (N,) integers, the cluster of each sample, -1 for noise. Or
+            :class:`mabm.PseudoLabels`, whose modality is the default of ``modality``.
         modality: (N,) integers, bool or words.
-        identity: (N,) integers or words, negative where unknown: such members do not count for
-            purity, and a cluster of such members alone comes last. ``None`` where none is known.
-        count: How many to take at most, >= 1.
-        spanning: Choose among the clusters with members of at least two modalities alone.
+        identity: (N,) integers or words, negative if unknown: such members do not count for purity,
+            and clusters with only such members come last. ``None`` if no identity is known.
+        count: Maximum number of clusters to choose, >= 1.
+        spanning: Whether to choose only clusters with members of at least two modalities.
 
     Returns:
-        (R,) int64 cluster numbers, in order.
+        (R,) int64 cluster numbers, in sorted order.
 
     Raises:
-        TypeError: An argument of the wrong kind.
+        TypeError: An argument has the wrong type.
         ValueError: The shapes differ, or there is no modality.
     """
     groups = _groups(labels, modality)
@@ -171,26 +171,26 @@ def evenly_chosen_clusters(
 
 
 def _noise_as_singletons(labels: IntArray) -> IntArray:
-    clusters, counts = _numbered(labels)  # by number, as one beyond the greatest label may wrap
+    clusters, counts = _numbered(labels)  # renumbered, as the largest label plus one may overflow
     noise = labels < 0
     clusters[noise] = len(counts) + np.arange(noise.sum())
     return clusters
 
 
 def _numbered(values: IntArray) -> tuple[IntArray, IntArray]:
-    """The place of each value among the (M,) distinct ones, and how often each of them occurs."""
+    """The index of each value among the M distinct ones, and the (M,) counts of these."""
     _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
     return places, counts
 
 
 def _entropy(counts: IntArray) -> float:
-    """Entropy in nats of a partition into parts of these sizes."""
+    """Entropy, in nats, of a partition into parts of these sizes."""
     total = counts.sum()
     return float(-(counts / total * (np.log(counts) - np.log(total))).sum())
 
 
 def _pairs(*columns: IntArray) -> int:
-    """Unordered pairs of samples that agree in every column."""
+    """Number of unordered pairs of samples that agree in every column."""
     cells = columns[0]
     for column in columns[1:]:  # each pair of values as one number below N * N
         values, places = np.unique(column, return_inverse=True)

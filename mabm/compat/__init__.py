@@ -4,8 +4,8 @@ There is one public module for each family of code bases. It reads the old argum
 public functions of mabm and returns results as the old code did. Either change the import lines
 (``python -m mabm.compat FOLDER`` does this), or keep them and call :func:`install` first.
 
-The private packages hold the rest: ``_adapters`` what the drop-ins share, ``_imports`` the table of
-old names and its finders, ``_tool`` the command.
+Private packages: ``_adapters`` has what the drop-ins share, ``_imports`` the table of old names and
+the import finders, ``_tool`` the command.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def install(family: str, package: str | None = None) -> tuple[str, ...]:
         family: ``"clustercontrast"`` (all paths of that package and of SpCL), ``"bmil"``,
             ``"modal_invariant"``, ``"hhcl"``, ``"spcl"``, ``"pplr"``, ``"cap"``, ``"ca_jaccard"``,
             ``"reranking"``, ``"fastreid"`` or ``"evaluation"``.
-        package: The package that holds the family's modules, if it has another name:
+        package: The package with the family's modules, if it has another name:
             ``"hhcl"`` for ``hhcl.utils.faiss_rerank``, ``"a.b"`` for ``a.b.utils.faiss_rerank``,
             ``""`` for ``utils.faiss_rerank``.
 

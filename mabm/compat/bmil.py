@@ -39,9 +39,9 @@ def compute_jaccard_distance_xmodal(
     Args:
         target_features: (N, D) float tensor; not normalized.
         k1: Length of the neighbor lists, in [1, 1024], including the sample itself; with options 4
-            and 5 half of it in each modality. A list with fewer samples to choose from holds all of
-            them. (The released code fails with options 4 and 5, and otherwise reads the padding
-            of faiss as the last row.)
+            and 5 half of it in each modality. A list with too few samples contains all of them.
+            (The released code fails with options 4 and 5, and otherwise reads the padding of faiss
+            as the last row.)
         k2: Rows to average for query expansion, at least 1, in each modality with options 4 and 5
             and in total otherwise; values above ``k1`` mean ``k1``.
         print_flag: Ignored; nothing is printed.

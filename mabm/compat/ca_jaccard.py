@@ -47,7 +47,7 @@ def compute_jaccard_distance(
         args: An object with the attributes k1, k2 (1 averages nothing), ckrnns, k1_intra, k1_inter,
             clqe, k2_intra and k2_inter, for instance parsed arguments. A k2 may exceed its k1: the
             nearest k2 rows are averaged, whereas the released code sorts only k1 + 2. With fewer
-            samples a list holds all of them.
+            samples a list contains all of them.
 
     Returns:
         (N, N) float32 NumPy array of values in [0, 1].

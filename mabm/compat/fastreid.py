@@ -119,7 +119,7 @@ def compute_jaccard_distance(
     Args:
         features: (N, D) float tensor; not normalized.
         k1: Length of the neighbor lists, in [1, 1024], including the sample itself. With fewer
-            samples the lists hold all of them; faiss pads them with -1, which the released code
+            samples the lists contain all of them; faiss pads them with -1, which the released code
             reads as the last row.
         k2: Rows to average for query expansion, at least 1; values above ``k1`` mean ``k1``.
         search_option: An integer in [0, 5], without effect; it selected a faiss index.

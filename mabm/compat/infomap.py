@@ -35,7 +35,7 @@ def get_dist_nbr(
         knn_method: ``"faiss-cpu"`` or ``"faiss-gpu"``, without effect: faiss is not used.
 
     Returns:
-        Distances ``1 - x . y`` (float64 holding float32 values, ascending) and row indices (int32),
+        Distances ``1 - x . y`` (float32 values as float64, ascending) and row indices (int32),
         both (N, min(k, N)); ties by lower row. (If N is less than ``k``, faiss pads with -1.)
 
     Raises:
@@ -134,7 +134,7 @@ def _read_lists(nbrs: object, dists: object) -> tuple[IntArray, NDArray[np.float
 
 
 def _find_modules(count: int, links: NDArray[np.float64]) -> IntArray:
-    """(N,) module of each sample, numbered from 0; samples without links follow, each alone."""
+    """(N,) module of each sample, numbered from 0; samples without links follow, each its own."""
     try:
         from infomap import Infomap
     except ImportError as error:

@@ -37,7 +37,7 @@ def compute_modal_invariant_jaccard_distance(
         file: (N,) tuples (file name, id, camera). The file name contains ``rgb_modify`` or
             ``ir_modify``; the id and camera are not read.
         k1: Length of the neighbor lists, in [1, 1024], including the sample itself. With fewer
-            samples the lists hold all of them; faiss pads them with -1, which the released code
+            samples the lists contain all of them; faiss pads them with -1, which the released code
             reads as the last row.
         k2: Rows to average for query expansion, at least 1; values above ``k1`` mean ``k1``.
         print_flag: Ignored; nothing is printed.

@@ -35,7 +35,7 @@ from mabm.distance.rows import NeighborSets
 __all__ = ["compute_jaccard_dist", "re_ranking"]
 
 _ROWS_AT_ONCE = 256
-_INSTEAD = "use mabm.rerank, which holds the (Q, G) part alone"
+_INSTEAD = "use mabm.rerank, which computes only the (Q, G) part"
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def re_ranking(*args: Any, **options: Any) -> Distances:
     as its third argument.
 
     The result is ``(1 - lambda) * J + lambda * d``. Here d is the squared distance, divided in each
-    row by its maximum, and neighbors are weighed by ``softmax(-d)``. Lists hold the sample and its
+    row by its maximum, and neighbors are weighed by ``softmax(-d)``. A list has the sample and its
     k1 neighbors. (In :func:`mabm.rerank` lists are by modality, ``k1`` includes the sample, weights
     come from the features, and no (Q + G, Q + G) matrix is needed.) If the diagonal of ``q_q_dist``
     or ``g_g_dist`` is far from zero, a warning is logged once per process: the values may be
@@ -116,7 +116,7 @@ def compute_jaccard_dist(
 
     Neighbors are ranked and weighed by ``2 |x_j|^2 - 2 x_i . x_j``, divided in each row by its
     maximum. This is the squared Euclidean distance on unit vectors, and what the released code
-    computes on others. Lists hold the sample and its k1 neighbors. A sample that is missing from
+    computes on others. Lists contain the sample and its k1 neighbors. A sample that is missing from
     its own list, as long vectors may be, is encoded as itself; the released code leaves its row
     empty.
 
@@ -217,7 +217,7 @@ def _advise_on_diagonal(name: str, within: Tensor) -> None:
             logger,
             "diagonal",
             f"{name} has a median of {float(to_itself):.3g} from a sample to itself, and of "
-            f"{float(all_pairs):.3g} over all pairs: it seems to hold similarities; try "
+            f"{float(all_pairs):.3g} over all pairs: these seem to be similarities; try "
             "numpy.sqrt(2 - 2 * similarity), of all three",
         )
 

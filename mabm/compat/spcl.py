@@ -1,7 +1,7 @@
 """SpCL and its descendants: replaces their ``models.hm``, a memory of all images.
 
 Like :class:`mabm.compat.clustercontrast.ClusterMemory` **it is updated by backward**. It differs
-from :class:`mabm.HybridMemory`, which holds two prototypes of each cluster.
+from :class:`mabm.HybridMemory`, which has two prototypes per cluster.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Prototypes from labels: clusters are split by modality, and each part has its mean."""
+"""Prototypes from labels: the mean of each cluster's samples per modality."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class IdentityBatchSampler(Sampler[list[int]]):
     clusters, and how many samples are enough.
 
     The clusters of one batch are distinct, across all ranks. If there are fewer clusters than the
-    batch of all ranks holds, their counts in it differ by at most one.
+    batch of all ranks needs, clusters repeat, and their counts in it differ by at most one.
 
     R ranks draw the batches that one process would draw with R times the identities; rank ``r``
     takes part ``r`` of each batch. All ranks therefore have the same number of batches, and no
@@ -51,14 +51,15 @@ class IdentityBatchSampler(Sampler[list[int]]):
         num_identities: Number of clusters in a batch, in [1, 65536]. The paper uses 8.
         num_instances: Number of samples per cluster, in [1, 65536]. The paper uses 16.
         num_batches: Number of batches per epoch on each rank; ``None`` goes through the clusters
-            once: the least that draws each at least once, or, where ``sampling`` drops clusters,
-            the most that draws none twice. The paper uses 200 on SYSU-MM01 and 100 on RegDB.
-        sampling: ``"even"``: clusters that are left over when the list ends are the first of the
+            once: the smallest number that draws each at least once, or, if ``sampling`` drops
+            clusters, the largest that draws none twice. The paper uses 200 on SYSU-MM01 and 100 on
+            RegDB.
+        sampling: ``"even"``: clusters that are left over at the end of the list come first in the
             next batch, so that all are drawn equally often, and the ``num_instances - 1`` other
-            samples are distinct wherever there are so many. ``"released"``, as SpCL,
-            Cluster-Contrast and BMIL are implemented: clusters that do not fill a batch are dropped
-            and the list is shuffled anew (unless it is shorter than one batch of all ranks), and
-            other samples are distinct only if there are at least ``num_instances``.
+            samples are distinct if there are enough. ``"released"``, as implemented in SpCL,
+            Cluster-Contrast and BMIL: clusters that do not fill a batch are dropped and the list is
+            shuffled again (unless it is shorter than one batch of all ranks), and other samples are
+            distinct only if there are at least ``num_instances``.
         seed: An integer >= 0, or a generator; a seed is drawn from it once, in the constructor.
         num_replicas: Number of ranks, in [1, 65536]; ``None`` is the world size if
             ``torch.distributed`` is initialized, otherwise 1.
@@ -169,7 +170,7 @@ class IdentityBatchSampler(Sampler[list[int]]):
         return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=key))
 
     def _clusters(self, rng: np.random.Generator) -> Iterator[list[int]]:
-        """Yields the clusters of the batches of all ranks, one batch after another, endlessly."""
+        """Yields the clusters of the batches of all ranks, batch by batch, endlessly."""
         waiting: list[int] = []
         while True:
             batch: list[int] = []

@@ -1,7 +1,6 @@
-"""Data sets of two modalities: published ones, lists of one's own images, and open Emoji-XM.
+"""Data sets of two modalities: published ones, your own images, and the open Emoji-XM.
 
-Each is one record, :class:`DataSet`, in :data:`DATA_SETS`. Nothing here needs Pillow until an image
-file is read.
+Each is a record, :class:`DataSet`, in :data:`DATA_SETS`. Pillow is needed only to read image files.
 """
 
 from mabm._core.modalities import INFRARED, VISIBLE

@@ -1,14 +1,14 @@
 """Random augmentation of a batch of images, on the device of the images.
 
-Every image's draws are a function of (seed, key) alone, so an image is augmented the same way
-whatever batch, worker, process or device it meets, and a run that resumes needs no random state.
+The random numbers of an image depend only on (seed, key), so an image is augmented the same way in
+any batch, worker, process or device, and a resumed run needs no random state.
 
 The order is that of the released implementations of visible-infrared re-identification: padding and
-crop, mirroring, color jitter, random erasing, channels. So jitter changes black borders too: less
-contrast turns them gray. Resizing comes before all of it (where images are decoded) and
-normalization after it (inside the encoder); the released implementations normalize before they
-erase and copy channels. So a copied channel is here the same *pixel* in all three channels, as a
-real infrared image has it, and is the same *normalized* number there.
+crop, flip, color jitter, random erasing, channels. So jitter also changes black borders: lower
+contrast turns them gray. Resizing comes before (where images are decoded) and normalization after
+(inside the encoder); the released implementations normalize before they erase and copy channels. So
+a copied channel is the same *pixel* in all three channels here, as in a real infrared image, and
+the same *normalized* number there.
 """
 
 from __future__ import annotations
@@ -65,21 +65,21 @@ class Augmentation:
 
     Attributes:
         padding: Black pixels added on every side before a random crop of the old size, >= 0.
-        flip: Chance of mirroring, left for right.
-        erasing: Chance that a rectangle is erased (Zhong et al., AAAI 2020).
-        erasing_area: Least and greatest share of the image that is erased, drawn uniformly.
-        erasing_aspect: Least and greatest height / width of the rectangle, drawn uniformly (not
+        flip: Probability of a horizontal flip.
+        erasing: Probability of erasing a rectangle (Zhong et al., AAAI 2020).
+        erasing_area: Smallest and largest share of the image to erase, drawn uniformly.
+        erasing_aspect: Smallest and largest height / width of the rectangle, drawn uniformly (not
             log-uniformly), as published: from 0.3 to 1 / 0.3.
         erasing_fill: Red, green and blue of an erased pixel; the default is that of the released
             implementations. ImageNet's mean, (123.675, 116.28, 103.53), would be zero in an encoder
             that normalizes by it.
         jitter: Strength of color jitter: brightness, contrast and saturation are multiplied by
-            factors in [max(0, 1 - jitter), 1 + jitter], hue is turned by at most min(jitter, 0.5)
-            of a circle, in an order drawn per image. 0 leaves colors alone.
-        channels: ``"keep"`` leaves them. ``"exchange"`` copies one channel, drawn uniformly, to all
-            three (the published second visible view). ``"infrared"`` draws one of four: each
-            channel copied to all three, or, at the fourth, the image unchanged or its gray, half
-            and half.
+            factors in [max(0, 1 - jitter), 1 + jitter], hue is shifted by at most min(jitter, 0.5)
+            of a circle, in a random order per image. 0 does not change colors.
+        channels: ``"keep"`` does not change them. ``"exchange"`` copies one channel, drawn
+            uniformly, to all three (the published second visible view). ``"infrared"`` draws one of
+            four with equal probability: each channel copied to all three, or, as the fourth, the
+            image unchanged or in gray (half each).
 
     Raises:
         ValueError: If an option is out of its range.
@@ -132,18 +132,18 @@ def augment(
     seed: int | Sequence[int],
     keys: Tensor | npt.ArrayLike,
 ) -> Tensor:
-    """Augments a batch: ``recipe`` with the draws of (``seed``, ``keys[i]``) for image i.
+    """Augments a batch by ``recipe``, with random numbers from (``seed``, ``keys[i]``) for image i.
 
-    Draws are made on the host and are the same everywhere; pixels are changed on the device of
-    ``images``, without waiting for it. Nothing is rounded between steps.
+    Random numbers are drawn on the host and are the same everywhere; pixels are changed on the
+    device of ``images``, without waiting for it. Nothing is rounded between steps.
 
     Args:
         images: (B, 3, H, W) uint8; not changed.
         recipe: The augmentation.
-        seed: What ``numpy.random.SeedSequence`` takes: an integer >= 0 or a sequence of them, such
-            as (run seed, stage, epoch, view).
+        seed: Seed for ``numpy.random.SeedSequence``: an integer >= 0 or a sequence of them, such as
+            (run seed, stage, epoch, view).
         keys: (B,) integers on the host, one per image: its number in the data set, or its position
-            in the epoch if an image can occur twice and is to differ. Equal keys give equal draws.
+            in the epoch if repeated images should differ. Equal keys give equal random numbers.
 
     Returns:
         (B, 3, H, W) float32 pixels in [0, 255] on the device of ``images``.

@@ -1,4 +1,4 @@
-"""The census: a data set counted against its published numbers, and what is wrong with it."""
+"""The census: compares a data set with its published numbers and lists problems."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _LEFT_BY_FILE_MANAGERS: Final = frozenset({"thumbs.db", "desktop.ini"})
 
 @dataclass(frozen=True)
 class Census:
-    """A data set counted; ``str()`` gives a table to read.
+    """The counts and problems of a data set; ``str()`` formats them as a table.
 
     Attributes:
         name: Name of the data set.
         root: Folder of the data set.
-        trial: Number of the trial that was counted; ``None`` for all, or where there are none.
+        trial: Number of the trial that was counted; ``None`` for all, or if there are no trials.
         rows: The counts.
-        problems: What is missing, extra or damaged, a sentence each. A wrong root is named with
-            the right one.
+        problems: What is missing, extra or damaged, one sentence each. For a wrong root, the right
+            one is suggested.
 
     Example:
         >>> from pathlib import Path
@@ -49,7 +49,7 @@ class Census:
         return not self.problems and all(row.agrees for row in self.rows)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the census as plain values that JSON can hold."""
+        """Returns the census as JSON-serializable values."""
         return {
             "name": self.name,
             "root": str(self.root),
@@ -78,25 +78,25 @@ class Census:
 def take_census(
     name: str, root: Path | str, *, trial: int | None = None, decode: bool = False
 ) -> Census:
-    """Counts a data set against its published numbers and looks for what is wrong with it.
+    """Compares a data set with its published numbers and looks for problems.
 
-    A wrong tree is reported, never raised. Every image file must exist, not be empty and begin as
-    an image does; only decoding tells whether its end is there.
+    Problems of the folder are reported, not raised. Every image file must exist, not be empty and
+    start like an image; only decoding finds out whether it is complete.
 
     Args:
-        name: A data set that users hold a copy of, such as ``"sysu_mm01"`` (a key of ``DATA_SETS``,
-            in any spelling).
+        name: Name of a data set with published numbers, such as ``"sysu_mm01"`` (a key of
+            ``DATA_SETS``, in any spelling).
         root: Folder of the data set.
-        trial: Number of the one trial to count, from 1; ``None`` counts all, and is the only choice
-            for a data set without trials.
-        decode: Decode every image as well, which takes minutes.
+        trial: Number of the trial to count, from 1; ``None`` counts all, and is required for a data
+            set without trials.
+        decode: Whether to decode every image as well, which takes minutes.
 
     Returns:
         The census.
 
     Raises:
-        ImportError: ``decode`` without Pillow.
-        ValueError: An unknown name, a root that is not a folder, or a trial that does not exist.
+        ImportError: ``decode`` is set and Pillow is not installed.
+        ValueError: The name is unknown, the root is not a folder, or the trial does not exist.
 
     Example:
         >>> import tempfile

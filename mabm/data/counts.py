@@ -1,4 +1,4 @@
-"""What a census counts in the folders of a data set."""
+"""The counts of a census."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class CensusRow:
 
     Attributes:
         what: What was counted.
-        published: How many there are by publication; ``None`` where no number was published.
-        found: How many there are.
+        published: The published number; ``None`` if none was published.
+        found: The number found.
 
     Example:
         >>> from mabm.data import CensusRow
@@ -30,7 +30,7 @@ class CensusRow:
 
     @property
     def agrees(self) -> bool:
-        """Whether the number found is the published one, or no number was published."""
+        """Whether the number found is the published one, or none was published."""
         return self.published is None or self.published == self.found
 
 
@@ -38,7 +38,7 @@ class Counts(NamedTuple):
     """A data set counted.
 
     Attributes:
-        scans: What was found, one scan a trial.
+        scans: What was found, one scan per trial.
         rows: The counts.
         listed_folders: Folders, by their names in the root, of which the data set's lists should
             name every image.

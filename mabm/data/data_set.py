@@ -1,4 +1,4 @@
-"""The record of a data set: everything that the library knows of it, in one place."""
+"""The record of a data set: everything that the library knows about it, in one place."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from mabm.data.records import ReidData
 
 @dataclass(frozen=True, kw_only=True)
 class DataSet:
-    """What the library knows of one data set; readers, census, tests, commands and help follow it.
+    """Everything about one data set; used by readers, census, tests, commands and help.
 
-    The configuration that trains on it ships as ``mabm/train/configs/NAME.toml``, others of
-    ``more_configs`` beside it.
+    The configuration for it ships as ``mabm/train/configs/NAME.toml``, those in ``more_configs``
+    next to it.
 
     Attributes:
-        name: Its name as it is spelled in documents and files.
-        aliases: Other names that are understood.
-        reader: Reads it. Called with its root unless it ships with the library, and with the
-            keyword ``trial`` where it has trials.
-        search_tasks: The searches that it is tested by.
-        more_search_tasks: Further published searches, run only where they are asked for by name.
-        protocol: Its published retrieval protocol; ``None`` where none is published.
-        count: Counts a folder, or one trial of it, for the census; ``None`` where nothing is
-            published to count against.
-        num_trials: Number of its trials (divisions into training and test), which are numbered from
-            1; ``None`` where there is one division only.
+        name: Name in its standard spelling.
+        aliases: Other accepted names.
+        reader: Reads the data set. Called with its root unless the data set ships with the library,
+            and with the keyword ``trial`` if it has trials.
+        search_tasks: Searches that the data set is evaluated with.
+        more_search_tasks: Further published searches, which run only if they are named.
+        protocol: Published retrieval protocol; ``None`` if there is none.
+        count: Counts a folder, or one trial of it, for the census; ``None`` if there are no
+            published numbers.
+        num_trials: Number of trials (splits into training and test), numbered from 1; ``None`` if
+            there is only one split.
         ships: Whether it ships with the library and has no folder.
-        is_list: Whether it is a table of image files of one's own, and its root that table in place
-            of a folder.
-        modality_names: What reports call each modality.
-        identity_name: Name of an identity in reports; ``None``: its number.
-        camera_name: Name of a camera in reports, beside its number; ``None``: its number alone.
-        note: A sentence that reports show beside its images.
-        more_configs: Names of further configurations that ship and train on it.
+        is_list: Whether its root is a table of your own image files instead of a folder.
+        modality_names: Names of the modalities in reports.
+        identity_name: Returns the name of an identity in reports; ``None`` uses its number.
+        camera_name: Returns the name of a camera in reports, shown with its number; ``None`` shows
+            the number only.
+        note: A sentence that reports show with its images.
+        more_configs: Names of further shipped configurations for it.
 
     Example:
         >>> from mabm.data import DATA_SETS
@@ -67,7 +67,7 @@ class DataSet:
 
     @property
     def configs(self) -> tuple[str, ...]:
-        """Names of the configurations that ship and train on it, the one of its own name first."""
+        """Names of the shipped configurations for it, the one with its own name first."""
         return self.name, *self.more_configs
 
     @property
@@ -79,13 +79,13 @@ class DataSet:
         """Reads the data set.
 
         Args:
-            root: Its folder, or the table of a list; ``None`` where it ships with the library.
-            trial: Number of the trial; ``None`` where it has no trials.
+            root: Its folder, or the table of a list; ``None`` if it ships with the library.
+            trial: Number of the trial; ``None`` if it has no trials.
 
         Raises:
-            FileNotFoundError: Something of the data set is missing; the message says what.
-            ValueError: A root or trial is missing or does not apply, or the data set breaks its
-                layout.
+            FileNotFoundError: A part of the data set is missing; the message says which.
+            ValueError: A root or trial is missing or does not apply, or the data set does not have
+                its published layout.
 
         Example:
             >>> from mabm.data import DATA_SETS
@@ -105,13 +105,13 @@ class DataSet:
         return self.reader(*place, **division)
 
     def trial_number(self, trial: int | None) -> int | None:
-        """Returns the number of a trial; ``None``, for no trial or all of them, stays ``None``.
+        """Checks and returns the number of a trial; ``None`` stays ``None``.
 
         Args:
             trial: An integer from 1 to ``num_trials``, or ``None``.
 
         Raises:
-            TypeError: No integer.
+            TypeError: ``trial`` is not an integer.
             ValueError: There is no such trial.
 
         Example:

@@ -1,16 +1,16 @@
-"""Decoded images in one file that any number of processes fill and read.
+"""A cache of decoded images in one file that any number of processes read and write.
 
-The file holds a head, one mark per row, and the rows, at places that its name alone determines. It
-starts as zeros, and whoever opens it first makes it: every step of that can be repeated or done by
-two processes at once with the same outcome, so there is no lock, and nothing is left behind by a
-process that dies.
+The file consists of a header, one mark per row, and the rows, at fixed positions. It starts as
+zeros and is created by the first process that opens it: every step can be repeated, or done by two
+processes at once, with the same result, so no lock is needed, and a killed process leaves nothing
+behind.
 
 A row is valid if its mark equals the checksum of its pixels. The mark is written after the pixels;
-should the two reach the disk in another order, or only in part, the checksum does not match and the
-row is decoded again. Two processes that write one row write the same bytes.
+if the two reach the disk in another order, or only partly, the checksum does not match and the row
+is decoded again. Two processes that write the same row write the same bytes.
 
-Rows are read and written by position, not through a mapping: on a full disk that is an error to
-handle, where a store into a mapping kills the process.
+Rows are read and written by position, not through a memory map: a full disk then raises an error,
+whereas writing to a memory map would kill the process.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ class DecodeCache:
     """Rows of bytes in a file, each written completely or not at all.
 
     Args:
-        path: The file; it and its folder are made if they do not exist.
+        path: The file; it and its folder are created if they do not exist.
         num_rows: Number of rows.
         shape: Shape of each row.
 
     Raises:
-        OSError: The file can be neither opened nor made.
+        OSError: The file cannot be opened or created.
         ValueError: The file exists and is not a cache of this shape.
     """
 
@@ -61,7 +61,7 @@ class DecodeCache:
         self._open()
 
     def read(self, row: int, pixels: ByteArray) -> bool:
-        """Fills ``pixels`` with a row if the cache has it; returns whether it has."""
+        """Reads a row into ``pixels`` if it is cached; returns whether it is."""
         mark = os.pread(self._file, _MARK.itemsize, self._mark_at(row))
         if mark == bytes(_MARK.itemsize):
             return False
@@ -72,7 +72,7 @@ class DecodeCache:
         return True
 
     def write(self, row: int, pixels: ByteArray) -> None:
-        """Writes a row. When the disk is full, logs that once and writes no more."""
+        """Writes a row. If the disk is full, logs a warning once and stops writing."""
         if self._full:
             return
         stored = pixels.tobytes()
@@ -81,10 +81,10 @@ class DecodeCache:
             _write_all(self._file, _mark(row, stored), self._mark_at(row))
         except OSError as error:
             self._full = True
-            _log.warning("%s takes no more decoded images: %s", self.path, error.strerror)
+            _log.warning("%s: no more images are cached: %s", self.path, error.strerror)
 
     def num_written(self) -> int:
-        """Counts the rows that carry a mark."""
+        """Counts the rows that have a mark."""
         marks = os.pread(self._file, self.num_rows * _MARK.itemsize, _MARKS_AT)
         return int(np.count_nonzero(np.frombuffer(marks, dtype=_MARK)))
 
@@ -96,13 +96,13 @@ class DecodeCache:
             self._complete()
 
     def _complete(self) -> None:
-        """Gives the file its size and its head, unless it has them."""
+        """Gives the file its size and header, unless it has them."""
         size = self._row_at(self.num_rows)
         found = os.fstat(self._file).st_size
         head = os.pread(self._file, len(self._head), 0)
         # A process that died between the two steps below leaves nothing but zeros.
         if found > size or not self._head.startswith(head.rstrip(b"\0")):
-            raise ValueError(f"{self.path} is no cache of {self.num_rows} images: delete it")
+            raise ValueError(f"{self.path} is not a cache of {self.num_rows} images: delete it")
         if found < size:
             os.truncate(self._file, size)
         if head != self._head:
@@ -122,7 +122,7 @@ class DecodeCache:
 def cache_key(paths: Sequence[Path], size: tuple[int, int], resampling: str) -> str:
     """Returns a digest that changes whenever the decoded pixels might.
 
-    Paths count from the innermost folder that holds them all, so that a data set can be moved.
+    Paths are relative to their innermost common folder, so that a data set can be moved.
 
     Raises:
         FileNotFoundError: A file is missing.

@@ -1,4 +1,4 @@
-"""The drawings of Emoji-XM, and the frames that are rendered of them."""
+"""The drawings of Emoji-XM, and the frames rendered from them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Drawings:
     """Every drawing of Emoji-XM, one row each; visible rows first. All arrays are read-only.
 
     Attributes:
-        rgba: (R, 48, 48, 4) uint8, straight (not premultiplied) alpha. Infrared rows hold their
+        rgba: (R, 48, 48, 4) uint8, straight (not premultiplied) alpha. Infrared rows repeat their
             luminance three times.
         identity: (R,) int64, index into ``identity_name``.
         camera: (R,) int64, 1..5 visible, 6..9 infrared.
@@ -65,10 +65,10 @@ class Drawings:
 
 @dataclass(frozen=True)
 class Frames:
-    """Rendered images and what is known about each.
+    """Rendered images with their identity, camera and modality.
 
     Attributes:
-        images: (N, 3, 48, 48) uint8, RGB; infrared frames hold their one channel three times.
+        images: (N, 3, 48, 48) uint8, RGB; infrared frames repeat their single channel three times.
         identity: (N,) int64.
         camera: (N,) int64, 1..9.
         modality: (N,) int64, ``VISIBLE`` or ``INFRARED``.
@@ -140,7 +140,7 @@ def render_identities(
         identities: Identities to render, each in [0, 937), no repeats. Their order does not matter.
         visible_frames: Frames per visible drawing, >= 0.
         infrared_frames: Frames per infrared drawing, >= 0.
-        first_frame: Number of the first frame; other numbers give other frames of a drawing.
+        first_frame: Number of the first frame; different numbers give different frames.
 
     Returns:
         Frames ordered by identity, then camera, then frame number.

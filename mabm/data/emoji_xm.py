@@ -1,13 +1,13 @@
 """Emoji-XM: the same emoji drawn by several vendors, in color and in monochrome.
 
-Real visible-infrared person data is license-gated, so nothing of it can ship. Emoji-XM is open
-artwork with a real gap: color art plays the visible camera, monochrome art the infrared one.
-Identity = emoji, camera = artwork set, vendor = maker. Color helps within visible and is worthless
-across modalities, as in the real task. **These are drawings, not photographs**: say so wherever a
-figure made from them is shown.
+Real visible-infrared person data requires a license, so none of it can ship. Emoji-XM is open
+artwork with a real modality gap: color art plays the visible camera, monochrome art the infrared
+camera. Identity = emoji, camera = artwork set, vendor = maker. Color helps within visible and is
+useless across modalities, as in the real task. **These are drawings, not photographs**: say so
+wherever a figure made from them is shown.
 
 Frames are rendered on the fly from the drawings (:mod:`mabm.data.drawings`). Sources and licenses
-of the artwork are in ``ATTRIBUTION.md`` beside this file.
+of the artwork are in ``ATTRIBUTION.md`` next to this file.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class IdentitySplits:
     """Disjoint groups of identities that together are all of Emoji-XM, each ascending, int64.
 
     Attributes:
-        start_visible: (176,) labeled start identities, seen in visible only.
-        start_infrared: (177,) labeled start identities, seen in infrared only. Being other
-            identities than ``start_visible``, no cross-modality pair is ever given.
-        unlabeled: (350,) identities for unsupervised learning, unseen by the start.
-        test: (234,) identities for a final evaluation, never used to choose anything.
+        start_visible: (176,) labeled identities for pretraining, used in visible only.
+        start_infrared: (177,) labeled identities for pretraining, used in infrared only. They
+            differ from ``start_visible``, so no cross-modality pair is ever given.
+        unlabeled: (350,) identities for unsupervised learning, not used in pretraining.
+        test: (234,) identities for final evaluation, never used to choose anything.
 
     Example:
         >>> from mabm.data import identity_splits
@@ -59,12 +59,12 @@ class IdentitySplits:
 def identity_splits() -> IdentitySplits:
     """The fixed split of the 937 identities.
 
-    Test identities are those marked in the data. The 703 others are ordered by the SHA-256 of their
-    name, an order that means nothing and depends on no random generator: the first 176 are the
-    visible start, the next 177 the infrared start, the last 350 the unlabeled identities.
+    Test identities are marked in the data. The 703 others are ordered by the SHA-256 of their name,
+    an arbitrary order that does not depend on a random generator: the first 176 are
+    ``start_visible``, the next 177 ``start_infrared``, the last 350 ``unlabeled``.
 
     Returns:
-        The groups, which have no identity in common.
+        The groups, which are disjoint.
 
     Example:
         >>> from mabm.data import identity_splits
@@ -97,9 +97,9 @@ def read_emoji_xm() -> ReidData:
     """Renders Emoji-XM as a data set to train and test on: 88 MB, in a few seconds.
 
     Returns:
-        The frames of the 350 unlabeled identities to train on and of the 234 test identities, both
-        ordered by identity, then camera, then frame number. No identity is in both, and none is
-        among those that the encoder which ships with the library was trained on.
+        The frames of the 350 unlabeled identities, for training, and of the 234 test identities,
+        both ordered by identity, camera and frame number. The two are disjoint, and the shipped
+        encoder was trained on none of them.
 
     Example:
         >>> from mabm.data import read_emoji_xm

@@ -1,24 +1,24 @@
-"""Images of one's own: a table that lists image files, and what is known of each.
+"""Your own images: a table that lists image files, and what is known about each.
 
 ::
 
     path,modality,camera,identity,split
-    day/0001.jpg,visible,1,,train           to train on, of an unknown person
+    day/0001.jpg,visible,1,,train           training image of an unknown person
     night/0001.jpg,infrared,2,,train
-    day/0907.jpg,visible,1,7,test           to test on
+    day/0907.jpg,visible,1,7,test           test image
     night/0907.jpg,infrared,2,7,test
 
-Comma-separated text in UTF-8 with these columns, in any order; others are passed over.
+Comma-separated text in UTF-8 with these columns, in any order; others are ignored.
 
-- ``path``: a file, absolute or from the table's folder; ``~`` is the home folder.
+- ``path``: a file, absolute or relative to the table's folder; ``~`` is the home folder.
 - ``modality``: ``visible`` or ``infrared`` (or ``thermal``), or the number 0 or 1.
-- ``camera``: a number; empty, -1, or no such column where it is not known.
-- ``identity``: a number; empty, -1, or no such column where it is not known. Test images need one.
-- ``split``: ``train`` or ``test``; without such a column all images are to train on.
+- ``camera``: a number; empty or -1 if unknown. The column may be missing.
+- ``identity``: a number; empty or -1 if unknown. The column may be missing. Test images need one.
+- ``split``: ``train`` or ``test``; without this column, all images are training images.
 
-All test images of one modality are searched in all of the other. Images of one identity and one
-camera are not compared, as no such pair shows that a person was found again; an unknown camera is
-no camera.
+All test images of one modality are searched in all of the other. Images of the same identity and
+camera are not compared, since such a pair does not show that a person was found again; unknown
+cameras differ from all cameras.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class ListedImages(NamedTuple):
 
     Attributes:
         images: The images.
-        is_test: (N,) bool, whether an image is to test on.
+        is_test: (N,) bool, whether an image is a test image.
 
     Example:
         >>> import numpy as np
@@ -67,17 +67,18 @@ def read_image_list(root: Path | str) -> ReidData:
     """Reads a table of images as a data set.
 
     Args:
-        root: The table, as the module describes it.
+        root: The table: comma-separated text with the columns ``path`` and ``modality``, and
+            optionally ``camera``, ``identity`` and ``split``.
 
     Returns:
-        Its training and its test images, both in the order of the rows. Where an identity or a
-        camera is not known, it is ``UNKNOWN``. There may be no test images.
+        Its training and test images, both in the order of the rows. Unknown identities and cameras
+        are ``UNKNOWN``. There may be no test images.
 
     Raises:
         FileNotFoundError: There is no such table, or an image that it lists is missing.
-        ValueError: A column is missing, a cell has a value that is not allowed there, an image is
-            both to train and to test on or of two modalities, or no test identity is there in both
-            modalities; the message names the table and, where there is one, the row.
+        ValueError: A column is missing, a value is not allowed, an image is both in training and
+            test or has two modalities, or no test identity has images of both modalities; the
+            message names the table and, if possible, the row.
 
     Example:
         >>> from mabm.data import read_image_list
@@ -103,13 +104,13 @@ def list_images(path: Path | str) -> ListedImages:
     """Reads a table of images row by row, of any modalities.
 
     Args:
-        path: The table, as the module describes it; modalities may be any numbers.
+        path: The table: comma-separated text with the columns ``path`` and ``modality`` (any
+            number), and optionally ``camera``, ``identity`` and ``split``.
 
     Raises:
         FileNotFoundError: There is no such table, or an image that it lists is missing.
-        ValueError: A column is missing, a cell has a value that is not allowed there, or an image
-            is both to train and to test on; the message names the table and, where there is one,
-            the row.
+        ValueError: A column is missing, a value is not allowed, or an image is both in training
+            and test; the message names the table and, if possible, the row.
 
     Example:
         >>> from mabm.data import list_images
@@ -163,7 +164,7 @@ def _check_test(test: ImageSet, root: Path | str) -> None:
     cameras: dict[int, dict[int, set[int]]] = {group: {} for group in MODALITIES}
     for record in test:
         seen = cameras[record.modality].setdefault(int(record.identity or 0), set())
-        # Unknown cameras are told apart from all: no two are the same.
+        # Unknown cameras differ from all others, and from each other.
         seen.add(record.camera if record.camera != UNKNOWN else UNKNOWN - record.modality)
     both = cameras[VISIBLE].keys() & cameras[INFRARED].keys()
     if not any(len(cameras[VISIBLE][each] | cameras[INFRARED][each]) > 1 for each in both):

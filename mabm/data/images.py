@@ -1,4 +1,4 @@
-"""Image files to pixels of one size, decoded on each read or once into a cache."""
+"""Reads image files as pixels of one size, decoded each time or cached."""
 
 from __future__ import annotations
 
@@ -26,35 +26,34 @@ Resampling = Literal["bicubic", "lanczos"]
 class ImageReader(Dataset[Tensor]):
     """The pixels of an :class:`ImageSet`, all of one size.
 
-    Files are decoded with Pillow: to RGB as :func:`decode_image` says, then resized. Arrays of
-    another size are resized by the same filter; arrays that have the size already are returned
+    Files are decoded with Pillow, converted to RGB as by :func:`decode_image`, and resized. Arrays
+    of another size are resized with the same filter; arrays of the right size are returned
     unchanged.
 
-    It can be pickled, and serves any number of processes, DataLoader's workers among them: with a
-    batch sampler, ``collate_fn=lambda batch: batch`` hands over the batches as they are read.
+    It can be pickled and used by any number of processes, including DataLoader workers: with a
+    batch sampler, ``collate_fn=lambda batch: batch`` returns the batches as they are read.
 
     Args:
         images: The images to read.
         size: Height and width in pixels. ``None`` keeps the size of arrays; files need a size.
-        resampling: Filter of Pillow to resize with. The published pipelines of this field take
-            ``"bicubic"`` for training images, also where they cluster them, and ``"lanczos"`` for
-            test images.
-        cache: Folder for decoded images, made if it does not exist; each is written when it is
-            first read. Arrays are decoded already and are not cached. See below.
+        resampling: Pillow filter for resizing. The published pipelines use ``"bicubic"`` for
+            training images, also when clustering them, and ``"lanczos"`` for test images.
+        cache: Folder that caches decoded images, created if it does not exist; each image is
+            written when it is first read. Arrays are not cached. See below.
 
     **The cache** is one file per set of images and size, N * 3 * H * W bytes when full, which
-    grows as images are read. Any number of processes share it. Its name is a digest of the files'
-    paths within the data set, of their sizes and times of change, of the size and filter wanted and
-    of the versions of Pillow and of its decoders: where any of these changes, another file is
-    begun, and the old one is left for its owner to delete. Every image carries a checksum, written
-    after its pixels: a process that is killed while it writes, or a machine that goes down, costs
-    the image that was being written and never yields wrong pixels. On a full disk, decoding goes on
-    and the cache stops growing, which the log says.
+    grows as images are read. Any number of processes can share it. Its name is a digest of the
+    files' relative paths, sizes and modification times, the image size and filter, and the versions
+    of Pillow and its decoders: if any of these changes, a new file is started, and the old one is
+    left for you to delete. Every image has a checksum, written after its pixels: if a process is
+    killed or the machine crashes, at most the image being written is lost, and wrong pixels are
+    never returned. If the disk is full, decoding continues uncached, and a warning is logged.
 
     Raises:
-        ImportError: Pillow is missing, and there is something to decode or resize.
-        FileNotFoundError: With a cache, when a file is missing; without, when it is read.
-        ValueError: An invalid size or filter, or a file in the place of the cache that is none.
+        ImportError: Pillow is not installed, and there is something to decode or resize.
+        FileNotFoundError: A file is missing; raised at once with a cache, otherwise when it is
+            read.
+        ValueError: The size or filter is invalid, or the cache file is not a cache.
 
     Example:
         >>> import numpy as np
@@ -114,7 +113,7 @@ class ImageReader(Dataset[Tensor]):
 
     @property
     def num_cached(self) -> int:
-        """How many images the cache holds, 0 without one."""
+        """Number of cached images, 0 without a cache."""
         return 0 if self._cache is None else self._cache.num_written()
 
     def _read(self, row: int, pixels: ByteArray) -> None:
@@ -143,26 +142,26 @@ def decode_image(
 ) -> ByteArray:
     """Reads one image file.
 
-    Every format is converted to RGB in one way: grayscale is repeated three
-    times; 16-bit grayscale keeps its upper eight bits; palettes are looked up; CMYK is converted
-    without color profiles; transparency is dropped, and the color underneath shows; of several
-    frames, the first is read. An orientation in the EXIF data is **not** followed: no published
-    pipeline of this field does, and cameras that write one are rare in it.
+    All formats are converted to RGB: grayscale is repeated three times; 16-bit grayscale keeps its
+    upper eight bits; palettes are looked up; CMYK is converted without color profiles; transparency
+    is dropped, which shows the color underneath; of several frames, the first is read. The EXIF
+    orientation is **not** applied: no published pipeline does so, and cameras that write one are
+    rare in this field.
 
     Args:
         path: A file of any format that Pillow reads.
         size: Height and width to resize to; ``None`` keeps the size.
-        resampling: Filter of Pillow to resize with, ``"bicubic"`` or ``"lanczos"``.
+        resampling: Pillow filter for resizing, ``"bicubic"`` or ``"lanczos"``.
 
     Returns:
         (3, H, W) uint8, RGB.
 
     Raises:
-        ImportError: Pillow is missing.
+        ImportError: Pillow is not installed.
         OSError: The file cannot be opened (FileNotFoundError, PermissionError and the like).
-        ValueError: The file is empty, not an image, truncated or damaged, or its numbers have no
-            agreed range (32-bit integers, floats); the message names it. Or there is no such
-            filter.
+        ValueError: The file is empty, not an image, truncated or damaged, or its pixels have no
+            standard range (32-bit integers, floats); the message names the file. Or the filter is
+            unknown.
 
     Example:
         >>> import tempfile

@@ -34,7 +34,7 @@ class FoundImage(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """Something that differs from the layout; ``error``: what a reader raises for it, or none."""
+    """A deviation from the layout; ``error`` is the exception that a reader raises, if any."""
 
     text: str
     error: type[Exception] | None = None
@@ -47,7 +47,7 @@ class Scan:
     Attributes:
         name: Name of the data set.
         root: Its folder.
-        trial: Number of the trial that was scanned; ``None`` where there are no trials.
+        trial: Number of the trial that was scanned; ``None`` without trials.
         train: Training images.
         test: Test images.
         problems: What is wrong, in the order in which it was found.
@@ -61,15 +61,15 @@ class Scan:
     problems: list[Problem] = field(default_factory=list)
 
     def note_missing(self, text: str) -> None:
-        """Notes that something is missing that the data set cannot be read without."""
+        """Records a missing part without which the data set cannot be read."""
         self.problems.append(Problem(text, FileNotFoundError))
 
     def note_error(self, text: str) -> None:
-        """Notes that something has contents that the data set cannot be read with."""
+        """Records malformed content with which the data set cannot be read."""
         self.problems.append(Problem(text, ValueError))
 
     def note_minor(self, text: str) -> None:
-        """Notes something that a reader ignores or can do without."""
+        """Records a problem that a reader ignores."""
         self.problems.append(Problem(text))
 
     def data(self) -> ReidData:
@@ -97,7 +97,7 @@ def check_root(root: Path | str) -> Path:
     folder = Path(root)
     if not folder.is_dir():
         state = "is a file" if folder.exists() else "does not exist"
-        raise ValueError(f"root must be a folder, and {folder} {state}")
+        raise ValueError(f"root must be a folder, but {folder} {state}")
     return folder
 
 
@@ -131,7 +131,7 @@ def find_layout(scan: Scan, parts: Sequence[str], *, other: Sequence[str] = ()) 
 
 
 def resolve(root: Path, name: str) -> Path:
-    """A path within a tree; where there is none of that name, one that differs in case alone."""
+    """A path within a tree, or one that differs only in case if there is no exact match."""
     place = root
     for part in PurePosixPath(name).parts:
         found = place / part
@@ -168,7 +168,9 @@ def numbered_folders(scan: Scan, parent: Path) -> dict[int, Path]:
         if folder.name.startswith("."):
             continue
         if not re.fullmatch("[0-9]+", folder.name):
-            scan.note_minor(f"folder {within(folder, scan.root)} is extra: its name is no identity")
+            scan.note_minor(
+                f"folder {within(folder, scan.root)} is extra: its name is not an identity"
+            )
         elif int(folder.name) in numbered:
             first = within(numbered[int(folder.name)], scan.root)
             scan.note_error(
@@ -182,7 +184,7 @@ def numbered_folders(scan: Scan, parent: Path) -> dict[int, Path]:
 def read_ids(scan: Scan, name: str) -> list[int]:
     """Returns the ascending identities of a list of numbers, separated by commas or white space.
 
-    Where there is no such list, one of the same name that ends in ``.mat`` is read.
+    If there is no such list, a file of the same name with the extension ``.mat`` is read.
     """
     matrix = Path(name).with_suffix(".mat").as_posix()
     if not resolve(scan.root, name).is_file() and resolve(scan.root, matrix).is_file():
@@ -190,7 +192,7 @@ def read_ids(scan: Scan, name: str) -> list[int]:
     words = [word for word in re.split(r"[\s,]+", _text(scan, name)) if word]
     strange = [word for word in words if not re.fullmatch("[0-9]+", word)]
     if strange:
-        scan.note_error(f"{name} must contain numbers set apart by commas, got {strange[0]!r}")
+        scan.note_error(f"{name} must contain numbers separated by commas, got {strange[0]!r}")
         return []
     identities = {int(word) for word in words}
     if len(identities) < len(words):
@@ -203,8 +205,8 @@ def read_ids(scan: Scan, name: str) -> list[int]:
 def read_list(scan: Scan, name: str) -> Iterator[tuple[Path, int]]:
     """Yields the images of a list whose lines are a path within the root and a label.
 
-    Where no file has the exact name, one that differs in upper and lower case is taken, or else one
-    in another format of images.
+    If no file has the exact name, one that differs in case is used, otherwise one in another image
+    format.
     """
     folders: dict[str, tuple[Path, dict[str, str]]] = {}
     converted: list[str] = []
@@ -259,7 +261,7 @@ def _matrix_ids(scan: Scan, name: str) -> list[int]:
     except Exception as error:  # whatever the reader says of damaged files and of later formats
         scan.note_error(
             f"{name} cannot be read ({str(error) or type(error).__name__}); a list "
-            f"{Path(name).with_suffix('.txt')} of numbers set apart by commas is read in its place"
+            f"{Path(name).with_suffix('.txt')} of numbers separated by commas is read instead"
         )
         return []
     if not is_right or identities.min() < 0:

@@ -2,14 +2,14 @@
 
 ::
 
-    vis/0001/0001_c01_s185535_f7010_vis.jpg     images to train on, and so in nir/
-    idx/train_vis.txt, idx/train_nir.txt        which of them: a path and a label in each line
-    test_vis/cam1/0003/0003_c01_..._vis.jpg     images to test on, by camera and identity, and
-                                                so in test_nir/
+    vis/0001/0001_c01_s185535_f7010_vis.jpg     training images; likewise in nir/
+    idx/train_vis.txt, idx/train_nir.txt        lists of them: a path and a label per line
+    test_vis/cam1/0003/0003_c01_..._vis.jpg     test images by camera and identity; likewise in
+                                                test_nir/
     idx/test_id.txt                             test identities, separated by commas
 
-The nine cameras take visible images by day and infrared ones by night, so that both modalities
-share their numbers; camera 3 has no infrared test images.
+The nine cameras record visible images by day and infrared images by night, so both modalities have
+the same camera numbers; camera 3 has no infrared test images.
 
 Source: Zhang and Wang, CVPR 2023, and the authors' code, https://github.com/ZYK100/LLCM.
 """
@@ -58,15 +58,15 @@ def read_llcm(root: Path | str) -> ReidData:
 
     Returns:
         The images of 713 training and of 351 test identities, both ordered by identity, camera,
-        modality and file name. The list or folder that an image is in says whether it is visible or
-        infrared. Training identities are the labels of the lists, test identities the numbers of
-        their folders: **the two do not relate.** The camera of a training image is the ``c`` field
-        of its file name (``c01``), ``UNKNOWN`` where a name has none; that of a test image is the
-        number of its folder.
+        modality and file name. The list or folder that contains an image defines its modality.
+        Training identities are the labels in the lists, test identities the numbers of their
+        folders: **the two are unrelated.** The camera of a training image is the ``c`` field of its
+        file name (``c01``), or ``UNKNOWN`` without one; that of a test image is the number of its
+        folder.
 
     Raises:
-        FileNotFoundError: A list, an image that is in one, a camera's folder or all images of a
-            test identity are missing.
+        FileNotFoundError: A list, an image in a list, a camera's folder or all images of a test
+            identity are missing.
         ValueError: The root is not a folder, or a list is malformed.
 
     Example:
@@ -139,7 +139,7 @@ def _camera_in_name(name: str) -> int:
 def count_llcm(root: Path, trial: int | None) -> Counts:
     """Counts a tree of LLCM for its census."""
     scan = scan_llcm(root)
-    # Zhang and Wang, CVPR 2023, section 4.2. It gives 13,909 test images in all, to which the two
+    # Zhang and Wang, CVPR 2023, section 4.2. It gives 13,909 test images in total, to which the two
     # modalities do not add up; they do with the training images to the 46,767 of section 4.1.
     rows = [
         CensusRow("training identities", 713, count_identities(scan.train)),

@@ -1,8 +1,8 @@
-"""Uniform draws that depend on a seed and a key alone.
+"""Uniform random numbers that depend only on a seed and a key.
 
-Neither the batch, nor a device, nor any global random state takes part. A counter-based generator
-needs no state and no object per image: the draws of a whole batch are a few array operations. It is
-Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
+They do not depend on the batch, the device or any global random state. A counter-based generator
+needs no state and no object per image: the numbers of a whole batch are a few array operations. It
+is Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ Words = npt.NDArray[np.uint64]
 def uniform_draws(
     seed: int | Sequence[int], keys: IntArray, num_draws: int
 ) -> npt.NDArray[np.float64]:
-    """Returns (B, num_draws) uniform draws in [0, 1): row i is a function of (seed, keys[i]) alone.
+    """Returns (B, num_draws) uniform numbers in [0, 1); row i depends only on (seed, keys[i]).
 
-    More draws of a row begin with the same numbers as fewer do. Numbers are multiples of 2**-32.
+    The first numbers of a row do not depend on ``num_draws``. Numbers are multiples of 2**-32.
 
     Args:
-        seed: What ``numpy.random.SeedSequence`` takes: an integer >= 0 or a sequence of them.
+        seed: Seed for ``numpy.random.SeedSequence``: an integer >= 0 or a sequence of them.
         keys: (B,) int64, any values; equal keys draw equal numbers.
         num_draws: Numbers per row, >= 0.
     """

@@ -1,15 +1,15 @@
-"""Trees of SYSU-MM01 and RegDB as other code bases copy them before they train.
+"""SYSU-MM01 and RegDB in the layout that other code bases copy them to before training.
 
 ::
 
-    ir_modify/bounding_box_train/0001_c3_0001.jpg       infrared images to train on
-    ir_modify/query/, ir_modify/bounding_box_test/      those to test on
-    rgb_modify/                                         the same of visible images
+    ir_modify/bounding_box_train/0001_c3_0001.jpg       infrared training images
+    ir_modify/query/, ir_modify/bounding_box_test/      infrared test images
+    rgb_modify/                                         the same for visible images
 
-Of RegDB there is a folder of each trial in between: ``ir_modify/1/bounding_box_train``. A name is
-the identity, the camera, and the name that the image had. Images are copied whole, and all of the
-data set's splits are there, so that such a tree gives what the original one gives. What lies in
-``query`` may also lie in ``bounding_box_test``, and is then one image.
+RegDB has a folder per trial in between: ``ir_modify/1/bounding_box_train``. A file name consists of
+the identity, the camera, and the original name. Images are copied unchanged, and all splits of the
+data set are included, so such a tree gives the same result as the original one. An image in both
+``query`` and ``bounding_box_test`` counts once.
 
 Source: the scripts ``prepare_sysu.py`` and ``prepare_regdb.py`` of ADCA (Yang et al., ACM MM 2022)
 and of the code bases after it, such as https://github.com/yangbincv/ADCA.
@@ -56,7 +56,7 @@ def scan_prepared(scan: Scan, camera_of: Callable[[int, int], int | None]) -> No
 
 
 def original_name(path: Path) -> str:
-    """The name that an image had before it was copied."""
+    """The original name of a copied image."""
     return re.sub("^[0-9]+_c[0-9]+_", "", path.name)
 
 

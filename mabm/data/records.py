@@ -1,7 +1,7 @@
-"""Records of images, one or many: the form in which every data set is read.
+"""Records of images: the form in which every data set is read.
 
-The reader of a data set sets the modality from what that data set documents; nothing in this
-library guesses it from a path.
+The reader of a data set sets the modality as documented by that data set; this library never
+guesses it from a path.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ UNKNOWN: Final = -1
 
 @dataclass(frozen=True, eq=False)
 class ImageRecord:
-    """One image and what is known of it.
+    """One image and what is known about it.
 
     Two records are equal if all their fields are; arrays are compared element by element.
 
     Attributes:
         image: Its file, or its pixels as a (3, H, W) uint8 array, RGB.
-        identity: Identity shown, >= 0; ``None`` where it is not known.
+        identity: Identity shown, >= 0; ``None`` if unknown.
         camera: Number of the camera, >= 0, or ``UNKNOWN``.
         modality: ``VISIBLE``, ``INFRARED``, or another group >= 0.
 
@@ -74,13 +74,13 @@ class ImageSet(Sequence[ImageRecord]):
 
     Attributes:
         images: The files as a tuple, or the array, read-only.
-        identity: (N,) int64, ``UNKNOWN`` where it is not known; read-only, as all columns.
-        camera: (N,) int64, ``UNKNOWN`` where it is not known.
+        identity: (N,) int64, ``UNKNOWN`` if unknown; read-only, like all columns.
+        camera: (N,) int64, ``UNKNOWN`` if unknown.
         modality: (N,) int64.
 
     Raises:
-        TypeError: An array of images that is not uint8, or a column that is not of integers.
-        ValueError: Shapes that do not fit, or a number below what is allowed.
+        TypeError: An array of images is not uint8, or a column does not contain integers.
+        ValueError: Shapes do not fit, or a number is too small.
 
     Example:
         >>> from pathlib import Path
@@ -126,10 +126,10 @@ class ImageSet(Sequence[ImageRecord]):
         """Returns records as a set, in their order.
 
         Args:
-            records: Records that all hold files, or all hold pixels of one size.
+            records: Records that all have files, or all have pixels of one size.
 
         Raises:
-            ValueError: Some hold files and others arrays, or arrays of several sizes.
+            ValueError: Some have files and others arrays, or arrays have different sizes.
 
         Example:
             >>> from pathlib import Path
@@ -158,14 +158,14 @@ class ImageSet(Sequence[ImageRecord]):
         return cls(np.stack(arrays), *columns)
 
     def select(self, rows: npt.ArrayLike) -> ImageSet:
-        """Returns some of the images, in the order asked for.
+        """Returns the given images, in the given order.
 
         Args:
             rows: Integers in [0, N), repeats allowed, or an (N,) bool mask.
 
         Raises:
-            TypeError: ``rows`` holds neither integers nor bool.
-            ValueError: A mask that does not fit, or a row out of range.
+            TypeError: ``rows`` contains neither integers nor bool.
+            ValueError: A mask does not fit, or an index is out of range.
 
         Example:
             >>> import numpy as np
@@ -175,7 +175,7 @@ class ImageSet(Sequence[ImageRecord]):
             [5, 6]
         """
         asked = np.asarray(rows)
-        if asked.size == 0 and asked.dtype.kind == "f":  # what numpy makes of an empty list
+        if asked.size == 0 and asked.dtype.kind == "f":  # NumPy's dtype of an empty list
             asked = asked.astype(np.int64)
         if asked.dtype.kind not in "iub":
             raise TypeError(f"rows must be integers or a bool mask, got {asked.dtype}")
@@ -227,17 +227,16 @@ class ImageSet(Sequence[ImageRecord]):
 
 @dataclass(frozen=True)
 class ReidData:
-    """A data set as one protocol divides it.
+    """A data set split into training and test images by one protocol.
 
     Attributes:
         name: Name of the data set, a key of ``DATA_SETS``; its protocol and searches have the same
             name.
-        train: The training images. Their identities serve diagnostics only: nothing that trains
-            without labels may look at them.
+        train: The training images. Their identities are for diagnostics only: unsupervised training
+            must not use them.
         test: The test images, both queries and galleries of every search. Images of one identity
-            in one camera are in the order of their file names, which the drawing of a gallery
-            depends on.
-        trial: Number of the trial; ``None`` where the data set has none.
+            in one camera are in the order of their file names, which drawing a gallery depends on.
+        trial: Number of the trial; ``None`` if the data set has none.
 
     Example:
         >>> import numpy as np

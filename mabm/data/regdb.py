@@ -7,10 +7,10 @@
     idx/train_visible_1.txt                 lists of ten trials: train_visible, train_thermal,
                                             test_visible and test_thermal
 
-A line of a list is a path and a label, ``Visible/1/male_front_v_00007_1.bmp 0``. A trial divides
-the persons into halves at random, so a model that was trained on one trial has seen half of the
-test persons of every other. **Labels run from 0 in each half: training identity 3 and test
-identity 3 are two persons.**
+A line of a list is a path and a label, ``Visible/1/male_front_v_00007_1.bmp 0``. A trial splits the
+persons randomly into halves, so a model trained on one trial has seen about half of the test
+persons of every other trial. **Labels start at 0 in each half: training identity 3 and test
+identity 3 are different persons.**
 
 Source: Nguyen et al., Sensors 2017 (the images); Ye et al., AAAI 2018 (the ten trials).
 """
@@ -53,18 +53,18 @@ def read_regdb(root: Path | str, *, trial: int) -> ReidData:
     """Reads one trial of RegDB.
 
     Args:
-        root: The folder with ``Visible``, ``Thermal`` and ``idx``, or else one with ``ir_modify``
-            and ``rgb_modify``, as other code bases prepare them. Case does
-            not matter, nor whether images were converted to another format than the lists say.
+        root: The folder with ``Visible``, ``Thermal`` and ``idx``, or one with ``ir_modify`` and
+            ``rgb_modify``, as prepared by other code bases. Case is ignored, and images may have
+            been converted to another format than in the lists.
         trial: Number of the trial, 1 to 10.
 
     Returns:
-        The images of 206 training and of 206 other, test persons, both ordered by label, camera
-        and file name. The list that an image is in says whether it is visible or infrared. Camera 1
-        is the visible one, camera 2 the thermal one. Labels of training and test are unrelated.
+        The images of 206 training persons and 206 other persons for testing, both ordered by label,
+        camera and file name. The list that contains an image defines its modality. Camera 1 is
+        visible, camera 2 is thermal. Labels of training and test are unrelated.
 
     Raises:
-        FileNotFoundError: A list, or an image that is in one, is missing.
+        FileNotFoundError: A list, or an image in a list, is missing.
         ValueError: The root is not a folder, the trial is out of range, or a list is malformed.
 
     Example:

@@ -38,19 +38,19 @@ def read_data(name: str, root: Path | str | None = None, *, trial: int | None = 
     """Reads a data set by its name.
 
     Args:
-        name: A key of ``DATA_SETS``; case does not matter, ``-`` and ``_`` are the same, and short
-            names such as ``"sysu"`` are understood.
+        name: A key of ``DATA_SETS``; case is ignored, ``-`` and ``_`` are the same, and short names
+            such as ``"sysu"`` are accepted.
         root: Folder of the data set, or the table of ``"image_list"``; ``None`` for one that ships
             with the library.
         trial: Number of the trial, from 1, for a data set with trials; ``None`` for the others.
 
     Returns:
-        What that data set's reader returns, such as :func:`read_sysu_mm01`.
+        The result of the data set's reader, such as :func:`read_sysu_mm01`.
 
     Raises:
-        FileNotFoundError: Something of the data set is missing; the message says what.
-        ValueError: An unknown name, a root or trial that is missing or does not apply, or a data
-            set that breaks its layout.
+        FileNotFoundError: A part of the data set is missing; the message says which.
+        ValueError: The name is unknown, a root or trial is missing or does not apply, or the data
+            set does not have its published layout.
 
     Example:
         >>> from mabm.data import read_data

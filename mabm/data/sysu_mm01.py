@@ -3,12 +3,12 @@
 ::
 
     cam1/0001/0001.jpg      cam1 .. cam6: a folder for each identity that the camera saw
-    exp/train_id.txt        identities, separated by commas; so are val_id.txt, test_id.txt
-                            (or train_id.mat and so on, with these as the variable ``id``)
+    exp/train_id.txt        identities, separated by commas; likewise val_id.txt, test_id.txt
+                            (or train_id.mat and so on, with identities in the variable ``id``)
 
-Cameras 1, 2, 4 and 5 are visible, 3 and 6 infrared; 2 and 3 stand in one room. Not every identity
-was seen by every camera, and there are folders of identities that are in no list. Training is on
-the identities of ``train_id.txt`` and ``val_id.txt`` together, as in all published results.
+Cameras 1, 2, 4 and 5 are visible, 3 and 6 infrared; 2 and 3 are in the same room. Not every
+identity was seen by every camera, and some identities have folders but are in no list. Training
+uses the identities of ``train_id.txt`` and ``val_id.txt`` together, as in all published results.
 
 Source: Wu et al., ICCV 2017 and IJCV 2020, and the documentation of the data set,
 https://github.com/wuancong/SYSU-MM01.
@@ -56,8 +56,8 @@ def read_sysu_mm01(root: Path | str) -> ReidData:
     """Reads SYSU-MM01.
 
     Args:
-        root: The folder with ``cam1`` to ``cam6`` and ``exp``, or else one with ``ir_modify`` and
-            ``rgb_modify``, as other code bases prepare them.
+        root: The folder with ``cam1`` to ``cam6`` and ``exp``, or one with ``ir_modify`` and
+            ``rgb_modify``, as prepared by other code bases.
 
     Returns:
         The images of the 395 training and of the 96 test identities, both ordered by identity,

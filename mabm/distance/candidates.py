@@ -1,16 +1,16 @@
 """Candidates for a ranking, from a fast matrix product and a bound on its rounding error.
 
-The product is taken of centered rows. With ``x_j = m + d_j`` for any vector ``m``,
+The product is computed from centered rows. With ``x_j = m + d_j`` for any vector ``m``,
 
-    x_i . x_j             = d_i . d_j + m . d_j     + a term of row i alone
-    - |x_i - x_j|^2 / 2   = d_i . d_j - |d_j|^2 / 2 + a term of row i alone
+    x_i . x_j             = d_i . d_j + m . d_j     + a term that depends only on row i
+    - |x_i - x_j|^2 / 2   = d_i . d_j - |d_j|^2 / 2 + a term that depends only on row i
 
-so one product and one bias for each column order the columns of a row as the exact scores do. With
-``m`` the mean of the rows the products are small where all rows lie close together, and so is their
-rounding error, which is what would blur the order of such rows otherwise.
+so one product and one bias per column order the columns of a row as the exact scores do. If ``m``
+is the mean of the rows and all rows are close together, the products are small, and so is their
+rounding error, which would otherwise blur the order of such rows.
 
 On the CPU the operands are float32; on a GPU they are float16, scaled to use its range, and their
-products are summed in float32, at the full rate of its matrix units (``products.py``).
+products are summed in float32, at the full rate of the matrix units (``products.py``).
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from mabm._core.arrays import row_blocks
 from mabm._core.device_memory import available_bytes
 from mabm.distance.products import Product, growth, product_of
 
-# One tile of scores, 64 MB: enough rows and columns to keep a matrix product at full speed and the
-# centering of its operands cheap beside it.
+# One tile of scores, 64 MB: enough rows and columns for a matrix product to run at full speed and
+# for the centering of its operands to be cheap in comparison.
 _TILE = 4096
-# On a GPU up to 256 MB, for its matrix units to be busy many times over; what part of its free
-# memory a tile may take at most; and what its sides are a multiple of.
+# On a GPU up to 256 MB, to keep its matrix units busy; the largest part of its free memory that a
+# tile may use; and the number that its sides are a multiple of.
 _GPU_TILE = 8192
 _GPU_SHARE = 16
 _GPU_STEP = 256
@@ -42,11 +42,11 @@ _GPU_CANDIDATE_BYTES = 512 << 20
 
 @dataclass(frozen=True)
 class ListLayout:
-    """Which list of a row a column falls into, from the groups of the two.
+    """Which list of a row each column belongs to, given the groups of both.
 
     Attributes:
         groups: (N,) int32, numbered from 0 without gaps.
-        list_of_group: (G, G) int32: the list that a row of one group keeps another group in.
+        list_of_group: (G, G) int32: the list in which a row of one group keeps another group.
         widths: Length of each list.
     """
 
@@ -61,10 +61,11 @@ class Candidates(NamedTuple):
     Attributes:
         scores: (B, L, C) float32, approximate.
         indices: (B, L, C) int32.
-        counts: (B, L) int32, how many of the C places are taken.
-        thresholds: (B, L) float32, no sample that was left out scored more; -inf if none was.
-        error_bounds: (B,) float64, how far an approximate score may lie from the exact one (by
-            distance, from half of it), up to a constant of the row.
+        counts: (B, L) int32, the number of candidates in each list, at most C.
+        thresholds: (B, L) float32, upper bound on the scores of dropped samples; -inf if none was
+            dropped.
+        error_bounds: (B,) float64, largest difference between an approximate score and the exact
+            one (half of it with Euclidean distance), up to a constant per row.
     """
 
     scores: Tensor
@@ -77,12 +78,12 @@ class Candidates(NamedTuple):
 def propose_candidates(
     x: Tensor, layout: ListLayout, euclidean: bool
 ) -> Iterator[tuple[Tensor, Candidates]]:
-    """Yields row numbers (B,), block after block, with the candidates of these rows.
+    """Yields blocks of row numbers (B,) with the candidates of these rows.
 
     Args:
         x: (N, D) float32, contiguous, N > 0.
         layout: The lists of each row.
-        euclidean: Whether rows are compared by distance instead of inner product.
+        euclidean: Whether rows are compared by Euclidean distance instead of inner product.
     """
     count = len(x)
     product = product_of(x)
@@ -129,13 +130,14 @@ def tile_shape(x: Tensor, widths: list[int]) -> tuple[int, int]:
 def _capacity(widths: list[int]) -> int:
     """Candidates of a row for each list.
 
-    Twice what is kept, which is twice the list and some: the proof needs a gap behind the list.
+    Twice the number kept, which is a little more than twice the list: the proof needs a gap after
+    the end of the list.
     """
     return 2 * (2 * max(widths) + 16)
 
 
 def _tile_side(device: torch.device) -> int:
-    """Rows and columns of a tile of scores: on a GPU as its free memory allows."""
+    """Rows and columns of a tile of scores; on a GPU limited by its free memory."""
     if device.type != "cuda":
         return _TILE
     free = available_bytes(device) or 0
@@ -146,11 +148,11 @@ def _tile_side(device: torch.device) -> int:
 def _bias_and_error_bounds(x: Tensor, product: Product, euclidean: bool) -> tuple[Tensor, Tensor]:
     """Bias of each column, (N,) float32, and error bound of each row, (N,) float64.
 
-    Both in the units of the product. The bound is the sum of what can go wrong, in the order of the
-    terms below: the product of centered rows; the rounding of the bias and of its addition; the
-    float64 sums of the bias and of the exact score that it is compared with (Higham, Accuracy and
-    Stability of Numerical Algorithms, section 3.1); and numbers so small that they may be flushed
-    to zero. It is infinite where the product could overflow.
+    Both are in the units of the product. The bound is the sum of the following errors, in the order
+    of the terms below: the product of centered rows; the rounding of the bias and of its addition;
+    the float64 sums of the bias and of the exact score that it is compared with (Higham, Accuracy
+    and Stability of Numerical Algorithms, section 3.1); and numbers so small that they may be
+    flushed to zero. It is infinite if the product could overflow.
     """
     wide_mean = product.mean.to(torch.float64)
     lengths, centered_lengths, biases = [], [], []

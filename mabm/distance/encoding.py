@@ -16,20 +16,20 @@ from mabm.distance.rows import Encoding, NeighborSets
 
 
 def encode_neighbors(features: ArrayT, neighbors: NeighborSets[Any]) -> Encoding[ArrayT]:
-    """Weighs every sample's neighbors: ``V_ij = softmax over j in E(i) of -(2 - 2 <x_i, x_j>)``.
+    """Weights every sample's neighbors: ``V_ij = softmax over j in E(i) of -(2 - 2 <x_i, x_j>)``.
 
     Args:
-        features: (N, D) floating point, compared as float32; never normalized here. The exponent
-            is minus the squared Euclidean distance of unit vectors.
+        features: (N, D) floating point, compared as float32; not normalized here. The exponent is
+            minus the squared Euclidean distance of unit vectors.
         neighbors: E(i) of N samples, from :func:`mabm.k_reciprocal_neighbors` or your own.
 
     Returns:
-        The rows V, each summing to one; one-hot at ``i`` where ``E(i)`` is empty. Products
-        and exponentials are float64 in a fixed order. Without gradient.
+        The rows V, each summing to one; one-hot at ``i`` if ``E(i)`` is empty. Products and
+        exponentials are computed in float64 in a fixed order. No gradient.
 
     Raises:
-        TypeError: ``features`` of the wrong kind.
-        ValueError: ``features`` not finite, not (N, D), or not of as many rows as ``neighbors``.
+        TypeError: ``features`` has the wrong type.
+        ValueError: ``features`` is not finite, not (N, D), or has another N than ``neighbors``.
 
     Source:
         Wang et al., AAAI 2026 (BMIL), after Zhong et al., CVPR 2017, equation 7.
@@ -53,7 +53,7 @@ def encode_neighbors(features: ArrayT, neighbors: NeighborSets[Any]) -> Encoding
 
 
 def encode(x: Tensor, neighbors: NeighborSets[Tensor]) -> Encoding[Tensor]:
-    """:func:`encode_neighbors` for tensors that are checked already."""
+    """:func:`encode_neighbors` for checked tensors."""
     with running_ops(f"encoding {len(x)} samples", "lower k1"):
         parts = torch.ops.mabm.encode_neighbors(x, neighbors.indptr, neighbors.indices)
     return Encoding.unchecked(*parts)
@@ -62,24 +62,24 @@ def encode(x: Tensor, neighbors: NeighborSets[Tensor]) -> Encoding[Tensor]:
 def expand_queries(
     encoding: Encoding[ArrayT], ranking: Ranking[Any], *, k2: int = DEFAULT_K2
 ) -> Encoding[ArrayT]:
-    """Averages every row of an encoding with rows around it (local query expansion).
+    """Averages every row of an encoding with its neighbors' rows (local query expansion).
 
-    With the ``bmil`` preset ``V'_i`` is the mean over groups of the mean of ``V`` over the first
-    ``k2`` of ``i``'s list in that group, so that both modalities weigh alike; see
-    :class:`mabm.Preset` for the other averages.
+    With the ``bmil`` preset, ``V'_i`` averages ``V`` over the first ``k2`` entries of each of
+    ``i``'s lists (one list per group), and then over the lists, so that both modalities have equal
+    weight; see :class:`mabm.Preset` for the other averages.
 
     Args:
         encoding: The rows V of N samples.
-        ranking: Their neighbor lists; its preset says which rows are averaged.
-        k2: Rows to take, 1 to skip the step: of each list with ``"bmil"``, a list a group, and of
-            the merged list, in all, with ``"spcl"`` and ``"modal_invariant"``. A list shorter than
-            ``k2`` gives all it has.
+        ranking: The neighbor lists of the same samples; its preset defines the average.
+        k2: Number of neighbors to average, 1 to skip the step: per list, and so per group, with
+            ``"bmil"``; in total, from the merged list, with ``"spcl"`` and ``"modal_invariant"``.
+            If a list is shorter than ``k2``, all its entries are used.
 
     Returns:
-        The rows V', each summing to one. A row without a neighbor stays as it is.
+        The rows V', each summing to one. A row without neighbors is unchanged.
 
     Raises:
-        TypeError: ``k2`` is no integer.
+        TypeError: ``k2`` is not an integer.
         ValueError: ``k2`` is below 1 or above ``k1``, or the two arguments differ in N.
 
     Source:
@@ -108,12 +108,12 @@ def expand_queries(
 
 
 def expand(encoding: Encoding[Tensor], ranking: Ranking[Tensor], k2: int) -> Encoding[Tensor]:
-    """:func:`expand_queries` for tensors that are checked already."""
+    """:func:`expand_queries` for checked tensors."""
     if k2 == 1 and ranking.preset.query_expansion != "pooled":
         return encoding
     with running_ops(f"averaging the rows of {len(encoding)} samples", "lower k2 or k1"):
         rows, weights = _averaged_rows(ranking, k2)
-        # Without a neighbor a row stays as it is.
+        # A row without neighbors is unchanged.
         alone = (rows < 0).all(dim=1)
         itself = torch.arange(len(rows), device=rows.device)
         rows[:, :1] = torch.where(alone[:, None], itself[:, None], rows[:, :1])
@@ -131,8 +131,8 @@ def expand(encoding: Encoding[Tensor], ranking: Ranking[Tensor], k2: int) -> Enc
 def _averaged_rows(ranking: Ranking[Tensor], k2: int) -> tuple[Tensor, Tensor]:
     """(N, M) rows to average for every sample, -1 for none, and their (N, M) float64 weights.
 
-    Rows of one part weigh alike, and so do the parts of a sample: its lists, or the groups among
-    its rows, or all its rows as one.
+    All rows of a part have equal weight, and so do all parts of a sample. Its parts are its lists,
+    the groups among its rows, or all its rows as one part.
     """
     preset = ranking.preset
     if preset.query_expansion == "list_means":
@@ -149,12 +149,12 @@ def _averaged_rows(ranking: Ranking[Tensor], k2: int) -> tuple[Tensor, Tensor]:
         rows = ranking.merged()[:, :k2].clone()
         sizes = torch.ones_like(rows)
         if preset.query_expansion == "merged_group_means":
-            group_of: Any = ranking.groups  # in tensors, and never None with this preset
+            group_of: Any = ranking.groups  # a tensor, never None with this preset
             groups = group_of[rows.clamp(min=0)].where(rows >= 0, -1)
             for column, group in enumerate(groups.T):
                 sizes[:, column] = (groups == group[:, None]).sum(dim=1)
     shares = (rows >= 0).to(torch.float64) / sizes.clamp(min=1)
-    # The shares of a part sum to one, so the parts of a sample are a whole number, whatever the
-    # order of the sum makes of its last bits.
+    # The shares of a part sum to one, so the number of parts of a sample is an integer: rounding
+    # removes the effect of the order of the sum on its last bits.
     parts = shares.sum(dim=1, keepdim=True).round()
     return rows, shares / parts.clamp(min=1)

@@ -22,14 +22,15 @@ DEFAULT_MIN_SAMPLES: Final = 4
 
 
 class SweepEntry(NamedTuple):
-    """Counts of DBSCAN's clusters of N samples at one ``eps``.
+    """The clusters that DBSCAN finds among N samples at one ``eps``, in numbers.
 
     Attributes:
         eps: The radius.
         num_clusters: Number of clusters.
-        num_noise: Samples in no cluster.
-        largest_cluster: Samples of the largest cluster, 0 without a cluster.
-        num_spanning: Clusters with samples of every modality, or ``None`` without a modality.
+        num_noise: Number of samples in no cluster.
+        largest_cluster: Number of samples in the largest cluster, 0 without clusters.
+        num_spanning: Number of clusters with samples of every modality, or ``None`` without a
+            modality.
         largest_share: Share of all N samples in the largest cluster, in [0, 1].
 
     Example:
@@ -52,11 +53,11 @@ torch.serialization.add_safe_globals([SweepEntry])  # as mabm._core.saving does 
 
 @dataclass(frozen=True, eq=False)
 class NeighborGraph(NeighborSets[ArrayT]):
-    """Every pair of samples at a distance of at most ``max_distance``.
+    """All pairs of samples within a distance of ``max_distance``.
 
     CSR rows over N samples, both triangles with equal distances, columns ascending. The diagonal
-    and zero distances are stored: a sample counts itself, and duplicates are neighbors.
-    Comparisons with a distance are made in float32, as scikit-learn makes them on a float32 matrix.
+    and zero distances are stored: a sample is its own neighbor, and duplicates are neighbors.
+    Distances are compared in float32, as scikit-learn does with a float32 matrix.
 
     Attributes:
         indptr: (N + 1,) int64.
@@ -75,7 +76,7 @@ class NeighborGraph(NeighborSets[ArrayT]):
     max_distance: float
 
     def __post_init__(self) -> None:
-        """Refuses distances that are no float32 each, differ by direction, or a bad bound."""
+        """Rejects distances that are not one float32 per index or not symmetric, or a bad bound."""
         super().__post_init__()
         distances = to_tensor(self.distances, "distances")
         if distances.dtype != torch.float32 or len(distances) != len(self.indices):
@@ -94,8 +95,8 @@ class NeighborGraph(NeighborSets[ArrayT]):
             and torch.equal(distances[mirrored], distances)
         ):
             raise ValueError(
-                "indices and distances must be the same from either sample of a pair, got a pair "
-                "that is stored once, or at two distances"
+                "indices and distances must be symmetric, got a pair that is stored in one "
+                "direction only, or with two distances"
             )
         bound = check_max_distance("max_distance", self.max_distance)
         object.__setattr__(self, "max_distance", bound)
@@ -110,20 +111,20 @@ class NeighborGraph(NeighborSets[ArrayT]):
         return self.tensors()[2]
 
     def dbscan(self, eps: float = DEFAULT_EPS, min_samples: int = DEFAULT_MIN_SAMPLES) -> ArrayT:
-        """Clusters the samples: DBSCAN, label for label scikit-learn's on the dense matrix.
+        """Clusters the samples with DBSCAN; returns the labels of scikit-learn on the dense matrix.
 
         Args:
-            eps: Greatest distance of neighbors, in [0, ``max_distance``]; compared in float32, as
-                scikit-learn compares a Python float with float32 distances.
-            min_samples: Neighbors, itself among them, that make a sample core.
+            eps: Largest distance between neighbors, in [0, ``max_distance``]; compared in float32,
+                as scikit-learn compares a Python float with float32 distances.
+            min_samples: Number of neighbors, including itself, that make a sample a core sample.
 
         Returns:
-            (N,) int64 labels: clusters 0..C-1 by their first core sample; a border sample takes
-            the smallest cluster number among its core neighbors; noise is -1.
+            (N,) int64 labels: clusters 0..C-1, numbered by their first core sample; a border
+            sample gets the smallest cluster number among its core neighbors; noise is -1.
 
         Raises:
-            TypeError: An argument is no number, or ``min_samples`` no integer.
-            ValueError: ``eps`` lies outside [0, ``max_distance``] or ``min_samples`` below 1.
+            TypeError: ``eps`` is not a number, or ``min_samples`` is not an integer.
+            ValueError: ``eps`` is outside [0, ``max_distance``], or ``min_samples`` is below 1.
         """
         eps, min_samples = check_radius(eps, self.max_distance), check_min_samples(min_samples)
         return like(_dbscan(self.in_tensors(), eps, min_samples), self.indices)
@@ -134,22 +135,22 @@ class NeighborGraph(NeighborSets[ArrayT]):
         min_samples: int = DEFAULT_MIN_SAMPLES,
         modality: Column | None = None,
     ) -> list[SweepEntry]:
-        """Clusters once for each ``eps``, in the order given, and counts the clusters.
+        """Clusters once for each ``eps``, in the given order, and counts the clusters.
 
         Args:
-            eps_values: Radii in [0, ``max_distance``], one after the other, compared in float32.
-            min_samples: Neighbors, itself among them, that make a sample core.
-            modality: (N,) integers >= 0, bool or words, the group of each sample, to count the
-                clusters that span all of them; ``None`` to leave that out.
+            eps_values: Sequence of radii in [0, ``max_distance``], compared in float32.
+            min_samples: Number of neighbors, including itself, that make a sample a core sample.
+            modality: (N,) integers >= 0, bool or words, the modality of each sample, to count the
+                clusters that span all modalities; ``None`` skips this count.
 
         Returns:
             One entry for each ``eps``.
 
         Raises:
-            TypeError: ``eps_values`` are no numbers one after the other, ``min_samples`` is no
-                integer, or ``modality`` no column.
-            ValueError: A radius lies outside [0, ``max_distance``], ``min_samples`` is below 1, or
-                ``modality`` is not (N,); all before anything is clustered.
+            TypeError: ``eps_values`` is not a sequence of numbers, ``min_samples`` is not an
+                integer, or ``modality`` is not a column.
+            ValueError: A radius is outside [0, ``max_distance``], ``min_samples`` is below 1, or
+                ``modality`` is not (N,); raised before anything is clustered.
 
         Example:
             >>> import torch, mabm
@@ -163,7 +164,7 @@ class NeighborGraph(NeighborSets[ArrayT]):
         """
         if not isinstance(eps_values, Iterable) or getattr(eps_values, "shape", None) == ():
             raise TypeError(
-                f"eps_values must be numbers one after the other, got {type(eps_values).__name__}: "
+                f"eps_values must be a sequence of numbers, got {type(eps_values).__name__}: "
                 f"{shown(eps_values)}"
             )
         eps_checked = [check_radius(eps, self.max_distance) for eps in eps_values]
@@ -192,7 +193,7 @@ class NeighborGraph(NeighborSets[ArrayT]):
 
 
 def _dbscan(graph: NeighborGraph[Tensor], eps: float, min_samples: int) -> Tensor:
-    """(N,) int64 labels of a graph in tensors."""
+    """(N,) int64 labels of a graph of tensors."""
     with running_ops(
         f"clustering {len(graph)} samples", "lower max_distance, or k1 and k2 before it"
     ):

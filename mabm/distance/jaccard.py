@@ -1,4 +1,4 @@
-"""The distance itself, from features or from an encoding: dense, or pruned to a graph."""
+"""The Jaccard distance from features or from an encoding: dense, or pruned to a graph."""
 
 from __future__ import annotations
 
@@ -32,33 +32,34 @@ def modality_jaccard(
     preset: str | Preset | None = None,
     precision: Precision = "exact",
 ) -> ArrayT:
-    """Computes the modality-aware Jaccard distance of every pair of samples, as a dense matrix.
+    """Computes the modality-aware Jaccard distance between all samples, as a dense matrix.
 
-    For clustering use :func:`jaccard_graph` or :func:`pseudo_labels`, which need memory linear in
-    N; this matrix is for code that asks for it.
+    For clustering, use :func:`jaccard_graph` or :func:`pseudo_labels`, which need memory linear in
+    N; this function is for code that needs the full matrix.
 
     Args:
         features: (N, D) tensor or array of float16, bfloat16, float32 or float64, compared as
-            float32. Never normalized here: training features are means of two unit vectors.
-        modality: (N,) integers >= 0, bool or words, the group of each row: any number of groups in
-            any order. ``None`` for one group, ranked by Euclidean distance.
-        k1: Neighbors of a sample, shared evenly by the groups (30: 15 visible and 15 infrared); at
-            least one per group, at most 1024.
-        k2: Neighbors whose rows are averaged (local query expansion), in [1, k1]; 1 for none. With
-            ``"bmil"`` of each group: 6 of two groups are 12 rows. With ``"spcl"`` and
-            ``"modal_invariant"`` in all: 6 rows. ``"ca_jaccard"`` has its own.
+            float32. Not normalized here: training features are means of two unit vectors.
+        modality: (N,) integers >= 0, bool or words, the group of each sample: any number of groups
+            in any order. ``None`` for a single group, ranked by Euclidean distance.
+        k1: Number of neighbors per sample, split evenly between the groups (30: 15 visible and 15
+            infrared); at least one per group, at most 1024.
+        k2: Number of neighbors averaged by local query expansion, in [1, k1]; 1 disables it. Per
+            group with ``"bmil"`` (6 per group are 12 for two groups), in total with ``"spcl"`` and
+            ``"modal_invariant"``. ``"ca_jaccard"`` has its own.
         preset: ``"bmil"`` (default with a modality), ``"spcl"`` (default without),
             ``"modal_invariant"``, ``"ca_jaccard"`` (the group is the camera; its four list lengths
             are fields of the preset), or a :class:`Preset` of your own.
-        precision: Of the ranking: ``"exact"``, or ``"fast"`` as in :func:`mabm.rank_neighbors`.
+        precision: Precision of the ranking: ``"exact"``, or ``"fast"`` as in
+            :func:`mabm.rank_neighbors`.
 
     Returns:
-        (N, N) float32 of the same kind: symmetric, in [0, 1], zero on the diagonal. The same bits
-        on every device and for any number of threads. Without gradient.
+        (N, N) float32 of the same kind as ``features``: symmetric, in [0, 1], zero on the diagonal.
+        Bit-for-bit the same on every device and for any number of threads. No gradient.
 
     Raises:
-        TypeError: An argument of the wrong kind.
-        ValueError: An argument out of its range; the message names it, the range and the value.
+        TypeError: An argument has the wrong type.
+        ValueError: An argument is out of range; the message names it, the range and the value.
         MemoryError: N x N does not fit; the message says how much is needed.
 
     Source:
@@ -94,30 +95,31 @@ def jaccard_graph(
     preset: str | Preset | None = None,
     precision: Precision = "exact",
 ) -> NeighborGraph[ArrayT]:
-    """Finds every pair of samples within ``max_distance`` of each other.
+    """Computes the sparse graph of all pairs of samples within ``max_distance`` of each other.
 
-    The entries of :func:`modality_jaccard` up to ``max_distance``, without ever holding anything
-    of size N x N. One graph serves DBSCAN at any ``eps`` up to ``max_distance``.
+    Its entries are those of :func:`modality_jaccard` up to ``max_distance``; no N x N matrix is
+    computed. The same graph can be clustered by DBSCAN at any ``eps`` up to ``max_distance``.
 
     Args:
-        features: (N, D) tensor or array of floating point, compared as float32; never normalized
-            here.
-        modality: (N,) integers >= 0, bool or words, the group of each row, or ``None``.
-        max_distance: Greatest distance kept, in [0, 1).
-        k1: Neighbors of a sample, shared evenly by the groups (30: 15 visible and 15 infrared); at
-            least one per group, at most 1024.
-        k2: Rows averaged around a sample, in [1, k1]: per group with ``"bmil"``, else in total.
+        features: (N, D) floating point tensor or array, compared as float32; not normalized here.
+        modality: (N,) integers >= 0, bool or words, the group of each sample, or ``None``.
+        max_distance: Largest distance kept, in [0, 1).
+        k1: Number of neighbors per sample, split evenly between the groups (30: 15 visible and 15
+            infrared); at least one per group, at most 1024.
+        k2: Number of neighbors averaged by local query expansion, in [1, k1]: per group with
+            ``"bmil"``, otherwise in total.
         preset: Name of a published distance or a :class:`mabm.Preset`; by default ``"bmil"`` with a
             modality, ``"spcl"`` without.
-        precision: Of the ranking: ``"exact"``, or ``"fast"`` as in :func:`mabm.rank_neighbors`.
+        precision: Precision of the ranking: ``"exact"``, or ``"fast"`` as in
+            :func:`mabm.rank_neighbors`.
 
     Returns:
-        The graph, of arrays of the same kind as ``features``. The same bits on every device and
-        for any number of threads. Without gradient.
+        The graph, with arrays of the same kind as ``features``. Bit-for-bit the same on every
+        device and for any number of threads. No gradient.
 
     Raises:
-        TypeError: An argument of the wrong kind.
-        ValueError: An argument out of its range; the message names it, the range and the value.
+        TypeError: An argument has the wrong type.
+        ValueError: An argument is out of range; the message names it, the range and the value.
 
     Example:
         >>> import torch, mabm
@@ -146,22 +148,23 @@ def encode_samples(
     """Runs ranking, reciprocity, encoding and query expansion in one call (steps 1 to 5).
 
     Args:
-        features: (N, D) tensor or array of floating point, compared as float32; never normalized
-            here.
-        modality: (N,) integers >= 0, bool or words, the group of each row, or ``None``.
-        k1: Neighbors of a sample, shared evenly by the groups (30: 15 visible and 15 infrared); at
-            least one per group, at most 1024.
-        k2: Rows averaged around a sample, in [1, k1]: per group with ``"bmil"``, else in total.
+        features: (N, D) floating point tensor or array, compared as float32; not normalized here.
+        modality: (N,) integers >= 0, bool or words, the group of each sample, or ``None``.
+        k1: Number of neighbors per sample, split evenly between the groups (30: 15 visible and 15
+            infrared); at least one per group, at most 1024.
+        k2: Number of neighbors averaged by local query expansion, in [1, k1]: per group with
+            ``"bmil"``, otherwise in total.
         preset: Name of a published distance or a :class:`mabm.Preset`; by default ``"bmil"`` with a
             modality, ``"spcl"`` without.
-        precision: Of the ranking: ``"exact"``, or ``"fast"`` as in :func:`mabm.rank_neighbors`.
+        precision: Precision of the ranking: ``"exact"``, or ``"fast"`` as in
+            :func:`mabm.rank_neighbors`.
 
     Returns:
-        V' of all samples, for :func:`jaccard_distance` and :func:`prune_distances`.
+        The rows V' of all samples, for :func:`jaccard_distance` and :func:`prune_distances`.
 
     Raises:
-        TypeError: An argument of the wrong kind.
-        ValueError: An argument out of its range; the message names it, the range and the value.
+        TypeError: An argument has the wrong type.
+        ValueError: An argument is out of range; the message names it, the range and the value.
 
     Example:
         >>> import torch, mabm
@@ -183,11 +186,11 @@ def resolve_options(
     preset: str | Preset | None,
     precision: Precision,
 ) -> DistanceOptions:
-    """The options that the public keywords mean for samples of these groups (N,).
+    """Resolves the public keywords to options for samples of these groups (N,).
 
     Raises:
-        TypeError: An option of the wrong kind.
-        ValueError: An option out of its range for the groups that occur.
+        TypeError: An option has the wrong type.
+        ValueError: An option is out of range for the groups that occur.
     """
     num_groups = None if groups is None else len(group_sizes(groups, len(groups)))
     return DistanceOptions.resolve(k1, k2, preset, precision, num_groups=num_groups)
@@ -196,14 +199,14 @@ def resolve_options(
 def encode_features(
     x: Tensor, groups: Tensor | None, options: DistanceOptions, *, whole_groups: bool = True
 ) -> Encoding[Tensor]:
-    """:func:`encode_samples` for tensors that are checked already.
+    """:func:`encode_samples` for checked tensors.
 
     Args:
         x: (N, D) float32.
         groups: (N,) int64 on the same device, or ``None``.
-        options: Which distance.
-        whole_groups: Whether to warn of any group that is small against its share of ``k1``, or
-            only of too few samples in all: queries to re-rank may be as few as one.
+        options: Options of the distance.
+        whole_groups: Whether to warn about each group that is small compared with its share of
+            ``k1``, or only about too few samples in total: there may be a single query to re-rank.
     """
     sizes = group_sizes(groups if whole_groups else None, len(x))
     _advise_on_k1(options.preset, options.k1, sizes)
@@ -212,10 +215,10 @@ def encode_features(
 
 
 def _advise_on_k1(preset: Preset, k1: int, sizes: dict[int, int]) -> None:
-    """Warns where a list takes more than half of the samples that it is taken from.
+    """Warns if a list contains more than half of the samples that it is drawn from.
 
-    Any two samples are then likelier neighbors than not, whatever their features: sets of
-    neighbors are nearly the same for all, and everything is one cluster.
+    Any two samples are then more likely neighbors than not, whatever their features: neighbor sets
+    are nearly the same for all samples, and everything becomes one cluster.
     """
     if preset.lists == "intra_inter":
         return  # short lists by definition
@@ -235,27 +238,27 @@ def _advise_on_k1(preset: Preset, k1: int, sizes: dict[int, int]) -> None:
         logger,
         "k1",
         f"{what} is more than half of the {size} {of}: lists this long are nearly the same for "
-        f"every sample, and clusters run together; {tip}",
+        f"every sample, and clusters merge; {tip}",
     )
 
 
 def jaccard_distance(
     encoding: Encoding[ArrayT], rows: slice | None = None, columns: slice | None = None
 ) -> ArrayT:
-    """Computes the Jaccard distance between encoded rows, as a dense matrix (step 6).
+    """Computes the Jaccard distance between rows of an encoding, as a dense matrix (step 6).
 
     ``s_ij = sum_l min(V_il, V_jl)`` and ``J_ij = 1 - s_ij / (2 - s_ij)``.
 
     Args:
         encoding: The rows V of N samples.
-        rows: Which samples to compute the rows of, a slice of step 1; all of them by default.
-        columns: Which samples to compute the columns of, a slice of step 1; all of them by default.
+        rows: Samples in the rows of the result, a slice of step 1; all by default.
+        columns: Samples in the columns of the result, a slice of step 1; all by default.
 
     Returns:
         (R, C) float32 in [0, 1], of the same kind as the encoding.
 
     Raises:
-        TypeError: An argument is no slice.
+        TypeError: An argument is not a slice.
         ValueError: A slice has a step other than 1.
 
     Source:
@@ -275,12 +278,12 @@ def jaccard_distance(
 def dense_distance(
     encoding: Encoding[Tensor], rows: slice | None = None, columns: slice | None = None
 ) -> Tensor:
-    """:func:`jaccard_distance` for tensors that are checked already."""
+    """:func:`jaccard_distance` for checked tensors."""
     parts = encoding.indptr, encoding.indices, encoding.weights
     chosen = _slice_rows(parts, rows, "rows"), _slice_rows(parts, columns, "columns")
     shape = tuple(len(indptr) - 1 for indptr, *_ in chosen)
     with running_ops(
-        f"the dense {shape} distance", "ask for fewer rows at a time, or for prune_distances"
+        f"the dense {shape} distance", "compute fewer rows at a time, or use prune_distances"
     ):
         distance: Tensor = torch.ops.mabm.jaccard_distance(*chosen[0], *chosen[1], len(encoding))
     return distance
@@ -289,18 +292,18 @@ def dense_distance(
 def prune_distances(
     encoding: Encoding[ArrayT], *, max_distance: float = DEFAULT_EPS
 ) -> NeighborGraph[ArrayT]:
-    """Keeps the pairs of encoded rows within ``max_distance``, in memory linear in their number.
+    """Computes the graph of all pairs within ``max_distance``, using memory linear in the pairs.
 
     Args:
         encoding: The rows V of N samples.
-        max_distance: Greatest Jaccard distance kept, in [0, 1).
+        max_distance: Largest Jaccard distance kept, in [0, 1).
 
     Returns:
-        The graph, of arrays of the same kind as the encoding.
+        The graph, with arrays of the same kind as the encoding.
 
     Raises:
-        TypeError: ``max_distance`` is no number.
-        ValueError: ``max_distance`` lies outside [0, 1).
+        TypeError: ``max_distance`` is not a number.
+        ValueError: ``max_distance`` is outside [0, 1).
 
     Example:
         >>> import torch, mabm
@@ -316,7 +319,7 @@ def prune_distances(
 
 
 def prune(encoding: Encoding[Tensor], max_distance: float) -> NeighborGraph[Tensor]:
-    """:func:`prune_distances` for tensors that are checked already."""
+    """:func:`prune_distances` for checked tensors."""
     with running_ops(
         f"the graph of {len(encoding)} samples", "lower max_distance, or k1 and k2 before it"
     ):

@@ -13,21 +13,21 @@ from mabm.distance.rows import NeighborSets
 
 
 def k_reciprocal_neighbors(ranking: Ranking[ArrayT]) -> NeighborSets[ArrayT]:
-    """Finds the expanded k-reciprocal neighbors E(i) of every sample.
+    """Computes the expanded k-reciprocal neighbors E(i) of every sample.
 
-    ``R(i) = {j in N(i) : i in N(j)}``, where ``N(i)`` are all lists of ``i`` together;
-    ``R_half`` is the same over the shorter half list. Every ``q`` in ``R(i)`` with
-    ``|R_half(q) & R(i)| > 2/3 |R_half(q)|``, strictly and compared with the original ``R(i)``,
-    adds ``R_half(q)`` to the set.
+    ``R(i) = {j in N(i) : i in N(j)}``, where ``N(i)`` is the union of all lists of ``i``;
+    ``R_half`` is the same for the shorter half list. ``E(i)`` starts as ``R(i)``, and every ``q``
+    in ``R(i)`` with ``|R_half(q) & R(i)| > 2/3 |R_half(q)|`` (strictly, with the original ``R(i)``)
+    adds ``R_half(q)``.
 
     Args:
-        ranking: The neighbor lists, from :func:`mabm.rank_neighbors` or your own. Its preset says
-            whether sets are expanded and what the half list is: the first
-            ``round_half_even(k1 / 2) + 1`` of the merged list, or that many shared over the lists.
+        ranking: The neighbor lists, from :func:`mabm.rank_neighbors` or your own. Its preset
+            defines whether sets are expanded, and the half list: the first
+            ``round_half_even(k1 / 2) + 1`` of the merged list, or that number split over the lists.
 
     Returns:
-        The sets, ascending; without expansion ``R`` itself. A set is empty where no neighbor is
-        reciprocal, which can happen when norms differ.
+        The sets, in ascending order; ``R`` itself without expansion. A set is empty if no neighbor
+        is reciprocal, which can happen when norms differ.
 
     Source:
         Wang et al., AAAI 2026 (BMIL), after Zhong et al., CVPR 2017, equations 3 and 4.
@@ -46,7 +46,7 @@ def k_reciprocal_neighbors(ranking: Ranking[ArrayT]) -> NeighborSets[ArrayT]:
 
 
 def find_neighbors(ranking: Ranking[Tensor]) -> NeighborSets[Tensor]:
-    """:func:`k_reciprocal_neighbors` for tensors that are checked already."""
+    """:func:`k_reciprocal_neighbors` for checked tensors."""
     with running_ops(f"finding the neighbors of {len(ranking.ranks)} samples", "lower k1"):
         mask = torch.ops.mabm.reciprocal_mask(ranking.ranks)
         half = _half_list(ranking)

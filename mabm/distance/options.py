@@ -1,4 +1,4 @@
-"""The options of a distance as one record, behind public keywords, configurations and files."""
+"""The options of a distance as one record, used by public keywords, configurations and files."""
 
 from __future__ import annotations
 
@@ -22,17 +22,20 @@ Precision = Literal["exact", "fast"]
 
 @dataclass(frozen=True)
 class DistanceOptions(Saved):
-    """Which distance: a preset, the lengths of its lists, and how neighbors are searched.
+    """The options of a distance: preset, list lengths, and precision of the neighbor search.
 
     Attributes:
-        k1: Neighbors of a sample, shared evenly by the groups (30: 15 visible and 15 infrared).
-        k2: Rows averaged around a sample, in [1, k1]: per group with ``"bmil"``, else in total.
-        preset: The choices of the pipeline.
-        precision: Of the ranking: ``"exact"``, or ``"fast"`` as in :func:`mabm.rank_neighbors`.
+        k1: Number of neighbors per sample, split evenly between the groups (30: 15 visible and 15
+            infrared).
+        k2: Number of neighbors averaged by local query expansion, in [1, k1]: per group with
+            ``"bmil"``, otherwise in total.
+        preset: The configuration of the pipeline.
+        precision: Precision of the ranking: ``"exact"``, or ``"fast"`` as in
+            :func:`mabm.rank_neighbors`.
 
     Raises:
-        TypeError: An option of the wrong kind.
-        ValueError: An option out of its range; the message names it, the range and the value.
+        TypeError: An option has the wrong type.
+        ValueError: An option is out of range; the message names it, the range and the value.
 
     Example:
         >>> from mabm.distance.options import DistanceOptions
@@ -46,7 +49,7 @@ class DistanceOptions(Saved):
     precision: Precision = "exact"
 
     def __post_init__(self) -> None:
-        """Refuses what no number of groups allows."""
+        """Rejects options that are invalid for any number of groups."""
         k1 = check_k1(resolve_preset(self.preset, has_modality=True), self.k1, num_groups=1)
         object.__setattr__(self, "k1", k1)
         object.__setattr__(self, "k2", check_k2(self.preset, self.k2, k1))
@@ -62,19 +65,20 @@ class DistanceOptions(Saved):
         *,
         num_groups: int | None,
     ) -> DistanceOptions:
-        """The options that the public keywords mean for samples of so many groups.
+        """Resolves the public keywords to options for samples of ``num_groups`` groups.
 
         Args:
-            k1: Neighbors of a sample; at least one per group where the groups share them.
-            k2: Rows averaged around a sample, in [1, k1].
+            k1: Number of neighbors per sample; at least one per group if they are split between
+                the groups.
+            k2: Number of neighbors averaged by local query expansion, in [1, k1].
             preset: Name of a published distance or a :class:`mabm.Preset`; ``None`` is ``"bmil"``
                 with a modality and ``"spcl"`` without.
             precision: ``"exact"`` or ``"fast"``.
-            num_groups: Different groups among the samples, or ``None`` where they have no modality.
+            num_groups: Number of groups among the samples, or ``None`` without a modality.
 
         Raises:
-            TypeError: An option of the wrong kind.
-            ValueError: An option out of its range for so many groups.
+            TypeError: An option has the wrong type.
+            ValueError: An option is out of range for this number of groups.
         """
         chosen = resolve_preset(preset, has_modality=num_groups is not None)
         k1 = check_k1(chosen, k1, 1 if num_groups is None else num_groups)
@@ -82,22 +86,23 @@ class DistanceOptions(Saved):
         return cls(k1, k2, chosen, check_precision(precision))
 
     def for_groups(self, num_groups: int | None) -> DistanceOptions:
-        """The same options, checked for samples of so many groups.
+        """The same options, checked for samples of ``num_groups`` groups.
 
         Args:
-            num_groups: Different groups among the samples, or ``None`` where they have no modality.
+            num_groups: Number of groups among the samples, or ``None`` without a modality.
 
         Raises:
-            ValueError: The lists are too short to share them, or the preset needs a modality.
+            ValueError: ``k1`` is too small for this number of groups, or the preset needs a
+                modality.
         """
         return self.resolve(self.k1, self.k2, self.preset, self.precision, num_groups=num_groups)
 
 
 def check_precision(value: object) -> Precision:
-    """Returns a known precision of the ranking.
+    """Returns a valid precision of the ranking.
 
     Raises:
-        ValueError: It is none.
+        ValueError: The value is not a precision.
     """
     check_choice("precision", value, get_args(Precision))
     return "exact" if value == "exact" else "fast"

@@ -1,7 +1,7 @@
-"""Named members of one family of distances: which lists, which expansion, which average.
+"""Published variants of the distance: which lists, which expansion, which average.
 
-Every published variant of the k-reciprocal Jaccard distance runs the same pipeline and differs
-only in four choices. A :class:`Preset` names the choices; :data:`PRESETS` holds the published ones.
+All published variants of the k-reciprocal Jaccard distance run the same pipeline and differ in four
+choices only. A :class:`Preset` names the choices; :data:`PRESETS` contains the published ones.
 """
 
 from __future__ import annotations
@@ -22,39 +22,41 @@ QueryExpansion = Literal["list_means", "merged", "merged_group_means", "pooled"]
 DEFAULT_K1 = 30
 DEFAULT_K2 = 6
 
-# Memory grows with N * k1. No identity has a thousand images in these data sets; a k above this is
-# a mistyped argument, not a wish.
+# Memory grows with N * k1. No identity has a thousand images in these data sets; a larger k is
+# probably a mistake.
 MAX_K = 1024
 
 
 @dataclass(frozen=True)
 class Preset(Saved):
-    """The choices that make one published distance out of the common pipeline.
+    """The choices that define one variant of the distance.
 
     Change one with :func:`dataclasses.replace`, for example
     ``replace(PRESETS["bmil"], half_list="balanced")``, and pass the result as ``preset=``.
 
     Attributes:
-        name: How messages call this preset.
-        lists: Neighbor lists of a sample. ``"per_group"``: one list of ``k1 // G`` for each of the
-            G groups. ``"single"``: one list of ``k1`` over all samples. ``"intra_inter"``: one list
-            of ``k1_intra + 1`` from the sample's own group (itself among them) and one of
+        name: Name of the preset in messages.
+        lists: Neighbor lists of a sample. ``"per_group"``: one list of ``k1 // G`` samples for each
+            of the G groups. ``"single"``: one list of ``k1`` over all samples. ``"intra_inter"``:
+            one list of ``k1_intra + 1`` from the sample's own group (including itself) and one of
             ``k1_inter + 1`` from all other groups.
-        metric: ``"inner_product"`` ranks by the greatest inner product, ``"euclidean"`` by the
-            smallest Euclidean distance. On unit vectors the two agree.
-        half_list: The shorter list whose reciprocal part may join a neighbor set: ``"merged"``
-            takes the first ``round_half_even(k1 / 2) + 1`` of the merged list, ``"balanced"``
-            shares that number evenly over the lists (8 + 8 instead of 16 at k1 = 30 and two
-            groups); ``None`` leaves the expansion out.
-        query_expansion: The rows averaged around a sample. ``"list_means"``: the first ``k2`` of
-            each list, averaged by list and then across lists. ``"merged"``: the first ``k2`` of the
-            merged list. ``"merged_group_means"``: the same rows, averaged within each group
-            present and then across groups. ``"pooled"``: the first ``k2_intra`` of the intra list
-            and the first ``k2_inter`` of the inter list, all alike.
+        metric: ``"inner_product"`` ranks by largest inner product, ``"euclidean"`` by smallest
+            Euclidean distance. The two agree on unit vectors.
+        half_list: The shorter list used to expand neighbor sets. ``"merged"``: the first
+            ``round_half_even(k1 / 2) + 1`` of the merged list. ``"balanced"``: that number split
+            evenly over the lists (8 + 8 instead of 16 at k1 = 30 and two groups). ``None``: no
+            expansion.
+        query_expansion: The neighbors averaged by local query expansion. ``"list_means"``: the
+            first ``k2`` of each list, averaged within each list and then across lists.
+            ``"merged"``: the first ``k2`` of the merged list. ``"merged_group_means"``: the same
+            samples, averaged within each group present and then across groups. ``"pooled"``: the
+            first ``k2_intra`` of the intra list and the first ``k2_inter`` of the inter list, with
+            equal weights.
         k1_intra: Length of the intra list beyond its first entry (``"intra_inter"`` only).
         k1_inter: Length of the inter list beyond its first entry (``"intra_inter"`` only).
-        k2_intra: Rows taken from the intra list (``"pooled"`` only, in place of ``k2``).
-        k2_inter: Rows taken from the inter list (``"pooled"`` only).
+        k2_intra: Number of samples averaged from the intra list (``"pooled"`` only, instead of
+            ``k2``).
+        k2_inter: Number of samples averaged from the inter list (``"pooled"`` only).
 
     Example:
         >>> from dataclasses import replace
@@ -74,7 +76,7 @@ class Preset(Saved):
     k2_inter: int = 4
 
     def __post_init__(self) -> None:
-        """Refuses unknown choices and combinations that no pipeline can run."""
+        """Rejects unknown choices and combinations that the pipeline cannot run."""
         choices = {
             "lists": get_args(Lists),
             "metric": get_args(Metric),
@@ -87,7 +89,7 @@ class Preset(Saved):
             check_integer(field, getattr(self, field), at_least=1, at_most=MAX_K)
         if (self.query_expansion == "pooled") != (self.lists == "intra_inter"):
             raise ValueError(
-                'query_expansion="pooled" and lists="intra_inter" belong together, got '
+                'query_expansion="pooled" and lists="intra_inter" must be used together, got '
                 f"query_expansion={self.query_expansion!r} with lists={self.lists!r}"
             )
         if self.lists == "intra_inter" and self.half_list is not None:
@@ -97,23 +99,23 @@ class Preset(Saved):
 
     @property
     def k2_in_words(self) -> str:
-        """What ``k2`` counts with this preset: rows of each modality, or in all."""
+        """What ``k2`` counts with this preset: neighbors per modality, or in total."""
         if self.query_expansion == "pooled":
-            return f"{self.k2_intra} rows of the intra list and {self.k2_inter} of the inter list"
+            return f"{self.k2_intra} of the intra list and {self.k2_inter} of the inter list"
         if self.query_expansion == "list_means" and self.lists == "per_group":
-            return "k2 rows of each modality"
+            return "k2 neighbors per modality"
         if self.query_expansion == "merged_group_means":
-            return "k2 rows in all, each modality alike"
-        return "k2 rows in all"
+            return "k2 neighbors in total, with equal weight for each modality"
+        return "k2 neighbors in total"
 
     @property
     def group_is_camera(self) -> bool:
-        """Whether the groups that it tells apart are cameras; otherwise they are modalities."""
+        """Whether its groups are cameras rather than modalities."""
         return self.lists == "intra_inter"
 
     @property
     def needs_modality(self) -> bool:
-        """Whether the pipeline reads the group of each sample."""
+        """Whether the pipeline uses the group of each sample."""
         return self.lists != "single" or self.query_expansion == "merged_group_means"
 
 
@@ -135,7 +137,7 @@ PRESETS: Mapping[str, Preset] = _published(
 
 
 def resolve_preset(preset: str | Preset | None, *, has_modality: bool) -> Preset:
-    """Returns the preset meant by ``preset``: ``bmil`` where there is a modality, else ``spcl``.
+    """Returns the preset for ``preset``; ``None`` is ``bmil`` with a modality, else ``spcl``.
 
     Raises:
         TypeError: ``preset`` is neither a name, a :class:`Preset` nor ``None``.
@@ -152,18 +154,18 @@ def resolve_preset(preset: str | Preset | None, *, has_modality: bool) -> Preset
             f"preset must be a name, a Preset or None, got {type(preset).__name__}: {shown(preset)}"
         )
     if preset.needs_modality and not has_modality:
-        raise ValueError(f"preset {preset.name!r} needs modality, the group of each row; got None")
+        raise ValueError(f"preset {preset.name!r} needs modality, one per sample; got None")
     return preset
 
 
 def check_k1(preset: Preset, k1: object, num_groups: int) -> int:
-    """Returns the checked list length for this preset and number of groups.
+    """Returns the checked ``k1`` for this preset and number of groups.
 
     Raises:
-        TypeError: ``k1`` is no integer.
-        ValueError: There are more than 1024 groups to keep apart; ``k1`` is below 1, below the
-            number of groups where each gets a share of it, or above 1024; or it is set although the
-            preset carries its own.
+        TypeError: ``k1`` is not an integer.
+        ValueError: There are more than 1024 groups; ``k1`` is below 1, below the number of groups
+            if it is split between them, or above 1024; or it is set although the preset has its
+            own.
     """
     if preset.lists != "single" and num_groups > MAX_K:
         raise ValueError(f"modality must contain at most {MAX_K} groups, got {num_groups}")
@@ -178,11 +180,11 @@ def check_k1(preset: Preset, k1: object, num_groups: int) -> int:
 
 
 def check_k2(preset: Preset, k2: object, k1: int) -> int:
-    """Returns the checked number of rows to average for this preset.
+    """Returns the checked ``k2`` for this preset.
 
     Raises:
-        TypeError: ``k2`` is no integer.
-        ValueError: It is below 1 or above ``k1``; or it is set although the preset carries its own.
+        TypeError: ``k2`` is not an integer.
+        ValueError: It is below 1 or above ``k1``; or it is set although the preset has its own.
     """
     if preset.query_expansion == "pooled":
         return _refuse_override(preset, "k2", k2, DEFAULT_K2)

@@ -1,8 +1,9 @@
 """The matrix products that propose candidates, each with a bound on its rounding error.
 
-In whatever order a product of n terms is summed, ``|fl(a . b) - a . b| <= g(u) |a| |b|`` with
+For a product of n terms summed in any order, ``|fl(a . b) - a . b| <= g(u) |a| |b|`` with
 ``g(u) = n u / (1 - n u)`` and u the unit roundoff (Higham, Accuracy and Stability of Numerical
-Algorithms, section 3.1). With a few more than D for n it covers the rounding of the centering, too.
+Algorithms, section 3.1). With n slightly larger than D, this also covers the rounding of the
+centering.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from torch import Tensor
 
 from mabm._core.arrays import row_blocks
 
-# Matrix units cut off what float32 arithmetic rounds: a step aligns K products and the sum so far
-# to the greatest of them and cuts off their sum, K + 2 losses of at most 2^-23 of the magnitude. So
-# D products lose (1 + 2 / K) D 2^-23 of it; K is 4 or more.
+# Matrix units truncate where float32 arithmetic rounds: a step aligns K products and the running
+# sum to the largest of them and truncates their sum, K + 2 losses of at most 2^-23 of the
+# magnitude. So D products lose (1 + 2 / K) D 2^-23 of it; K is 4 or more.
 MATRIX_UNIT_ROUNDOFF = 2.0**-22
-# Scaled entries stay below this, a fourth of what float16 holds.
+# Scaled entries stay below this, a quarter of the largest float16.
 _HALF_RANGE_EXPONENT = 14
-# Products of numbers in one call, a fraction of a second's work: Python looks for a signal between
-# two calls. That is 1,024 rows of a tile of 2,048 dimensions.
+# Multiplications per call, a fraction of a second of work: Python checks for signals between calls.
+# That is 1,024 rows of a tile of 2,048 dimensions.
 _PRODUCTS_AT_ONCE = 2**33
 
 
@@ -61,7 +62,7 @@ def product_of(x: Tensor) -> Product:
 
 
 class FloatProduct:
-    """Operands in float32, centered when they are asked for, so that no copy of all is held."""
+    """Operands in float32, centered on demand, so that no copy of all rows is kept."""
 
     def __init__(self, x: Tensor) -> None:
         self.mean = x.mean(dim=0)
@@ -86,11 +87,11 @@ class FloatProduct:
 
 
 class HalfProduct:
-    """Operands in float16, summed in float32: what the matrix units of a GPU do fastest.
+    """Operands in float16, summed in float32: the fastest mode of a GPU's matrix units.
 
-    Centered rows are scaled by a power of two, so that their greatest entry is a large float16 and
-    those that float16 flushes or rounds coarsely are small beside it; what each row lost is
-    measured, not guessed.
+    Centered rows are scaled by a power of two, so that their largest entry is a large float16, and
+    entries that float16 flushes or rounds coarsely are small in comparison; the rounding loss of
+    each row is measured, not estimated.
     """
 
     def __init__(self, x: Tensor) -> None:
@@ -98,7 +99,7 @@ class HalfProduct:
         above, below = x.amax(dim=0) - self.mean, self.mean - x.amin(dim=0)
         greatest = torch.maximum(above, below).amax()  # rounding keeps the order
         exponent = _HALF_RANGE_EXPONENT - torch.frexp(greatest).exponent
-        # A power of two by its bits: what a device's pow makes of one need not be exact.
+        # A power of two from its bits: a device's pow need not be exact.
         self._scale = (exponent.clamp(-100, 100).to(torch.int32) + 127 << 23).view(torch.float32)
         self.unit = self._scale.to(torch.float64).square()
         self._halves = torch.empty(x.shape, dtype=torch.float16, device=x.device)
@@ -106,7 +107,7 @@ class HalfProduct:
         for rows, halves in zip(row_blocks(x), row_blocks(self._halves), strict=True):
             scaled = (rows - self.mean) * self._scale
             halves.copy_(scaled)
-            scaled -= halves  # exactly what was rounded away
+            scaled -= halves  # exactly the rounding loss
             lost.append(torch.linalg.vector_norm(scaled, dim=1, dtype=torch.float64))
         self._lost = torch.cat(lost) / self._scale
 
@@ -124,7 +125,7 @@ class HalfProduct:
     def error_bounds(self, centered_length: Tensor) -> Tensor:
         """(N,) float64: bound on the error of a product of each row; multiply it by ``unit``.
 
-        With ``d = h + e``, what is kept and what is lost of each row:
+        With ``d = h + e``, the kept and the lost part of each row:
         ``d_i . d_j - h_i . h_j = e_i . d_j + h_i . e_j``.
         """
         kept = centered_length + self._lost
@@ -138,11 +139,11 @@ class HalfProduct:
 
 
 def _operand_rounding(device: torch.device) -> float:
-    """Bound on the error of a float32 product by rounding its operands, relative to |a| |b|.
+    """Bound on the error of a float32 product from rounding its operands, relative to |a| |b|.
 
-    Nothing by default. PyTorch's settings and the environment can ask for bfloat16 or TF32, at most
-    2^-8 for each of two operands, and as much again to be safe; other modes have a range of their
-    left, for which there is no bound.
+    Zero by default. PyTorch's settings and the environment can select bfloat16 or TF32: at most
+    2^-8 for each of two operands, doubled to be safe. Other modes have their own range, and no
+    bound.
     """
     backends: Any = torch.backends  # PyTorch does not annotate all of it
     if device.type == "cuda":

@@ -1,9 +1,9 @@
 """Ranking: the nearest samples of every sample, exactly, list by list (method step 1).
 
-The ranks are those of exact scores (``csrc/common/scores.h``: float64 sums in a fixed order), ties
-by lower index, whatever the hardware makes of a float32 matrix product: the product only proposes
-candidates, and a bound on its rounding error proves that none is missing. A row where that proof
-fails is ranked by exact scores alone.
+Samples are ranked by exact scores (``csrc/common/scores.h``: float64 sums in a fixed order), ties
+by lower index. The hardware's float32 matrix product only proposes candidates, and a bound on its
+rounding error proves that none is missing. A row for which the proof fails is ranked by exact
+scores only.
 """
 
 from __future__ import annotations
@@ -29,30 +29,30 @@ from mabm.distance.presets import DEFAULT_K1, MAX_K, Preset, check_k1, resolve_p
 
 logger = logging.getLogger(__name__)
 
-# Training features are means of two unit vectors, of lengths 0.7 to 1; these are no such features.
+# Training features are means of two unit vectors, of lengths 0.7 to 1; a larger spread is suspect.
 _WIDE_LENGTHS = 2.0
-_FEW_ROWS = 20  # fewer have no percentiles to speak of
+_FEW_ROWS = 20  # too few for meaningful percentiles
 
-# Rows ranked by exact scores alone before it is worth a warning: a second or so of work.
+# Rows ranked by exact scores only, from which a warning is logged: about a second of work.
 _MANY_ROWS = 1000
 
 
 @dataclass(frozen=True, eq=False)
 class Ranking(ArrayRecord, Generic[ArrayT]):
-    """Neighbor lists of N samples, nearest first, with the preset that made them.
+    """Neighbor lists of N samples, nearest first, with the preset that they were computed for.
 
-    Build one yourself to use a ranking of your own with the later stages, for example
+    Build one yourself to use your own ranking with the later stages, for example
     ``Ranking(ranks, scores, (k,), PRESETS["spcl"], k1=k)``.
 
     Attributes:
         ranks: (N, K) int64, the lists side by side, each nearest first; -1 where a list ends
             early. A sample is in its own lists.
-        scores: (N, K) float64, greatest first: inner products, or minus squared Euclidean
+        scores: (N, K) float64, largest first: inner products, or minus squared Euclidean
             distances; -inf where ``ranks`` is -1.
         widths: Length of each list; they sum to K.
         preset: The choices of the pipeline.
-        k1: The list length that was asked for; the half list is cut by it.
-        groups: (N,) int64, the group of each sample, or ``None`` where the preset reads none.
+        k1: The requested number of neighbors, which defines the length of the half list.
+        groups: (N,) int64, the group of each sample, or ``None`` if the preset does not use groups.
 
     Example:
         >>> import torch, mabm
@@ -71,7 +71,7 @@ class Ranking(ArrayRecord, Generic[ArrayT]):
     groups: Array | None = None
 
     def __post_init__(self) -> None:
-        """Refuses ranks that point outside, or parts that do not fit together."""
+        """Rejects ranks out of range, and parts that do not fit together."""
         ranks, scores = to_tensor(self.ranks, "ranks"), to_tensor(self.scores, "scores")
         if ranks.dim() != 2 or ranks.dtype != torch.int64:
             raise ValueError(f"ranks must be (N, K) int64, got {tuple(ranks.shape)} {ranks.dtype}")
@@ -89,7 +89,7 @@ class Ranking(ArrayRecord, Generic[ArrayT]):
         if bool(scores.isnan().any()):
             raise ValueError("scores must not be NaN, got NaN")
         if not torch.equal(ranks < 0, scores == -torch.inf):
-            raise ValueError("scores must be -inf exactly where ranks are -1, got them apart")
+            raise ValueError("scores must be -inf exactly where ranks are -1, but they differ")
         if not isinstance(self.preset, Preset):
             raise TypeError(f"preset must be a Preset, got {type(self.preset).__name__}")
         if self.preset.lists == "intra_inter" and len(self.widths) != 2:
@@ -112,10 +112,10 @@ class Ranking(ArrayRecord, Generic[ArrayT]):
         """The first ``count`` columns of each list (all of them by default).
 
         Args:
-            count: How many columns; ``None`` for all.
+            count: Number of columns; ``None`` for all.
 
         Returns:
-            One (N, width) array of ranks a list.
+            One (N, width) array of ranks per list.
 
         Example:
             >>> import torch, mabm
@@ -130,7 +130,7 @@ class Ranking(ArrayRecord, Generic[ArrayT]):
         ]
 
     def merged(self) -> ArrayT:
-        """(N, K) all lists as one by descending score, ties by lower index, -1 last."""
+        """(N, K) ranks of all lists merged by descending score, ties by lower index, -1 last."""
         if len(self.widths) == 1:
             return self.ranks
         lists: Ranking[Tensor] = self.in_tensors()
@@ -148,30 +148,30 @@ def rank_neighbors(
     preset: str | Preset | None = None,
     precision: Precision = "exact",
 ) -> Ranking[ArrayT]:
-    """Ranks, for every sample, its nearest samples: the lists that the other stages work on.
+    """Computes the nearest neighbors of every sample: the lists that the later stages use.
 
     Args:
-        features: (N, D) float16, bfloat16, float32 or float64, compared as float32; never
-            normalized here.
-        modality: (N,) integers >= 0, bool or words, the group of each row, in any order; ``None``
-            for one group.
-        k1: Length of the lists together: ``k1 // G`` for each of G groups, or ``k1`` of one list.
-        preset: Which lists and which metric; by default ``"bmil"`` with a modality (a list for
-            each group, inner product), ``"spcl"`` without (one list, Euclidean distance).
-        precision: ``"exact"``: the ranks of exact scores, proven row by row, the same on every
-            device. ``"fast"``: the nearest samples by a fast product, ordered by their exact
-            scores; nothing proves that no nearer one was missed. Rows whose product overflows are
-            ranked by exact scores in either.
+        features: (N, D) float16, bfloat16, float32 or float64, compared as float32; not normalized
+            here.
+        modality: (N,) integers >= 0, bool or words, the group of each sample, in any order;
+            ``None`` for a single group.
+        k1: Total length of the lists: ``k1 // G`` for each of G groups, or one list of ``k1``.
+        preset: Defines the lists and the metric; by default ``"bmil"`` with a modality (one list
+            per group, inner product), ``"spcl"`` without (one list, Euclidean distance).
+        precision: ``"exact"``: ranked by exact scores, proven row by row, the same on every device.
+            ``"fast"``: the nearest samples by a fast matrix product, ordered by their exact scores;
+            a nearer sample may be missed. Rows whose product overflows are ranked by exact scores
+            in both cases.
 
     Returns:
-        The lists as a :class:`Ranking`. A sample takes part in its own lists where it belongs; a
-        group smaller than its share contributes all it has; ties go to the lower index. The same
-        on every device and for any number of threads (unless the process flushes denormal numbers
-        to zero, and the features hold some). Without gradient.
+        The lists as a :class:`Ranking`. A sample is ranked in the list of its own group; a group
+        that is smaller than its share contributes all its samples; ties go to the lower index. The
+        same on every device and for any number of threads (unless the process flushes denormal
+        numbers to zero and the features contain some). No gradient.
 
     Raises:
-        TypeError: An argument of the wrong kind.
-        ValueError: An argument out of its range; the message names it, the range and the value.
+        TypeError: An argument has the wrong type.
+        ValueError: An argument is out of range; the message names it, the range and the value.
 
     Source:
         Wang et al., AAAI 2026 (BMIL); with ``preset="spcl"`` Zhong et al., CVPR 2017.
@@ -201,7 +201,7 @@ def group_sizes(groups: Tensor | None, count: int) -> dict[int, int]:
 def rank(
     x: Tensor, groups: Tensor | None, preset: Preset, k1: int, precision: Precision = "exact"
 ) -> Ranking[Tensor]:
-    """:func:`rank_neighbors` for tensors that are checked already.
+    """:func:`rank_neighbors` for checked tensors.
 
     Raises:
         torch.OutOfMemoryError: The memory of a GPU ran out; the message says what to lower.
@@ -220,7 +220,7 @@ def rank(
 
 
 def _extreme_lengths(x: Tensor) -> Tensor:
-    """(2,) the 5th and the 95th percentile of the rows' lengths; waits for no device."""
+    """(2,) the 5th and 95th percentiles of the rows' lengths; does not wait for a device."""
     lengths = torch.cat([torch.linalg.vector_norm(block, dim=1) for block in row_blocks(x)])
     ordered, last = lengths.sort().values, len(x) - 1
     return torch.stack([ordered[last // 20], ordered[last - last // 20]])
@@ -233,7 +233,7 @@ def _advise_on_lengths(lengths: Tensor) -> None:
             logger,
             "lengths",
             f"features differ in length, from {low:.3g} (5th percentile) to {high:.3g} (95th), and "
-            "they are ranked by inner product, where long rows come near to all; try "
+            "they are ranked by inner product, for which long vectors are near everything; try "
             "torch.nn.functional.normalize(features, dim=1)",
         )
 
@@ -260,7 +260,7 @@ def _rank_lists(
     redo = torch.nonzero(~torch.cat(certificates)).flatten()
     if len(redo):
         level = logging.WARNING if len(redo) > _MANY_ROWS else logging.INFO
-        logger.log(level, "ranking %d of %d rows by exact scores alone", len(redo), len(x))
+        logger.log(level, "ranking %d of %d samples by exact scores only", len(redo), len(x))
         ranks[redo], scores[redo] = torch.ops.mabm.rank_exactly(
             x, redo, layout.groups, layout.list_of_group, layout.widths, euclidean
         )
@@ -268,9 +268,9 @@ def _rank_lists(
 
 
 def _trusted(candidates: Candidates) -> Candidates:
-    """Candidates whose lists count as complete: without error bounds and without thresholds.
+    """Candidates whose lists are assumed complete: without error bounds and without thresholds.
 
-    A row whose product may overflow has a bound that is not finite, keeps it, and is not trusted.
+    A row whose product may overflow keeps its infinite bound, and is not trusted.
     """
     bounds = candidates.error_bounds
     return candidates._replace(

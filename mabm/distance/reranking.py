@@ -1,4 +1,4 @@
-"""Re-ranking a retrieval: query x gallery distances with the Jaccard distance mixed in."""
+"""Re-ranking: query x gallery distances combined with the Jaccard distance."""
 
 from __future__ import annotations
 
@@ -17,21 +17,23 @@ from mabm.distance.jaccard import dense_distance, encode_features, resolve_optio
 from mabm.distance.options import DistanceOptions, Precision
 from mabm.distance.presets import DEFAULT_K2, Preset
 
-# The field re-ranks with shorter lists than it clusters with.
+# Re-ranking commonly uses shorter lists than clustering.
 _RERANK_K1 = 20
 _ROWS_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
 class RerankOptions(Saved):
-    """How to re-rank a search between two modalities: the options of :func:`rerank` as one value.
+    """Options for re-ranking a search between two modalities, as for :func:`rerank`.
 
     Attributes:
-        k1: Neighbors of a sample: half of them from each modality with the default preset.
-        k2: Rows averaged around a sample, in [1, k1]: per group with ``"bmil"``, else in total.
+        k1: Number of neighbors per sample: half from each modality with the default preset.
+        k2: Number of neighbors averaged by local query expansion, in [1, k1]: per group with
+            ``"bmil"``, otherwise in total.
         lambda_value: Weight of the original distance, in [0, 1].
-        preset: Name of the preset; ``"bmil"`` is modality-aware, ``"spcl"`` the classic.
-        precision: Of the ranking: ``"exact"``, or ``"fast"`` as in :func:`mabm.rank_neighbors`.
+        preset: Name of the preset; ``"bmil"`` is modality-aware, ``"spcl"`` is the classic one.
+        precision: Precision of the ranking: ``"exact"``, or ``"fast"`` as in
+            :func:`mabm.rank_neighbors`.
 
     Example:
         >>> import mabm
@@ -46,13 +48,13 @@ class RerankOptions(Saved):
     precision: Precision = "exact"
 
     def __post_init__(self) -> None:
-        """Refuses what :func:`rerank` would refuse, before any feature is computed."""
+        """Rejects what :func:`rerank` would reject, before any feature is computed."""
         self.distance  # noqa: B018  # making it checks k1, k2 and preset
         check_real("lambda_value", self.lambda_value, 0.0, 1.0)
 
     @property
     def distance(self) -> DistanceOptions:
-        """The distance that is mixed in."""
+        """The Jaccard distance to combine with."""
         return DistanceOptions.resolve(
             self.k1, self.k2, self.preset, self.precision, num_groups=len(MODALITIES)
         )
@@ -72,30 +74,34 @@ def rerank(
 ) -> ArrayT:
     """Computes re-ranked distances from every query to every gallery sample.
 
-    ``(1 - lambda) * J + lambda * d``: J is the Jaccard distance among query and gallery together,
-    d the squared Euclidean distance, divided for each query by its greatest to any sample of
-    either. Of the distance only the (Q, G) part is computed; neighbors are searched among all.
+    The result is ``(1 - lambda) * J + lambda * d``: J is the Jaccard distance, with neighbors
+    searched among queries and gallery together; d is the squared Euclidean distance, divided for
+    each query by its largest value to any query or gallery sample. Only the (Q, G) part is
+    computed.
 
     Args:
         query: (Q, D) floating point.
         gallery: (G, D) floating point, on the same device.
-        query_modality: (Q,) integers >= 0, bool or words, or ``None``; both or neither are given.
+        query_modality: (Q,) integers >= 0, bool or words, or ``None``; give both or neither.
         gallery_modality: (G,) of the same kind, or ``None``.
-        k1: Neighbors of a sample, itself among them, shared evenly by the groups; at most 1024.
-        k2: Rows averaged around a sample, in [1, k1]: per group with ``"bmil"``, else in total.
+        k1: Number of neighbors per sample, including itself, split evenly between the groups; at
+            most 1024.
+        k2: Number of neighbors averaged by local query expansion, in [1, k1]: per group with
+            ``"bmil"``, otherwise in total.
         lambda_value: Weight of the original distance, in [0, 1].
         preset: Name of a published distance or a :class:`mabm.Preset`; by default ``"bmil"`` with a
             modality, ``"spcl"`` without.
-        precision: Of the ranking: ``"exact"``, or ``"fast"`` as in :func:`mabm.rank_neighbors`.
+        precision: Precision of the ranking: ``"exact"``, or ``"fast"`` as in
+            :func:`mabm.rank_neighbors`.
 
     Returns:
-        (Q, G) float32 in [0, 1] of the same kind as ``query``; smaller is nearer. J is the same
-        bits on every device and for any number of threads, d but for the rounding of a float64
-        product.
+        (Q, G) float32 in [0, 1] of the same kind as ``query``; smaller is nearer. J is bit-for-bit
+        the same on every device and for any number of threads; d may differ by the rounding of a
+        float64 product.
 
     Raises:
-        TypeError: An argument of the wrong kind.
-        ValueError: An argument out of its range, or only one modality given.
+        TypeError: An argument has the wrong type.
+        ValueError: An argument is out of range, or only one modality is given.
         MemoryError: (Q, G) does not fit.
 
     Source:
@@ -122,13 +128,13 @@ def rerank(
 def rerank_samples(
     q: Tensor, g: Tensor, groups: Tensor | None, options: DistanceOptions, mix: float
 ) -> Tensor:
-    """:func:`rerank` for tensors that are checked already.
+    """:func:`rerank` for checked tensors.
 
     Args:
         q: (Q, D) float32 queries.
         g: (G, D) float32 gallery on the same device.
         groups: (Q + G,) int64, the groups of queries and gallery, or ``None``.
-        options: Which distance is mixed in.
+        options: Options of the Jaccard distance.
         mix: Weight of the original distance.
     """
     total = len(q) + len(g)
@@ -169,7 +175,7 @@ def _joined_modality(
 
 
 def _mix_in_euclidean(distance: Tensor, together: Tensor, mix: float) -> None:
-    """Turns J into (1 - mix) * J + mix * d in place, a block of queries at a time, in float64."""
+    """Replaces J by (1 - mix) * J + mix * d in place, a block of queries at a time, in float64."""
     split = len(distance)
     others = together.to(torch.float64)
     squares = others.square().sum(dim=1)

@@ -1,8 +1,8 @@
-"""Rows of unequal length in compressed form: neighbor sets, encodings, graphs.
+"""Ragged rows in CSR form: neighbor sets, encodings, graphs.
 
 All three are CSR over N samples: the entries of row ``i`` are ``indptr[i]:indptr[i + 1]`` of
-``indices``, ascending. ``indptr`` is int64, ``indices`` int32 (as SciPy keeps them; N < 2**31).
-They hold tensors or NumPy arrays, as the features they came from.
+``indices``, ascending. ``indptr`` is int64, ``indices`` int32 (as in SciPy; N < 2**31). They
+contain tensors or NumPy arrays, like the features that they were computed from.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from mabm._core.arrays import Array, ArrayT, like, to_tensor
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-_FINE = 2**32  # what a weight is in units of, before its row is normalized
-_ONE = 2**30  # an encoding's weights are in units of its inverse; csrc/common/fixed_point.h
+_FINE = 2**32  # resolution of a weight before its row is normalized
+_ONE = 2**30  # the weights of an encoding are in units of its inverse; csrc/common/fixed_point.h
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ class NeighborSets(ArrayRecord, Generic[ArrayT]):
     indices: ArrayT
 
     def __post_init__(self) -> None:
-        """Refuses parts that are no CSR rows over N samples."""
+        """Rejects parts that are not CSR rows over N samples."""
         indptr, indices = to_tensor(self.indptr, "indptr"), to_tensor(self.indices, "indices")
         if indptr.dtype != torch.int64 or indptr.dim() != 1 or not len(indptr):
             raise ValueError(
@@ -83,10 +83,10 @@ class NeighborSets(ArrayRecord, Generic[ArrayT]):
         """Members of one sample's set, ascending.
 
         Args:
-            sample: Its row, in [0, N).
+            sample: Index of the sample, in [0, N).
 
         Raises:
-            IndexError: ``sample`` lies outside [0, N).
+            IndexError: ``sample`` is outside [0, N).
 
         Example:
             >>> import torch, mabm
@@ -102,7 +102,7 @@ class NeighborSets(ArrayRecord, Generic[ArrayT]):
         return torch.ones_like(self.tensors()[1], dtype=torch.float32)
 
     def to_scipy(self) -> csr_array:
-        """The rows as a SciPy CSR array (N, N) of float32; every entry is stored, zeros too."""
+        """The rows as a SciPy CSR array (N, N) of float32; zeros are stored explicitly."""
         from scipy.sparse import csr_array  # SciPy loads slowly
 
         indptr, indices = (part.cpu().numpy() for part in self.tensors()[:2])
@@ -110,14 +110,14 @@ class NeighborSets(ArrayRecord, Generic[ArrayT]):
         return csr_array((self._values().cpu().numpy(), indices, indptr), shape=shape)
 
     def to_torch(self) -> Tensor:
-        """The rows as a sparse CSR tensor (N, N) of float32; every entry is stored, zeros too."""
+        """The rows as a sparse CSR tensor (N, N) of float32; zeros are stored explicitly."""
         indptr, indices = self.tensors()[:2]
         shape = (len(self), len(self))
         values = self._values()
         checked = torch.sparse.check_sparse_tensor_invariants
         in_force = checked.is_enabled()  # type: ignore[no-untyped-call]  # of PyTorch
-        # Sets what is set already: PyTorch warns whoever builds a sparse tensor and has not said
-        # whether to check it. Releases 2.11 and 2.12 take this context alone for an answer, and not
+        # Keeps the current setting: PyTorch warns if a sparse tensor is built without choosing
+        # whether to check it. Releases 2.11 and 2.12 accept only this context as the choice, not
         # the argument check_invariants.
         with checked(in_force):  # type: ignore[no-untyped-call]  # as above
             return torch.sparse_csr_tensor(indptr, indices.to(torch.int64), values, shape)
@@ -130,10 +130,9 @@ class Encoding(NeighborSets[ArrayT]):
     Attributes:
         indptr: (N + 1,) int64.
         indices: (entries,) int32, ascending within a row.
-        weights: (entries,) int32 > 0 in units of 2**-30; every row sums to 2**30 but for the
-            rounding of its weights, of which those that round to 0 are left out. Integer overlaps
-            do not depend on the order of summation, so distances are the same bits for any number
-            of threads.
+        weights: (entries,) int32 > 0 in units of 2**-30; every row sums to 2**30 up to the rounding
+            of its weights; weights that round to 0 are omitted. Integer overlaps do not depend on
+            the order of summation, so distances are bit-for-bit the same for any number of threads.
 
     Example:
         >>> import torch, mabm
@@ -146,7 +145,7 @@ class Encoding(NeighborSets[ArrayT]):
     weights: ArrayT
 
     def __post_init__(self) -> None:
-        """Refuses weights that are not one positive int32 an index, or rows not summing to one."""
+        """Rejects weights that are not one positive int32 per index, or rows not summing to one."""
         super().__post_init__()
         indptr, indices, weights = self.tensors()
         if weights.dtype != torch.int32 or weights.shape != indices.shape:
@@ -175,12 +174,13 @@ class Encoding(NeighborSets[ArrayT]):
 
     @classmethod
     def from_values(cls, indptr: ArrayT, indices: ArrayT, values: Array) -> Encoding[ArrayT]:
-        """Encodes rows of your own: non-negative values, each row scaled to sum to one.
+        """Builds an encoding from your own non-negative values; each row is scaled to sum to one.
 
         Args:
             indptr: (N + 1,) int64.
             indices: (entries,) int32, ascending within a row.
-            values: (entries,) floating point, finite and not negative; a row needs one above 0.
+            values: (entries,) floating point, finite and not negative; each row needs a positive
+                one.
 
         Raises:
             TypeError: ``values`` are complex.
@@ -210,7 +210,7 @@ class Encoding(NeighborSets[ArrayT]):
         if not bool((greatest > 0).all()):
             empty = int(torch.nonzero(greatest <= 0)[0])
             raise ValueError(f"values of each row must sum to more than 0, got 0 in row {empty}")
-        # Whole numbers, whose sums do not depend on their order; scaled, so that none overflows.
+        # Integers, whose sums do not depend on the order; scaled, so that none overflows.
         parts = (fractions / greatest[row_of] * _FINE).round().to(torch.int64)
         totals = starts.new_zeros(len(sets)).scatter_add_(0, row_of, parts)
         shares = parts.to(torch.float64) / totals[row_of].to(torch.float64)

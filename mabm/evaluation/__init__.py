@@ -1,7 +1,7 @@
-"""Evaluation: scores of a ranked gallery, and the searches that each data set is tested by.
+"""Evaluation: scores of a ranked gallery, and the published search tasks of each data set.
 
-:func:`evaluate_retrieval` scores one matrix of distances. :func:`evaluate_search` runs a published
-:class:`SearchTask` from features to scores: it picks the queries, draws the galleries of every
+:func:`evaluate_retrieval` scores one distance matrix. :func:`evaluate_search` runs a published
+:class:`SearchTask` from features to scores: it selects the queries, draws the galleries of every
 trial, ranks, and averages.
 """
 

@@ -1,4 +1,4 @@
-"""Galleries drawn at random: some images of every identity in every camera."""
+"""Randomly drawn galleries: some images per identity and camera."""
 
 from __future__ import annotations
 
@@ -17,33 +17,34 @@ from mabm._core.columns import Column, check_categories, check_column
 def draw_gallery(
     identity: ArrayT, camera: Column, *, cameras: Sequence[int], trial: int, num_images: int = 1
 ) -> ArrayT:
-    """Draws ``num_images`` rows of every identity in every camera.
+    """Draws ``num_images`` images per identity and camera; returns their indices.
 
-    With one row, the default, it draws as the released test code does: the same rows as
-    ``random.seed(trial)`` followed by one ``random.choice`` for every identity, ascending, and
-    every camera, in the order given, among the rows of that identity and camera. Where there is no
-    such row, nothing is drawn. The global generator of Python is not used.
+    With one image, the default, it draws as the released test code does: the same images as
+    ``random.seed(trial)`` followed by one ``random.choice`` per identity (ascending) and camera (in
+    the given order) among the images of that identity and camera. If there are none, nothing is
+    drawn. Python's global generator is not used.
 
-    More than one row are drawn without replacement, by one ``random.sample`` in the place of each
-    ``random.choice``; all rows, in random order, where there are fewer. No draw of several rows is
-    fixed in the field: public code takes them from NumPy's generator, which it does not seed with
-    the trial, or from the permutations that come with SYSU-MM01 for MATLAB.
+    Several images are drawn without replacement, by one ``random.sample`` instead of each
+    ``random.choice``; if there are fewer, all of them in random order. There is no standard way to
+    draw several images: public code draws them from NumPy's generator, which it does not seed with
+    the trial, or uses the permutations that come with SYSU-MM01 for MATLAB.
 
     Args:
         identity: (N,) integers or words. Words are drawn in sorted order.
-        camera: (N,) integers. Rows of one identity in one camera must be in the order of their
+        camera: (N,) integers. Images of one identity in one camera must be in the order of their
             file names, because a draw is a position in that order.
-        cameras: Cameras to draw from; rows of other cameras are not drawn.
+        cameras: Cameras to draw from; images of other cameras are not drawn.
         trial: Seed of the draw, at least 0; the published trials are 0 to 9.
-        num_images: Number of rows to draw of every identity in every camera, at least 1.
+        num_images: Number of images to draw per identity and camera, at least 1.
 
     Returns:
-        (G,) int64 rows in the order of the draws: a tensor if ``identity`` is one, else an array.
+        (G,) int64 indices in the order of the draws: a tensor if ``identity`` is one, otherwise an
+        array.
 
     Raises:
-        TypeError: An argument of the wrong kind.
-        ValueError: Shapes that do not fit, a negative trial, no image to draw, or a camera given
-            twice.
+        TypeError: An argument has the wrong type.
+        ValueError: Shapes do not fit, the trial is negative, there is no image to draw, or a camera
+            is given twice.
 
     Example:
         >>> import torch, mabm
@@ -77,7 +78,7 @@ def draw_gallery(
         if number in order:
             cells.setdefault((person, order[number]), []).append(row)
     generator = random.Random(seed)
-    # Of one row, this is what choice draws.
+    # For one image, this equals random.choice.
     rows = [
         row
         for cell in sorted(cells)

@@ -1,4 +1,4 @@
-"""Retrieval scores: CMC, mAP and mINP, as each data set's protocol defines them."""
+"""Retrieval scores: CMC, mAP and mINP, as defined by each data set's protocol."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from mabm.evaluation.tasks import PROTOCOLS
 
 logger = logging.getLogger(__name__)
 
-# Distances of a query are alike if they differ by less than this, relative to the greatest.
+# Distances of a query count as equal if they differ by less than this, relative to the largest.
 _ALIKE = 1e-5
-# Distances are taken for similarities where the matches lie, on average, behind the middle of the
+# Distances are assumed to be similarities if the matches are, on average, past the middle of the
 # gallery by more than a tenth of it and by more standard errors than chance explains.
 _FARTHER, _STANDARD_ERRORS = 0.1, 4.0
 
-# Distances ranked in one step; a step holds about ten int64 arrays of this many elements.
+# Distances ranked in one step; a step uses about ten int64 arrays of this many elements.
 _ELEMENTS_AT_ONCE = 2**20
 
 
 @dataclass(frozen=True, eq=False)
 class RetrievalScores(Saved, Generic[ArrayT]):
-    """How well a gallery was ranked, averaged over the queries that have a match in it.
+    """Retrieval scores, averaged over the queries that have a match in the gallery.
 
     Attributes:
         cmc: (R,) float32: ``cmc[r]`` is the share of queries with a match at rank r + 1 or before.
-            R is ``max_rank``, or the number of ranks there are where that is less.
+            R is ``max_rank``, or the number of ranks if that is smaller.
         mean_average_precision: mAP, in [0, 1].
-        mean_inverse_negative_penalty: mINP, in [0, 1]: the number of matches over the rank of the
-            last match.
-        num_queries: Queries with a match; queries without one are not counted in any score.
+        mean_inverse_negative_penalty: mINP, in [0, 1]: the number of matches divided by the rank of
+            the last match.
+        num_queries: Number of queries with a match; queries without one do not count.
 
     Example:
         >>> import torch, mabm
@@ -71,32 +71,32 @@ def evaluate_retrieval(
     protocol: str | RetrievalProtocol,
     max_rank: int = 20,
 ) -> RetrievalScores[ArrayT]:
-    """Scores a ranked gallery by CMC, mAP and mINP.
+    """Computes CMC, mAP and mINP of a distance matrix.
 
-    Distances that look like similarities, or that are all alike, are scored unchanged; a warning is
-    logged, once a process.
+    A warning is logged once per process if distances look like similarities or are all equal; they
+    are scored anyway.
 
     Args:
-        distance: (Q, G) numbers, smaller is nearer; ties go to the lower gallery row. They are
+        distance: (Q, G) numbers, smaller is nearer; ties go to the lower gallery index. They are
             compared in their own dtype.
         query_ids: (Q,) integers, or words such as ``"0001"``.
         gallery_ids: (G,) of the same kind.
-        query_cameras: (Q,) integers, or ``None`` where the protocol reads none.
-        gallery_cameras: (G,) integers, or ``None`` where the protocol reads none.
+        query_cameras: (Q,) integers, or ``None`` if the protocol does not use cameras.
+        gallery_cameras: (G,) integers, or ``None`` if the protocol does not use cameras.
         protocol: Name of a data set with a published protocol (a key of :data:`mabm.PROTOCOLS`,
-            in any spelling), or a :class:`RetrievalProtocol` of your own.
-        max_rank: Greatest rank of the CMC, at least 1.
+            in any spelling), or your own :class:`RetrievalProtocol`.
+        max_rank: Largest rank of the CMC, at least 1.
 
     Returns:
-        The scores, the CMC of the same kind as ``distance``. Average precision is the mean, over
-        a query's matches, of matches so far over rank; there is no interpolation. Where the CMC
-        counts identities, its length is the number of identities that the query with the most is
-        compared with, at most ``max_rank``; other queries keep their last value up to there.
+        The scores, with a CMC of the same kind as ``distance``. Average precision is the mean over
+        a query's matches of the precision at their rank, without interpolation. If the CMC counts
+        identities, its length is the largest number of identities that any query is compared with,
+        at most ``max_rank``; queries with fewer repeat their last value.
 
     Raises:
-        TypeError: An argument of the wrong kind.
-        ValueError: Shapes that do not fit, NaN, an unknown protocol, one that reads cameras without
-            them, or no query with a match in the gallery.
+        TypeError: An argument has the wrong type.
+        ValueError: Shapes do not fit, a distance is NaN, the protocol is unknown or needs cameras
+            that are not given, or no query has a match in the gallery.
 
     Source:
         Wu et al., ICCV 2017 (SYSU-MM01); Nguyen et al., Sensors 2017 (RegDB); Zhang and Wang, CVPR
@@ -141,12 +141,12 @@ def evaluate_retrieval(
 
 
 def average_precision(matches: Tensor, ranks: Tensor) -> Tensor:
-    """Average precision of each query: the mean, over its matches, of matches so far over rank.
+    """Returns the average precision of each query: the mean precision at the ranks of its matches.
 
     Args:
         matches: (Q, G) bool in the order of the ranked gallery.
-        ranks: Integers, broadcast to (Q, G): the rank of each sample, from 1; any number where it
-            is no match.
+        ranks: Integers, broadcast to (Q, G): the rank of each sample, from 1; any number if it is
+            not a match.
 
     Returns:
         (Q,) float64; 0 without a match.
@@ -167,8 +167,8 @@ class _Ranking:
         gallery_ids: (G,) int64.
         gallery_numbers: (G,) int64: the identity of each sample as a number in [0, I).
         num_identities: I, the identities in the gallery.
-        cameras: (Q,) and (G,) int64; ``None`` where the protocol reads none.
-        protocol: What is left out of the gallery, and what the CMC counts.
+        cameras: (Q,) and (G,) int64; ``None`` if the protocol does not use cameras.
+        protocol: Which gallery samples are excluded, and what the CMC counts.
     """
 
     distance: Tensor
@@ -208,9 +208,9 @@ class _Block:
         average_precision: (V,) float64.
         inverse_negative_penalty: (V,) float64.
         first_match: (V,) int64: rank of the first match, as the CMC counts ranks, from 1.
-        num_ranks: Ranks that the CMC can count, for the query that has the most.
-        statistics: What :func:`_distance_statistics` returns, or ``None`` where nobody would be
-            told.
+        num_ranks: Largest number of ranks that the CMC can count for a query.
+        statistics: The result of :func:`_distance_statistics`, or ``None`` if no warning would be
+            logged.
     """
 
     average_precision: Tensor
@@ -265,7 +265,7 @@ def _compared(ranking: _Ranking, order: Tensor, matches: Tensor, rows: slice) ->
 def _distance_statistics(
     distance: Tensor, order: Tensor, rank_sums: Tensor, num_matches: Tensor, num_compared: Tensor
 ) -> Tensor:
-    """(3,) float64: queries whose distances are all alike, matches, sum of their relative ranks.
+    """(3,) float64: queries whose distances are all equal, matches, sum of their relative ranks.
 
     Args:
         distance: (B, G).
@@ -281,20 +281,20 @@ def _distance_statistics(
 
 
 def _advise_on_distance(statistics: Tensor, num_queries: int) -> None:
-    """Warns where distances are all alike for most queries, or where matches come last.
+    """Warns if distances are all equal for most queries, or if matches come last.
 
     Args:
         statistics: (3,) float64, the sum of :func:`_distance_statistics` over all queries.
-        num_queries: How many queries there are, with or without a match.
+        num_queries: Number of queries, with or without a match.
     """
     alike, num_matches, relative_ranks = statistics.tolist()
     if 2 * alike > num_queries:
         advise(
             logger,
             "alike",
-            f"distances to the whole gallery are alike for {alike:.0f} of {num_queries} queries: "
-            "the scores only reflect the order of its rows, which breaks ties; check whether "
-            "the features have collapsed into one point",
+            f"distances to the whole gallery are equal for {alike:.0f} of {num_queries} queries: "
+            "the scores only reflect the order of the gallery, which breaks ties; check whether "
+            "the features have collapsed to one point",
         )
     mean_rank = relative_ranks / max(num_matches, 1)
     # The standard error of a mean of uniform numbers is 1 / sqrt(12 n).
@@ -303,8 +303,8 @@ def _advise_on_distance(statistics: Tensor, num_queries: int) -> None:
         advise(
             logger,
             "similarities",
-            f"matches lie behind {100 * mean_rank:.0f} % of the gallery on average, where 50 % is "
-            "chance: distance seems to hold similarities; smaller must be nearer, so try "
+            f"matches rank behind {100 * mean_rank:.0f} % of the gallery on average, where 50 % is "
+            "chance: distance seems to contain similarities; smaller must be nearer, so try "
             "1 - similarity",
         )
 

@@ -1,4 +1,4 @@
-"""Samples that a search picks its queries and its galleries from."""
+"""Samples from which a search selects its queries and galleries."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class SearchSamples:
     """N samples of a search: features, identities, cameras and modality.
 
     Attributes:
-        features: (N, D) floating point, on the device that they were given on.
+        features: (N, D) floating point, on their original device.
         identity: (N,) int64 on the CPU.
         camera: (N,) int64 on the CPU.
         modality: (N,) int64 on the CPU, 0 visible and 1 infrared.
@@ -42,8 +42,8 @@ class SearchSamples:
             modality: (N,) integers, 0 visible and 1 infrared, or these two words, or bool.
 
         Raises:
-            TypeError: An argument of the wrong kind.
-            ValueError: Shapes that do not fit, or values that are not finite.
+            TypeError: An argument has the wrong type.
+            ValueError: Shapes do not fit, or values are not finite.
         """
         x = check_features(features)
         count, each = len(x), "one per row of features"
@@ -55,22 +55,22 @@ class SearchSamples:
         )
 
     def query_candidates(self, task: SearchTask) -> Tensor:
-        """(C,) int64 rows that a task takes its queries from, ascending; may be empty."""
+        """(C,) int64 indices of a task's possible queries, ascending; may be empty."""
         return self._rows(task.query_modality, task.query_cameras)
 
     def gallery_candidates(self, task: SearchTask) -> Tensor:
-        """(C,) int64 rows that a task takes its galleries from, ascending; may be empty."""
+        """(C,) int64 indices of a task's possible gallery samples, ascending; may be empty."""
         return self._rows(task.gallery_modality, task.gallery_cameras)
 
     def queries(self, task: SearchTask, trial: int) -> Tensor:
-        """(Q,) int64 rows of the queries of one trial: those drawn for it, or all candidates."""
+        """(Q,) int64 indices of the queries of one trial: those drawn for it, or all candidates."""
         candidates = self.query_candidates(task)
         if task.drawn != "queries":
             return candidates
         return self._draw(candidates, task.query_cameras, task.num_images, trial)
 
     def gallery(self, task: SearchTask, trial: int) -> Tensor:
-        """(G,) int64 rows of the gallery of one trial: those drawn for it, or all candidates."""
+        """(G,) int64 indices of the gallery of one trial: those drawn for it, or all candidates."""
         candidates = self.gallery_candidates(task)
         if task.drawn != "gallery":
             return candidates
@@ -90,7 +90,7 @@ class SearchSamples:
         return candidates[drawn]
 
     def features_at(self, rows: Tensor) -> Tensor:
-        """(B, D) features of some rows, on their own device."""
+        """(B, D) features of the given indices, on their original device."""
         return self.features[rows.to(self.features.device)]
 
     def _rows(self, modality: int, cameras: tuple[int, ...] | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Scores of a search task: every trial, mean and deviation, as a table and as plain data."""
+"""Scores of a search task: all trials, mean and deviation, as a table and as plain data."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from mabm.distance.reranking import RerankOptions
 
 FloatArray = npt.NDArray[np.float64]
 
-_RANKS: Final = (1, 5, 10, 20)  # what tables of this field show of a CMC
+_RANKS: Final = (1, 5, 10, 20)  # the ranks of a CMC that are commonly reported
 
 
 @dataclass(frozen=True, eq=False)
 class SearchScores(Saved):
-    """Scores of one search task, trial by trial. All scores are in [0, 1]; arrays are read-only.
+    """Scores of one search task for each trial. All scores are in [0, 1]; arrays are read-only.
 
     Attributes:
         data: Name of the data set.
         task: Name of the task.
         trials: The T trials: seeds of the galleries that were drawn, or trials of the data set.
         cmc: (T, R) float64: ``cmc[t, r]`` is the share of queries with a match at rank r + 1 or
-            before. Where a gallery ends before rank R, its last value is repeated.
+            before. If a gallery ends before rank R, its last value is repeated.
         mean_average_precision: (T,) float64, mAP.
         mean_inverse_negative_penalty: (T,) float64, mINP.
-        num_queries: For every trial, the number of queries with a match; queries without one are
-            not counted in any score.
-        rerank: Options that distances were re-ranked with, or ``None`` where they were not.
+        num_queries: Number of queries with a match, for each trial; queries without one do not
+            count.
+        rerank: Options used for re-ranking, or ``None`` without re-ranking.
 
     Example:
         >>> from mabm import SearchScores
@@ -49,7 +49,7 @@ class SearchScores(Saved):
     rerank: RerankOptions | None = None
 
     def __post_init__(self) -> None:
-        """Refuses different numbers of trials, and no trial at all."""
+        """Rejects different numbers of trials, and no trials."""
         count = len(self.trials)
         for name in ("cmc", "mean_average_precision", "mean_inverse_negative_penalty"):
             array = np.array(getattr(self, name), dtype=np.float64)
@@ -69,15 +69,15 @@ class SearchScores(Saved):
 
     @property
     def mean(self) -> dict[str, float]:
-        """Means over the trials: ``rank1``, ``rank5``, ... up to the end of the CMC, mAP, mINP."""
+        """Means over the trials: ``rank1``, ``rank5``, ... within the CMC, and mAP, mINP."""
         return {name: float(values.mean()) for name, values in self._columns().items()}
 
     @property
     def std(self) -> dict[str, float]:
-        """Population standard deviations over the trials, by the same names as the means.
+        """Population standard deviations over the trials, with the same names as the means.
 
         The divisor is T, not T - 1: the trials of a protocol are the whole population. With one
-        trial the deviation is 0.
+        trial, the deviation is 0.
         """
         return {name: float(values.std()) for name, values in self._columns().items()}
 
@@ -119,13 +119,15 @@ class SearchScores(Saved):
         kinds = {(part.data, part.task, part.rerank) for part in parts}
         if len(kinds) > 1:
             words = sorted(
-                f"{data} {task} {'as it is' if rerank is None else rerank}"
+                f"{data} {task} {'not re-ranked' if rerank is None else rerank}"
                 for data, task, rerank in kinds
             )
-            raise ValueError(f"scores must be of one task, computed alike, got {', '.join(words)}")
+            raise ValueError(
+                f"scores must be of one task, with the same re-ranking, got {', '.join(words)}"
+            )
         trials = [trial for part in parts for trial in part.trials]
         if repeated := sorted({trial for trial in trials if trials.count(trial) > 1}):
-            raise ValueError(f"scores must contain every trial once, got more of {repeated}")
+            raise ValueError(f"scores must contain every trial once, got several of {repeated}")
         length = min(part.cmc.shape[1] for part in parts)
         order = np.argsort(trials)
         queries = [count for part in parts for count in part.num_queries]
@@ -198,10 +200,10 @@ class SearchScores(Saved):
 
 
 def format_search_scores(scores: Iterable[SearchScores]) -> str:
-    """A table in percent with one line for every result: mean, and ± deviation over several trials.
+    """Formats a table in percent, one line per result: mean, and ± deviation over several trials.
 
     Args:
-        scores: Results of any tasks. A cell is empty where a CMC ends before that rank.
+        scores: Results of any tasks. A cell is empty if the CMC ends before that rank.
 
     Returns:
         Lines with aligned columns, without a final newline. The deviation is that of the population

@@ -1,4 +1,4 @@
-"""A search task from features to scores: queries, galleries of every trial, ranking, averages."""
+"""Runs a search task from features to scores: queries, galleries, ranking, averages."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from mabm.evaluation.retrieval import RetrievalScores, evaluate_retrieval
 from mabm.evaluation.samples import SearchSamples
 from mabm.evaluation.scores import SearchScores
 
-# Whole numbers of this many bits are exact in float64.
+# Integers of this many bits are exact in float64.
 _EXACT_BITS = 53
 _ROWS_AT_ONCE = 1024
 
-# Bounds the CMC that every trial holds; galleries are far smaller.
+# Bounds the CMC stored for every trial; galleries are far smaller.
 _MOST_RANKS = 2**20
 
 
@@ -36,38 +36,39 @@ def evaluate_search(
     trial: int | None = None,
     max_rank: int = 20,
 ) -> SearchScores:
-    """Scores a search task of a data set over all its trials.
+    """Computes the scores of a search task over all its trials.
 
-    The gallery is ranked by inner product. The protocols are defined on unit vectors, where this
-    is the order of cosine and of Euclidean distance; features are never normalized here.
+    The gallery is ranked by inner product. The protocols are defined on unit vectors, for which
+    this equals the order by cosine similarity and by Euclidean distance; features are not
+    normalized here.
 
     Args:
-        features: (N, D) floating point, one row a test image. Rows that are neither queries nor
-            gallery of the task are ignored.
+        features: (N, D) floating point, one row per test image. Images that are neither queries nor
+            in the gallery of the task are ignored.
         identity: (N,) integers, at least 0 for queries and gallery, or words such as ``"0001"``.
-        camera: (N,) integers. Rows of one identity in one camera must be in the order of their file
-            names: otherwise the galleries are not the published ones.
+        camera: (N,) integers. Images of one identity in one camera must be in the order of their
+            file names: otherwise the galleries are not the published ones.
         modality: (N,) integers, 0 visible and 1 infrared, or these two words, or bool, where
             ``True`` is infrared.
         task: One of :data:`mabm.SEARCH_TASKS` or :data:`mabm.MORE_SEARCH_TASKS`, or your own.
-        rerank: Options to re-rank the distances of each trial with, from its queries and gallery
-            alone; ``None`` ranks by inner product.
-        trial: Number of the data set's trial that ``features`` are of, for the result of a task
+        rerank: Options for re-ranking each trial, using only its queries and gallery; ``None``
+            ranks by inner product.
+        trial: The data set's trial that ``features`` belong to, recorded in the result of a task
             that draws nothing. ``None`` is 0.
-        max_rank: Greatest rank of the CMC, in [1, 1048576].
+        max_rank: Largest rank of the CMC, in [1, 1048576].
 
     Returns:
-        Scores of every trial. Draws and, without ``rerank``, scores are the same bits on every
-        device and for any number of threads: each row of features is rounded to multiples of about
-        2^-21 of its greatest entry (depending on D), whose products and sums are exact in float64.
-        With ``rerank`` the distances are those of :func:`mabm.rerank`, which differ between devices
-        by the rounding of a float64 product.
+        Scores of every trial. Draws and, without ``rerank``, scores are bit-for-bit the same on
+        every device and for any number of threads: the features of each image are rounded to
+        multiples of about 2^-21 of their largest entry (depending on D), whose products and sums
+        are exact in float64. With ``rerank`` the distances are those of :func:`mabm.rerank`, which
+        may differ between devices by the rounding of a float64 product.
 
     Raises:
-        TypeError: An argument of the wrong kind.
-        ValueError: Shapes that do not fit, values that are not finite, no query, an empty gallery,
-            a query or gallery image of unknown identity, or no query with a match in its gallery.
-        MemoryError: With ``rerank``, if the distances do not fit into memory.
+        TypeError: An argument has the wrong type.
+        ValueError: Shapes do not fit, values are not finite, there are no queries or no gallery, a
+            query or gallery image has an unknown identity, or no query has a match in its gallery.
+        MemoryError: With ``rerank``, if the distances do not fit in memory.
 
     Example:
         >>> import torch, mabm
@@ -87,8 +88,8 @@ def evaluate_search(
         check_integer("trial", trial, at_least=0)
         if task.num_trials > 1:
             raise ValueError(
-                f"trial must be None for task {task.name!r}, which draws {task.num_trials} of its "
-                f"own, got {trial}"
+                f"trial must be None for task {task.name!r}, which draws its own "
+                f"{task.num_trials} trials, got {trial}"
             )
     samples = SearchSamples.check(features, identity, camera, modality)
     _check_sides(samples, task)
@@ -120,7 +121,7 @@ def evaluate_search(
 
 
 def _check_sides(samples: SearchSamples, task: SearchTask) -> None:
-    """Refuses a task without queries or gallery, and one with samples of unknown identity."""
+    """Rejects a task without queries or gallery, or with samples of unknown identity."""
     queries, gallery = samples.query_candidates(task), samples.gallery_candidates(task)
     sides = (
         ("query", queries, task.query_modality, task.query_cameras),
@@ -130,8 +131,9 @@ def _check_sides(samples: SearchSamples, task: SearchTask) -> None:
         if not len(rows):
             which = "" if cameras is None else f" and camera {', '.join(map(str, cameras))}"
             raise ValueError(
-                f"features must contain a row for the {side} of task {task.name!r} of {task.data} "
-                f"(modality {modality}{which}), got none among {len(samples.modality)} rows"
+                f"features must contain images for the {side} of task {task.name!r} of "
+                f"{task.data} (modality {modality}{which}), got none among "
+                f"{len(samples.modality)} images"
             )
     least = int(samples.identity[torch.cat([queries, gallery])].min())
     if least < 0:
@@ -150,11 +152,11 @@ def _distance(
 
 
 def minus_inner_products(x: Tensor, y: Tensor) -> Tensor:
-    """(Q, G) float64: minus the inner products of rows rounded to whole numbers of a few bits.
+    """(Q, G) float64: minus the inner products of rows rounded to integers of a few bits.
 
-    The number of bits is such that every product and every sum of D products is exact in float64,
-    so the result depends on neither the order of summation nor the device. The unit of a row is a
-    power of two, so dividing by it loses nothing.
+    The number of bits is chosen so that every product and every sum of D products is exact in
+    float64, so the result depends on neither the order of summation nor the device. The unit of a
+    row is a power of two, so dividing by it is exact.
 
     Args:
         x: (Q, D) floating point, finite.
@@ -172,17 +174,17 @@ def minus_inner_products(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _whole_numbers(rows: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """Rounds rows to whole numbers of at most ``bits`` bits; also returns each row's exponent."""
+    """Rounds rows to integers of at most ``bits`` bits; also returns each row's exponent."""
     exponents = torch.frexp(rows.abs().amax(dim=1)).exponent - bits
     return (rows.to(torch.float64) * _power_of_two(-exponents[:, None])).round_(), exponents
 
 
 def _power_of_two(exponents: Tensor) -> Tensor:
-    """2 to the power of integers, float64, set by its bits: a device's ``pow`` may be inexact."""
+    """2 to the power of integers, float64, set through its bits: ``pow`` may be inexact."""
     return (exponents.to(torch.int64) + 1023 << 52).view(torch.float64)
 
 
 def _cmc(scores: RetrievalScores[Any], max_rank: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """(max_rank,) float64: the CMC as quotients of integers, its last value repeated to the end."""
+    """(max_rank,) float64: the CMC as quotients of integers, padded with its last value."""
     counts = np.rint(scores.cmc.cpu().numpy().astype(np.float64) * scores.num_queries)
     return np.pad(counts, (0, max_rank - len(counts)), mode="edge") / scores.num_queries

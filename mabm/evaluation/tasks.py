@@ -15,10 +15,10 @@ T = TypeVar("T")
 
 
 class _RecordField(Mapping[str, T]):
-    """One field of the records of all data sets, by any spelling of a data set's name; read-only.
+    """One field of all data set records, by the name of the data set in any spelling; read-only.
 
-    Records whose field is ``None`` are left out. The records are read when they are first asked
-    for, so that ``import mabm`` does not load :mod:`mabm.data`.
+    Records whose field is ``None`` are left out. The records are loaded on first use, so that
+    ``import mabm`` does not load :mod:`mabm.data`.
 
     Args:
         field: Name of a field of :class:`mabm.data.DataSet`.
@@ -57,26 +57,25 @@ SEARCH_TASKS: Final[Mapping[str, tuple[SearchTask, ...]]] = _RecordField("search
 """The tasks of each data set by its name, in any spelling of it; read-only."""
 
 MORE_SEARCH_TASKS: Final[Mapping[str, tuple[SearchTask, ...]]] = _RecordField("more_search_tasks")
-"""Further published tasks of each data set, for whoever asks for them by name; read-only.
+"""Further published tasks of each data set, which run only if they are named; read-only.
 
-SYSU-MM01: galleries of ten images of every identity in every camera (multi-shot). LLCM: the roles
-that the released script gives the two sides where it tests visible against infrared images.
+SYSU-MM01: galleries of ten images per identity and camera (multi-shot). LLCM: queries and gallery
+as in the released script, which swaps them when it tests visible against infrared images.
 """
 
 
 def check_trial(model_trial: int | None, data_trial: int | None) -> None:
-    """Refuses to test a model on another trial of a data set than the one it was trained on.
+    """Raises an error unless a model is tested on the trial that it was trained on.
 
-    Each trial divides the same identities at random into those to train on and those to test on, so
-    that test identities of one trial are training identities of another.
+    Each trial splits the same identities randomly into training and test, so test identities of one
+    trial are training identities of another.
 
     Args:
-        model_trial: The trial that the model was trained on; ``None`` where that is not known.
-        data_trial: The trial that it is to be tested on; ``None`` for data without trials, which
-            passes.
+        model_trial: The trial that the model was trained on; ``None`` if not known.
+        data_trial: The trial to test on; ``None`` for data without trials, which is always valid.
 
     Raises:
-        ValueError: The trials differ, or the model's is not known.
+        ValueError: The trials differ, or the model's trial is not known.
 
     Example:
         >>> from mabm.evaluation import check_trial
@@ -86,11 +85,11 @@ def check_trial(model_trial: int | None, data_trial: int | None) -> None:
         return
     if model_trial is None:
         raise ValueError(
-            f"model_trial must be {data_trial}, the trial that is tested, got None: without the "
-            "trial that a model was trained on it is unknown which identities it has seen"
+            f"model_trial must be {data_trial}, the trial to test on, got None: without the trial "
+            "that a model was trained on, it is unknown which identities it has seen"
         )
     raise ValueError(
-        f"model_trial must be {data_trial}, the trial that is tested, got {model_trial}: the other "
-        "trials' test identities are among those that the model was trained on, so their scores "
-        f"are no test; test it on trial {model_trial}"
+        f"model_trial must be {data_trial}, the trial to test on, got {model_trial}: the model was "
+        "trained on test identities of other trials, so their scores are not valid; test it on "
+        f"trial {model_trial}"
     )

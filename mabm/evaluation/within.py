@@ -1,4 +1,4 @@
-"""Search within each modality: how well an encoder tells people apart without crossing the gap."""
+"""Search within each modality: how well an encoder distinguishes people without a modality gap."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ _MOST_QUERIES: Final = 2500  # keeps the distances of the largest test sets at s
 def evaluate_within_modalities(
     features: Array, identity: Column, camera: Column, modality: Column
 ) -> dict[str, dict[str, float]]:
-    """Scores searches of each modality in itself. They are no published protocol.
+    """Computes scores of searches within each modality. This is not a published protocol.
 
-    Every image with a match is a query: an image of its identity from another camera of its
-    modality. It is searched among all images of its modality; those of its own identity and camera,
-    the query included, are left out. Where there are more than 2,500 queries, 2,500 evenly spaced
-    ones are taken.
+    Every image that has a match, an image of its identity from another camera of its modality, is a
+    query. It is searched among all images of its modality except those of its own identity and
+    camera. If there are more than 2,500 queries, 2,500 evenly spaced ones are used.
 
     Args:
-        features: (N, D) floating point, one row a test image, ranked by inner product.
-        identity: (N,) integers, or words such as ``"0001"``; rows below 0 are left out.
-        camera: (N,) integers; rows below 0, of an unknown camera, are left out.
+        features: (N, D) floating point, one row per test image, ranked by inner product.
+        identity: (N,) integers, or words such as ``"0001"``; images with negative numbers are
+            ignored.
+        camera: (N,) integers; images with negative numbers, of unknown cameras, are ignored.
         modality: (N,) integers, 0 visible and 1 infrared, or these two words, or bool.
 
     Returns:
-        Scores in [0, 1] (``rank1``, ``rank5``, ..., ``mAP``, ``mINP``) under ``"visible"`` and
-        ``"infrared"``. A modality in which no identity was seen by two cameras is left out.
+        Scores in [0, 1] (``rank1``, ``rank5``, ..., ``mAP``, ``mINP``) by ``"visible"`` and
+        ``"infrared"``. A modality in which no identity was seen by two cameras is omitted.
 
     Raises:
-        TypeError: An argument of the wrong kind.
-        ValueError: Shapes that do not fit, or values that are not finite.
+        TypeError: An argument has the wrong type.
+        ValueError: Shapes do not fit, or values are not finite.
 
     Example:
         >>> import torch
@@ -61,7 +61,7 @@ def evaluate_within_modalities(
         if not len(queries):
             continue
         queries = queries[_evenly_spaced(len(queries), _MOST_QUERIES)]
-        # A search task is across two modalities, so queries pass as modality 0, their gallery as 1.
+        # A search task is across two modalities: queries pass as modality 0, the gallery as 1.
         both = torch.cat([queries, rows])
         sides = torch.cat([torch.zeros_like(queries), torch.ones_like(rows)])
         name = MODALITY_NAMES[group]
@@ -77,7 +77,7 @@ def evaluate_within_modalities(
 
 
 def _seen_elsewhere(identity: Tensor, camera: Tensor) -> Tensor:
-    """(N,) bool: whether another camera saw the identity of a row."""
+    """(N,) bool: whether the identity of an image was seen by another camera."""
     _, person = torch.unique(identity, return_inverse=True)
     pairs, place = torch.unique(torch.stack([person, camera]), dim=1, return_inverse=True)
     cameras = torch.bincount(pairs[0])
@@ -85,7 +85,7 @@ def _seen_elsewhere(identity: Tensor, camera: Tensor) -> Tensor:
 
 
 def _evenly_spaced(count: int, most: int) -> Tensor:
-    """Row numbers, all of them if there are at most ``most``."""
+    """Evenly spaced indices in [0, count), all of them if there are at most ``most``."""
     if count <= most:
         return torch.arange(count)
     return torch.arange(most) * count // most

@@ -37,8 +37,8 @@ class AgwResNet50(Encoder):
         non_local: Non-local blocks in each layer, after its last bottlenecks, at most as many as
             the layer has: AGW has two in layer 2 and three in layer 3.
         non_local_channels: Channels inside a non-local block. The published implementations of AGW
-            divide a number by itself and so have 1; ``None`` takes half of the layer's channels, as
-            Wang et al. describe.
+            divide a number by itself and so use 1; ``None`` uses half of the layer's channels, as
+            described by Wang et al.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -94,9 +94,9 @@ class AgwResNet50(Encoder):
         nn.init.normal_(self.neck.weight, 1.0, 0.01)  # as the published implementations do
 
     def pretrained_name(self, name: str) -> str:
-        """The name that a file of pretrained weights has for ``name``: that of a plain ResNet.
+        """The name of ``name`` in a file of pretrained weights: that of a plain ResNet.
 
-        Every stem takes the weights of the one stem of a ResNet.
+        Every stem is initialized from the single stem of a ResNet.
 
         Args:
             name: A name of ``state_dict()``, such as ``"stems.1.conv1.weight"``.
@@ -139,7 +139,7 @@ def _layer(channels_in: int, width: int, depth: int, *, stride: int) -> nn.Seque
 
 
 class _Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolution beside an identity or projection; the 3x3 takes the stride."""
+    """1x1, 3x3 and 1x1 convolution with an identity or projection shortcut; the 3x3 is strided."""
 
     def __init__(self, channels_in: int, width: int, stride: int) -> None:
         super().__init__()
@@ -168,9 +168,9 @@ class _NonLocalBlock(nn.Module):
     """Every position adds a weighted sum of all positions (Wang et al., CVPR 2018).
 
     Equation (1) with the dot product of equation (4) as weights, divided by the number of
-    positions: ``y = theta(x)^T phi(x) g(x) / N``. Being a product without a softmax, it is computed
-    from the right, and no N x N matrix is ever made. The last normalization starts at zero: a new
-    block is the identity, so that pretrained layers around it keep working.
+    positions: ``y = theta(x)^T phi(x) g(x) / N``. As there is no softmax, the product is computed
+    from the right, without an N x N matrix. The last normalization starts at zero: a new block is
+    the identity, so that pretrained layers around it keep working.
     """
 
     def __init__(self, channels: int, inner: int) -> None:
@@ -184,7 +184,7 @@ class _NonLocalBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         theta, phi, g = (layer(x).flatten(2) for layer in (self.theta, self.phi, self.g))
-        # Divided before it is summed over the positions: float16 ends at 65,504.
+        # Divided before summing over the positions: the largest float16 is 65,504.
         summary = torch.bmm(g, (phi / phi.shape[2]).transpose(1, 2))
         gathered = torch.bmm(summary, theta).view(len(x), -1, *x.shape[2:])
         return x + cast(Tensor, self.norm(self.out(gathered)))

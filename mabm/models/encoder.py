@@ -1,7 +1,7 @@
-"""What every encoder shares: its contract, the routing of images to stems, and the top.
+"""The base of all encoders: interface, routing of images to stems, pooling and neck.
 
-The layout is that of the field (Ye et al., TPAMI 2021): a stem for each modality, a trunk for all,
-GeM pooling (Radenovic et al., TPAMI 2019) and a BNNeck with frozen bias (Luo et al., CVPRW 2019).
+The layout is the usual one (Ye et al., TPAMI 2021): a stem per modality, a shared trunk, GeM
+pooling (Radenovic et al., TPAMI 2019) and a BNNeck with frozen bias (Luo et al., CVPRW 2019).
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from mabm._core.precision import full_precision
 
-# Added to the mean of powers, as released: its root has a gradient where all of a channel is zero.
+# Added to the mean of powers, as released: its root has a gradient even if a channel is all zero.
 _GEM_EPS = 1e-12
 
 
 class Encoder(nn.Module):
-    """Turns images of several modalities into features of one space; the base of every encoder.
+    """Maps images of several modalities to features in one space; the base of all encoders.
 
     A subclass sets ``neck`` and defines ``_pooled``, which sends each modality through its own stem
     (``stemmed``) and all of them through the same trunk.
@@ -28,14 +28,14 @@ class Encoder(nn.Module):
         num_features: D, columns of the features.
         num_modalities: G, the number of stems, >= 1.
         pixel_mean: Red, green and blue, in [0, 255], subtracted from every pixel.
-        pixel_deviation: Red, green and blue; what each channel is divided by after that.
+        pixel_deviation: Red, green and blue; each channel is divided by it afterwards.
 
     Attributes:
         num_features: D.
         num_modalities: G.
-        image_size: Height and width of the images, where the network takes one size only; else
+        image_size: Height and width of the images if the network accepts one size only; otherwise
             ``None``.
-        top: Prefixes of the names of parameters that a file of pretrained weights need not hold.
+        top: Prefixes of the names of parameters that a file of pretrained weights may lack.
 
     Example:
         >>> import torch
@@ -71,24 +71,24 @@ class Encoder(nn.Module):
             self.register_buffer(name, column, persistent=False)
 
     def forward(self, images: Tensor, modality: Tensor) -> Tensor:
-        """Features after the BNNeck, not normalized.
+        """Computes features after the BNNeck, not normalized.
 
-        A stem whose modality is absent from the batch does not run: its statistics stay and its
-        parameters get no gradient. So with ``SyncBatchNorm`` every process must pass the same
-        modalities, or they wait for one another forever.
+        A stem whose modality is absent from the batch does not run: its statistics do not change
+        and its parameters get no gradient. So with ``SyncBatchNorm`` every process must pass the
+        same modalities, otherwise the processes wait for each other forever.
 
-        Where ``modality`` is on the CPU, nothing waits for a GPU; where it is on a GPU, the host
-        waits once for the number of images of each modality. ``torch.compile`` breaks the graph at
-        that count and compiles what follows; batches of one composition are compiled once.
+        If ``modality`` is on the CPU, nothing waits for a GPU; if it is on a GPU, the host waits
+        once for the number of images per modality. ``torch.compile`` breaks the graph there and
+        compiles the rest, once for each composition of batches.
 
         Args:
             images: (N, 3, H, W) uint8 or floating, pixels in [0, 255], on the device of the
-                parameters. Infrared images hold their one channel three times.
-            modality: (N,) int64 in [0, num_modalities): the stem that each image goes through, in
-                any order; on the device of ``images`` or on the CPU.
+                parameters. Infrared images repeat their single channel three times.
+            modality: (N,) int64 in [0, num_modalities): the stem for each image, in any order; on
+                the device of ``images`` or on the CPU.
 
         Returns:
-            (N, D) features. Under autocast pooling and neck stay in full precision.
+            (N, D) features. Under autocast, pooling and neck stay in full precision.
 
         Raises:
             TypeError: If ``images`` is neither uint8 nor floating, or ``modality`` is not int64.
@@ -102,11 +102,11 @@ class Encoder(nn.Module):
             images = images[order.to(images.device, non_blocking=True)]
         pixels = images.to(self.pixel_mean.dtype)
         scaled = (pixels - self.pixel_mean) / self.pixel_deviation
-        # Channels last is the faster layout of convolutions on CPUs, by about a third for the small
-        # encoder, and the one of tensor cores on GPUs.
+        # Channels last is the faster layout for convolutions on CPUs, by about a third for the
+        # small encoder, and the layout of tensor cores on GPUs.
         pooled = self._pooled(scaled.contiguous(memory_format=torch.channels_last), counts)
         if order is not None:
-            # Back from one modality after the other to the order of the batch.
+            # Restores the order of the batch.
             pooled = pooled[torch.argsort(order).to(pooled.device, non_blocking=True)]
         return cast(Tensor, self.neck(pooled))
 
@@ -139,7 +139,7 @@ class Encoder(nn.Module):
             raise
 
     def pretrained_name(self, name: str) -> str:
-        """The name that a file of pretrained weights has for ``name`` of ``state_dict()``.
+        """The name of ``name`` (of ``state_dict()``) in a file of pretrained weights.
 
         Args:
             name: A name of ``state_dict()``.
@@ -150,11 +150,11 @@ class Encoder(nn.Module):
         return name
 
     def adapted(self, name: str, tensor: Tensor) -> Tensor:
-        """A tensor of a file, resized to fit ``name`` where its size depends on the image.
+        """A tensor from a file, resized to fit ``name`` if its size depends on the image size.
 
         Args:
             name: A name of ``state_dict()``.
-            tensor: The tensor of the file.
+            tensor: The tensor from the file.
 
         Returns:
             The same tensor; a subclass resizes position embeddings here.
@@ -182,8 +182,8 @@ def bnneck(num_features: int) -> nn.BatchNorm1d:
 def generalized_mean(maps: Tensor, power: Tensor | float) -> Tensor:
     """Pools (N, C, H, W) to (N, C): the mean of ``x ** p``, plus 1e-12, to the power ``1 / p``.
 
-    Negative values count as zero. Powers are taken in full precision, also under autocast, as
-    300 ** 3 is beyond float16.
+    Negative values count as zero. Powers are computed in full precision even under autocast, since
+    300 ** 3 overflows float16.
     """
     lifted = full_precision(maps).clamp(min=0).pow(power)
     return (lifted.mean(dim=(2, 3)) + _GEM_EPS).pow(1 / power)
@@ -201,11 +201,11 @@ def _check(images: Tensor, modality: Tensor) -> None:
 
 
 def _by_modality(modality: Tensor, num_modalities: int) -> tuple[Tensor | None, list[int]]:
-    """The stable order by modality, or ``None`` if rows are sorted; and the images of each."""
+    """The stable order by modality (``None`` if already sorted), and the image counts."""
     groups = torch.arange(num_modalities, device=modality.device)
     sizes = (modality.unsqueeze(1) == groups).sum(dim=0)
     unsorted = (modality[1:] < modality[:-1]).any()
-    # One transfer brings both, so that a GPU is waited for once.
+    # One transfer for both, to wait for a GPU only once.
     *counts, is_unsorted = torch.cat([sizes, unsorted.to(sizes.dtype).view(1)]).tolist()
     if sum(counts) != len(modality):
         least, most = (int(bound) for bound in torch.aminmax(modality))

@@ -1,4 +1,4 @@
-"""Encoders to files and back, with what is known of their training. Reading executes no code."""
+"""Saves and loads encoders with metadata on their training. Loading executes no code."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ VERSION: Final = 1
 def save_encoder(
     encoder: nn.Module, path: str | PathLike[str], *, name: str, meta: Mapping[str, object]
 ) -> None:
-    """Writes an encoder to a file that ``load_encoder`` reads: completely or not at all.
+    """Saves an encoder to a file that ``load_encoder`` reads, completely or not at all.
 
-    The file is what ``torch.save`` makes of ``{"format": "mabm-encoder", "version": 1, "name",
-    "num_modalities", "image_size", "state", "meta"}``. It is written beside its place, flushed to
-    the disk, and moved there.
+    The file is written by ``torch.save`` and contains ``{"format": "mabm-encoder", "version": 1,
+    "name", "num_modalities", "image_size", "state", "meta"}``. It is written to a temporary file
+    first, flushed to disk, and renamed.
 
     Args:
-        encoder: An encoder of ``build_encoder``, which may be compiled or wrapped for several
+        encoder: An encoder from ``build_encoder``, which may be compiled or wrapped for several
             processes.
-        path: The file; an older one is replaced.
-        name: The name that it was built by.
-        meta: What else to save: numbers, strings, booleans, ``None``, and lists and
+        path: The file; an existing one is replaced.
+        name: The name that the encoder was built with.
+        meta: Further values to save: numbers, strings, booleans, ``None``, and lists and
             string-keyed dictionaries of them.
 
     Raises:
-        OSError: If it cannot be written; an older file stays.
-        TypeError: If ``encoder`` is not an encoder, or ``meta`` holds anything else.
-        ValueError: If ``meta`` is nested without end.
+        OSError: If it cannot be written; an existing file is kept.
+        TypeError: If ``encoder`` is not an encoder, or ``meta`` contains anything else.
+        ValueError: If ``meta`` contains itself.
 
     Example:
         >>> import tempfile
@@ -77,9 +77,9 @@ def save_encoder(
 def load_encoder(
     path: str | PathLike[str], device: str | torch.device = "cpu"
 ) -> tuple[Encoder, dict[str, Any]]:
-    """Reads what ``save_encoder`` wrote: the encoder in evaluation mode, and ``meta``.
+    """Loads a file of ``save_encoder``: the encoder in evaluation mode, and ``meta``.
 
-    No code is executed and no global random state touched.
+    No code is executed, and no global random state is touched.
 
     Args:
         path: The file.
@@ -90,8 +90,9 @@ def load_encoder(
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ImportError: If it holds a backbone of timm and timm is missing.
-        ValueError: If the file is of another kind or version, damaged, or not of its encoder.
+        ImportError: If the encoder is a timm backbone and timm is not installed.
+        ValueError: If the file is of another kind or version, damaged, or does not match its
+            encoder.
 
     Example:
         >>> import tempfile
@@ -125,7 +126,7 @@ def load_encoder(
     tensors = named_tensors(state, path)
     if not isinstance(name, str):
         raise ValueError(f"{path} must have a string as name, got {name!r}")
-    if not _is_count(num_modalities) or num_modalities > len(tensors):  # each has a stem
+    if not _is_count(num_modalities) or num_modalities > len(tensors):  # each modality has a stem
         raise ValueError(
             f"{path} must have num_modalities in [1, {len(tensors)}], the number of its tensors, "
             f"got {num_modalities!r}"
@@ -142,9 +143,9 @@ def load_encoder(
         )
         report = fill_encoder(encoder, tensors)
     except ValueError as error:
-        raise ValueError(f"{path} does not hold an encoder {name!r}: {error}") from error
+        raise ValueError(f"{path} does not contain an encoder {name!r}: {error}") from error
     if report.missing or report.left_out:
-        raise ValueError(f"{path} does not hold an encoder {name!r}: {report}")
+        raise ValueError(f"{path} does not contain an encoder {name!r}: {report}")
     return encoder.to(device).eval(), meta
 
 
@@ -153,7 +154,7 @@ def saved_model(path: Path) -> str | None:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged, or holds more than tensors and plain values.
+        ValueError: If it is damaged, or contains more than tensors and plain values.
     """
     if path.suffix.lower() not in TORCH_SUFFIXES:
         return None
@@ -168,9 +169,9 @@ def _is_count(value: object) -> bool:
 
 
 def _plain_metadata(value: object, place: str, depth: int = 0) -> object:
-    """A copy in plain values and containers, or a TypeError that names the first other value."""
+    """A copy as plain values and containers, or a TypeError that names the first other value."""
     if depth > DEEPEST:
-        raise ValueError(f"meta must be nested at most {DEEPEST} deep; does it hold itself?")
+        raise ValueError(f"meta must be nested at most {DEEPEST} deep; does it contain itself?")
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or isinstance(value, (bool, int, float, str)):

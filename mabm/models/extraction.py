@@ -17,9 +17,9 @@ def extract(
     batch_size: int = 256,
     normalize_mean: bool = False,
 ) -> Tensor:
-    """Features for clustering: ``0.5 * (g(image) + g(mirrored image))``, g the unit-length output.
+    """Computes features for clustering: ``0.5 * (g(image) + g(flipped image))``, with |g| = 1.
 
-    The encoder's training flag is put back as it was; no gradient is recorded.
+    The encoder's training flag is restored; no gradient is recorded.
 
     Args:
         encoder: An ``Encoder``, which may be compiled or wrapped; images are moved to the device of
@@ -27,13 +27,13 @@ def extract(
         images: (N, 3, H, W) uint8 or floating, pixels in [0, 255].
         modality: (N,) integers, 0 visible and 1 infrared, or these two words.
         batch_size: Images per step, >= 1.
-        normalize_mean: Whether to normalize the mean, as evaluation does and clustering does not.
+        normalize_mean: Whether to normalize the mean, as in evaluation but not in clustering.
 
     Returns:
         (N, D) float32 on the CPU, of length at most one.
 
     Raises:
-        TypeError: If ``modality`` is of the wrong kind.
+        TypeError: If ``modality`` has the wrong type.
         ValueError: If ``batch_size`` is below one, a shape does not fit, or a modality is unknown.
 
     Example:
@@ -52,7 +52,7 @@ def extract(
     encoder.eval()
     try:
         with torch.inference_mode():
-            # An empty set is one empty batch, which gives the number of columns.
+            # Without images, one empty batch determines the number of columns.
             for start in range(0, max(len(images), 1), batch_size):
                 rows = slice(start, start + batch_size)
                 batch, groups = images[rows].to(device), modality[rows]

@@ -17,13 +17,13 @@ ENCODERS: Final[dict[str, Callable[[int], Encoder]]] = {
     "agw-resnet50": lambda num_modalities: AgwResNet50(num_modalities=num_modalities),
     "small": lambda num_modalities: TwoStreamEncoder(num_modalities=num_modalities),
 }
-"""Encoders by name; ``"timm:NAME"`` stands for a backbone of timm."""
+"""Encoders by name; ``"timm:NAME"`` is a timm backbone."""
 
 MAX_EDGE: Final = 4096
-"""The greatest height or width of an image in pixels, far above what is used."""
+"""The largest height or width of an image in pixels, far above any useful value."""
 
 MAX_SEED: Final = 2**63 - 1
-"""The greatest seed that PyTorch's generators take and TOML can hold."""
+"""The largest seed that PyTorch's generators accept and TOML can store."""
 
 _TIMM: Final = "timm:"
 
@@ -35,7 +35,7 @@ def new_encoder(
     seed: int = 0,
     image_size: tuple[int, int] | None = None,
 ) -> Encoder:
-    """An encoder with initial weights drawn from ``seed``: training mode, float32, on the CPU.
+    """Builds an encoder with random weights from ``seed``: training mode, float32, on the CPU.
 
     No global random state is touched.
 
@@ -43,11 +43,11 @@ def new_encoder(
         name: One of ``ENCODERS``, or ``"timm:NAME"``.
         num_modalities: Number of stems, >= 1.
         seed: Seed of the initial weights.
-        image_size: Height and width of the images, for backbones of timm that take one size only;
-            other encoders take any size.
+        image_size: Height and width of the images, for timm backbones that accept one size only;
+            other encoders accept any size.
 
     Raises:
-        ImportError: If the name is that of a backbone of timm and timm is missing.
+        ImportError: If the name is that of a timm backbone and timm is not installed.
         ValueError: If the name is unknown, or a number is out of range.
     """
     if num_modalities < 1:

@@ -1,8 +1,8 @@
-"""The names of tensors in released checkpoints, and what :class:`AgwResNet50` calls them.
+"""Maps tensor names in released checkpoints to those of :class:`AgwResNet50`.
 
-AGW (Ye et al., TPAMI 2021) saves a network of three whole ResNet-50s, ``visible_module``,
-``thermal_module`` and ``base_resnet``, and runs a part of each. CAJ, ADCA, PGM, BMIL and others
-took its names over. With non-local blocks it is :class:`AgwResNet50`; ADCA is released without.
+AGW (Ye et al., TPAMI 2021) saves a network of three full ResNet-50s, ``visible_module``,
+``thermal_module`` and ``base_resnet``, and runs a part of each. CAJ, ADCA, PGM, BMIL and others use
+the same names. With non-local blocks it is :class:`AgwResNet50`; ADCA's release has none.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections.abc import Iterable
 from typing import Final
 
 MODEL: Final = "agw-resnet50"
-"""The encoder that such checkpoints are of."""
+"""The encoder of such checkpoints."""
 
 _NETWORKS: Final = ("visible_module.visible.", "thermal_module.thermal.", "base_resnet.base.")
 
-# What a released name begins with, and what ours begins with. "NL_2.1" is the second block in layer
-# 2, and ours count from 0. "g" is a sequence of one convolution, in some code bases it alone.
+# Prefixes of released names, and ours. "NL_2.1" is the second block in layer 2; ours count from 0.
+# "g" is a sequence of one convolution, or in some code bases the convolution itself.
 _OURS: Final = (
     (r"visible_module\.visible\.(conv1|bn1)\.", r"stems.0.\1."),
     (r"thermal_module\.thermal\.(conv1|bn1)\.", r"stems.1.\1."),
@@ -58,7 +58,7 @@ def is_released(names: Iterable[str]) -> bool:
 
 
 def by_our_names(names: Iterable[str]) -> dict[str, str]:
-    """The released name of each tensor by ours; what is unused or unknown is left out.
+    """The released name of each of our tensors; unused and unknown names are left out.
 
     Raises:
         ValueError: If two names stand for the same tensor.

@@ -1,4 +1,4 @@
-"""Any image backbone of timm as a two-stream encoder; needs the extra ``timm``."""
+"""Any timm image backbone as a two-stream encoder; needs the extra ``timm``."""
 
 from __future__ import annotations
 
@@ -17,25 +17,24 @@ _DEVIATION: Final = (0.229, 0.224, 0.225)
 
 
 class TimmEncoder(Encoder):
-    """A backbone of timm with a first convolution for each modality, and a BNNeck on top.
+    """A timm backbone with a first convolution per modality, and a BNNeck on top.
 
-    Every convolution that takes the three channels of the image, a patch embedding among them, is
-    copied once per modality: the copies start equal and are trained separately. All that follows
-    is shared, even a normalization right after it, which ``AgwResNet50`` has per modality. Features
-    are pooled as the backbone itself pools for its classifier. Pixels are normalized as its weights
-    expect. Nothing is ever downloaded: weights come from a file (``load_weights``), with timm's
-    names in it.
+    Every convolution of the three image channels, including a patch embedding, is copied for each
+    modality: the copies start equal and are trained separately. Everything after it is shared, even
+    a normalization directly after it, which ``AgwResNet50`` has per modality. Features are pooled
+    as the backbone pools for its classifier, and pixels are normalized as its weights expect.
+    Nothing is downloaded: weights come from a file with timm's names (``load_weights``).
 
     Args:
         name: Name of the backbone in timm, such as ``"resnet50"`` or
             ``"vit_small_patch16_224.augreg_in21k"``.
         num_modalities: Number of stems, >= 1.
-        image_size: Height and width of the images, for a backbone that takes one size only;
-            ``None`` keeps the one that it was made for. Other backbones take any size.
+        image_size: Height and width of the images, for a backbone that accepts one size only;
+            ``None`` keeps its default size. Other backbones accept any size.
 
     Raises:
-        ImportError: If timm is missing.
-        ValueError: If timm has no backbone of that name, or it does not begin with a convolution.
+        ImportError: If timm is not installed.
+        ValueError: If timm has no backbone of that name, or it does not start with a convolution.
 
     Example:
         >>> from mabm.models import TimmEncoder
@@ -51,7 +50,7 @@ class TimmEncoder(Encoder):
         timm = _timm()
         if not timm.is_model(name):
             near = timm.list_models(f"*{name.partition('.')[0]}*")[:4]
-            raise ValueError(f"name must be a backbone of timm, got {name!r}; near it: {near}")
+            raise ValueError(f"name must be a backbone of timm, got {name!r}; similar: {near}")
         settings = _settings(timm.get_pretrained_cfg(name))
         sized = bool(settings.get("fixed_input_size"))
         options: dict[str, Any] = {"img_size": image_size} if sized and image_size else {}
@@ -71,9 +70,9 @@ class TimmEncoder(Encoder):
         self.neck = bnneck(self.num_features)
 
     def pretrained_name(self, name: str) -> str:
-        """The name that a file of pretrained weights has for ``name``: that in timm.
+        """The name of ``name`` in a file of pretrained weights: timm's.
 
-        The convolutions of all modalities take the weights of the one in timm.
+        The convolutions of all modalities are initialized from the single one in timm.
 
         Args:
             name: A name of ``state_dict()``.
@@ -81,11 +80,11 @@ class TimmEncoder(Encoder):
         return re.sub(r"\.by_modality\.\d+", "", name.removeprefix("backbone."))
 
     def adapted(self, name: str, tensor: Tensor) -> Tensor:
-        """A tensor of a file, with position embeddings resampled to the image's grid of patches.
+        """A tensor from a file, with position embeddings resampled to the image's patch grid.
 
         Args:
             name: A name of ``state_dict()``.
-            tensor: The tensor of the file.
+            tensor: The tensor from the file.
         """
         grid = getattr(getattr(self.backbone, "patch_embed", None), "grid_size", None)
         if name != "backbone.pos_embed" or grid is None:

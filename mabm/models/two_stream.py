@@ -61,7 +61,7 @@ class TwoStreamEncoder(Encoder):
 
 
 class _ResidualBlock(nn.Module):
-    """Two 3x3 convolutions beside an identity, or a 1x1 projection where the shape changes."""
+    """Two 3x3 convolutions with an identity shortcut, or a 1x1 projection if the shape changes."""
 
     def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
         super().__init__()
@@ -80,8 +80,8 @@ class _ResidualBlock(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        # Pixels are dropped here and not by the stride of the 1x1 convolution: with fewer than 16
-        # channels in the channels-last layout, its gradient on x86 CPUs is written beyond the
-        # allocated memory (oneDNN issue 6035).
+        # Pixels are dropped here instead of by the stride of the 1x1 convolution, whose gradient on
+        # x86 CPUs is written beyond the allocated memory with fewer than 16 channels in the
+        # channels-last layout (oneDNN issue 6035).
         kept = x[:, :, :: self.stride, :: self.stride]
         return F.relu(self.body(x) + self.shortcut(kept))

@@ -1,4 +1,4 @@
-"""Named tensors from files of several kinds. Reading one never executes code."""
+"""Reads named tensors from files of several kinds, without executing code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Where checkpoints keep the tensors, how deep that may be, and what wrappers put before each name.
+# Keys under which checkpoints store the tensors, their largest depth, and prefixes of wrappers.
 _NESTS: Final = ("state", "state_dict", "model", "model_state_dict", "net")
 _DEEPEST: Final = 8
 _WRAPPERS: Final = re.compile(r"^(?:module\.|_orig_mod\.)+")
@@ -26,15 +26,15 @@ _EXPANSION: Final = 20
 _ALWAYS_READ: Final = 2**30  # bytes
 
 TORCH_SUFFIXES: Final = (".pth", ".pt", ".tar", ".t")
-"""Endings of files of ``torch.save``; ``.pth.tar`` and ``.t`` are those of released checkpoints."""
+"""Extensions of ``torch.save`` files; released checkpoints use ``.pth.tar`` and ``.t``."""
 
 
 class _NumpyValue:
-    """A value of NumPy beside the tensors of a file: passed over, its content not kept.
+    """A placeholder for NumPy values among the tensors of a file; their content is dropped.
 
-    Released checkpoints hold their scores as NumPy's numbers and arrays. This class stands for the
-    four functions and classes that those are pickled by, so that none of NumPy's is ever called
-    with what a file says.
+    Released checkpoints contain scores as NumPy numbers and arrays. This class replaces the four
+    functions and classes that such values are pickled with, so that NumPy is never called with the
+    content of a file.
     """
 
     __slots__ = ()
@@ -46,7 +46,7 @@ class _NumpyValue:
         pass
 
 
-# NumPy renamed its core in version 2; a file has the name of the version that wrote it.
+# NumPy renamed its core in version 2; a file uses the name of the version that wrote it.
 _ALLOWED: Final[list[Callable[..., Any] | tuple[Callable[..., Any], str]]] = [
     (_NumpyValue, "numpy.dtype"),
     (_NumpyValue, "numpy.ndarray"),
@@ -56,22 +56,22 @@ _ALLOWED: Final[list[Callable[..., Any] | tuple[Callable[..., Any], str]]] = [
         for function in ("scalar", "_reconstruct")
     ),
 ]
-_ALLOWING: Final = threading.Lock()  # what PyTorch allows, it allows in every thread
+_ALLOWING: Final = threading.Lock()  # PyTorch's list of allowed classes is shared by all threads
 
-_REFUSED: Final = re.compile(r"GLOBAL (\S{1,100})")  # where PyTorch says what it refuses
+_REFUSED: Final = re.compile(r"GLOBAL (\S{1,100})")  # how PyTorch names a rejected class
 _OTHER_ARCHIVES: Final = (
     (0, b"\x1f\x8b", "compressed by gzip: decompress it first"),
-    (257, b"ustar", "a tar archive: unpack it, and give the file that is in it"),
+    (257, b"ustar", "a tar archive: unpack it, and use the file inside"),
 )
 
 
 def read_weights(source: str | PathLike[str] | IO[bytes]) -> dict[str, Tensor]:
-    """The named tensors of a file that :func:`mabm.models.load_weights` takes, on the CPU.
+    """Reads the named tensors of a file for :func:`mabm.models.load_weights`, on the CPU.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ImportError: If safetensors is needed and missing.
-        ValueError: If the file is of another kind or damaged, or holds anything but tensors.
+        ImportError: If safetensors is needed but not installed.
+        ValueError: If the file is of another kind or damaged, or contains anything but tensors.
     """
     if not isinstance(source, (str, PathLike)):
         return _read_npz(source, "weights")
@@ -91,9 +91,9 @@ def read_weights(source: str | PathLike[str] | IO[bytes]) -> dict[str, Tensor]:
 
 
 def read_torch(path: Path, *, name: str | None = None) -> object:
-    """Reads a file of ``torch.save`` that holds nothing but tensors and plain values.
+    """Reads a ``torch.save`` file that contains only tensors and plain values.
 
-    Numbers and arrays of NumPy may be among the values; what is returned has placeholders there.
+    It may also contain NumPy numbers and arrays, which are replaced by placeholders.
 
     Args:
         path: The file.
@@ -101,7 +101,7 @@ def read_torch(path: Path, *, name: str | None = None) -> object:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is of another kind or damaged, or holds other objects.
+        ValueError: If it is of another kind or damaged, or contains other objects.
     """
     name = str(path) if name is None else name
     with _opened(path) as stream:
@@ -116,10 +116,10 @@ def read_torch(path: Path, *, name: str | None = None) -> object:
             refused = _REFUSED.search(str(error))
             got = "" if refused is None else f", got {refused[1]}"
             raise ValueError(
-                f"{name} must be a file of torch.save with nothing but tensors and plain values in "
-                f"it{got}: other objects could execute code when loaded, and are refused"
+                f"{name} must be a torch.save file with only tensors and plain values in "
+                f"it{got}: other objects could execute code when loaded, and are rejected"
             ) from error
-        except Exception as error:  # whatever torch says of damaged files
+        except Exception as error:  # torch raises many kinds on damaged files
             raise ValueError(
                 f"{name} is not a complete torch.save file: {_reason(error)}"
             ) from error
@@ -127,62 +127,60 @@ def read_torch(path: Path, *, name: str | None = None) -> object:
 
 
 def named_tensors(value: object, path: Path) -> dict[str, Tensor]:
-    """The state dict in the contents of a file, without the prefixes that wrappers add to names."""
-    for _ in range(_DEEPEST):  # a dictionary may hold itself
+    """The state dict in the content of a file, without the prefixes that wrappers add to names."""
+    for _ in range(_DEEPEST):  # a dictionary may contain itself
         if not isinstance(value, Mapping):
             break
         if value and all(isinstance(item, Tensor) for item in value.values()):
             return {_WRAPPERS.sub("", str(name)): tensor for name, tensor in value.items()}
         nested: Iterator[object] = (value.get(nest) for nest in _NESTS)
         value = next((each for each in nested if isinstance(each, Mapping)), None)
-    raise ValueError(
-        f"{path} must contain named tensors, alone or as one of {list(_NESTS)}; it does not"
-    )
+    raise ValueError(f"{path} must contain named tensors, directly or under one of {list(_NESTS)}")
 
 
 def _opened(path: Path) -> IO[bytes]:
-    """The file, opened; a pipe, which might never end, is refused."""
+    """Opens the file; rejects pipes, which might never end."""
     if path.exists() and not path.is_file():
         raise ValueError(f"{path} must be a file, got {'a folder' if path.is_dir() else 'none'}")
     return path.open("rb")
 
 
 def _check_archive(stream: IO[bytes], name: str) -> None:
-    """Refuses archives that only have the name of a file of torch.save."""
+    """Rejects archives that have the extension of a torch.save file but are not one."""
     for place, mark, words in _OTHER_ARCHIVES:
         stream.seek(place)
         if stream.read(len(mark)) == mark:
-            raise ValueError(f"{name} must be a file of torch.save, got one that is {words}")
+            raise ValueError(f"{name} must be a torch.save file, got one that is {words}")
 
 
 def _check_expansion(stream: IO[bytes], name: str) -> None:
-    """Refuses an archive that would take far more memory than it has bytes."""
+    """Rejects an archive that would need far more memory than its size."""
     try:
         with zipfile.ZipFile(stream) as archive:
             expanded = sum(entry.file_size for entry in archive.infolist())
-    except Exception as error:  # whatever zipfile says of damaged files
+    except Exception as error:  # zipfile raises many kinds on damaged files
         raise ValueError(f"{name} is not a complete archive: {_reason(error)}") from error
     size = stream.seek(0, os.SEEK_END)
     if expanded > max(_ALWAYS_READ, _EXPANSION * size):
         raise ValueError(
-            f"{name} must contain at most {_EXPANSION} times its {size} bytes, got {expanded}"
+            f"{name} must expand to at most {_EXPANSION} times its {size} bytes, got {expanded}"
         )
 
 
 def _reason(error: Exception) -> str:
-    """The first line of what a library says, or the kind of the error."""
+    """The first line of a library's error message, or the type of the error."""
     return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 def _read_npz(stream: IO[bytes], name: str) -> dict[str, Tensor]:
     if not zipfile.is_zipfile(stream):
-        raise ValueError(f"{name} is not a complete .npz file of numbers: it is no archive")
+        raise ValueError(f"{name} is not a complete .npz file of numbers: it is not a zip archive")
     _check_expansion(stream, name)
     stream.seek(0)
     try:
         with np.load(stream, allow_pickle=False) as archive:
             return {key: torch.from_numpy(archive[key]) for key in archive.files}
-    except Exception as error:  # whatever NumPy and zipfile say of damaged files
+    except Exception as error:  # NumPy and zipfile raise many kinds on damaged files
         raise ValueError(
             f"{name} is not a complete .npz file of numbers: {_reason(error)}"
         ) from error
@@ -194,10 +192,10 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         import safetensors.torch
     except ImportError as error:
         raise ImportError(
-            'reading .safetensors needs safetensors: pip install "mabm[train]"'
+            '.safetensors files need safetensors: pip install "mabm[train]"'
         ) from error
     _opened(path).close()
     try:
         return safetensors.torch.load_file(path)
-    except Exception as error:  # whatever the library says of damaged files
+    except Exception as error:  # safetensors has its own exceptions
         raise ValueError(f"{path} is not a complete safetensors file: {_reason(error)}") from error

@@ -1,4 +1,4 @@
-"""Weights into encoders, from files of several kinds. Reading one never executes code."""
+"""Loads weights into encoders from files of several kinds, without executing code."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ from mabm.models.weight_files import read_weights
 _LOG = logging.getLogger(__name__)
 
 SHIPPED: Final = NamedMapping({"emoji_xm": ("emoji_xm_encoder.npz", "small")})
-"""Weights that ship beside this file, by name in any spelling: their file, and their encoder."""
+"""Shipped weights by name, in any spelling: their file, in this folder, and their encoder."""
 
 _SHOWN: Final = 4  # names in a message
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """How the tensors of a file were used.
+    """Which tensors of a file were loaded.
 
     Attributes:
-        loaded: Names of the encoder's tensors that were filled.
-        missing: Names of the encoder's tensors that the file does not hold, left unchanged.
+        loaded: Names of the encoder's tensors that were loaded.
+        missing: Names of the encoder's tensors that the file lacks, left unchanged.
         left_out: Names in the file that the encoder does not have.
-        reasons: Why names are missing or left out, where it is known, by the first part of a name.
+        reasons: Why names are missing or left out, if known, by the first part of the name.
 
     Example:
         >>> from mabm.models import LoadReport
@@ -57,13 +57,13 @@ class LoadReport:
     def __str__(self) -> str:
         text = f"{len(self.loaded)} tensors loaded"
         if self.missing:
-            text += f"; not in the file, left as they were: {self._parts(self.missing)}"
+            text += f"; not in the file, unchanged: {self._parts(self.missing)}"
         if self.left_out:
             text += f"; in the file, not used: {self._parts(self.left_out)}"
         return text
 
     def _parts(self, names: tuple[str, ...]) -> str:
-        """First parts of names with the number of names: ``"fc (2), neck (4)"``, and why."""
+        """First parts of names with counts, ``"fc (2), neck (4)"``, and the reason."""
         words = []
         for part, count in Counter(name.split(".")[0] for name in names).items():
             reason = f": {self.reasons[part]}" if part in self.reasons else ""
@@ -79,21 +79,21 @@ def build_encoder(
     seed: int = 0,
     image_size: tuple[int, int] | None = None,
 ) -> Encoder:
-    """An encoder by name, with weights from a file if one is named; training mode, on the CPU.
+    """Builds an encoder by name, optionally with weights from a file; training mode, on the CPU.
 
     No global random state is touched.
 
     Args:
-        name: ``"agw-resnet50"``, ``"small"``, or ``"timm:NAME"`` for a backbone of timm.
+        name: ``"agw-resnet50"``, ``"small"``, or ``"timm:NAME"`` for a timm backbone.
         weights: A file that ``load_weights`` reads, or ``"emoji_xm"`` (in any case, with ``-`` or
             ``_``) for the weights of ``"small"`` that ship with the package; ``None`` keeps the
-            initial weights. A shipped name comes before a file of that name.
+            initial weights. A shipped name takes precedence over a file of that name.
         num_modalities: Number of stems, >= 1.
         seed: Seed of the initial weights.
-        image_size: Height and width of the images, for backbones of timm that take one size only.
+        image_size: Height and width of the images, for timm backbones that accept one size only.
 
     Raises:
-        ImportError: If an extra is missing; the message names it.
+        ImportError: If an extra is not installed; the message names it.
         FileNotFoundError: If there is no such file.
         ValueError: If a name is unknown, or the weights do not fit.
 
@@ -110,7 +110,7 @@ def build_encoder(
         file, needed = SHIPPED[shipped]
         if (name, num_modalities) != (needed, 2):
             raise ValueError(
-                f"weights {shipped!r} are of the encoder {needed!r} with 2 modalities, "
+                f"weights {shipped!r} are for the encoder {needed!r} with 2 modalities, "
                 f"got {name!r} with {num_modalities}"
             )
         _load_shipped(encoder, file)
@@ -120,10 +120,10 @@ def build_encoder(
 
 
 def load_pretrained(name: str = "emoji_xm") -> TwoStreamEncoder:
-    """An encoder with weights that ship with the library: evaluation mode, float32, on the CPU.
+    """Loads an encoder with shipped weights: evaluation mode, float32, on the CPU.
 
-    ``benchmarks/pretraining.py`` trained ``"emoji_xm"`` and says how. Weights are plain arrays:
-    loading them executes no code.
+    ``"emoji_xm"`` was trained by ``benchmarks/pretraining.py``. Weights are plain arrays: loading
+    them executes no code.
 
     Args:
         name: Name of the weights, in any case and with ``-`` or ``_``.
@@ -132,7 +132,7 @@ def load_pretrained(name: str = "emoji_xm") -> TwoStreamEncoder:
         The encoder.
 
     Raises:
-        ValueError: If no weights of that name ship.
+        ValueError: If there are no shipped weights of that name.
 
     Example:
         >>> from mabm.models import load_pretrained
@@ -154,28 +154,28 @@ def _load_shipped(encoder: Encoder, file: str) -> None:
 
 
 def load_weights(encoder: Encoder, source: str | PathLike[str] | IO[bytes]) -> LoadReport:
-    """Fills ``encoder`` in place; returns what was filled and logs it in one line.
+    """Loads weights into ``encoder`` in place; returns which were loaded, and logs it in one line.
 
     A file fits if it has every tensor of the encoder, except those of its top (``Encoder.top``: the
-    neck, and what pretrained backbones lack) and the counters of batch normalization. Names that
-    the encoder does not have, such as a classifier's, are left out. A prefix ``"module."`` is
-    dropped. torchvision's ``resnet50`` fits ``AgwResNet50``: each stem takes its one stem. So do
-    checkpoints of AGW and of the code bases that took its names over, among them ADCA, PGM and
-    BMIL; they must be complete, with the neck and all non-local blocks or none.
+    neck, and others that pretrained backbones lack) and the counters of batch normalization. Names
+    that the encoder does not have, such as a classifier's, are ignored, and a prefix ``"module."``
+    is removed. torchvision's ``resnet50`` fits ``AgwResNet50``: its stem is loaded into each stem.
+    So do checkpoints of AGW and of code bases with the same names, such as ADCA, PGM and BMIL; they
+    must be complete, with the neck, and with all non-local blocks or none.
 
     Args:
-        encoder: The encoder to fill; changed only if the whole file fits.
+        encoder: The encoder to load into; changed only if the whole file fits.
         source: A ``.pth``, ``.pt``, ``.pth.tar`` or ``.t`` file of ``torch.save`` (a state dict, a
-            dictionary that holds one as ``state``, ``state_dict``, ``model``, ``net`` or
+            dictionary that contains one as ``state``, ``state_dict``, ``model``, ``net`` or
             ``model_state_dict``, or a file of ``save_encoder``), ``.safetensors`` or ``.npz``; an
-            open file is read as ``.npz``. Values of NumPy beside the tensors are passed over.
+            open file is read as ``.npz``. NumPy values among the tensors are ignored.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ImportError: If safetensors is needed and missing.
-        ValueError: If the file is of another kind or damaged, holds anything but tensors, or does
-            not fit: each tensor must be dense, of numbers that are finite in the encoder's dtype,
-            and real or integer as the encoder's is.
+        ImportError: If safetensors is needed but not installed.
+        ValueError: If the file is of another kind or damaged, contains anything but tensors, or
+            does not fit: each tensor must be dense, finite in the encoder's dtype, and real or
+            integer like the encoder's.
 
     Example:
         >>> import tempfile
@@ -218,7 +218,7 @@ def fill_encoder(encoder: Encoder, found: Mapping[str, Tensor]) -> LoadReport:
     }
     missing = [n for n in state if n not in filled and not n.endswith("num_batches_tracked")]
     optional = encoder.top
-    if released:  # the whole network, which may be one without non-local blocks
+    if released:  # the whole network, possibly one without non-local blocks
         optional = () if any(name.startswith("non_local.") for name in filled) else ("non_local.",)
     needed = [name for name in missing if not name.startswith(optional)]
     if needed:
@@ -240,19 +240,19 @@ def fill_encoder(encoder: Encoder, found: Mapping[str, Tensor]) -> LoadReport:
 
 
 def _origins(encoder: Encoder, found: Mapping[str, Tensor]) -> tuple[dict[str, str], bool]:
-    """The names in a file by the names that they stand for, and whether they are released ones."""
+    """The encoder's names mapped to those in the file, and whether those are released names."""
     if not released_names.is_released(found):
         return {name: name for name in found}, False
     if not isinstance(encoder, AgwResNet50):
         raise ValueError(
-            f"weights with the names of AGW, such as {_some(found)}, are of the encoder "
+            f"weights with the names of AGW, such as {_some(found)}, are for the encoder "
             f"{released_names.MODEL!r}, got {type(encoder).__name__}"
         )
     return released_names.by_our_names(found), True
 
 
 def _fitted(encoder: Encoder, name: str, tensor: Tensor, target: Tensor) -> Tensor:
-    """A tensor of a file in shape and dtype of the encoder's, or ValueError."""
+    """A tensor from a file in the shape and dtype of the encoder's, or ValueError."""
     kind = _unfit(tensor, target)
     if kind is not None:
         wanted = "real" if target.is_floating_point() else "integer"
@@ -272,7 +272,7 @@ def _fitted(encoder: Encoder, name: str, tensor: Tensor, target: Tensor) -> Tens
 
 
 def _unfit(tensor: Tensor, target: Tensor) -> str | None:
-    """Why a tensor cannot replace ``target``: what it is; ``None`` if it can."""
+    """A description of a tensor that cannot replace ``target``; ``None`` if it can."""
     if tensor.is_meta:
         return "a meta tensor, which has no values"
     if tensor.is_nested:
@@ -302,10 +302,11 @@ def save_weights(encoder: Encoder, path: str | PathLike[str]) -> None:
 
     Args:
         encoder: The encoder to save.
-        path: The file, with any suffix; an older file is replaced once the new one is complete.
+        path: The file, with any extension; an existing file is replaced once the new one is
+            complete.
 
     Raises:
-        OSError: If it cannot be written; an older file stays.
+        OSError: If it cannot be written; an existing file is kept.
 
     Example:
         >>> import tempfile

@@ -171,7 +171,7 @@ def _tabulate_facts(runs: Sequence[ComparedRun], legend: Sequence[Line]) -> dict
     for run in runs:
         last = name_epoch(run.history[-1]) if run.history else NONE
         state = "finished" if run.is_finished else "not finished"
-        facts.append({"training": state, "newest": last, **dict(summarize(run.history))})
+        facts.append({"training": state, "last epoch": last, **dict(summarize(run.history))})
     heads = list(dict.fromkeys(name for each in facts for name in each))
     rows = [
         (line, [each.get(head, NONE) for head in heads])

@@ -55,6 +55,7 @@ _MARKS: Final = (
     ("v", '<path d="M15 8 L18 2.6 H12 Z"/>'),
     ("P", '<path d="M14 2h2v2h2v2h-2v2h-2v-2h-2v-2h2z"/>'),
 )
+_ROOM_ABOVE: Final = 1.08  # upper end of an axis, in the highest value
 _LEAST_GAP: Final = 0.09  # of an axis, between two ticks: about the height of their text
 _LONGEST_SIDE: Final = 160  # pixels of a tile; screens show it at about half of that
 _JPEG_QUALITY: Final = 88
@@ -192,6 +193,9 @@ def _scale_from_zero(axes: Axes, lines: Sequence[Line], percent: bool) -> None:
 
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0] if _any_negative(lines) else 0.0))
+    highest = max((np.nanmax(line.values) for line in lines), default=0)
+    if highest > 0:
+        axes.set_ylim(top=_ROOM_ABOVE * highest)  # a mark at the edge would be cut
     if percent:
         digits = 0 if axes.get_ylim()[1] > 0.05 else 1
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=digits))

@@ -37,7 +37,7 @@ class Curves:
         columns: Name of a curve -> a value for each entry of the history, ``None`` without one.
         dashed: Names of the curves with dashed lines.
         percent: Whether the values are shares, written in percent.
-        steps: Whether the values are set, and stay until they are set anew.
+        steps: Whether the values are set, and stay until they are set again.
         families: Name of a curve -> its family, whose curves have one color.
     """
 
@@ -135,7 +135,7 @@ def _retrieval(history: Sequence[Entry]) -> Curves:
     }
     return Curves(
         "Retrieval",
-        "Rank-1 (R1, solid) and mean average precision (mAP, dashed) across modalities, in percent; "
+        "Rank-1 (R1) and mean average precision (mAP) of searches across modalities, in percent; "
         "of several trials the mean.",
         columns,
         dashed=frozenset(name for name in columns if name.endswith("mAP")),
@@ -195,7 +195,8 @@ def _spanning(history: Sequence[Entry]) -> Curves:
     }
     return Curves(
         "Noise and spanning clusters",
-        "In percent. Noise: images in no cluster. Spanning: clusters with images of all modalities.",
+        "In percent. Noise: images in no cluster. Spanning: clusters with images of every "
+        "modality.",
         {**noise, **spanning},
         dashed=frozenset(noise),
         percent=True,

@@ -82,6 +82,7 @@ class Story:
         time: How many epochs were trained in which time; empty without a history.
         milestones: Scores before training and after each stage; ``None`` without an evaluation.
         stages: What happened in each stage; ``None`` before the first epoch.
+        compares_identities: Whether clusters are compared with identities.
     """
 
     data: str
@@ -89,6 +90,7 @@ class Story:
     time: str
     milestones: Milestones | None
     stages: StageTable | None
+    compares_identities: bool
 
 
 def tell_story(history: Sequence[Entry], data: DataFacts | None = None) -> Story:
@@ -105,6 +107,7 @@ def tell_story(history: Sequence[Entry], data: DataFacts | None = None) -> Story
         _describe_time(history),
         _tabulate_milestones(shown) if shown else None,
         _tabulate_stages(history),
+        any(value is not None for value in column(history, "diagnostics", _ALL, "ari")),
     )
 
 
@@ -134,7 +137,7 @@ def _describe_clustered(history: Sequence[Entry]) -> str:
         }
         if counts:
             images = " and ".join(f"{count:,} {name}" for name, count in counts.items())
-            return f"An epoch clusters {images} images."
+            return f"Each epoch clusters {images} images."
     return ""
 
 
@@ -148,7 +151,9 @@ def _milestones(history: Sequence[Entry]) -> list[Entry]:
 
 
 def _tabulate_milestones(entries: Sequence[Entry]) -> Milestones:
-    paths = {task: ("evaluation", task, "mean") for task in keys_of(entries, "evaluation")}
+    paths: dict[str, tuple[str, ...]] = {}
+    for task in keys_of(entries, "evaluation"):
+        paths[task] = "evaluation", task, "mean"
     for modality in keys_of(entries, "within_modality"):
         paths[f"within {modality}"] = "within_modality", modality
     searches = []

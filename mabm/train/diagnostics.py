@@ -113,7 +113,7 @@ def diagnose(
         The diagnostics as Python numbers; the same on every device.
 
     Raises:
-        TypeError: An argument is of the wrong kind.
+        TypeError: An argument has the wrong type.
         ValueError: The shapes differ, or a number is out of range.
 
     Example:
@@ -201,7 +201,7 @@ def diagnose_epoch(
         within each modality together. The neighbor mix is in ``"all"``.
 
     Raises:
-        TypeError: An argument is of the wrong kind.
+        TypeError: An argument has the wrong type.
         ValueError: The shapes differ, or a number is out of range.
 
     Example:
@@ -261,7 +261,7 @@ def nearest_samples(
         including the sample itself; -1 where there are no more samples.
 
     Raises:
-        TypeError: An argument is of the wrong kind.
+        TypeError: An argument has the wrong type.
         ValueError: A shape is wrong, a number is not finite, or ``num_neighbors`` is out of range.
     """
     check_integer("num_neighbors", num_neighbors, at_least=1, at_most=MAX_K - 1)
@@ -288,7 +288,7 @@ def neighbor_mix(
         NaN if the samples of ``a`` have no neighbors.
 
     Raises:
-        TypeError: An argument is of the wrong kind.
+        TypeError: An argument has the wrong type.
         ValueError: The shapes differ, or a rank is outside [-1, N).
 
     Example:

@@ -36,7 +36,9 @@ def extract_features(
     normalize_mean: bool = False,
     progress: bool = False,
 ) -> Tensor:
-    """Returns the features of all images: ``0.5 * (g(image) + g(flipped image))``, |g| = 1.
+    """Returns the features of all images: ``0.5 * (g(image) + g(flipped image))``.
+
+    Before the mean, each of the two has length 1.
 
     When several processes train together, each extracts its share and all get all features.
 

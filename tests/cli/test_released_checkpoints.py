@@ -186,7 +186,7 @@ def test_mistakes_say_what_to_give(
             (checkpoint, data, "contains only weights and does not name its encoder: give --model "
              "agw-resnet50"),
             (small, data, "contains only weights and does not name its encoder: give --model NAME"),
-            (checkpoint, (*data, "--model", "small"), "are of the encoder 'agw-resnet50', got"),
+            (checkpoint, (*data, "--model", "small"), "are for the encoder 'agw-resnet50', got"),
             (small, (*data, "--model", "agw-resnet50"), "weights of neck.weight must have shape"),
             (ours, (*data, "--model", "small"), f"must be omitted for {ours}, whose encoder is"),
             (small, (*data, "--model", "resnet"), "name must be one of ['agw-resnet50', 'small']"),

@@ -265,7 +265,7 @@ def test_evaluate_averages_the_models_of_several_trials(
 
     status, out, err = run("evaluate", folders[0], "--trial", 2)
     assert (status, out) == (1, "")
-    assert "model_trial must be 2, the trial that is tested, got 1" in err
+    assert "model_trial must be 2, the trial to test on, got 1" in err
     assert run("evaluate", folders[0], "--trial", 1, "--quiet")[0] == 0
     assert "for different trials to be averaged, got " in run("evaluate", folders[0], folders[0])[2]
 
@@ -434,7 +434,7 @@ def test_extract_mistakes_are_one_line(sysu: Path, run: Run, tmp_path: Path) -> 
         (
             [tmp_path / "weights.pt", *file, *data],
             1,
-            f"{tmp_path / 'weights.pt'} holds weights alone",
+            f"{tmp_path / 'weights.pt'} contains only weights",
         ),
         (["emoji_xm", *file, "--data", "sisu"], 1, "name must be one of"),
         (["emoji_xm", "--output", "x.csv", *data], 1, "--output must end in .npz or .npy or"),

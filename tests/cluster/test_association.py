@@ -116,7 +116,7 @@ def test_what_did_not_converge_is_said(caplog: pytest.LogCaptureFixture) -> None
     cost = torch.rand(6, 6, generator=torch.Generator().manual_seed(0))
     with caplog.at_level(logging.WARNING, logger="mabm"):
         mabm.transport_plan(cost, regularization=0.001, max_iterations=2)
-    assert "rows miss their masses by" in caplog.text
+    assert "row sums differ from their masses by" in caplog.text
     assert "after 2 iterations" in caplog.text
 
 
@@ -198,12 +198,12 @@ REFUSED = [
     (mabm.match_clusters, {"cost": np.zeros(3)}, ValueError, r"cost must be \(A, B\), got shape \(3,\)"),
     (mabm.match_clusters, {"cost": np.array([[0.0], [np.inf]])}, ValueError, "cost must be finite, got NaN or Inf in row 1"),
     (mabm.match_clusters, {"cost": np.zeros((2, 2), bool)}, TypeError, "cost must contain real numbers, got dtype torch.bool"),
-    (mabm.transport_plan, {"cost": np.zeros((0, 2))}, ValueError, r"cost must have a row and a column, got shape \(0, 2\)"),
+    (mabm.transport_plan, {"cost": np.zeros((0, 2))}, ValueError, r"cost must not be empty, got shape \(0, 2\)"),
     (mabm.transport_plan, {"regularization": 0}, ValueError, "regularization must be above 0, got 0"),
     (mabm.transport_plan, {"regularization": -1.0}, ValueError, r"regularization must be in \[0, inf\), got -1.0"),
     (mabm.transport_plan, {"tolerance": "small"}, TypeError, "tolerance must be a number, got str"),
     (mabm.transport_plan, {"max_iterations": 0}, ValueError, "max_iterations must be at least 1, got 0"),
-    (mabm.transport_plan, {"row_mass": np.ones(3)}, ValueError, r"row_mass must be \(2,\) as cost has it, got \(3,\)"),
+    (mabm.transport_plan, {"row_mass": np.ones(3)}, ValueError, r"row_mass must be \(2,\), as in cost, got \(3,\)"),
     (mabm.transport_plan, {"column_mass": np.array([1.0, -1, 1])}, ValueError, "column_mass must be finite and not negative"),
     (mabm.transport_plan, {"column_mass": np.zeros(3)}, ValueError, "column_mass must sum to a finite number above 0, got 0"),
     (mabm.transport_plan, {"column_mass": np.ones(3, bool)}, TypeError, "column_mass must contain real numbers"),

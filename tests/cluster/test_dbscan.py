@@ -125,7 +125,7 @@ class _Cores(_Broken):
         (
             {"clusterer": mabm.DBSCAN(), "eps": 0.6},
             ValueError,
-            r"clusterer must be given without eps, .* got eps=0.6 beside DBSCAN\(eps=0.6, ",
+            r"clusterer must be given without eps, .* got eps=0.6 and DBSCAN\(eps=0.6, ",
         ),
         (
             {"clusterer": mabm.DBSCAN(), "eps": 0.5, "min_samples": 4},

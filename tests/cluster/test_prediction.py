@@ -241,7 +241,7 @@ def test_names_count_rather_than_their_order_among_the_new_samples() -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"new_features": torch.ones(2, 5)}, "new_features must have 4 columns .* got 5"),
+        ({"new_features": torch.ones(2, 5)}, "new_features must have 4 columns, .* got 5"),
         ({"new_features": torch.ones(4)}, r"new_features must be \(N, D\), got shape \(4,\)"),
         ({"new_modality": None}, "new_modality must be given, as found has a modality; got None"),
         ({"new_modality": torch.zeros(3, dtype=torch.int64)}, r"new_modality must be \(2,\)"),
@@ -252,7 +252,7 @@ def test_names_count_rather_than_their_order_among_the_new_samples() -> None:
         ),
         (
             {"found": torch.zeros(23, dtype=torch.int64), "new_modality": None},
-            r"found must be \(24,\), a label for each row of features",
+            r"found must be \(24,\), one label per row of features",
         ),
         (
             {"found": torch.full((24,), -2), "new_modality": None},

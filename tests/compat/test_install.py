@@ -4,9 +4,6 @@ import doctest
 import importlib
 import importlib.util
 import pkgutil
-import re
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,16 +11,7 @@ from fresh_interpreter import run_program
 
 from mabm import compat
 
-
-@pytest.fixture(autouse=True)
-def _old_paths_are_gone_afterwards() -> Iterator[None]:
-    finders, modules = list(sys.meta_path), set(sys.modules)
-    yield
-    sys.meta_path[:] = finders
-    for name in set(sys.modules) - modules:
-        if not name.startswith("mabm"):
-            del sys.modules[name]
-
+pytestmark = pytest.mark.usefixtures("_old_paths_are_gone_afterwards")
 
 MODULES = ["mabm.compat", *(m.name for m in pkgutil.walk_packages(compat.__path__, "mabm.compat."))]
 
@@ -292,7 +280,7 @@ def test_modules_that_import_faiss_load_without_it_and_tell_when_it_is_used(tmp_
         "def search(x, metric=faiss.METRIC_L2): return faiss.IndexFlatL2(x)\n",
     )
     if importlib.util.find_spec("faiss") is not None:
-        pytest.skip("faiss is installed, and the stand-in is for where it is not")
+        pytest.skip("faiss is installed; the stand-in replaces it only if it is not")
     found = run(
         f"{INSTALL_CC}"
         "from cc.utils.faiss_rerank import compute_other\n"
@@ -312,7 +300,7 @@ def test_modules_that_import_faiss_load_without_it_and_tell_when_it_is_used(tmp_
 
 def test_no_other_code_finds_the_stand_in_for_faiss(tmp_path: Path) -> None:
     if importlib.util.find_spec("faiss") is not None:
-        pytest.skip("faiss is installed, and the stand-in is for where it is not")
+        pytest.skip("faiss is installed; the stand-in replaces it only if it is not")
     (tmp_path / "library.py").write_text(
         "try:\n    import faiss\nexcept ImportError:\n    faiss = None\n"
         "import importlib.util\nspec = importlib.util.find_spec('faiss')\n"
@@ -329,7 +317,7 @@ def test_a_library_finds_no_faiss_after_the_code_base_has_imported_it(
     tmp_path: Path, statement: str, importer: str
 ) -> None:
     if importlib.util.find_spec("faiss") is not None:
-        pytest.skip("faiss is installed, and the stand-in is for where it is not")
+        pytest.skip("faiss is installed; the stand-in replaces it only if it is not")
     write_package(
         tmp_path,
         utils__faiss_rerank=f"{statement}\ndef compute_other(): pass\n",
@@ -360,37 +348,6 @@ def test_nothing_changes_before_install_and_importing_mabm_imports_no_drop_in() 
         "print(sys.meta_path == before, [m for m in names if not m.startswith('mabm.compat._')])"
     )
     assert found.split("\n")[:2] == ["[]", "True []"]
-
-
-def readme_rows() -> list[tuple[str, str]]:
-    """(this line, that line) of each code base in the README."""
-    text = (Path(__file__).parents[2] / "README.md").read_text()
-    return re.findall(r"\| `(from .* import .*)` \| `(from mabm\.compat\..* import .*)` \|", text)
-
-
-def test_the_readme_names_every_family_and_every_module_that_stands_in() -> None:
-    modules = {
-        part for _, line in readme_rows() for part in re.findall(r"mabm\.compat\.(\w+)", line)
-    }
-    paths = [names for family in compat.FAMILIES.values() for names in family.values()]
-    assert modules == {here for names in paths for here in names.values()}
-    text = (Path(__file__).parents[2] / "README.md").read_text()
-    (line,) = re.findall(r"mabm\.compat\.install\(.*\)  # or .*", text)
-    assert set(re.findall(r'"(\w+)"', line)) == set(compat.FAMILIES)
-
-
-@pytest.mark.parametrize(("this_line", "that_line"), readme_rows())
-def test_this_line_of_the_readme_imports_what_that_line_does(
-    this_line: str, that_line: str
-) -> None:
-    found: list[dict[str, object]] = [{}, {}]
-    for family in compat.FAMILIES:
-        compat.install(family)
-    for line, names in zip((this_line, that_line), found, strict=True):
-        exec(line, names)
-        del names["__builtins__"]
-    assert found[0] == found[1]
-    assert found[0]
 
 
 @pytest.mark.parametrize("family", [None, 3, ["clustercontrast"]])

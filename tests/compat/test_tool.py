@@ -301,6 +301,21 @@ def test_check_runs_old_and_new_side_by_side(tmp_path: Path) -> None:
     assert "noise" not in result.stdout
 
 
+def test_check_gives_a_memory_the_same_mode_whatever_its_default(tmp_path: Path) -> None:
+    write_checked(
+        tmp_path,
+        **{"pkg/models/cm.py": "from mabm.compat.clustercontrast import ClusterMemory as Ours\n"
+           "class ClusterMemory(Ours):\n"
+           "    def __init__(self, num_features, num_samples, temp=0.05, momentum=0.2,\n"
+           "                 use_hard=False, sample_type='hard'):\n"
+           "        super().__init__(num_features, num_samples, temp, momentum,\n"
+           "                         sample_type=sample_type)\n"},
+    )  # fmt: skip
+    result = check(tmp_path)
+    assert result.returncode == 0, result.stdout
+    assert "cm.ClusterMemory\n    largest difference 0.0e+00, old " in result.stdout
+
+
 def test_check_reports_a_difference_and_nothing_is_written(tmp_path: Path) -> None:
     write_checked(
         tmp_path,

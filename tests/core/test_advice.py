@@ -112,8 +112,8 @@ def test_one_cluster_of_an_absurd_share(device: Device, logged: Logged) -> None:
     found = mabm.pseudo_labels(features, k1=20, k2=4, eps=0.6, min_samples=2)
     assert found.num_clusters == 61
     (message,) = logged()
-    assert message.startswith("one of 61 clusters has 59 of 360 samples (16 %), where half of the ")
-    assert "at most 5: it may hold several people; try a lower eps" in message
+    assert message.startswith("one of 61 clusters has 59 of 360 samples (16 %), while half of the ")
+    assert "at most 5: it may contain several people; try a lower eps" in message
     assert "NeighborGraph.sweep" in message
 
 
@@ -159,7 +159,9 @@ def test_similarities_in_place_of_distances_are_reported(device: Device, logged:
     assert logged() == []
     assert evaluated(device.put(SIMILARITY), IDS).mean_average_precision < 0.1
     (message,) = logged()
-    assert "of the gallery on average, where 50 % is chance: distance seems to hold sim" in message
+    assert (
+        "of the gallery on average, where 50 % is chance: distance seems to contain sim" in message
+    )
     assert message.endswith("try 1 - similarity")
 
 
@@ -180,7 +182,7 @@ def test_a_collapsed_encoder_is_named(device: Device, noise: float, logged: Logg
     task = mabm.SEARCH_TASKS["regdb"][0]
     mabm.evaluate_search(device.put(features), identity, camera, modality, task=task)
     (message,) = logged()
-    assert message.startswith("distances to the whole gallery are alike for 100 of 100 queries: ")
+    assert message.startswith("distances to the whole gallery are equal for 100 of 100 queries: ")
     assert "features have collapsed" in message
     mabm.evaluate_search(FEATURES, identity, camera, modality, task=task)
     assert logged() == []
@@ -190,7 +192,7 @@ def test_a_collapsed_encoder_is_named(device: Device, noise: float, logged: Logg
 def test_distances_of_any_type_are_looked_at(dtype: torch.dtype, logged: Logged) -> None:
     evaluated(torch.zeros(60, 140, dtype=dtype), IDS)
     (message,) = logged()
-    assert "are alike for 60 of 60 queries" in message
+    assert "are equal for 60 of 60 queries" in message
 
 
 def test_re_ranking_by_similarities(logged: Logged) -> None:

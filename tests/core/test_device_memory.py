@@ -148,7 +148,7 @@ def test_memory_that_runs_out_in_the_midst_is_named(gpu: Device) -> None:
         with pytest.raises(
             torch.OutOfMemoryError,
             match=r"^the dense \(8192, 8192\) distance ran out of GPU memory \(.*no room for the "
-            r"dense distance, 256 MiB on the GPU\); ask for fewer rows",
+            r"dense distance, 256 MiB on the GPU\); compute fewer rows",
         ):
             mabm.jaccard_distance(encoding)
     finally:

@@ -137,7 +137,7 @@ class StopError(Exception):
     """What a handler of one's own raises."""
 
 
-needs_alarm = pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="there is no SIGALRM")
+needs_alarm = pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="needs SIGALRM")
 
 
 @needs_alarm
@@ -209,7 +209,7 @@ def test_an_op_called_directly_raises_when_it_is_interrupted(
         OPS.rank_exactly(*args)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="memory is limited as Linux does it")
+@pytest.mark.skipif(sys.platform != "linux", reason="limiting memory needs Linux")
 @pytest.mark.parametrize("threads", [1, 2])
 def test_memory_that_runs_out_in_a_parallel_loop_is_named(threads: int) -> None:
     # Every thread of the loop takes scratch for as many rows as there are.
@@ -242,6 +242,6 @@ def test_a_result_that_does_not_fit_is_named() -> None:
     with pytest.raises(
         MemoryError,
         match=r"^the dense \(8388608, 8388608\) distance ran out of memory \(no room for "
-        r"8388608 x 8388608 numbers of 4 bytes\); ask for fewer rows",
+        r"8388608 x 8388608 numbers of 4 bytes\); compute fewer rows",
     ):
         mabm.jaccard_distance(encoding)

@@ -98,7 +98,7 @@ def test_weights_are_named_in_every_spelling(spelling: str) -> None:
     for encoder in (load_pretrained(spelling), build_encoder("small", weights=spelling)):
         found = encoder.state_dict()
         assert all(found[name].equal(tensor) for name, tensor in expected.items())
-    with pytest.raises(ValueError, match="weights 'emoji_xm' are of the encoder 'small'"):
+    with pytest.raises(ValueError, match="weights 'emoji_xm' are for the encoder 'small'"):
         build_encoder("agw-resnet50", weights=spelling)
 
 
@@ -230,9 +230,7 @@ def test_extract_takes_every_spelling(
     Path("emoji-xm").mkdir()
     Path("emoji-xm/weights.pt").write_bytes(b"damaged")  # a run, which comes before the name
     words = ("--data", f"sysu:{root}", "--output", "other.npy")
-    assert (
-        "emoji-xm/weights.pt must be a file of torch.save" in run("extract", "emoji-xm", *words)[2]
-    )
+    assert "emoji-xm/weights.pt must be a torch.save file" in run("extract", "emoji-xm", *words)[2]
 
 
 def test_searches_are_named_in_every_spelling(run: Run) -> None:

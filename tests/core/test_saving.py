@@ -198,7 +198,7 @@ def test_a_view_of_a_read_only_array_backwards_is_saved() -> None:
         ({"fields": {}, "arrays": [[]]}, "must contain fields and arrays, got "),
         (
             {"fields": {"rows": 3}, "arrays": []},
-            r"must have no fields but \['indptr', 'indices'\], got \['rows'\]",
+            r"must have only the fields \['indptr', 'indices'\], got \['rows'\]",
         ),
         (
             {

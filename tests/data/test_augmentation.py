@@ -308,7 +308,7 @@ def test_hue_follows_the_standard_library(turn: float) -> None:
 def test_jitter_follows_torchvision() -> None:
     functional = pytest.importorskip(
         "torchvision.transforms.functional",
-        reason="torchvision is no dependency; where it is installed, it is one more oracle",
+        reason="optional: torchvision is not installed",
     )
     images = noise(4, 20, 16)
     for kind, factors in (

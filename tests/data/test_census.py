@@ -164,7 +164,7 @@ def prefix_lists(prefix: str) -> Change:
         (
             "sysu_mm01",
             lambda root: (root / "cam3" / "copy of 0002").mkdir(),
-            ["folder cam3/copy of 0002 is extra: its name is no identity"],
+            ["folder cam3/copy of 0002 is extra: its name is not an identity"],
         ),
         (
             "sysu_mm01",

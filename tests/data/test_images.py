@@ -388,7 +388,7 @@ def test_on_a_full_disk_decoding_goes_on(
         assert torch.equal(reader.__getitems__(range(6)), expected)
     assert reader.num_cached == 0
     (record,) = caplog.records
-    assert "takes no more decoded images: No space left" in record.getMessage()
+    assert "no more images are cached: No space left" in record.getMessage()
 
 
 def test_a_foreign_file_is_never_overwritten(files: list[Path], tmp_path: Path) -> None:
@@ -399,7 +399,7 @@ def test_a_foreign_file_is_never_overwritten(files: list[Path], tmp_path: Path) 
     assert own.startswith(b"mabm decoded images 1: (6, 3, 16, 8)\n")
     for content in (b"somebody's letter", bytes(10_000), own.replace(b"(6, 3,", b"(7, 3,")):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match="is no cache of 6 images"):
+        with pytest.raises(ValueError, match="is not a cache of 6 images"):
             ImageReader(image_set(files), size=SIZE, cache=cache)
         assert path.read_bytes() == content
 

@@ -154,8 +154,8 @@ def test_a_graph_tells_its_size(device: Device) -> None:
 @pytest.mark.parametrize(
     ("indptr", "indices", "distances", "message"),
     [
-        ([0, 2, 3], [0, 1, 1], [0, 0.3, 0], "a pair that is stored once, or at two distances"),
-        ([0, 2, 4], [0, 1, 0, 1], [0, 0.3, 0.2, 0], "a pair that is stored once, or at two"),
+        ([0, 2, 3], [0, 1, 1], [0, 0.3, 0], "a pair that is stored in one direction only"),
+        ([0, 2, 4], [0, 1, 0, 1], [0, 0.3, 0.2, 0], "direction only, or with two distances"),
         ([0, 2, 4], [0, 1, 0, 1], [0, np.nan, np.nan, 0], "at least 0, got NaN or less"),
         ([0, 2, 4], [0, 1, 0, 1], [0, -0.1, -0.1, 0], "at least 0, got NaN or less"),
     ],
@@ -182,8 +182,8 @@ def test_a_graph_of_your_own_is_checked(device: Device) -> None:
     [
         ([0, 1, 2], [0, 1], [0.0, np.nan], "distances must be at least 0, got NaN or less"),
         ([0, 1, 2], [0, 1], [0.0, -0.1], "distances must be at least 0, got NaN or less"),
-        ([0, 2, 3], [0, 1, 1], [0.0, 0.2, 0.0], "the same from either sample .* stored once"),
-        ([0, 2, 4], [0, 1, 0, 1], [0.0, 0.2, 0.3, 0.0], "the same from .* at two distances"),
+        ([0, 2, 3], [0, 1, 1], [0.0, 0.2, 0.0], "symmetric, .* stored in one direction only"),
+        ([0, 2, 4], [0, 1, 0, 1], [0.0, 0.2, 0.3, 0.0], "symmetric, .* with two distances"),
     ],
 )
 def test_a_graph_of_your_own_is_the_same_from_either_sample(

@@ -24,7 +24,8 @@ def run_example(script: Path, folder: Path, *arguments: str) -> str:
     ).stdout
 
 
-@pytest.mark.needs("matplotlib")
+@pytest.mark.slow
+@pytest.mark.needs("matplotlib", "tqdm")
 @pytest.mark.parametrize("script", sorted(set(EXAMPLES.glob("*.py")) - {GAP}), ids=lambda p: p.stem)
 def test_an_example_runs(script: Path, tmp_path: Path) -> None:
     assert run_example(script, tmp_path)

@@ -105,7 +105,7 @@ def _compile(name: str, sources: list[Path], options: list[str], sanitize: bool)
     """Compiles sources and the grid into one shared library, unless that was done before."""
     compiler = shlex.split(os.environ.get("CXX", "g++"))
     if sys.platform != "linux":
-        pytest.skip("the emulated grid is for Linux")
+        pytest.skip("the emulated grid needs Linux")
     if shutil.which(compiler[0]) is None:
         pytest.skip(f"no compiler for the emulated grid: {compiler[0]}")
     files = [*sources, HERE / "emulator.cpp"]

@@ -322,11 +322,15 @@ def test_models_of_several_trials_are_averaged() -> None:
     assert found.mean["mAP"] == pytest.approx(0.35)
     assert found.std["rank1"] == pytest.approx((2 / 3) ** 0.5 / 10)
     assert mabm.SearchScores.combine(parts[:1]).to_dict() == parts[0].to_dict()
-    with pytest.raises(ValueError, match=r"every trial once, got more of \[3\]"):
+    with pytest.raises(ValueError, match=r"every trial once, got several of \[3\]"):
         mabm.SearchScores.combine([parts[0], parts[0]])
-    with pytest.raises(ValueError, match="of one task, computed alike, got regdb thermal"):
+    with pytest.raises(
+        ValueError, match="of one task, with the same re-ranking, got regdb thermal"
+    ):
         mabm.SearchScores.combine([parts[0], of_trial(2, 0.5, task="thermal-to-visible")])
-    with pytest.raises(ValueError, match=r"computed alike, got .*RerankOptions.*, .* as it is"):
+    with pytest.raises(
+        ValueError, match=r"same re-ranking, got .*RerankOptions.*, .* not re-ranked"
+    ):
         mabm.SearchScores.combine([parts[0], of_trial(2, 0.5, rerank=mabm.RerankOptions())])
     with pytest.raises(ValueError, match="at least one result, got none"):
         mabm.SearchScores.combine([])
@@ -343,7 +347,9 @@ def test_a_model_is_tested_on_its_own_trial() -> None:
     check_trial(3, 3)
     check_trial(3, None)
     check_trial(None, None)
-    with pytest.raises(ValueError, match=r"got 3: the other trials' test identities .* on trial 3"):
+    with pytest.raises(
+        ValueError, match=r"got 3: .* test identities of other trials, .* on trial 3"
+    ):
         check_trial(3, 4)
     with pytest.raises(ValueError, match=r"model_trial must be 4, .* got None"):
         check_trial(None, 4)
@@ -384,7 +390,7 @@ REFUSED = [
     ({"camera": GOOD["camera"] / 2}, TypeError, "camera must be integers, one per row of features"),
     ({"modality": None}, TypeError, "modality must be a tensor, .* got NoneType"),
     ({"modality": GOOD["modality"] * 0}, ValueError, r"for the query of task 'all-search' of sysu"),
-    ({"camera": np.full_like(GOOD["camera"], 6)}, ValueError, "a row for the gallery of task"),
+    ({"camera": np.full_like(GOOD["camera"], 6)}, ValueError, "images for the gallery of task"),
     ({"identity": GOOD["identity"] - 1}, ValueError, r"identity must be known, .* got -1"),
     ({"identity": np.arange(len(GOOD["identity"]))}, ValueError, "query_ids must have a match"),
     ({"task": "all-search"}, TypeError, "task must be a SearchTask, got str: 'all-search'"),
@@ -405,11 +411,11 @@ def test_refused(change: dict[str, object], error: type[Exception], message: str
         ({"drawn": "one"}, ValueError, "drawn must be one of .* got 'one'"),
         ({"num_trials": 0}, ValueError, "num_trials must be at least 1, got 0"),
         ({"num_images": 0}, ValueError, "num_images must be at least 1, got 0"),
-        ({"drawn": None}, ValueError, "num_trials must be 1 where nothing is drawn, got 10"),
+        ({"drawn": None}, ValueError, "num_trials must be 1 if nothing is drawn, got 10"),
         (
             {"drawn": None, "num_trials": 1, "num_images": 2},
             ValueError,
-            "num_images must be 1 where nothing is drawn, got 2",
+            "num_images must be 1 if nothing is drawn, got 2",
         ),
         ({"gallery_cameras": None}, ValueError, "gallery_cameras must be given with drawn='gall"),
         (

@@ -120,7 +120,7 @@ def test_a_plain_resnet_fills_every_stem(tmp_path: Path, caplog: pytest.LogCaptu
         assert torch.equal(own[name], before[name]), name
     assert {*report.loaded, *report.missing} == {n for n in own if "num_batches" not in n}
     assert [record.getMessage() for record in caplog.records] == [
-        f"resnet50.pth: {len(report.loaded)} tensors loaded; not in the file, left as they were: "
+        f"resnet50.pth: {len(report.loaded)} tensors loaded; not in the file, unchanged: "
         f"non_local ({len(report.missing) - 4}), neck (4); in the file, not used: fc (2)"
     ]
 
@@ -141,7 +141,7 @@ def test_pickled_code_is_refused_and_never_run(kind: str, tmp_path: Path) -> Non
     encoder = narrow()
     before = state_of(encoder)
     for load in (lambda: load_weights(encoder, path), lambda: load_encoder(path)):
-        with pytest.raises(ValueError, match="could execute code when loaded, and are refused"):
+        with pytest.raises(ValueError, match="could execute code when loaded, and are rejected"):
             load()
     assert not marker.exists()
     assert_equal(encoder, before)
@@ -310,7 +310,7 @@ def test_a_small_file_of_gigabytes_is_not_unpacked(tmp_path: Path) -> None:
             for _ in range(17):
                 stream.write(bytes(2**26))
         with pytest.raises(
-            ValueError, match=rf"{name} must contain at most 20 times its \d+ bytes"
+            ValueError, match=rf"{name} must expand to at most 20 times its \d+ bytes"
         ):
             load_weights(narrow(), path)
 
@@ -418,7 +418,7 @@ def test_shipped_weights_by_name() -> None:
     assert_equal(build_encoder("small", weights="emoji_xm"), state_of(load_pretrained("emoji_xm")))
     with pytest.raises(
         ValueError,
-        match=r"'emoji_xm' are of the encoder 'small' with 2 .* got "
+        match=r"'emoji_xm' are for the encoder 'small' with 2 .* got "
         r"'agw-resnet50' with 2",
     ):
         build_encoder("agw-resnet50", weights="emoji_xm")
@@ -524,7 +524,7 @@ def test_a_full_disk_is_named_and_what_was_there_stays(write: str, tmp_path: Pat
 def test_meta_that_holds_itself_is_not_saved(tmp_path: Path) -> None:
     meta: dict[str, Any] = {}
     meta["more"] = [meta]
-    with pytest.raises(ValueError, match="nested at most 64 deep; does it hold itself"):
+    with pytest.raises(ValueError, match="nested at most 64 deep; does it contain itself"):
         save_encoder(narrow(), tmp_path / "a.pt", name="small", meta=meta)
     assert os.listdir(tmp_path) == []
 
@@ -555,11 +555,11 @@ def test_what_is_no_encoder_is_not_loaded(tmp_path: Path) -> None:
     content = torch.load(path, weights_only=True)
     for key, value, message in (
         ("name", 5, "must have a string as name, got 5"),
-        ("name", "large", "does not hold an encoder 'large': name must be one of"),
+        ("name", "large", "does not contain an encoder 'large': name must be one of"),
         ("num_modalities", "two", r"num_modalities in \[1, \d+\], .* got 'two'"),
         ("num_modalities", True, r"num_modalities in \[1, \d+\], .* got True"),
         ("num_modalities", 10**9, r"num_modalities in \[1, \d+\], .* got 1000000000"),
-        ("num_modalities", 3, "does not hold an encoder 'small'"),
+        ("num_modalities", 3, "does not contain an encoder 'small'"),
         ("image_size", 5, r"\(height, width\) as image_size, got 5"),
         ("image_size", (1, 2, 3), r"\(height, width\) as image_size, got \(1, 2, 3\)"),
         ("image_size", (48, -1), r"\(height, width\) as image_size, got \(48, -1\)"),
@@ -574,8 +574,10 @@ def test_what_is_no_encoder_is_not_loaded(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
     content["state"]["stems.2.0.weight"] = torch.ones(1)
     torch.save(content, path)
-    with pytest.raises(ValueError, match=r"not hold an encoder 'small': .* not used: stems \(1\)"):
+    with pytest.raises(
+        ValueError, match=r"not contain an encoder 'small': .* not used: stems \(1\)"
+    ):
         load_encoder(path)
     save_encoder(narrow(), path, name="small", meta={})  # of another size than "small" has
-    with pytest.raises(ValueError, match="does not hold an encoder 'small': weights of stems"):
+    with pytest.raises(ValueError, match="does not contain an encoder 'small': weights of stems"):
         load_encoder(path)

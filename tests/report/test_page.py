@@ -5,6 +5,7 @@ import io
 import math
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from mabm.report.figures import draw_curves, make_lines, read_tiles
 from mabm.report.page import is_complete, write_report
 from mabm.report.plots import pair_histogram
 from mabm.report.snapshots import ClusteringSnapshot, RetrievalSnapshot
+from mabm.report.story import DataFacts
 from mabm.report.tables import NONE, collect_results, describe_seconds, tabulate_epochs
 from mabm.train.clusters import Clusters
 from mabm.train.diagnostics import diagnose_epoch
@@ -114,28 +116,38 @@ def test_all_parts_are_there(written: Callable[..., Page]) -> None:
     told = diagnose_epoch(features, modality, alone=labels, together=labels, identity=identity)
     history = [*HISTORY, entry(2, 3, diagnostics=told, clusters={"global": 4})]
     page = written(
-        history=history, clustering=snapshot(), retrieval=[searches()], note="Drawings, not photos."
+        history=history,
+        clustering=snapshot(),
+        retrieval=[searches()],
+        data=DataFacts({"visible": 5, "infrared": 7}),
+        note="Drawings, not photos.",
     )
     heads = [
+        "Summary Trained",
+        "Scores before training and after each stage",
+        "What changed in each stage",
         "Results",
-        "Warnings",
-        "Epoch by epoch",
-        "Losses",
+        "Warnings stage 1, epoch 2",
+        "Epoch by epoch Losses",
         "Retrieval",
         "Clusters",
-        "Clusters against identities",
+        "Agreement of clusters with identities",
         "Noise and spanning clusters",
         "Neighbors in another modality",
-        "Where the nearest neighbors are: stage 2, epoch 3",
+        "Modality of the nearest neighbors (stage 2, epoch 3)",
         "How far apart are two images of one identity?",
-        "What the clusters hold",
-        "Searched: there",
-        "All epochs",
-        "Environment",
-        "Configuration",
+        "Images of some clusters",
+        "Searches: there",
+        "All epochs time",
+        "Environment torch",
+        "Configuration [data]",
     ]
-    places = [page.text.find(head) for head in heads]
-    assert min(places) > 0
+    starts = [0]
+    for head in heads:  # each after the one before
+        starts.append(page.text.find(head, starts[-1] + 1))
+        assert starts[-1] > 0, head
+    linked = [link[1:] for link in page.attributes("a", "href")]
+    assert set(linked) <= {attrs["id"] for _, attrs in page.tags if "id" in attrs}
     labels_of_figures = page.attributes("svg", "aria-label")
     assert labels_of_figures[:2] == ["Losses", "Retrieval"]
     assert len(labels_of_figures) == 8
@@ -150,20 +162,20 @@ def test_last_epoch_is_the_result(written: Callable[..., Page]) -> None:
     page = written()
     assert "Last epoch (stage 2, epoch 2): there R1 50.0 %, mAP 25.0 %" in page.text
     assert (
-        "Best epoch (stage 2, epoch 1), not a result, because it is chosen by the very scores it "
-        "is told by: there R1 62.5 %, mAP 31.2 %" in page.text
+        "For reference only: selected on the test set, stage 2, epoch 1 is best: "
+        "there R1 62.5 %, mAP 31.2 %" in page.text
     )
-    assert page.text.index("Last epoch") < page.text.index("Best epoch")
+    assert page.text.index("Last epoch") < page.text.index("For reference only")
     assert "there stage 2, epoch 2 50.0 ± 1.2 87.5 ± 1.2 25.0 ± 1.2 10.0 ± 1.2" in page.text
-    assert "stage 2, epoch 1 (best by R1, not a result) 62.5 87.5 31.2 10.0" in page.text
-    assert "epochs 4 time 4 min 4 s" in page.text
+    reference = "stage 2, epoch 1 for reference only: selected on the test set 62.5 87.5 31.2 10.0"
+    assert reference in page.text
+    assert "4 epochs in 4 min 4 s, evaluation included. Warnings: 1" in page.text
 
 
 def test_best_epoch_is_left_out_where_it_is_the_last(written: Callable[..., Page]) -> None:
     page = written(history=HISTORY[:3])
     assert "Last epoch (stage 2, epoch 1): there R1 62.5 %" in page.text
-    assert "Best epoch" not in page.text
-    assert "best by R1" not in page.text
+    assert "reference only" not in page.text
     later = collect_results([*HISTORY[:3], entry(2, 2)])
     assert later.line.startswith("Last evaluated epoch (stage 2, epoch 1)")
 
@@ -192,19 +204,28 @@ def test_what_is_put_in_is_escaped(written: Callable[..., Page]) -> None:
         )
     ]
     shown = searches()
+    two = [EVIL, EVIL]
     page = written(
         title=EVIL,
         note=EVIL,
         config_toml=EVIL,
         environment={EVIL: EVIL},
         history=history,
-        clustering=snapshot(identity_names=lambda identity: EVIL),
+        clustering=snapshot(
+            identity_names=lambda identity: EVIL, image_names=lambda row: f"{EVIL} {row}"
+        ),
         retrieval=[
-            RetrievalSnapshot(EVIL, shown.query, shown.ranked, shown.right, shown.read, EVIL)
+            replace(
+                shown, task=EVIL, caption=EVIL, group=two, facts=two, image_names=lambda _: EVIL
+            )
         ],
+        data=DataFacts({EVIL: 1}),
         modality_names={0: EVIL, 1: EVIL},
     )
-    assert page.text.count(" ".join(EVIL.split())) > 20
+    evil = " ".join(EVIL.split())
+    assert page.text.count(evil) > 30
+    assert f"{EVIL} 0" in page.attributes("span", "title")
+    assert f"query: {EVIL}" in page.attributes("img", "alt")
 
 
 def test_learning_rate_and_search_within_a_modality_have_curves(
@@ -254,7 +275,7 @@ def test_nothing_but_a_title(written: Callable[..., Page]) -> None:
 def test_start_before_training_is_the_first_point(written: Callable[..., Page]) -> None:
     start = {"stage": 0, "epoch": 0, "evaluation": {"there": scores(0.25)}}
     page = written(history=[start, *HISTORY])
-    assert "epochs 4" in page.text
+    assert "4 epochs in 4 min 4 s" in page.text
     only = written(history=[start])
     assert "Last epoch (before training): there R1 25.0 %" in only.text
 
@@ -268,9 +289,9 @@ def test_clusters_are_shown_with_right_and_wrong(written: Callable[..., Page]) -
     assert page.tiles("right") == 6 + 6 + 6 + 5 + 6 + 6
     assert page.tiles("plain") == 0
     # The purest first, of equally pure ones the larger: 2 (12 images), 1 (11), 0 (12 of 13).
-    assert "person 2 12 images 100% one identity" in page.text
-    assert "person 1 11 images 100% one identity" in page.text
-    assert "person 0 13 images 92% one identity" in page.text
+    assert "person 2 12 images 100 % one identity" in page.text
+    assert "person 1 11 images 100 % one identity" in page.text
+    assert "person 0 13 images 92 % one identity" in page.text
     assert page.text.index("person 2") < page.text.index("person 1") < page.text.index("person 0")
     assert "3 of 3 clusters, evenly spaced from the purest cluster to the least pure" in page.text
 
@@ -335,11 +356,40 @@ def test_searches_are_marked(written: Callable[..., Page]) -> None:
     assert page.tiles("wrong") == 2  # where a gallery ends there is no tile
     assert page.text.count("✓") == 3 + 1  # and in the legend
     assert page.text.count("✗") == 2 + 1
-    assert "Query left, its nearest images right. Chosen so." in page.text
+    assert "Query left, its nearest images right, nearest first. Chosen so." in page.text
     nothing = RetrievalSnapshot(
         "there", np.zeros(0, int), np.zeros((0, 3), int), np.zeros((0, 3), bool), read
     )
     assert "No query has a match." in written(retrieval=[nothing]).text
+
+
+def test_every_image_has_its_name_to_point_at_and_to_read(written: Callable[..., Page]) -> None:
+    names = "a/{}.jpg".format
+    one = replace(searches(), image_names=names, facts=["AP 1", "AP 2"], group=["Best", "Worst"])
+    page = written(clustering=snapshot(image_names=names), retrieval=[one])
+    titles = page.attributes("span", "title")
+    assert len(titles) == len(page.attributes("img", "src"))
+    assert titles[-7:] == [*map(names, (0, 1, 3, 5)), *map(names, (2, 3, 1))]
+    assert page.attributes("img", "alt")[-3:] == [
+        "query: a/2.jpg",
+        "wrong: a/3.jpg",
+        "right: a/1.jpg",
+    ]
+    assert "a/0.jpg. 1 ✓ a/1.jpg; 2 ✗ a/3.jpg; 3 ✓ a/5.jpg." in page.text
+    assert "Best a/0.jpg : AP 1" in page.text
+    assert page.text.count("These images by name") == 2
+    without = written(clustering=snapshot(), retrieval=[searches()])
+    assert "These images by name" not in without.text
+    assert not without.attributes("span", "title")
+
+
+def test_no_folder_of_the_machine_is_shown(written: Callable[..., Page]) -> None:
+    text = '[data]\nroot = "/home/ada/sets/RegDB"\ncache = "~/cache"\nweights = "w.pth"\n'
+    page = written(config_toml=text)
+    assert 'root = "…/RegDB" cache = "…/cache" weights = "w.pth"' in page.text
+    assert "ada" not in page.text
+    assert "Of absolute paths only the last part is shown." in page.text
+    assert "Of absolute paths" not in written().text
 
 
 def test_tiles_are_the_images_that_were_asked_for() -> None:
@@ -410,7 +460,7 @@ def test_curves_hold_their_points() -> None:
 @pytest.mark.parametrize(("epochs", "ticks"), [([0], "0"), ([4], "4"), ([0, 1], "0 1")])
 def test_epochs_are_whole_numbers_on_the_axis(epochs: list[int], ticks: str) -> None:
     text = draw_curves(make_lines({"R1": [0.5] * len(epochs)}), epochs, {}, label="x", percent=True)
-    assert Page(text).text.startswith(f"{ticks} 0%")
+    assert Page(text).text.startswith(f"{ticks} epochs trained 0%")
 
 
 def test_negative_values_are_in_sight() -> None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mabm.evaluation import SEARCH_TASKS, RetrievalProtocol, SearchTask
-from mabm.report.snapshots import ClusteringSnapshot, RetrievalSnapshot
+from mabm.report.snapshots import BEST, BETWEEN, WORST, ClusteringSnapshot, RetrievalSnapshot
 
 
 def read(rows: list[int]) -> np.ndarray:
@@ -29,41 +29,75 @@ TASK = SearchTask(
 )
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_search_equals_brute_force(seed: int) -> None:
+def brute_force(seed: int) -> list[tuple[float, int, list[int], list[bool], int]]:
+    """(-AP, query, ranked gallery, right, rank of the first match), best first, by hand."""
     features, identity, camera, modality = random_images(seed)
-    expected = []
+    found = []
     gallery = np.flatnonzero(modality == 0)
-    for query in np.flatnonzero(modality == 1):
+    for query in np.flatnonzero(modality == 1).tolist():
         kept = [row for row in gallery if (camera[query], camera[row]) != (2, 3)]
         kept.sort(key=lambda row: (-float(features[row] @ features[query]), row))
-        right = [identity[row] == identity[query] for row in kept]
+        right = [bool(identity[row] == identity[query]) for row in kept]
         if any(right):
             hits = np.flatnonzero(right)
             precision = float(np.mean([(n + 1) / (hit + 1) for n, hit in enumerate(hits)]))
-            expected.append((-round(precision, 9), query, kept[:12], right[:12]))
-    expected.sort(key=lambda found: found[:2])
+            found.append((-round(precision, 9), query, kept, right, int(hits[0]) + 1))
+    return sorted(found, key=lambda each: each[:2])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_search_equals_brute_force(seed: int) -> None:
+    features, identity, camera, modality = random_images(seed)
+    expected = {found[1]: found for found in brute_force(seed)}
     shown = RetrievalSnapshot.from_search(
-        features, identity, camera, modality, task=TASK, read=read, num_queries=99, num_shown=12
+        features, identity, camera, modality, task=TASK, read=read, num_shown=12
     )
-    assert shown.query.tolist() == [query for _, query, _, _ in expected]
-    for ranked, right, (_, _, rows, hits) in zip(shown.ranked, shown.right, expected, strict=True):
-        assert ranked.tolist() == [*rows, *[-1] * (12 - len(rows))]
-        assert right.tolist() == [*hits, *[False] * (12 - len(hits))]
-    assert f"{len(expected)} of {len(expected)} queries" in shown.caption
-    assert f"gallery of {len(gallery)} images" in shown.caption
+    assert len(shown.query) >= 8
+    for query, ranked, right, facts in zip(
+        shown.query.tolist(), shown.ranked, shown.right, shown.facts, strict=True
+    ):
+        precision, _, rows, hits, first = expected[query]
+        assert ranked.tolist() == [*rows[:12], *[-1] * (12 - len(rows))]
+        assert right.tolist() == [*hits[:12], *[False] * (12 - len(hits))]
+        assert facts == f"AP {-100 * precision:.1f} %, first match at rank {first}"
+    assert f"{len(expected)} queries with a match" in shown.caption
+    assert f"a gallery of {(modality == 0).sum()} images" in shown.caption
 
 
-def test_few_queries_run_from_best_to_worst() -> None:
-    arrays = random_images(5)
-    every = RetrievalSnapshot.from_search(*arrays, task=TASK, read=read, num_queries=999)
-    few = RetrievalSnapshot.from_search(*map(torch.from_numpy, arrays), task=TASK, read=read)
-    assert len(few.query) == 8
-    assert few.ranked.shape == (8, 10)
-    places = [every.query.tolist().index(row) for row in few.query.tolist()]
-    assert places[0] == 0
-    assert places[-1] == len(every.query) - 1
-    assert set(np.diff(places)) <= {(len(every.query) - 1) // 7, (len(every.query) - 1) // 7 + 1}
+@pytest.mark.parametrize("seed", range(3, 6))
+def test_the_best_the_quartiles_and_the_worst_are_shown(seed: int) -> None:
+    features, identity, camera, modality = random_images(seed)
+    found = brute_force(seed)
+    shown = RetrievalSnapshot.from_search(
+        *map(torch.from_numpy, (features, identity, camera, modality)),
+        task=TASK,
+        read=read,
+        num_each=3,
+    )
+    queries = [each[1] for each in found]
+    worst_first = [each[1] for each in sorted(found, key=lambda each: (-each[0], each[1]))]
+
+    def first_of_each(rows: list[int]) -> list[int]:
+        people = [identity[row] for row in rows]
+        return [row for place, row in enumerate(rows) if people[place] not in people[:place]][:3]
+
+    best = first_of_each(queries)
+    worst = first_of_each([row for row in worst_first if row not in best])
+    quartiles = [queries[len(queries) * part // 4] for part in (1, 2, 3)]
+    between = [row for row in quartiles if row not in best + worst]
+    assert shown.query.tolist() == best + between + worst
+    assert shown.group == [BEST] * 3 + [BETWEEN] * len(between) + [WORST] * 3
+    assert len(set(identity[best])) == len(set(identity[worst])) == 3
+
+
+def test_few_queries_are_shown_once() -> None:
+    features = np.eye(3, dtype=np.float32)[[0, 1, 0, 1, 2]]
+    identity, modality = np.array([0, 1, 0, 1, 2]), np.array([1, 1, 0, 0, 0])
+    shown = RetrievalSnapshot.from_search(
+        features, identity, modality + 5, modality, task=TASK, read=read
+    )
+    assert shown.query.tolist() == [0, 1]
+    assert shown.group == [BEST] * 2
 
 
 def test_gallery_is_that_of_trial_0() -> None:
@@ -101,6 +135,9 @@ def test_nothing_to_show(matches: bool) -> None:
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match=r"query must be \(Q,\), ranked and right \(Q, R\), got"):
         RetrievalSnapshot("x", np.zeros(2), np.zeros((3, 2)), np.zeros((3, 2), bool), read)
+    rows = np.zeros((2, 2), int)
+    with pytest.raises(ValueError, match="facts must be empty or 2 words, got 1"):
+        RetrievalSnapshot("x", rows[0], rows, rows > 0, read, facts=["one"])
     features, labels = np.eye(4, dtype=np.float32), np.zeros(4, np.int64)
     ClusteringSnapshot(features, labels, labels, read)
     with pytest.raises(ValueError, match=r"identity must be \(4,\), one per row of features"):

@@ -273,10 +273,10 @@ def test_a_batch_of_more_clusters_than_there_are_is_told(
             visible=[4, 3, 2],
             infrared=[2, 2, 2, 2],
         )
-    within = "infrared: 4 clusters, fewer than the 5 of a batch, which repeats them"
+    within = "infrared: 4 clusters, fewer than the 5 of a batch: batches repeat clusters"
     across = [
-        "visible: 2 global clusters, fewer than the 3 of a batch, which repeats them",
-        "infrared: 4 global clusters, fewer than the 5 of a batch, which repeats them",
+        "visible: 2 global clusters, fewer than the 3 of a batch: batches repeat clusters",
+        "infrared: 4 global clusters, fewer than the 5 of a batch: batches repeat clusters",
     ]
     assert state.warnings == [within, *across]
     assert all(warning in caplog.text for warning in state.warnings)

@@ -45,7 +45,7 @@ def test_images_of_ones_own_from_end_to_end(table: Path, run: Run, tmp_path: Pat
     words = ("train", "--images", table, "--output", folder, *OVERRIDES)
     status, trained, log = run(*words)
     assert status == 0, log
-    assert "30 visible and 30 infrared images to train on, 24 to test on" in log
+    assert "30 visible and 30 infrared training images, 24 test images" in log
     config = load_config(folder / "config.toml")
     assert (config.data.name, config.data.root) == ("image_list", str(table))
     assert config.contrast == load_config("sysu_mm01").contrast
@@ -81,7 +81,7 @@ def test_without_test_images_identities_and_cameras(run: Run, tmp_path: Path) ->
     status, out, log = run("train", "--images", table, "--output", folder, *OVERRIDES)
     assert status == 0, log
     assert "no test images: no scores" in log
-    assert "no camera is known" in log
+    assert "no cameras are known" in log
     assert "mAP" not in out
     assert f"saved {folder}" in out
     assert json.loads((folder / "result.json").read_text()) == {"scores": []}
@@ -145,8 +145,16 @@ def test_images_of_ones_own_are_refused_early(table: Path, run: Run, tmp_path: P
     for words, status, message in [
         (["train", *folder], 2, "give CONFIG, or --images LIST.csv"),
         (["train", "image_list", *folder], 2, "give --images LIST.csv, the table of images (data."),
-        (["train", "sysu", "--images", table, "--data", root, *folder], 2, "--images takes the pl"),
-        (["train", "regdb", "--images", table, "--trial", 1, *folder], 2, "--images takes the pla"),
+        (
+            ["train", "sysu", "--images", table, "--data", root, *folder],
+            2,
+            "--images cannot be comb",
+        ),
+        (
+            ["train", "regdb", "--images", table, "--trial", 1, *folder],
+            2,
+            "--images cannot be combi",
+        ),
         (["train", "--images", root, *folder], 1, "must be a regular file, got a folder"),
         (["train", "--images", root / "exp/test_id.txt", *folder], 1, "must have columns path and"),
         (["train", "--images", root / "no.csv", *folder], 1, "no.csv"),

@@ -154,7 +154,7 @@ def test_test_images_have_a_filter_of_their_own(tmp_path: Path) -> None:
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="root must be the folder of sysu_mm01, got None"):
         read_inputs(DataConfig())
-    with pytest.raises(ValueError, match=r"root must be a folder, and .*nowhere does not exist"):
+    with pytest.raises(ValueError, match=r"root must be a folder, but .*nowhere does not exist"):
         read_inputs(DataConfig(root=str(tmp_path / "nowhere")))
     with pytest.raises(FileNotFoundError, match="census"):
         read_inputs(DataConfig(root=str(tmp_path)))

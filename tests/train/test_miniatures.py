@@ -130,7 +130,7 @@ def test_regdb(run: Run, tmp_path: Path) -> None:
         assert (each["trials"], each["num_queries"]) == ([2], [6 * 8])
     status, out, err = run("evaluate", folder, "--trial", 1)
     assert (status, out) == (1, "")
-    assert "model_trial must be 1, the trial that is tested, got 2" in err
+    assert "model_trial must be 1, the trial to test on, got 2" in err
     assert run("evaluate", folder / "weights.pt", "--trial", 2)[0] == 0
 
 

@@ -28,7 +28,7 @@ def test_a_history_is_enough(tmp_path: Path, caplog: pytest.LogCaptureFixture) -
     write_history(tmp_path)
     page = Page(report_progress(tmp_path).read_text(encoding="utf-8"))
     assert tmp_path.name in page.text
-    assert "this is how it was after stage 1, epoch 1, at" in page.text
+    assert "This page shows the run after stage 1, epoch 1, at" in page.text
     assert page.attributes("svg", "aria-label") == ["Losses"]
     assert "Configuration" not in page.text
     assert "Environment" not in page.text
@@ -48,7 +48,7 @@ def test_other_files_tell_more(tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text("{}")
     other = tmp_path / "other.html"
     page = Page(report_progress(tmp_path, other).read_text(encoding="utf-8"))
-    assert "Training is over. This page has no clusters and searches." in page.text
+    assert "This page was made from the history: without clusters and searches." in page.text
     assert not [attrs for _, attrs in page.tags if "http-equiv" in attrs]
 
 

@@ -11,7 +11,7 @@ namespace mabm {
 namespace {
 
 // Labels (N,): clusters numbered by first core sample, a border sample takes the smallest cluster
-// among its core neighbors, noise is -1. A sample counts itself where its row holds it.
+// among its core neighbors, noise is -1. A sample counts itself if its row contains it.
 Tensor dbscan(const Tensor& indptr, const Tensor& indices, const Tensor& distances, double eps,
               int64_t min_samples) {
   const Rows graph = check_dbscan(indptr, indices, distances);

@@ -57,7 +57,7 @@ std::vector<int64_t> row_sums(const Rows& rows) {
   return sums;
 }
 
-// J between every row of one encoding and every row of another: (R, C), for N samples in all.
+// J between every row of one encoding and every row of another: (R, C), for N samples in total.
 Tensor jaccard_distance(const Tensor& row_indptr, const Tensor& row_indices,
                         const Tensor& row_weights, const Tensor& column_indptr,
                         const Tensor& column_indices, const Tensor& column_weights,
@@ -209,7 +209,7 @@ std::tuple<Tensor, Tensor, Tensor> jaccard_graph(const Tensor& indptr, const Ten
         search.append(row, near, distances);
       });
 
-  // Mirror: row j takes, before its own upper part, every i < j that holds j, in ascending order.
+  // Mirror: row j takes, before its own upper part, every i < j that has j, in ascending order.
   std::vector<int64_t> lower(rows.count, 0);
   const int64_t* upper_starts = read<int64_t>(upper.indptr);
   const auto for_each_upper = [&](const auto& body) {

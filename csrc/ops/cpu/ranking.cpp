@@ -154,7 +154,7 @@ void collect_candidates_(const Tensor& products, const Tensor& biases, const Ten
   });
 }
 
-// Writes the first `width` of the scored samples, nearest first, and -1 where there are fewer.
+// Writes the first `width` of the scored samples, nearest first, and -1 if there are fewer.
 void write_list(std::vector<Scored>& scored, int64_t width, int64_t* ranks, double* scores) {
   const int64_t length = std::min<int64_t>(width, static_cast<int64_t>(scored.size()));
   std::partial_sort(scored.begin(), scored.begin() + length, scored.end(), ranks_before);

@@ -22,8 +22,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=Path,
         metavar="RUN",
-        help="folder of a run, finished or not; with several, the first is what the others are "
-        "compared with",
+        help="folder of a run, finished or not; the first is the one that others are compared with",
     )
     parser.add_argument(
         "--output",
@@ -140,14 +139,14 @@ COMMAND = Command(
     name="report",
     help="show a run, or several side by side",
     description=(
-        "Write one HTML page on a run, or one that lays several side by side: curves over one "
-        "another, the last scores and how they differ, and the settings that differ. Runs may go "
-        "on meanwhile. The page of one run is made from its files: without the clusters and "
-        "searches that a run adds at its end, and a page that has them is left as it is."
+        "Write an HTML page on a run, or one that compares several: their curves in one plot, the "
+        "last scores and their differences, and the settings that differ. Runs may still be "
+        "training. The page of one run is made from its files, without the clusters and searches "
+        "that a run adds at its end; a page that already has them is not replaced."
     ),
     examples="""
 mabm report runs/emoji
-    writes runs/emoji/report.html, unless it is complete, and says where it is
+    write runs/emoji/report.html, unless it is already complete, and print its path
 mabm report runs/emoji runs/no-split --output compared.html
     two runs; each difference is from the first
 mabm report runs/* --csv numbers.csv

@@ -65,7 +65,7 @@ def modality_of_names(name: str, files: Sequence[Any], count: int) -> IntArray:
             file = os.fspath(entry if isinstance(entry, str | os.PathLike) else entry[0])
         except (TypeError, LookupError):
             raise TypeError(
-                f"{name} must hold file names, or tuples that start with one, got {shown(entry)} "
+                f"{name} must contain file names, or tuples starting with one, got {shown(entry)} "
                 f"in row {row}"
             ) from None
         if "ir_modify" in file:

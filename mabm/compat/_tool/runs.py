@@ -119,7 +119,8 @@ def run_memory(
 ) -> tuple[Any, ...]:
     features, targets = _features()
     inputs, targets = features[:64].clone().requires_grad_(), targets[:64]
-    memory = function(NUM_DIMENSIONS, NUM_PEOPLE, temp=0.05, momentum=0.2)
+    options = _accepted(names, sample_type="hard")  # ISE's default, which ours does not have
+    memory = function(NUM_DIMENSIONS, NUM_PEOPLE, temp=0.05, momentum=0.2, **options)
     memory.features = _features(seed=1)[0][:rows].clone()
     loss = memory(F.normalize(inputs, dim=1), targets)  # as models do
     loss.backward()

@@ -54,7 +54,7 @@ class ClusterMemory(MovingMemory):
     PGM                                             also ``memory(f, y, momentum=m)``
     SDCL, HIL                                       also ``memory(f, y, ca=w)`` and
                                                     ``training_momentum=m``
-    N-ULC                                           ``memory(f, y, return_out=True)``: logits alone
+    N-ULC                                           ``memory(f, y, return_out=True)``: logits only
     ISE                                             ``sample_type="hard"``
     RPNR                                            ``mode="CMhcl"``, ``smooth=``
     BMIL                                            ``mode="CMhybrid"``,

@@ -85,9 +85,9 @@ def multi_positive_loss(
             the last place.
         temperature: Divisor of the similarities, at least 1e-30.
         positive_weights: (P,) or (B, P) floating point, weights of the positives in their mean, for
-            instance by modality; ``None`` weighs all alike. Each is 0 or in [1e-30, 1e30]. Weights
-            of other prototypes have no effect. A row is ignored, like noise, if all its positives
-            have weight 0.
+            instance by modality; ``None`` weights all equally. Each is 0 or in [1e-30, 1e30].
+            Weights of other prototypes have no effect. A row is ignored, like noise, if all its
+            positives have weight 0.
         select: Chooses the other prototypes in the softmax, called as :func:`select_hardest` is,
             the default for ``None``.
         return_logits: Whether to return the logits too.
@@ -191,7 +191,7 @@ class MultiPositiveLoss(SelectingLoss):
             targets: (B,) integers in [-1, P), the prototype of each feature; -1 is noise.
             clusters: (P,) integers, the cluster of each prototype.
             positive_weights: (P,) or (B, P) floating point, weights of the positives in their
-                mean; ``None`` weighs all alike.
+                mean; ``None`` weights all equally.
         """
         options = self._options(positive_weights)
         return multi_positive_loss(features, prototypes, targets, clusters, **options)

@@ -67,7 +67,7 @@ def select_hardest(logits: Tensor, positives: Tensor, num_selected: int) -> Tens
 
 
 class SelectingLoss(nn.Module):
-    """Base of losses with a selection: holds their options."""
+    """Base of losses with a selection: stores their options."""
 
     def __init__(
         self,
@@ -142,14 +142,14 @@ def check_select(value: object) -> None:
 
 def check_mask(value: object, logits: Tensor) -> Tensor:
     """Returns the result of a selector, a bool mask that broadcasts to the logits."""
-    mask = check_tensor(value, "the answer of select")
+    mask = check_tensor(value, "the result of select")
     if mask.dtype != torch.bool:
-        raise TypeError(f"the answer of select must be a mask of bool, got dtype {mask.dtype}")
+        raise TypeError(f"the result of select must be a bool mask, got dtype {mask.dtype}")
     sizes = zip(reversed(mask.shape), reversed(logits.shape), strict=False)
     if mask.dim() > logits.dim() or any(given not in (1, size) for given, size in sizes):
         raise ValueError(
-            f"the answer of select must broadcast to {tuple(logits.shape)}, "
+            f"the result of select must broadcast to {tuple(logits.shape)}, "
             f"got shape {tuple(mask.shape)}"
         )
-    check_same_device(mask, logits, "the answer of select", "logits")
+    check_same_device(mask, logits, "the result of select", "logits")
     return mask

@@ -129,6 +129,6 @@ class SplitContrastLoss(SelectingLoss):
             targets: (B,) integers in [-1, P), the prototype of each feature; -1 is noise.
             source: A :class:`mabm.PrototypeSplit` of tensors, or a memory built from one.
             positive_weights: (P,) or (B, P) floating point, weights of the positives in their
-                mean; ``None`` weighs all alike.
+                mean; ``None`` weights all equally.
         """
         return split_contrast_loss(features, targets, source, **self._options(positive_weights))

@@ -74,12 +74,12 @@ class Memory(WholeState):
         """Moves the prototypes of the batch's targets toward its features.
 
         If ``torch.distributed`` is initialized this is a collective call: each rank updates with
-        the batches of all ranks, joined in rank order, so all ranks hold the memory that one
+        the batches of all ranks, joined in rank order, so all ranks get the memory that a single
         process would have after the joined batch. Batches may differ in size or be empty; reading
         their sizes synchronizes with the device. A single process does not synchronize.
 
-        Rows that are not finite are ignored: rows with NaN or Inf, as float16 gives when a gradient
-        scaler skips the step, and rows of infinite length in float32 (numbers of 1.8e19 or more),
+        Features that are not finite are ignored: those with NaN or Inf, as in float16 steps that a
+        gradient scaler skips, and those of infinite length in float32 (numbers of 1.8e19 or more),
         or in float64 for float64 features.
 
         Args:
@@ -139,7 +139,7 @@ class Memory(WholeState):
             return []
         if missing := set(names) - set(found):
             (other,) = found
-            return [f"{prefix}{missing.pop()} must be there beside {prefix}{other}, got none"]
+            return [f"{prefix}{missing.pop()} must be given with {prefix}{other}, got none"]
         try:
             prototypes = to_tensor(found["prototypes"], f"{prefix}prototypes")
             rows = prototypes.flatten(0, -2) if prototypes.dim() > 1 else prototypes

@@ -10,7 +10,7 @@ from mabm.contrast.memories.members import Members, mix, similarity_to_targets
 
 
 class HybridMemory(Memory):
-    """Two banks, one moved by the mean of a prototype's samples, one by the hardest of them.
+    """Two banks, one updated with the mean of a prototype's samples, one with the hardest of them.
 
     Both banks start from the same prototypes. The hardest sample is the one least similar to the
     prototype in the *mean* bank before the update; ties go to the first sample of the batch.

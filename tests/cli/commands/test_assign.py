@@ -199,7 +199,7 @@ def test_mistakes_are_one_line(place: Path, run: Run) -> None:
         ((*WORDS[:-1], "nothing.npz", *out), "No such file or directory: nothing.npz"),
         (("assign", "new_alone.npy", *WORDS[2:], *out), "give --modality FILE, the modality of"),
         (("assign", "narrow.npy", *WORDS[2:], "--modality", "new.npz", *out), "16 columns"),
-        ((*WORDS[:3], "few.npz", *WORDS[4:], *out), "found must be (7,), a label for each row"),
+        ((*WORDS[:3], "few.npz", *WORDS[4:], *out), "found must be (7,), one label per row"),
         ((*WORDS, "--eps", "1", *out), "eps must be in [0, 1), got 1.0"),
         ((*WORDS, "--output", "labels.npz"), "must not be an input of the command"),
         ((*WORDS, "--output", "new.npz"), "must not be an input of the command"),

@@ -109,4 +109,4 @@ def test_what_cannot_be_reported(run: Run, make_run: Callable[..., Path]) -> Non
         run, "report", one, "one/../one"
     )
     (two / "history.jsonl").write_text("no\n")
-    assert "line 1 is no JSON" in refused(run, *pair)
+    assert "line 1 is not JSON" in refused(run, *pair)

@@ -237,9 +237,9 @@ def itself() -> dict[str, Any]:
         ({"position": [1, 0, 40]}, "it has no 'number'"),
         ({"position": [1, 0, 40], "number": "two"}, "its 'number' is a str"),
         ({"position": [1, 0, 40], "number": 2, "version": 2}, "format has version 2, not 1"),
-        (torch.ones(3), "it holds a Tensor"),
-        ([1, 2], "it holds a list"),
-        (None, "it holds a NoneType"),
+        (torch.ones(3), "it contains a Tensor"),
+        ([1, 2], "it contains a list"),
+        (None, "it contains a NoneType"),
     ],
 )
 def test_other_content_gives_way_to_the_one_before(
@@ -306,7 +306,7 @@ def test_a_full_disk_is_named_and_what_was_there_stays(tmp_path: Path, size: int
 def test_a_state_that_holds_itself_is_not_written(tmp_path: Path) -> None:
     state = state_of(1)
     state["more"] = [state]
-    with pytest.raises(ValueError, match="nested at most 64 deep; does it hold itself"):
+    with pytest.raises(ValueError, match="nested at most 64 deep; does it contain itself"):
         save_checkpoint(tmp_path, FIRST, state)
     assert names(tmp_path) == []
 

@@ -127,7 +127,7 @@ def test_a_broken_whole_line_is_named(history: History) -> None:
     filled(history)
     lines = history.path.read_text().splitlines()
     history.path.write_text("\n".join([*lines[:2], "{torn", *lines[3:]]) + "\n")
-    with pytest.raises(ValueError, match=r"history\.jsonl, line 3 is no JSON"):
+    with pytest.raises(ValueError, match=r"history\.jsonl, line 3 is not JSON"):
         history.read()
     history.path.write_text("[1]\n")
     with pytest.raises(ValueError, match=r"line 1 must be a JSON object, got \[1\]"):

@@ -147,7 +147,7 @@ def test_where_there_is_no_fcntl_it_goes_on_and_says_so(
     assert "cannot be locked here: do not start a second run" in caplog.text
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can write anywhere")
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(PermissionError) as caught, locked(tmp_path):

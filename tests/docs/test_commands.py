@@ -1,4 +1,7 @@
-"""The commands in the README's sections "Train" and "Command line" are run, as they stand there.
+"""The commands on README and the guide's pages are run, as they stand there.
+
+On the pages of :data:`WHOLE` each line of a code block, and each command within the text and
+tables, must be one that can be run here; on the others, commands of ``mabm`` in code blocks are.
 
 What is changed so that all of them together take a minute: SYSU-MM01, RegDB, LLCM and the table of
 images are miniatures, the open data is cut to a few identities, and ``mabm train`` is given small
@@ -20,11 +23,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pages
 import pytest
 import torch
 from commands import COMMANDS
 from extras import needs_training
 from miniature_trees import build_image_list, build_llcm, build_regdb, build_sysu
+from pages import ROOT, blocks
+from prepared_trees import prepare_sysu
 from released_checkpoint import released_network, save_released
 
 from mabm import demo, train
@@ -32,10 +38,19 @@ from mabm.cli import main
 from mabm.data import emoji_xm
 from mabm.models import build_encoder
 
-ROOT = Path(__file__).parents[1]
-SECTIONS = ("Train", "Command line")
+GUIDE = ROOT / "docs" / "guide"
+TRAINING, GPUS, LINE = (
+    GUIDE / f"{name}.md" for name in ("training", "several_gpus", "command_line")
+)
+WHOLE = (TRAINING, GPUS, LINE)
+FREE = [
+    page
+    for page in (*pages.pages("docs/guide"), ROOT / "docs" / "install.md", ROOT / "docs" / "faq.md")
+    if page not in WHOLE
+]
 
 FOLDERS = {"sysu_mm01": "DATA/SYSU-MM01", "regdb": "DATA/RegDB", "llcm": "DATA/LLCM"}
+PREPARED = "PREPARED"  # SYSU-MM01 as other code bases copy it
 SIZE = (32, 16)
 SHORT = [
     "data.workers=0",
@@ -48,6 +63,9 @@ SHORT = [
 SMALL_IMAGES = [f"data.height={SIZE[0]}", f"data.width={SIZE[1]}"]
 SMALL_DRAWINGS = ["data.height=24", "data.width=24", "data.identities=none", "data.held_out=0"]
 SMALL_ENCODER = ["model.name=small", "model.weights=emoji_xm", "run.report=false"]
+
+# A command of mabm alone on its line, not what it prints.
+RUNS = re.compile(rf"(mabm ({'|'.join(COMMANDS)})|torchrun )[^|>&;]*$")
 
 # Something that a command's output must say.
 SAYS = {
@@ -64,33 +82,28 @@ SAYS = {
 }
 
 
-def sections() -> dict[str, str]:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    parts = re.split(r"^## (.+)\n", text, flags=re.MULTILINE)
-    found = dict(zip(parts[1::2], parts[2::2], strict=True))
-    return {name: found[name] for name in SECTIONS}
-
-
-def commands_of(section: str) -> list[list[str]]:
-    """Its commands, word by word: lines of code blocks, and code within the text and tables.
+def commands_of(page: Path) -> list[list[str]]:
+    """A page's commands, word by word.
 
     An option that a row of a table names beside a command is tried in place of its output.
     """
-    found = []
-    for part in re.split(r"^(```.*?\n```)$", section, flags=re.MULTILINE | re.DOTALL):
-        if part.startswith("```csv"):  # what a command reads
-            continue
-        if part.startswith("```"):
-            lines = part.splitlines()[1:-1]
-            found += [words for line in lines if (words := shlex.split(line, comments=True))]
-            continue
-        for paragraph in re.split(r"\n\n|(?<=\|)\n", part):
-            spans = [shlex.split(span) for span in re.findall(r"`([^`]+)`", paragraph)]
-            programs = [words for words in spans if is_command(words)]
-            found += programs
-            if paragraph.startswith("|"):
-                options = [words for words in spans if words[0].startswith("--")]
-                found += [without_output(programs[0]) + words for words in options if programs]
+    lines = [
+        line
+        for block in blocks(page)
+        if block.language in ("", "bash", "sh")
+        for line in block.text.splitlines()
+    ]
+    if page not in WHOLE:
+        return [shlex.split(line, comments=True) for line in lines if RUNS.match(line)]
+    found = [words for line in lines if (words := shlex.split(line, comments=True))]
+    text = pages.without_code(page.read_text(encoding="utf-8"))
+    for paragraph in re.split(r"\n\n|(?<=\|)\n", text):
+        spans = [shlex.split(span) for span in re.findall(r"`([^`]+)`", paragraph)]
+        programs = [words for words in spans if is_command(words)]
+        found += programs
+        if paragraph.startswith("|"):
+            options = [words for words in spans if words[0].startswith("--")]
+            found += [without_output(programs[0]) + words for words in options if programs]
     return [words for words in found if words[0] != "pip"]
 
 
@@ -131,6 +144,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("workplace")
     build_sysu(folder / FOLDERS["sysu_mm01"], train=4, val=2, test=3, images=3, size=SIZE)
     build_regdb(folder / FOLDERS["regdb"], identities=12, images=8, size=SIZE)
+    prepare_sysu(folder / FOLDERS["sysu_mm01"], folder / PREPARED)
     build_llcm(folder / FOLDERS["llcm"], train=6, test=3, images=3, size=SIZE)
     table = build_image_list(folder / "own", size=SIZE)
     lines = table.read_text(encoding="utf-8").splitlines()
@@ -178,24 +192,44 @@ def run_by_torchrun(words: list[str]) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
-def test_commands_are_found() -> None:
+def test_commands_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every configuration is trained, every command is in the table, and all else is refused."""
-    found = {
-        name: [shlex.join(words) for words in commands_of(s)] for name, s in sections().items()
-    }
+    found = {page: [shlex.join(words) for words in commands_of(page)] for page in WHOLE}
     for config in train.CONFIGS:
-        assert any(line.startswith(f"mabm train {config} --") for line in found["Train"])
-    assert {line.split()[1] for line in found["Command line"]} == {*COMMANDS, "COMMAND"}
-    assert any(line.startswith("torchrun ") for line in found["Train"])
+        assert any(line.startswith(f"mabm train {config} --") for line in found[TRAINING])
+    assert {line.split()[1] for line in found[LINE]} == {*COMMANDS, "COMMAND"}
+    assert any(line.startswith("torchrun ") for line in found[GPUS])
+    assert any(commands_of(page) for page in FREE)
+    page = tmp_path / "page.md"
+    page.write_text(
+        "First:\n\n```\nmake dance  # now\n```\n\n```\n$ it's\nmabm info\nmabm info > x\n```\n"
+    )
+    monkeypatch.setattr(pages, "ROOT", tmp_path)
+    assert commands_of(page) == [["mabm", "info"]]
     with pytest.raises(AssertionError, match="cannot run make dance"):
-        arguments_of(commands_of("First:\n\n```\nmake dance  # now\n```\n")[0])
+        arguments_of(["make", "dance"])
+
+
+def test_targets_of_make_are_there() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([\w-]+):", makefile, re.MULTILINE))
+    lines = [
+        line
+        for page in pages.pages("docs")
+        for block in blocks(page)
+        for line in block.text.splitlines()
+    ]
+    named = {match[1] for line in lines if (match := re.match(r"(?:\$ )?make ([a-z][\w-]*)", line))}
+    assert named
+    assert sorted(named - targets) == []
 
 
 @needs_training
 @pytest.mark.slow
 def test_every_command_runs(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for words in (words for section in sections().values() for words in commands_of(section)):
-        line = shlex.join(words)
+    found = [shlex.join(words) for page in (*WHOLE, *FREE) for words in commands_of(page)]
+    for line in dict.fromkeys(found):  # each of them once
+        words = shlex.split(line)
         if "COMMAND" in words:
             for name in COMMANDS:
                 with pytest.raises(SystemExit) as left:
