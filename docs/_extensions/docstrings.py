@@ -27,7 +27,7 @@ def complete_docstring(
 ) -> None:
     """Finds the docstring of re-exported data, and keeps prose from being read as a type."""
     if what == "data":
-        lines[:] = docstring_of_data(name) or lines
+        lines[:] = docstring_of_data(name)
     if not any(lines):
         logger.warning("%s has no docstring", name)
     lines[:] = returns_as_field("\n".join(lines)).split("\n")
@@ -35,17 +35,14 @@ def complete_docstring(
         lines[:0] = ["..", ""]  # a comment: before a colon in the first line, napoleon sees a type
 
 
-def docstring_of_data(name: str) -> list[str]:
-    """The lines below a constant, which stand in the module that defines it."""
-    module_name, _, name = name.rpartition(".")
-    defined_in = module_name
-    module = importlib.import_module(module_name)
-    source = inspect.getsource(module)
+def docstring_of_data(full_name: str) -> list[str]:
+    """The lines below a constant, in the module that defines it; none where it has no docstring."""
+    module, _, name = full_name.rpartition(".")
+    source = inspect.getsource(importlib.import_module(module))
     imported = re.search(rf"^from (\S+) import (?:[^()\n]*|\([^)]*)\b{name}\b", source, re.M)
     if imported:
-        defined_in = imported[1]
-    docstrings = ModuleAnalyzer.for_module(defined_in).find_attr_docs()
-    return list(docstrings.get(("", name), []))
+        return docstring_of_data(f"{imported[1]}.{name}")
+    return list(ModuleAnalyzer.for_module(module).find_attr_docs().get(("", name), []))
 
 
 def returns_as_field(docstring: str) -> str:

@@ -4,8 +4,8 @@ Choose eps and k1 without labels
 
 Clusters part of Emoji-XM with many radii and list lengths, as one would without labels, and then
 looks at the identities to see how good the choice was. The images are drawings, not photographs.
-The guide :doc:`/guide/choosing` explains the rules. ``python choosing.py picture.png`` also saves the
-first picture.
+The guide :doc:`/guide/choosing` explains the rules. ``python choosing.py picture.png`` also saves
+the first picture.
 """
 
 import sys
@@ -38,8 +38,8 @@ print(f"{len(features)} frames of {num_identities} identities")
 # One graph, many radii
 # ---------------------
 #
-# The graph up to 0.8 is computed once, and :meth:`mabm.NeighborGraph.sweep` clusters it for each eps.
-# No identity is read here.
+# The graph up to 0.8 is computed once, and :meth:`mabm.NeighborGraph.sweep` clusters it for each
+# eps. No identity is read here.
 
 radii = [round(0.2 + 0.025 * step, 3) for step in range(23)]
 

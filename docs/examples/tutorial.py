@@ -30,9 +30,9 @@ print(f"{len(images)} images of {tuple(images.shape[1:])}: {(modality == 0).sum(
 def show(rows, titles):
     """Shows images, a row of the picture for each list."""
     width = max(map(len, rows))
-    figure, axes = plt.subplots(
+    axes = plt.subplots(
         len(rows), width, figsize=(0.7 * width, 0.95 * len(rows)), squeeze=False, layout="tight"
-    )
+    )[1]
     for line, members, title in zip(axes, rows, titles, strict=True):
         for axis in line:
             axis.axis("off")
@@ -52,9 +52,9 @@ show(
 # Images to features
 # ------------------
 #
-# An encoder turns each image into a vector. The one that ships has learned to tell other emoji apart
-# and has never seen a pair across modalities. Your own encoder serves as well: all that follows
-# takes an (N, D) tensor.
+# An encoder turns each image into a vector. The one that ships has learned to tell other emoji
+# apart and has never seen a pair across modalities. Your own encoder serves as well: all that
+# follows takes an (N, D) tensor.
 
 encoder = models.load_pretrained()
 features = models.extract(encoder, images, modality)
@@ -65,8 +65,9 @@ print(features.shape)
 # ------------------
 #
 # :func:`mabm.pseudo_labels` clusters the samples by their modality-aware Jaccard distance: two
-# samples are near if their nearest neighbors, *taken from each modality*, are the same. Clusters are
-# numbered from 0; -1 is noise. :doc:`choosing` shows how eps, k1 and k2 are chosen without labels.
+# samples are near if their nearest neighbors, *taken from each modality*, are the same. Clusters
+# are numbered from 0; -1 is noise. :doc:`choosing` shows how eps, k1 and k2 are chosen without
+# labels.
 
 found = mabm.pseudo_labels(features, modality, eps=0.5, k1=24, k2=3)
 print(found.summary())
@@ -81,7 +82,10 @@ members = [torch.nonzero(found.labels == cluster).flatten() for cluster in large
 members = [rows[modality[rows].argsort(stable=True)] for rows in members]
 show(
     [rows[torch.linspace(0, len(rows) - 1, min(len(rows), 14)).long()] for rows in members],
-    [f"cluster {cluster}: {len(rows)} images" for cluster, rows in zip(largest, members, strict=True)],
+    [
+        f"cluster {cluster}: {len(rows)} images"
+        for cluster, rows in zip(largest, members, strict=True)
+    ],
 )
 
 # %%
@@ -139,7 +143,7 @@ plt.show()
 # Around again
 # ------------
 #
-# The next epoch extracts features with the better encoder and clusters them anew.
+# The next epoch extracts features with the better encoder and clusters them again.
 
 features = models.extract(encoder, images, modality)
 again = mabm.pseudo_labels(features, modality, eps=0.5, k1=24, k2=3)
@@ -151,6 +155,6 @@ print(
 )
 
 # %%
-# That is the whole method, but for augmentation and a first stage within each modality. ``mabm train``
-# runs all of it (:doc:`/guide/training`), and :doc:`/guide/own_loop` puts these steps into a loop of
-# your own.
+# That is the whole method, except for augmentation and a first stage within each modality.
+# ``mabm train`` runs all of it (:doc:`/guide/training`), and :doc:`/guide/own_loop` puts these
+# steps into a loop of your own.

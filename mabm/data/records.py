@@ -19,7 +19,7 @@ from mabm._core.arrays import IntArray
 ByteArray: TypeAlias = npt.NDArray[np.uint8]
 
 UNKNOWN: Final = -1
-"""An identity or a camera that is not known."""
+"""An identity or a camera that is not known, -1."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -115,7 +115,7 @@ class MethodResult:
         within: Pairs of samples of one modality within a half.
         ari: Adjusted Rand index, noise as singletons: the mean of the two halves.
         halves: ``across`` of each half.
-        clusters: Pairs that clusters join, for each of :data:`EPS_VALUES`.
+        clusters: Pairs that clusters join, for each ``eps`` of ``EPS_VALUES``.
         distances: Pairs within a distance, for each distance that occurs up to 0.9.
     """
 

@@ -17,7 +17,9 @@ def extract(
     batch_size: int = 256,
     normalize_mean: bool = False,
 ) -> Tensor:
-    """Computes features for clustering: ``0.5 * (g(image) + g(flipped image))``, with |g| = 1.
+    """Computes features for clustering: ``0.5 * (g(image) + g(flipped image))``.
+
+    Before the mean, each of the two has length 1.
 
     The encoder's training flag is restored; no gradient is recorded.
 

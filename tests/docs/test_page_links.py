@@ -9,7 +9,14 @@ import pytest
 
 PAGES = [*pages.pages("docs"), pages.ROOT / "CONTRIBUTING.md"]
 LINK = re.compile(r"\]\((?P<target>[^()\s]+)(?: \"[^\"]*\")?\)|<img [^>]*src=\"(?P<image>[^\"]+)\"")
-BUILT = re.compile(r"(?:gallery|generated)/[\w./]*\.(?:md|rst|html)$")  # pages that the build writes
+<<<<<<< HEAD
+# Pages that the build writes.
+BUILT = re.compile(r"(?:gallery|generated)/[\w./]*\.(?:md|rst|html)$")
+=======
+BUILT = re.compile(
+    r"(?:gallery|generated)/[\w./]*\.(?:md|rst|html)$"
+)  # pages that the build writes
+>>>>>>> wt/site
 
 
 def anchors(text: str) -> set[str]:

@@ -69,6 +69,11 @@ def browser() -> Iterator[Any]:
         chromium.close()
 
 
+def note_failure(request: Any, faults: list[str]) -> None:
+    if request.failure != "net::ERR_ABORTED":  # as when the next page is opened before its end
+        faults.append(f"failed: {request.url}: {request.failure}")
+
+
 @pytest.fixture
 def open_page(browser: Any) -> Iterator[Any]:
     """Opens a tab; at the end of the test, nothing in it may have failed."""
@@ -80,7 +85,7 @@ def open_page(browser: Any) -> Iterator[Any]:
         tab = context.new_page()
         tab.on("console", lambda said: said.type == "error" and faults.append(said.text))
         tab.on("pageerror", lambda error: faults.append(str(error)))
-        tab.on("requestfailed", lambda request: faults.append(f"failed: {request.url}"))
+        tab.on("requestfailed", lambda request: note_failure(request, faults))
         tab.on(
             "response", lambda got: got.status < 400 or faults.append(f"{got.status}: {got.url}")
         )
