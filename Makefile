@@ -80,8 +80,9 @@ clean:
 
 $(VENV)/torch:
 	@echo "Installing into $(VENV): $(TORCH), then mabm and the packages of its tests (0.5 GB on the disk)."
-	@echo "On Linux pip's own PyTorch is a CUDA build of several gigabytes; for the CPU build, of 200 MB:"
-	@echo "  make TORCH=\"torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu\" $(MAKECMDGOALS)"
+	@echo "On Linux pip's default PyTorch is a CUDA build of several gigabytes. For the CPU build, about"
+	@echo "200 MB, stop and name its index, which PyTorch's installation page gives:"
+	@echo "  make $(MAKECMDGOALS) TORCH=\"torch==2.13.0 --index-url ...\""
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet $(TORCH)
 	$(BIN)/pip install --quiet numpy 'setuptools>=77' wheel ninja pybind11

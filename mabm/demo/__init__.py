@@ -60,7 +60,7 @@ class DemoResult:
 
     @property
     def naive(self) -> MethodResult:
-        """Clustering by the distance that is blind to the modality."""
+        """Clustering by the distance that ignores modality."""
         return self.methods[METHODS.index(NAIVE)]
 
     @property

@@ -43,7 +43,7 @@ def center_modalities(features: ArrayT, modality: Column) -> ArrayT:
         >>> people = torch.eye(4).repeat_interleave(10, dim=0)
         >>> modality = torch.arange(40) % 2
         >>> apart = people + 5.0 * modality[:, None]
-        >>> mabm.pseudo_labels(apart, k1=10, k2=2).num_clusters  # blind to modality
+        >>> mabm.pseudo_labels(apart, k1=10, k2=2).num_clusters  # ignores modality
         8
         >>> mabm.pseudo_labels(mabm.center_modalities(apart, modality), k1=10, k2=2).num_clusters
         4
