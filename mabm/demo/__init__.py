@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from mabm._core.arrays import IntArray
+from mabm._core.files import check_writable
 from mabm.demo.comparison import (
     AWARE,
     METHODS,
@@ -93,7 +94,7 @@ def run(
 
     Raises:
         ImportError: If tqdm or matplotlib is missing.
-        OSError: If the folder ``output`` cannot be created.
+        OSError: If the folder ``output`` cannot be created, or a picture not be written there.
         TypeError: If ``seed`` is no integer.
         ValueError: If ``seed`` or ``identities`` are out of range. All errors are raised before any
             work.
@@ -109,6 +110,9 @@ def run(
         raise ValueError(f"identities must be at least 2, one for each half, got {count}")
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
+    pictures = (folder / EXAMPLES_PICTURE, folder / PAIRS_PICTURE)
+    for picture in pictures:
+        check_writable(picture)
     started = time.perf_counter()
     steps = count_steps(images) + 2 * len(METHODS) + 2
     with tqdm(total=steps, disable=not progress, leave=False, unit="step") as bar:
@@ -122,7 +126,6 @@ def run(
             )
         naive, aware = (methods[METHODS.index(each)] for each in (NAIVE, AWARE))
         bar.set_description("pictures")
-        pictures = (folder / EXAMPLES_PICTURE, folder / PAIRS_PICTURE)
         gains = gains_of(naive.labels, aware.labels, images.identity, images.modality)
         save_picture(draw_examples(images, naive.labels, aware.labels, gains), pictures[0])
         bar.update()

@@ -34,6 +34,7 @@ PRECISIONS: Final = (0.9, 0.8, 0.7, 0.6, 0.5)
 
 _MAX_DISTANCE: Final = 0.9  # pairs beyond it hardly agree in a neighbor
 _NUM_HALVES: Final = 2
+_NUM_MODALITIES: Final = 2
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,12 @@ class Settings:
     """Parameters of the clustering, the same for all methods.
 
     Attributes:
-        k1: Neighbors of a sample in total. The modality-aware distance takes half of them from each
-            modality, the naive one takes the nearest of any modality. An identity has 8 to 12
+        k1: Neighbors of a sample in total, even. The modality-aware distance takes half of them of
+            each modality, the naive one takes the nearest of any modality. An identity has 8 to 12
             images in each modality, so 12 of each can hold all of them; the 30 of the paper suits
             data with 30 to 50 images of an identity.
-        k2: Rows that local query expansion averages in total. The modality-aware distance takes
-            half of them from each modality.
+        k2: Rows that local query expansion averages in total, even. The modality-aware distance
+            takes half of them from each modality.
         min_samples: Samples within ``eps``, itself included, that make a core sample; as in the
             paper.
     """
@@ -57,9 +58,15 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Refuses what the clustering would refuse, before any work."""
-        k1 = check_k1(PRESETS["bmil"], self.k1, num_groups=2)
+        k1 = check_k1(PRESETS["bmil"], self.k1, num_groups=_NUM_MODALITIES)
         check_integer("k2", self.k2, at_least=1, at_most=k1, reason=", which ends at k1")
         check_integer("k2", self.k2, at_least=2, reason=", a row of each modality")
+        for name in ("k1", "k2"):
+            if (value := getattr(self, name)) % _NUM_MODALITIES:
+                raise ValueError(
+                    f"{name} must be even, half for each modality, so that all methods take as "
+                    f"many, got {value}"
+                )
         check_min_samples(self.min_samples)
 
 
@@ -210,7 +217,7 @@ class _Half:
             max_distance=_MAX_DISTANCE,
             k1=settings.k1,
             # The modality-aware distance averages k2 rows of each modality.
-            k2=settings.k2 // 2 if method.preset == "bmil" else settings.k2,
+            k2=settings.k2 // _NUM_MODALITIES if method.preset == "bmil" else settings.k2,
             preset=method.preset,
         )
         self.labels: list[IntArray] = [

@@ -1,19 +1,17 @@
-"""The demo's images and their features: ``python -m mabm.demo.features`` keeps those of seed 0.
+"""The demo's images and their features.
 
 The encoder's features of 7,634 images take half a minute, and are the same every time. Those of
-seed 0 ship in ``emoji_xm_features.npz``. Computed features are rounded to float16 as the shipped
-ones are, so that both give the same table; only where the last bit of a convolution differs between
-two machines can a third decimal.
+seed 0 ship in ``emoji_xm_features.npz``, which ``mabm/demo/shipping.py`` writes. Computed features
+are rounded to float16 as the shipped ones are, so that both give the same table; only where the
+last bit of a convolution differs between two machines can a third decimal.
 """
 
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -22,17 +20,14 @@ import torch
 
 from mabm._core.arguments import check_integer
 from mabm._core.arrays import IntArray
-from mabm._core.files import moved_into
 from mabm.data import identity_splits, load_drawings, render_drawings
 from mabm.data.drawings import frames_of
 from mabm.models import extract, load_pretrained
 
-logger = logging.getLogger(__name__)
-
 FloatArray = npt.NDArray[np.float32]
 
 SHIPPED_SEED: Final = 0
-_FILE: Final = "emoji_xm_features.npz"
+SHIPPED_FILE: Final = "emoji_xm_features.npz"
 _IMAGES_PER_STEP: Final = 512  # one tick of the progress bar, about a second
 # Later seeds must not repeat frames of earlier ones: no camera has more frames than this.
 _FRAMES_PER_SEED: Final = 3
@@ -113,7 +108,7 @@ def features_of(images: Images, tick: Callable[[], object] = lambda: None) -> Fl
 @functools.cache
 def _shipped() -> tuple[IntArray, npt.NDArray[np.float16]]:
     """The identity of each image of seed 0, and its features."""
-    resource = resources.files("mabm.demo").joinpath(_FILE)
+    resource = resources.files("mabm.demo").joinpath(SHIPPED_FILE)
     with resource.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
         return archive["identity"], archive["features"]
 
@@ -139,18 +134,3 @@ def compute_features(images: Images, tick: Callable[[], object] = lambda: None) 
         tick()
     features: FloatArray = torch.cat(parts).half().float().numpy()
     return features
-
-
-def main() -> None:
-    """Computes the features of seed 0 and writes them into the package."""
-    path = Path(__file__).with_name(_FILE)
-    images = list_images(seed=SHIPPED_SEED)
-    features = compute_features(images).astype(np.float16)
-    with moved_into(path) as stream:
-        np.savez_compressed(stream, features=features, identity=images.identity)
-    logger.info("saved %s, %d x %d", path, *features.shape)
-
-
-if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    main()

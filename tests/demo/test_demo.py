@@ -1,5 +1,6 @@
 """The demo: what it compares, its pictures, and the claim that it shows."""
 
+import errno
 import re
 import subprocess
 import sys
@@ -185,9 +186,43 @@ def test_what_cannot_work_is_refused_before_any_work(
     (tmp_path / "file").touch()
     with pytest.raises(FileExistsError):
         demo.run(tmp_path / "file")
+    for name in ("before_after.png", "pairs.png"):
+        (tmp_path / name / name).mkdir(parents=True)
+        with pytest.raises(IsADirectoryError, match=name):
+            demo.run(tmp_path / name)
     for too_few in ([], WANTED[:1]):
         with pytest.raises(ValueError, match=f"identities must be at least 2, .* {len(too_few)}$"):
             demo.run(tmp_path, identities=too_few)
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_any_work(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(demo, "features_of", None)
+    opened = Path.open
+
+    def refuse(path: Path, mode: str = "r", **options: object) -> object:
+        if "w" in mode:  # as in a folder of someone else: the tests may run as root
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return opened(path, mode, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(PermissionError, match=r"before_after\.png"):
+        demo.run(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_features_are_shipped_without_a_warning_of_python() -> None:
+    # A module that its own package imports would be run twice, which Python warns of.
+    code = "import runpy; runpy.run_module('mabm.demo.shipping', run_name='not main')"
+    subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, check=True)
+
+
+@pytest.mark.parametrize("name", ["k1", "k2"])
+def test_half_of_the_neighbors_is_a_whole_number(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{name} must be even, half for each modality.* got 5$"):
+        demo.Settings(**{"k1": 24, "k2": 4, name: 5})
+    assert demo.Settings(k1=2, k2=2).k2 == 2
 
 
 def test_command_line(
@@ -217,6 +252,7 @@ def test_command_line(
     [
         (["--k1", "1"], "k1 must be in [2, 1024], at least one for each of the 2 groups"),
         (["--k2", "30"], "k2 must be in [1, 24], which ends at k1, got 30"),
+        (["--k1", "25"], "k1 must be even, half for each modality, so that all methods take"),
         (["--k2", "1"], "k2 must be at least 2, a row of each modality, got 1"),
         (["--seed", "9" * 18], "seed must be in [0, 1048576], got 999"),
     ],

@@ -28,13 +28,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--k1",
         type=integer,
         metavar="N",
-        help="neighbors of a sample, both modalities together, in [2, 1024] (default: 24)",
+        help="neighbors of a sample, both modalities together: even, in [2, 1024] (default: 24)",
     )
     parser.add_argument(
         "--k2",
         type=integer,
         metavar="N",
-        help="neighbors that query expansion averages, both modalities together (default: 6)",
+        help="neighbors that query expansion averages, both modalities together: even, in [2, K1] "
+        "(default: 6)",
     )
 
 
