@@ -42,8 +42,8 @@ class Settings:
     """Parameters of the clustering, the same for all methods.
 
     Attributes:
-        k1: Neighbors of a sample in total, even. The modality-aware distance takes half of them of
-            each modality, the naive one takes the nearest of any modality. An identity has 8 to 12
+        k1: Neighbors of a sample in total, even. The modality-aware distance takes half from each
+            modality, the naive one takes the nearest of any modality. An identity has 8 to 12
             images in each modality, so 12 of each can hold all of them; the 30 of the paper suits
             data with 30 to 50 images of an identity.
         k2: Rows that local query expansion averages in total, even. The modality-aware distance

@@ -9,6 +9,7 @@ import pytest
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from mabm.cluster.quality import (
+    PairQuality,
     adjusted_rand_index,
     cross_modality_pairs,
     evenly_chosen_clusters,
@@ -24,6 +25,21 @@ def random_case(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         rng.integers(0, 5, count),
         rng.integers(0, 1 + seed % 3, count),
     )
+
+
+@pytest.mark.parametrize(
+    ("quality", "f1"),
+    [
+        (PairQuality(num_true=10, num_found=5, num_right=4), 2 * 0.8 * 0.4 / (0.8 + 0.4)),
+        (PairQuality(num_true=3, num_found=3, num_right=3), 1.0),
+        (PairQuality(num_true=3, num_found=3, num_right=0), 0.0),
+        (PairQuality(num_true=3, num_found=0, num_right=0), 0.0),
+        (PairQuality(num_true=0, num_found=3, num_right=0), 0.0),
+        (PairQuality(num_true=0, num_found=0, num_right=0), math.nan),
+    ],
+)
+def test_f1_is_the_harmonic_mean_of_precision_and_recall(quality: PairQuality, f1: float) -> None:
+    assert quality.f1 == pytest.approx(f1, nan_ok=True)
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -73,6 +73,25 @@ def test_eps_of_a_half_is_the_best_on_the_other_half_alone(result: demo.DemoResu
     assert np.array_equal(result.aware.labels[one], found.labels)
 
 
+@pytest.mark.parametrize(("place", "preset", "k2"), [(2, "spcl", 6), (3, "bmil", 3)])
+def test_centered_methods_cluster_centered_features(
+    result: demo.DemoResult, place: int, preset: str, k2: int
+) -> None:
+    images, found = result.images, result.methods[place]
+    assert found.method.name.endswith("centered")
+    features = demo.features_of(images)
+    rows = split_identities(images.identity)[0]
+    groups = images.modality[rows]
+    centered, plain = (
+        mabm.pseudo_labels(
+            each, groups, eps=found.eps[0], k1=result.settings.k1, k2=k2, preset=preset
+        ).labels
+        for each in (mabm.center_modalities(features[rows], groups), features[rows])
+    )
+    assert np.array_equal(found.labels[rows], centered)
+    assert not np.array_equal(found.labels[rows], plain)
+
+
 def test_curves_agree_with_a_count_of_all_pairs(result: demo.DemoResult) -> None:
     images, settings, curve = result.images, result.settings, result.naive.distances
     features, threshold = demo.features_of(images), np.float32(0.7)
@@ -133,6 +152,34 @@ def test_pictures_leave_the_style_alone(result: demo.DemoResult) -> None:
     before = dict(mpl.rcParams)
     draw_pairs(result.methods)
     assert dict(mpl.rcParams) == before
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_boxes_hold_the_clusters_of_the_emoji(result: demo.DemoResult, number: int) -> None:
+    images, gains = result.images, result.gains
+    labels = (result.naive.labels, result.aware.labels)[number]
+    own, others, faded, left_out = [], 0, 0, []
+    for identity in [*gains.greatest(3), *gains.least(1)]:
+        mine = np.flatnonzero(images.identity == identity)
+        first = [mine[images.camera[mine] == camera][0] for camera in set(images.camera[mine])]
+        own += first
+        for label in {labels[row] for row in first} - {-1}:
+            strangers = ((labels == label) & (images.identity != identity)).sum()
+            others += min(2, strangers)
+            left_out += [f"+{strangers - 2}"] if strangers > 2 else []
+        faded += sum(labels[row] == -1 for row in first)
+    # The same clustering in both panels: everything is drawn twice.
+    (axes,) = draw_examples(images, labels, labels, gains).axes
+    drawn = [np.asarray(each.get_array()).tobytes() for each in axes.images]
+    assert len(drawn) == 2 * (len(own) + others)
+    for tile in images.render(np.array(own)).transpose(0, 2, 3, 1):
+        assert drawn.count(tile.tobytes()) >= 2
+    frames = [each for each in axes.patches if type(each).__name__ == "Rectangle"]
+    assert len(frames) == 2 * others > 0
+    assert sum(each.get_alpha() != 1 for each in axes.images) == 2 * faded
+    words = [each.get_text() for each in axes.texts if each.get_text().startswith("+")]
+    assert sorted(words) == sorted(2 * left_out)
+    assert left_out
 
 
 def test_picture_without_clusters_is_drawn(result: demo.DemoResult, tmp_path: Path) -> None:
