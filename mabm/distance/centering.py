@@ -20,7 +20,7 @@ def center_modalities(features: ArrayT, modality: Column) -> ArrayT:
     drawings it joined more right pairs across modalities (``docs/evidence/demo.md``); on people it
     has not been tried. The means are those of the rows given, so cluster the rows that you center,
     and center queries and gallery together. Identities should be spread alike over the modalities:
-    where they differ much, the means do for that reason.
+    where they differ much, their means differ because of that.
 
     Args:
         features: (N, D) tensor or array of float16, bfloat16, float32 or float64, read as float32.
@@ -30,8 +30,8 @@ def center_modalities(features: ArrayT, modality: Column) -> ArrayT:
     Returns:
         (N, D) float32 of the same kind, on the same device: rows of unit length, and zeros where a
         row equals its mean (up to 2**-24 of the greatest number in ``features``), as the only row
-        of a modality does. The same bits on every device and for any number of threads. Without
-        gradient.
+        of a modality does. The same bits on every device by design, and for any number of
+        threads. Without gradient.
 
     Raises:
         TypeError: An argument of the wrong kind.
