@@ -79,7 +79,8 @@ clean:
 	rm -rf $(VENV) build dist *.egg-info mabm/_C*.so demo_output ablation_output
 
 $(VENV)/torch:
-	@echo "Installing into $(VENV): $(TORCH), then mabm and the packages of its tests (0.5 GB on the disk)."
+	@echo "Installing into $(VENV): $(TORCH), then mabm and the packages of its tests:"
+	@echo "1 to 2 GB on the disk, and some minutes, one or two of them for compiling the C++ ops."
 	@echo "On Linux pip's default PyTorch is a CUDA build of several gigabytes. For the CPU build, about"
 	@echo "200 MB, stop and name its index, which PyTorch's installation page gives:"
 	@echo "  make $(MAKECMDGOALS) TORCH=\"torch==2.13.0 --index-url ...\""
