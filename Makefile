@@ -62,7 +62,7 @@ wheel: $(VENV)/installed
 docs: $(VENV)/documented
 	rm -rf build/docs docs/gallery docs/reference/generated
 	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -W --keep-going -q -b html docs build/docs
-	SITE=build/docs $(BIN)/python -m pytest -rs tests/docs/test_site.py tests/docs/test_repository_files.py
+	SITE=build/docs $(BIN)/python -m pytest -rs tests/docs/test_site.py tests/docs/test_repository_files.py tests/report/test_in_browser.py
 	@echo "The documentation is ready: open $(CURDIR)/build/docs/index.html"
 
 bench: $(VENV)/installed
