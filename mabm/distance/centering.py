@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -59,7 +61,7 @@ def center_groups(x: Tensor, groups: Tensor) -> Tensor:
     group_of, counts = torch.unique(groups, return_inverse=True, return_counts=True)[1:]
     greatest = float(torch.stack([block.abs().max() for block in row_blocks(x)]).max())
     # A power of two: numbers are scaled without rounding, and N of them sum to less than 2**62.
-    unit = 2.0 ** (_exponent(greatest) + len(x).bit_length() - _INTEGER_BITS)
+    unit = 2.0 ** (math.frexp(greatest)[1] + len(x).bit_length() - _INTEGER_BITS)
     sums = torch.zeros(len(counts), x.shape[1], dtype=torch.int64, device=x.device)
     for block, numbers in zip(row_blocks(x), row_blocks(group_of), strict=True):
         sums.index_add_(0, numbers, (block.double() / unit).round().to(torch.int64))
@@ -70,11 +72,6 @@ def center_groups(x: Tensor, groups: Tensor) -> Tensor:
             for block, numbers in zip(row_blocks(x), row_blocks(group_of), strict=True)
         ]
     )
-
-
-def _exponent(value: float) -> int:
-    """The least e with ``value < 2**e``, of a float32."""
-    return int(torch.frexp(torch.tensor(value)).exponent)
 
 
 def _unit_rows(rows: Tensor, least: float) -> Tensor:

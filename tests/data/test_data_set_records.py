@@ -138,7 +138,7 @@ def test_another_record_is_known_to_commands(
     assert f"{folders} with its folder, or emoji_xm" in shown("extract")
     assert folders in shown("census")
     for command in ("train", "extract", "census", "evaluate"):
-        assert "trial of regdb, 1 to 10; toy_set, 1 to 3" in shown(command)
+        assert "regdb, 1 to 10; toy_set, 1 to 3" in shown(command)
     with pytest.raises(SystemExit):
         run("evaluate", tmp_path, "--task", "none")
     assert "toy-search" in capsys.readouterr().err
@@ -155,7 +155,7 @@ NAMED_ELSEWHERE = {
     "data/sets.py": "the list of records",
     "models/weights.py": "weights that ship are named after the data that they learned",
     "train/config.py": "the defaults are those of one data set",
-    "demo/__init__.py": "the demonstration is of one data set",
+    "demo/features.py": "the demonstration is of one data set",
 }
 """Modules that name a data set in code beside the one of the data set, and why."""
 

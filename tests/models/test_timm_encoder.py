@@ -153,7 +153,7 @@ def test_the_size_goes_to_backbones_that_need_one(
 
 
 def test_unknown_backbones_are_named(made: list[dict[str, Any]]) -> None:
-    with pytest.raises(ValueError, match=r"backbone of timm, got 'siz'; near it: \['sized'\]"):
+    with pytest.raises(ValueError, match=r"backbone of timm, got 'siz'; similar: \['sized'\]"):
         TimmEncoder("siz")
     with pytest.raises(ValueError, match="begins with a convolution, got 'headless'"):
         TimmEncoder("headless")
