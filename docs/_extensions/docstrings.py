@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import pkgutil
 import re
 from typing import Any
 
@@ -69,16 +70,17 @@ def find_by_last_name(app: Sphinx, env: Any, node: Any, content: Any) -> Any:
     """Resolves a short name, such as ``Preset`` in the text of another package.
 
     Public objects are described once, under their public name. A reference may use their last name
-    alone, or the name of the module that defines them.
+    alone, the end of their name, or that in the module that defines them; a path that leads to
+    something else, or nowhere, stays broken.
     """
     if node.get("refdomain") != "py" or node.get("reftype") not in _ROLES:
         return None
     python = env.get_domain("py")
-    last = node["reftarget"].rpartition(".")[2]
+    target = node["reftarget"]
     found = {
         name: entry
         for name, entry in python.objects.items()
-        if name.rpartition(".")[2] == last and not entry.aliased
+        if not entry.aliased and is_name_of(target, name)
     }
     if not found:
         return None
@@ -88,3 +90,24 @@ def find_by_last_name(app: Sphinx, env: Any, node: Any, content: Any) -> Any:
         return None
     node["reftarget"] = shortest
     return python.resolve_xref(env, node["refdoc"], app.builder, "obj", shortest, node, content)
+
+
+def is_name_of(target: str, public: str) -> bool:
+    """Whether a reference ends the public name of an object, or is where it is imported from."""
+    if f".{public}".endswith(f".{target}"):
+        return True
+    owner, _, last = target.rpartition(".")
+    public_owner, _, public_last = public.rpartition(".")
+    if last != public_last:
+        return False
+    if (value := _imported(target)) is not None and value is _imported(public):
+        return True
+    # A field of a class is no attribute of it.
+    return inspect.isclass(held := _imported(owner)) and held is _imported(public_owner)
+
+
+def _imported(name: str) -> Any:
+    try:
+        return pkgutil.resolve_name(name)
+    except (ImportError, AttributeError, ValueError):
+        return None

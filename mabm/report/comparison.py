@@ -40,7 +40,8 @@ class ComparedRun:
     Attributes:
         name: What the page calls it; no two runs have one name.
         history: Entries of its epochs so far, in order.
-        settings: Its configuration as nested dictionaries; empty where it is not known.
+        settings: Its configuration as nested dictionaries or by dotted names; empty where it is
+            not known.
         environment: Versions and hardware as name -> text; empty where they are not known.
         is_finished: Whether its training is over.
     """
@@ -122,7 +123,7 @@ def write_comparison(path: str | os.PathLike[str], runs: Sequence[ComparedRun]) 
     if len(runs) < 2 or len(set(names)) < len(names):
         raise ValueError(f"runs must be two or more with names of their own, got {names}")
     legend = [line_of_run(place, name) for place, name in enumerate(names)]
-    known = [_shown_settings(run) for run in runs]
+    known = [flatten(run.settings) for run in runs]
     page = render(
         "comparison.html.jinja",
         kind=COMPARISON,
@@ -140,29 +141,47 @@ def write_comparison(path: str | os.PathLike[str], runs: Sequence[ComparedRun]) 
     return target
 
 
-def _shown_settings(run: ComparedRun) -> dict[str, Any]:
-    """Settings by their dotted names; of absolute paths only the last part."""
-    return {
-        name: shorten(value) if isinstance(value, str) else value
-        for name, value in flatten(run.settings).items()
-    }
-
-
 def _differing(tables: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
     """Keys whose values differ, each with the texts of all values; empty tables do not count."""
     known = [table for table in tables if table]
     keys = dict.fromkeys(key for table in known for key in table)
     return [
-        (key, [_in_words(table.get(key, _MISSING)) for table in tables])
+        (key, _tell_apart([_as_lists(table.get(key, _MISSING)) for table in tables]))
         for key in keys
-        if any(table.get(key, _MISSING) != known[0].get(key, _MISSING) for table in known)
+        if any(
+            _as_lists(table.get(key, _MISSING)) != _as_lists(known[0].get(key, _MISSING))
+            for table in known
+        )
     ]
+
+
+def _as_lists(value: Any) -> Any:
+    """Tuples as lists: they are one kind in a file."""
+    return list(map(_as_lists, value)) if isinstance(value, list | tuple) else value
+
+
+def _tell_apart(values: Sequence[Any]) -> list[str]:
+    """Texts of values: of paths to elsewhere, as many of the last parts as tell them apart."""
+    whole = [_in_words(value) for value in values]
+    num_different = len(set(whole))
+    texts: list[str] = []
+    for num_parts in range(1, 1 + max(map(len, whole))):
+        texts = [_in_words(_shorten_within(value, num_parts)) for value in values]
+        if len(set(texts)) == num_different:
+            break
+    return texts
+
+
+def _shorten_within(value: Any, num_parts: int) -> Any:
+    if isinstance(value, list):
+        return [_shorten_within(each, num_parts) for each in value]
+    return shorten(value, num_parts) if isinstance(value, str) else value
 
 
 def _in_words(value: object) -> str:
     if value is _MISSING:
         return NONE
-    return value if isinstance(value, str) else json.dumps(value, default=str)
+    return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
 
 
 def _tabulate_facts(runs: Sequence[ComparedRun], legend: Sequence[Line]) -> dict[str, Any]:

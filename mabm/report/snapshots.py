@@ -151,7 +151,8 @@ class RetrievalSnapshot:
 
         The queries shown are chosen by their average precision (AP), so that none is picked by
         hand: the best and the worst, at most one of each identity in either group, and those at the
-        quartiles. Ties: the lower row first. Queries without a match in the gallery do not count.
+        quartiles. The worst are below all of the best: there are none where all searches are alike.
+        Ties: the lower row first. Queries without a match in the gallery do not count.
 
         Args:
             features: (N, D) floating point, compared by inner product, never normalized here.
@@ -161,7 +162,8 @@ class RetrievalSnapshot:
             task: Which images are queries, which are the gallery, and what is left out of it.
             read: Reads images by row.
             image_names: Takes a row and returns the name of its image; ``None`` for no names.
-            num_each: Greatest number of the best queries, and of the worst, >= 1.
+            num_each: Greatest number of the best queries, and of the worst, >= 1; half of the
+                queries where they are fewer than two groups of this size.
             num_shown: Greatest number of gallery images to show for each query, >= 1.
 
         Returns:
@@ -209,10 +211,13 @@ def _choose_queries(scores: Tensor, identity: Tensor, num_each: int) -> dict[str
     """
     people = identity.tolist()
     count = int((scores > 0).sum())
+    num_each = min(num_each, max(1, count // 2))
     falling = scores.sort(descending=True, stable=True).indices[:count].tolist()
     rising = scores.sort(stable=True).indices[len(scores) - count :].tolist()
     best = _one_of_each(falling, people, num_each)
-    worst = _one_of_each([place for place in rising if place not in best], people, num_each)
+    bound = float(scores[best].min()) if best else 0.0
+    lower = [place for place in rising if float(scores[place]) < bound]
+    worst = _one_of_each(lower, people, num_each)
     quartiles = dict.fromkeys(falling[count * part // 4] for part in (1, 2, 3) if count)
     between = [place for place in quartiles if place not in best and place not in worst]
     return {BEST: best, BETWEEN: between, WORST: worst}

@@ -15,8 +15,8 @@ def name_images(images: ImageSet, data_set: DataSet, root: str | None) -> Callab
     """Returns a function from the row of an image to its name.
 
     A file is named by its path from the folder of the data set, so that no folder above it is
-    shown. Images that are no files are named by identity, camera and their number among the images
-    of this identity by this camera.
+    shown; files that have no folder in common, by their folder and name. Images that are no files
+    are named by identity, camera and their number among the images of this identity by this camera.
 
     Args:
         images: The images.
@@ -29,24 +29,30 @@ def name_images(images: ImageSet, data_set: DataSet, root: str | None) -> Callab
     folder = _folder_above(files, root)
 
     def name(row: int) -> str:
-        path = files[row]
-        return path.name if folder is None else path.absolute().relative_to(folder).as_posix()
+        path = files[row].absolute()
+        if folder is None:
+            return "/".join(path.relative_to(path.anchor).parts[-2:])
+        return path.relative_to(folder).as_posix()
 
     return name
 
 
 def _folder_above(files: tuple[Path, ...], root: str | None) -> Path | None:
-    """The folder of the data set if all files are in it, else the one that they have in common."""
+    """The folder of the data set if all files are in it, else the one that they have in common.
+
+    ``None`` where that is the root of the file system, or there is none.
+    """
     paths = [path.absolute() for path in files]
+    folder = None
     if root is not None:
         place = Path(root).absolute()
         folder = place if place.is_dir() else place.parent
-        if all(path.is_relative_to(folder) for path in paths):
-            return folder
-    try:
-        return Path(os.path.commonpath([path.parent for path in paths]))
-    except ValueError:  # none at all, or on several drives
-        return None
+    if folder is None or not all(path.is_relative_to(folder) for path in paths):
+        try:
+            folder = Path(os.path.commonpath([path.parent for path in paths]))
+        except ValueError:  # none at all, or on several drives
+            return None
+    return None if folder == folder.parent else folder
 
 
 def _name_frames(images: ImageSet, data_set: DataSet) -> Callable[[int], str]:

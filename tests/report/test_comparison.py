@@ -107,6 +107,37 @@ def test_settings_that_differ_are_listed(written: Callable[..., Page]) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("one", "two", "shown"),
+    [
+        ("/mnt/v1/RegDB", "/mnt/v2_cleaned/RegDB", "…/v1/RegDB …/v2_cleaned/RegDB"),
+        ("/home/ada/RegDB", "/home/ada/SYSU", "…/RegDB …/SYSU"),
+        ("/home/o'brien/RegDB", "RegDB", "…/RegDB RegDB"),
+        (["/home/ada/RegDB"], ["$HOME/LLCM"], '["…/RegDB"] ["…/LLCM"]'),
+    ],
+)
+def test_paths_are_shortened_but_told_apart(
+    one: object, two: object, shown: str, written: Callable[..., Page]
+) -> None:
+    page = written(
+        *(
+            ComparedRun(name, FIRST, {"data": {"root": value}})
+            for name, value in (("one", one), ("two", two))
+        )
+    )
+    assert f"setting one two data.root {shown}" in page.text
+    for hidden in ("/mnt", "/home", "$HOME"):
+        assert hidden not in page.text
+
+
+def test_a_tuple_is_the_list_of_its_values(written: Callable[..., Page]) -> None:
+    page = written(
+        ComparedRun("one", FIRST, {"stage1.steps": (1, 2)}),
+        ComparedRun("two", SECOND, {"stage1": {"steps": [1, 2]}}),
+    )
+    assert "All settings are equal." in page.text
+
+
 def test_stages_are_marked_where_they_begin_in_all_runs(written: Callable[..., Page]) -> None:
     longer = [*SECOND, entry(1, 2, losses={"visible": 1.0}), entry(2, 1, losses={"visible": 1.0})]
     first = [*FIRST[1:], entry(2, 2, losses={"visible": 1.0})]

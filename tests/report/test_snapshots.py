@@ -90,14 +90,54 @@ def test_the_best_the_quartiles_and_the_worst_are_shown(seed: int) -> None:
     assert len(set(identity[best])) == len(set(identity[worst])) == 3
 
 
-def test_few_queries_are_shown_once() -> None:
-    features = np.eye(3, dtype=np.float32)[[0, 1, 0, 1, 2]]
-    identity, modality = np.array([0, 1, 0, 1, 2]), np.array([1, 1, 0, 0, 0])
-    shown = RetrievalSnapshot.from_search(
-        features, identity, modality + 5, modality, task=TASK, read=read
+def search(ranks: list[int], **options: int) -> RetrievalSnapshot:
+    """A search of one query for each rank, whose only match is found there."""
+    num_queries, num_gallery = len(ranks), max(ranks) + len(ranks)
+    features = np.zeros((num_queries + num_gallery, num_queries), dtype=np.float32)
+    features[:num_queries] = np.eye(num_queries)
+    identity = np.arange(num_queries + num_gallery)
+    gallery = features[num_queries:]
+    for query, rank in enumerate(ranks):
+        # Those that come before the match are nearer: 1 at the match, 2 at the ranks above it.
+        match = num_queries + query
+        identity[match] = query
+        gallery[query, query] = 1
+        others = [row for row in range(num_gallery) if row != query][: rank - 1]
+        gallery[others, query] = 2
+    modality = (np.arange(len(identity)) < num_queries).astype(np.int64)
+    return RetrievalSnapshot.from_search(
+        features, identity, modality + 5, modality, task=TASK, read=read, **options
     )
-    assert shown.query.tolist() == [0, 1]
-    assert shown.group == [BEST] * 2
+
+
+@pytest.mark.parametrize(
+    ("ranks", "query", "group"),
+    [
+        ([3], [0], [BEST]),
+        ([3, 1], [1, 0], [BEST, WORST]),
+        ([1, 1], [0, 1], [BEST, BETWEEN]),
+        ([4, 1, 2], [1, 2, 0], [BEST, BETWEEN, WORST]),
+        ([4, 1, 2, 3], [1, 2, 0, 3], [BEST, BEST, WORST, WORST]),
+    ],
+)
+def test_few_queries_are_the_best_and_the_worst(
+    ranks: list[int], query: list[int], group: list[str]
+) -> None:
+    shown = search(ranks)
+    assert shown.query.tolist() == query
+    assert list(shown.group) == group
+
+
+def test_of_a_perfect_search_none_is_worst() -> None:
+    shown = search([1] * 12, num_each=2)
+    assert shown.query.tolist() == [0, 1, 3, 6, 9]
+    assert shown.group == [BEST] * 2 + [BETWEEN] * 3
+    assert all(facts.startswith("AP 100.0 %") for facts in shown.facts)
+
+
+def test_none_of_the_worst_scores_as_the_best() -> None:
+    shown = search([1, 1, 1, 1, 1, 1, 2, 1], num_each=3)
+    assert [q for q, name in zip(shown.query, shown.group, strict=True) if name == WORST] == [6]
 
 
 def test_gallery_is_that_of_trial_0() -> None:

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from mabm.data import DATA_SETS, UNKNOWN, ImageSet
 from mabm.train.image_names import name_images
@@ -33,6 +34,13 @@ def test_files_elsewhere_are_named_from_the_folder_that_they_share(tmp_path: Pat
         assert [name(0), name(1)] == ["day/a.jpg", "night/b.jpg"]
 
 
+@pytest.mark.parametrize("root", [None, "/", "/srv/people.csv"])
+def test_files_without_a_common_folder_keep_their_last_two_parts(root: str | None) -> None:
+    files = Path("/home/ada/a/x.jpg"), Path("/mnt/y.jpg"), Path("/z.jpg")
+    name = name_images(listed(*files), LIST, root)
+    assert [name(row) for row in range(3)] == ["a/x.jpg", "mnt/y.jpg", "z.jpg"]
+
+
 def test_images_that_are_no_files_are_counted_by_identity_and_camera() -> None:
     pixels = np.zeros((5, 3, 2, 2), dtype=np.uint8)
     images = ImageSet(pixels, [7, 8, 7, 7, UNKNOWN], [1, 1, 1, 2, UNKNOWN], [0, 0, 0, 1, 1])
@@ -48,6 +56,20 @@ def test_images_that_are_no_files_are_counted_by_identity_and_camera() -> None:
         LIST, identity_name="person {}".format, camera_name="the {}th".format
     )
     assert name_images(images, named, None)(3) == "person 7, camera 2 (the 2th), image 1"
+
+
+def test_images_are_counted_in_their_order_whatever_that_of_cameras() -> None:
+    pixels = np.zeros((6, 3, 2, 2), dtype=np.uint8)
+    images = ImageSet(pixels, [4, 4, 3, 4, 3, 4], [2, 1, 2, 2, 2, 1], [0] * 6)
+    name = name_images(images, LIST, None)
+    assert [name(row) for row in range(6)] == [
+        "identity 4, camera 2, image 1",
+        "identity 4, camera 1, image 1",
+        "identity 3, camera 2, image 1",
+        "identity 4, camera 2, image 2",
+        "identity 3, camera 2, image 2",
+        "identity 4, camera 1, image 2",
+    ]
 
 
 def test_drawings_say_emoji_and_artwork() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from mabm.cli.command import Command, write
 from mabm.cli.files.outputs import check_output
@@ -89,10 +89,18 @@ def _write_comparison(output: Path, records: Sequence[RunRecord]) -> None:
     from mabm.report.comparison import ComparedRun, write_comparison
 
     runs = [
-        ComparedRun(name, each.history, each.settings, each.environment, each.is_finished)
+        ComparedRun(name, each.history, _settings(each), each.environment, each.is_finished)
         for name, each in zip(_names(records), records, strict=True)
     ]
     write(f"saved {write_comparison(output, runs)}")
+
+
+def _settings(record: RunRecord) -> dict[str, Any]:
+    """Settings by their dotted names, with those that the version of the run did not know."""
+    from mabm.report.tables import flatten
+    from mabm.train.records.resuming import complete_settings
+
+    return complete_settings(flatten(record.settings)) if record.settings else {}
 
 
 def _write_numbers(path: Path, records: Sequence[RunRecord]) -> None:

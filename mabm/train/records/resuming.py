@@ -109,8 +109,7 @@ def check_same(kept: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     for name, known in _NAMES.items():
         if (spelled := known.find(before.get(name))) is not None:
             before[name] = spelled
-    _complete(before)
-    _complete(after)
+    before, after = complete_settings(before), complete_settings(after)
     for name in sorted({*before, *after}):
         if name not in _FREE and before.get(name) != after.get(name):
             raise ValueError(
@@ -129,13 +128,17 @@ _EARLIER: Final[Mapping[str, Any]] = {
 }
 
 
-def _complete(settings: dict[str, Any]) -> None:
-    """Adds settings that earlier versions did not write, and the half list of the preset."""
-    for name, value in _EARLIER.items():
-        settings.setdefault(name, value)
-    preset = settings.setdefault("clustering.preset", ClusteringConfig.preset)
-    if preset in PRESETS and settings.get("clustering.half_list") is None:
-        settings["clustering.half_list"] = PRESETS[preset].half_list
+def complete_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Adds settings that earlier versions did not write, and the half list of the preset.
+
+    Args:
+        settings: Settings of a run by their dotted names.
+    """
+    preset = settings.get("clustering.preset", ClusteringConfig.preset)
+    completed = {**_EARLIER, **settings, "clustering.preset": preset}
+    if preset in PRESETS and completed.get("clustering.half_list") is None:
+        completed["clustering.half_list"] = PRESETS[preset].half_list
+    return completed
 
 
 def _flat(tree: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -69,6 +69,24 @@ def test_several_runs_are_compared(run: Run, make_run: Callable[..., Path]) -> N
     assert not (one / "report.html").exists()
 
 
+def test_a_setting_that_an_older_run_did_not_know_is_what_it_did(
+    run: Run, make_run: Callable[..., Path]
+) -> None:
+    older, newer = make_run("older", 0.5), make_run("newer", 0.5)
+    config = "center_modalities = {}\npreset = 'bmil'\n[augmentation]\nerasing_fill = {}\n"
+    with (newer / "config.toml").open("a") as stream:
+        stream.write(config.format("false", "[123.675, 116.28, 103.53]"))
+    assert run("report", older, newer)[0] == 0
+    assert "All settings are equal." in page_of(Path("comparison.html")).text
+    centered = make_run("centered", 0.5)
+    with (centered / "config.toml").open("a") as stream:
+        stream.write(config.format("true", "[0.0, 0.0, 0.0]"))
+    assert run("report", older, centered)[0] == 0
+    text = page_of(Path("comparison.html")).text
+    assert "clustering.center_modalities false true" in text
+    assert "augmentation.erasing_fill [123.675, 116.28, 103.53] [0.0, 0.0, 0.0]" in text
+
+
 def test_runs_of_one_name_are_told_apart(run: Run, make_run: Callable[..., Path]) -> None:
     folders = [make_run(f"{above}/run", 0.5) for above in ("a", "b")]
     assert run("report", *folders)[0] == 0

@@ -36,6 +36,7 @@ def test_settings_that_earlier_runs_did_not_have_are_what_these_did() -> None:
     earlier = to_tree(Config())
     del earlier["augmentation"]["erasing_fill"], earlier["batch"]["sampling"]
     del earlier["batch"]["normalization"], earlier["data"]["test_resampling"]
+    del earlier["clustering"]["center_modalities"]
     now = Config(
         data=DataConfig(test_resampling="bicubic"),
         augmentation=AugmentationConfig(erasing_fill=(123.675, 116.28, 103.53)),
@@ -45,6 +46,10 @@ def test_settings_that_earlier_runs_did_not_have_are_what_these_did() -> None:
     for changed, words in [
         ({"data": DataConfig()}, r"resampling must be 'bicubic' as in the run .* got 'lanczos'"),
         ({"augmentation": AugmentationConfig()}, r"fill must be \(123\.675, .* as in the run"),
+        (
+            {"clustering": ClusteringConfig(center_modalities=True)},
+            r"clustering\.center_modalities must be False as in the run .* got True",
+        ),
         ({"batch": BatchConfig()}, r"sampling must be 'even' as in the run .* got 'released'"),
         ({"batch": dataclasses.replace(now.batch, normalization="halves")}, r"must be 'whole' as"),
     ]:
