@@ -62,7 +62,7 @@ wheel: $(VENV)/installed
 docs: $(VENV)/documented
 	rm -rf build/docs docs/gallery docs/reference/generated
 	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -W --keep-going -q -b html docs build/docs
-	SITE=build/docs $(BIN)/python -m pytest -rs tests/docs/test_site.py tests/docs/test_repository_files.py
+	SITE=build/docs $(BIN)/python -m pytest -rs tests/docs/test_site.py tests/docs/test_repository_files.py tests/report/test_in_browser.py
 	@echo "The documentation is ready: open $(CURDIR)/build/docs/index.html"
 
 bench: $(VENV)/installed
@@ -79,7 +79,8 @@ clean:
 	rm -rf $(VENV) build dist *.egg-info mabm/_C*.so demo_output ablation_output
 
 $(VENV)/torch:
-	@echo "Installing into $(VENV): $(TORCH), then mabm and the packages of its tests (0.5 GB on the disk)."
+	@echo "Installing into $(VENV): $(TORCH), then mabm and the packages of its tests:"
+	@echo "1 to 2 GB on the disk, and some minutes, one or two of them for compiling the C++ ops."
 	@echo "On Linux pip's default PyTorch is a CUDA build of several gigabytes. For the CPU build, about"
 	@echo "200 MB, stop and name its index, which PyTorch's installation page gives:"
 	@echo "  make $(MAKECMDGOALS) TORCH=\"torch==2.13.0 --index-url ...\""

@@ -250,11 +250,11 @@ def within(entry: Entry) -> float:
 def tabulate(rows: dict[str, list[Entry]]) -> str:
     """Tabulates mean and sample deviation over the seeds, in percent.
 
-    Pairs are the cross-modality pairs within clusters: "pairs right" is their precision, the share
-    of one identity, and "pairs found" their recall, the share of all pairs of one identity.
+    Pairs are the cross-modality pairs within clusters: "pair precision" is the share of one
+    identity, and "pair recall" the share of all pairs of one identity.
     """
     head = [f"{task} {name}" for task in TASKS for name in ("R1", "mAP")]
-    head += ["within visible mAP", "within infrared mAP", "pairs right", "pairs found"]
+    head += ["within visible mAP", "within infrared mAP", "pair precision", "pair recall"]
     lines = [f"| | {' | '.join(head)} |", "|---|" + "---|" * len(head)]
     for name, entries in rows.items():
         columns = [

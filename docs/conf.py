@@ -63,6 +63,7 @@ sphinx_gallery_conf = {
     "doc_module": ("mabm",),
     "reference_url": {"mabm": None},
     "show_memory": False,
+    "min_reported_time": 1e9,  # seconds: a build's times are those of its machine
     "write_computation_times": False,
     "download_all_examples": False,
     "remove_config_comments": True,

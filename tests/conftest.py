@@ -2,8 +2,10 @@
 
 import builtins
 import os
+import shutil
 from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import Any
 
 import devices
 import extras
@@ -136,3 +138,17 @@ def remove_package(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
         monkeypatch.setattr(builtins, "__import__", refuse)
 
     return remove
+
+
+@pytest.fixture(scope="module")
+def browser() -> Generator[Any, None, None]:
+    """A Chromium of the machine, driven by playwright; without either, tests are skipped."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    program = next(filter(None, map(shutil.which, names)), None)
+    if program is None:
+        pytest.skip(f"needs a browser: {' or '.join(names)} on the PATH")
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield opened
+        opened.close()

@@ -12,6 +12,8 @@ from sphinx.util import logging
 
 logger = logging.getLogger(__name__)
 
+# Members that only the library itself calls, or PyTorch when it prints a module.
+_INTERNAL = ("unchecked", "in_kind_of", "in_tensors", "tensors", "extra_repr")
 _ROLES = ("class", "func", "meth", "attr", "data", "exc", "mod", "obj")
 
 
@@ -58,10 +60,10 @@ def returns_as_field(docstring: str) -> str:
 def skip_fields(
     app: Sphinx, what: str, name: str, value: object, skip: bool, options: object
 ) -> bool | None:
-    """Leaves out the fields of named tuples, which their class explains, and what others inject."""
+    """Leaves out internals, what others inject, and fields that their class explains."""
     is_field = (inspect.getdoc(value) or "").startswith("Alias for field number")
     is_injected = re.fullmatch(r"set_\w+_request", name)  # by scikit-learn
-    return True if is_field or is_injected else None
+    return True if is_field or is_injected or name in _INTERNAL else None
 
 
 def find_by_last_name(app: Sphinx, env: Any, node: Any, content: Any) -> Any:

@@ -69,7 +69,7 @@ print(f"most clusters at eps {peak.eps:g}")
 # ---------------------
 #
 # Left of the peak, clusters are fragments and most samples are noise. Right of it, clusters merge,
-# until one holds nearly everything.
+# until one contains nearly everything.
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
 left.plot(radii, [entry.num_clusters for entry in entries], label="clusters")

@@ -3,7 +3,7 @@ Tutorial: from images to a training step
 ========================================
 
 Images of two modalities become features, features become clusters, clusters become prototypes, and
-prototypes train the encoder. Everything runs on a CPU in half a minute. The images are
+prototypes train the encoder. Everything runs on a CPU in about half a minute. The images are
 drawings, not photographs: color emoji play the visible camera, monochrome ones the infrared camera.
 """
 

@@ -72,7 +72,7 @@ def predict_labels(
     Returns:
         (M,) int64 labels of the same kind as ``new_features``, on the same device: clusters of
         ``found``, -1 for noise. Among core samples at equal distance, the one with the lower index
-        decides. The same on every device and for any number of threads.
+        decides. The same on every device by design, and for any number of threads.
 
     Raises:
         TypeError: An argument has the wrong type.

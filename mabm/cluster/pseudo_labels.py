@@ -272,8 +272,8 @@ def pseudo_labels(
         Labels of the same kind as ``features``, on the same device, with their statistics, numbered
         by the clusterer. DBSCAN numbers clusters by their first core sample; a border sample gets
         the smallest cluster number among its core neighbors, and noise is -1. Its labels equal
-        those of scikit-learn's DBSCAN on the dense distance, on every device and for any number of
-        threads.
+        those of scikit-learn's DBSCAN on the dense distance, on every device by design, and for any
+        number of threads.
 
     Raises:
         TypeError: An argument has the wrong type.

@@ -1,7 +1,7 @@
 """Methods compared over all ``eps``, each at one that was chosen on other identities.
 
-Distances of two methods are spread differently, so one ``eps`` for both would compare two points
-that mean nothing. The identities are split into two halves that are clustered apart. The ``eps`` of
+Distances of two methods are spread differently, so one ``eps`` for both would not be a fair
+comparison. The identities are split into two halves that are clustered separately. The ``eps`` of
 greatest F1 on one half is the one that the other half is reported at, both ways; the counts of the
 two halves are added.
 """

@@ -103,7 +103,8 @@ def draw_examples(images: Images, before: IntArray, after: IntArray, gains: Gain
         axes.text(
             0.25,
             lines - 0.2,
-            "Drawings, not photographs. Red frames: another emoji. Faded: in no cluster.\n"
+            "Drawings, not photographs. Orange frames: another emoji (+11: that many more). "
+            "Faded: in no cluster.\n"
             f"Rows: the {NUM_GAINS} greatest gains and the greatest loss in F1 of color-monochrome "
             f"pairs, of {len(gains.identity)} emoji ({gains.num_higher} gain, {gains.num_lower} "
             "lose).",

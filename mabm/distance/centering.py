@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -20,7 +22,7 @@ def center_modalities(features: ArrayT, modality: Column) -> ArrayT:
     drawings it joined more right pairs across modalities (``docs/evidence/demo.md``); on people it
     has not been tried. The means are those of the rows given, so cluster the rows that you center,
     and center queries and gallery together. Identities should be spread alike over the modalities:
-    where they differ much, the means do for that reason.
+    where they differ much, their means differ because of that.
 
     Args:
         features: (N, D) tensor or array of float16, bfloat16, float32 or float64, read as float32.
@@ -30,8 +32,8 @@ def center_modalities(features: ArrayT, modality: Column) -> ArrayT:
     Returns:
         (N, D) float32 of the same kind, on the same device: rows of unit length, and zeros where a
         row equals its mean (up to 2**-24 of the greatest number in ``features``), as the only row
-        of a modality does. The same bits on every device and for any number of threads. Without
-        gradient.
+        of a modality does. The same bits on every device by design, and for any number of
+        threads. Without gradient.
 
     Raises:
         TypeError: An argument of the wrong kind.
@@ -59,7 +61,7 @@ def center_groups(x: Tensor, groups: Tensor) -> Tensor:
     group_of, counts = torch.unique(groups, return_inverse=True, return_counts=True)[1:]
     greatest = float(torch.stack([block.abs().max() for block in row_blocks(x)]).max())
     # A power of two: numbers are scaled without rounding, and N of them sum to less than 2**62.
-    unit = 2.0 ** (_exponent(greatest) + len(x).bit_length() - _INTEGER_BITS)
+    unit = 2.0 ** (math.frexp(greatest)[1] + len(x).bit_length() - _INTEGER_BITS)
     sums = torch.zeros(len(counts), x.shape[1], dtype=torch.int64, device=x.device)
     for block, numbers in zip(row_blocks(x), row_blocks(group_of), strict=True):
         sums.index_add_(0, numbers, (block.double() / unit).round().to(torch.int64))
@@ -70,11 +72,6 @@ def center_groups(x: Tensor, groups: Tensor) -> Tensor:
             for block, numbers in zip(row_blocks(x), row_blocks(group_of), strict=True)
         ]
     )
-
-
-def _exponent(value: float) -> int:
-    """The least e with ``value < 2**e``, of a float32."""
-    return int(torch.frexp(torch.tensor(value)).exponent)
 
 
 def _unit_rows(rows: Tensor, least: float) -> Tensor:

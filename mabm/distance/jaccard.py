@@ -55,7 +55,7 @@ def modality_jaccard(
 
     Returns:
         (N, N) float32 of the same kind as ``features``: symmetric, in [0, 1], zero on the diagonal.
-        Bit-for-bit the same on every device and for any number of threads. No gradient.
+        Bit-for-bit the same on every device by design, and for any number of threads. No gradient.
 
     Raises:
         TypeError: An argument has the wrong type.
@@ -115,7 +115,7 @@ def jaccard_graph(
 
     Returns:
         The graph, with arrays of the same kind as ``features``. Bit-for-bit the same on every
-        device and for any number of threads. No gradient.
+        device by design, and for any number of threads. No gradient.
 
     Raises:
         TypeError: An argument has the wrong type.

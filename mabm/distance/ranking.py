@@ -158,7 +158,8 @@ def rank_neighbors(
         k1: Total length of the lists: ``k1 // G`` for each of G groups, or one list of ``k1``.
         preset: Defines the lists and the metric; by default ``"bmil"`` with a modality (one list
             per group, inner product), ``"spcl"`` without (one list, Euclidean distance).
-        precision: ``"exact"``: ranked by exact scores, proven row by row, the same on every device.
+        precision: ``"exact"``: ranked by exact scores, proven row by row, the same on every device
+            by design.
             ``"fast"``: the nearest samples by a fast matrix product, ordered by their exact scores;
             a nearer sample may be missed. Rows whose product overflows are ranked by exact scores
             in both cases.
@@ -166,8 +167,8 @@ def rank_neighbors(
     Returns:
         The lists as a :class:`Ranking`. A sample is ranked in the list of its own group; a group
         that is smaller than its share contributes all its samples; ties go to the lower index. The
-        same on every device and for any number of threads (unless the process flushes denormal
-        numbers to zero and the features contain some). No gradient.
+        same on every device by design, and for any number of threads (unless the process flushes
+        denormal numbers to zero and the features contain some). No gradient.
 
     Raises:
         TypeError: An argument has the wrong type.

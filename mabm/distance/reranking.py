@@ -96,8 +96,8 @@ def rerank(
 
     Returns:
         (Q, G) float32 in [0, 1] of the same kind as ``query``; smaller is nearer. J is bit-for-bit
-        the same on every device and for any number of threads; d may differ by the rounding of a
-        float64 product.
+        the same on every device by design, and for any number of threads; d may differ by the
+        rounding of a float64 product.
 
     Raises:
         TypeError: An argument has the wrong type.

@@ -59,10 +59,10 @@ def evaluate_search(
 
     Returns:
         Scores of every trial. Draws and, without ``rerank``, scores are bit-for-bit the same on
-        every device and for any number of threads: the features of each image are rounded to
-        multiples of about 2^-21 of their largest entry (depending on D), whose products and sums
-        are exact in float64. With ``rerank`` the distances are those of :func:`mabm.rerank`, which
-        may differ between devices by the rounding of a float64 product.
+        every device by design, and for any number of threads: the features of each image are
+        rounded to multiples of about 2^-21 of their largest entry (depending on D), whose products
+        and sums are exact in float64. With ``rerank`` the distances are those of
+        :func:`mabm.rerank`, which may differ between devices by the rounding of a float64 product.
 
     Raises:
         TypeError: An argument has the wrong type.

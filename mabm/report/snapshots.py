@@ -33,7 +33,7 @@ ReadImages = Callable[[list[int]], Array]
 
 BEST: Final = "Best"
 BETWEEN: Final = "In between: the quartiles"
-WORST: Final = "Worst, the very worst first"
+WORST: Final = "Worst, lowest AP first"
 """Groups of the queries that :meth:`RetrievalSnapshot.from_search` chooses."""
 
 _ROWS_AT_ONCE: Final = 512  # queries ranked in one step: bounds the memory of a large gallery

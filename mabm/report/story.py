@@ -56,7 +56,7 @@ class Milestones:
         heads: Stage and epoch of each column in words.
         has_change: Whether there are two columns or more.
         searches: (search, rows); a row is (score, cells, total change), and a cell is a text in
-            percent and its change from the column before, empty in the first one.
+            percent and its change from the previous column, empty in the first one.
     """
 
     heads: list[str]

@@ -11,7 +11,7 @@ from torch import Tensor
 from mabm._core.modalities import VISIBLE
 from mabm.train import distributed
 from mabm.train.config import ClusteringConfig
-from mabm.train.steps import cluster_modalities, cluster_together
+from mabm.train.steps import cluster_modalities, cluster_together, compared_features
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,15 @@ class Clusters:
         return Clusters(
             self.alone.to(device), *(None if each is None else each.to(device) for each in rest)
         )
+
+    def compared(self, features: Tensor, modality: Tensor, options: ClusteringConfig) -> Tensor:
+        """The features that global clusters, if there are any, were found by: centered or not."""
+        if self.together is None:
+            return features
+        compared = features.clone()
+        rows = slice(None) if self.others is None else self.others.to(features.device)
+        compared[rows] = compared_features(features[rows], modality[rows], options)
+        return compared
 
 
 def find_clusters(

@@ -185,7 +185,7 @@ class ClusteringConfig(_Table):
             ``"hungarian"``, ``"sinkhorn"``: clusters within each modality, matched afterwards.
             ``"off"``: no association.
         center_modalities: Whether features are centered by :func:`mabm.center_modalities` before
-            global clustering. The published method does not.
+            global clustering (``"modality-aware"`` or ``"naive"``). The published method does not.
     """
 
     k1: int = DEFAULT_K1

@@ -110,7 +110,7 @@ def diagnose(
             sample itself does not count.
 
     Returns:
-        The diagnostics as Python numbers; the same on every device.
+        The diagnostics as Python numbers; the same on every device by design.
 
     Raises:
         TypeError: An argument has the wrong type.

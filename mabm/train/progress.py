@@ -68,7 +68,8 @@ class Progress:
         ):
             logger.warning(
                 "this CPU has no bfloat16 instructions, so bfloat16 convolutions are many times "
-                "slower than float32: start a new run with run.precision=float32"
+                "slower than float32: stop, and start again with --set run.precision=float32 in "
+                "another folder"
             )
         stages = [
             f"stage {number}: {_count(stage.epochs, 'epoch', 'epochs')} of "

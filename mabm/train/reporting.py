@@ -14,7 +14,6 @@ from torch import nn
 
 from mabm._core.modalities import MODALITIES, MODALITY_NAMES
 from mabm.data import DATA_SETS, UNKNOWN, ImageSet
-from mabm.distance.centering import center_groups
 from mabm.report.page import write_report
 from mabm.report.snapshots import ClusteringSnapshot, RetrievalSnapshot
 from mabm.report.story import DataFacts
@@ -74,8 +73,6 @@ def report_run(encoder: nn.Module, inputs: Inputs, config: Config, folder: Path)
     data_set = DATA_SETS[inputs.data.name]
     train, test = inputs.data.train, inputs.data.test
     distance = distance_together(config.clustering, len(MODALITIES))
-    if config.clustering.center_modalities:  # as global clustering has them
-        features = center_groups(features, modality)
     write_report(
         folder / REPORT,
         title=_title(to_tree(config), folder),
@@ -83,7 +80,7 @@ def report_run(encoder: nn.Module, inputs: Inputs, config: Config, folder: Path)
         environment=read_environment(folder) or describe_environment(),
         history=History(folder / HISTORY).read(),
         clustering=ClusteringSnapshot(
-            features,
+            clusters.compared(features, modality, config.clustering),
             labels_shown(clusters, modality),
             train.modality,
             inputs.train.__getitems__,

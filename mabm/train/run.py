@@ -148,7 +148,7 @@ class Run:
         epoch = begin_epoch(features, self.modality, clusters, self.config, self.position.stage)
         if distributed.rank() == 0:
             epoch.diagnostics = diagnose_epoch(
-                features,
+                clusters.compared(features, self.modality, self.config.clustering),
                 self.modality,
                 alone=clusters.alone,
                 together=clusters.together,

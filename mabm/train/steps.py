@@ -148,9 +148,7 @@ def cluster_together(
     if options.association in ("hungarian", "sinkhorn"):
         return associate_clusters(features, alone, groups, method=options.association).labels
     rows = torch.nonzero(_mask(chosen, labels)).flatten()
-    members = x[rows]
-    if options.center_modalities and len(rows):
-        members = center_groups(members, groups[rows])
+    members = compared_features(x[rows], groups[rows], options)
     if camera is not None:
         found = check_categories(camera, len(x), "camera", "one per row of features")
         camera = found.columns[0].to(x.device)
@@ -161,6 +159,16 @@ def cluster_together(
         distance = distance_together(options, num_groups).for_groups(num_groups)
         labels[rows] = _cluster(members, present, distance, options.clusterer)
     return labels
+
+
+def compared_features(features: Tensor, modality: Tensor, options: ClusteringConfig) -> Tensor:
+    """Features as clustering across modalities compares them: centered if ``options`` say so.
+
+    Matching the clusters of each modality (``"hungarian"``, ``"sinkhorn"``) does not center.
+    """
+    if options.center_modalities and options.association in ("modality-aware", "naive"):
+        return center_groups(features, modality)
+    return features
 
 
 def distance_groups(modality: Tensor, camera: Tensor | None, options: ClusteringConfig) -> Tensor:

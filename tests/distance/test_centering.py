@@ -56,6 +56,17 @@ def test_the_same_bits_on_a_gpu(gpu: Device) -> None:
     np.testing.assert_array_equal(gpu.get(found), mabm.center_modalities(features, modality))
 
 
+def test_the_default_type_of_numbers_changes_nothing() -> None:
+    features, modality = make_samples()
+    expected = mabm.center_modalities(features * 1e6, modality)
+    try:
+        torch.set_default_dtype(torch.float16)
+        found = mabm.center_modalities(features * 1e6, modality)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_a_constant_gap_is_removed() -> None:
     features, modality = make_samples()
     moved = features.copy()
@@ -71,6 +82,8 @@ def test_rows_at_their_mean_become_zeros() -> None:
     features = np.array([[0.1, 0.7], [0.3, 0.3], [0.3, 0.3], [0.2, 0.1]], dtype=np.float32)
     found = mabm.center_modalities(features, [0, 1, 1, 2])
     assert not found.any()
+    equal = np.full((3, 2), 0.1, dtype=np.float32)  # their mean is rounded
+    assert not mabm.center_modalities(equal, [0, 0, 0]).any()
     assert mabm.center_modalities(features[:0], np.zeros(0, int)).shape == (0, 2)
     assert not mabm.center_modalities(np.zeros((4, 2)), [0, 0, 1, 1]).any()
 

@@ -46,3 +46,7 @@ def test_the_chooser_of_issues_is_valid() -> None:
     assert isinstance(
         read(ROOT / ".github/ISSUE_TEMPLATE/config.yml")["blank_issues_enabled"], bool
     )
+
+
+def test_the_readme_is_an_introduction() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 170

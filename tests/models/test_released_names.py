@@ -118,7 +118,7 @@ def test_blocks_whose_g_is_a_convolution_alone() -> None:
         "non_local.1.1.phi.bias": "NL_2.1.phi.bias",
         "non_local.3.0.out.weight": "NL_4.0.W.0.weight",
     }
-    with pytest.raises(ValueError, match=r"contain non_local\.1\.0\.g\.bias once, got NL_2\.0\.g\.0"):
+    with pytest.raises(ValueError, match=r"non_local\.1\.0\.g\.bias once, got NL_2\.0\.g\.0"):
         by_our_names(["NL_2.0.g.0.bias", "NL_2.0.g.bias"])
 
 

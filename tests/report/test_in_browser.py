@@ -1,7 +1,5 @@
 """The page in a browser: nothing fails, nothing is wider than a phone, dark differs from light."""
 
-import shutil
-from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -60,18 +58,6 @@ def write_pages(folder: Path) -> list[Path]:
     )
     runs = [ComparedRun(word, history(), {"data": {"name": word}}) for word in ("one", "two")]
     return [report, write_comparison(folder / "comparison.html", runs)]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Generator[Any, None, None]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    program = shutil.which("chromium") or shutil.which("chromium-browser")
-    if program is None:
-        pytest.skip("needs chromium, as distributions package it")
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")

@@ -356,7 +356,8 @@ def test_searches_are_marked(written: Callable[..., Page]) -> None:
     assert page.tiles("wrong") == 2  # where a gallery ends there is no tile
     assert page.text.count("✓") == 3 + 1  # and in the legend
     assert page.text.count("✗") == 2 + 1
-    assert "Query left, its nearest images right, nearest first. Chosen so." in page.text
+    caption = "The query is on the left, its nearest images on the right, nearest first. Chosen so."
+    assert caption in page.text
     nothing = RetrievalSnapshot(
         "there", np.zeros(0, int), np.zeros((0, 3), int), np.zeros((0, 3), bool), read
     )

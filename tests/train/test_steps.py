@@ -19,6 +19,7 @@ from mabm.train import (
     contrast_across,
     contrast_within,
 )
+from mabm.train.clusters import Clusters
 from mabm.train.steps import split_within
 
 OPTIONS = ClusteringConfig(k1=12, k2=3, eps=0.6, min_samples=3, alone_k1=8, alone_k2=2)
@@ -269,6 +270,20 @@ def test_contrast_moves_features_alone(contrast: Any, case: tuple[Any, ...]) -> 
     assert not memory.prototypes.requires_grad
     moved = batch.grad.abs().sum(1) > 0
     assert moved.equal(targets >= 0)
+
+
+@pytest.mark.parametrize("association", ["modality-aware", "hungarian", "off"])
+def test_diagnostics_compare_the_features_that_global_clustering_compares(association: Any) -> None:
+    features, modality = samples()
+    others = torch.arange(160) % 5 > 0
+    options = replace(OPTIONS, association=association, center_modalities=True)
+    labels = torch.full((160,), -1)
+    assert Clusters(labels, None).compared(features, modality, options).equal(features)
+    expected = features.clone()
+    if association == "modality-aware":
+        expected[others] = mabm.center_modalities(features[others], modality[others])
+    compared = Clusters(labels, labels, others=others).compared(features, modality, options)
+    assert compared.equal(expected)
 
 
 @pytest.mark.parametrize("association", ["modality-aware", "naive"])

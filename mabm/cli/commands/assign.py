@@ -69,7 +69,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="largest Jaccard distance from a core sample, in [0, 1) (default: that of "
         "the clustering)",
     )
-    add_device(parser, results="Labels are the same on every device.")
+    add_device(parser, results="Labels are the same on every device by design.")
 
 
 def _execute(chosen: argparse.Namespace) -> int:

@@ -51,7 +51,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: one radius, --eps)",
     )
     _add_clustering(parser)
-    add_device(parser, results="Labels are the same on every device.")
+    add_device(parser, results="Labels are the same on every device by design.")
 
 
 def _add_files(parser: argparse.ArgumentParser) -> None:

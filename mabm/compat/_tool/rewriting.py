@@ -19,7 +19,7 @@ __all__ = ["Change", "Plan", "Remark", "plan_changes"]
 
 _HERE: Final = "mabm.compat"
 _COMMON: Final = ("cm", "hm", "compute_dist")  # their names are common in unrelated code
-_INSTALL: Final = "or keep the line and call mabm.compat.install() before it"
+_INSTALL: Final = "or keep the line and call mabm.compat.install(...) before it"
 
 
 @dataclass(frozen=True)
@@ -370,7 +370,7 @@ def _faiss_that_stays(code_base: CodeBase, files: list[_File]) -> Iterator[Remar
                     way = "" if by == file.source.name else f" when {by} runs"
                     reason = (
                         f"faiss is still imported{way}: install faiss-cpu or, if faiss is never "
-                        f"called, put mabm.compat.install() before it"
+                        f"called, put mabm.compat.install(...) before it"
                     )
                     yield Remark(file.source.name, node.lineno, file._shown(node), reason)
 
