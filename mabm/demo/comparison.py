@@ -2,8 +2,8 @@
 
 Distances of two methods are spread differently, so one ``eps`` for both would not be a fair
 comparison. The identities are split into two halves that are clustered separately. The ``eps`` of
-greatest F1 on one half is the one that the other half is reported at, both ways; the counts of the
-two halves are added.
+greatest F1 on one half is used to report the other half; then the halves are swapped, and the
+counts of both are added.
 """
 
 from __future__ import annotations

@@ -191,8 +191,9 @@ def test_picture_without_clusters_is_drawn(result: demo.DemoResult, tmp_path: Pa
 def test_table_says_what_was_compared(result: demo.DemoResult) -> None:
     table = demo.format_table(result)
     assert "drawings, not photographs" in table
-    assert "24 neighbors and 6 averaged rows in all (modality-aware: 12 and 3 a modality)" in table
-    assert "own eps: best F1 on 30 emoji, reported on the other 30, both ways" in table
+    assert "24 neighbors and 6 averaged rows in total" in table
+    assert "(modality-aware: 12 and 3 per modality)" in table
+    assert "own eps: chosen by F1 on 30 emoji, reported on the other 30, then swapped" in table
     for each in result.methods:
         row = re.search(rf"^{each.method.name}  .*$", table, re.MULTILINE)
         assert row is not None
@@ -284,9 +285,8 @@ def test_command_line(
     words = ["demo", "--output", str(tmp_path / "out"), "--seed", "2", "--k1", "20"]
     assert main(words) == 0
     printed = capsys.readouterr().out
-    assert (
-        "20 neighbors and 6 averaged rows in all (modality-aware: 10 and 3 a modality)" in printed
-    )
+    assert "20 neighbors and 6 averaged rows in total" in printed
+    assert "(modality-aware: 10 and 3 per modality)" in printed
     assert f"saved {tmp_path / 'out' / 'before_after.png'}" in printed
     assert (tmp_path / "out" / "pairs.png").exists()
     with pytest.raises(SystemExit):

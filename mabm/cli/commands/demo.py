@@ -53,7 +53,7 @@ def _execute(chosen: argparse.Namespace) -> int:
     )
     lines = [demo.format_table(result), ""]
     lines += [f"saved {picture}" for picture in result.pictures]
-    write("\n".join([*lines, f"{result.seconds:.1f} s in all"]))
+    write("\n".join([*lines, f"{result.seconds:.1f} s in total"]))
     return 0
 
 

@@ -260,7 +260,7 @@ COMMAND = Command(
     ),
     examples="""
 mabm train emoji_xm_smoke --output runs/smoke
-    a first look: both stages and a report in two minutes, on part of the open data
+    a first look: both stages and a report in a few minutes, on part of the open data
 mabm train emoji_xm --output runs/emoji
     the open data that ships with mabm
 mabm train sysu_mm01 --data /data/SYSU-MM01 --output runs/sysu --set model.weights=resnet50.pth
