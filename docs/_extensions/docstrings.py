@@ -77,10 +77,11 @@ def find_by_last_name(app: Sphinx, env: Any, node: Any, content: Any) -> Any:
         return None
     python = env.get_domain("py")
     target = node["reftarget"]
+    kinds = python.objtypes_for_role(node["reftype"], [])  # a function is no property of its name
     found = {
         name: entry
         for name, entry in python.objects.items()
-        if not entry.aliased and is_name_of(target, name)
+        if not entry.aliased and entry.objtype in kinds and is_name_of(target, name)
     }
     if not found:
         return None

@@ -83,7 +83,7 @@ def write_report(
         max_samples: Samples whose pairs are counted in the histograms of distances; where there
             are more, evenly spaced ones are taken.
         status: For a page that lacks something, as that of a run that goes on: what and why. Such a
-            page is not complete (:func:`is_complete`).
+            page counts as unfinished: a run that ends, or is started again, replaces it.
         refresh: Seconds after which a browser that shows the page reads it again; 0 for never.
 
     Returns:
