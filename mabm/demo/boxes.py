@@ -53,7 +53,7 @@ class Place:
 
 
 def boxes_of(labels: IntArray, identity: int, identities: IntArray, cameras: IntArray) -> list[Box]:
-    """The boxes that hold the first image of each drawing of an identity, the fullest first.
+    """The boxes that contain the first image of each drawing of an identity, fullest first.
 
     Args:
         labels: (N,) int64, -1 for noise.
@@ -84,7 +84,7 @@ def boxes_of(labels: IntArray, identity: int, identities: IntArray, cameras: Int
 def place_boxes(boxes: Sequence[Box], modality: IntArray) -> Iterator[tuple[Box, Place]]:
     """Places boxes from left to right: visible tiles on the upper line, infrared on the lower one.
 
-    A box of one modality takes its line alone, so that two of them may stand above each other.
+    A box of one modality uses only its line, so two of them can be above each other.
     """
     ends = [0.0, 0.0]
     for box in boxes:

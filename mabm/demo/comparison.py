@@ -30,7 +30,7 @@ EPS_VALUES: Final = tuple(step / 100 for step in range(30, 79))
 """Every ``eps`` that is compared. Below, few pairs are joined; above, all is one cluster."""
 
 PRECISIONS: Final = (0.9, 0.8, 0.7, 0.6, 0.5)
-"""Precisions at which the recall of the distance alone is printed."""
+"""Precisions at which the recall of the distance, before clustering, is printed."""
 
 _MAX_DISTANCE: Final = 0.9  # pairs beyond it hardly agree in a neighbor
 _NUM_HALVES: Final = 2
@@ -44,7 +44,7 @@ class Settings:
     Attributes:
         k1: Neighbors of a sample in total, even. The modality-aware distance takes half from each
             modality, the naive one takes the nearest of any modality. An identity has 8 to 12
-            images in each modality, so 12 of each can hold all of them; the 30 of the paper suits
+            images in each modality, so 12 of each can include all; the 30 of the paper suits
             data with 30 to 50 images of an identity.
         k2: Rows that local query expansion averages in total, even. The modality-aware distance
             takes half of them from each modality.

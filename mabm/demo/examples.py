@@ -40,12 +40,12 @@ class Gains:
         return len(self.identity) - self.num_higher - self.num_lower
 
     def greatest(self, count: int) -> IntArray:
-        """The identities that gain most, the first first; ties by lower identity."""
+        """The identities that gain most, in descending order; ties go to the lower identity."""
         order = np.argsort(self.before - self.after, kind="stable")
         return self.identity[order[:count]]
 
     def least(self, count: int) -> IntArray:
-        """The identities that lose most, the first first; ties by lower identity."""
+        """The identities that lose most, in descending order; ties go to the lower identity."""
         order = np.argsort(self.after - self.before, kind="stable")
         return self.identity[order[:count]]
 

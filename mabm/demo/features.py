@@ -2,8 +2,8 @@
 
 The encoder's features of 7,634 images take half a minute, and are the same every time. Those of
 seed 0 ship in ``emoji_xm_features.npz``, which ``mabm/demo/shipping.py`` writes. Computed features
-are rounded to float16 as the shipped ones are, so that both give the same table; only where the
-last bit of a convolution differs between two machines can a third decimal.
+are rounded to float16 like the shipped ones, so both give the same table. The last bit of a
+convolution can differ between two machines, and so can the third decimal of a score.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Images:
     """Images of the demo, which are rendered when they are needed.
 
     Attributes:
-        seed: What they were chosen by.
+        seed: Seed that chose the frames.
         drawing: (N,) int64, row of :func:`mabm.data.load_drawings`.
         frame: (N,) int64, number of the frame of that drawing.
         identity: (N,) int64, ascending.
@@ -89,7 +89,7 @@ def list_images(identities: Sequence[int] | IntArray | None = None, seed: int = 
 
 
 def features_of(images: Images, tick: Callable[[], object] = lambda: None) -> FloatArray:
-    """Features of the images, from the package where they ship, else computed.
+    """Features of the images, read from the package if they ship, otherwise computed.
 
     Args:
         images: N images.

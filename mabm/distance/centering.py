@@ -1,4 +1,4 @@
-"""Centering: each modality's mean removed before anything is compared (optional, before step 1)."""
+"""Centering: removes each modality's mean before samples are compared (optional)."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _INTEGER_BITS = 62
 def center_modalities(features: ArrayT, modality: Column) -> ArrayT:
     """Subtracts the mean of its modality from each row, and scales the rest to unit length.
 
-    What all images of a modality have in common says nothing about who is on them, yet it keeps
-    modalities apart. This removes it before the distance; the published method does not. On
+    What all images of a modality have in common does not tell people apart, but it separates the
+    modalities. This removes it before the distance; the published method does not. On
     drawings it joined more right pairs across modalities (``docs/evidence/demo.md``); on people it
     has not been tried. The means are those of the rows given, so cluster the rows that you center,
     and center queries and gallery together. Identities should be spread alike over the modalities:
@@ -36,9 +36,9 @@ def center_modalities(features: ArrayT, modality: Column) -> ArrayT:
         threads. Without gradient.
 
     Raises:
-        TypeError: An argument of the wrong kind.
-        ValueError: Features are not finite or not (N, D), or the modality is not (N,), misses a
-            value, or holds a negative number.
+        TypeError: An argument has the wrong type.
+        ValueError: Features are not finite or not (N, D), or the modality is not (N,), lacks a
+            value, or contains a negative number.
 
     Example:
         >>> import torch, mabm

@@ -1,4 +1,4 @@
-"""Folders of a machine in a page that may be shared: their last part alone is shown."""
+"""Folders of a machine in a page that may be shared: only their last part is shown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The curves of the report: a panel for each kind of number that the history holds."""
+"""The curves of the report: a panel for each kind of number in the history."""
 
 from __future__ import annotations
 

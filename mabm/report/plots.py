@@ -79,7 +79,7 @@ class PairHistogram:
     they share their identity. Without identities every pair counts as of different ones.
 
     Attributes:
-        edges: (B + 1,) float64 bin edges from 0 to 1; the last bin holds its right edge.
+        edges: (B + 1,) float64 bin edges from 0 to 1; the last bin includes its right edge.
         counts: (2, 2, B) int64.
         eps: The distance at which ``num_near`` is counted.
         num_near: (2, 2) int64 pairs at a distance of at most ``eps``.
@@ -138,7 +138,7 @@ def pair_histogram(
 def draw_spread(axes: Axes, histogram: PairHistogram, across: bool) -> None:
     """Draws the histogram of the pairs within or across modalities, with logarithmic counts.
 
-    A dashed line marks ``eps``; beside it stands the number of pairs up to ``eps``.
+    A dashed line marks ``eps``; next to it is the number of pairs up to ``eps``.
     """
     counts = histogram.counts[int(across)]
     near = histogram.num_near[int(across)]

@@ -85,7 +85,7 @@ def _spread_distances(
 
 
 def _rows_first(encoding: Encoding[torch.Tensor], rows: IntArray) -> Encoding[torch.Tensor]:
-    """The encoding with some rows moved to its front; what the rows hold stays as it is."""
+    """The encoding with some rows moved to its front; their contents stay as they are."""
     indptr, indices, weights = encoding.tensors()
     others = np.setdiff1d(np.arange(len(encoding)), rows)
     order = torch.from_numpy(np.concatenate([rows, others])).to(indptr.device)

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from mabm._core.modalities import VISIBLE
+from mabm.distance.centering import center_groups
 from mabm.train import distributed
 from mabm.train.config import ClusteringConfig
-from mabm.train.steps import cluster_modalities, cluster_together, compared_features
+from mabm.train.steps import centers, cluster_modalities, cluster_together
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,12 @@ class Clusters:
         )
 
     def compared(self, features: Tensor, modality: Tensor, options: ClusteringConfig) -> Tensor:
-        """The features that global clusters, if there are any, were found by: centered or not."""
-        if self.together is None:
+        """The (N, D) features that the clusters come from: centered, if global clusters are."""
+        if self.together is None or not centers(options):
             return features
         compared = features.clone()
         rows = slice(None) if self.others is None else self.others.to(features.device)
-        compared[rows] = compared_features(features[rows], modality[rows], options)
+        compared[rows] = center_groups(features[rows], modality[rows])
         return compared
 
 

@@ -148,7 +148,9 @@ def cluster_together(
     if options.association in ("hungarian", "sinkhorn"):
         return associate_clusters(features, alone, groups, method=options.association).labels
     rows = torch.nonzero(_mask(chosen, labels)).flatten()
-    members = compared_features(x[rows], groups[rows], options)
+    members = x[rows]
+    if centers(options):
+        members = center_groups(members, groups[rows])
     if camera is not None:
         found = check_categories(camera, len(x), "camera", "one per row of features")
         camera = found.columns[0].to(x.device)
@@ -161,14 +163,12 @@ def cluster_together(
     return labels
 
 
-def compared_features(features: Tensor, modality: Tensor, options: ClusteringConfig) -> Tensor:
-    """Features as clustering across modalities compares them: centered if ``options`` say so.
+def centers(options: ClusteringConfig) -> bool:
+    """Whether clustering across modalities centers the features first.
 
-    Matching the clusters of each modality (``"hungarian"``, ``"sinkhorn"``) does not center.
+    Matching the clusters of each modality (``"hungarian"``, ``"sinkhorn"``) does not.
     """
-    if options.center_modalities and options.association in ("modality-aware", "naive"):
-        return center_groups(features, modality)
-    return features
+    return options.center_modalities and options.association in ("modality-aware", "naive")
 
 
 def distance_groups(modality: Tensor, camera: Tensor | None, options: ClusteringConfig) -> Tensor:
