@@ -12,6 +12,7 @@ from fractions import Fraction
 from typing import Any, Final, TypeAlias
 
 from mabm._core.arguments import as_index, check_integer, shown
+from mabm._core.saving import Saved
 
 _SECONDS_BETWEEN_REPORTS: Final = 0.1
 
@@ -26,7 +27,7 @@ _SIZE_CONTRACT: Final = 'a number of bytes, or words such as "4GB" or "512MiB"'
 
 
 @dataclass(frozen=True)
-class Progress:
+class Progress(Saved):
     """How far a stage of a call is, as ``progress=`` callbacks receive it.
 
     Attributes:

@@ -229,7 +229,7 @@ def rank(
         layout = _list_layout(x, groups, preset, k1)
         may_advise = preset.metric == "inner_product" and is_wanted(logger, "lengths")
         lengths = _extreme_lengths(x) if may_advise and len(x) >= _FEW_ROWS else None
-        ranks, scores = _rank_lists(x, layout, preset.metric == "euclidean", precision, advance)
+        ranks, scores = _rank_lists(x, layout, preset.metric == "euclidean", advance, precision)
     if lengths is not None:
         _advise_on_lengths(lengths)  # a GPU has been waited for
     return Ranking.unchecked(ranks, scores, tuple(layout.widths), preset, k1, groups)
@@ -255,7 +255,7 @@ def _advise_on_lengths(lengths: Tensor) -> None:
 
 
 def _rank_lists(
-    x: Tensor, layout: ListLayout, euclidean: bool, precision: Precision, advance: Advance
+    x: Tensor, layout: ListLayout, euclidean: bool, advance: Advance, precision: Precision
 ) -> tuple[Tensor, Tensor]:
     shape = (len(x), sum(layout.widths))
     ranks = torch.empty(shape, dtype=torch.int64, device=x.device)
