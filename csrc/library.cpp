@@ -10,12 +10,14 @@
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(mabm, m) {
-  // Adds one tile of scores, products + biases, to each row's running candidates, list by list, and
-  // drops what is proven to be none of the list's first `width` (common/rows.h).
+  // Adds one tile of scores to each row's running candidates, list by list, and drops what is
+  // proven to be none of the list's first `width` (common/rows.h). A tile has float32 products, or
+  // int32 ones with scales of the rows and columns; transposed, it has the columns in its rows.
   m.def(
       "collect_candidates_(Tensor products, Tensor biases, Tensor row_groups, "
       "Tensor column_groups, Tensor list_of_group, int first_column, Tensor gaps, int[] widths, "
-      "bool last, Tensor(a!) candidate_scores, Tensor(b!) candidates, Tensor(c!) counts, "
+      "bool last, bool transposed, Tensor? row_scales, Tensor? column_scales, "
+      "Tensor(a!) candidate_scores, Tensor(b!) candidates, Tensor(c!) counts, "
       "Tensor(d!) thresholds) -> ()");
   // Orders lists that contain all that may belong to them by exact scores. Lists of count -1 come
   // back empty.

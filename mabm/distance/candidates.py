@@ -10,22 +10,31 @@ is the mean of the rows and all rows are close together, the products are small,
 rounding error, which would otherwise blur the order of such rows.
 
 On the CPU the operands are float32; on a GPU they are float16, scaled to use its range, and their
-products are summed in float32, at the full rate of the matrix units (``products.py``).
+products are summed in float32, at the full rate of the matrix units (``products.py``). Where a GPU
+multiplies 8-bit integers faster, these come first (``integer_products.py``), and float16 for the
+rows that they leave unproven.
+
+The matrix of products is symmetric. Each of its tiles on and above the diagonal is computed once
+and scanned by rows and by columns, so that a sample's list sees the columns in ascending order.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
 from mabm._core.arrays import row_blocks
 from mabm._core.device_memory import available_bytes
+from mabm.distance.integer_products import IntegerProduct, wants_integers
 from mabm.distance.products import Product, growth, product_of
+
+logger = logging.getLogger(__name__)
 
 # One tile of scores, 64 MB: enough rows and columns for a matrix product to run at full speed and
 # for the centering of its operands to be cheap in comparison.
@@ -35,6 +44,12 @@ _TILE = 4096
 _GPU_TILE = 8192
 _GPU_SHARE = 16
 _GPU_STEP = 256
+# The largest part of the free memory that the lists of all rows may take together.
+_LISTS_SHARE = 4
+# Rows that decide whether a product proves enough, and the part of them that may be left unproven:
+# what is left is multiplied with all columns at twice the cost, and not in half of the tiles.
+_SAMPLE = 256
+_MOST_UNPROVEN = 0.125
 # Memory for the candidates of one row block; many groups make the block shorter.
 _CANDIDATE_BYTES = 64 << 20
 _GPU_CANDIDATE_BYTES = 512 << 20
@@ -85,53 +100,165 @@ class Candidates(NamedTuple):
             thresholds.expand(shape).contiguous(),
         )
 
+    def of(self, rows: slice) -> Candidates:
+        """The candidates of some rows, in the same memory."""
+        return Candidates(*(part[rows] for part in self))
+
+
+Blocks: TypeAlias = Iterator[tuple[Tensor, Candidates]]
+
 
 def propose_candidates(
-    x: Tensor, layout: ListLayout, euclidean: bool, trusted: bool = False
-) -> Iterator[tuple[Tensor, Candidates]]:
+    x: Tensor,
+    layout: ListLayout,
+    euclidean: bool,
+    trusted: bool = False,
+    max_memory: int | None = None,
+) -> Blocks:
     """Yields blocks of row numbers (B,) with the candidates of these rows.
+
+    Every row comes at least once, in ascending order. Rows with a list that overflowed may come
+    once more at the end, from a product that is slower and more precise; then that counts.
 
     Args:
         x: (N, D) float32, contiguous, N > 0.
         layout: The lists of each row.
         euclidean: Whether rows are compared by Euclidean distance instead of inner product.
         trusted: Whether approximate scores count as exact: lists are no longer than their widths.
+        max_memory: Bytes that tiles and lists may take; ``None`` for a share of what is free.
     """
-    count = len(x)
-    product = product_of(x)
-    bias, bounds = bias_and_error_bounds(x, product, euclidean)
-    gaps = _gaps(bounds, trusted)
-    capacity, lists = _capacity(layout.widths), len(layout.widths)
-    block, side = tile_shape(x, layout.widths)
-    tile = torch.empty(block * min(side, count), dtype=torch.float32, device=x.device)
-    for start in range(0, count, block):
-        rows = torch.arange(start, min(start + block, count), device=x.device)
-        left = product.operand(start, start + block)
-        candidates = Candidates.none_yet(gaps[start : start + block], lists, capacity)
-        for first in range(0, count, side):
-            right = product.operand(first, first + side)
-            products = tile[: len(left) * len(right)].view(len(left), len(right))
-            product.multiply(left, right, products)
-            torch.ops.mabm.collect_candidates_(
-                products,
-                bias[first : first + side],
-                layout.groups[start : start + block],
-                layout.groups[first : first + side],
-                layout.list_of_group,
-                first,
-                gaps[start : start + block],
-                layout.widths,
-                first + side >= count,
-                *candidates,
-            )
-        yield rows, candidates
+    if not trusted and wants_integers(x):
+        integers = Proposals(x, layout, IntegerProduct(x), euclidean, trusted, max_memory)
+        if integers.prove_enough():
+            left: list[Tensor] = []
+            for rows, candidates in integers.of_all_rows():
+                yield rows, candidates
+                left.append(rows[(candidates.counts < 0).any(dim=1)])
+            del integers, candidates  # their memory is free for what comes next
+            unproven = torch.cat(left)
+            logger.debug("8-bit integers proved %d of %d rows", len(x) - len(unproven), len(x))
+            if len(unproven):
+                product = product_of(x)
+                proposals = Proposals(x, layout, product, euclidean, trusted, max_memory)
+                yield from proposals.of_rows(unproven)
+            return
+        del integers
+    yield from Proposals(x, layout, product_of(x), euclidean, trusted, max_memory).of_all_rows()
 
 
-def tile_shape(x: Tensor, widths: list[int]) -> tuple[int, int]:
+class Proposals:
+    """Candidates by one product; the arguments are those of :func:`propose_candidates`."""
+
+    def __init__(
+        self,
+        x: Tensor,
+        layout: ListLayout,
+        product: Product,
+        euclidean: bool,
+        trusted: bool = False,
+        max_memory: int | None = None,
+    ) -> None:
+        self._count, self._device = len(x), x.device
+        self._layout, self._product = layout, product
+        self._bias, bounds = bias_and_error_bounds(x, product, euclidean)
+        self._gaps = _gaps(bounds, trusted)
+        self._capacity = _capacity(layout.widths)
+        self._block, self._side = tile_shape(x, layout.widths, max_memory)
+        list_bytes = 8 * len(x) * len(layout.widths) * self._capacity
+        free = available_bytes(x.device) or 0
+        limits = [free // _LISTS_SHARE, *([] if max_memory is None else [max_memory // 2])]
+        self._fits = list_bytes <= min(limits)
+
+    def of_all_rows(self) -> Blocks:
+        """Yields all rows. Every product is computed once, if the lists of all rows fit."""
+        if not self._fits:
+            yield from self.of_rows(torch.arange(self._count, device=self._device))
+            return
+        every = self._none_yet(self._gaps)
+        tile = self._new_tile(self._side, self._side)
+        for start in range(0, self._count, self._side):
+            rows = slice(start, min(start + self._side, self._count))
+            left = self._product.operand(rows)
+            for first in range(start, self._count, self._side):
+                columns = slice(first, min(first + self._side, self._count))
+                right = self._product.operand(columns) if first > start else left
+                products = self._multiply(left, right, tile)
+                self._collect(products, rows, columns, every.of(rows))
+                if first > start:
+                    self._collect(products, columns, rows, every.of(columns), transposed=True)
+            yield torch.arange(rows.start, rows.stop, device=self._device), every.of(rows)
+
+    def of_rows(self, rows: Tensor) -> Blocks:
+        """Yields some rows, block by block, each compared with all columns.
+
+        Args:
+            rows: (B,) int64, row numbers.
+        """
+        tile = self._new_tile(min(self._block, len(rows)), self._side)
+        for chosen in torch.split(rows, self._block):
+            left = self._product.operand(chosen)
+            candidates = self._none_yet(self._gaps[chosen])
+            for first in range(0, self._count, self._side):
+                columns = slice(first, min(first + self._side, self._count))
+                products = self._multiply(left, self._product.operand(columns), tile)
+                self._collect(products, chosen, columns, candidates)
+            yield chosen, candidates
+
+    def prove_enough(self) -> bool:
+        """Whether few lists of a sample of rows overflow; waits for the device."""
+        size = min(_SAMPLE, self._count)
+        sample = torch.arange(size, device=self._device) * self._count // size
+        overflowed = [(found.counts < 0).any(dim=1) for _, found in self.of_rows(sample)]
+        return float(torch.cat(overflowed).double().mean()) <= _MOST_UNPROVEN
+
+    def _none_yet(self, gaps: Tensor) -> Candidates:
+        return Candidates.none_yet(gaps, len(self._layout.widths), self._capacity)
+
+    def _new_tile(self, num_rows: int, num_columns: int) -> Tensor:
+        """Memory for a tile of products, no larger than all of them."""
+        size = min(num_rows, self._count) * min(num_columns, self._count)
+        return torch.empty(size, dtype=self._product.dtype, device=self._device)
+
+    def _multiply(self, left: Tensor, right: Tensor, tile: Tensor) -> Tensor:
+        products = tile[: len(left) * len(right)].view(len(left), len(right))
+        self._product.multiply(left, right, products)
+        return products
+
+    def _collect(
+        self,
+        products: Tensor,
+        rows: slice | Tensor,
+        columns: slice,
+        candidates: Candidates,
+        *,
+        transposed: bool = False,
+    ) -> None:
+        """Adds a tile to the lists of its rows; cuts them if no columns are to come."""
+        layout, scales = self._layout, self._product.scales
+        torch.ops.mabm.collect_candidates_(
+            products,
+            self._bias[columns],
+            layout.groups[rows],
+            layout.groups[columns],
+            layout.list_of_group,
+            columns.start,
+            self._gaps[rows],
+            layout.widths,
+            columns.stop == self._count,
+            transposed,
+            None if scales is None else scales[rows],
+            None if scales is None else scales[columns],
+            *candidates,
+        )
+
+
+def tile_shape(x: Tensor, widths: list[int], max_memory: int | None = None) -> tuple[int, int]:
     """Rows and columns of a tile of scores, for lists of these lengths."""
-    side, candidate_bytes = _tile_side(x.device), _CANDIDATE_BYTES
+    side, candidate_bytes = _tile_side(x.device, max_memory), _CANDIDATE_BYTES
     if x.is_cuda:
         candidate_bytes = min(_GPU_CANDIDATE_BYTES, 4 * side * side)
+    if max_memory is not None:
+        candidate_bytes = min(candidate_bytes, max_memory // 2)
     rows = candidate_bytes // (8 * len(widths) * _capacity(widths))
     return max(1, min(side, len(x), rows)), side
 
@@ -141,13 +268,16 @@ def _capacity(widths: list[int]) -> int:
     return 2 * (2 * max(widths) + 16)
 
 
-def _tile_side(device: torch.device) -> int:
-    """Rows and columns of a tile of scores; on a GPU limited by its free memory."""
-    if device.type != "cuda":
-        return _TILE
-    free = available_bytes(device) or 0
-    side = math.isqrt(free // _GPU_SHARE // 4) // _GPU_STEP * _GPU_STEP
-    return max(_GPU_STEP, min(_GPU_TILE, side))
+def _tile_side(device: torch.device, max_memory: int | None = None) -> int:
+    """Rows and columns of a tile of scores; limited by a GPU's free memory and what is allowed."""
+    most, step, limits = _TILE, 1, []
+    if device.type == "cuda":
+        most, step = _GPU_TILE, _GPU_STEP
+        limits.append((available_bytes(device) or 0) // _GPU_SHARE)
+    if max_memory is not None:
+        limits.append(max_memory // 4)
+    sides = [math.isqrt(limit // 4) // step * step for limit in limits]
+    return max(step, min([most, *sides]))
 
 
 def _gaps(bounds: Tensor, trusted: bool) -> Tensor:

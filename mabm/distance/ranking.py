@@ -229,7 +229,9 @@ def rank(
         layout = _list_layout(x, groups, preset, k1)
         may_advise = preset.metric == "inner_product" and is_wanted(logger, "lengths")
         lengths = _extreme_lengths(x) if may_advise and len(x) >= _FEW_ROWS else None
-        ranks, scores = _rank_lists(x, layout, preset.metric == "euclidean", advance, precision)
+        ranks, scores = _rank_lists(
+            x, layout, preset.metric == "euclidean", advance, work.max_memory, precision
+        )
     if lengths is not None:
         _advise_on_lengths(lengths)  # a GPU has been waited for
     return Ranking.unchecked(ranks, scores, tuple(layout.widths), preset, k1, groups)
@@ -255,25 +257,28 @@ def _advise_on_lengths(lengths: Tensor) -> None:
 
 
 def _rank_lists(
-    x: Tensor, layout: ListLayout, euclidean: bool, advance: Advance, precision: Precision
+    x: Tensor,
+    layout: ListLayout,
+    euclidean: bool,
+    advance: Advance,
+    max_memory: int | None,
+    precision: Precision,
 ) -> tuple[Tensor, Tensor]:
     shape = (len(x), sum(layout.widths))
     ranks = torch.empty(shape, dtype=torch.int64, device=x.device)
     scores = torch.empty(shape, dtype=torch.float64, device=x.device)
     if not ranks.numel():
         return ranks, scores
-    overflowed: list[Tensor] = []
-    start = 0
-    for rows, candidates in propose_candidates(x, layout, euclidean, trusted=precision == "fast"):
-        found, exact = torch.ops.mabm.rank_candidates(
+    overflowed = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    trusted, done = precision == "fast", 0
+    for rows, candidates in propose_candidates(x, layout, euclidean, trusted, max_memory):
+        ranks[rows], scores[rows] = torch.ops.mabm.rank_candidates(
             x, rows, candidates.indices, candidates.counts, layout.widths, euclidean
         )
-        ranks[start : start + len(rows)] = found
-        scores[start : start + len(rows)] = exact
-        overflowed.append((candidates.counts < 0).any(dim=1))
-        start += len(rows)
-        advance(len(rows))
-    redo = torch.nonzero(torch.cat(overflowed)).flatten()
+        overflowed[rows] = (candidates.counts < 0).any(dim=1)
+        advance(min(len(rows), len(x) - done))  # some rows come twice
+        done = min(done + len(rows), len(x))
+    redo = torch.nonzero(overflowed).flatten()
     if len(redo):
         level = logging.WARNING if len(redo) > _MANY_ROWS else logging.INFO
         logger.log(level, "ranking %d of %d samples by exact scores only", len(redo), len(x))

@@ -13,14 +13,16 @@ from devices import CPU, Device
 import mabm
 from mabm.distance import candidates
 from mabm.distance.candidates import ListLayout, bias_and_error_bounds, propose_candidates
+from mabm.distance.integer_products import IntegerProduct
 from mabm.distance.products import FloatProduct, HalfProduct, Product
 
 
-@pytest.fixture(params=[FloatProduct, HalfProduct])
+@pytest.fixture(params=[FloatProduct, HalfProduct, IntegerProduct])
 def product(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[torch.Tensor], Product]:
     """What multiplies, on whatever device; on the CPU float16 is multiplied in float32."""
+    monkeypatch.setattr(candidates, "wants_integers", lambda x: False)
     monkeypatch.setattr(candidates, "product_of", request.param)
     return request.param
 
@@ -117,6 +119,7 @@ def test_no_score_is_further_off_than_its_bound(
 
 
 def test_float16_comes_near_its_bound(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(candidates, "wants_integers", lambda x: False)
     monkeypatch.setattr(candidates, "product_of", HalfProduct)
     spreads, bounds = spreads_and_bounds(device, "rounded alike, D=7", False, HalfProduct)
     assert (spreads > 1.9 * bounds).all()
@@ -176,7 +179,7 @@ def kept(device: Device, scores: list[float], gap: float, last: bool = True) -> 
         device.put(torch.tensor([scores])),
         *map(device.put, (torch.zeros(count), torch.zeros(1, dtype=torch.int32))),
         *map(device.put, (torch.zeros(count, dtype=torch.int32), lists.counts.new_zeros(1, 1))),
-        *(0, device.put(torch.tensor([gap])), [2], last),
+        *(0, device.put(torch.tensor([gap])), [2], last, False, None, None),
         *lists,
     )
     length = int(lists.counts)

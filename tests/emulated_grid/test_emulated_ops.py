@@ -17,14 +17,13 @@ from mabm.distance import candidates, products
 
 @contextmanager
 def on_the_grid() -> Iterator[None]:
-    """Within the context, the library uses the ops and the product of the GPU."""
+    """Within the context, the library uses the ops and the products of the GPU."""
     emulated = grid_build.load_ops()
-    ops, product_of = torch.ops.mabm, candidates.product_of
-    torch.ops.mabm, candidates.product_of = emulated, products.HalfProduct
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.ops, "mabm", emulated)
+        patch.setattr(candidates, "wants_integers", lambda x: x.shape[1] > 0)
+        patch.setattr(candidates, "product_of", products.HalfProduct)
         yield
-    finally:
-        torch.ops.mabm, candidates.product_of = ops, product_of
 
 
 def check_same_results(

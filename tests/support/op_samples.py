@@ -28,7 +28,7 @@ def make_samples(device: Device, *, reverse: bool = False) -> dict[str, tuple[An
     biases = device.put(torch.ones(24))
     widths = [3, 3]
     gaps = device.put(torch.full((24,), 1e-4))
-    lists = (groups, groups, list_of_group, 0, gaps, widths, True)
+    lists = (groups, groups, list_of_group, 0, gaps, widths, True, False, None, None)
     tile = (features @ features.T, biases, *lists)
     OPS.collect_candidates_(*tile, *collected)
     ranks, _ = OPS.rank_exactly(features, rows, groups, list_of_group, widths, False)
