@@ -10,6 +10,21 @@
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(mabm, m) {
+  // Adds every pair of rows and columns that may be neighbors to the lists of the row and, if
+  // mirrored, to those of the column; one pair once where both are the same block.
+  m.def(
+      "screen_pairs_(Tensor operands, Tensor? center, float unit, Tensor biases, Tensor margins, "
+      "Tensor residuals, Tensor slacks, Tensor? scales, Tensor? lost, Tensor? lengths, "
+      "Tensor groups, Tensor list_of_group, int[] widths, Tensor rows, Tensor columns, "
+      "Tensor places, bool mirrored, Tensor(a!) bounds, Tensor(b!) candidates, Tensor(c!) counts, "
+      "Tensor(d!) thresholds) -> ()");
+  // Drops the candidates that are proven not to belong to a list.
+  m.def(
+      "cut_candidates_(Tensor margins, Tensor residuals, Tensor slacks, Tensor? lost, "
+      "Tensor? lengths, int[] widths, Tensor rows, Tensor(a!) bounds, Tensor(b!) candidates, "
+      "Tensor(c!) counts, Tensor(d!) thresholds) -> ()");
+  // Squared lengths of the rows, of the centered rows, and their products with the center.
+  m.def("measure_rows(Tensor features, Tensor center) -> Tensor");
   // Adds one tile of scores, products + biases, to each row's running candidates, list by list.
   m.def(
       "collect_candidates_(Tensor products, Tensor biases, Tensor row_groups, Tensor "
