@@ -26,6 +26,7 @@ from mabm._core.device_memory import running_ops
 from mabm._core.work import QUIET, Advance, Report, Work
 from mabm.distance.candidates import Candidates, ListLayout, propose_candidates
 from mabm.distance.options import Precision, check_precision
+from mabm.distance.screening import screen
 from mabm.distance.presets import DEFAULT_K1, MAX_K, Preset, check_k1, resolve_preset
 
 logger = logging.getLogger(__name__)
@@ -261,6 +262,26 @@ def _rank_lists(
     ranks = torch.empty(shape, dtype=torch.int64, device=x.device)
     scores = torch.empty(shape, dtype=torch.float64, device=x.device)
     if not ranks.numel():
+        return ranks, scores
+    if x.is_cpu:
+        done = torch.zeros(len(x), dtype=torch.bool)
+        import time
+        t0=time.perf_counter()
+        for proven in screen(x, layout, euclidean, precision == "fast", None, advance):
+            rows = proven.rows
+            done[rows] = True
+            t1=time.perf_counter()
+            c=proven.candidates
+            print("rung", proven.rung, len(rows), "capacity", c.shape[2], "mean", float(proven.counts.float().mean()), "t", t1-t0)
+            ranks[rows], scores[rows], ok = torch.ops.mabm.rank_candidates(
+                x, rows, torch.zeros(c.shape), c, proven.counts, torch.full(proven.counts.shape, -torch.inf), torch.zeros(len(rows), dtype=torch.float64), layout.widths, euclidean)
+            print("scored", time.perf_counter()-t1)
+        redo = (~done).nonzero().flatten()
+        if len(redo):
+            print("exact", len(redo))
+            ranks[redo], scores[redo] = torch.ops.mabm.rank_exactly(
+                x, redo, layout.groups, layout.list_of_group, layout.widths, euclidean
+            )
         return ranks, scores
     certificates: list[Tensor] = []
     start = 0
