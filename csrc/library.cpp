@@ -15,14 +15,13 @@ STABLE_TORCH_LIBRARY(mabm, m) {
   m.def(
       "screen_pairs_(Tensor operands, Tensor? center, float unit, Tensor biases, Tensor margins, "
       "Tensor residuals, Tensor slacks, Tensor? scales, Tensor? lost, Tensor? lengths, "
-      "Tensor groups, Tensor list_of_group, int[] widths, Tensor rows, Tensor columns, "
-      "Tensor places, bool mirrored, Tensor(a!) bounds, Tensor(b!) candidates, Tensor(c!) counts, "
-      "Tensor(d!) thresholds) -> ()");
-  // Drops the candidates that are proven not to belong to a list.
+      "Tensor groups, Tensor list_of_group, int[] widths, Tensor cells, Tensor rows, "
+      "Tensor columns, Tensor places, bool mirrored, Tensor(a!) bounds, Tensor(b!) candidates, "
+      "Tensor(c!) counts, Tensor(d!) lower_bounds, Tensor(e!) thresholds) -> ()");
+  // Drops the candidates below the threshold of their list.
   m.def(
-      "cut_candidates_(Tensor margins, Tensor residuals, Tensor slacks, Tensor? lost, "
-      "Tensor? lengths, int[] widths, Tensor rows, Tensor(a!) bounds, Tensor(b!) candidates, "
-      "Tensor(c!) counts, Tensor(d!) thresholds) -> ()");
+      "cut_candidates_(Tensor(a!) bounds, Tensor(b!) candidates, Tensor(c!) counts, "
+      "Tensor thresholds) -> ()");
   // Squared lengths of the rows, of the centered rows, and their products with the center.
   m.def("measure_rows(Tensor features, Tensor center) -> Tensor");
   // Adds one tile of scores, products + biases, to each row's running candidates, list by list.

@@ -29,7 +29,17 @@ struct BlockTerms {
   const float* lengths;
 };
 
-// A tile as a kernel reads it. Thresholds may rise while it runs.
+// A pair that exceeds the threshold of its row, of its column, or of both.
+struct Hit {
+  float bound;  // u_ij, without a bias
+  uint8_t row;
+  uint8_t column;
+  bool hit_row;
+  bool hit_column;
+};
+static_assert(kTile <= 256, "hits number rows and columns by bytes");
+
+// A tile as a kernel reads it.
 struct Tile {
   const void* left;   // packed rows
   const void* right;  // packed columns
@@ -43,18 +53,16 @@ struct Tile {
   const float* column_thresholds;
   int64_t column_stride;
   void* sums;  // scratch, kTile * kTile numbers of four bytes
-  // Called for each hit; `hit_row` and `hit_column` say whose threshold is exceeded.
-  void (*hit)(void* context, int row, int column, float bound, bool hit_row, bool hit_column);
-  void* context;
+  Hit* hits;   // room for kTile * kTile
 };
 
 // The kernels of one instruction set and one type of operand.
 struct ScreenKernel {
   const char* name;
-  int rows;     // of a left panel
-  int columns;  // of a right panel
-  int step;     // entries of a sample that are side by side in a panel
-  void (*scan)(const Tile& tile);
+  int rows;                       // of a left panel
+  int columns;                    // of a right panel
+  int step;                       // entries of a sample that are side by side in a panel
+  int (*scan)(const Tile& tile);  // returns the number of hits
 };
 
 // The fastest kernel of this processor, and the one that runs on every processor.

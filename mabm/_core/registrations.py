@@ -48,6 +48,7 @@ def screen_pairs_(
     groups: Tensor,
     list_of_group: Tensor,
     widths: list[int],
+    cells: Tensor,
     rows: Tensor,
     columns: Tensor,
     places: Tensor,
@@ -55,6 +56,7 @@ def screen_pairs_(
     bounds: Tensor,
     candidates: Tensor,
     counts: Tensor,
+    lower_bounds: Tensor,
     thresholds: Tensor,
 ) -> None:
     return None
@@ -62,17 +64,7 @@ def screen_pairs_(
 
 @_fake
 def cut_candidates_(
-    margins: Tensor,
-    residuals: Tensor,
-    slacks: Tensor,
-    lost: Tensor | None,
-    lengths: Tensor | None,
-    widths: list[int],
-    rows: Tensor,
-    bounds: Tensor,
-    candidates: Tensor,
-    counts: Tensor,
-    thresholds: Tensor,
+    bounds: Tensor, candidates: Tensor, counts: Tensor, thresholds: Tensor
 ) -> None:
     return None
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mabm._core.arrays import row_blocks
 from mabm.distance.candidates import ListLayout
 from mabm.distance.projection import leading_directions, projection_on
 from mabm.distance.rungs import (
@@ -24,9 +23,9 @@ from mabm.distance.rungs import (
 _SAMPLE_ROWS = 64
 _SAMPLE_SCORES = 1 << 24
 # Rows that directions are found from.
-_DIRECTION_ROWS = 1024
+_DIRECTION_ROWS = 512
 # Numbers of directions to choose from; more are hardly faster than all dimensions.
-_WIDTHS = (32, 64, 96, 128, 192, 256, 384)
+_WIDTHS = (32, 64, 96, 128, 192, 256)
 # What a pair costs beside its product, and a candidate, in multiplications of a kernel: the
 # comparison with two thresholds; scoring (by D times the first, plus the second).
 _COMPARISON = 24
@@ -42,10 +41,13 @@ class Plan:
     Attributes:
         rungs: Functions that make each rung.
         capacity: Candidates of a row for each list.
+        cells: (N,) int32, the same number for samples that are probably near each other; a guess,
+            on which nothing but time depends.
     """
 
     rungs: list[Callable[[], Rung]]
     capacity: int
+    cells: Tensor
 
 
 @dataclass(frozen=True)
@@ -69,18 +71,23 @@ def choose_rungs(x: Tensor, layout: ListLayout, measures: Measures) -> Plan:
     count, dim = x.shape
     whole = _Option(product_error(dim), dim, 0.0, lambda: float_rung(x, measures))
     if count * count * dim < _FEW_PAIRS * dim or dim < 2 * _WIDTHS[0]:
-        return Plan([whole.make], capacity_for(layout.widths, None))
+        cells = torch.zeros(count, dtype=torch.int32)
+        return Plan([whole.make], capacity_for(layout.widths, None), cells)
     rows = torch.arange(min(_SAMPLE_ROWS, max(8, _SAMPLE_SCORES // count))) * count
     rows = (rows // len(rows)).clamp(max=count - 1)
     options = [*_projections(x, rows, measures), whole]
-    needed = _needed_candidates(x, layout, measures, rows, [each.error for each in options])
+    # Products with centered rows: those with the mean are the same for all columns of a row.
+    scores = ((x[rows] - measures.center) * measures.unit) @ x.T * measures.unit
+    cells = (scores / measures.centered[rows, None].clamp(min=1e-30)).argmax(dim=0)
+    scores += measures.biases.to(torch.float32)
+    needed = _needed_candidates(scores, layout, measures, rows, [each.error for each in options])
     costs = [
         _cost(option, candidates, layout, dim, count)
         for option, candidates in zip(options, needed, strict=True)
     ]
     best = min(range(len(options)), key=costs.__getitem__)
     rungs = [options[best].make] if options[best] is whole else [options[best].make, whole.make]
-    return Plan(rungs, capacity_for(layout.widths, needed[best]))
+    return Plan(rungs, capacity_for(layout.widths, needed[best]), cells.to(torch.int32))
 
 
 def capacity_for(widths: list[int], needed: Tensor | None) -> int:
@@ -124,14 +131,9 @@ def _projections(x: Tensor, rows: Tensor, measures: Measures) -> list[_Option]:
 
 
 def _needed_candidates(
-    x: Tensor, layout: ListLayout, measures: Measures, rows: Tensor, errors: list[float]
+    scores: Tensor, layout: ListLayout, measures: Measures, rows: Tensor, errors: list[float]
 ) -> list[Tensor]:
     """(rows, lists) float32 for each error: how many samples of each list are within it."""
-    centered = (x[rows] - measures.center) * measures.unit
-    scores = torch.cat(
-        [centered @ ((block - measures.center) * measures.unit).T for block in row_blocks(x)], dim=1
-    )
-    scores += measures.biases.to(torch.float32)
     lengths = measures.centered.to(torch.float32)
     needed = [scores.new_zeros(len(rows), len(layout.widths)) for _ in errors]
     for at, row in enumerate(rows.tolist()):

@@ -26,6 +26,8 @@ _PRODUCTS_AT_ONCE = 2**34
 _TILE = 192  # csrc/common/screening.h
 # Bytes of the lists of rows that an earlier rung left.
 _REST_BYTES = 64 << 20
+# Rows that are faster ranked by exact scores than screened again.
+_FEW_ROWS = 64
 # Error bounds of precision "fast" as a share of the proven ones: rests of rows hardly ever point
 # the same way.
 _FAST_SHARE = 1 / 8
@@ -55,21 +57,23 @@ class _Lists:
     bounds: Tensor
     candidates: Tensor
     counts: Tensor
+    lower_bounds: Tensor
     thresholds: Tensor
 
     @classmethod
-    def empty(cls, rows: Tensor, num_lists: int, capacity: int) -> _Lists:
-        shape = (len(rows), num_lists)
+    def empty(cls, rows: Tensor, widths: list[int], capacity: int) -> _Lists:
+        shape = (len(rows), len(widths))
         return cls(
             rows,
             torch.empty((*shape, capacity), dtype=torch.float32),
             torch.empty((*shape, capacity), dtype=torch.int32),
             torch.zeros(shape, dtype=torch.int32),
+            torch.full((*shape, max(widths)), -torch.inf, dtype=torch.float32),
             torch.full(shape, -torch.inf, dtype=torch.float32),
         )
 
-    def parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return self.bounds, self.candidates, self.counts, self.thresholds
+    def parts(self) -> tuple[Tensor, ...]:
+        return self.bounds, self.candidates, self.counts, self.lower_bounds, self.thresholds
 
 
 def screen(
@@ -87,15 +91,17 @@ def screen(
     """
     measures = measure(x, euclidean)
     plan = choose_rungs(x, layout, measures)
-    # Samples of a group side by side, so that a tile rarely has columns of two lists.
-    order = layout.groups.argsort(stable=True).to(torch.int32)
+    # Samples of a group side by side, so that a tile rarely has columns of two lists; within a
+    # group those of a cell, so that lists fill with near samples early.
+    groups = layout.groups.to(torch.int64)
+    order = (groups * (1 << 31) + plan.cells).argsort(stable=True).to(torch.int32)
     capacity, left = plan.capacity, order
     for number, make in enumerate(plan.rungs):
         rung = make().trusted(_FAST_SHARE) if fast else make()
         unproven = []
         for rows in _row_blocks(left, layout, capacity, max_memory, is_first=number == 0):
-            lists = _Lists.empty(rows, len(layout.widths), capacity)
-            _fill(lists, rung, layout, order, advance)
+            lists = _Lists.empty(rows, layout.widths, capacity)
+            _fill(lists, rung, layout, order, plan.cells, advance)
             overflowed = (lists.counts < 0).any(dim=1)
             unproven.append(rows[overflowed])
             proven = ~overflowed
@@ -103,7 +109,7 @@ def screen(
                 lists = _Lists(rows[proven], *(part[proven] for part in lists.parts()))
             yield ProvenRows(rung.name, lists.rows.long(), lists.candidates, lists.counts)
         left = torch.cat(unproven)
-        if not len(left):
+        if len(left) < _FEW_ROWS:
             return
         capacity = 8 * capacity_for(layout.widths, None)
 
@@ -119,7 +125,9 @@ def _row_blocks(
     return rows.split(max(_TILE, limit // (2 * row_bytes)))
 
 
-def _fill(lists: _Lists, rung: Rung, layout: ListLayout, order: Tensor, advance: Advance) -> None:
+def _fill(
+    lists: _Lists, rung: Rung, layout: ListLayout, order: Tensor, cells: Tensor, advance: Advance
+) -> None:
     """Screens the rows of the lists against all samples, and cuts the lists."""
     count, dim = rung.operands.shape
     side = min(_BLOCK_BYTES // (rung.operands.element_size() * max(dim, 1)), 1 << 14)
@@ -147,6 +155,7 @@ def _fill(lists: _Lists, rung: Rung, layout: ListLayout, order: Tensor, advance:
                 layout.groups,
                 layout.list_of_group,
                 layout.widths,
+                cells,
                 rows,
                 others,
                 places,
@@ -155,12 +164,5 @@ def _fill(lists: _Lists, rung: Rung, layout: ListLayout, order: Tensor, advance:
             )
         advance(len(rows))
     torch.ops.mabm.cut_candidates_(
-        rung.margins,
-        rung.residuals,
-        rung.slacks,
-        rung.lost,
-        rung.lengths,
-        layout.widths,
-        lists.rows,
-        *lists.parts(),
+        lists.bounds, lists.candidates, lists.counts, lists.thresholds
     )

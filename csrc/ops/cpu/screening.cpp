@@ -7,27 +7,18 @@
 //   gap_ij = 2 (residual_i residual_j + lost_i length_j + length_i lost_j + margin_j + slack_i),
 //
 // the exact score, up to that constant, is at most u_ij + bias_j + slack_i and at least
-// u_ij + bias_j + slack_i - gap_ij. A sample is dropped from a list only if its upper bound is
-// below the k-th greatest lower bound of those seen so far, k the length of the list: then k
-// others are nearer. Lists only ever lose such samples, so their final content does not depend on
-// the order of the pairs, nor on threads. A list that stays nearly full has overflowed: nothing is
-// known of it any more.
+// u_ij + bias_j + slack_i - gap_ij. What a list drops by these bounds: ops/cpu/screen_lists.h.
 
 #include "common/screening.h"
 
 #include <algorithm>
-#include <atomic>
-#include <cmath>
-#include <functional>
 #include <limits>
-#include <memory>
 #include <optional>
-#include <thread>
 #include <utility>
 #include <vector>
 
 #include "common/row_blocks.h"
-#include "ops/screening_arguments.h"
+#include "ops/cpu/screen_lists.h"
 
 namespace mabm {
 namespace {
@@ -36,83 +27,8 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 // Entries of a sample that are packed at a time: those of a panel stay in the first-level cache.
 constexpr int64_t kPackedAtOnce = 64;
 
-// Lists are written by all threads, each row of lists under a lock of its own. Thresholds are read
-// without it: they only rise, and an old one only lets more through.
-class SharedLists {
- public:
-  SharedLists(const ScreenArguments& arguments)
-      : arguments_(arguments), locks_(new std::atomic<bool>[arguments.lists.num_rows]()) {}
-
-  float threshold(int32_t sample, int32_t list) const {
-    const auto& lists = arguments_.lists;
-    const int64_t at = int64_t{arguments_.places[sample]} * lists.num_lists + list;
-    return reinterpret_cast<const std::atomic<float>*>(lists.thresholds + at)
-        ->load(std::memory_order_relaxed);
-  }
-
-  // Adds `other` to the list of `sample` that it belongs to; true if a threshold may have risen.
-  bool add(int32_t sample, int32_t other, float bound) {
-    const int32_t list = arguments_.list_of(sample, other);
-    if (bound <= threshold(sample, list)) {
-      return false;
-    }
-    const int64_t place = arguments_.places[sample];
-    const Lock lock(locks_[place]);
-    return add_locked(sample, other, place, list, bound);
-  }
-
- private:
-  class Lock {
-   public:
-    explicit Lock(std::atomic<bool>& taken) : taken_(taken) {
-      while (taken_.exchange(true, std::memory_order_acquire)) {
-        std::this_thread::yield();
-      }
-    }
-    ~Lock() { taken_.store(false, std::memory_order_release); }
-    Lock(const Lock&) = delete;
-    Lock& operator=(const Lock&) = delete;
-
-   private:
-    std::atomic<bool>& taken_;
-  };
-
-  bool add_locked(int32_t sample, int32_t other, int64_t place, int32_t list, float bound) {
-    const auto& lists = arguments_.lists;
-    const int64_t at = place * lists.num_lists + list;
-    int32_t& count = lists.counts[at];
-    if (count < 0 || bound <= lists.thresholds[at]) {
-      return false;
-    }
-    if (!(bound < kInfinity)) {  // overflow or NaN: there is no bound
-      overflow(place);
-      return true;
-    }
-    lists.scores[at * lists.capacity + count] = bound;
-    lists.indices[at * lists.capacity + count] = other;
-    if (++count < lists.capacity) {
-      return false;
-    }
-    arguments_.cut(sample, place, list);
-    if (count > lists.capacity - lists.capacity / 8) {
-      overflow(place);
-    }
-    return true;
-  }
-
-  // Ends the collection for a row: its other lists are of no use without this one.
-  void overflow(int64_t place) {
-    const auto& lists = arguments_.lists;
-    for (int64_t at = place * lists.num_lists; at < (place + 1) * lists.num_lists; ++at) {
-      lists.counts[at] = -1;
-      reinterpret_cast<std::atomic<float>*>(lists.thresholds + at)->store(kInfinity);
-    }
-  }
-
-  const ScreenArguments& arguments_;
-  std::unique_ptr<std::atomic<bool>[]> locks_;
-};
-
+// Tiles on a side of a square.
+constexpr int64_t kSquare = 16;
 // Samples of one side of all tiles, padded to whole tiles: their operands in panels, and what is
 // known of them beside. Samples of padding never hit and are never hit.
 template <class Entry>
@@ -201,12 +117,12 @@ class TileThresholds {
     num_panels_ = uniform ? 1 : kTile / width;
     values_.resize(static_cast<size_t>(num_panels_) * kTile);
     for (int at = 0; at < kTile; ++at) {
-      refresh(arguments, lists, at);
+      read_sample(arguments, lists, at);
     }
   }
 
-  // Reads the thresholds of one sample anew.
-  void refresh(const ScreenArguments& arguments, const SharedLists& lists, int at) {
+  // Reads the thresholds of one sample.
+  void read_sample(const ScreenArguments& arguments, const SharedLists& lists, int at) {
     for (int panel = 0; panel < num_panels_; ++panel) {
       float least = kInfinity;
       if (own_[at] >= 0) {
@@ -237,33 +153,77 @@ class TileThresholds {
   int num_panels_ = 1;
 };
 
-// A thread's tile: where the kernel's hits go.
+// What a thread needs for its tiles.
 struct TileScratch {
-  const ScreenArguments& arguments;
-  SharedLists& lists;
-  std::vector<float> sums;
+  std::vector<float> sums = std::vector<float>(kTile * kTile);
+  std::vector<Hit> hits = std::vector<Hit>(kTile * kTile);
+  std::vector<const Hit*> sorted = std::vector<const Hit*>(kTile * kTile);
   TileThresholds row_thresholds;
   TileThresholds column_thresholds;
-  const int32_t* rows = nullptr;
-  const int32_t* columns = nullptr;
+};
 
-  static void take_hit(void* context, int row, int column, float bound, bool hit_row,
-                       bool hit_column) {
-    auto& self = *static_cast<TileScratch*>(context);
-    const int32_t i = self.rows[row];
-    const int32_t j = self.columns[column];
-    if (i < 0 || j < 0) {
-      return;
-    }
-    const float* biases = self.arguments.biases;
-    if (hit_row && self.lists.add(i, j, bound + biases[j])) {
-      self.row_thresholds.refresh(self.arguments, self.lists, row);
-    }
-    if (hit_column && self.lists.add(j, i, bound + biases[i])) {
-      self.column_thresholds.refresh(self.arguments, self.lists, column);
+// Adds the hits of a tile to the lists of one of its sides, sample by sample: `of_own` and
+// `of_other` tell the places of a hit on this side and on the other one.
+template <class IsHit, class Own, class Other>
+void add_hits(SharedLists& lists, const int32_t* own, const int32_t* others, TileScratch& scratch,
+              int num_hits, const IsHit& is_hit, const Own& of_own, const Other& of_other) {
+  int ends[kTile + 1] = {};
+  for (int at = 0; at < num_hits; ++at) {
+    ends[of_own(scratch.hits[at]) + 1] += is_hit(scratch.hits[at]);
+  }
+  for (int sample = 0; sample < kTile; ++sample) {
+    ends[sample + 1] += ends[sample];
+  }
+  for (int at = num_hits - 1; at >= 0; --at) {
+    const Hit& hit = scratch.hits[at];
+    if (is_hit(hit)) {
+      scratch.sorted[--ends[of_own(hit) + 1]] = &hit;
     }
   }
-};
+  struct Range {
+    const Hit* const* first;
+    const Hit* const* last;
+    const Hit* const* begin() const { return first; }
+    const Hit* const* end() const { return last; }
+  };
+  const int total = static_cast<int>(
+      std::count_if(scratch.hits.begin(), scratch.hits.begin() + num_hits, is_hit));
+  for (int sample = 0; sample < kTile; ++sample) {
+    const int first = ends[sample + 1];
+    const int last = sample + 1 < kTile ? ends[sample + 2] : total;
+    if (first < last && own[sample] >= 0) {
+      const Range range{scratch.sorted.data() + first, scratch.sorted.data() + last};
+      lists.add(own[sample], range, [&](const Hit& hit) { return others[of_other(hit)]; });
+    }
+  }
+}
+
+// The tiles of two blocks as pairs of numbers, or those on and above the diagonal of one block. In
+// squares, whose lists stay in the cache, and along diagonals: where neighbors lie side by side,
+// thresholds rise early.
+std::vector<std::pair<int32_t, int32_t>> order_tiles(int64_t num_rows, int64_t num_columns,
+                                                     bool is_triangle) {
+  std::vector<std::pair<int32_t, int32_t>> tiles;
+  const auto by_diagonals = [](int64_t rows, int64_t columns, const auto& visit) {
+    for (int64_t offset = 0; offset < columns; ++offset) {
+      for (int64_t row = 0; row < rows; ++row) {
+        visit(row, (row + offset) % columns);
+      }
+    }
+  };
+  const auto squares = [](int64_t count) { return (count + kSquare - 1) / kSquare; };
+  by_diagonals(squares(num_rows), squares(num_columns), [&](int64_t row, int64_t column) {
+    const int64_t first_row = row * kSquare;
+    const int64_t first_column = column * kSquare;
+    by_diagonals(std::min(kSquare, num_rows - first_row),
+                 std::min(kSquare, num_columns - first_column), [&](int64_t r, int64_t c) {
+                   if (!is_triangle || first_row + r <= first_column + c) {
+                     tiles.emplace_back(first_row + r, first_column + c);
+                   }
+                 });
+  });
+  return tiles;
+}
 
 template <class Entry>
 void screen_blocks(const ScreenArguments& arguments, const ScreenKernel& kernel, bool mirrored) {
@@ -271,43 +231,35 @@ void screen_blocks(const ScreenArguments& arguments, const ScreenKernel& kernel,
   const auto left = pack_block<Entry>(arguments, arguments.rows, arguments.num_rows, kernel.rows);
   const auto right =
       pack_block<Entry>(arguments, arguments.columns, arguments.num_columns, kernel.columns);
-  // By diagonals: where neighbors lie side by side, thresholds rise early.
-  std::vector<std::pair<int32_t, int32_t>> tiles;
-  for (int64_t offset = 0; offset < right.num_tiles(); ++offset) {
-    for (int64_t row = 0; row < left.num_tiles(); ++row) {
-      const int64_t column = row + offset;
-      if (column < right.num_tiles()) {
-        tiles.emplace_back(row, column);
-      } else if (!same) {
-        tiles.emplace_back(row, column % right.num_tiles());
-      }
-    }
-  }
+  const auto tiles = order_tiles(left.num_tiles(), right.num_tiles(), same);
   const int64_t depth = arguments.dim;
   SharedLists lists(arguments);
-  const auto make_scratch = [&] {
-    return TileScratch{arguments, lists, std::vector<float>(kTile * kTile), {}, {}};
-  };
   for_each_task(
-      static_cast<int64_t>(tiles.size()), make_scratch,
+      static_cast<int64_t>(tiles.size()), [] { return TileScratch{}; },
       [&](int64_t task, const RowLoop&, TileScratch& scratch) {
         const int64_t row = tiles[task].first * kTile;
         const int64_t column = tiles[task].second * kTile;
-        scratch.rows = left.samples.data() + row;
-        scratch.columns = right.samples.data() + column;
-        scratch.row_thresholds.fill(arguments, lists, scratch.rows, scratch.columns,
-                                    kernel.columns);
+        const int32_t* rows = left.samples.data() + row;
+        const int32_t* columns = right.samples.data() + column;
+        scratch.row_thresholds.fill(arguments, lists, rows, columns, kernel.columns);
         const bool scans_columns = mirrored && !(same && row == column);
         if (scans_columns) {
-          scratch.column_thresholds.fill(arguments, lists, scratch.columns, scratch.rows,
-                                         kernel.rows);
+          scratch.column_thresholds.fill(arguments, lists, columns, rows, kernel.rows);
         }
-        kernel.scan(Tile{left.panels.data() + row * depth, right.panels.data() + column * depth,
-                         depth, left.terms_at(row), right.terms_at(column),
-                         scratch.row_thresholds.data(), scratch.row_thresholds.stride(),
-                         scans_columns ? scratch.column_thresholds.data() : nullptr,
-                         scratch.column_thresholds.stride(), scratch.sums.data(),
-                         &TileScratch::take_hit, &scratch});
+        const int num_hits = kernel.scan(
+            Tile{left.panels.data() + row * depth, right.panels.data() + column * depth, depth,
+                 left.terms_at(row), right.terms_at(column), scratch.row_thresholds.data(),
+                 scratch.row_thresholds.stride(),
+                 scans_columns ? scratch.column_thresholds.data() : nullptr,
+                 scratch.column_thresholds.stride(), scratch.sums.data(), scratch.hits.data()});
+        const auto row_of = [](const Hit& hit) { return hit.row; };
+        const auto column_of = [](const Hit& hit) { return hit.column; };
+        add_hits(
+            lists, rows, columns, scratch, num_hits, [](const Hit& hit) { return hit.hit_row; },
+            row_of, column_of);
+        add_hits(
+            lists, columns, rows, scratch, num_hits, [](const Hit& hit) { return hit.hit_column; },
+            column_of, row_of);
       });
 }
 
@@ -316,27 +268,25 @@ void screen_pairs_(const Tensor& operands, const std::optional<Tensor>& center, 
                    const Tensor& slacks, const std::optional<Tensor>& scales,
                    const std::optional<Tensor>& lost, const std::optional<Tensor>& lengths,
                    const Tensor& groups, const Tensor& list_of_group,
-                   const std::vector<int64_t>& widths, const Tensor& rows, const Tensor& columns,
-                   const Tensor& places, bool mirrored, const Tensor& bounds,
-                   const Tensor& candidates, const Tensor& counts, const Tensor& thresholds) {
+                   const std::vector<int64_t>& widths, const Tensor& cells, const Tensor& rows,
+                   const Tensor& columns, const Tensor& places, bool mirrored, const Tensor& bounds,
+                   const Tensor& candidates, const Tensor& counts, const Tensor& lower_bounds,
+                   const Tensor& thresholds) {
   const ScreenArguments arguments =
       check_screen_pairs(operands, center, unit, biases, margins, residuals, slacks, scales, lost,
-                         lengths, groups, list_of_group, widths, rows, columns, places, mirrored,
-                         bounds, candidates, counts, thresholds);
+                         lengths, groups, list_of_group, widths, cells, rows, columns, places,
+                         mirrored, bounds, candidates, counts, lower_bounds, thresholds);
   screen_blocks<float>(arguments, float_kernel(), mirrored);
 }
 
-void cut_candidates_(const Tensor& margins, const Tensor& residuals, const Tensor& slacks,
-                     const std::optional<Tensor>& lost, const std::optional<Tensor>& lengths,
-                     const std::vector<int64_t>& widths, const Tensor& rows, const Tensor& bounds,
-                     const Tensor& candidates, const Tensor& counts, const Tensor& thresholds) {
-  const CutArguments arguments =
-      check_cut_candidates(margins, residuals, slacks, lost, lengths, widths, rows, bounds,
-                           candidates, counts, thresholds);
-  const CandidateLists<float>& lists = arguments.lists;
+void cut_candidates_(const Tensor& bounds, const Tensor& candidates, const Tensor& counts,
+                     const Tensor& thresholds) {
+  const ScreenLists lists = read_screen_lists(bounds, candidates, counts, thresholds);
   for_each_row(lists.num_rows, [&](int64_t row) {
-    for (int64_t list = 0; list < lists.num_lists; ++list) {
-      cut_list(lists, arguments.terms, arguments.rows[row], row, list, widths[list]);
+    for (int64_t at = row * lists.num_lists; at < (row + 1) * lists.num_lists; ++at) {
+      if (lists.counts[at] >= 0) {
+        cut_list(lists, at);
+      }
     }
   });
 }

@@ -29,15 +29,21 @@ namespace portable {
 constexpr int kLanes = 4;
 using Floats = float __attribute__((vector_size(16)));
 MABM_INLINE Floats broadcast(float value) { return Floats{} + value; }
-MABM_INLINE unsigned not_at_most(Floats a, Floats b) {
-  const auto at_most = a <= b;  // -1 where it is so
-  return static_cast<unsigned>(~(at_most[0] & at_most[1] & at_most[2] & at_most[3]));
+using Flags = int32_t __attribute__((vector_size(16)));
+MABM_INLINE Flags not_at_most(Floats a, Floats b) { return ~(a <= b); }
+MABM_INLINE Flags either(Flags a, Flags b) { return a | b; }
+MABM_INLINE unsigned bits(Flags flags) {
+  const Flags lanes = flags & Flags{1, 2, 4, 8};
+  return static_cast<unsigned>(lanes[0] | lanes[1] | lanes[2] | lanes[3]);
 }
 #else
 constexpr int kLanes = 1;
 using Floats = float;
 MABM_INLINE Floats broadcast(float value) { return value; }
-MABM_INLINE unsigned not_at_most(Floats a, Floats b) { return !(a <= b); }
+using Flags = bool;
+MABM_INLINE Flags not_at_most(Floats a, Floats b) { return !(a <= b); }
+MABM_INLINE Flags either(Flags a, Flags b) { return a || b; }
+MABM_INLINE unsigned bits(Flags flags) { return flags; }
 #endif
 
 MABM_INLINE Floats load(const float* from) {
@@ -71,9 +77,10 @@ MABM_INLINE Floats broadcast(float value) { return _mm256_set1_ps(value); }
 MABM_INLINE Floats add(Floats a, Floats b) { return _mm256_add_ps(a, b); }
 MABM_INLINE Floats multiply(Floats a, Floats b) { return _mm256_mul_ps(a, b); }
 MABM_INLINE Floats multiply_add(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
-MABM_INLINE unsigned not_at_most(Floats a, Floats b) {
-  return static_cast<unsigned>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_NLE_UQ)));
-}
+using Flags = __m256;
+MABM_INLINE Flags not_at_most(Floats a, Floats b) { return _mm256_cmp_ps(a, b, _CMP_NLE_UQ); }
+MABM_INLINE Flags either(Flags a, Flags b) { return _mm256_or_ps(a, b); }
+MABM_INLINE unsigned bits(Flags flags) { return static_cast<unsigned>(_mm256_movemask_ps(flags)); }
 
 #include "ops/cpu/screening_scan.h"
 
@@ -95,9 +102,10 @@ MABM_INLINE Floats broadcast(float value) { return _mm512_set1_ps(value); }
 MABM_INLINE Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
 MABM_INLINE Floats multiply(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
 MABM_INLINE Floats multiply_add(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
-MABM_INLINE unsigned not_at_most(Floats a, Floats b) {
-  return _mm512_cmp_ps_mask(a, b, _CMP_NLE_UQ);
-}
+using Flags = __mmask16;
+MABM_INLINE Flags not_at_most(Floats a, Floats b) { return _mm512_cmp_ps_mask(a, b, _CMP_NLE_UQ); }
+MABM_INLINE Flags either(Flags a, Flags b) { return static_cast<Flags>(a | b); }
+MABM_INLINE unsigned bits(Flags flags) { return flags; }
 
 #include "ops/cpu/screening_scan.h"
 

@@ -3,7 +3,8 @@
 //
 //   Floats, kLanes       a vector of float32 and its width
 //   load, broadcast, add, multiply, multiply_add
-//   not_at_most(a, b)    not zero if !(a <= b) in any lane, which includes NaN
+//   not_at_most(a, b)    Flags of the lanes where !(a <= b), which includes NaN
+//   either(a, b), bits   of Flags; bit n of the latter is lane n
 //
 // Only plain code here: a function of the standard library would be compiled for that instruction
 // set in every file that uses it.
@@ -25,26 +26,6 @@ struct FloatOperand {
   }
   static MABM_INLINE Floats to_floats(Sums sums) { return sums; }
 };
-
-// Hits of one micro-tile: bounds are kRows x kColumns.
-template <int kRows, int kColumns>
-MABM_OUTLINE void report_hits(const Tile& tile, const float* bounds, int first_row,
-                              int first_column, const float* row_thresholds,
-                              const float* column_thresholds) {
-  for (int r = 0; r < kRows; ++r) {
-    const int row = first_row + r;
-    for (int c = 0; c < kColumns; ++c) {
-      const int column = first_column + c;
-      const float bound = bounds[r * kColumns + c];
-      const bool hit_row = !(bound + tile.columns.biases[column] <= row_thresholds[row]);
-      const bool hit_column = column_thresholds != nullptr &&
-                              !(bound + tile.rows.biases[row] <= column_thresholds[column]);
-      if (hit_row || hit_column) {
-        tile.hit(tile.context, row, column, bound, hit_row, hit_column);
-      }
-    }
-  }
-}
 
 template <class Operand, int kRows, int kVectors>
 struct Scan {
@@ -71,14 +52,14 @@ struct Scan {
 
   // Compares the bounds of a micro-tile with the thresholds of both sides.
   static MABM_INLINE void compare(const Tile& tile, const Sums (&sums)[kRows][kVectors],
-                                  int first_row, int first_column) {
+                                  int first_row, int first_column, int& num_hits) {
     const float* row_thresholds = tile.row_thresholds + first_column / kColumns * tile.row_stride;
     const float* column_thresholds = tile.column_thresholds;
     if (column_thresholds != nullptr) {
       column_thresholds += first_row / kRows * tile.column_stride;
     }
     Floats bounds[kRows][kVectors];
-    unsigned hits = 0;
+    Flags hits{};
     MABM_UNROLL
     for (int v = 0; v < kVectors; ++v) {
       const int column = first_column + v * kLanes;
@@ -97,27 +78,54 @@ struct Scan {
                                bound);
         }
         bound = multiply_add(broadcast(tile.rows.residuals[row]), residual, bound);
-        hits |= not_at_most(add(bound, bias), broadcast(row_thresholds[row]));
+        hits = either(hits, not_at_most(add(bound, bias), broadcast(row_thresholds[row])));
         if (column_thresholds != nullptr) {
-          hits |= not_at_most(add(bound, broadcast(tile.rows.biases[row])),
-                              load(column_thresholds + column));
+          hits = either(hits, not_at_most(add(bound, broadcast(tile.rows.biases[row])),
+                                          load(column_thresholds + column)));
         }
         bounds[r][v] = bound;
       }
     }
-    if (hits != 0) {
-      float stored[kRows * kColumns];
-      for (int r = 0; r < kRows; ++r) {
-        for (int v = 0; v < kVectors; ++v) {
-          store(stored + r * kColumns + v * kLanes, bounds[r][v]);
-        }
-      }
-      report_hits<kRows, kColumns>(tile, stored, first_row, first_column, row_thresholds,
-                                   column_thresholds);
+    if (bits(hits) != 0) {
+      num_hits = report_hits(tile, bounds, first_row, first_column, row_thresholds,
+                             column_thresholds, num_hits);
     }
   }
 
-  static void scan(const Tile& tile) {
+  // Writes the hits of a micro-tile; returns their number, with those before.
+  static MABM_OUTLINE int report_hits(const Tile& tile, const Floats (&bounds)[kRows][kVectors],
+                                      int first_row, int first_column, const float* row_thresholds,
+                                      const float* column_thresholds, int num_hits) {
+    for (int r = 0; r < kRows; ++r) {
+      const int row = first_row + r;
+      for (int v = 0; v < kVectors; ++v) {
+        const int first = first_column + v * kLanes;
+        const Floats biased = add(bounds[r][v], load(tile.columns.biases + first));
+        const unsigned rows = bits(not_at_most(biased, broadcast(row_thresholds[row])));
+        unsigned columns = 0;
+        if (column_thresholds != nullptr) {
+          columns = bits(not_at_most(add(bounds[r][v], broadcast(tile.rows.biases[row])),
+                                     load(column_thresholds + first)));
+        }
+        if ((rows | columns) == 0) {
+          continue;
+        }
+        float stored[kLanes];
+        store(stored, bounds[r][v]);
+        for (int lane = 0; lane < kLanes; ++lane) {
+          if ((rows | columns) >> lane & 1u) {
+            tile.hits[num_hits++] = {stored[lane], static_cast<uint8_t>(row),
+                                     static_cast<uint8_t>(first + lane), (rows >> lane & 1u) != 0,
+                                     (columns >> lane & 1u) != 0};
+          }
+        }
+      }
+    }
+    return num_hits;
+  }
+
+  static int scan(const Tile& tile) {
+    int num_hits = 0;
     const auto* all_left = static_cast<const Entry*>(tile.left);
     const auto* all_right = static_cast<const Entry*>(tile.right);
     auto* kept = static_cast<float*>(tile.sums);
@@ -140,7 +148,7 @@ struct Scan {
           }
           multiply_panels(left, right, depth, sums);
           if (is_last) {
-            compare(tile, sums, row, column);
+            compare(tile, sums, row, column, num_hits);
           } else {
             for (int r = 0; r < kRows; ++r) {
               for (int v = 0; v < kVectors; ++v) {
@@ -151,5 +159,6 @@ struct Scan {
         }
       }
     }
+    return num_hits;
   }
 };
