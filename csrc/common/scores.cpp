@@ -6,10 +6,9 @@ namespace mabm {
 namespace {
 
 constexpr int kLanes = 32;
-// Columns tested together before they are searched one by one.
-constexpr int64_t kChunk = 64;
 
-inline double fold(double* partial) {
+template <class T>
+inline T fold(T* partial) {
   for (int half = kLanes / 2; half > 0; half /= 2) {
     for (int lane = 0; lane < half; ++lane) {
       partial[lane] += partial[lane + half];
@@ -50,6 +49,45 @@ MABM_CLONES double squared_distance(const float* a, const float* b, int64_t size
   return fold(partial);
 }
 
+MABM_CLONES float quick_inner_product(const float* a, const float* b, int64_t size) {
+  float partial[kLanes] = {};
+  const int64_t whole = size - size % kLanes;
+  for (int64_t d = 0; d < whole; d += kLanes) {
+    for (int lane = 0; lane < kLanes; ++lane) {
+      partial[lane] += a[d + lane] * b[d + lane];
+    }
+  }
+  for (int64_t d = whole; d < size; ++d) {
+    partial[d - whole] += a[d] * b[d];
+  }
+  return fold(partial);
+}
+
+MABM_CLONES float quick_squared_distance(const float* a, const float* b, int64_t size) {
+  float partial[kLanes] = {};
+  const int64_t whole = size - size % kLanes;
+  for (int64_t d = 0; d < whole; d += kLanes) {
+    for (int lane = 0; lane < kLanes; ++lane) {
+      const float gap = a[d + lane] - b[d + lane];
+      partial[lane] += gap * gap;
+    }
+  }
+  for (int64_t d = whole; d < size; ++d) {
+    const float gap = a[d] - b[d];
+    partial[d - whole] += gap * gap;
+  }
+  return fold(partial);
+}
+
+// Roundings that a term goes through: of its difference (twice, as it is squared) and product, in
+// its partial sum, and in the fold (Higham, section 3.1).
+double quick_error(int64_t size) {
+  const double terms = static_cast<double>(size / kLanes + 12);
+  return terms * 0x1p-24 / (1 - terms * 0x1p-24);
+}
+
+double quick_loss(int64_t size) { return static_cast<double>(size + 32) * 0x1p-124; }
+
 MABM_CLONES RowMeasures measure_row(const float* row, const float* center, int64_t size) {
   double lengths[kLanes] = {};
   double centered_lengths[kLanes] = {};
@@ -66,42 +104,6 @@ MABM_CLONES RowMeasures measure_row(const float* row, const float* center, int64
     }
   }
   return {fold(lengths), fold(centered_lengths), fold(products)};
-}
-
-MABM_CLONES int64_t first_above(const float* products, const float* biases, float threshold,
-                                int64_t begin, int64_t end) {
-  int64_t column = begin;
-  for (; column + kChunk <= end; column += kChunk) {
-    int any = 0;
-    for (int64_t at = column; at < column + kChunk; ++at) {
-      any |= products[at] + biases[at] > threshold;
-    }
-    if (any) {
-      break;
-    }
-  }
-  while (column < end && !(products[column] + biases[column] > threshold)) {
-    ++column;
-  }
-  return column;
-}
-
-MABM_CLONES int64_t first_above(const float* products, const float* biases, const int32_t* groups,
-                                const float* group_thresholds, int64_t begin, int64_t end) {
-  int64_t column = begin;
-  for (; column + kChunk <= end; column += kChunk) {
-    int any = 0;
-    for (int64_t at = column; at < column + kChunk; ++at) {
-      any |= products[at] + biases[at] > group_thresholds[groups[at]];
-    }
-    if (any) {
-      break;
-    }
-  }
-  while (column < end && !(products[column] + biases[column] > group_thresholds[groups[column]])) {
-    ++column;
-  }
-  return column;
 }
 
 }  // namespace mabm

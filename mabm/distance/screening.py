@@ -33,14 +33,15 @@ _FEW_ROWS = 64
 _FAST_SHARE = 1 / 8
 
 
-class ProvenRows(NamedTuple):
-    """Rows whose candidates are complete.
+class Proposal(NamedTuple):
+    """Candidates of B rows for each of L lists, each with all samples that may belong to it.
 
     Attributes:
-        rung: The rung that proved them.
+        rung: What proposed them.
         rows: (B,) int64.
         candidates: (B, L, C) int32.
-        counts: (B, L) int32, the number of candidates in each list.
+        counts: (B, L) int32, the number of candidates in each list; -1 for all lists of a row if
+            one of them overflowed.
     """
 
     rung: str
@@ -78,8 +79,8 @@ class _Lists:
 
 def screen(
     x: Tensor, layout: ListLayout, euclidean: bool, fast: bool, max_memory: int | None, advance: Advance
-) -> Iterator[ProvenRows]:
-    """Yields the rows that each rung proves; rows that none proves are left out.
+) -> Iterator[Proposal]:
+    """Yields candidates of all rows; those of overflowed rows again from the next rung, if any.
 
     Args:
         x: (N, D) float32, contiguous, N > 0.
@@ -102,12 +103,8 @@ def screen(
         for rows in _row_blocks(left, layout, capacity, max_memory, is_first=number == 0):
             lists = _Lists.empty(rows, layout.widths, capacity)
             _fill(lists, rung, layout, order, plan.cells, advance)
-            overflowed = (lists.counts < 0).any(dim=1)
-            unproven.append(rows[overflowed])
-            proven = ~overflowed
-            if bool(overflowed.any()):
-                lists = _Lists(rows[proven], *(part[proven] for part in lists.parts()))
-            yield ProvenRows(rung.name, lists.rows.long(), lists.candidates, lists.counts)
+            yield Proposal(rung.name, rows.to(torch.int64), lists.candidates, lists.counts)
+            unproven.append(rows[(lists.counts < 0).any(dim=1)])
         left = torch.cat(unproven)
         if len(left) < _FEW_ROWS:
             return
