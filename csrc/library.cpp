@@ -15,6 +15,7 @@ STABLE_TORCH_LIBRARY(mabm, m) {
   m.def(
       "screen_pairs_(Tensor operands, Tensor? center, float unit, Tensor biases, Tensor margins, "
       "Tensor residuals, Tensor slacks, Tensor? scales, Tensor? lost, Tensor? lengths, "
+      "Tensor? features, Tensor? feature_center, float feature_unit, Tensor? feature_residuals, "
       "Tensor groups, Tensor list_of_group, int[] widths, Tensor cells, Tensor rows, "
       "Tensor columns, Tensor places, bool mirrored, Tensor(a!) bounds, Tensor(b!) candidates, "
       "Tensor(c!) counts, Tensor(d!) lower_bounds, Tensor(e!) thresholds) -> ()");

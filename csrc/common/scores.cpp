@@ -49,44 +49,20 @@ MABM_CLONES double squared_distance(const float* a, const float* b, int64_t size
   return fold(partial);
 }
 
-MABM_CLONES float quick_inner_product(const float* a, const float* b, int64_t size) {
+MABM_CLONES float centered_product(const float* a, const float* b, const float* center,
+                                   int64_t size) {
   float partial[kLanes] = {};
   const int64_t whole = size - size % kLanes;
   for (int64_t d = 0; d < whole; d += kLanes) {
     for (int lane = 0; lane < kLanes; ++lane) {
-      partial[lane] += a[d + lane] * b[d + lane];
+      partial[lane] += (a[d + lane] - center[d + lane]) * (b[d + lane] - center[d + lane]);
     }
   }
   for (int64_t d = whole; d < size; ++d) {
-    partial[d - whole] += a[d] * b[d];
+    partial[d - whole] += (a[d] - center[d]) * (b[d] - center[d]);
   }
   return fold(partial);
 }
-
-MABM_CLONES float quick_squared_distance(const float* a, const float* b, int64_t size) {
-  float partial[kLanes] = {};
-  const int64_t whole = size - size % kLanes;
-  for (int64_t d = 0; d < whole; d += kLanes) {
-    for (int lane = 0; lane < kLanes; ++lane) {
-      const float gap = a[d + lane] - b[d + lane];
-      partial[lane] += gap * gap;
-    }
-  }
-  for (int64_t d = whole; d < size; ++d) {
-    const float gap = a[d] - b[d];
-    partial[d - whole] += gap * gap;
-  }
-  return fold(partial);
-}
-
-// Roundings that a term goes through: of its difference (twice, as it is squared) and product, in
-// its partial sum, and in the fold (Higham, section 3.1).
-double quick_error(int64_t size) {
-  const double terms = static_cast<double>(size / kLanes + 12);
-  return terms * 0x1p-24 / (1 - terms * 0x1p-24);
-}
-
-double quick_loss(int64_t size) { return static_cast<double>(size + 32) * 0x1p-124; }
 
 MABM_CLONES RowMeasures measure_row(const float* row, const float* center, int64_t size) {
   double lengths[kLanes] = {};

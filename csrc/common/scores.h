@@ -12,13 +12,8 @@ namespace mabm {
 double inner_product(const float* a, const float* b, int64_t size);
 double squared_distance(const float* a, const float* b, int64_t size);
 
-// The same in float32, in as many partial sums: off by at most quick_error(size) times the lengths
-// of both rows, or times the squared distance itself, and by quick_loss(size) where numbers are so
-// small that they are flushed to zero.
-float quick_inner_product(const float* a, const float* b, int64_t size);
-float quick_squared_distance(const float* a, const float* b, int64_t size);
-double quick_error(int64_t size);
-double quick_loss(int64_t size);
+// Product of the differences of two rows from a center, in float32, in as many partial sums.
+float centered_product(const float* a, const float* b, const float* center, int64_t size);
 
 // Of a row: its squared length, that of its difference from the center, and the product of this
 // difference with the center. Sums in float64, in the order above.

@@ -31,7 +31,8 @@ struct BlockTerms {
 
 // A pair that exceeds the threshold of its row, of its column, or of both.
 struct Hit {
-  float bound;  // u_ij, without a bias
+  float bound;    // u_ij, without a bias
+  float refined;  // the same from the features themselves; NaN until it is computed
   uint8_t row;
   uint8_t column;
   bool hit_row;

@@ -31,6 +31,8 @@ from mabm.distance.projection import Projection
 # Rounding of a score beside its product: the centering of both operands, the addition of the error
 # bound and of the bias, each one roundoff of the magnitude, and one to spare.
 _ROUNDINGS = 8 * 2.0**-24
+# Units in which products of features and of their squares are far from the limits of float32.
+_LEAST_UNIT = 2.0**-40
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +84,24 @@ def measure(x: Tensor, euclidean: bool) -> Measures:
 
 
 @dataclass(frozen=True, eq=False)
+class Refinement:
+    """What the candidates of a rung are scored with again: the features themselves.
+
+    Attributes:
+        features: (N, D) float32.
+        center: (D,) float32, subtracted from them.
+        unit: A power of two that they are multiplied by.
+        residuals: (N,) float32: a score is off by at most the product of both, beside the margins
+            and slacks of the rung.
+    """
+
+    features: Tensor
+    center: Tensor
+    unit: float
+    residuals: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class Rung:
     """Operands of N samples, and the numbers that bound the errors of their products.
 
@@ -98,6 +118,7 @@ class Rung:
         scales: (N,) float32 that products of int8 are multiplied by.
         lost: (N,) float32, length of what was lost by rounding to int8.
         lengths: (N,) float32, what it is multiplied by.
+        refinement: What candidates are scored with again; ``None`` if this cannot be better.
     """
 
     name: str
@@ -111,6 +132,7 @@ class Rung:
     scales: Tensor | None = None
     lost: Tensor | None = None
     lengths: Tensor | None = None
+    refinement: Refinement | None = None
 
     def trusted(self, share: float) -> Rung:
         """The same with bounds that are smaller by this factor, which proves nothing."""
@@ -128,6 +150,7 @@ class Rung:
             self.scales,
             lost,
             self.lengths,
+            self.refinement,
         )
 
 
@@ -150,7 +173,17 @@ def projected_rung(x: Tensor, measures: Measures, projection: Projection) -> Run
     width = operands.shape[1]
     relative = product_error(width) + projection_error(projection)
     name = f"{width} of {measures.dim} directions"
-    return Rung(name, operands, None, 1.0, *_terms(measures, relative, rest))
+    terms = _terms(measures, relative, rest)
+    return Rung(name, operands, None, 1.0, *terms, refinement=refinement_of(x, measures))
+
+
+def refinement_of(x: Tensor, measures: Measures) -> Refinement | None:
+    """The features as a refinement; ``None`` if their products may leave the range of float32."""
+    if not _LEAST_UNIT <= measures.unit <= 1 / _LEAST_UNIT:
+        return None
+    none_left = torch.zeros_like(measures.centered)
+    _, _, residuals, _ = _terms(measures, product_error(measures.dim), none_left)
+    return Refinement(x, measures.center, measures.unit, residuals)
 
 
 def product_error(terms: int) -> float:

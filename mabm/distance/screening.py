@@ -17,7 +17,7 @@ from torch import Tensor
 from mabm._core.work import Advance
 from mabm.distance.candidates import ListLayout
 from mabm.distance.rung_choice import capacity_for, choose_rungs
-from mabm.distance.rungs import Rung, measure
+from mabm.distance.rungs import Refinement, Rung, measure
 
 # Bytes of one packed block of samples, and multiplications of a call, a fraction of a second of
 # work: between calls progress is reported.
@@ -122,6 +122,12 @@ def _row_blocks(
     return rows.split(max(_TILE, limit // (2 * row_bytes)))
 
 
+def _parts(refinement: Refinement | None) -> tuple[Tensor | None, Tensor | None, float, Tensor | None]:
+    if refinement is None:
+        return None, None, 1.0, None
+    return refinement.features, refinement.center, refinement.unit, refinement.residuals
+
+
 def _fill(
     lists: _Lists, rung: Rung, layout: ListLayout, order: Tensor, cells: Tensor, advance: Advance
 ) -> None:
@@ -149,6 +155,7 @@ def _fill(
                 rung.scales,
                 rung.lost,
                 rung.lengths,
+                *_parts(rung.refinement),
                 layout.groups,
                 layout.list_of_group,
                 layout.widths,

@@ -146,80 +146,6 @@ void write_list(std::vector<Scored>& scored, int64_t width, int64_t* ranks, doub
   }
 }
 
-// Bounds on the exact score of a candidate.
-struct Bounds {
-  double lower;
-  double upper;
-};
-
-// Leaves the candidates that can be among the first `width` by float32 scores with a bound on their
-// error, which cost a third of exact ones: those whose upper bound reaches the width-th lower one.
-class QuickScores {
- public:
-  // Lengths are those of all rows; empty with Euclidean distance, whose error is relative.
-  QuickScores(const float* features, int64_t dim, const std::vector<double>& lengths)
-      : features_(features), dim_(dim), lengths_(lengths) {}
-
-  int32_t keep(int64_t row, const int32_t* candidates, int32_t count, int64_t width,
-               int32_t* kept) {
-    bounds_.resize(count);
-    lower_.resize(count);
-    bool bounded = true;
-    for (int32_t slot = 0; slot < count; ++slot) {
-      bounds_[slot] = bounds_of(row, candidates[slot]);
-      lower_[slot] = bounds_[slot].lower;
-      bounded = bounded && std::isfinite(bounds_[slot].upper) && std::isfinite(lower_[slot]);
-    }
-    if (!bounded) {
-      std::copy(candidates, candidates + count, kept);
-      return count;
-    }
-    std::nth_element(lower_.begin(), lower_.begin() + width - 1, lower_.end(),
-                     std::greater<double>());
-    int32_t num_kept = 0;
-    for (int32_t slot = 0; slot < count; ++slot) {
-      kept[num_kept] = candidates[slot];
-      num_kept += bounds_[slot].upper >= lower_[width - 1];
-    }
-    return num_kept;
-  }
-
- private:
-  Bounds bounds_of(int64_t row, int64_t other) const {
-    const float* a = features_ + row * dim_;
-    const float* b = features_ + other * dim_;
-    double score;
-    double error;
-    if (lengths_.empty()) {
-      const auto distance = static_cast<double>(quick_squared_distance(a, b, dim_));
-      score = -distance;
-      // Relative to the exact one, which is at most this much greater.
-      error = distance * (1.01 * quick_error(dim_));
-    } else {
-      score = static_cast<double>(quick_inner_product(a, b, dim_));
-      error = quick_error(dim_) * lengths_[row] * lengths_[other];
-    }
-    error += quick_loss(dim_);
-    return {score - error, score + error};
-  }
-
-  const float* features_;
-  int64_t dim_;
-  const std::vector<double>& lengths_;
-  std::vector<Bounds> bounds_;
-  std::vector<double> lower_;
-};
-
-// A bound on the length of every row, slightly above it.
-std::vector<double> lengths_of_rows(const float* features, int64_t count, int64_t dim) {
-  std::vector<double> lengths(count);
-  for_each_row(count, [&](int64_t row) {
-    const float* values = features + row * dim;
-    lengths[row] = std::sqrt(inner_product(values, values, dim)) * (1 + 0x1p-30);
-  });
-  return lengths;
-}
-
 std::tuple<Tensor, Tensor> rank_candidates(const Tensor& features, const Tensor& rows,
                                            const Tensor& candidates, const Tensor& counts,
                                            const std::vector<int64_t>& widths, bool euclidean) {
@@ -238,36 +164,17 @@ std::tuple<Tensor, Tensor> rank_candidates(const Tensor& features, const Tensor&
   int64_t* out_ranks = write<int64_t>(ranks);
   double* out_scores = write<double>(scores);
 
-  // Lengths of all rows are worth it if there are candidates of many.
-  const bool quick = euclidean || rows.numel() >= features.size(0) / 8;
-  const std::vector<double> lengths =
-      quick && !euclidean ? lengths_of_rows(x, features.size(0), dim) : std::vector<double>();
-
-  struct Scratch {
-    QuickScores quick_scores;
-    std::vector<int32_t> kept;
-    std::vector<Scored> scored;
-  };
   for_each_row_block(
-      rows.numel(),
-      [&] { return Scratch{QuickScores(x, dim, lengths), std::vector<int32_t>(capacity), {}}; },
-      [&](const RowBlock& block, Scratch& scratch) {
-        auto& scored = scratch.scored;
+      rows.numel(), [] { return std::vector<Scored>(); },
+      [&](const RowBlock& block, std::vector<Scored>& scored) {
         for (int64_t row = block.first; row < block.last; ++row) {
           const float* row_features = x + row_of[row] * dim;
           int64_t column = row * total;
           for (int64_t list = 0; list < num_lists; ++list) {
             const int64_t at = row * num_lists + list;
-            const int32_t* candidate = indices + at * capacity;
-            int32_t count = count_of[at];
-            if (quick && widths[list] > 0 && count > widths[list] + widths[list] / 4) {
-              count = scratch.quick_scores.keep(row_of[row], candidate, count, widths[list],
-                                                scratch.kept.data());
-              candidate = scratch.kept.data();
-            }
             scored.clear();
-            for (int32_t slot = 0; slot < count; ++slot) {
-              const int64_t index = candidate[slot];
+            for (int32_t slot = 0; slot < count_of[at]; ++slot) {
+              const int64_t index = indices[at * capacity + slot];
               scored.push_back(
                   {or_lowest(exact_score(row_features, x + index * dim, dim, euclidean)), index});
             }
