@@ -63,9 +63,7 @@ def screen_pairs_(
 
 
 @_fake
-def cut_candidates_(
-    bounds: Tensor, candidates: Tensor, counts: Tensor, thresholds: Tensor
-) -> None:
+def cut_candidates_(bounds: Tensor, candidates: Tensor, counts: Tensor, thresholds: Tensor) -> None:
     return None
 
 

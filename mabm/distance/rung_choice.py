@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -55,8 +56,8 @@ class _Option:
     """A rung that could be the first: its error relative to both lengths, and its costs."""
 
     error: float
-    pair: float  # multiplications for a pair
-    row: float  # multiplications for a row in advance
+    pair: int  # multiplications for a pair
+    row: int  # multiplications for a row in advance
     make: Callable[[], Rung]
 
 
@@ -69,7 +70,7 @@ def choose_rungs(x: Tensor, layout: ListLayout, measures: Measures) -> Plan:
         measures: Those of the rows.
     """
     count, dim = x.shape
-    whole = _Option(product_error(dim), dim, 0.0, lambda: float_rung(x, measures))
+    whole = _Option(product_error(dim), dim, 0, functools.partial(float_rung, x, measures))
     if count * count * dim < _FEW_PAIRS * dim or dim < 2 * _WIDTHS[0]:
         cells = torch.zeros(count, dtype=torch.int32)
         return Plan([whole.make], capacity_for(layout.widths, None), cells)
@@ -119,14 +120,8 @@ def _projections(x: Tensor, rows: Tensor, measures: Measures) -> list[_Option]:
         rest = (lengths - seen[:, :width].sum(1)).clamp(min=0) / lengths.clamp(min=1e-300)
         narrow = projection.narrowed(width)
         error = float(rest.mean()) + 2 * projection_error(narrow) + product_error(width)
-        options.append(
-            _Option(
-                error,
-                width,
-                2.0 * dim * width / 2,
-                lambda narrow=narrow: projected_rung(x, measures, narrow),
-            )
-        )
+        make = functools.partial(projected_rung, x, measures, narrow)
+        options.append(_Option(error, width, dim * width, make))
     return options
 
 
