@@ -48,14 +48,26 @@ def encode_neighbors(features: ArrayT, neighbors: NeighborSets[Any]) -> Encoding
         raise ValueError(
             f"features must have {len(neighbors)} rows, one per neighbor set, got {len(x)}"
         )
-    encoding: Encoding[ArrayT] = encode(x, neighbors.in_tensors()).in_kind_of(features)
+    encoding: Encoding[ArrayT] = encode(x, neighbors.in_tensors(), None).in_kind_of(features)
     return encoding
 
 
-def encode(x: Tensor, neighbors: NeighborSets[Tensor]) -> Encoding[Tensor]:
-    """:func:`encode_neighbors` for checked tensors."""
+def encode(
+    x: Tensor, neighbors: NeighborSets[Tensor], ranking: Ranking[Tensor] | None
+) -> Encoding[Tensor]:
+    """:func:`encode_neighbors` for checked tensors.
+
+    Args:
+        x: (N, D) float32.
+        neighbors: E(i) of N samples.
+        ranking: The lists of these features, whose exact scores are not computed again where they
+            are inner products; ``None`` to compute all.
+    """
+    known: tuple[Tensor | None, Tensor | None] = (None, None)
+    if ranking is not None and ranking.preset.metric == "inner_product":
+        known = (ranking.ranks, ranking.scores)
     with running_ops(f"encoding {len(x)} samples", "lower k1"):
-        parts = torch.ops.mabm.encode_neighbors(x, neighbors.indptr, neighbors.indices)
+        parts = torch.ops.mabm.encode_neighbors(x, neighbors.indptr, neighbors.indices, *known)
     return Encoding.unchecked(*parts)
 
 

@@ -211,7 +211,7 @@ def encode_features(
     sizes = group_sizes(groups if whole_groups else None, len(x))
     _advise_on_k1(options.preset, options.k1, sizes)
     ranking = rank(x, groups, options.preset, options.k1, options.precision)
-    return expand(encode(x, find_neighbors(ranking)), ranking, options.k2)
+    return expand(encode(x, find_neighbors(ranking), ranking), ranking, options.k2)
 
 
 def _advise_on_k1(preset: Preset, k1: int, sizes: dict[int, int]) -> None:
