@@ -10,6 +10,7 @@ from torch import Tensor
 from mabm._core.arguments import check_instance
 from mabm._core.arrays import ArrayT, check_features
 from mabm._core.device_memory import running_ops
+from mabm._core.work import QUIET, Work
 from mabm.distance.presets import DEFAULT_K2, check_k2
 from mabm.distance.ranking import Ranking
 from mabm.distance.rows import Encoding, NeighborSets
@@ -48,12 +49,15 @@ def encode_neighbors(features: ArrayT, neighbors: NeighborSets[Any]) -> Encoding
         raise ValueError(
             f"features must have {len(neighbors)} rows, one per neighbor set, got {len(x)}"
         )
-    encoding: Encoding[ArrayT] = encode(x, neighbors.in_tensors(), None).in_kind_of(features)
+    encoding: Encoding[ArrayT] = encode(x, neighbors.in_tensors()).in_kind_of(features)
     return encoding
 
 
 def encode(
-    x: Tensor, neighbors: NeighborSets[Tensor], ranking: Ranking[Tensor] | None
+    x: Tensor,
+    neighbors: NeighborSets[Tensor],
+    ranking: Ranking[Tensor] | None = None,
+    work: Work = QUIET,
 ) -> Encoding[Tensor]:
     """:func:`encode_neighbors` for checked tensors.
 
@@ -62,11 +66,12 @@ def encode(
         neighbors: E(i) of N samples.
         ranking: The lists of these features, whose exact scores are not computed again where they
             are inner products; ``None`` to compute all.
+        work: Limits and reports.
     """
     known: tuple[Tensor | None, Tensor | None] = (None, None)
     if ranking is not None and ranking.preset.metric == "inner_product":
         known = (ranking.ranks, ranking.scores)
-    with running_ops(f"encoding {len(x)} samples", "lower k1"):
+    with work.stage("encoding", len(x)), running_ops(f"encoding {len(x)} samples", "lower k1"):
         parts = torch.ops.mabm.encode_neighbors(x, neighbors.indptr, neighbors.indices, *known)
     return Encoding.unchecked(*parts)
 
@@ -119,11 +124,16 @@ def expand_queries(
     return expanded
 
 
-def expand(encoding: Encoding[Tensor], ranking: Ranking[Tensor], k2: int) -> Encoding[Tensor]:
+def expand(
+    encoding: Encoding[Tensor], ranking: Ranking[Tensor], k2: int, work: Work = QUIET
+) -> Encoding[Tensor]:
     """:func:`expand_queries` for checked tensors."""
     if k2 == 1 and ranking.preset.query_expansion != "pooled":
         return encoding
-    with running_ops(f"averaging the rows of {len(encoding)} samples", "lower k2 or k1"):
+    with (
+        work.stage("query expansion", len(encoding)),
+        running_ops(f"averaging the rows of {len(encoding)} samples", "lower k2 or k1"),
+    ):
         rows, weights = _averaged_rows(ranking, k2)
         # A row without neighbors is unchanged.
         alone = (rows < 0).all(dim=1)
