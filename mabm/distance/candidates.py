@@ -20,7 +20,6 @@ and scanned by rows and by columns, so that a sample's list sees the columns in 
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -33,8 +32,6 @@ from mabm._core.arrays import row_blocks
 from mabm._core.device_memory import available_bytes
 from mabm.distance.integer_products import IntegerProduct, wants_integers
 from mabm.distance.products import Product, growth, product_of
-
-logger = logging.getLogger(__name__)
 
 # One tile of scores, 64 MB: enough rows and columns for a matrix product to run at full speed and
 # for the centering of its operands to be cheap in comparison.
@@ -80,15 +77,17 @@ class Candidates(NamedTuple):
             what it contains is unspecified.
         thresholds: (B, L) float32: samples whose approximate score is lower were dropped, because
             they cannot belong to the list; inf if the list overflowed.
+        rung: What was multiplied.
     """
 
     scores: Tensor
     indices: Tensor
     counts: Tensor
     thresholds: Tensor
+    rung: str
 
     @classmethod
-    def none_yet(cls, gaps: Tensor, num_lists: int, capacity: int) -> Candidates:
+    def none_yet(cls, gaps: Tensor, num_lists: int, capacity: int, rung: str) -> Candidates:
         """Empty lists; those of rows without a finite gap count as overflowed."""
         shape, bounded = (len(gaps), num_lists), gaps.isfinite()[:, None]
         counts = torch.where(bounded, 0, -1).to(torch.int32)
@@ -98,11 +97,13 @@ class Candidates(NamedTuple):
             counts.new_empty((*shape, capacity)),
             counts.expand(shape).contiguous(),
             thresholds.expand(shape).contiguous(),
+            rung,
         )
 
     def of(self, rows: slice) -> Candidates:
         """The candidates of some rows, in the same memory."""
-        return Candidates(*(part[rows] for part in self))
+        scores, indices, counts, thresholds = (part[rows] for part in self[:4])
+        return Candidates(scores, indices, counts, thresholds, self.rung)
 
 
 Blocks: TypeAlias = Iterator[tuple[Tensor, Candidates]]
@@ -136,7 +137,6 @@ def propose_candidates(
                 left.append(rows[(candidates.counts < 0).any(dim=1)])
             del integers, candidates  # their memory is free for what comes next
             unproven = torch.cat(left)
-            logger.debug("8-bit integers proved %d of %d rows", len(x) - len(unproven), len(x))
             if len(unproven):
                 product = product_of(x)
                 proposals = Proposals(x, layout, product, euclidean, trusted, max_memory)
@@ -212,7 +212,8 @@ class Proposals:
         return float(torch.cat(overflowed).double().mean()) <= _MOST_UNPROVEN
 
     def _none_yet(self, gaps: Tensor) -> Candidates:
-        return Candidates.none_yet(gaps, len(self._layout.widths), self._capacity)
+        num_lists, rung = len(self._layout.widths), self._product.name
+        return Candidates.none_yet(gaps, num_lists, self._capacity, rung)
 
     def _new_tile(self, num_rows: int, num_columns: int) -> Tensor:
         """Memory for a tile of products, no larger than all of them."""
@@ -248,7 +249,7 @@ class Proposals:
             transposed,
             None if scales is None else scales[rows],
             None if scales is None else scales[columns],
-            *candidates,
+            *candidates[:4],
         )
 
 

@@ -44,6 +44,7 @@ class IntegerProduct:
     The rounding loss of each row is measured (``quantization.py``).
     """
 
+    name = "8-bit integers"
     dtype = torch.int32
 
     def __init__(self, x: Tensor) -> None:

@@ -37,12 +37,14 @@ class Product(Protocol):
     """A product of centered rows.
 
     Attributes:
+        name: What is multiplied, for the log.
         mean: (D,) float32, subtracted from every row.
         unit: Scalar float64: products are in units of its inverse.
         dtype: Of the products, float32 or int32.
         scales: (N,) float32, the scale of each row if products are int32.
     """
 
+    name: str
     mean: Tensor
     unit: Tensor
     dtype: torch.dtype
@@ -68,6 +70,7 @@ def product_of(x: Tensor) -> Product:
 class FloatProduct:
     """Operands in float32, centered on demand, so that no copy of all rows is kept."""
 
+    name = "float32"
     dtype = torch.float32
     scales: Tensor | None = None
 
@@ -101,6 +104,7 @@ class HalfProduct:
     each row is measured, not estimated.
     """
 
+    name = "float16"
     dtype = torch.float32
     scales: Tensor | None = None
 

@@ -1,6 +1,7 @@
 """Products of 8-bit integers: what they multiply, and that slower ones follow where they fail."""
 
 import logging
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from devices import Device
 
 import mabm
-from mabm.distance import candidates, integer_products
+from mabm.distance import candidates, integer_products, ranking
 from mabm.distance.candidates import ListLayout, Proposals
 from mabm.distance.integer_products import IntegerProduct, has_fast_integers
 from mabm.distance.products import FloatProduct, HalfProduct, Product
@@ -102,6 +103,7 @@ def route(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("_TILE", "_GPU_TILE"):
         monkeypatch.setattr(candidates, name, 70)
     monkeypatch.setattr(candidates, "_GPU_STEP", 1)
+    monkeypatch.setattr(ranking, "propose", ranking.propose_by_tiles)
     monkeypatch.setattr(candidates, "wants_integers", lambda x: True)
     monkeypatch.setattr(candidates, "product_of", HalfProduct)
 
@@ -130,6 +132,13 @@ def test_ranks_are_exact_by_whatever_products(
     np.testing.assert_array_equal(device.get(found.ranks), expected.numpy())
 
 
+def rows_by_rung(caplog: pytest.LogCaptureFixture) -> dict[str, int]:
+    """How many rows each product has proven, as the log says."""
+    (message,) = (one.getMessage() for one in caplog.records if " samples: " in one.getMessage())
+    parts = re.findall(r"(\d+) by ([^,]+)", message)
+    return {name: int(number) for number, name in parts}
+
+
 @pytest.mark.usefixtures("route")
 def test_float16_follows_for_the_rows_that_integers_leave(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
@@ -137,10 +146,11 @@ def test_float16_follows_for_the_rows_that_integers_leave(
     monkeypatch.setattr(candidates, "_MOST_UNPROVEN", 1.0)
     with caplog.at_level(logging.DEBUG, logger="mabm"):
         mabm.rank_neighbors(torch.from_numpy(features_of("heavy tails", 700)), k1=5)
-    (record,) = (one for one in caplog.records if "8-bit" in one.getMessage())
-    proven, total = record.args
-    assert 0 < proven < total == 700
-    assert not any("exact scores" in one.getMessage() for one in caplog.records)
+    proven = rows_by_rung(caplog)
+    assert set(proven) == {"8-bit integers", "float16", "exact scores"}
+    assert proven["8-bit integers"] > 0
+    assert proven["float16"] > 0
+    assert proven["exact scores"] == 0
 
 
 @pytest.mark.usefixtures("route")
@@ -149,7 +159,7 @@ def test_integers_are_left_out_where_a_sample_proves_little(
 ) -> None:
     with caplog.at_level(logging.DEBUG, logger="mabm"):
         mabm.rank_neighbors(torch.from_numpy(features_of("hubs", 700)), k1=5)
-    assert not any("8-bit" in one.getMessage() for one in caplog.records)
+    assert rows_by_rung(caplog) == {"float16": 700, "exact scores": 0}
 
 
 @pytest.mark.parametrize("count", [1, 69, 70, 71, 300])
@@ -162,7 +172,7 @@ def test_half_of_the_tiles_propose_what_all_do(
     layout = layout_of(np.arange(count) % 2, 4)
     proposals = Proposals(x, layout, product(x), euclidean=False)
     half, whole = (
-        [torch.cat(part) for part in zip(*(found for _, found in blocks), strict=True)]
+        [torch.cat(part) for part in zip(*(found[:4] for _, found in blocks), strict=True)]
         for blocks in (proposals.of_all_rows(), proposals.of_rows(torch.arange(count)))
     )
     assert torch.equal(half[2], whole[2])
