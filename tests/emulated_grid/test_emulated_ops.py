@@ -14,7 +14,6 @@ from hypothesis import given, settings
 import mabm
 from mabm.distance import candidates, products, ranking
 
-
 ONLY_ON_CPUS = {"screen_pairs_", "cut_candidates_", "measure_rows"}
 
 
