@@ -30,7 +30,7 @@ _WIDTHS = (32, 64, 96, 128, 192, 256)
 # What a pair costs beside its product, and a candidate, in multiplications of a kernel: the
 # comparison with two thresholds; scoring (by D times the first, plus the second).
 _COMPARISON = 24
-_CANDIDATE = (4, 4000)
+_CANDIDATE = (16, 8000)
 # Few rows are not worth a projection.
 _FEW_PAIRS = 1 << 20
 
@@ -112,6 +112,8 @@ def _projections(x: Tensor, rows: Tensor, measures: Measures) -> list[_Option]:
         return []
     sample = (x[others] - measures.center) * measures.unit
     directions = leading_directions(sample, widths[-1])
+    if directions is None or not bool(directions.isfinite().all()):
+        return []
     projection = projection_on(directions)
     seen = projection.project(x[rows], measures.center, measures.unit).to(torch.float64).square()
     lengths = measures.centered[rows].square()
