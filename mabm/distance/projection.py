@@ -37,10 +37,6 @@ class Projection:
     skewness: float
     rounding: float
 
-    def narrowed(self, width: int) -> Projection:
-        """The same with the first ``width`` directions."""
-        return projection_on(self.directions[:, :width].contiguous())
-
     def project(self, rows: Tensor, center: Tensor, unit: float) -> Tensor:
         """(N, d) float32: the centered rows times ``unit``, projected.
 

@@ -287,8 +287,9 @@ def test_blocks_of_samples_change_nothing(side: int, monkeypatch: pytest.MonkeyP
     assert torch.equal(found.scores, expected.scores)
 
 
-def test_features_of_few_directions_take_few() -> None:
+def test_features_of_few_directions_take_few(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(0)
+    monkeypatch.setattr(rung_choice, "_LITTLE_WORK", 0)
     x = torch.randn(3000, 20, generator=generator) @ torch.randn(20, 512, generator=generator)
     x += 0.01 * torch.randn(3000, 512, generator=generator)
     measures = measure(x, euclidean=False)
@@ -296,7 +297,8 @@ def test_features_of_few_directions_take_few() -> None:
     assert [make().name for make in plan.rungs] == ["32 of 512 directions", "float32"]
 
 
-def test_noise_takes_all_dimensions() -> None:
+def test_noise_takes_all_dimensions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rung_choice, "_LITTLE_WORK", 0)
     x = torch.randn(3000, 512, generator=torch.Generator().manual_seed(0))
     plan = rung_choice.choose_rungs(x, one_list(3000, 15), measure(x, euclidean=False))
     assert [make().operands.shape[1] for make in plan.rungs] == [512]
