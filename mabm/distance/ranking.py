@@ -148,6 +148,7 @@ def rank_neighbors(
     k1: int = DEFAULT_K1,
     preset: str | Preset | None = None,
     precision: Precision = "exact",
+    max_memory: int | str | None = None,
     progress: bool | Report = False,
 ) -> Ranking[ArrayT]:
     """Computes the nearest neighbors of every sample: the lists that the later stages use.
@@ -165,6 +166,9 @@ def rank_neighbors(
             ``"fast"``: the nearest samples by a fast matrix product, ordered by their exact scores;
             a nearer sample may be missed. Rows whose product overflows are ranked by exact scores
             in both cases.
+        max_memory: Most memory to allocate beyond the features in float32 and the result, on their
+            device: a number of bytes, or words such as ``"4GB"`` or ``"512MiB"``; ``None`` for no
+            limit. The ranking works in smaller parts to keep it; results are the same.
         progress: Whether to show progress bars on standard error (they need tqdm), or a function
             that is called with a :class:`mabm.Progress` as each stage begins, about ten times a
             second, and as it ends.
@@ -179,6 +183,7 @@ def rank_neighbors(
         ImportError: A bar is wanted, and tqdm is missing.
         TypeError: An argument has the wrong type.
         ValueError: An argument is out of range; the message names it, the range and the value.
+        MemoryError: ``max_memory`` is too small; the message names the bytes.
 
     Source:
         Wang et al., AAAI 2026 (BMIL); with ``preset="spcl"`` Zhong et al., CVPR 2017.
@@ -189,7 +194,7 @@ def rank_neighbors(
         >>> mabm.rank_neighbors(features, k1=2).ranks.tolist()
         [[0, 1], [1, 0], [2, 1], [3, 2]]
     """
-    work = Work.of(progress=progress)
+    work = Work.of(max_memory, progress)
     x, groups, _ = check_samples(features, modality)
     chosen = resolve_preset(preset, has_modality=groups is not None)
     k1 = check_k1(chosen, k1, len(group_sizes(groups, len(x))))
@@ -229,7 +234,9 @@ def rank(
         layout = _list_layout(x, groups, preset, k1)
         may_advise = preset.metric == "inner_product" and is_wanted(logger, "lengths")
         lengths = _extreme_lengths(x) if may_advise and len(x) >= _FEW_ROWS else None
-        ranks, scores = _rank_lists(x, layout, preset.metric == "euclidean", advance, precision)
+        ranks, scores = _rank_lists(
+            x, layout, preset.metric == "euclidean", work, advance, precision
+        )
     if lengths is not None:
         _advise_on_lengths(lengths)  # a GPU has been waited for
     return Ranking.unchecked(ranks, scores, tuple(layout.widths), preset, k1, groups)
@@ -255,7 +262,12 @@ def _advise_on_lengths(lengths: Tensor) -> None:
 
 
 def _rank_lists(
-    x: Tensor, layout: ListLayout, euclidean: bool, advance: Advance, precision: Precision
+    x: Tensor,
+    layout: ListLayout,
+    euclidean: bool,
+    work: Work,
+    advance: Advance,
+    precision: Precision,
 ) -> tuple[Tensor, Tensor]:
     shape = (len(x), sum(layout.widths))
     ranks = torch.empty(shape, dtype=torch.int64, device=x.device)
@@ -264,7 +276,7 @@ def _rank_lists(
         return ranks, scores
     certificates: list[Tensor] = []
     start = 0
-    for rows, candidates in propose_candidates(x, layout, euclidean):
+    for rows, candidates in propose_candidates(x, layout, euclidean, work):
         proposed = candidates if precision == "exact" else _trusted(candidates)
         found, exact, certified = torch.ops.mabm.rank_candidates(
             x, rows, *proposed, layout.widths, euclidean
