@@ -19,6 +19,8 @@ IntArray: TypeAlias = NDArray[np.int64]
 # results of a block fit in the cache; on other devices a block keeps the device busy.
 _ROWS_AT_ONCE = 256
 _ROWS_AT_ONCE_ON_DEVICE = 4096
+# Numbers of a block, so that rows of very many columns do not need much memory either.
+_NUMBERS_AT_ONCE = 2**20
 
 _FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 _INTEGERS = {
@@ -68,6 +70,32 @@ def to_tensor(value: object, name: str) -> Tensor:
     ):
         value = value.copy()
     return torch.from_numpy(value)
+
+
+class _Writable:
+    """Memory of a read-only array, offered to NumPy as writable; keeps the array alive."""
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        self._array = array
+        address, _ = array.__array_interface__["data"]
+        self.__array_interface__ = {**array.__array_interface__, "data": (address, False)}
+
+
+def to_readable(value: object, name: str) -> Tensor:
+    """:func:`to_tensor` without a copy of read-only memory, such as that of a file.
+
+    For values that are only read and never returned: writing to the tensor may end the process.
+
+    Raises:
+        TypeError: It is neither a dense tensor nor an array of real numbers, or has a mask.
+        ValueError: It has no values, such as a tensor on ``meta``.
+    """
+    if isinstance(value, np.ndarray) and not isinstance(value, np.ma.MaskedArray):
+        # PyTorch warns of every array that says that it is read-only.
+        is_readable = value.dtype.isnative and value.dtype.kind == "f" and value.size
+        if is_readable and not value.flags.writeable:
+            return to_tensor(np.asarray(_Writable(value)), name)
+    return to_tensor(value, name)
 
 
 def _kind_and_remedy(value: object, name: str) -> str:
@@ -120,11 +148,16 @@ def like(result: Tensor, model: Array) -> Array:
 
 def row_blocks(features: Tensor) -> tuple[Tensor, ...]:
     """Splits rows into views of blocks: at least one, which may be empty."""
-    return torch.split(features, _ROWS_AT_ONCE if features.is_cpu else _ROWS_AT_ONCE_ON_DEVICE)
+    most = _ROWS_AT_ONCE if features.is_cpu else _ROWS_AT_ONCE_ON_DEVICE
+    width = features[:1].numel()
+    return torch.split(features, max(min(most, _NUMBERS_AT_ONCE // max(width, 1)), 1))
 
 
 def check_features(value: object, name: str = "features") -> Tensor:
     """Returns features as a contiguous float32 (N, D) tensor without gradient.
+
+    Contiguous float32 is not copied, nor is it read at once: an array may be a memory map of a file
+    that is larger than memory. Other types are converted in memory.
 
     Args:
         value: (N, D) tensor or array of float16, bfloat16, float32 or float64; float64 is rounded
@@ -136,7 +169,7 @@ def check_features(value: object, name: str = "features") -> Tensor:
         ValueError: It is not (N, D), has no columns, is on a device without ops, or a row is not
             finite in float32.
     """
-    tensor = to_tensor(value, name)
+    tensor = to_readable(value, name)
     check_matrix(tensor, name)
     check_device(tensor, name)
     tensor = tensor.to(torch.float32).contiguous()
