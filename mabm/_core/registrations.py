@@ -90,7 +90,13 @@ def expand_neighbors(
 
 
 @_fake
-def encode_neighbors(features: Tensor, indptr: Tensor, indices: Tensor) -> _ValuedRows:
+def encode_neighbors(
+    features: Tensor,
+    indptr: Tensor,
+    indices: Tensor,
+    ranks: Tensor | None,
+    products: Tensor | None,
+) -> _ValuedRows:
     starts, columns = _ragged(indptr, features.shape[0])
     return starts, columns, torch.empty_like(columns)
 

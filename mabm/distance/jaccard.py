@@ -260,7 +260,7 @@ def encode_features(
     )
     ranking = rank(x, groups, options.preset, options.k1, options.precision, beside)
     neighbors = find_neighbors(ranking, beside)
-    return expand(encode(x, neighbors, beside), ranking, options.k2, beside)
+    return expand(encode(x, neighbors, ranking, beside), ranking, options.k2, beside)
 
 
 def _advise_on_k1(preset: Preset, k1: int, sizes: dict[int, int]) -> None:

@@ -31,10 +31,10 @@ def make_samples(device: Device, *, reverse: bool = False) -> dict[str, tuple[An
     lists = (groups, groups, list_of_group, 0, gaps, widths, True)
     tile = (features @ features.T, biases, *lists)
     OPS.collect_candidates_(*tile, *collected)
-    ranks, _ = OPS.rank_exactly(features, rows, groups, list_of_group, widths, False)
+    ranks, products = OPS.rank_exactly(features, rows, groups, list_of_group, widths, False)
     mask = OPS.reciprocal_mask(ranks)
     sets = OPS.expand_neighbors(ranks, mask, ranks, mask)
-    encoding = OPS.encode_neighbors(features, *sets)
+    encoding = OPS.encode_neighbors(features, *sets, None, None)
     graph = OPS.jaccard_graph(*encoding, 0.9)
     weights = device.put(torch.full((24, 6), 1 / 6, dtype=torch.float64))
     return {
@@ -43,7 +43,7 @@ def make_samples(device: Device, *, reverse: bool = False) -> dict[str, tuple[An
         "rank_exactly": (features, rows, groups, list_of_group, widths, True),
         "reciprocal_mask": (ranks,),
         "expand_neighbors": (ranks, mask, ranks, mask),
-        "encode_neighbors": (features, *sets),
+        "encode_neighbors": (features, *sets, ranks, products),
         "average_encodings": (*encoding, ranks, weights),
         "jaccard_distance": (*encoding, *encoding, 24),
         "jaccard_graph": (*encoding, 0.9),
