@@ -19,8 +19,6 @@ IntArray: TypeAlias = NDArray[np.int64]
 # results of a block fit in the cache; on other devices a block keeps the device busy.
 _ROWS_AT_ONCE = 256
 _ROWS_AT_ONCE_ON_DEVICE = 4096
-# Numbers of a block, so that rows of very many columns do not need much memory either.
-_NUMBERS_AT_ONCE = 2**20
 
 _FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 _INTEGERS = {
@@ -148,9 +146,7 @@ def like(result: Tensor, model: Array) -> Array:
 
 def row_blocks(features: Tensor) -> tuple[Tensor, ...]:
     """Splits rows into views of blocks: at least one, which may be empty."""
-    most = _ROWS_AT_ONCE if features.is_cpu else _ROWS_AT_ONCE_ON_DEVICE
-    width = features[:1].numel()
-    return torch.split(features, max(min(most, _NUMBERS_AT_ONCE // max(width, 1)), 1))
+    return torch.split(features, _ROWS_AT_ONCE if features.is_cpu else _ROWS_AT_ONCE_ON_DEVICE)
 
 
 def check_features(value: object, name: str = "features") -> Tensor:
