@@ -16,6 +16,7 @@ from torch import Tensor
 from mabm._core.arguments import check_instance, check_integer, check_real, shown
 from mabm._core.arrays import is_integer, to_tensor
 from mabm._core.saving import Saved
+from mabm._core.work import Advance
 from mabm.distance.candidates import ListLayout
 from mabm.distance.presets import Metric
 from mabm.distance.search.protocol import NeighborSearch, check_recall_rows
@@ -69,7 +70,7 @@ def check_recall(value: object, num_lists: int) -> None:
 
 
 def rank_by_search(
-    x: Tensor, layout: ListLayout, euclidean: bool, search: NeighborSearch
+    x: Tensor, layout: ListLayout, euclidean: bool, search: NeighborSearch, advance: Advance
 ) -> tuple[Tensor, Tensor, RankingRecall]:
     """Ranks the candidates of a search.
 
@@ -78,6 +79,7 @@ def rank_by_search(
         layout: The lists of each row.
         euclidean: Whether rows are compared by Euclidean distance instead of inner product.
         search: Finds candidates in one group of samples at a time.
+        advance: Is told the number of samples that have been searched.
 
     Returns:
         (N, K) int64 ranks, -1 where too few samples were found; (N, K) float64 exact scores; and
@@ -88,7 +90,8 @@ def rank_by_search(
         ValueError: They have the wrong shape, or an index is out of range.
     """
     num_rows = min(check_recall_rows(search), len(x))
-    candidates, counts = _listed(*_find_candidates(x, layout, euclidean, search), layout, len(x))
+    found, own_list = _find_candidates(x, layout, euclidean, search, advance)
+    candidates, counts = _listed(found, own_list, layout, len(x))
     ranks, scores = _rank_candidates(x, candidates, counts, layout.widths, euclidean)
     recall = _measure_recall(x, layout, euclidean, ranks, num_rows)
     by_list = ", ".join(f"{share:.4f}" for share in recall.lists)
@@ -100,7 +103,7 @@ def rank_by_search(
 
 
 def _find_candidates(
-    x: Tensor, layout: ListLayout, euclidean: bool, search: NeighborSearch
+    x: Tensor, layout: ListLayout, euclidean: bool, search: NeighborSearch, advance: Advance
 ) -> tuple[Tensor, Tensor]:
     """(N, L, C) candidates of each list, int64, -1 for none; and (N,) the list of the row itself.
 
@@ -128,6 +131,7 @@ def _find_candidates(
             kept, places = joined.topk(capacity, dim=1)
             both = torch.cat([found[takers, each], indices[takers]], dim=1)
             best[takers, each], found[takers, each] = kept, both.gather(1, places)
+        advance(len(members))
     return found, layout.list_of_group[groups, groups].long()
 
 

@@ -23,6 +23,7 @@ from mabm._core.array_records import ArrayRecord
 from mabm._core.arrays import Array, ArrayT, like, row_blocks, to_tensor
 from mabm._core.columns import Column, check_modality, check_samples
 from mabm._core.device_memory import running_ops
+from mabm._core.work import QUIET, Advance, Report, Work
 from mabm.distance.approximate import RankingRecall, check_recall, rank_by_search
 from mabm.distance.candidates import Candidates, ListLayout, propose_candidates
 from mabm.distance.options import NamedPrecision, Precision, check_precision
@@ -153,6 +154,7 @@ def rank_neighbors(
     k1: int = DEFAULT_K1,
     preset: str | Preset | None = None,
     precision: Precision = "exact",
+    progress: bool | Report = False,
 ) -> Ranking[ArrayT]:
     """Computes the nearest neighbors of every sample: the lists that the later stages use.
 
@@ -173,6 +175,9 @@ def rank_neighbors(
             that it finds, ordered by their exact scores. Samples may be missed, and results may
             depend on its version and threads. ``Ranking.recall`` and the log say how many were
             found, on a sample of rows. A list ends early (-1) where too few were found.
+        progress: Whether to show progress bars on standard error (they need tqdm), or a function
+            that is called with a :class:`mabm.Progress` as each stage begins, about ten times a
+            second, and as it ends.
 
     Returns:
         The lists as a :class:`Ranking`. A sample is ranked in the list of its own group; a group
@@ -181,6 +186,7 @@ def rank_neighbors(
         denormal numbers to zero and the features contain some). No gradient.
 
     Raises:
+        ImportError: A bar is wanted, and tqdm is missing.
         TypeError: An argument has the wrong type.
         ValueError: An argument is out of range; the message names it, the range and the value.
             What a search of your own returns is called ``precision.find_candidates(...)``.
@@ -194,10 +200,11 @@ def rank_neighbors(
         >>> mabm.rank_neighbors(features, k1=2).ranks.tolist()
         [[0, 1], [1, 0], [2, 1], [3, 2]]
     """
+    work = Work.of(progress=progress)
     x, groups, _ = check_samples(features, modality)
     chosen = resolve_preset(preset, has_modality=groups is not None)
     k1 = check_k1(chosen, k1, len(group_sizes(groups, len(x))))
-    ranking = rank(x, groups, chosen, k1, check_precision(precision))
+    ranking = rank(x, groups, chosen, k1, check_precision(precision), work)
     ranked: Ranking[ArrayT] = ranking.in_kind_of(features)
     return ranked
 
@@ -211,25 +218,33 @@ def group_sizes(groups: Tensor | None, count: int) -> dict[int, int]:
 
 
 def rank(
-    x: Tensor, groups: Tensor | None, preset: Preset, k1: int, precision: Precision = "exact"
+    x: Tensor,
+    groups: Tensor | None,
+    preset: Preset,
+    k1: int,
+    precision: Precision = "exact",
+    work: Work = QUIET,
 ) -> Ranking[Tensor]:
     """:func:`rank_neighbors` for checked tensors.
 
     Raises:
         torch.OutOfMemoryError: The memory of a GPU ran out; the message says what to lower.
     """
-    with running_ops(
-        f"ranking {len(x)} samples of {x.shape[1]} dimensions",
-        "lower k1, free memory that other tensors hold, or move the features to the CPU",
+    with (
+        work.stage("ranking", len(x)) as advance,
+        running_ops(
+            f"ranking {len(x)} samples of {x.shape[1]} dimensions",
+            "lower k1, free memory that other tensors hold, or move the features to the CPU",
+        ),
     ):
         layout = _list_layout(x, groups, preset, k1)
         may_advise = preset.metric == "inner_product" and is_wanted(logger, "lengths")
         lengths = _extreme_lengths(x) if may_advise and len(x) >= _FEW_ROWS else None
         euclidean, recall = preset.metric == "euclidean", None
         if isinstance(precision, str):
-            ranks, scores = _rank_lists(x, layout, euclidean, precision)
+            ranks, scores = _rank_lists(x, layout, euclidean, advance, precision)
         else:
-            ranks, scores, recall = rank_by_search(x, layout, euclidean, precision)
+            ranks, scores, recall = rank_by_search(x, layout, euclidean, precision, advance)
     if lengths is not None:
         _advise_on_lengths(lengths)  # a GPU has been waited for
     return Ranking.unchecked(ranks, scores, tuple(layout.widths), preset, k1, groups, recall)
@@ -255,7 +270,7 @@ def _advise_on_lengths(lengths: Tensor) -> None:
 
 
 def _rank_lists(
-    x: Tensor, layout: ListLayout, euclidean: bool, precision: NamedPrecision
+    x: Tensor, layout: ListLayout, euclidean: bool, advance: Advance, precision: NamedPrecision
 ) -> tuple[Tensor, Tensor]:
     shape = (len(x), sum(layout.widths))
     ranks = torch.empty(shape, dtype=torch.int64, device=x.device)
@@ -273,6 +288,7 @@ def _rank_lists(
         scores[start : start + len(rows)] = exact
         certificates.append(certified)
         start += len(rows)
+        advance(len(rows))
     redo = torch.nonzero(~torch.cat(certificates)).flatten()
     if len(redo):
         level = logging.WARNING if len(redo) > _MANY_ROWS else logging.INFO

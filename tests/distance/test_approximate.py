@@ -321,3 +321,13 @@ def test_a_recall_is_one_of_the_ranking_that_has_it() -> None:
         mabm.RankingRecall(0.5, (-1.0,), 3)
     with pytest.raises(ValueError, match="num_rows must be at least 0, got -1"):
         mabm.RankingRecall(0.5, (0.5,), -1)
+
+
+def test_progress_is_that_of_the_groups() -> None:
+    reports: list[mabm.Progress] = []
+    features = np.random.default_rng(0).normal(size=(90, 4)).astype(np.float32)
+    mabm.rank_neighbors(
+        features, np.arange(90) % 3, precision=BruteForce(), progress=reports.append
+    )
+    assert (reports[0].stage, reports[0].done, reports[-1].done) == ("ranking", 0, 90)
+    assert all(report.total == 90 for report in reports)
