@@ -92,7 +92,10 @@ def rank_by_search(
     num_rows = min(check_recall_rows(search), len(x))
     found, own_list = _find_candidates(x, layout, euclidean, search, advance)
     candidates, counts = _listed(found, own_list, layout, len(x))
-    ranks, scores = _rank_candidates(x, candidates, counts, layout.widths, euclidean)
+    itself = torch.arange(len(x), device=x.device)
+    ranks, scores = torch.ops.mabm.rank_candidates(
+        x, itself, candidates, counts, layout.widths, euclidean
+    )
     recall = _measure_recall(x, layout, euclidean, ranks, num_rows)
     by_list = ", ".join(f"{share:.4f}" for share in recall.lists)
     logger.info(
@@ -182,24 +185,6 @@ def _listed(
     ordered = ordered.sort(dim=2).values
     counts = (ordered < num_samples).sum(dim=2)
     return ordered.where(ordered < num_samples, 0).to(torch.int32), counts.to(torch.int32)
-
-
-def _rank_candidates(
-    x: Tensor, candidates: Tensor, counts: Tensor, widths: list[int], euclidean: bool
-) -> tuple[Tensor, Tensor]:
-    """Ranks of the candidates by exact scores, (N, K) int64, and these scores."""
-    ranks, scores, _ = torch.ops.mabm.rank_candidates(
-        x,
-        torch.arange(len(x), device=x.device),
-        torch.zeros(candidates.shape, device=x.device),  # all are kept
-        candidates,
-        counts,
-        torch.full(counts.shape, -torch.inf, device=x.device),
-        torch.zeros(len(x), dtype=torch.float64, device=x.device),
-        widths,
-        euclidean,
-    )
-    return ranks, scores
 
 
 def _measure_recall(

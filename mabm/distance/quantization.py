@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from mabm._core.arrays import row_blocks
-from mabm.distance.products import MATRIX_UNIT_ROUNDOFF, growth, operand_rounding
+from mabm.distance.products import MATRIX_UNIT_ROUNDOFF, float32_rounding, growth
 
 _LARGEST = 127
 # Columns are padded with zeros to a multiple of this: rows start at addresses that matrix units and
@@ -198,7 +198,7 @@ class _Rotation:
         roundoff = MATRIX_UNIT_ROUNDOFF if device.type == "cuda" else _ROUNDOFF
         kept = 1 + 2 * _ROUNDOFF  # the centering; signs are exact
         for size in sizes:
-            part = growth(size + 4, roundoff) + operand_rounding(device)
+            part = growth(size + 4, roundoff) + float32_rounding(device)
             kept *= 1 + math.sqrt(size) * part
         self.error_bound = (kept - 1) * (1 + 2.0**-40)
 

@@ -1,9 +1,9 @@
 """Ranking: the nearest samples of every sample, exactly, list by list (method step 1).
 
 Samples are ranked by exact scores (``csrc/common/scores.h``: float64 sums in a fixed order), ties
-by lower index. The hardware's float32 matrix product only proposes candidates, and a bound on its
-rounding error proves that none is missing. A row for which the proof fails is ranked by exact
-scores only.
+by lower index. A fast matrix product only proposes candidates: a sample is dropped where a bound on
+the product's error proves that it is not in the list. A row for which too many remain is ranked by
+exact scores only.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mabm._core.columns import Column, check_modality, check_samples
 from mabm._core.device_memory import running_ops
 from mabm._core.work import QUIET, Advance, Report, Work
 from mabm.distance.approximate import RankingRecall, check_recall, rank_by_search
-from mabm.distance.candidates import Candidates, ListLayout, propose_candidates
+from mabm.distance.candidates import ListLayout, propose_candidates
 from mabm.distance.options import NamedPrecision, Precision, check_precision
 from mabm.distance.presets import DEFAULT_K1, MAX_K, Preset, check_k1, resolve_preset
 
@@ -277,19 +277,18 @@ def _rank_lists(
     scores = torch.empty(shape, dtype=torch.float64, device=x.device)
     if not ranks.numel():
         return ranks, scores
-    certificates: list[Tensor] = []
+    overflowed: list[Tensor] = []
     start = 0
-    for rows, candidates in propose_candidates(x, layout, euclidean):
-        proposed = candidates if precision == "exact" else _trusted(candidates)
-        found, exact, certified = torch.ops.mabm.rank_candidates(
-            x, rows, *proposed, layout.widths, euclidean
+    for rows, candidates in propose_candidates(x, layout, euclidean, trusted=precision == "fast"):
+        found, exact = torch.ops.mabm.rank_candidates(
+            x, rows, candidates.indices, candidates.counts, layout.widths, euclidean
         )
         ranks[start : start + len(rows)] = found
         scores[start : start + len(rows)] = exact
-        certificates.append(certified)
+        overflowed.append((candidates.counts < 0).any(dim=1))
         start += len(rows)
         advance(len(rows))
-    redo = torch.nonzero(~torch.cat(certificates)).flatten()
+    redo = torch.nonzero(torch.cat(overflowed)).flatten()
     if len(redo):
         level = logging.WARNING if len(redo) > _MANY_ROWS else logging.INFO
         logger.log(level, "ranking %d of %d samples by exact scores only", len(redo), len(x))
@@ -297,18 +296,6 @@ def _rank_lists(
             x, redo, layout.groups, layout.list_of_group, layout.widths, euclidean
         )
     return ranks, scores
-
-
-def _trusted(candidates: Candidates) -> Candidates:
-    """Candidates whose lists are assumed complete: without error bounds and without thresholds.
-
-    A row whose product may overflow keeps its infinite bound, and is not trusted.
-    """
-    bounds = candidates.error_bounds
-    return candidates._replace(
-        thresholds=torch.full_like(candidates.thresholds, -torch.inf),
-        error_bounds=bounds.masked_fill(bounds.isfinite(), 0.0),
-    )
 
 
 def _list_layout(x: Tensor, groups: Tensor | None, preset: Preset, k1: int) -> ListLayout:
