@@ -113,7 +113,7 @@ def _find_candidates(
     A list of several groups takes the best of all, by the scores of the search.
     """
     capacity, num_lists = max(layout.widths) + _SPARE, len(layout.widths)
-    best = torch.full((len(x), num_lists, capacity), -torch.inf, device=x.device)
+    best = x.new_full((len(x), num_lists, capacity), -torch.inf)
     found = torch.full(best.shape, -1, dtype=torch.int64, device=x.device)
     groups = layout.groups.long()
     metric: Metric = "euclidean" if euclidean else "inner_product"

@@ -331,3 +331,18 @@ def test_progress_is_that_of_the_groups() -> None:
     )
     assert (reports[0].stage, reports[0].done, reports[-1].done) == ("ranking", 0, 90)
     assert all(report.total == 90 for report in reports)
+
+
+def test_defaults_of_the_process_change_nothing() -> None:
+    features = torch.from_numpy(np.random.default_rng(0).normal(size=(90, 4)).astype(np.float32))
+    modality = torch.arange(90) % 3
+    lossy = Without(lambda members, indices: indices % 5 == 2)
+    expected = mabm.rank_neighbors(features, modality, precision=lossy)
+    try:
+        torch.set_default_dtype(torch.float64)
+        with torch.device("meta"), torch.inference_mode():
+            found = mabm.rank_neighbors(features, modality, precision=lossy)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(found.ranks, expected.ranks)
+    assert found.recall == expected.recall
