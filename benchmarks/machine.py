@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import platform
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,21 @@ def describe(threads: int) -> dict[str, Any]:
         "numpy": f"{np.__version__} ({_blas_in('numpy')})",
         **{name: found for name in _PACKAGES if (found := _version(name))},
     }
+
+
+def use_by_others(seconds: float = 1.0) -> float:
+    """Share of all cores that other work uses while this process waits."""
+    before = _busy_and_all()
+    time.sleep(seconds)
+    busy, total = (after - first for after, first in zip(_busy_and_all(), before, strict=True))
+    return busy / max(total, 1)
+
+
+def _busy_and_all() -> tuple[int, int]:
+    line = Path("/proc/stat").read_text(encoding="utf-8").splitlines()[0]
+    user, nice, system, idle, waiting, *more = (int(part) for part in line.split()[1:9])
+    total = user + nice + system + idle + waiting + sum(more)
+    return total - idle - waiting, total
 
 
 def _field(info: str, names: str) -> str:

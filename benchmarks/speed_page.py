@@ -17,7 +17,6 @@ faiss is measured if it is installed (``pip install faiss-cpu``); pictures need 
 
 import argparse
 import json
-import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -45,7 +44,7 @@ from routes import (
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
-_BUSY = 0.5  # load before the first measurement, from which times would not be those of this alone
+_BUSY = 0.05  # share of the cores in use by others, from which times are not those of this alone
 
 Figures = dict[str, Any]
 
@@ -132,7 +131,8 @@ def forget(plan: Plan, parts: list[str], figures: Figures) -> None:
 
 def load(path: Path, conditions: dict[str, Any]) -> Figures:
     """Figures measured before under the same conditions, or none."""
-    empty: Figures = {"conditions": conditions, "equality": [], "cells": {}, "step": {}}
+    empty: Figures = {"conditions": conditions, "use_by_others": 0.0}
+    empty |= {"equality": [], "cells": {}, "step": {}}
     if not path.exists():
         return empty
     figures: Figures = json.loads(path.read_text(encoding="utf-8"))
@@ -175,11 +175,15 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
     path = evidence / "speed.json"
 
-    if options.parts and os.getloadavg()[0] > _BUSY:
-        print(f"the machine is busy (load {os.getloadavg()[0]:.1f}): times will be too high")
     machine.pin(options.threads)
     if options.parts:
+        use = machine.use_by_others()
         figures = load(path, run_apart(machine.describe, options.threads))
+        if options.again:
+            forget(plan, options.parts, figures)
+        figures["use_by_others"] = max(figures["use_by_others"], use) if figures["cells"] else use
+        if use > _BUSY:
+            print(f"others use {use:.0%} of the processor: times will be too high")
     else:
         figures = json.loads(path.read_text(encoding="utf-8"))
 
@@ -188,8 +192,6 @@ def main() -> None:
         partial.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
         partial.replace(path)
 
-    if options.again:
-        forget(plan, options.parts, figures)
     measure(plan, options.parts, figures, save)
     drawn = speed_plots.draw(plan, figures, pictures)
     text = (ROOT / "docs" / "evidence" / "speed.md").read_text(encoding="utf-8")

@@ -61,6 +61,8 @@ def _machine(plan: Plan, figures: Figures) -> list[str]:
         + ", ".join(f"{name} {value}" for name, value in conditions.items())
         + ".",
     ]
+    use = figures["use_by_others"]
+    lines.append(f"- **Other work.** Before the measurements, it used {use:.0%} of the processor.")
     gone = {reason for name in _NAMES if (reason := missing(name))}
     return lines + [f"- **Left out.** {reason}." for reason in sorted(gone)]
 
