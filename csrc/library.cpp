@@ -10,17 +10,18 @@
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(mabm, m) {
-  // Adds one tile of scores, products + biases, to each row's running candidates, list by list.
+  // Adds one tile of scores, products + biases, to each row's running candidates, list by list, and
+  // drops what is proven to be none of the list's first `width` (common/rows.h).
   m.def(
-      "collect_candidates_(Tensor products, Tensor biases, Tensor row_groups, Tensor "
-      "column_groups, "
-      "Tensor list_of_group, int first_column, Tensor(a!) candidate_scores, "
-      "Tensor(b!) candidates, Tensor(c!) counts, Tensor(d!) thresholds) -> ()");
-  // Rescores the candidates exactly; certified marks the rows that are proven complete.
+      "collect_candidates_(Tensor products, Tensor biases, Tensor row_groups, "
+      "Tensor column_groups, Tensor list_of_group, int first_column, Tensor gaps, int[] widths, "
+      "bool last, Tensor(a!) candidate_scores, Tensor(b!) candidates, Tensor(c!) counts, "
+      "Tensor(d!) thresholds) -> ()");
+  // Orders lists that contain all that may belong to them by exact scores. Lists of count -1 come
+  // back empty.
   m.def(
-      "rank_candidates(Tensor features, Tensor rows, Tensor candidate_scores, Tensor candidates, "
-      "Tensor counts, Tensor thresholds, Tensor error_bounds, int[] widths, bool euclidean) "
-      "-> (Tensor ranks, Tensor scores, Tensor certified)");
+      "rank_candidates(Tensor features, Tensor rows, Tensor candidates, Tensor counts, "
+      "int[] widths, bool euclidean) -> (Tensor ranks, Tensor scores)");
   // Ranks whole rows by exact scores only.
   m.def(
       "rank_exactly(Tensor features, Tensor rows, Tensor groups, Tensor list_of_group, "

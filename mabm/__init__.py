@@ -18,6 +18,7 @@ _extension.load()
 from mabm._core import registrations as _registrations
 from mabm._core.extension import BuildInfo, backends, build_info
 from mabm._core.version import __version__ as __version__
+from mabm._core.work import Progress
 
 _registrations.register()
 
@@ -94,6 +95,7 @@ __all__ = [
     "NeighborGraph",
     "NeighborSets",
     "Preset",
+    "Progress",
     "PrototypeSplit",
     "PseudoLabels",
     "Ranking",

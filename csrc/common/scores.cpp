@@ -6,8 +6,6 @@ namespace mabm {
 namespace {
 
 constexpr int kLanes = 32;
-// Columns tested together before they are searched one by one.
-constexpr int64_t kChunk = 64;
 
 inline double fold(double* partial) {
   for (int half = kLanes / 2; half > 0; half /= 2) {
@@ -48,42 +46,6 @@ MABM_CLONES double squared_distance(const float* a, const float* b, int64_t size
     partial[d - whole] += gap * gap;
   }
   return fold(partial);
-}
-
-MABM_CLONES int64_t first_above(const float* products, const float* biases, float threshold,
-                                int64_t begin, int64_t end) {
-  int64_t column = begin;
-  for (; column + kChunk <= end; column += kChunk) {
-    int any = 0;
-    for (int64_t at = column; at < column + kChunk; ++at) {
-      any |= products[at] + biases[at] > threshold;
-    }
-    if (any) {
-      break;
-    }
-  }
-  while (column < end && !(products[column] + biases[column] > threshold)) {
-    ++column;
-  }
-  return column;
-}
-
-MABM_CLONES int64_t first_above(const float* products, const float* biases, const int32_t* groups,
-                                const float* group_thresholds, int64_t begin, int64_t end) {
-  int64_t column = begin;
-  for (; column + kChunk <= end; column += kChunk) {
-    int any = 0;
-    for (int64_t at = column; at < column + kChunk; ++at) {
-      any |= products[at] + biases[at] > group_thresholds[groups[at]];
-    }
-    if (any) {
-      break;
-    }
-  }
-  while (column < end && !(products[column] + biases[column] > group_thresholds[groups[column]])) {
-    ++column;
-  }
-  return column;
 }
 
 }  // namespace mabm

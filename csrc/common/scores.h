@@ -1,4 +1,4 @@
-// The exact scores that ranks are defined by, and the scans that find candidates for them.
+// The exact scores that ranks are defined by.
 #pragma once
 
 #include <cstdint>
@@ -16,13 +16,5 @@ double squared_distance(const float* a, const float* b, int64_t size);
 inline double exact_score(const float* a, const float* b, int64_t size, bool euclidean) {
   return euclidean ? -squared_distance(a, b, size) : inner_product(a, b, size);
 }
-
-// First column in [begin, end) whose score, products[column] + biases[column] in float32, exceeds
-// its threshold, or end if there is none: one threshold for all, or one for the group of each
-// column.
-int64_t first_above(const float* products, const float* biases, float threshold, int64_t begin,
-                    int64_t end);
-int64_t first_above(const float* products, const float* biases, const int32_t* groups,
-                    const float* group_thresholds, int64_t begin, int64_t end);
 
 }  // namespace mabm

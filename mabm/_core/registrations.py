@@ -41,6 +41,9 @@ def collect_candidates_(
     column_groups: Tensor,
     list_of_group: Tensor,
     first_column: int,
+    gaps: Tensor,
+    widths: list[int],
+    last: bool,
     candidate_scores: Tensor,
     candidates: Tensor,
     counts: Tensor,
@@ -53,16 +56,12 @@ def collect_candidates_(
 def rank_candidates(
     features: Tensor,
     rows: Tensor,
-    candidate_scores: Tensor,
     candidates: Tensor,
     counts: Tensor,
-    thresholds: Tensor,
-    error_bounds: Tensor,
     widths: list[int],
     euclidean: bool,
-) -> _ValuedRows:
-    ranks, scores = rank_exactly(features, rows, rows, rows, widths, euclidean)
-    return ranks, scores, rows.new_empty(rows.shape, dtype=torch.bool)
+) -> _Rows:
+    return rank_exactly(features, rows, rows, rows, widths, euclidean)
 
 
 @_fake

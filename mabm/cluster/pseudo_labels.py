@@ -26,6 +26,7 @@ from mabm._core.columns import (
 )
 from mabm._core.partition import NOISE, cluster_sizes, count_spanning
 from mabm._core.saving import Saved
+from mabm._core.work import QUIET, Report, Work
 from mabm.cluster.dbscan import DBSCAN, Clusterer, choose_clusterer
 from mabm.distance.graph import check_max_distance
 from mabm.distance.jaccard import encode_features, prune, resolve_options
@@ -239,6 +240,7 @@ def pseudo_labels(
     preset: str | Preset | None = None,
     precision: Precision = "exact",
     clusterer: Clusterer | None = None,
+    progress: bool | Report = False,
 ) -> PseudoLabels[ArrayT]:
     """Returns pseudo-labels: clusters by DBSCAN, or another clusterer, on the Jaccard distance.
 
@@ -267,6 +269,9 @@ def pseudo_labels(
             :func:`mabm.rank_neighbors`.
         clusterer: Computes the labels from the graph, instead of ``eps`` and ``min_samples``: a
             :class:`mabm.DBSCAN` or any other :class:`mabm.Clusterer`.
+        progress: Whether to show progress bars on standard error (they need tqdm), or a function
+            that is called with a :class:`mabm.Progress` as each stage begins, about ten times a
+            second, and as it ends.
 
     Returns:
         Labels of the same kind as ``features``, on the same device, with their statistics, numbered
@@ -292,21 +297,25 @@ def pseudo_labels(
         PseudoLabels(80 samples: 8 clusters, 8 spanning, 0 noise)
     """
     chosen = choose_clusterer(clusterer, eps, min_samples)
+    work = Work.of(progress=progress)
     samples = check_samples(features, modality)
     options = resolve_options(samples.groups, k1, k2, preset, precision)
-    found: PseudoLabels[ArrayT] = cluster_samples(samples, options, chosen).in_kind_of(features)
+    clustered = cluster_samples(samples, options, chosen, work)
+    found: PseudoLabels[ArrayT] = clustered.in_kind_of(features)
     watch_sizes(found, chosen)
     return found
 
 
 def cluster_samples(
-    samples: Samples, options: DistanceOptions, clusterer: Clusterer
+    samples: Samples, options: DistanceOptions, clusterer: Clusterer, work: Work = QUIET
 ) -> PseudoLabels[Tensor]:
     """:func:`pseudo_labels` for checked tensors."""
     x, groups, names = samples
     bound = check_max_distance("clusterer.max_distance", clusterer.max_distance)
-    graph = prune(encode_features(x, groups, options), bound)
-    labels = check_column(clusterer(graph), len(x), "clusterer(graph)", "one per sample")
+    graph = prune(encode_features(x, groups, options, work=work), bound, work)
+    with work.stage("clustering", len(x)):
+        clustered = clusterer(graph)
+    labels = check_column(clustered, len(x), "clusterer(graph)", "one per sample")
     if not isinstance(clusterer, DBSCAN):  # its labels are valid, and may be on a busy GPU
         _check_least(labels, "clusterer(graph)")
     find_core = getattr(clusterer, "core_samples", None)

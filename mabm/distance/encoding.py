@@ -10,6 +10,7 @@ from torch import Tensor
 from mabm._core.arguments import check_instance
 from mabm._core.arrays import ArrayT, check_features
 from mabm._core.device_memory import running_ops
+from mabm._core.work import QUIET, Work
 from mabm.distance.presets import DEFAULT_K2, check_k2
 from mabm.distance.ranking import Ranking
 from mabm.distance.rows import Encoding, NeighborSets
@@ -52,9 +53,9 @@ def encode_neighbors(features: ArrayT, neighbors: NeighborSets[Any]) -> Encoding
     return encoding
 
 
-def encode(x: Tensor, neighbors: NeighborSets[Tensor]) -> Encoding[Tensor]:
+def encode(x: Tensor, neighbors: NeighborSets[Tensor], work: Work = QUIET) -> Encoding[Tensor]:
     """:func:`encode_neighbors` for checked tensors."""
-    with running_ops(f"encoding {len(x)} samples", "lower k1"):
+    with work.stage("encoding", len(x)), running_ops(f"encoding {len(x)} samples", "lower k1"):
         parts = torch.ops.mabm.encode_neighbors(x, neighbors.indptr, neighbors.indices)
     return Encoding.unchecked(*parts)
 
@@ -107,11 +108,16 @@ def expand_queries(
     return expanded
 
 
-def expand(encoding: Encoding[Tensor], ranking: Ranking[Tensor], k2: int) -> Encoding[Tensor]:
+def expand(
+    encoding: Encoding[Tensor], ranking: Ranking[Tensor], k2: int, work: Work = QUIET
+) -> Encoding[Tensor]:
     """:func:`expand_queries` for checked tensors."""
     if k2 == 1 and ranking.preset.query_expansion != "pooled":
         return encoding
-    with running_ops(f"averaging the rows of {len(encoding)} samples", "lower k2 or k1"):
+    with (
+        work.stage("query expansion", len(encoding)),
+        running_ops(f"averaging the rows of {len(encoding)} samples", "lower k2 or k1"),
+    ):
         rows, weights = _averaged_rows(ranking, k2)
         # A row without neighbors is unchanged.
         alone = (rows < 0).all(dim=1)

@@ -12,6 +12,7 @@ from mabm._core.arguments import check_instance, shown
 from mabm._core.arrays import ArrayT, like
 from mabm._core.columns import Column, check_samples
 from mabm._core.device_memory import check_fits, running_ops
+from mabm._core.work import QUIET, Report, Work
 from mabm.distance.encoding import encode, expand
 from mabm.distance.graph import DEFAULT_EPS, NeighborGraph, check_max_distance
 from mabm.distance.neighbors import find_neighbors
@@ -31,6 +32,7 @@ def modality_jaccard(
     k2: int = DEFAULT_K2,
     preset: str | Preset | None = None,
     precision: Precision = "exact",
+    progress: bool | Report = False,
 ) -> ArrayT:
     """Computes the modality-aware Jaccard distance between all samples, as a dense matrix.
 
@@ -52,6 +54,9 @@ def modality_jaccard(
             are fields of the preset), or a :class:`Preset` of your own.
         precision: Precision of the ranking: ``"exact"``, or ``"fast"`` as in
             :func:`mabm.rank_neighbors`.
+        progress: Whether to show progress bars on standard error (they need tqdm), or a function
+            that is called with a :class:`mabm.Progress` as each stage begins, about ten times a
+            second, and as it ends.
 
     Returns:
         (N, N) float32 of the same kind as ``features``: symmetric, in [0, 1], zero on the diagonal.
@@ -72,6 +77,7 @@ def modality_jaccard(
         >>> mabm.modality_jaccard(features, modality).shape
         torch.Size([100, 100])
     """
+    work = Work.of(progress=progress)
     x, groups, _ = check_samples(features, modality)
     count = len(x)
     check_fits(
@@ -81,8 +87,8 @@ def modality_jaccard(
         x.device,
     )
     options = resolve_options(groups, k1, k2, preset, precision)
-    encoding = encode_features(x, groups, options)
-    return like(dense_distance(encoding), features)
+    encoding = encode_features(x, groups, options, work=work)
+    return like(dense_distance(encoding, work=work), features)
 
 
 def jaccard_graph(
@@ -94,6 +100,7 @@ def jaccard_graph(
     k2: int = DEFAULT_K2,
     preset: str | Preset | None = None,
     precision: Precision = "exact",
+    progress: bool | Report = False,
 ) -> NeighborGraph[ArrayT]:
     """Computes the sparse graph of all pairs of samples within ``max_distance`` of each other.
 
@@ -112,6 +119,9 @@ def jaccard_graph(
             modality, ``"spcl"`` without.
         precision: Precision of the ranking: ``"exact"``, or ``"fast"`` as in
             :func:`mabm.rank_neighbors`.
+        progress: Whether to show progress bars on standard error (they need tqdm), or a function
+            that is called with a :class:`mabm.Progress` as each stage begins, about ten times a
+            second, and as it ends.
 
     Returns:
         The graph, with arrays of the same kind as ``features``. Bit-for-bit the same on every
@@ -129,9 +139,10 @@ def jaccard_graph(
         >>> labels = graph.dbscan(eps=0.6, min_samples=4)
     """
     max_distance = check_max_distance("max_distance", max_distance)
+    work = Work.of(progress=progress)
     x, groups, _ = check_samples(features, modality)
     options = resolve_options(groups, k1, k2, preset, precision)
-    pruned = prune(encode_features(x, groups, options), max_distance)
+    pruned = prune(encode_features(x, groups, options, work=work), max_distance, work)
     graph: NeighborGraph[ArrayT] = pruned.in_kind_of(features)
     return graph
 
@@ -144,6 +155,7 @@ def encode_samples(
     k2: int = DEFAULT_K2,
     preset: str | Preset | None = None,
     precision: Precision = "exact",
+    progress: bool | Report = False,
 ) -> Encoding[ArrayT]:
     """Runs ranking, reciprocity, encoding and query expansion in one call (steps 1 to 5).
 
@@ -158,6 +170,9 @@ def encode_samples(
             modality, ``"spcl"`` without.
         precision: Precision of the ranking: ``"exact"``, or ``"fast"`` as in
             :func:`mabm.rank_neighbors`.
+        progress: Whether to show progress bars on standard error (they need tqdm), or a function
+            that is called with a :class:`mabm.Progress` as each stage begins, about ten times a
+            second, and as it ends.
 
     Returns:
         The rows V' of all samples, for :func:`jaccard_distance` and :func:`prune_distances`.
@@ -173,9 +188,11 @@ def encode_samples(
         >>> mabm.prune_distances(encoding, max_distance=0.7)  # doctest: +ELLIPSIS
         NeighborGraph(100 samples, ... pairs within 0.7)
     """
+    work = Work.of(progress=progress)
     x, groups, _ = check_samples(features, modality)
     options = resolve_options(groups, k1, k2, preset, precision)
-    encoding: Encoding[ArrayT] = encode_features(x, groups, options).in_kind_of(features)
+    encoded = encode_features(x, groups, options, work=work)
+    encoding: Encoding[ArrayT] = encoded.in_kind_of(features)
     return encoding
 
 
@@ -197,7 +214,12 @@ def resolve_options(
 
 
 def encode_features(
-    x: Tensor, groups: Tensor | None, options: DistanceOptions, *, whole_groups: bool = True
+    x: Tensor,
+    groups: Tensor | None,
+    options: DistanceOptions,
+    *,
+    whole_groups: bool = True,
+    work: Work = QUIET,
 ) -> Encoding[Tensor]:
     """:func:`encode_samples` for checked tensors.
 
@@ -207,11 +229,13 @@ def encode_features(
         options: Options of the distance.
         whole_groups: Whether to warn about each group that is small compared with its share of
             ``k1``, or only about too few samples in total: there may be a single query to re-rank.
+        work: Memory limit and progress.
     """
     sizes = group_sizes(groups if whole_groups else None, len(x))
     _advise_on_k1(options.preset, options.k1, sizes)
-    ranking = rank(x, groups, options.preset, options.k1, options.precision)
-    return expand(encode(x, find_neighbors(ranking)), ranking, options.k2)
+    ranking = rank(x, groups, options.preset, options.k1, options.precision, work)
+    neighbors = find_neighbors(ranking, work)
+    return expand(encode(x, neighbors, work), ranking, options.k2, work)
 
 
 def _advise_on_k1(preset: Preset, k1: int, sizes: dict[int, int]) -> None:
@@ -276,14 +300,20 @@ def jaccard_distance(
 
 
 def dense_distance(
-    encoding: Encoding[Tensor], rows: slice | None = None, columns: slice | None = None
+    encoding: Encoding[Tensor],
+    rows: slice | None = None,
+    columns: slice | None = None,
+    work: Work = QUIET,
 ) -> Tensor:
     """:func:`jaccard_distance` for checked tensors."""
     parts = encoding.indptr, encoding.indices, encoding.weights
     chosen = _slice_rows(parts, rows, "rows"), _slice_rows(parts, columns, "columns")
     shape = tuple(len(indptr) - 1 for indptr, *_ in chosen)
-    with running_ops(
-        f"the dense {shape} distance", "compute fewer rows at a time, or use prune_distances"
+    with (
+        work.stage("dense distance", shape[0]),
+        running_ops(
+            f"the dense {shape} distance", "compute fewer rows at a time, or use prune_distances"
+        ),
     ):
         distance: Tensor = torch.ops.mabm.jaccard_distance(*chosen[0], *chosen[1], len(encoding))
     return distance
@@ -318,10 +348,15 @@ def prune_distances(
     return graph
 
 
-def prune(encoding: Encoding[Tensor], max_distance: float) -> NeighborGraph[Tensor]:
+def prune(
+    encoding: Encoding[Tensor], max_distance: float, work: Work = QUIET
+) -> NeighborGraph[Tensor]:
     """:func:`prune_distances` for checked tensors."""
-    with running_ops(
-        f"the graph of {len(encoding)} samples", "lower max_distance, or k1 and k2 before it"
+    with (
+        work.stage("graph", len(encoding)),
+        running_ops(
+            f"the graph of {len(encoding)} samples", "lower max_distance, or k1 and k2 before it"
+        ),
     ):
         parts = torch.ops.mabm.jaccard_graph(
             encoding.indptr, encoding.indices, encoding.weights, max_distance

@@ -8,6 +8,7 @@ from torch import Tensor
 from mabm._core.arguments import check_instance
 from mabm._core.arrays import ArrayT
 from mabm._core.device_memory import running_ops
+from mabm._core.work import QUIET, Work
 from mabm.distance.ranking import Ranking
 from mabm.distance.rows import NeighborSets
 
@@ -45,9 +46,13 @@ def k_reciprocal_neighbors(ranking: Ranking[ArrayT]) -> NeighborSets[ArrayT]:
     return neighbors
 
 
-def find_neighbors(ranking: Ranking[Tensor]) -> NeighborSets[Tensor]:
+def find_neighbors(ranking: Ranking[Tensor], work: Work = QUIET) -> NeighborSets[Tensor]:
     """:func:`k_reciprocal_neighbors` for checked tensors."""
-    with running_ops(f"finding the neighbors of {len(ranking.ranks)} samples", "lower k1"):
+    count = len(ranking.ranks)
+    with (
+        work.stage("neighbors", count),
+        running_ops(f"finding the neighbors of {count} samples", "lower k1"),
+    ):
         mask = torch.ops.mabm.reciprocal_mask(ranking.ranks)
         half = _half_list(ranking)
         half_mask = None if half is None else torch.ops.mabm.reciprocal_mask(half)

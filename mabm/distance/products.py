@@ -82,7 +82,7 @@ class FloatProduct:
     def error_bounds(self, centered_length: Tensor) -> Tensor:
         """(N,) float64: bound on the error of a product of each row; multiply it by ``unit``."""
         roundoff = MATRIX_UNIT_ROUNDOFF if self._x.is_cuda else 2.0**-24
-        part = growth(self._x.shape[1] + 8, roundoff) + _operand_rounding(self._x.device)
+        part = growth(self._x.shape[1] + 8, roundoff) + float32_rounding(self._x.device)
         return part * centered_length * centered_length.max()
 
 
@@ -138,7 +138,7 @@ class HalfProduct:
         )
 
 
-def _operand_rounding(device: torch.device) -> float:
+def float32_rounding(device: torch.device) -> float:
     """Bound on the error of a float32 product from rounding its operands, relative to |a| |b|.
 
     Zero by default. PyTorch's settings and the environment can select bfloat16 or TF32: at most

@@ -1,9 +1,9 @@
 """Ranking: the nearest samples of every sample, exactly, list by list (method step 1).
 
 Samples are ranked by exact scores (``csrc/common/scores.h``: float64 sums in a fixed order), ties
-by lower index. The hardware's float32 matrix product only proposes candidates, and a bound on its
-rounding error proves that none is missing. A row for which the proof fails is ranked by exact
-scores only.
+by lower index. A fast matrix product only proposes candidates: a sample is dropped where a bound on
+the product's error proves that it is not in the list. A row for which too many remain is ranked by
+exact scores only.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from mabm._core.array_records import ArrayRecord
 from mabm._core.arrays import Array, ArrayT, like, row_blocks, to_tensor
 from mabm._core.columns import Column, check_modality, check_samples
 from mabm._core.device_memory import running_ops
-from mabm.distance.candidates import Candidates, ListLayout, propose_candidates
+from mabm._core.work import QUIET, Advance, Report, Work
+from mabm.distance.candidates import ListLayout, propose_candidates
 from mabm.distance.options import Precision, check_precision
 from mabm.distance.presets import DEFAULT_K1, MAX_K, Preset, check_k1, resolve_preset
 
@@ -147,6 +148,7 @@ def rank_neighbors(
     k1: int = DEFAULT_K1,
     preset: str | Preset | None = None,
     precision: Precision = "exact",
+    progress: bool | Report = False,
 ) -> Ranking[ArrayT]:
     """Computes the nearest neighbors of every sample: the lists that the later stages use.
 
@@ -163,6 +165,9 @@ def rank_neighbors(
             ``"fast"``: the nearest samples by a fast matrix product, ordered by their exact scores;
             a nearer sample may be missed. Rows whose product overflows are ranked by exact scores
             in both cases.
+        progress: Whether to show progress bars on standard error (they need tqdm), or a function
+            that is called with a :class:`mabm.Progress` as each stage begins, about ten times a
+            second, and as it ends.
 
     Returns:
         The lists as a :class:`Ranking`. A sample is ranked in the list of its own group; a group
@@ -171,6 +176,7 @@ def rank_neighbors(
         denormal numbers to zero and the features contain some). No gradient.
 
     Raises:
+        ImportError: A bar is wanted, and tqdm is missing.
         TypeError: An argument has the wrong type.
         ValueError: An argument is out of range; the message names it, the range and the value.
 
@@ -183,10 +189,11 @@ def rank_neighbors(
         >>> mabm.rank_neighbors(features, k1=2).ranks.tolist()
         [[0, 1], [1, 0], [2, 1], [3, 2]]
     """
+    work = Work.of(progress=progress)
     x, groups, _ = check_samples(features, modality)
     chosen = resolve_preset(preset, has_modality=groups is not None)
     k1 = check_k1(chosen, k1, len(group_sizes(groups, len(x))))
-    ranking = rank(x, groups, chosen, k1, check_precision(precision))
+    ranking = rank(x, groups, chosen, k1, check_precision(precision), work)
     ranked: Ranking[ArrayT] = ranking.in_kind_of(features)
     return ranked
 
@@ -200,21 +207,29 @@ def group_sizes(groups: Tensor | None, count: int) -> dict[int, int]:
 
 
 def rank(
-    x: Tensor, groups: Tensor | None, preset: Preset, k1: int, precision: Precision = "exact"
+    x: Tensor,
+    groups: Tensor | None,
+    preset: Preset,
+    k1: int,
+    precision: Precision = "exact",
+    work: Work = QUIET,
 ) -> Ranking[Tensor]:
     """:func:`rank_neighbors` for checked tensors.
 
     Raises:
         torch.OutOfMemoryError: The memory of a GPU ran out; the message says what to lower.
     """
-    with running_ops(
-        f"ranking {len(x)} samples of {x.shape[1]} dimensions",
-        "lower k1, free memory that other tensors hold, or move the features to the CPU",
+    with (
+        work.stage("ranking", len(x)) as advance,
+        running_ops(
+            f"ranking {len(x)} samples of {x.shape[1]} dimensions",
+            "lower k1, free memory that other tensors hold, or move the features to the CPU",
+        ),
     ):
         layout = _list_layout(x, groups, preset, k1)
         may_advise = preset.metric == "inner_product" and is_wanted(logger, "lengths")
         lengths = _extreme_lengths(x) if may_advise and len(x) >= _FEW_ROWS else None
-        ranks, scores = _rank_lists(x, layout, preset.metric == "euclidean", precision)
+        ranks, scores = _rank_lists(x, layout, preset.metric == "euclidean", advance, precision)
     if lengths is not None:
         _advise_on_lengths(lengths)  # a GPU has been waited for
     return Ranking.unchecked(ranks, scores, tuple(layout.widths), preset, k1, groups)
@@ -240,25 +255,25 @@ def _advise_on_lengths(lengths: Tensor) -> None:
 
 
 def _rank_lists(
-    x: Tensor, layout: ListLayout, euclidean: bool, precision: Precision
+    x: Tensor, layout: ListLayout, euclidean: bool, advance: Advance, precision: Precision
 ) -> tuple[Tensor, Tensor]:
     shape = (len(x), sum(layout.widths))
     ranks = torch.empty(shape, dtype=torch.int64, device=x.device)
     scores = torch.empty(shape, dtype=torch.float64, device=x.device)
     if not ranks.numel():
         return ranks, scores
-    certificates: list[Tensor] = []
+    overflowed: list[Tensor] = []
     start = 0
-    for rows, candidates in propose_candidates(x, layout, euclidean):
-        proposed = candidates if precision == "exact" else _trusted(candidates)
-        found, exact, certified = torch.ops.mabm.rank_candidates(
-            x, rows, *proposed, layout.widths, euclidean
+    for rows, candidates in propose_candidates(x, layout, euclidean, trusted=precision == "fast"):
+        found, exact = torch.ops.mabm.rank_candidates(
+            x, rows, candidates.indices, candidates.counts, layout.widths, euclidean
         )
         ranks[start : start + len(rows)] = found
         scores[start : start + len(rows)] = exact
-        certificates.append(certified)
+        overflowed.append((candidates.counts < 0).any(dim=1))
         start += len(rows)
-    redo = torch.nonzero(~torch.cat(certificates)).flatten()
+        advance(len(rows))
+    redo = torch.nonzero(torch.cat(overflowed)).flatten()
     if len(redo):
         level = logging.WARNING if len(redo) > _MANY_ROWS else logging.INFO
         logger.log(level, "ranking %d of %d samples by exact scores only", len(redo), len(x))
@@ -266,18 +281,6 @@ def _rank_lists(
             x, redo, layout.groups, layout.list_of_group, layout.widths, euclidean
         )
     return ranks, scores
-
-
-def _trusted(candidates: Candidates) -> Candidates:
-    """Candidates whose lists are assumed complete: without error bounds and without thresholds.
-
-    A row whose product may overflow keeps its infinite bound, and is not trusted.
-    """
-    bounds = candidates.error_bounds
-    return candidates._replace(
-        thresholds=torch.full_like(candidates.thresholds, -torch.inf),
-        error_bounds=bounds.masked_fill(bounds.isfinite(), 0.0),
-    )
 
 
 def _list_layout(x: Tensor, groups: Tensor | None, preset: Preset, k1: int) -> ListLayout:

@@ -13,6 +13,7 @@ from mabm._core.columns import Column, check_modality, read_categories
 from mabm._core.device_memory import check_fits
 from mabm._core.modalities import MODALITIES
 from mabm._core.saving import Saved
+from mabm._core.work import QUIET, Advance, Report, Work
 from mabm.distance.jaccard import dense_distance, encode_features, resolve_options
 from mabm.distance.options import DistanceOptions, Precision
 from mabm.distance.presets import DEFAULT_K2, Preset
@@ -71,6 +72,7 @@ def rerank(
     lambda_value: float = 0.3,
     preset: str | Preset | None = None,
     precision: Precision = "exact",
+    progress: bool | Report = False,
 ) -> ArrayT:
     """Computes re-ranked distances from every query to every gallery sample.
 
@@ -93,6 +95,9 @@ def rerank(
             modality, ``"spcl"`` without.
         precision: Precision of the ranking: ``"exact"``, or ``"fast"`` as in
             :func:`mabm.rank_neighbors`.
+        progress: Whether to show progress bars on standard error (they need tqdm), or a function
+            that is called with a :class:`mabm.Progress` as each stage begins, about ten times a
+            second, and as it ends.
 
     Returns:
         (Q, G) float32 in [0, 1] of the same kind as ``query``; smaller is nearer. J is bit-for-bit
@@ -114,6 +119,7 @@ def rerank(
         >>> mabm.rerank(query, gallery).shape
         torch.Size([5, 40])
     """
+    work = Work.of(progress=progress)
     q, g = check_features(query, "query"), check_features(gallery, "gallery")
     if q.shape[1] != g.shape[1]:
         raise ValueError(f"gallery must have {q.shape[1]} columns as query has, got {g.shape[1]}")
@@ -122,11 +128,16 @@ def rerank(
     mix = check_real("lambda_value", lambda_value, 0.0, 1.0)
     groups = _joined_modality(q, g, query_modality, gallery_modality)
     options = resolve_options(groups, k1, k2, preset, precision)
-    return like(rerank_samples(q, g, groups, options, mix), query)
+    return like(rerank_samples(q, g, groups, options, mix, work), query)
 
 
 def rerank_samples(
-    q: Tensor, g: Tensor, groups: Tensor | None, options: DistanceOptions, mix: float
+    q: Tensor,
+    g: Tensor,
+    groups: Tensor | None,
+    options: DistanceOptions,
+    mix: float,
+    work: Work = QUIET,
 ) -> Tensor:
     """:func:`rerank` for checked tensors.
 
@@ -136,6 +147,7 @@ def rerank_samples(
         groups: (Q + G,) int64, the groups of queries and gallery, or ``None``.
         options: Options of the Jaccard distance.
         mix: Weight of the original distance.
+        work: Memory limit and progress.
     """
     total = len(q) + len(g)
     check_fits(
@@ -145,10 +157,11 @@ def rerank_samples(
         q.device,
     )
     together = torch.cat([q, g])
-    encoding = encode_features(together, groups, options, whole_groups=False)
+    encoding = encode_features(together, groups, options, whole_groups=False, work=work)
     split = len(q)
-    distance = dense_distance(encoding, slice(0, split), slice(split, None))
-    _mix_in_euclidean(distance, together, mix)
+    distance = dense_distance(encoding, slice(0, split), slice(split, None), work)
+    with work.stage("original distance", split) as advance:
+        _mix_in_euclidean(distance, together, mix, advance)
     return distance
 
 
@@ -174,7 +187,7 @@ def _joined_modality(
     )
 
 
-def _mix_in_euclidean(distance: Tensor, together: Tensor, mix: float) -> None:
+def _mix_in_euclidean(distance: Tensor, together: Tensor, mix: float, advance: Advance) -> None:
     """Replaces J by (1 - mix) * J + mix * d in place, a block of queries at a time, in float64."""
     split = len(distance)
     others = together.to(torch.float64)
@@ -187,3 +200,4 @@ def _mix_in_euclidean(distance: Tensor, together: Tensor, mix: float) -> None:
         original = squared[:, split:] / furthest.where(furthest > 0, 1.0)
         mixed = distance[rows].to(torch.float64).mul_(1 - mix).add_(original, alpha=mix)
         distance[rows] = mixed.to(torch.float32)
+        advance(len(squared))

@@ -46,6 +46,7 @@ def make_results(put: Callable[[Any], Any]) -> dict[str, Any]:
         PRESET,
         mabm.DBSCAN(0.3),
         mabm.RerankOptions(k1=10),
+        mabm.Progress("ranking", 5, 60, 0.5, None),
         mabm.evaluate_retrieval(distance, ids, ids, protocol="regdb"),
         mabm.PROTOCOLS["sysu_mm01"],
         mabm.SEARCH_TASKS["sysu_mm01"][0],

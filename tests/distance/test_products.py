@@ -8,7 +8,7 @@ import torch
 from cases import KINDS, make_features
 from devices import CPU, Device, switched
 
-from mabm.distance.products import FloatProduct, HalfProduct, _operand_rounding, growth, product_of
+from mabm.distance.products import FloatProduct, HalfProduct, float32_rounding, growth, product_of
 
 
 def test_the_cpu_multiplies_float32() -> None:
@@ -59,21 +59,21 @@ def test_operands_are_blocks_of_rows(device: Device) -> None:
 def test_modes_of_a_gpu_are_heeded(mode: str, rounding: float) -> None:
     for settings in (torch.backends.cuda.matmul, torch.backends):
         with switched(settings, "fp32_precision", mode):
-            assert _operand_rounding(torch.device("cuda")) == rounding
-    assert _operand_rounding(torch.device("cuda")) == 0.0
+            assert float32_rounding(torch.device("cuda")) == rounding
+    assert float32_rounding(torch.device("cuda")) == 0.0
 
 
 def test_the_switch_of_the_driver_is_heeded(monkeypatch: pytest.MonkeyPatch) -> None:
     for value, rounding in (("0", 0.0), ("1", 2.0**-6)):
         monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", value)
-        assert _operand_rounding(torch.device("cuda")) == rounding
-        assert _operand_rounding(CPU.torch) == 0.0
+        assert float32_rounding(torch.device("cuda")) == rounding
+        assert float32_rounding(CPU.torch) == 0.0
 
 
 def test_an_emulated_product_has_no_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUBLAS_EMULATE_SINGLE_PRECISION", "1")
-    assert _operand_rounding(torch.device("cuda")) == math.inf
-    assert _operand_rounding(CPU.torch) == 0.0
+    assert float32_rounding(torch.device("cuda")) == math.inf
+    assert float32_rounding(CPU.torch) == 0.0
 
 
 def test_errors_grow_with_the_terms_until_there_is_no_bound() -> None:
