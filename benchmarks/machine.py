@@ -35,6 +35,10 @@ _OVERRIDES = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
+BUSY = 0.05
+"""Share of the cores in use by others, from which times are not those of the benchmark alone."""
+
+
 def pin(threads: int) -> None:
     """Fixes the number of threads of every library in the processes that are started next."""
     for name in _OVERRIDES:

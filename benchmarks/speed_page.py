@@ -9,10 +9,11 @@ features of ``features.py``. Equality comes first. Every route runs in a process
 the same features and threads, one after the other; in the next round all of them run again. Compare
 ratios, which are taken within rounds, because rounds on a shared machine differ.
 
-``docs/evidence/speed.json`` keeps every figure. A round that it has is not measured again, unless
+``docs/evidence/speed.json`` keeps every figure of the page. A round that it has is not measured again, unless
 ``--again`` says so, or the machine, a library or the number of threads is another one. The page's
 text is left as it stands: only what lies between two comments of ``speed_tables.py`` is replaced.
-faiss is measured if it is installed (``pip install faiss-cpu``); pictures need matplotlib.
+faiss is measured if it is installed (``pip install faiss-cpu``); pictures need matplotlib. Memory and
+the use of the processor are read from ``/proc``, so it runs on Linux alone.
 """
 
 import argparse
@@ -44,7 +45,6 @@ from routes import (
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
-_BUSY = 0.05  # share of the cores in use by others, from which times are not those of this alone
 
 Figures = dict[str, Any]
 
@@ -181,8 +181,10 @@ def main() -> None:
         figures = load(path, run_apart(machine.describe, options.threads))
         if options.again:
             forget(plan, options.parts, figures)
+        wanted = {cell.name for cell in plan.cells}
+        figures["cells"] = {n: cell for n, cell in figures["cells"].items() if n in wanted}
         figures["use_by_others"] = max(figures["use_by_others"], use) if figures["cells"] else use
-        if use > _BUSY:
+        if use > machine.BUSY:
             print(f"others use {use:.0%} of the processor: times will be too high")
     else:
         figures = json.loads(path.read_text(encoding="utf-8"))

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import machine
 from features import KINDS
 from figures import STAGES, Found, Spread, digits, exponent
 from plan import PRODUCTS, Plan
@@ -62,7 +63,10 @@ def _machine(plan: Plan, figures: Figures) -> list[str]:
         + ".",
     ]
     use = figures["use_by_others"]
-    lines.append(f"- **Other work.** Before the measurements, it used {use:.0%} of the processor.")
+    other = f"- **Other work.** Before the measurements, it used {use:.0%} of the processor."
+    if use > machine.BUSY:
+        other += " **So times below are too high, and ratios are rough.**"
+    lines.append(other)
     gone = {reason for name in _NAMES if (reason := missing(name))}
     return lines + [f"- **Left out.** {reason}." for reason in sorted(gone)]
 
