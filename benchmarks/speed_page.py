@@ -9,11 +9,12 @@ features of ``features.py``. Equality comes first. Every route runs in a process
 the same features and threads, one after the other; in the next round all of them run again. Compare
 ratios, which are taken within rounds, because rounds on a shared machine differ.
 
-``docs/evidence/speed.json`` keeps every figure of the page. A round that it has is not measured again, unless
-``--again`` says so, or the machine, a library or the number of threads is another one. The page's
-text is left as it stands: only what lies between two comments of ``speed_tables.py`` is replaced.
-faiss is measured if it is installed (``pip install faiss-cpu``); pictures need matplotlib. Memory and
-the use of the processor are read from ``/proc``, so it runs on Linux alone.
+``docs/evidence/speed.json`` keeps every figure of the page. A round that it has is not measured
+again, unless ``--again`` says so, or the machine, a library or the number of threads is another
+one. The page's text is left as it stands: only what lies between two comments of
+``speed_tables.py`` is replaced. faiss is measured if it is installed (``pip install faiss-cpu``);
+pictures need matplotlib. Memory and the use of the processor are read from ``/proc``, so it runs
+on Linux alone.
 """
 
 import argparse

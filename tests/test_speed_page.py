@@ -150,12 +150,16 @@ def test_the_command_writes_the_page_and_measures_nothing_twice(
     assert [each for each in command() if not each.startswith("describe")] == []
     assert command("--parts") == []
     assert (tmp_path / "evidence" / "speed.md").read_text("utf-8") == page
+
+    saved = tmp_path / "evidence" / "speed.json"
+    figures = json.loads(saved.read_text())
+    saved.write_text(json.dumps(figures | {"cells": figures["cells"] | {"of another size": {}}}))
     again = command("--parts", "classic", "--again")
+    assert json.loads(saved.read_text())["cells"].keys() == figures["cells"].keys()
     assert again.count("run_here mabm") == 2
     assert again.count("run_here dense") == 1
 
     # The machine is another one: its figures are not mixed with those of this one.
-    saved = tmp_path / "evidence" / "speed.json"
     figures = json.loads(saved.read_text())
     assert figures["cells"]
     figures["conditions"]["processor"] = "another one"
