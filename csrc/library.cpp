@@ -10,6 +10,20 @@
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(mabm, m) {
+  // Adds every pair of rows and columns that may be neighbors to the lists of the row and, if
+  // mirrored, to those of the column; one pair once where both are the same block.
+  m.def(
+      "screen_pairs_(Tensor operands, Tensor? center, float unit, Tensor biases, Tensor margins, "
+      "Tensor residuals, Tensor slacks, Tensor? scales, Tensor? lost, Tensor? lengths, "
+      "Tensor groups, Tensor list_of_group, int[] widths, Tensor cells, Tensor rows, "
+      "Tensor columns, Tensor places, bool mirrored, Tensor(a!) bounds, Tensor(b!) candidates, "
+      "Tensor(c!) counts, Tensor(d!) lower_bounds, Tensor(e!) thresholds) -> ()");
+  // Drops the candidates below the threshold of their list.
+  m.def(
+      "cut_candidates_(Tensor(a!) bounds, Tensor(b!) candidates, Tensor(c!) counts, "
+      "Tensor thresholds) -> ()");
+  // Squared lengths of the rows, of the centered rows, and their products with the center.
+  m.def("measure_rows(Tensor features, Tensor center) -> Tensor");
   // Adds one tile of scores, products + biases, to each row's running candidates, list by list, and
   // drops what is proven to be none of the list's first `width` (common/rows.h).
   m.def(
@@ -18,10 +32,12 @@ STABLE_TORCH_LIBRARY(mabm, m) {
       "bool last, Tensor(a!) candidate_scores, Tensor(b!) candidates, Tensor(c!) counts, "
       "Tensor(d!) thresholds) -> ()");
   // Orders lists that contain all that may belong to them by exact scores. Lists of count -1 come
-  // back empty.
+  // back empty. With bounds, candidates are scored from the greatest bound down, and no further than
+  // needed: a score s is at most (bound + offset of the row) / area.
   m.def(
       "rank_candidates(Tensor features, Tensor rows, Tensor candidates, Tensor counts, "
-      "int[] widths, bool euclidean) -> (Tensor ranks, Tensor scores)");
+      "int[] widths, bool euclidean, Tensor? bounds=None, Tensor? offsets=None, float area=1.0) "
+      "-> (Tensor ranks, Tensor scores)");
   // Ranks whole rows by exact scores only.
   m.def(
       "rank_exactly(Tensor features, Tensor rows, Tensor groups, Tensor list_of_group, "
@@ -30,9 +46,10 @@ STABLE_TORCH_LIBRARY(mabm, m) {
   m.def(
       "expand_neighbors(Tensor ranks, Tensor mask, Tensor? half_ranks, Tensor? half_mask) "
       "-> (Tensor indptr, Tensor indices)");
+  // products: the exact inner products of the rows with their ranks, which need not be computed.
   m.def(
-      "encode_neighbors(Tensor features, Tensor indptr, Tensor indices) "
-      "-> (Tensor indptr, Tensor indices, Tensor weights)");
+      "encode_neighbors(Tensor features, Tensor indptr, Tensor indices, Tensor? ranks, "
+      "Tensor? products) -> (Tensor indptr, Tensor indices, Tensor weights)");
   m.def(
       "average_encodings(Tensor indptr, Tensor indices, Tensor weights, Tensor neighbors, "
       "Tensor neighbor_weights) -> (Tensor indptr, Tensor indices, Tensor weights)");

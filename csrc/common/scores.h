@@ -12,6 +12,15 @@ namespace mabm {
 double inner_product(const float* a, const float* b, int64_t size);
 double squared_distance(const float* a, const float* b, int64_t size);
 
+// Of a row: its squared length, that of its difference from the center, and the product of this
+// difference with the center. Sums in float64, in the order above.
+struct RowMeasures {
+  double length;
+  double centered_length;
+  double center_product;
+};
+RowMeasures measure_row(const float* row, const float* center, int64_t size);
+
 // Ranks sort by descending score; by Euclidean distance the score is minus its square.
 inline double exact_score(const float* a, const float* b, int64_t size, bool euclidean) {
   return euclidean ? -squared_distance(a, b, size) : inner_product(a, b, size);

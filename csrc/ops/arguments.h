@@ -90,8 +90,20 @@ inline int64_t total_width(const std::vector<int64_t>& widths) {
 
 inline void check_rank_candidates(const Tensor& features, const Tensor& rows,
                                   const Tensor& candidates, const Tensor& counts,
-                                  const std::vector<int64_t>& widths) {
+                                  const std::vector<int64_t>& widths,
+                                  const std::optional<Tensor>& bounds,
+                                  const std::optional<Tensor>& offsets) {
   check_same_device(candidates, {&features, &rows, &counts});
+  STD_TORCH_CHECK(bounds.has_value() == offsets.has_value(), "bounds and offsets go together");
+  if (bounds.has_value()) {
+    check_same_device(candidates, {&*bounds, &*offsets});
+    check_tensor<float>(*bounds, "bounds", 3);
+    for (int axis = 0; axis < 3; ++axis) {
+      check_size(*bounds, "bounds", axis, candidates.size(axis));
+    }
+    check_tensor<double>(*offsets, "offsets", 1);
+    check_size(*offsets, "offsets", 0, rows.numel());
+  }
   check_tensor<float>(features, "features", 2);
   check_tensor<int64_t>(rows, "rows", 1);
   check_tensor<int32_t>(candidates, "candidates", 3);
@@ -178,6 +190,22 @@ inline Rows check_encode_neighbors(const Tensor& features, const Tensor& indptr,
   const Rows neighbors = read_sets(indptr, indices, indptr.numel() - 1);
   check_size(features, "features", 0, neighbors.count);
   return neighbors;
+}
+
+// The inner products of a ranking with its samples, of width 0 if there are none.
+inline RankedProducts read_products(const Tensor& features, const std::optional<Tensor>& ranks,
+                                    const std::optional<Tensor>& products) {
+  if (!ranks.has_value()) {
+    return {0, nullptr, nullptr};
+  }
+  STD_TORCH_CHECK(products.has_value(), "products must come with ranks");
+  check_same_device(features, {&*ranks, &*products});
+  check_ranks(*ranks, "ranks");
+  check_tensor<double>(*products, "products", 2);
+  check_size(*ranks, "ranks", 0, features.size(0));
+  check_size(*products, "products", 0, ranks->size(0));
+  check_size(*products, "products", 1, ranks->size(1));
+  return {ranks->size(1), read<int64_t>(*ranks), read<double>(*products)};
 }
 
 inline Rows check_average_encodings(const Tensor& indptr, const Tensor& indices,

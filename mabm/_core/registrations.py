@@ -34,6 +34,45 @@ def _ragged(indptr: Tensor, num_rows: int | torch.SymInt) -> _Rows:
 
 
 @_fake
+def screen_pairs_(
+    operands: Tensor,
+    center: Tensor | None,
+    unit: float,
+    biases: Tensor,
+    margins: Tensor,
+    residuals: Tensor,
+    slacks: Tensor,
+    scales: Tensor | None,
+    lost: Tensor | None,
+    lengths: Tensor | None,
+    groups: Tensor,
+    list_of_group: Tensor,
+    widths: list[int],
+    cells: Tensor,
+    rows: Tensor,
+    columns: Tensor,
+    places: Tensor,
+    mirrored: bool,
+    bounds: Tensor,
+    candidates: Tensor,
+    counts: Tensor,
+    lower_bounds: Tensor,
+    thresholds: Tensor,
+) -> None:
+    return None
+
+
+@_fake
+def cut_candidates_(bounds: Tensor, candidates: Tensor, counts: Tensor, thresholds: Tensor) -> None:
+    return None
+
+
+@_fake
+def measure_rows(features: Tensor, center: Tensor) -> Tensor:
+    return features.new_empty((features.shape[0], 3), dtype=torch.float64)
+
+
+@_fake
 def collect_candidates_(
     products: Tensor,
     biases: Tensor,
@@ -60,6 +99,9 @@ def rank_candidates(
     counts: Tensor,
     widths: list[int],
     euclidean: bool,
+    bounds: Tensor | None = None,
+    offsets: Tensor | None = None,
+    area: float = 1.0,
 ) -> _Rows:
     return rank_exactly(features, rows, rows, rows, widths, euclidean)
 
@@ -90,7 +132,13 @@ def expand_neighbors(
 
 
 @_fake
-def encode_neighbors(features: Tensor, indptr: Tensor, indices: Tensor) -> _ValuedRows:
+def encode_neighbors(
+    features: Tensor,
+    indptr: Tensor,
+    indices: Tensor,
+    ranks: Tensor | None,
+    products: Tensor | None,
+) -> _ValuedRows:
     starts, columns = _ragged(indptr, features.shape[0])
     return starts, columns, torch.empty_like(columns)
 
