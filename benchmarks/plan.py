@@ -55,10 +55,10 @@ class Plan:
         shape = (options.samples, options.dim)
         half, quarter = ((options.samples // part, options.dim) for part in (2, 4))
         ours, follows = ("mabm", "ranking"), ("sparse", "dense")
-        every = (*ours, *PRODUCTS)
+        every, few = (*ours, *PRODUCTS), ("mabm", "torch", "faiss")
         usual = [
             Cell("main", "usual", "bmil", *shape, options.rounds, every, follows),
-            Cell("classic", "usual", "spcl", *half, options.rounds, ("mabm", "faiss"), follows),
+            Cell("classic", "usual", "spcl", *half, options.rounds, few, follows),
             Cell("small", "usual", "bmil", *quarter, options.rounds, every, (*follows, "Panorama")),
         ]
         of_kind = ("mabm", *PRODUCTS)
