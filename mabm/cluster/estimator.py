@@ -41,7 +41,7 @@ class ModalityDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # skle
             ``"bmil"``, otherwise in total.
         preset: Name of a published distance or a :class:`mabm.Preset`; by default ``"bmil"`` with a
             modality, ``"spcl"`` without.
-        precision: Precision of the ranking: ``"exact"``, or ``"fast"`` as in
+        precision: Precision of the ranking: ``"exact"``, ``"fast"``, or an approximate search as in
             :func:`mabm.rank_neighbors`.
         max_memory: Most memory to allocate beyond the features in float32, on their device: a
             number of bytes, or words such as ``"4GB"`` or ``"512MiB"``; ``None`` for no limit. The

@@ -68,7 +68,7 @@ def predict_labels(
             ``"bmil"``, otherwise in total. Use the value of the clustering.
         preset: Name of a published distance or a :class:`mabm.Preset`; by default ``"bmil"`` with a
             modality, ``"spcl"`` without. Use the value of the clustering.
-        precision: Precision of the ranking: ``"exact"``, or ``"fast"`` as in
+        precision: Precision of the ranking: ``"exact"``, ``"fast"``, or an approximate search as in
             :func:`mabm.rank_neighbors`. Use the value of the clustering.
         max_memory: Most memory to allocate beyond the features in float32 and the result, on their
             device: a number of bytes, or words such as ``"4GB"`` or ``"512MiB"``; ``None`` for no

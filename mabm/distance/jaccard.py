@@ -57,7 +57,7 @@ def modality_jaccard(
         preset: ``"bmil"`` (default with a modality), ``"spcl"`` (default without),
             ``"modal_invariant"``, ``"ca_jaccard"`` (the group is the camera; its four list lengths
             are fields of the preset), or a :class:`Preset` of your own.
-        precision: Precision of the ranking: ``"exact"``, or ``"fast"`` as in
+        precision: Precision of the ranking: ``"exact"``, ``"fast"``, or an approximate search as in
             :func:`mabm.rank_neighbors`.
         max_memory: Most memory to allocate beyond the features in float32 and the result, on their
             device: a number of bytes, or words such as ``"4GB"`` or ``"512MiB"``; ``None`` for no
@@ -127,7 +127,7 @@ def jaccard_graph(
             ``"bmil"``, otherwise in total.
         preset: Name of a published distance or a :class:`mabm.Preset`; by default ``"bmil"`` with a
             modality, ``"spcl"`` without.
-        precision: Precision of the ranking: ``"exact"``, or ``"fast"`` as in
+        precision: Precision of the ranking: ``"exact"``, ``"fast"``, or an approximate search as in
             :func:`mabm.rank_neighbors`.
         max_memory: Most memory to allocate beyond the features in float32 and the result, on their
             device: a number of bytes, or words such as ``"4GB"`` or ``"512MiB"``; ``None`` for no
@@ -183,7 +183,7 @@ def encode_samples(
             ``"bmil"``, otherwise in total.
         preset: Name of a published distance or a :class:`mabm.Preset`; by default ``"bmil"`` with a
             modality, ``"spcl"`` without.
-        precision: Precision of the ranking: ``"exact"``, or ``"fast"`` as in
+        precision: Precision of the ranking: ``"exact"``, ``"fast"``, or an approximate search as in
             :func:`mabm.rank_neighbors`.
         max_memory: Most memory to allocate beyond the features in float32 and the result, on their
             device: a number of bytes, or words such as ``"4GB"`` or ``"512MiB"``; ``None`` for no

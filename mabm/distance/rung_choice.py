@@ -21,7 +21,7 @@ from mabm.distance.rungs import (
 )
 
 # Rows whose scores are computed, and the most numbers that these scores may be.
-_SAMPLE_ROWS = 64
+_SAMPLE_ROWS = 32
 _SAMPLE_SCORES = 1 << 24
 # Rows that directions are found from.
 _DIRECTION_ROWS = 512
@@ -30,9 +30,9 @@ _WIDTHS = (32, 64, 96, 128, 192, 256)
 # What a pair costs beside its product, and a candidate, in multiplications of a kernel: the
 # comparison with two thresholds; scoring (by D times the first, plus the second).
 _COMPARISON = 24
-_CANDIDATE = (4, 4000)
-# Few rows are not worth a projection.
-_FEW_PAIRS = 1 << 20
+_CANDIDATE = (16, 8000)
+# Multiplications of all pairs below which a choice takes longer than it saves.
+_LITTLE_WORK = 1 << 34
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,10 @@ def choose_rungs(x: Tensor, layout: ListLayout, measures: Measures) -> Plan:
     """
     count, dim = x.shape
     whole = _Option(product_error(dim), dim, 0, functools.partial(float_rung, x, measures))
-    if count * count * dim < _FEW_PAIRS * dim or dim < 2 * _WIDTHS[0]:
-        cells = torch.zeros(count, dtype=torch.int32)
+    if count * count * dim < _LITTLE_WORK or dim < 2 * _WIDTHS[0]:
+        cells = torch.zeros_like(layout.groups)
         return Plan([whole.make], capacity_for(layout.widths, None), cells)
-    rows = torch.arange(min(_SAMPLE_ROWS, max(8, _SAMPLE_SCORES // count))) * count
+    rows = count * torch.arange(min(_SAMPLE_ROWS, max(8, _SAMPLE_SCORES // count)), device=x.device)
     rows = (rows // len(rows)).clamp(max=count - 1)
     options = [*_projections(x, rows, measures), whole]
     # Products with centered rows: those with the mean are the same for all columns of a row.
@@ -103,7 +103,7 @@ def capacity_for(widths: list[int], needed: Tensor | None) -> int:
 def _projections(x: Tensor, rows: Tensor, measures: Measures) -> list[_Option]:
     """One option for each number of directions."""
     count, dim = x.shape
-    kept = torch.ones(count, dtype=torch.bool)
+    kept = torch.ones(count, dtype=torch.bool, device=x.device)
     kept[rows] = False  # rows that directions are found from look better than they are
     others = kept.nonzero().flatten()
     others = others[:: max(1, len(others) // _DIRECTION_ROWS)][:_DIRECTION_ROWS]
@@ -112,17 +112,22 @@ def _projections(x: Tensor, rows: Tensor, measures: Measures) -> list[_Option]:
         return []
     sample = (x[others] - measures.center) * measures.unit
     directions = leading_directions(sample, widths[-1])
+    if directions is None or not bool(directions.isfinite().all()):
+        return []
     projection = projection_on(directions)
     seen = projection.project(x[rows], measures.center, measures.unit).to(torch.float64).square()
     lengths = measures.centered[rows].square()
     options = []
     for width in widths:
         rest = (lengths - seen[:, :width].sum(1)).clamp(min=0) / lengths.clamp(min=1e-300)
-        narrow = projection.narrowed(width)
-        error = float(rest.mean()) + 2 * projection_error(narrow) + product_error(width)
-        make = functools.partial(projected_rung, x, measures, narrow)
+        error = float(rest.mean()) + 2 * projection_error(projection) + product_error(width)
+        make = functools.partial(_narrow_rung, x, measures, directions[:, :width])
         options.append(_Option(error, width, dim * width, make))
     return options
+
+
+def _narrow_rung(x: Tensor, measures: Measures, directions: Tensor) -> Rung:
+    return projected_rung(x, measures, projection_on(directions.contiguous()))
 
 
 def _needed_candidates(
