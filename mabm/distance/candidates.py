@@ -30,6 +30,7 @@ from torch import Tensor
 
 from mabm._core.arrays import row_blocks
 from mabm._core.device_memory import available_bytes
+from mabm._core.work import QUIET, Work
 from mabm.distance.integer_products import IntegerProduct, wants_integers
 from mabm.distance.products import Product, growth, product_of
 
@@ -50,6 +51,11 @@ _MOST_UNPROVEN = 0.125
 # Memory for the candidates of one row block; many groups make the block shorter.
 _CANDIDATE_BYTES = 64 << 20
 _GPU_CANDIDATE_BYTES = 512 << 20
+# Under a memory limit: the smallest side of a tile; the numbers kept for each sample, such as
+# groups, biases and bounds; and the buffers of the matrix product and of the allocator.
+_LEAST_TILE = 64
+_ROW_BYTES = 160
+_LIBRARY_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -114,7 +120,7 @@ def propose_candidates(
     layout: ListLayout,
     euclidean: bool,
     trusted: bool = False,
-    max_memory: int | None = None,
+    work: Work = QUIET,
 ) -> Blocks:
     """Yields blocks of row numbers (B,) with the candidates of these rows.
 
@@ -126,10 +132,13 @@ def propose_candidates(
         layout: The lists of each row.
         euclidean: Whether rows are compared by Euclidean distance instead of inner product.
         trusted: Whether approximate scores count as exact: lists are no longer than their widths.
-        max_memory: Bytes that tiles and lists may take; ``None`` for a share of what is free.
+        work: Memory limit, which tiles and candidates keep.
+
+    Raises:
+        MemoryError: The limit does not allow the smallest tile.
     """
     if not trusted and wants_integers(x):
-        integers = Proposals(x, layout, IntegerProduct(x), euclidean, trusted, max_memory)
+        integers = Proposals(x, layout, IntegerProduct(x), euclidean, trusted, work)
         if integers.prove_enough():
             left: list[Tensor] = []
             for rows, candidates in integers.of_all_rows():
@@ -139,11 +148,11 @@ def propose_candidates(
             unproven = torch.cat(left)
             if len(unproven):
                 product = product_of(x)
-                proposals = Proposals(x, layout, product, euclidean, trusted, max_memory)
+                proposals = Proposals(x, layout, product, euclidean, trusted, work)
                 yield from proposals.of_rows(unproven)
             return
         del integers
-    yield from Proposals(x, layout, product_of(x), euclidean, trusted, max_memory).of_all_rows()
+    yield from Proposals(x, layout, product_of(x), euclidean, trusted, work).of_all_rows()
 
 
 class Proposals:
@@ -156,18 +165,20 @@ class Proposals:
         product: Product,
         euclidean: bool,
         trusted: bool = False,
-        max_memory: int | None = None,
+        work: Work = QUIET,
     ) -> None:
         self._count, self._device = len(x), x.device
         self._layout, self._product = layout, product
         self._bias, bounds = bias_and_error_bounds(x, product, euclidean)
         self._gaps = _gaps(bounds, trusted)
         self._capacity = _capacity(layout.widths)
-        self._block, self._side = tile_shape(x, layout.widths, max_memory)
+        self._block, self._side = tile_shape(x, layout.widths, work)
         list_bytes = 8 * len(x) * len(layout.widths) * self._capacity
-        free = available_bytes(x.device) or 0
-        limits = [free // _LISTS_SHARE, *([] if max_memory is None else [max_memory // 2])]
-        self._fits = list_bytes <= min(limits)
+        self._fits = list_bytes <= (available_bytes(x.device) or 0) // _LISTS_SHARE
+        if work.max_memory is not None:
+            side = min(self._side, len(x))
+            needed = list_bytes + tile_bytes(x, layout.widths, side, side)
+            self._fits = self._fits and needed <= work.max_memory
 
     def of_all_rows(self) -> Blocks:
         """Yields all rows. Every product is computed once, if the lists of all rows fit."""
@@ -253,15 +264,36 @@ class Proposals:
         )
 
 
-def tile_shape(x: Tensor, widths: list[int], max_memory: int | None = None) -> tuple[int, int]:
-    """Rows and columns of a tile of scores, for lists of these lengths."""
-    side, candidate_bytes = _tile_side(x.device, max_memory), _CANDIDATE_BYTES
+def tile_shape(x: Tensor, widths: list[int], work: Work = QUIET) -> tuple[int, int]:
+    """Rows and columns of a tile of scores, for lists of these lengths.
+
+    Raises:
+        MemoryError: The memory limit does not allow the smallest tile.
+    """
+    side, candidate_bytes = _tile_side(x.device), _CANDIDATE_BYTES
     if x.is_cuda:
         candidate_bytes = min(_GPU_CANDIDATE_BYTES, 4 * side * side)
-    if max_memory is not None:
-        candidate_bytes = min(candidate_bytes, max_memory // 2)
     rows = candidate_bytes // (8 * len(widths) * _capacity(widths))
-    return max(1, min(side, len(x), rows)), side
+    rows = max(1, min(side, len(x), rows))
+    if work.max_memory is None:
+        return rows, side
+    allowed = work.max_memory
+    while (needed := tile_bytes(x, widths, rows, side)) > allowed and max(rows, side) > _LEAST_TILE:
+        rows, side = (rows, side // 2) if side > rows else (rows // 2, side)
+    work.less(
+        needed, f"ranking {len(x)} samples of {x.shape[1]} dimensions", "raise it, or lower k1"
+    )
+    return rows, side
+
+
+def tile_bytes(x: Tensor, widths: list[int], rows: int, side: int) -> int:
+    """Peak of the ranking beyond its result, in bytes: of all samples and of a tile of scores."""
+    count, dim = x.shape
+    of_all = _ROW_BYTES * count + (2 * count * dim if x.is_cuda else 0)  # a copy in float16
+    columns = min(side, count)
+    operands = 4 * dim * (rows + columns)
+    candidates = rows * (8 * len(widths) * _capacity(widths) + 24 * sum(widths))
+    return of_all + 4 * rows * columns + operands + candidates + _LIBRARY_BYTES
 
 
 def _capacity(widths: list[int]) -> int:
@@ -269,16 +301,13 @@ def _capacity(widths: list[int]) -> int:
     return 2 * (2 * max(widths) + 16)
 
 
-def _tile_side(device: torch.device, max_memory: int | None = None) -> int:
-    """Rows and columns of a tile of scores; limited by a GPU's free memory and what is allowed."""
-    most, step, limits = _TILE, 1, []
-    if device.type == "cuda":
-        most, step = _GPU_TILE, _GPU_STEP
-        limits.append((available_bytes(device) or 0) // _GPU_SHARE)
-    if max_memory is not None:
-        limits.append(max_memory // 4)
-    sides = [math.isqrt(limit // 4) // step * step for limit in limits]
-    return max(step, min([most, *sides]))
+def _tile_side(device: torch.device) -> int:
+    """Rows and columns of a tile of scores; on a GPU limited by its free memory."""
+    if device.type != "cuda":
+        return _TILE
+    free = available_bytes(device) or 0
+    side = math.isqrt(free // _GPU_SHARE // 4) // _GPU_STEP * _GPU_STEP
+    return max(_GPU_STEP, min(_GPU_TILE, side))
 
 
 def _gaps(bounds: Tensor, trusted: bool) -> Tensor:

@@ -25,10 +25,11 @@ from mabm._core.arrays import Array, ArrayT, like, row_blocks, to_tensor
 from mabm._core.columns import Column, check_modality, check_samples
 from mabm._core.device_memory import running_ops
 from mabm._core.work import QUIET, Advance, Report, Work
+from mabm.distance.approximate import RankingRecall, check_recall, rank_by_search
 from mabm.distance.candidates import ListLayout, propose_candidates
-from mabm.distance.options import Precision, check_precision
+from mabm.distance.options import NamedPrecision, Precision, check_precision
 from mabm.distance.presets import DEFAULT_K1, MAX_K, Preset, check_k1, resolve_preset
-from mabm.distance.screening import Proposal, screen
+from mabm.distance.screening import Proposal, screen, screen_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +57,8 @@ class Ranking(ArrayRecord, Generic[ArrayT]):
         preset: The choices of the pipeline.
         k1: The requested number of neighbors, which defines the length of the half list.
         groups: (N,) int64, the group of each sample, or ``None`` if the preset does not use groups.
+        recall: How many of the exact neighbors an approximate search has found; ``None`` for every
+            other ranking.
 
     Example:
         >>> import torch, mabm
@@ -72,6 +75,7 @@ class Ranking(ArrayRecord, Generic[ArrayT]):
     preset: Preset
     k1: int = DEFAULT_K1
     groups: Array | None = None
+    recall: RankingRecall | None = None
 
     def __post_init__(self) -> None:
         """Rejects ranks out of range, and parts that do not fit together."""
@@ -107,6 +111,8 @@ class Ranking(ArrayRecord, Generic[ArrayT]):
             raise ValueError(
                 f"ranks must be in [-1, {len(ranks)}), got {int(ranks.min())} to {int(ranks.max())}"
             )
+        if self.recall is not None:
+            check_recall(self.recall, len(self.widths))
         if self.groups is not None:
             groups = check_modality(self.groups, len(ranks), ranks.device, "groups")
             object.__setattr__(self, "groups", like(groups, self.ranks))
@@ -150,6 +156,7 @@ def rank_neighbors(
     k1: int = DEFAULT_K1,
     preset: str | Preset | None = None,
     precision: Precision = "exact",
+    max_memory: int | str | None = None,
     progress: bool | Report = False,
 ) -> Ranking[ArrayT]:
     """Computes the nearest neighbors of every sample: the lists that the later stages use.
@@ -167,6 +174,13 @@ def rank_neighbors(
             ``"fast"``: the nearest samples by a fast matrix product, ordered by their exact scores;
             a nearer sample may be missed. Rows whose product overflows are ranked by exact scores
             in both cases.
+            A :class:`mabm.NeighborSearch`, such as :class:`mabm.FaissSearch`: the nearest samples
+            that it finds, ordered by their exact scores. Samples may be missed, and results may
+            depend on its version and threads. ``Ranking.recall`` and the log say how many were
+            found, on a sample of rows. A list ends early (-1) where too few were found.
+        max_memory: Most memory to allocate beyond the features in float32 and the result, on their
+            device: a number of bytes, or words such as ``"4GB"`` or ``"512MiB"``; ``None`` for no
+            limit. The ranking works in smaller parts to keep it; results are the same.
         progress: Whether to show progress bars on standard error (they need tqdm), or a function
             that is called with a :class:`mabm.Progress` as each stage begins, about ten times a
             second, and as it ends.
@@ -181,6 +195,8 @@ def rank_neighbors(
         ImportError: A bar is wanted, and tqdm is missing.
         TypeError: An argument has the wrong type.
         ValueError: An argument is out of range; the message names it, the range and the value.
+            What a search of your own returns is called ``precision.find_candidates(...)``.
+        MemoryError: ``max_memory`` is too small; the message names the bytes.
 
     Source:
         Wang et al., AAAI 2026 (BMIL); with ``preset="spcl"`` Zhong et al., CVPR 2017.
@@ -191,7 +207,7 @@ def rank_neighbors(
         >>> mabm.rank_neighbors(features, k1=2).ranks.tolist()
         [[0, 1], [1, 0], [2, 1], [3, 2]]
     """
-    work = Work.of(progress=progress)
+    work = Work.of(max_memory, progress)
     x, groups, _ = check_samples(features, modality)
     chosen = resolve_preset(preset, has_modality=groups is not None)
     k1 = check_k1(chosen, k1, len(group_sizes(groups, len(x))))
@@ -231,11 +247,14 @@ def rank(
         layout = _list_layout(x, groups, preset, k1)
         may_advise = preset.metric == "inner_product" and is_wanted(logger, "lengths")
         lengths = _extreme_lengths(x) if may_advise and len(x) >= _FEW_ROWS else None
-        euclidean = preset.metric == "euclidean"
-        ranks, scores = _rank_lists(x, layout, euclidean, precision, work, advance)
+        euclidean, recall = preset.metric == "euclidean", None
+        if isinstance(precision, str):
+            ranks, scores = _rank_lists(x, layout, euclidean, precision, work, advance)
+        else:
+            ranks, scores, recall = rank_by_search(x, layout, euclidean, precision, advance)
     if lengths is not None:
         _advise_on_lengths(lengths)  # a GPU has been waited for
-    return Ranking.unchecked(ranks, scores, tuple(layout.widths), preset, k1, groups)
+    return Ranking.unchecked(ranks, scores, tuple(layout.widths), preset, k1, groups, recall)
 
 
 def _extreme_lengths(x: Tensor) -> Tensor:
@@ -261,7 +280,7 @@ def _rank_lists(
     x: Tensor,
     layout: ListLayout,
     euclidean: bool,
-    precision: Precision,
+    precision: NamedPrecision,
     work: Work,
     advance: Advance,
 ) -> tuple[Tensor, Tensor]:
@@ -310,9 +329,15 @@ def propose(
         fast: Whether to trust approximate scores more than is proven.
         work: The memory limit.
         advance: Called with the number of rows done.
+
+    Raises:
+        MemoryError: The limit does not allow the smallest parts.
     """
     if x.is_cpu:
-        return screen(x, layout, euclidean, fast, work.max_memory, advance)
+        what = f"ranking {len(x)} samples of {x.shape[1]} dimensions"
+        least = screen_bytes(x, layout.widths, work.max_memory)
+        beside = work.less(least, what, "raise max_memory or lower k1")
+        return screen(x, layout, euclidean, fast, beside.max_memory, advance)
     return propose_by_tiles(x, layout, euclidean, fast, work, advance)
 
 
@@ -320,7 +345,7 @@ def propose_by_tiles(
     x: Tensor, layout: ListLayout, euclidean: bool, fast: bool, work: Work, advance: Advance
 ) -> Iterator[Proposal]:
     """:func:`propose` on a GPU; on the CPU for tests."""
-    for rows, found in propose_candidates(x, layout, euclidean, fast, work.max_memory):
+    for rows, found in propose_candidates(x, layout, euclidean, fast, work):
         yield Proposal(found.rung, rows, found.indices, found.counts)
         advance(len(rows))
 

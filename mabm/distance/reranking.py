@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch import Tensor
 
-from mabm._core.arguments import check_real
+from mabm._core.arguments import check_choice, check_real
 from mabm._core.arrays import Array, ArrayT, check_features, like
 from mabm._core.columns import Column, check_modality, read_categories
 from mabm._core.device_memory import check_fits
@@ -15,7 +16,7 @@ from mabm._core.modalities import MODALITIES
 from mabm._core.saving import Saved
 from mabm._core.work import QUIET, Advance, Report, Work
 from mabm.distance.jaccard import dense_distance, encode_features, resolve_options
-from mabm.distance.options import DistanceOptions, Precision
+from mabm.distance.options import DistanceOptions, NamedPrecision, Precision
 from mabm.distance.presets import DEFAULT_K2, Preset
 
 # Re-ranking commonly uses shorter lists than clustering.
@@ -46,10 +47,11 @@ class RerankOptions(Saved):
     k2: int = DEFAULT_K2
     lambda_value: float = 0.3
     preset: str = "bmil"
-    precision: Precision = "exact"
+    precision: NamedPrecision = "exact"
 
     def __post_init__(self) -> None:
         """Rejects what :func:`rerank` would reject, before any feature is computed."""
+        check_choice("precision", self.precision, get_args(NamedPrecision))
         self.distance  # noqa: B018  # making it checks k1, k2 and preset
         check_real("lambda_value", self.lambda_value, 0.0, 1.0)
 
@@ -72,6 +74,7 @@ def rerank(
     lambda_value: float = 0.3,
     preset: str | Preset | None = None,
     precision: Precision = "exact",
+    max_memory: int | str | None = None,
     progress: bool | Report = False,
 ) -> ArrayT:
     """Computes re-ranked distances from every query to every gallery sample.
@@ -93,8 +96,11 @@ def rerank(
         lambda_value: Weight of the original distance, in [0, 1].
         preset: Name of a published distance or a :class:`mabm.Preset`; by default ``"bmil"`` with a
             modality, ``"spcl"`` without.
-        precision: Precision of the ranking: ``"exact"``, or ``"fast"`` as in
+        precision: Precision of the ranking: ``"exact"``, ``"fast"``, or an approximate search as in
             :func:`mabm.rank_neighbors`.
+        max_memory: Most memory to allocate beyond the features in float32 and the result, on their
+            device: a number of bytes, or words such as ``"4GB"`` or ``"512MiB"``; ``None`` for no
+            limit. The ranking works in smaller parts to keep it; results are the same.
         progress: Whether to show progress bars on standard error (they need tqdm), or a function
             that is called with a :class:`mabm.Progress` as each stage begins, about ten times a
             second, and as it ends.
@@ -107,7 +113,7 @@ def rerank(
     Raises:
         TypeError: An argument has the wrong type.
         ValueError: An argument is out of range, or only one modality is given.
-        MemoryError: (Q, G) does not fit.
+        MemoryError: (Q, G) does not fit, or ``max_memory`` is too small.
 
     Source:
         Zhong et al., "Re-ranking Person Re-identification with k-reciprocal Encoding", CVPR 2017,
@@ -119,7 +125,7 @@ def rerank(
         >>> mabm.rerank(query, gallery).shape
         torch.Size([5, 40])
     """
-    work = Work.of(progress=progress)
+    work = Work.of(max_memory, progress)
     q, g = check_features(query, "query"), check_features(gallery, "gallery")
     if q.shape[1] != g.shape[1]:
         raise ValueError(f"gallery must have {q.shape[1]} columns as query has, got {g.shape[1]}")
@@ -150,14 +156,18 @@ def rerank_samples(
         work: Memory limit and progress.
     """
     total = len(q) + len(g)
+    copies, wide = 4 * total * q.shape[1], 8 * total * (q.shape[1] + 3 * _ROWS_AT_ONCE)
+    what, instead = f"re-ranking {len(q)} x {len(g)} samples", "re-rank fewer queries at a time"
+    beside = work.less(copies, what, instead)
+    beside.less(wide, what, instead)
     check_fits(
         4 * len(q) * len(g) + 8 * total * (q.shape[1] + _ROWS_AT_ONCE),
         f"the ({len(q)}, {len(g)}) distance, with the features in float64,",
-        "re-rank fewer queries at a time",
+        instead,
         q.device,
     )
     together = torch.cat([q, g])
-    encoding = encode_features(together, groups, options, whole_groups=False, work=work)
+    encoding = encode_features(together, groups, options, whole_groups=False, work=beside)
     split = len(q)
     distance = dense_distance(encoding, slice(0, split), slice(split, None), work)
     with work.stage("original distance", split) as advance:
