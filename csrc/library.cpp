@@ -10,17 +10,33 @@
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(mabm, m) {
-  // Adds one tile of scores, products + biases, to each row's running candidates, list by list.
+  // Adds every pair of rows and columns that may be neighbors to the lists of the row and, if
+  // mirrored, to those of the column; one pair once where both are the same block.
   m.def(
-      "collect_candidates_(Tensor products, Tensor biases, Tensor row_groups, Tensor "
-      "column_groups, "
-      "Tensor list_of_group, int first_column, Tensor(a!) candidate_scores, "
-      "Tensor(b!) candidates, Tensor(c!) counts, Tensor(d!) thresholds) -> ()");
-  // Rescores the candidates exactly; certified marks the rows that are proven complete.
+      "screen_pairs_(Tensor operands, Tensor? center, float unit, Tensor biases, Tensor margins, "
+      "Tensor residuals, Tensor slacks, Tensor? scales, Tensor? lost, Tensor? lengths, "
+      "Tensor? features, Tensor? feature_center, float feature_unit, Tensor? feature_residuals, "
+      "Tensor groups, Tensor list_of_group, int[] widths, Tensor cells, Tensor rows, "
+      "Tensor columns, Tensor places, bool mirrored, Tensor(a!) bounds, Tensor(b!) candidates, "
+      "Tensor(c!) counts, Tensor(d!) lower_bounds, Tensor(e!) thresholds) -> ()");
+  // Drops the candidates below the threshold of their list.
   m.def(
-      "rank_candidates(Tensor features, Tensor rows, Tensor candidate_scores, Tensor candidates, "
-      "Tensor counts, Tensor thresholds, Tensor error_bounds, int[] widths, bool euclidean) "
-      "-> (Tensor ranks, Tensor scores, Tensor certified)");
+      "cut_candidates_(Tensor(a!) bounds, Tensor(b!) candidates, Tensor(c!) counts, "
+      "Tensor thresholds) -> ()");
+  // Squared lengths of the rows, of the centered rows, and their products with the center.
+  m.def("measure_rows(Tensor features, Tensor center) -> Tensor");
+  // Adds one tile of scores, products + biases, to each row's running candidates, list by list, and
+  // drops what is proven to be none of the list's first `width` (common/rows.h).
+  m.def(
+      "collect_candidates_(Tensor products, Tensor biases, Tensor row_groups, "
+      "Tensor column_groups, Tensor list_of_group, int first_column, Tensor gaps, int[] widths, "
+      "bool last, Tensor(a!) candidate_scores, Tensor(b!) candidates, Tensor(c!) counts, "
+      "Tensor(d!) thresholds) -> ()");
+  // Orders lists that contain all that may belong to them by exact scores. Lists of count -1 come
+  // back empty.
+  m.def(
+      "rank_candidates(Tensor features, Tensor rows, Tensor candidates, Tensor counts, "
+      "int[] widths, bool euclidean) -> (Tensor ranks, Tensor scores)");
   // Ranks whole rows by exact scores only.
   m.def(
       "rank_exactly(Tensor features, Tensor rows, Tensor groups, Tensor list_of_group, "

@@ -48,7 +48,8 @@ def rank_a_block(given: Prepared) -> None:
     """Ranks the first block of rows: its candidates, and the lists made of them."""
     layout = _list_layout(given.features, given.modality, mabm.PRESETS["bmil"], 30)
     rows, candidates = next(propose_candidates(given.features, layout, False))
-    torch.ops.mabm.rank_candidates(given.features, rows, *candidates, layout.widths, False)
+    lists = (candidates.indices, candidates.counts, layout.widths)
+    torch.ops.mabm.rank_candidates(given.features, rows, *lists, False)
 
 
 def rank_some_exactly(given: Prepared) -> None:

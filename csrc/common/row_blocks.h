@@ -71,30 +71,38 @@ struct RowBlock {
   const RowLoop& loop;
 };
 
-// Calls body(block, scratch) for every block of rows, in any order, on all threads; each thread
-// makes one scratch by make_scratch(). A body that works on a block for long looks at
-// block.loop.is_interrupted() now and then, and returns if so. An error in any of them is thrown
+// Calls body(task, loop, scratch) for every task of a loop, handed out in ascending order, on all
+// threads; each thread makes one scratch by make_scratch(). A body that works on a task for long
+// looks at loop.is_interrupted() now and then, and returns if so. An error in any of them is thrown
 // here.
 template <class MakeScratch, class Body>
-void for_each_row_block(int64_t num_rows, const MakeScratch& make_scratch, const Body& body) {
-  const int64_t num_blocks = (num_rows + kRowBlock - 1) / kRowBlock;
-  const int64_t workers = std::min<int64_t>(torch::stable::get_num_threads(), num_blocks);
-  RowLoop loop(num_blocks);
+void for_each_task(int64_t num_tasks, const MakeScratch& make_scratch, const Body& body) {
+  const int64_t workers = std::min<int64_t>(torch::stable::get_num_threads(), num_tasks);
+  RowLoop loop(num_tasks);
   torch::stable::parallel_for(0, workers, 1, [&](int64_t, int64_t) {
-    int64_t index = num_blocks;  // an error before the first block comes after those of blocks
+    int64_t task = num_tasks;  // an error before the first task comes after those of tasks
     try {
       auto scratch = make_scratch();
-      while ((index = loop.take()) >= 0 && !loop.is_interrupted()) {
-        const int64_t first = index * kRowBlock;
-        body(RowBlock{index, first, std::min(num_rows, first + kRowBlock), loop}, scratch);
+      while ((task = loop.take()) >= 0 && !loop.is_interrupted()) {
+        body(task, loop, scratch);
       }
     } catch (const Interrupted&) {
-      loop.fail(index, true);
+      loop.fail(task, true);
     } catch (...) {
-      loop.fail(index, false);
+      loop.fail(task, false);
     }
   });
   loop.rethrow();
+}
+
+// Calls body(block, scratch) for every block of rows, as for_each_task does for every task.
+template <class MakeScratch, class Body>
+void for_each_row_block(int64_t num_rows, const MakeScratch& make_scratch, const Body& body) {
+  const int64_t num_blocks = (num_rows + kRowBlock - 1) / kRowBlock;
+  for_each_task(num_blocks, make_scratch, [&](int64_t index, const RowLoop& loop, auto& scratch) {
+    const int64_t first = index * kRowBlock;
+    body(RowBlock{index, first, std::min(num_rows, first + kRowBlock), loop}, scratch);
+  });
 }
 
 struct NoScratch {};

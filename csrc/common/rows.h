@@ -28,9 +28,17 @@ struct MaskedRanks {
 };
 
 // The candidates of B rows: (B, L, C) scores and sample indices in L lists of at most C entries,
-// with the number of entries of each list, (B, L), and its threshold, (B, L). A list that is full
-// is cut to its better half. No sample left out of a list scored more than the list's threshold,
-// which is -inf where none was left out.
+// with the number of entries of each list, (B, L), and its threshold, (B, L): what scores less is
+// left out of the list. It begins at -inf.
+//
+// A full list is cut. Two approximate scores of a row whose gap is g are in the order of the exact
+// ones if they differ by more than g, so that what lies more than g below the width-th best cannot
+// belong to the first `width`: the threshold becomes that score minus g, and what scores less is
+// dropped. A list that stays more than 7/8 full has overflowed: its count is -1, its threshold
+// +inf, and it takes no more.
+//
+// With a negative gap the scores are taken as they are: a cut leaves `width` entries, of equal
+// scores the first.
 template <class Score>
 struct CandidateLists {
   int64_t num_rows;
@@ -40,6 +48,16 @@ struct CandidateLists {
   int32_t* indices;
   int32_t* counts;
   Score* thresholds;
+
+  // Whether so many entries after a cut are too many.
+  MABM_HOST_DEVICE bool overflows(int64_t count) const { return 8 * count > 7 * capacity; }
+};
+
+// What a list is cut by.
+template <class Score>
+struct Cut {
+  int32_t width;
+  Score gap;
 };
 
 }  // namespace mabm

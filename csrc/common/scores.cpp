@@ -6,10 +6,9 @@ namespace mabm {
 namespace {
 
 constexpr int kLanes = 32;
-// Columns tested together before they are searched one by one.
-constexpr int64_t kChunk = 64;
 
-inline double fold(double* partial) {
+template <class T>
+inline T fold(T* partial) {
   for (int half = kLanes / 2; half > 0; half /= 2) {
     for (int lane = 0; lane < half; ++lane) {
       partial[lane] += partial[lane + half];
@@ -50,40 +49,37 @@ MABM_CLONES double squared_distance(const float* a, const float* b, int64_t size
   return fold(partial);
 }
 
-MABM_CLONES int64_t first_above(const float* products, const float* biases, float threshold,
-                                int64_t begin, int64_t end) {
-  int64_t column = begin;
-  for (; column + kChunk <= end; column += kChunk) {
-    int any = 0;
-    for (int64_t at = column; at < column + kChunk; ++at) {
-      any |= products[at] + biases[at] > threshold;
-    }
-    if (any) {
-      break;
+MABM_CLONES float centered_product(const float* a, const float* b, const float* center,
+                                   int64_t size) {
+  float partial[kLanes] = {};
+  const int64_t whole = size - size % kLanes;
+  for (int64_t d = 0; d < whole; d += kLanes) {
+    for (int lane = 0; lane < kLanes; ++lane) {
+      partial[lane] += (a[d + lane] - center[d + lane]) * (b[d + lane] - center[d + lane]);
     }
   }
-  while (column < end && !(products[column] + biases[column] > threshold)) {
-    ++column;
+  for (int64_t d = whole; d < size; ++d) {
+    partial[d - whole] += (a[d] - center[d]) * (b[d] - center[d]);
   }
-  return column;
+  return fold(partial);
 }
 
-MABM_CLONES int64_t first_above(const float* products, const float* biases, const int32_t* groups,
-                                const float* group_thresholds, int64_t begin, int64_t end) {
-  int64_t column = begin;
-  for (; column + kChunk <= end; column += kChunk) {
-    int any = 0;
-    for (int64_t at = column; at < column + kChunk; ++at) {
-      any |= products[at] + biases[at] > group_thresholds[groups[at]];
-    }
-    if (any) {
-      break;
+MABM_CLONES RowMeasures measure_row(const float* row, const float* center, int64_t size) {
+  double lengths[kLanes] = {};
+  double centered_lengths[kLanes] = {};
+  double products[kLanes] = {};
+  for (int64_t first = 0; first < size; first += kLanes) {
+    const int width = static_cast<int>(size - first < kLanes ? size - first : int64_t{kLanes});
+    for (int lane = 0; lane < width; ++lane) {
+      const double value = static_cast<double>(row[first + lane]);
+      const double origin = static_cast<double>(center[first + lane]);
+      const double centered = value - origin;
+      lengths[lane] += value * value;
+      centered_lengths[lane] += centered * centered;
+      products[lane] += centered * origin;
     }
   }
-  while (column < end && !(products[column] + biases[column] > group_thresholds[groups[column]])) {
-    ++column;
-  }
-  return column;
+  return {fold(lengths), fold(centered_lengths), fold(products)};
 }
 
 }  // namespace mabm

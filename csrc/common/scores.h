@@ -1,4 +1,4 @@
-// The exact scores that ranks are defined by, and the scans that find candidates for them.
+// The exact scores that ranks are defined by.
 #pragma once
 
 #include <cstdint>
@@ -12,17 +12,21 @@ namespace mabm {
 double inner_product(const float* a, const float* b, int64_t size);
 double squared_distance(const float* a, const float* b, int64_t size);
 
+// Product of the differences of two rows from a center, in float32, in as many partial sums.
+float centered_product(const float* a, const float* b, const float* center, int64_t size);
+
+// Of a row: its squared length, that of its difference from the center, and the product of this
+// difference with the center. Sums in float64, in the order above.
+struct RowMeasures {
+  double length;
+  double centered_length;
+  double center_product;
+};
+RowMeasures measure_row(const float* row, const float* center, int64_t size);
+
 // Ranks sort by descending score; by Euclidean distance the score is minus its square.
 inline double exact_score(const float* a, const float* b, int64_t size, bool euclidean) {
   return euclidean ? -squared_distance(a, b, size) : inner_product(a, b, size);
 }
-
-// First column in [begin, end) whose score, products[column] + biases[column] in float32, exceeds
-// its threshold, or end if there is none: one threshold for all, or one for the group of each
-// column.
-int64_t first_above(const float* products, const float* biases, float threshold, int64_t begin,
-                    int64_t end);
-int64_t first_above(const float* products, const float* biases, const int32_t* groups,
-                    const float* group_thresholds, int64_t begin, int64_t end);
 
 }  // namespace mabm

@@ -1,5 +1,4 @@
-// Ranking: candidates proven complete and rescored exactly; the proof is in ops/cpu/ranking.cpp. A
-// warp has a row to itself.
+// Ranking: candidates scored exactly and ordered. A warp has a row to itself.
 #pragma once
 
 #include "common/device.h"
@@ -72,84 +71,62 @@ struct RankedLists {
   double* scores;
 };
 
-// Proves a row's lists complete and orders them by exact scores. `scored` and `scored_indices` are
-// scratch of C entries a row.
+// The candidates of B rows, (B, L, C), whose lists are complete; counts (B, L), -1 for lists that
+// are left empty.
+struct CompleteLists {
+  int64_t num_rows;
+  int64_t num_lists;
+  int64_t capacity;
+  const int32_t* indices;
+  const int32_t* counts;
+};
+
+// Orders a row's lists by exact scores. `scored` is scratch of C entries a row.
 template <bool kEuclidean>
 __global__ void rank_candidates_kernel(const float* features, int64_t dim, const int64_t* rows,
-                                       CandidateLists<float> lists, const double* error_bounds,
-                                       RankedLists ranked, bool* certified, double* scored,
-                                       int32_t* scored_indices) {
+                                       CompleteLists lists, RankedLists ranked, double* scored) {
   const int64_t row = global_warp();
   if (row >= lists.num_rows) {
     return;
   }
   const float* row_features = features + rows[row] * dim;
-  const double bound = error_bounds[row];
   double* row_scored = scored + row * lists.capacity;
-  int32_t* row_indices = scored_indices + row * lists.capacity;
-  bool proven = isfinite(bound);
   int64_t column = row * ranked.total_width;
   for (int64_t list = 0; list < lists.num_lists; ++list) {
     const int64_t at = row * lists.num_lists + list;
-    const float* list_scores = lists.scores + at * lists.capacity;
-    const int32_t* list_indices = lists.indices + at * lists.capacity;
-    const int width = ranked.widths[list];
-    const int count = lists.counts[at];
-    double least = -INFINITY;
-    if (proven && count > width) {
-      const auto boundary = find_boundary(list_scores, count, width, width - 1);
-      least = static_cast<double>(score_of(boundary.key)) - 2 * bound;
-    }
-    const float threshold = lists.thresholds[at];
-    proven = proven && (threshold == -INFINITY || threshold < least);
-    int num_scored = 0;
-    for (int first = 0; proven && first < count; first += kWarpSize) {
-      const int slot = first + lane_index();
-      const bool near = slot < count && list_scores[slot] >= least;
-      const unsigned all_near = __ballot_sync(kFullWarp, near);
-      if (near) {
-        row_indices[num_scored + lanes_before(all_near)] = list_indices[slot];
-      }
-      num_scored += __popc(all_near);
-    }
-    __syncwarp();
-    for (int first = 0; first < num_scored; first += kScoreBatch) {
+    const int32_t* indices = lists.indices + at * lists.capacity;
+    const int count = lists.counts[at] < 0 ? 0 : lists.counts[at];
+    for (int first = 0; first < count; first += kScoreBatch) {
       const float* others[kScoreBatch];
 #pragma unroll
       for (int k = 0; k < kScoreBatch; ++k) {
         // The last batch is filled up with the last candidate.
-        others[k] = features + row_indices[lesser(first + k, num_scored - 1)] * dim;
+        others[k] = features + indices[lesser(first + k, count - 1)] * dim;
       }
       double exact[kScoreBatch];
       score_row<kEuclidean>(row_features, others, dim, exact);
 #pragma unroll
       for (int k = 0; k < kScoreBatch; ++k) {
-        if (lane_index() == k && first + k < num_scored) {
+        if (lane_index() == k && first + k < count) {
           row_scored[first + k] = exact[k];
         }
       }
     }
     __syncwarp();
-    write_list(row_scored, row_indices, num_scored, width, ranked.ranks + column,
-               ranked.scores + column);
+    const int width = ranked.widths[list];
+    write_list(row_scored, indices, count, width, ranked.ranks + column, ranked.scores + column);
     __syncwarp();  // before the next list takes the scratch
     column += width;
-  }
-  if (lane_index() == 0) {
-    certified[row] = proven;
   }
 }
 
 inline cudaError_t launch_rank_candidates(const float* features, int64_t dim, const int64_t* rows,
-                                          const CandidateLists<float>& lists,
-                                          const double* error_bounds, bool euclidean,
-                                          const RankedLists& ranked, bool* certified,
-                                          double* scored, int32_t* scored_indices,
+                                          const CompleteLists& lists, bool euclidean,
+                                          const RankedLists& ranked, double* scored,
                                           cudaStream_t stream) {
   return launch(euclidean ? rank_candidates_kernel<true> : rank_candidates_kernel<false>,
                 blocks_for(lists.num_rows, kMostRowWarps), kMostRowWarps * kWarpSize, 0, stream,
-                features, dim, rows, lists, error_bounds, ranked, certified, scored,
-                scored_indices);
+                features, dim, rows, lists, ranked, scored);
 }
 
 // Empties lists.

@@ -43,19 +43,32 @@ inline CandidateLists<float> read_lists(const Tensor& candidate_scores, const Te
   return lists;
 }
 
+// Checks the length of each list.
+inline void check_widths(const std::vector<int64_t>& widths) {
+  for (const int64_t width : widths) {
+    STD_TORCH_CHECK(width >= 0 && width <= kMaxInt32, "widths must be in [0, ", kMaxInt32,
+                    "], got ", width);
+  }
+}
+
 inline CandidateLists<float> check_collect_candidates(
     const Tensor& products, const Tensor& biases, const Tensor& row_groups,
     const Tensor& column_groups, const Tensor& list_of_group, int64_t first_column,
-    const Tensor& candidate_scores, const Tensor& candidates, const Tensor& counts,
-    const Tensor& thresholds) {
+    const Tensor& gaps, const std::vector<int64_t>& widths, const Tensor& candidate_scores,
+    const Tensor& candidates, const Tensor& counts, const Tensor& thresholds) {
   const CandidateLists<float> lists = read_lists(candidate_scores, candidates, counts, thresholds);
-  check_same_device(candidates, {&products, &biases, &row_groups, &column_groups, &list_of_group});
+  check_same_device(candidates,
+                    {&products, &biases, &row_groups, &column_groups, &list_of_group, &gaps});
   check_tensor<float>(products, "products", 2);
   check_tensor<float>(biases, "biases", 1);
   check_tensor<int32_t>(row_groups, "row_groups", 1);
   check_tensor<int32_t>(column_groups, "column_groups", 1);
   check_tensor<int32_t>(list_of_group, "list_of_group", 2);
+  check_tensor<float>(gaps, "gaps", 1);
   check_size(products, "products", 0, lists.num_rows);
+  check_size(gaps, "gaps", 0, lists.num_rows);
+  check_size(candidates, "candidates", 1, static_cast<int64_t>(widths.size()));
+  check_widths(widths);
   check_size(biases, "biases", 0, products.size(1));
   check_size(row_groups, "row_groups", 0, lists.num_rows);
   check_size(column_groups, "column_groups", 0, products.size(1));
@@ -66,16 +79,8 @@ inline CandidateLists<float> check_collect_candidates(
   check_range<int32_t>(row_groups, "row_groups", 0, list_of_group.size(0));
   check_range<int32_t>(column_groups, "column_groups", 0, list_of_group.size(0));
   check_range<int32_t>(list_of_group, "list_of_group", 0, lists.num_lists);
-  check_range<int32_t>(counts, "counts", 0, lists.capacity);
+  check_range<int32_t>(counts, "counts", -1, lists.capacity);
   return lists;
-}
-
-// Checks the length of each list.
-inline void check_widths(const std::vector<int64_t>& widths) {
-  for (const int64_t width : widths) {
-    STD_TORCH_CHECK(width >= 0 && width <= kMaxInt32, "widths must be in [0, ", kMaxInt32,
-                    "], got ", width);
-  }
 }
 
 // Columns of ranks that lists of these widths take together.
@@ -83,33 +88,34 @@ inline int64_t total_width(const std::vector<int64_t>& widths) {
   return std::accumulate(widths.begin(), widths.end(), int64_t{0});
 }
 
-inline CandidateLists<float> check_rank_candidates(const Tensor& features, const Tensor& rows,
-                                                   const Tensor& candidate_scores,
-                                                   const Tensor& candidates, const Tensor& counts,
-                                                   const Tensor& thresholds,
-                                                   const Tensor& error_bounds,
-                                                   const std::vector<int64_t>& widths) {
-  const CandidateLists<float> lists = read_lists(candidate_scores, candidates, counts, thresholds);
-  check_same_device(candidates, {&features, &rows, &error_bounds});
+inline void check_rank_candidates(const Tensor& features, const Tensor& rows,
+                                  const Tensor& candidates, const Tensor& counts,
+                                  const std::vector<int64_t>& widths) {
+  check_same_device(candidates, {&features, &rows, &counts});
   check_tensor<float>(features, "features", 2);
   check_tensor<int64_t>(rows, "rows", 1);
-  check_tensor<double>(error_bounds, "error_bounds", 1);
-  check_size(rows, "rows", 0, lists.num_rows);
-  check_size(error_bounds, "error_bounds", 0, lists.num_rows);
+  check_tensor<int32_t>(candidates, "candidates", 3);
+  check_tensor<int32_t>(counts, "counts", 2);
+  check_size(candidates, "candidates", 0, rows.numel());
   check_size(candidates, "candidates", 1, static_cast<int64_t>(widths.size()));
+  check_size(counts, "counts", 0, rows.numel());
+  check_size(counts, "counts", 1, static_cast<int64_t>(widths.size()));
   check_widths(widths);
+  const int64_t capacity = candidates.size(2);
+  STD_TORCH_CHECK(capacity <= kMaxInt32, "candidates must be fewer than 2^31 a list, got ",
+                  capacity);
   check_range<int64_t>(rows, "rows", 0, features.size(0));
-  check_range<int32_t>(counts, "counts", 0, lists.capacity + 1);
+  check_range<int32_t>(counts, "counts", -1, capacity + 1);
   if (candidates.is_cpu()) {
-    for (int64_t list = 0; list < lists.num_rows * lists.num_lists; ++list) {
-      const int32_t* begin = lists.indices + list * lists.capacity;
-      for (const int32_t* index = begin; index < begin + lists.counts[list]; ++index) {
+    const int32_t* indices = read<int32_t>(candidates);
+    for (int64_t list = 0; list < counts.numel(); ++list) {
+      const int32_t* begin = indices + list * capacity;
+      for (const int32_t* index = begin; index < begin + read<int32_t>(counts)[list]; ++index) {
         STD_TORCH_CHECK(*index >= 0 && *index < features.size(0), "candidates must be in [0, ",
                         features.size(0), "), got ", *index);
       }
     }
   }
-  return lists;
 }
 
 inline void check_rank_exactly(const Tensor& features, const Tensor& rows, const Tensor& groups,

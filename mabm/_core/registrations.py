@@ -34,6 +34,51 @@ def _ragged(indptr: Tensor, num_rows: int | torch.SymInt) -> _Rows:
 
 
 @_fake
+def screen_pairs_(
+    operands: Tensor,
+    center: Tensor | None,
+    unit: float,
+    biases: Tensor,
+    margins: Tensor,
+    residuals: Tensor,
+    slacks: Tensor,
+    scales: Tensor | None,
+    lost: Tensor | None,
+    lengths: Tensor | None,
+    features: Tensor | None,
+    feature_center: Tensor | None,
+    feature_unit: float,
+    feature_residuals: Tensor | None,
+    groups: Tensor,
+    list_of_group: Tensor,
+    widths: list[int],
+    cells: Tensor,
+    rows: Tensor,
+    columns: Tensor,
+    places: Tensor,
+    mirrored: bool,
+    bounds: Tensor,
+    candidates: Tensor,
+    counts: Tensor,
+    lower_bounds: Tensor,
+    thresholds: Tensor,
+) -> None:
+    return None
+
+
+@_fake
+def cut_candidates_(
+    bounds: Tensor, candidates: Tensor, counts: Tensor, thresholds: Tensor
+) -> None:
+    return None
+
+
+@_fake
+def measure_rows(features: Tensor, center: Tensor) -> Tensor:
+    return features.new_empty((features.shape[0], 3), dtype=torch.float64)
+
+
+@_fake
 def collect_candidates_(
     products: Tensor,
     biases: Tensor,
@@ -41,6 +86,9 @@ def collect_candidates_(
     column_groups: Tensor,
     list_of_group: Tensor,
     first_column: int,
+    gaps: Tensor,
+    widths: list[int],
+    last: bool,
     candidate_scores: Tensor,
     candidates: Tensor,
     counts: Tensor,
@@ -53,16 +101,12 @@ def collect_candidates_(
 def rank_candidates(
     features: Tensor,
     rows: Tensor,
-    candidate_scores: Tensor,
     candidates: Tensor,
     counts: Tensor,
-    thresholds: Tensor,
-    error_bounds: Tensor,
     widths: list[int],
     euclidean: bool,
-) -> _ValuedRows:
-    ranks, scores = rank_exactly(features, rows, rows, rows, widths, euclidean)
-    return ranks, scores, rows.new_empty(rows.shape, dtype=torch.bool)
+) -> _Rows:
+    return rank_exactly(features, rows, rows, rows, widths, euclidean)
 
 
 @_fake

@@ -56,27 +56,38 @@ class ListLayout:
 
 
 class Candidates(NamedTuple):
-    """Candidates of B rows for each of L lists, as ``mabm::rank_candidates`` takes them.
+    """Candidates of B rows for each of L lists, each with all samples that may belong to it.
 
     Attributes:
         scores: (B, L, C) float32, approximate.
         indices: (B, L, C) int32.
-        counts: (B, L) int32, the number of candidates in each list, at most C.
-        thresholds: (B, L) float32, upper bound on the scores of dropped samples; -inf if none was
-            dropped.
-        error_bounds: (B,) float64, largest difference between an approximate score and the exact
-            one (half of it with Euclidean distance), up to a constant per row.
+        counts: (B, L) int32, the number of candidates in each list; -1 if the list overflowed, and
+            what it contains is unspecified.
+        thresholds: (B, L) float32: samples whose approximate score is lower were dropped, because
+            they cannot belong to the list; inf if the list overflowed.
     """
 
     scores: Tensor
     indices: Tensor
     counts: Tensor
     thresholds: Tensor
-    error_bounds: Tensor
+
+    @classmethod
+    def none_yet(cls, gaps: Tensor, num_lists: int, capacity: int) -> Candidates:
+        """Empty lists; those of rows without a finite gap count as overflowed."""
+        shape, bounded = (len(gaps), num_lists), gaps.isfinite()[:, None]
+        counts = torch.where(bounded, 0, -1).to(torch.int32)
+        thresholds = torch.where(bounded, -torch.inf, torch.inf)
+        return cls(
+            gaps.new_empty((*shape, capacity)),
+            counts.new_empty((*shape, capacity)),
+            counts.expand(shape).contiguous(),
+            thresholds.expand(shape).contiguous(),
+        )
 
 
 def propose_candidates(
-    x: Tensor, layout: ListLayout, euclidean: bool
+    x: Tensor, layout: ListLayout, euclidean: bool, trusted: bool = False
 ) -> Iterator[tuple[Tensor, Candidates]]:
     """Yields blocks of row numbers (B,) with the candidates of these rows.
 
@@ -84,24 +95,19 @@ def propose_candidates(
         x: (N, D) float32, contiguous, N > 0.
         layout: The lists of each row.
         euclidean: Whether rows are compared by Euclidean distance instead of inner product.
+        trusted: Whether approximate scores count as exact: lists are no longer than their widths.
     """
     count = len(x)
     product = product_of(x)
-    bias, bounds = _bias_and_error_bounds(x, product, euclidean)
+    bias, bounds = bias_and_error_bounds(x, product, euclidean)
+    gaps = _gaps(bounds, trusted)
     capacity, lists = _capacity(layout.widths), len(layout.widths)
     block, side = tile_shape(x, layout.widths)
     tile = torch.empty(block * min(side, count), dtype=torch.float32, device=x.device)
     for start in range(0, count, block):
         rows = torch.arange(start, min(start + block, count), device=x.device)
         left = product.operand(start, start + block)
-        shape = (len(rows), lists)
-        candidates = Candidates(
-            torch.empty((*shape, capacity), dtype=torch.float32, device=x.device),
-            torch.empty((*shape, capacity), dtype=torch.int32, device=x.device),
-            torch.zeros(shape, dtype=torch.int32, device=x.device),
-            torch.full(shape, -torch.inf, dtype=torch.float32, device=x.device),
-            bounds[start : start + block],
-        )
+        candidates = Candidates.none_yet(gaps[start : start + block], lists, capacity)
         for first in range(0, count, side):
             right = product.operand(first, first + side)
             products = tile[: len(left) * len(right)].view(len(left), len(right))
@@ -113,7 +119,10 @@ def propose_candidates(
                 layout.groups[first : first + side],
                 layout.list_of_group,
                 first,
-                *candidates[:4],
+                gaps[start : start + block],
+                layout.widths,
+                first + side >= count,
+                *candidates,
             )
         yield rows, candidates
 
@@ -128,11 +137,7 @@ def tile_shape(x: Tensor, widths: list[int]) -> tuple[int, int]:
 
 
 def _capacity(widths: list[int]) -> int:
-    """Candidates of a row for each list.
-
-    Twice the number kept, which is a little more than twice the list: the proof needs a gap after
-    the end of the list.
-    """
+    """Candidates of a row for each list: room for some near ones, and for several between cuts."""
     return 2 * (2 * max(widths) + 16)
 
 
@@ -145,7 +150,17 @@ def _tile_side(device: torch.device) -> int:
     return max(_GPU_STEP, min(_GPU_TILE, side))
 
 
-def _bias_and_error_bounds(x: Tensor, product: Product, euclidean: bool) -> tuple[Tensor, Tensor]:
+def _gaps(bounds: Tensor, trusted: bool) -> Tensor:
+    """(N,) float32, rounded up: how far apart approximate scores prove the order of exact ones.
+
+    Negative where scores are trusted; inf where nothing bounds their error in either case.
+    """
+    gaps = (2 * bounds).to(torch.float32)
+    gaps = gaps.nextafter(torch.full_like(gaps, torch.inf))
+    return gaps.masked_fill(gaps.isfinite(), -1.0) if trusted else gaps
+
+
+def bias_and_error_bounds(x: Tensor, product: Product, euclidean: bool) -> tuple[Tensor, Tensor]:
     """Bias of each column, (N,) float32, and error bound of each row, (N,) float64.
 
     Both are in the units of the product. The bound is the sum of the following errors, in the order

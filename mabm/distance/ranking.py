@@ -1,15 +1,16 @@
 """Ranking: the nearest samples of every sample, exactly, list by list (method step 1).
 
 Samples are ranked by exact scores (``csrc/common/scores.h``: float64 sums in a fixed order), ties
-by lower index. The hardware's float32 matrix product only proposes candidates, and a bound on its
-rounding error proves that none is missing. A row for which the proof fails is ranked by exact
-scores only.
+by lower index. A fast matrix product only proposes candidates: a sample is dropped where a bound on
+the product's error proves that it is not in the list. A row for which too many remain is ranked by
+exact scores only.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Generic
 
@@ -24,9 +25,10 @@ from mabm._core.arrays import Array, ArrayT, like, row_blocks, to_tensor
 from mabm._core.columns import Column, check_modality, check_samples
 from mabm._core.device_memory import running_ops
 from mabm._core.work import QUIET, Advance, Report, Work
-from mabm.distance.candidates import Candidates, ListLayout, propose_candidates
+from mabm.distance.candidates import ListLayout, propose_candidates
 from mabm.distance.options import Precision, check_precision
 from mabm.distance.presets import DEFAULT_K1, MAX_K, Preset, check_k1, resolve_preset
+from mabm.distance.screening import Proposal, screen
 
 logger = logging.getLogger(__name__)
 
@@ -229,7 +231,8 @@ def rank(
         layout = _list_layout(x, groups, preset, k1)
         may_advise = preset.metric == "inner_product" and is_wanted(logger, "lengths")
         lengths = _extreme_lengths(x) if may_advise and len(x) >= _FEW_ROWS else None
-        ranks, scores = _rank_lists(x, layout, preset.metric == "euclidean", advance, precision)
+        euclidean = preset.metric == "euclidean"
+        ranks, scores = _rank_lists(x, layout, euclidean, precision, work, advance)
     if lengths is not None:
         _advise_on_lengths(lengths)  # a GPU has been waited for
     return Ranking.unchecked(ranks, scores, tuple(layout.widths), preset, k1, groups)
@@ -255,45 +258,69 @@ def _advise_on_lengths(lengths: Tensor) -> None:
 
 
 def _rank_lists(
-    x: Tensor, layout: ListLayout, euclidean: bool, advance: Advance, precision: Precision
+    x: Tensor,
+    layout: ListLayout,
+    euclidean: bool,
+    precision: Precision,
+    work: Work,
+    advance: Advance,
 ) -> tuple[Tensor, Tensor]:
     shape = (len(x), sum(layout.widths))
     ranks = torch.empty(shape, dtype=torch.int64, device=x.device)
     scores = torch.empty(shape, dtype=torch.float64, device=x.device)
     if not ranks.numel():
         return ranks, scores
-    certificates: list[Tensor] = []
-    start = 0
-    for rows, candidates in propose_candidates(x, layout, euclidean):
-        proposed = candidates if precision == "exact" else _trusted(candidates)
-        found, exact, certified = torch.ops.mabm.rank_candidates(
-            x, rows, *proposed, layout.widths, euclidean
+    unproven = torch.ones(len(x), dtype=torch.bool, device=x.device)
+    rungs: list[tuple[str, Tensor]] = []
+    fast = precision == "fast"
+    for rung, rows, candidates, counts in propose(x, layout, euclidean, fast, work, advance):
+        ranks[rows], scores[rows] = torch.ops.mabm.rank_candidates(
+            x, rows, candidates, counts, layout.widths, euclidean
         )
-        ranks[start : start + len(rows)] = found
-        scores[start : start + len(rows)] = exact
-        certificates.append(certified)
-        start += len(rows)
-        advance(len(rows))
-    redo = torch.nonzero(~torch.cat(certificates)).flatten()
-    if len(redo):
-        level = logging.WARNING if len(redo) > _MANY_ROWS else logging.INFO
-        logger.log(level, "ranking %d of %d samples by exact scores only", len(redo), len(x))
-        ranks[redo], scores[redo] = torch.ops.mabm.rank_exactly(
-            x, redo, layout.groups, layout.list_of_group, layout.widths, euclidean
+        overflowed = (counts < 0).any(dim=1)
+        unproven[rows] = overflowed
+        rungs.append((rung, (~overflowed).sum()))
+    rest = torch.nonzero(unproven).flatten()
+    _log_rungs(rungs, len(rest), len(x))
+    if len(rest):
+        ranks[rest], scores[rest] = torch.ops.mabm.rank_exactly(
+            x, rest, layout.groups, layout.list_of_group, layout.widths, euclidean
         )
     return ranks, scores
 
 
-def _trusted(candidates: Candidates) -> Candidates:
-    """Candidates whose lists are assumed complete: without error bounds and without thresholds.
+def propose(
+    x: Tensor, layout: ListLayout, euclidean: bool, fast: bool, work: Work, advance: Advance
+) -> Iterator[Proposal]:
+    """Proposes candidates for all rows, by the route of the device.
 
-    A row whose product may overflow keeps its infinite bound, and is not trusted.
+    Args:
+        x: (N, D) float32, contiguous, N > 0.
+        layout: The lists of each row.
+        euclidean: Whether rows are compared by Euclidean distance instead of inner product.
+        fast: Whether to trust approximate scores more than is proven.
+        work: The memory limit.
+        advance: Called with the number of rows done.
     """
-    bounds = candidates.error_bounds
-    return candidates._replace(
-        thresholds=torch.full_like(candidates.thresholds, -torch.inf),
-        error_bounds=bounds.masked_fill(bounds.isfinite(), 0.0),
-    )
+    if x.is_cpu:
+        yield from screen(x, layout, euclidean, fast, work.max_memory, advance)
+        return
+    for rows, candidates in propose_candidates(x, layout, euclidean, trusted=fast):
+        yield Proposal("float16", rows, candidates.indices, candidates.counts)
+        advance(len(rows))
+
+
+def _log_rungs(rungs: list[tuple[str, Tensor]], num_rest: int, count: int) -> None:
+    """Logs how many rows each rung proved, and warns if many are left to exact scores."""
+    if logger.isEnabledFor(logging.DEBUG):
+        proven: dict[str, int] = {}
+        for rung, number in rungs:
+            proven[rung] = proven.get(rung, 0) + int(number)
+        shares = ", ".join(f"{number} by {rung}" for rung, number in proven.items())
+        logger.debug("ranking %d samples: %s, %d by exact scores", count, shares, num_rest)
+    if num_rest:
+        level = logging.WARNING if num_rest > _MANY_ROWS else logging.INFO
+        logger.log(level, "ranking %d of %d samples by exact scores only", num_rest, count)
 
 
 def _list_layout(x: Tensor, groups: Tensor | None, preset: Preset, k1: int) -> ListLayout:

@@ -1,4 +1,4 @@
-"""The proof behind exact ranking: the error bounds hold, and the certificate decides by them."""
+"""The proof behind exact ranking: the error bounds hold, and only what they allow is dropped."""
 
 import functools
 import math
@@ -12,7 +12,7 @@ from devices import CPU, Device
 
 import mabm
 from mabm.distance import candidates
-from mabm.distance.candidates import ListLayout, propose_candidates
+from mabm.distance.candidates import ListLayout, bias_and_error_bounds, propose_candidates
 from mabm.distance.products import FloatProduct, HalfProduct, Product
 
 
@@ -103,7 +103,7 @@ def spreads_and_bounds(
     np.put_along_axis(scores, indices, device.get(found.scores)[:, 0, :count].astype(float), 1)
     # Up to a constant of the row, and in the units of the product.
     errors = scores - exact_scores(name, euclidean) * float(product(x).unit)
-    return np.ptp(errors, axis=1), device.get(found.error_bounds)
+    return np.ptp(errors, axis=1), device.get(bias_and_error_bounds(x, product(x), euclidean)[1])
 
 
 @pytest.mark.parametrize("euclidean", [False, True])
@@ -125,12 +125,12 @@ def test_float16_comes_near_its_bound(device: Device, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("euclidean", [False, True])
 @pytest.mark.parametrize("name", UNBOUNDED)
 @pytest.mark.usefixtures("product")
-def test_what_may_overflow_has_no_bound(device: Device, name: str, euclidean: bool) -> None:
+def test_what_may_overflow_is_not_proposed(device: Device, name: str, euclidean: bool) -> None:
     x = device.put(torch.from_numpy(UNBOUNDED[name]))
     ((_, found),) = propose_candidates(x, one_list(30, 30, device), euclidean)
     longest = np.abs(UNBOUNDED[name]).max(axis=1) >= 1e30
     assert longest.any()
-    assert not np.isfinite(device.get(found.error_bounds)[longest]).any()
+    assert (device.get(found.counts)[longest] == -1).all()
 
 
 def ranked_exactly(x: torch.Tensor, layout: ListLayout, euclidean: bool) -> torch.Tensor:
@@ -168,39 +168,41 @@ def test_ranks_are_those_of_exact_scores(device: Device, name: str, preset: str)
     assert torch.equal(ranking.ranks, exactly)
 
 
-def certify(
-    device: Device, scores: list[float], threshold: float, bound: float, exact: list[float]
-) -> object:
-    """Ranks the two best of made-up candidates of a row [1]: exact scores are features."""
-    features = torch.tensor([[1.0], *([value] for value in exact)])
+def kept(device: Device, scores: list[float], gap: float, last: bool = True) -> list[int] | None:
+    """Which of made-up scores a list of 16 places keeps for its two best; None if it overflowed."""
     count = len(scores)
-    tensors = (
-        features,
-        torch.tensor([0]),
-        torch.tensor([[scores]]),
-        torch.arange(1, count + 1, dtype=torch.int32).view(1, 1, -1),
-        torch.tensor([[count]], dtype=torch.int32),
-        torch.tensor([[threshold]]),
-        torch.tensor([bound], dtype=torch.float64),
+    lists = candidates.Candidates.none_yet(device.put(torch.tensor([gap])), 1, 16)
+    torch.ops.mabm.collect_candidates_(
+        device.put(torch.tensor([scores])),
+        *map(device.put, (torch.zeros(count), torch.zeros(1, dtype=torch.int32))),
+        *map(device.put, (torch.zeros(count, dtype=torch.int32), lists.counts.new_zeros(1, 1))),
+        *(0, device.put(torch.tensor([gap])), [2], last),
+        *lists,
     )
-    ranks, _, certified = torch.ops.mabm.rank_candidates(*map(device.put, tensors), [2], False)
-    return ranks[0].tolist() if certified else None
+    length = int(lists.counts)
+    assert length >= 0 or float(lists.thresholds) == math.inf
+    return None if length < 0 else lists.indices[0, 0, :length].tolist()
 
 
-def test_the_certificate_at_its_edges(device: Device) -> None:
-    decide = functools.partial(certify, device, [9.0, 8.0, 7.0, 6.0], exact=[8.0, 7.0, 9.0, 10.0])
-    # The second best is 8: within 2B = 1 of it stand 9, 8 and 7, all rescored, and 6 is out.
-    assert decide(threshold=5.0, bound=0.5) == [3, 1]
-    # What was dropped may have scored 7 = 8 - 2B: it could belong to the list.
-    assert decide(threshold=7.0, bound=0.5) is None
-    assert decide(threshold=6.99, bound=0.5) == [3, 1]
-    # With a wider bound 6 is rescored too, and wins.
-    assert decide(threshold=5.0, bound=1.0) == [4, 3]
-    assert decide(threshold=6.0, bound=1.0) is None
-    # Nothing was dropped: the list is complete whatever the bound, unless there is none.
-    assert decide(threshold=-math.inf, bound=100.0) == [4, 3]
-    assert decide(threshold=-math.inf, bound=math.inf) is None
-    assert decide(threshold=-math.inf, bound=math.nan) is None
+def test_what_a_cut_drops_at_its_edges(device: Device) -> None:
+    keep = functools.partial(kept, device)
+    # The second best is 8: what scores 7 = 8 - gap may belong to the list, and less does not.
+    assert keep([6.99, 9.0, 7.0, 8.0, 5.0], gap=1.0) == [1, 2, 3]
+    assert keep([6.99, 9.0, 7.0, 8.0, 5.0], gap=1.0, last=False) == [0, 1, 2, 3, 4]
+    assert keep([6.0, 9.0, 7.0, 8.0, 5.0], gap=100.0) == [0, 1, 2, 3, 4]
+    # A list that is full is cut on the way; a few more places are free, or it has overflowed.
+    assert keep([8.0] * 14 + [1.0] * 30, gap=1.0) == list(range(14))
+    assert keep([8.0] * 15 + [1.0] * 30, gap=1.0) is None
+    assert keep([1.0] * 14 + [8.0] * 14, gap=1.0) == list(range(14, 28))
+    assert keep([8.0] * 15, gap=1.0) == list(range(15))
+    # Without a gap, what ties with the second best stays, too.
+    assert keep([8.0, 7.0, 7.0, 6.0, 7.0], gap=0.0) == [0, 1, 2, 4]
+    # Trusted scores: two stay, of equal ones the first.
+    assert keep([8.0, 7.0, 7.0, 6.0, 7.0], gap=-1.0) == [0, 1]
+    assert keep([7.0] * 40 + [8.0] + [7.0] * 9, gap=-1.0) == [0, 40]
+    # Nothing bounds the error.
+    assert keep([8.0, 7.0], gap=math.inf) is None
+    assert keep([8.0, 7.0], gap=math.nan) is None
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,7 @@ struct ListsMemory {
 auto collect_products(const Array<float>& products, const Array<float>& biases,
                       const Array<int32_t>& row_groups, const Array<int32_t>& column_groups,
                       const Array<int32_t>& list_of_group, int64_t first_column,
+                      const Array<float>& gaps, const Array<int32_t>& widths, bool last,
                       const Array<float>& scores, const Array<int32_t>& indices,
                       const Array<int32_t>& counts, const Array<float>& thresholds) {
   const Memory<float> product(products);
@@ -85,11 +86,14 @@ auto collect_products(const Array<float>& products, const Array<float>& biases,
   const Memory<int32_t> row_group(row_groups);
   const Memory<int32_t> column_group(column_groups);
   const Memory<int32_t> list_of(list_of_group);
+  const Memory<float> gap(gaps);
+  const Memory<int32_t> width(widths);
   ListsMemory<float> lists(scores, indices, counts, thresholds);
   const ListTable table{row_group.read(), nullptr, column_group.read(), list_of.read(),
                         static_cast<int>(list_of_group.shape(1))};
-  check(launch_collect_candidates(ProductTile{product.read(), bias.read()}, products.shape(1),
-                                  table, first_column, lists.view(), nullptr));
+  check(launch_collect_candidates(ProductTile{product.read(), bias.read(), gap.read()},
+                                  products.shape(1), table, first_column, width.read(), last,
+                                  lists.view(), nullptr));
   return lists.arrays();
 }
 
@@ -97,18 +101,20 @@ auto collect_products(const Array<float>& products, const Array<float>& biases,
 auto collect_exact(const Array<double>& tile, const Array<int64_t>& rows,
                    const Array<int32_t>& groups, const Array<int32_t>& column_groups,
                    const Array<int32_t>& list_of_group, int64_t first_column,
-                   const Array<double>& scores, const Array<int32_t>& indices,
-                   const Array<int32_t>& counts, const Array<double>& thresholds) {
+                   const Array<int32_t>& widths, const Array<double>& scores,
+                   const Array<int32_t>& indices, const Array<int32_t>& counts,
+                   const Array<double>& thresholds) {
   const Memory<double> tile_scores(tile);
   const Memory<int64_t> row_numbers(rows);
   const Memory<int32_t> group(groups);
   const Memory<int32_t> column_group(column_groups);
   const Memory<int32_t> list_of(list_of_group);
+  const Memory<int32_t> width(widths);
   ListsMemory<double> lists(scores, indices, counts, thresholds);
   const ListTable table{group.read(), row_numbers.read(), column_group.read(), list_of.read(),
                         static_cast<int>(list_of_group.shape(1))};
   check(launch_collect_candidates(ExactTile{tile_scores.read()}, tile.shape(1), table, first_column,
-                                  lists.view(), nullptr));
+                                  width.read(), false, lists.view(), nullptr));
   return lists.arrays();
 }
 
@@ -159,23 +165,20 @@ auto write_lists(const Array<double>& scores, const Array<int32_t>& indices,
 }
 
 auto rank_candidates(const Array<float>& features, const Array<int64_t>& rows,
-                     const Array<float>& scores, const Array<int32_t>& indices,
-                     const Array<int32_t>& counts, const Array<float>& thresholds,
-                     const Array<double>& error_bounds, const Array<int32_t>& widths,
-                     bool euclidean) {
+                     const Array<int32_t>& indices, const Array<int32_t>& counts,
+                     const Array<int32_t>& widths, bool euclidean) {
   const Memory<float> x(features);
   const Memory<int64_t> row_numbers(rows);
-  const Memory<double> bounds(error_bounds);
-  ListsMemory<float> lists(scores, indices, counts, thresholds);
-  RankedMemory ranked(lists.num_rows, widths);
-  Memory<bool> certified(lists.num_rows);
-  Memory<double> scored(lists.num_rows * lists.capacity);
-  Memory<int32_t> scored_indices(lists.num_rows * lists.capacity);
-  check(launch_rank_candidates(x.read(), features.shape(1), row_numbers.read(), lists.view(),
-                               bounds.read(), euclidean, ranked.view(), certified.get(),
-                               scored.get(), scored_indices.get(), nullptr));
-  const std::vector<int64_t> shape{lists.num_rows, ranked.total};
-  return std::make_tuple(ranked.ranks.array(shape), ranked.scores.array(shape), certified.array());
+  const Memory<int32_t> index(indices);
+  const Memory<int32_t> count(counts);
+  const CompleteLists lists{rows.size(), indices.shape(1), indices.shape(2), index.read(),
+                            count.read()};
+  RankedMemory ranked(rows.size(), widths);
+  Memory<double> scored(rows.size() * lists.capacity);
+  check(launch_rank_candidates(x.read(), features.shape(1), row_numbers.read(), lists, euclidean,
+                               ranked.view(), scored.get(), nullptr));
+  const std::vector<int64_t> shape{rows.size(), ranked.total};
+  return std::make_tuple(ranked.ranks.array(shape), ranked.scores.array(shape));
 }
 
 // ---- Rows that blocks gather in tables ----------------------------------------------------------

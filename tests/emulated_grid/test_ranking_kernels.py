@@ -1,4 +1,4 @@
-"""Ranking: what candidate lists keep, what is proven of them, and lists of exact scores."""
+"""Ranking: what candidate lists keep, how they are ordered, and lists of exact scores."""
 
 from types import ModuleType
 from typing import NamedTuple
@@ -96,69 +96,122 @@ KINDS = (
 )
 
 
-def collect(grid: ModuleType, scores: NDArray, layout: Layout, capacity: int, side: int) -> Lists:
+def collect(
+    grid: ModuleType,
+    scores: NDArray,
+    layout: Layout,
+    capacity: int,
+    side: int,
+    widths: list[int],
+    gaps: NDArray[np.float32] | None = None,
+    last: bool = False,
+) -> Lists:
     """Lists of the first rows of some samples, tile by tile, of products or of exact scores."""
     num_rows, count = scores.shape
-    is_product = scores.dtype == np.float32
     biases = np.full(count, -0.0, np.float32)  # what leaves a score as it is, -0 too
     lists = empty_lists(num_rows, layout.num_lists, capacity, scores.dtype.type)
+    numbers = np.array(widths, np.int32)
     for first in range(0, count, side):
         part = slice(first, min(first + side, count))
-        places = (layout.groups[part].copy(), layout.list_of_group, first, *lists)
+        places = (layout.groups[part].copy(), layout.list_of_group, first)
         tile = scores[:, part].copy()
-        if is_product:
-            arrays = grid.collect_products(tile, biases[part], layout.groups[:num_rows], *places)
+        if gaps is None:
+            rows = np.arange(num_rows)
+            arrays = grid.collect_exact(tile, rows, layout.groups, *places, numbers, *lists)
         else:
-            arrays = grid.collect_exact(tile, np.arange(num_rows), layout.groups, *places)
+            cut = (gaps, numbers, last and part.stop == count)
+            own = layout.groups[:num_rows]
+            arrays = grid.collect_products(tile, biases[part], own, *places, *cut, *lists)
         lists = Lists(*arrays)
     return lists
 
 
-def check_kept(lists: Lists, scores: NDArray, lists_of: NDArray[np.int32]) -> None:
-    """Checks what lists guarantee for the samples that they keep and leave out."""
+def check_kept(
+    lists: Lists,
+    scores: NDArray,
+    lists_of: NDArray[np.int32],
+    widths: list[int],
+    gaps: NDArray[np.float32],
+    last: bool,
+) -> int:
+    """Checks what lists guarantee for what they keep and leave out; returns the overflowed ones."""
     _, num_lists, capacity = lists.scores.shape
+    num_overflowed = 0
     for row, (own_scores, list_of) in enumerate(zip(scores, lists_of, strict=True)):
         for number in range(num_lists):
             count, threshold = lists.counts[row, number], lists.thresholds[row, number]
+            samples = np.flatnonzero(list_of == number)
+            order = samples[np.argsort(-own_scores[samples], kind="stable")]
+            needed = order[: widths[number]]
+            if gaps[row] >= 0 and len(needed) == widths[number] > 0:
+                least = np.float64(own_scores[needed[-1]]) - gaps[row]
+                needed = samples[own_scores[samples] >= least]
+            if count < 0:
+                num_overflowed += 1
+                assert threshold == np.inf
+                assert len(samples) >= capacity
+                continue
             kept = lists.indices[row, number, :count]
-            assert 0 <= count < capacity
+            assert count < capacity
             assert (np.diff(kept) > 0).all()
             assert (list_of[kept] == number).all()
             assert_same_bits(lists.scores[row, number, :count], own_scores[kept])
-            samples = np.flatnonzero((list_of == number) & (own_scores > -np.inf))
+            assert np.isin(needed, kept).all()
             left_out = np.setdiff1d(samples, kept)
-            assert (own_scores[left_out] <= threshold).all()
-            order = np.argsort(-own_scores[samples], kind="stable")
-            better = samples[order][: capacity // 2]
-            assert np.isin(better, kept).all()
-            if len(left_out) > 0 or threshold > -np.inf:  # a cut was due, and not too deep
-                assert len(samples) >= capacity
-                assert threshold <= own_scores[better[-1]]
+            assert ((own_scores[left_out] < threshold) | (threshold == np.inf)).all()
+            assert len(left_out) == 0 or len(samples) >= capacity or last
+            if last and gaps[row] < 0:
+                assert sorted(kept) == sorted(needed)
+            elif last and len(order) > widths[number] > 0:
+                with np.errstate(over="ignore"):
+                    least = own_scores[order[widths[number] - 1]] - gaps[row]
+                assert (own_scores[kept] >= np.nextafter(least, -INF)).all()
+            elif last:
+                assert count <= max(widths[number], 0)
+    return num_overflowed
+
+
+def check_collected(
+    seed: int, scores: NDArray[np.float32], split: Layout, capacity: int, side: int
+) -> list[bool]:
+    """Collects with gaps of every kind; returns which lists of those with a gap overflowed."""
+    grid = shuffled(seed)
+    lists_of = split.lists_of(len(scores))
+    widths = np.resize([max(1, capacity // 4), 1, 0, 3], split.num_lists)
+    widths = np.minimum(widths, capacity // 2).tolist()
+    gaps = np.resize(np.array([0.0, 0.1, 1.0, -1.0, 3e38], np.float32), len(scores))
+    overflowed = []
+    for last in (False, True):
+        lists = collect(grid, scores, split, capacity, side, widths, gaps, last)
+        check_kept(lists, scores, lists_of, widths, gaps, last)
+        overflowed += (lists.counts < 0)[gaps >= 0].ravel().tolist()
+    exact = scores.astype(np.float64)
+    lists = collect(grid, exact, split, capacity, side, widths)
+    assert check_kept(lists, exact, lists_of, widths, np.full(len(scores), -1.0), False) == 0
+    return overflowed
 
 
 @in_every_order
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("count", SIZES)
-def test_lists_keep_the_better_half_at_least(count: int, layout: str, seed: int) -> None:
-    grid = shuffled(seed)
+def test_lists_keep_all_that_may_belong_to_them(count: int, layout: str, seed: int) -> None:
     split = layout_of(layout, count)
     scores = make_scores("gaussian", min(count, 2 if layout == "each its own" else 9), count)
+    overflowed = []
     for capacity, side in [(2, count), (3, 100), (33, 64), (64, 31), (600, count)]:
-        lists = collect(grid, scores, split, capacity, side)
-        check_kept(lists, scores, split.lists_of(len(scores)))
+        overflowed += check_collected(seed, scores, split, capacity, side)
+    if count == 257 and layout != "each its own":
+        assert {True, False} == set(overflowed)
 
 
 @in_every_order
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("kind", KINDS)
-def test_lists_of_scores_of_every_kind(kind: str, dtype: type, seed: int) -> None:
-    grid = shuffled(seed)
+def test_lists_of_scores_of_every_kind(kind: str, seed: int) -> None:
     for layout in ("one group", "own and others"):
         split = layout_of(layout, 257)
-        scores = make_scores(kind, 9, 257).astype(dtype)
+        scores = make_scores(kind, 9, 257)
         for capacity, side in [(2, 257), (5, 33), (32, 257), (66, 128)]:
-            lists = collect(grid, scores, split, capacity, side)
-            check_kept(lists, scores, split.lists_of(9))
+            check_collected(seed, scores, split, capacity, side)
 
 
 @in_every_order
@@ -167,9 +220,10 @@ def test_biases_are_added_to_their_columns(seed: int) -> None:
     products = rng.normal(size=(33, 40)).astype(np.float32)
     biases = rng.normal(size=40).astype(np.float32)
     zeros, table = np.zeros(40, np.int32), np.zeros((1, 1), np.int32)
+    cut = (np.zeros(33, np.float32), np.array([5], np.int32), False)
     lists = Lists(
         *shuffled(seed).collect_products(
-            products, biases, zeros[:33].copy(), zeros, table, 7, *empty_lists(33, 1, 41)
+            products, biases, zeros[:33].copy(), zeros, table, 7, *cut, *empty_lists(33, 1, 41)
         )
     )
     assert (lists.counts == 40).all()
@@ -180,22 +234,38 @@ def test_biases_are_added_to_their_columns(seed: int) -> None:
 
 
 @in_every_order
-def test_full_and_empty_lists_are_gone_on_with(seed: int) -> None:
-    # A threshold of before stays; only what scores more than it comes in.
-    lists = empty_lists(2, 1, 4)
+def test_full_empty_and_overflowed_lists_are_gone_on_with(seed: int) -> None:
+    # A threshold of before stays; what scores as much still comes in. An overflowed list stays one.
+    lists = empty_lists(3, 1, 4)
     lists.scores[0, 0, :3], lists.indices[0, 0, :3] = [3, 1, 2], [4, 5, 6]
     lists.counts[0], lists.thresholds[0] = 3, 1
-    tile = np.array([[1.0, 0.5, 1.0], [1.0, 0.5, -np.inf]], np.float32)
+    lists.counts[2], lists.thresholds[2] = -1, np.inf
+    tile = np.array([[0.5, 0.9, 0.5], [1.0, 0.5, -np.inf], [1.0, np.inf, np.nan]], np.float32)
     zeros, table = np.zeros(3, np.int32), np.zeros((1, 1), np.int32)
+    places = (zeros.astype(np.float32), zeros, zeros, table, 7)
+    cut = (np.full(3, 0.5, np.float32), np.array([2], np.int32))
+    after = Lists(*shuffled(seed).collect_products(tile, *places, *cut, False, *lists))
+    assert after.counts[:, 0].tolist() == [3, 3, -1]
+    assert after.indices[0, 0, :3].tolist() == [4, 5, 6]
+    assert after.indices[1, 0, :3].tolist() == [7, 8, 9]
+    assert after.thresholds[:, 0].tolist() == [1, -np.inf, np.inf]
+    # The last cut: what is more than 0.5 below the second best goes.
     after = Lists(
         *shuffled(seed).collect_products(
-            tile, zeros.astype(np.float32), zeros[:2].copy(), zeros, table, 7, *lists
+            tile[:, :0].copy(),
+            zeros[:0].astype(np.float32),
+            zeros,
+            zeros[:0].copy(),
+            table,
+            10,
+            *cut,
+            True,
+            *after,
         )
     )
-    assert after.counts[:, 0].tolist() == [3, 2]
-    assert after.indices[0, 0, :3].tolist() == [4, 5, 6]
+    assert after.counts[:, 0].tolist() == [2, 2, -1]
+    assert after.indices[0, 0, :2].tolist() == [4, 6]
     assert after.indices[1, 0, :2].tolist() == [7, 8]
-    assert after.thresholds[:, 0].tolist() == [1, -np.inf]
 
 
 @in_every_order
@@ -206,20 +276,20 @@ def test_thresholds_of_many_groups_leave_room_for_fewer_rows(num_groups: int, se
     columns = rng.integers(0, num_groups, 200).astype(np.int32)
     columns[0] = num_groups - 1
     scores = rng.normal(size=(9, 200)).astype(np.float32)
-    zeros = np.zeros(9, np.int32)
-    lists = Lists(
-        *shuffled(seed).collect_products(
-            scores, np.zeros(200, np.float32), zeros, columns, lists_of, 0, *empty_lists(9, 5, 16)
-        )
-    )
-    check_kept(lists, scores, np.tile(lists_of[0, columns], (9, 1)))
+    zeros, gaps, widths = np.zeros(9, np.int32), np.full(9, 0.01, np.float32), [4, 1, 6, 2, 2]
+    places = (np.zeros(200, np.float32), zeros, columns, lists_of, 0)
+    cut = (gaps, np.array(widths, np.int32), False)
+    lists = Lists(*shuffled(seed).collect_products(scores, *places, *cut, *empty_lists(9, 5, 16)))
+    list_of_column = np.tile(lists_of[0, columns], (9, 1))
+    assert check_kept(lists, scores, list_of_column, widths, gaps, last=False) == 0
 
 
 def test_more_groups_than_shared_memory_has_room_for_are_refused() -> None:
     table, zeros = np.zeros((1, 12289), np.int32), np.zeros(1, np.int32)
     tile = np.zeros((1, 1), np.float32)
+    places = (tile[0], zeros, zeros, table, 0, tile[0], zeros, False)
     with pytest.raises(ValueError, match="invalid argument"):
-        shuffled(0).collect_products(tile, tile[0], zeros, zeros, table, 0, *empty_lists(1, 1, 2))
+        shuffled(0).collect_products(tile, *places, *empty_lists(1, 1, 2))
 
 
 # ---- Lists of exact scores ----------------------------------------------------------------------
@@ -261,7 +331,7 @@ def rank_exactly(
         groups = layout.groups[first : first + size].copy()
         lists = Lists(
             *grid.collect_exact(
-                tile, rows, layout.groups, groups, layout.list_of_group, first, *lists
+                tile, rows, layout.groups, groups, layout.list_of_group, first, widths, *lists
             )
         )
     return grid.write_lists(*lists, widths)
@@ -321,90 +391,41 @@ def test_numbers_arrive(count: int, seed: int) -> None:
     assert_same_bits(shuffled(seed).write_numbers(numbers), numbers.astype(np.int32))
 
 
-# ---- The proof ----------------------------------------------------------------------------------
-
-
-def check_proof(
-    seed: int,
-    features: NDArray[np.float32],
-    rows: NDArray[np.int64],
-    lists: Lists,
-    bounds: NDArray[np.float64],
-    widths: list[int],
-    euclidean: bool,
-) -> NDArray[np.bool_]:
-    """Compares ranks, scores and certificates with the CPU's; returns the certificates."""
-    *ranked, certified = shuffled(seed).rank_candidates(
-        features, rows, *lists, bounds, np.array(widths, np.int32), euclidean
-    )
-    # The CPU is not shown the places that are not taken.
-    taken = np.arange(lists.indices.shape[2]) < lists.counts[..., None]
-    clean = lists._replace(
-        scores=np.where(taken, lists.scores, 0), indices=np.where(taken, lists.indices, 0)
-    )
-    *expected, wanted = torch.ops.mabm.rank_candidates(
-        *tensors(features, rows, *clean, bounds), widths, euclidean
-    )
-    assert set(certified.tolist()) <= {0, 1}
-    assert_same_bits(certified.astype(bool), wanted.numpy())
-    for found, part in zip(ranked, expected, strict=True):
-        assert_same_bits(found, part.numpy())
-    return wanted.numpy()
+# ---- Complete lists in order --------------------------------------------------------------------
 
 
 @in_every_order
-@pytest.mark.parametrize("layout", LAYOUTS[:3])
 @pytest.mark.parametrize("count", SIZES)
-def test_proof_and_ranks_are_those_of_the_cpu(count: int, layout: str, seed: int) -> None:
-    split = layout_of(layout, count)
-    features = make_features("gaussian", count, 40)
-    num_rows = min(count, 33)
+def test_ranks_of_candidates_are_those_of_the_cpu(count: int, seed: int) -> None:
     rng = np.random.default_rng(count)
-    exact = features[:num_rows] @ features.T
-    proven = []
-    for width, capacity, error in [(1, 2, 0.0), (1, 64, 0.1), (9, 40, 0.01), (33, 600, 0.3)]:
-        noise = rng.uniform(-error, error, exact.shape).astype(np.float32)
-        lists = collect(shuffled(seed), exact + noise, split, capacity, 100)
-        bounds = np.full(num_rows, error + 1e-5)
-        bounds[::7] = np.resize([0.0, np.inf, 10.0, np.nan], len(bounds[::7]))
-        widths = np.resize([width, 1, 4], split.num_lists).tolist()
-        rows = np.arange(num_rows)
-        certified = check_proof(seed, features, rows, lists, bounds, widths, euclidean=False)
-        check_proof(seed, features, rows, lists, bounds, widths, euclidean=True)
-        proven += certified[bounds == error + 1e-5].tolist()
-    if count == 257:
-        assert {True, False} == set(proven)
-
-
-@in_every_order
-def test_lists_made_up_about_the_edges_of_the_proof(seed: int) -> None:
-    rng = np.random.default_rng(5)
-    features = rng.normal(size=(60, 5)).astype(np.float32)
-    num_rows, widths, capacity = 90, [4, 1, 33], 50
-    shape = (num_rows, len(widths))
-    choices = [-np.inf, -1.0, -0.0, 0.0, 1e-45, 0.5, 1.0, 3e38, np.inf]
-    scores = rng.choice(choices[1:], (*shape, capacity)).astype(np.float32)
-    indices = np.argsort(rng.random((*shape, 60)))[..., :capacity].astype(np.int32)
-    counts = rng.choice([0, 1, 3, 4, 5, 32, 33, 34, 50], shape).astype(np.int32)
-    thresholds = rng.choice(choices, shape, p=[0.6] + [0.05] * 8).astype(np.float32)
-    rows = rng.integers(0, 60, num_rows)
-    proven = []
-    for bound in (0.0, 0.25, 0.5, 2.0):
-        bounds = np.full(num_rows, bound)
-        lists = Lists(scores, indices, counts, thresholds)
-        proven += check_proof(seed, features, rows, lists, bounds, widths, False).tolist()
-    assert {True, False} == set(proven)
+    for kind in ("gaussian", "ties", "huge"):
+        features = make_features(kind, count, 40)
+        num_rows = min(count, 33)
+        rows = rng.integers(0, count, num_rows)
+        indices = np.argsort(rng.random((num_rows, 3, count))).astype(np.int32)
+        counts = rng.integers(-1, count + 1, (num_rows, 3)).astype(np.int32)
+        widths = [4, 0, 33]
+        for euclidean in (False, True):
+            found = shuffled(seed).rank_candidates(
+                features, rows, indices, counts, np.array(widths, np.int32), euclidean
+            )
+            expected = torch.ops.mabm.rank_candidates(
+                *tensors(features, rows, indices, counts), widths, euclidean
+            )
+            for part, wanted in zip(found, expected, strict=True):
+                assert_same_bits(part, wanted.numpy())
 
 
 @in_every_order
 def test_equal_samples_are_ranked_by_their_index(seed: int) -> None:
-    features = np.ones((70, 3), np.float32)
-    lists = empty_lists(1, 1, 70)
-    lists.scores[:], lists.counts[:] = 3, 70
-    lists.indices[:] = np.random.default_rng(6).permutation(70)
-    ranks, scores, certified = shuffled(seed).rank_candidates(
-        features, np.zeros(1, np.int64), *lists, np.zeros(1), np.array([65], np.int32), False
+    indices = np.random.default_rng(6).permutation(70).astype(np.int32)[None, None]
+    ranks, scores = shuffled(seed).rank_candidates(
+        np.ones((70, 3), np.float32),
+        np.zeros(1, np.int64),
+        indices,
+        np.array([[70]], np.int32),
+        np.array([65], np.int32),
+        False,
     )
     assert ranks.tolist() == [list(range(65))]
     assert scores.tolist() == [[3.0] * 65]
-    assert certified.tolist() == [1]

@@ -26,10 +26,11 @@ def make_samples(device: Device, *, reverse: bool = False) -> dict[str, tuple[An
     )
     collected = tuple(part.clone() for part in state)
     biases = device.put(torch.ones(24))
-    tile = (features @ features.T, biases, groups, groups, list_of_group, 0)
-    OPS.collect_candidates_(*tile, *collected)
     widths = [3, 3]
-    bounds = device.put(torch.full((24,), 1e-4, dtype=torch.float64))
+    gaps = device.put(torch.full((24,), 1e-4))
+    lists = (groups, groups, list_of_group, 0, gaps, widths, True)
+    tile = (features @ features.T, biases, *lists)
+    OPS.collect_candidates_(*tile, *collected)
     ranks, _ = OPS.rank_exactly(features, rows, groups, list_of_group, widths, False)
     mask = OPS.reciprocal_mask(ranks)
     sets = OPS.expand_neighbors(ranks, mask, ranks, mask)
@@ -38,7 +39,7 @@ def make_samples(device: Device, *, reverse: bool = False) -> dict[str, tuple[An
     weights = device.put(torch.full((24, 6), 1 / 6, dtype=torch.float64))
     return {
         "collect_candidates_": (*tile, *state),
-        "rank_candidates": (features, rows, *collected, bounds, widths, False),
+        "rank_candidates": (features, rows, *collected[1:3], widths, False),
         "rank_exactly": (features, rows, groups, list_of_group, widths, True),
         "reciprocal_mask": (ranks,),
         "expand_neighbors": (ranks, mask, ranks, mask),

@@ -1,11 +1,5 @@
-// Ranking: candidates from a fast product, proven complete and rescored exactly.
-//
-// A float32 matrix product (PyTorch's) gives approximate scores, each within the row's error bound
-// B of the exact one. Per list, the C best approximate scores are kept; let t be the k-th best of
-// them and d the best that was dropped. Every sample whose exact score belongs to the first k has
-// an approximate score of at least t - 2B; if d < t - 2B, all of them were kept, and rescoring
-// those exactly gives the exact list. Otherwise the row is not certified and is ranked by exact
-// scores.
+// Ranking: candidates from tiles of a product (common/rows.h says what is kept), ordered by exact
+// scores, and rows ranked by exact scores only.
 
 #include <algorithm>
 #include <cmath>
@@ -22,17 +16,10 @@ namespace mabm {
 namespace {
 
 constexpr float kLowest = -std::numeric_limits<float>::infinity();
+constexpr double kLowestScore = -std::numeric_limits<double>::infinity();
 // Samples that a block of rows is compared with at a time, so that their features stay in the
 // cache.
 constexpr int64_t kExactTile = 64;
-// A run of columns of one group at least this long is scanned with one threshold.
-constexpr int64_t kUniformRun = 64;
-
-struct Candidate {
-  float score;
-  int32_t index;
-};
-
 struct Scored {
   double score;
   int64_t index;
@@ -44,114 +31,109 @@ bool ranks_before(const Scored& a, const Scored& b) {
 }
 
 // NaN scores, of features that are not finite, become -inf and rank last: sorting needs an order.
-template <class T>
-T or_lowest(T score) {
-  constexpr T lowest = -std::numeric_limits<T>::infinity();
-  return score >= lowest ? score : lowest;
+double or_lowest(double score) { return score >= kLowestScore ? score : kLowestScore; }
+
+// Drops what a cut leaves no place for, and returns the new length of the list. Entries keep their
+// order.
+int32_t cut_list(float* scores, int32_t* indices, int32_t count, const Cut<float>& cut,
+                 float* threshold, std::vector<float>& scratch) {
+  if (count < cut.width) {
+    return count;
+  }
+  if (cut.width == 0) {
+    *threshold = -kLowest;
+    return 0;
+  }
+  scratch.assign(scores, scores + count);
+  const auto middle = scratch.begin() + cut.width - 1;
+  std::nth_element(scratch.begin(), middle, scratch.end(), std::greater<float>());
+  const float last = *middle;
+  // Rounded down and up.
+  const bool trusted = cut.gap < 0;
+  *threshold = std::nextafter(trusted ? last : last - cut.gap, trusted ? -kLowest : kLowest);
+  auto ties =
+      cut.width - std::count_if(scratch.begin(), middle, [&](float score) { return score > last; });
+  int32_t kept = 0;
+  for (int32_t slot = 0; slot < count; ++slot) {
+    const bool is_kept_tie = trusted && scores[slot] == last && ties-- > 0;
+    const bool is_above = trusted ? scores[slot] > last : scores[slot] >= *threshold;
+    if (is_above || is_kept_tie) {
+      scores[kept] = scores[slot];
+      indices[kept++] = indices[slot];
+    }
+  }
+  return kept;
 }
 
-// Columns [begin, end) of one group, or of several (group -1).
-struct Run {
-  int64_t begin;
-  int64_t end;
-  int32_t group;
+// The lists of the rows of a tile.
+struct Collector {
+  CandidateLists<float> lists;
+  const std::vector<int64_t>& widths;
+  const float* gaps;
+
+  // Cuts a list of a row. If it is full, more are to come, and it may overflow.
+  void cut(int64_t row, int64_t list, std::vector<float>& scratch) const {
+    const int64_t at = row * lists.num_lists + list;
+    int32_t& count = lists.counts[at];
+    const bool is_full = count == lists.capacity;
+    count =
+        cut_list(lists.scores + at * lists.capacity, lists.indices + at * lists.capacity, count,
+                 {static_cast<int32_t>(widths[list]), gaps[row]}, lists.thresholds + at, scratch);
+    if (is_full && lists.overflows(count)) {
+      count = -1;
+      lists.thresholds[at] = -kLowest;
+    }
+  }
+
+  void add(int64_t row, int64_t list, float score, int64_t index,
+           std::vector<float>& scratch) const {
+    const int64_t at = row * lists.num_lists + list;
+    int32_t& count = lists.counts[at];
+    if (count < 0 || !(score >= lists.thresholds[at])) {
+      return;
+    }
+    lists.scores[at * lists.capacity + count] = score;
+    lists.indices[at * lists.capacity + count] = static_cast<int32_t>(index);
+    if (++count == lists.capacity) {
+      cut(row, list, scratch);
+    }
+  }
 };
 
-std::vector<Run> runs_of(const int32_t* groups, int64_t count) {
-  std::vector<Run> runs;
-  for (int64_t begin = 0; begin < count;) {
-    int64_t end = begin + 1;
-    while (end < count && groups[end] == groups[begin]) {
-      ++end;
-    }
-    const bool uniform = end - begin >= kUniformRun;
-    if (!uniform && !runs.empty() && runs.back().group < 0) {
-      runs.back().end = end;
-    } else {
-      runs.push_back({begin, end, uniform ? groups[begin] : -1});
-    }
-    begin = end;
-  }
-  return runs;
-}
-
-// Adds a sample to a list, numbered over all rows; true if that filled the list, which is then cut
-// to its better half.
-bool add_candidate(const CandidateLists<float>& lists, int64_t list, float score, int64_t index,
-                   std::vector<Candidate>& scratch) {
-  const int64_t capacity = lists.capacity;
-  float* scores = lists.scores + list * capacity;
-  int32_t* indices = lists.indices + list * capacity;
-  int32_t& count = lists.counts[list];
-  scores[count] = score;
-  indices[count] = static_cast<int32_t>(index);
-  if (++count < capacity) {
-    return false;
-  }
-  scratch.resize(capacity);
-  for (int64_t slot = 0; slot < capacity; ++slot) {
-    scratch[slot] = {or_lowest(scores[slot]), indices[slot]};
-  }
-  const auto middle = scratch.begin() + capacity / 2;
-  std::nth_element(scratch.begin(), middle, scratch.end(),
-                   [](const Candidate& a, const Candidate& b) { return a.score > b.score; });
-  lists.thresholds[list] = middle->score;
-  count = static_cast<int32_t>(capacity / 2);
-  for (int32_t slot = 0; slot < count; ++slot) {
-    scores[slot] = scratch[slot].score;
-    indices[slot] = scratch[slot].index;
-  }
-  return true;
-}
-
+// What the tests of the GPU's route run on the CPU: plain loops.
 void collect_candidates_(const Tensor& products, const Tensor& biases, const Tensor& row_groups,
                          const Tensor& column_groups, const Tensor& list_of_group,
-                         int64_t first_column, const Tensor& candidate_scores,
-                         const Tensor& candidates, const Tensor& counts, const Tensor& thresholds) {
-  const CandidateLists<float> lists =
-      check_collect_candidates(products, biases, row_groups, column_groups, list_of_group,
-                               first_column, candidate_scores, candidates, counts, thresholds);
+                         int64_t first_column, const Tensor& gaps,
+                         const std::vector<int64_t>& widths, bool last,
+                         const Tensor& candidate_scores, const Tensor& candidates,
+                         const Tensor& counts, const Tensor& thresholds) {
+  const CandidateLists<float> lists = check_collect_candidates(
+      products, biases, row_groups, column_groups, list_of_group, first_column, gaps, widths,
+      candidate_scores, candidates, counts, thresholds);
+  const Collector collector{lists, widths, read<float>(gaps)};
   const int64_t num_columns = products.size(1);
-  const int64_t num_groups = list_of_group.size(0);
   const float* product = read<float>(products);
   const float* bias = read<float>(biases);
   const int32_t* row_group = read<int32_t>(row_groups);
   const int32_t* column_group = read<int32_t>(column_groups);
-  const int32_t* list_table = read<int32_t>(list_of_group);
-  const std::vector<Run> runs = runs_of(column_group, num_columns);
-
-  struct Scratch {
-    std::vector<Candidate> candidates;
-    std::vector<float> group_thresholds;
-  };
-  const auto make_scratch = [&] { return Scratch{{}, std::vector<float>(num_groups)}; };
-  for_each_row_block(lists.num_rows, make_scratch, [&](const RowBlock& block, Scratch& scratch) {
-    for (int64_t row = block.first; row < block.last; ++row) {
-      const float* row_products = product + row * num_columns;
-      const int32_t* list_of = list_table + row_group[row] * num_groups;
-      float* group_thresholds = scratch.group_thresholds.data();
-      const auto refresh = [&] {
-        for (int64_t group = 0; group < num_groups; ++group) {
-          group_thresholds[group] = lists.thresholds[row * lists.num_lists + list_of[group]];
-        }
-      };
-      refresh();
-      for (const Run& run : runs) {
-        for (int64_t column = run.begin; column < run.end; ++column) {
-          column = run.group >= 0 ? first_above(row_products, bias, group_thresholds[run.group],
-                                                column, run.end)
-                                  : first_above(row_products, bias, column_group, group_thresholds,
-                                                column, run.end);
-          if (column < run.end &&
-              add_candidate(lists, row * lists.num_lists + list_of[column_group[column]],
-                            row_products[column] + bias[column], first_column + column,
-                            scratch.candidates)) {
-            refresh();
+  for_each_row_block(
+      lists.num_rows, [] { return std::vector<float>(); },
+      [&](const RowBlock& block, std::vector<float>& scratch) {
+        for (int64_t row = block.first; row < block.last; ++row) {
+          const int32_t* list_of =
+              read<int32_t>(list_of_group) + row_group[row] * list_of_group.size(0);
+          for (int64_t column = 0; column < num_columns; ++column) {
+            collector.add(row, list_of[column_group[column]],
+                          product[row * num_columns + column] + bias[column], first_column + column,
+                          scratch);
+          }
+          for (int64_t list = 0; last && list < lists.num_lists; ++list) {
+            if (lists.counts[row * lists.num_lists + list] > widths[list]) {
+              collector.cut(row, list, scratch);
+            }
           }
         }
-      }
-    }
-  });
+      });
 }
 
 // Writes the first `width` of the scored samples, nearest first, and -1 if there are fewer.
@@ -160,73 +142,48 @@ void write_list(std::vector<Scored>& scored, int64_t width, int64_t* ranks, doub
   std::partial_sort(scored.begin(), scored.begin() + length, scored.end(), ranks_before);
   for (int64_t column = 0; column < width; ++column) {
     ranks[column] = column < length ? scored[column].index : -1;
-    scores[column] =
-        column < length ? scored[column].score : -std::numeric_limits<double>::infinity();
+    scores[column] = column < length ? scored[column].score : kLowestScore;
   }
 }
 
-std::tuple<Tensor, Tensor, Tensor> rank_candidates(
-    const Tensor& features, const Tensor& rows, const Tensor& candidate_scores,
-    const Tensor& candidates, const Tensor& counts, const Tensor& thresholds,
-    const Tensor& error_bounds, const std::vector<int64_t>& widths, bool euclidean) {
-  const CandidateLists<float> lists = check_rank_candidates(
-      features, rows, candidate_scores, candidates, counts, thresholds, error_bounds, widths);
+std::tuple<Tensor, Tensor> rank_candidates(const Tensor& features, const Tensor& rows,
+                                           const Tensor& candidates, const Tensor& counts,
+                                           const std::vector<int64_t>& widths, bool euclidean) {
+  check_rank_candidates(features, rows, candidates, counts, widths);
   const int64_t dim = features.size(1);
   const int64_t total = total_width(widths);
-  Tensor ranks = make_tensor<int64_t>({lists.num_rows, total});
-  Tensor scores = make_tensor<double>({lists.num_rows, total});
-  Tensor certified = make_tensor<bool>({lists.num_rows});
+  const int64_t capacity = candidates.size(2);
+  const auto num_lists = static_cast<int64_t>(widths.size());
+  Tensor ranks = make_tensor<int64_t>({rows.numel(), total});
+  Tensor scores = make_tensor<double>({rows.numel(), total});
 
   const float* x = read<float>(features);
   const int64_t* row_of = read<int64_t>(rows);
-  const double* bound = read<double>(error_bounds);
+  const int32_t* indices = read<int32_t>(candidates);
+  const int32_t* count_of = read<int32_t>(counts);
   int64_t* out_ranks = write<int64_t>(ranks);
   double* out_scores = write<double>(scores);
-  bool* out_certified = write<bool>(certified);
 
-  struct Scratch {
-    std::vector<float> sorted;
-    std::vector<Scored> scored;
-  };
   for_each_row_block(
-      lists.num_rows, [] { return Scratch{}; },
-      [&](const RowBlock& block, Scratch& scratch) {
+      rows.numel(), [] { return std::vector<Scored>(); },
+      [&](const RowBlock& block, std::vector<Scored>& scored) {
         for (int64_t row = block.first; row < block.last; ++row) {
           const float* row_features = x + row_of[row] * dim;
-          bool proven = std::isfinite(bound[row]);
           int64_t column = row * total;
-          for (int64_t list = row * lists.num_lists; list < (row + 1) * lists.num_lists; ++list) {
-            const float* list_scores = lists.scores + list * lists.capacity;
-            const int32_t* list_indices = lists.indices + list * lists.capacity;
-            const int64_t width = widths[list - row * lists.num_lists];
-            const int32_t count = lists.counts[list];
-            double least = kLowest;
-            if (count > width && width > 0) {
-              scratch.sorted.resize(count);
-              std::transform(list_scores, list_scores + count, scratch.sorted.begin(),
-                             or_lowest<float>);
-              const auto kth = scratch.sorted.begin() + width - 1;
-              std::nth_element(scratch.sorted.begin(), kth, scratch.sorted.end(),
-                               std::greater<float>());
-              least = static_cast<double>(*kth) - 2 * bound[row];
+          for (int64_t list = 0; list < num_lists; ++list) {
+            const int64_t at = row * num_lists + list;
+            scored.clear();
+            for (int32_t slot = 0; slot < count_of[at]; ++slot) {
+              const int64_t index = indices[at * capacity + slot];
+              scored.push_back(
+                  {or_lowest(exact_score(row_features, x + index * dim, dim, euclidean)), index});
             }
-            const float threshold = lists.thresholds[list];
-            proven = proven && (threshold == kLowest || threshold < least);
-            scratch.scored.clear();
-            for (int32_t slot = 0; proven && slot < count; ++slot) {
-              if (list_scores[slot] >= least) {
-                const int64_t index = list_indices[slot];
-                scratch.scored.push_back(
-                    {or_lowest(exact_score(row_features, x + index * dim, dim, euclidean)), index});
-              }
-            }
-            write_list(scratch.scored, width, out_ranks + column, out_scores + column);
-            column += width;
+            write_list(scored, widths[list], out_ranks + column, out_scores + column);
+            column += widths[list];
           }
-          out_certified[row] = proven;
         }
       });
-  return {ranks, scores, certified};
+  return {ranks, scores};
 }
 
 std::tuple<Tensor, Tensor> rank_exactly(const Tensor& features, const Tensor& rows,
@@ -291,11 +248,30 @@ std::tuple<Tensor, Tensor> rank_exactly(const Tensor& features, const Tensor& ro
   return {ranks, scores};
 }
 
+Tensor measure_rows(const Tensor& features, const Tensor& center) {
+  check_same_device(features, {&center});
+  check_tensor<float>(features, "features", 2);
+  check_tensor<float>(center, "center", 1);
+  check_size(center, "center", 0, features.size(1));
+  const int64_t dim = features.size(1);
+  Tensor measures = make_tensor<double>({features.size(0), 3});
+  for_each_row(features.size(0), [&](int64_t row) {
+    const RowMeasures found =
+        measure_row(read<float>(features) + row * dim, read<float>(center), dim);
+    double* out = write<double>(measures) + row * 3;
+    out[0] = found.length;
+    out[1] = found.centered_length;
+    out[2] = found.center_product;
+  });
+  return measures;
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(mabm, CPU, m) {
   m.impl("collect_candidates_", TORCH_BOX(&collect_candidates_));
   m.impl("rank_candidates", TORCH_BOX(&rank_candidates));
+  m.impl("measure_rows", TORCH_BOX(&measure_rows));
   m.impl("rank_exactly", TORCH_BOX(&rank_exactly));
 }
 

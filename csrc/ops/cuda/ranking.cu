@@ -1,4 +1,4 @@
-// Ranking on the GPU: candidates from tiles of a product, proven complete and rescored exactly.
+// Ranking on the GPU: candidates from tiles of a product, ordered by exact scores.
 
 #include <algorithm>
 #include <tuple>
@@ -18,22 +18,6 @@ constexpr int64_t kExactRows = 1024;
 constexpr int64_t kExactColumns = 8192;
 constexpr int64_t kExactListBytes = int64_t{64} << 20;
 
-void collect_candidates_(const Tensor& products, const Tensor& biases, const Tensor& row_groups,
-                         const Tensor& column_groups, const Tensor& list_of_group,
-                         int64_t first_column, const Tensor& candidate_scores,
-                         const Tensor& candidates, const Tensor& counts, const Tensor& thresholds) {
-  const CandidateLists<float> lists =
-      check_collect_candidates(products, biases, row_groups, column_groups, list_of_group,
-                               first_column, candidate_scores, candidates, counts, thresholds);
-  const OnDevice on(products);
-  const ListTable table{read<int32_t>(row_groups), nullptr, read<int32_t>(column_groups),
-                        read<int32_t>(list_of_group), static_cast<int>(list_of_group.size(0))};
-  const ProductTile tile{read<float>(products), read<float>(biases)};
-  on.check(
-      launch_collect_candidates(tile, products.size(1), table, first_column, lists, on.stream()),
-      "collecting candidates");
-}
-
 // Copies the widths of lists to the device.
 Tensor widths_on(const OnDevice& on, const std::vector<int64_t>& widths) {
   Tensor copy = on.make<int32_t>({static_cast<int64_t>(widths.size())}, "the widths of lists");
@@ -42,28 +26,44 @@ Tensor widths_on(const OnDevice& on, const std::vector<int64_t>& widths) {
   return copy;
 }
 
-std::tuple<Tensor, Tensor, Tensor> rank_candidates(
-    const Tensor& features, const Tensor& rows, const Tensor& candidate_scores,
-    const Tensor& candidates, const Tensor& counts, const Tensor& thresholds,
-    const Tensor& error_bounds, const std::vector<int64_t>& widths, bool euclidean) {
-  const CandidateLists<float> lists = check_rank_candidates(
-      features, rows, candidate_scores, candidates, counts, thresholds, error_bounds, widths);
+void collect_candidates_(const Tensor& products, const Tensor& biases, const Tensor& row_groups,
+                         const Tensor& column_groups, const Tensor& list_of_group,
+                         int64_t first_column, const Tensor& gaps,
+                         const std::vector<int64_t>& widths, bool last,
+                         const Tensor& candidate_scores, const Tensor& candidates,
+                         const Tensor& counts, const Tensor& thresholds) {
+  const CandidateLists<float> lists = check_collect_candidates(
+      products, biases, row_groups, column_groups, list_of_group, first_column, gaps, widths,
+      candidate_scores, candidates, counts, thresholds);
+  const OnDevice on(products);
+  const Tensor widths_copy = widths_on(on, widths);
+  const ListTable table{read<int32_t>(row_groups), nullptr, read<int32_t>(column_groups),
+                        read<int32_t>(list_of_group), static_cast<int>(list_of_group.size(0))};
+  const ProductTile tile{read<float>(products), read<float>(biases), read<float>(gaps)};
+  on.check(launch_collect_candidates(tile, products.size(1), table, first_column,
+                                     read<int32_t>(widths_copy), last, lists, on.stream()),
+           "collecting candidates");
+}
+
+std::tuple<Tensor, Tensor> rank_candidates(const Tensor& features, const Tensor& rows,
+                                           const Tensor& candidates, const Tensor& counts,
+                                           const std::vector<int64_t>& widths, bool euclidean) {
+  check_rank_candidates(features, rows, candidates, counts, widths);
   const OnDevice on(features);
+  const int64_t num_rows = rows.numel();
   const int64_t total = total_width(widths);
-  Tensor ranks = on.make<int64_t>({lists.num_rows, total}, "ranks");
-  Tensor scores = on.make<double>({lists.num_rows, total}, "scores");
-  Tensor certified = on.make<bool>({lists.num_rows}, "certificates");
-  Tensor widths_copy = widths_on(on, widths);
-  Tensor scored = on.make<double>({lists.num_rows, lists.capacity}, "exact scores");
-  Tensor scored_indices = on.make<int32_t>({lists.num_rows, lists.capacity}, "exact scores");
+  Tensor ranks = on.make<int64_t>({num_rows, total}, "ranks");
+  Tensor scores = on.make<double>({num_rows, total}, "scores");
+  const Tensor widths_copy = widths_on(on, widths);
+  const Tensor scored = on.make<double>({num_rows, candidates.size(2)}, "exact scores");
+  const CompleteLists lists{num_rows, candidates.size(1), candidates.size(2),
+                            read<int32_t>(candidates), read<int32_t>(counts)};
   on.check(launch_rank_candidates(
-               read<float>(features), features.size(1), read<int64_t>(rows), lists,
-               read<double>(error_bounds), euclidean,
+               read<float>(features), features.size(1), read<int64_t>(rows), lists, euclidean,
                {read<int32_t>(widths_copy), total, write<int64_t>(ranks), write<double>(scores)},
-               write<bool>(certified), write<double>(scored), write<int32_t>(scored_indices),
-               on.stream()),
+               write<double>(scored), on.stream()),
            "ranking candidates");
-  return {ranks, scores, certified};
+  return {ranks, scores};
 }
 
 std::tuple<Tensor, Tensor> rank_exactly(const Tensor& features, const Tensor& rows,
@@ -81,7 +81,7 @@ std::tuple<Tensor, Tensor> rank_exactly(const Tensor& features, const Tensor& ro
     return {ranks, scores};
   }
   Tensor widths_copy = widths_on(on, widths);
-  // A list that is full is cut to its better half, which must contain the list whole.
+  // Few cuts: twice the width, and room for a warp's scores.
   const auto num_lists = static_cast<int64_t>(widths.size());
   const int64_t capacity = 2 * *std::max_element(widths.begin(), widths.end()) + 2 * kWarpSize;
   const int64_t row_bytes = num_lists * capacity * 12;
@@ -111,8 +111,8 @@ std::tuple<Tensor, Tensor> rank_exactly(const Tensor& features, const Tensor& ro
       on.check(launch_score_tile(read<float>(features), dim, block_rows, lists.num_rows, column,
                                  width, euclidean, write<double>(tile), on.stream()),
                "exact scores");
-      on.check(launch_collect_candidates(ExactTile{read<double>(tile)}, width, table, column, lists,
-                                         on.stream()),
+      on.check(launch_collect_candidates(ExactTile{read<double>(tile)}, width, table, column,
+                                         read<int32_t>(widths_copy), false, lists, on.stream()),
                "collecting exact scores");
     }
     on.check(launch_write_lists(

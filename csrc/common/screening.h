@@ -1,0 +1,73 @@
+// Screening: the pairs of samples that may be neighbors, found while their products are still in
+// registers (method step 1; the proof is in mabm/distance/rungs.py).
+//
+// A tile is a square of pairs of samples, its rows and its columns taken from packed blocks. A
+// kernel multiplies the operands of a tile and adds a bound on the error of each pair, so that
+//
+//   u_ij = scale_i scale_j (left_i . right_j) + residual_i residual_j
+//          + lost_i length_j + length_i lost_j
+//
+// is at least the exact score of the pair, up to the bias of either side. A pair is a hit if
+// u_ij + bias_j is above the threshold of row i, or u_ij + bias_i is above that of column j, or if
+// one of them is NaN.
+#pragma once
+
+#include <cstdint>
+
+namespace mabm {
+
+// Rows and columns of a tile: a multiple of every kernel's micro-tile.
+constexpr int kTile = 192;
+
+// What is known of each sample of a block beside its operand; quantized operands only have scales,
+// lost and lengths.
+struct BlockTerms {
+  const float* biases;
+  const float* residuals;
+  const float* scales;
+  const float* lost;
+  const float* lengths;
+};
+
+// A pair that exceeds the threshold of its row, of its column, or of both.
+struct Hit {
+  float bound;    // u_ij, without a bias
+  float refined;  // the same from the features themselves; NaN until it is computed
+  uint8_t row;
+  uint8_t column;
+  bool hit_row;
+  bool hit_column;
+};
+static_assert(kTile <= 256, "hits number rows and columns by bytes");
+
+// A tile as a kernel reads it.
+struct Tile {
+  const void* left;   // packed rows
+  const void* right;  // packed columns
+  int64_t depth;      // of the packed operands
+  BlockTerms rows;
+  BlockTerms columns;
+  // Threshold of row r for the p-th panel of columns: row_thresholds[p * row_stride + r].
+  const float* row_thresholds;
+  int64_t row_stride;
+  // Threshold of column c for the p-th panel of rows; null if columns are not scanned.
+  const float* column_thresholds;
+  int64_t column_stride;
+  void* sums;  // scratch, kTile * kTile numbers of four bytes
+  Hit* hits;   // room for kTile * kTile
+};
+
+// The kernels of one instruction set and one type of operand.
+struct ScreenKernel {
+  const char* name;
+  int rows;                       // of a left panel
+  int columns;                    // of a right panel
+  int step;                       // entries of a sample that are side by side in a panel
+  int (*scan)(const Tile& tile);  // returns the number of hits
+};
+
+// The fastest kernel of this processor, and the one that runs on every processor.
+const ScreenKernel& float_kernel();
+const ScreenKernel& portable_float_kernel();
+
+}  // namespace mabm

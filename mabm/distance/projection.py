@@ -1,0 +1,90 @@
+"""The leading directions of features, and what of each row they leave out.
+
+Features have few effective dimensions: most of a centered row ``d_i`` is in the span of a few
+orthonormal directions ``P`` (D, d). With ``w_i = P' d_i`` and the rest ``r_i = d_i - P w_i``,
+
+    d_i . d_j = w_i . w_j + r_i . r_j + terms as small as P'P - I,    |r_i . r_j| <= |r_i| |r_j|
+
+so products of d numbers and one length bound those of D numbers (Cauchy-Schwarz).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mabm._core.arrays import row_blocks
+from mabm.distance.products import float32_rounding, growth
+
+# Columns that are multiplied at a time: errors grow with the terms of a sum.
+_TERMS_AT_ONCE = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Projection:
+    """Orthonormal directions, and bounds on the errors of projecting rows on them.
+
+    Attributes:
+        directions: (D, d) float32, by descending variance.
+        skewness: Bound on the spectral norm of ``P'P - I``.
+        rounding: Bound on the error of a projected row, relative to the length of the row.
+    """
+
+    directions: Tensor
+    skewness: float
+    rounding: float
+
+    def narrowed(self, width: int) -> Projection:
+        """The same with the first ``width`` directions."""
+        return projection_on(self.directions[:, :width].contiguous())
+
+    def project(self, rows: Tensor, center: Tensor, unit: float) -> Tensor:
+        """(N, d) float32: the centered rows times ``unit``, projected.
+
+        Args:
+            rows: (N, D) float32.
+            center: (D,) float32, subtracted from each row.
+            unit: A power of two.
+        """
+        projected = rows.new_empty(len(rows), self.directions.shape[1])
+        for block, out in zip(row_blocks(rows), row_blocks(projected), strict=True):
+            centered = (block - center) * unit
+            out.zero_()
+            for columns, part in zip(
+                centered.split(_TERMS_AT_ONCE, 1),
+                self.directions.split(_TERMS_AT_ONCE),
+                strict=True,
+            ):
+                out.addmm_(columns, part)
+        return projected
+
+
+def projection_on(directions: Tensor) -> Projection:
+    """Measures how far directions (D, d) are from orthonormal, and bounds the rounding of a row.
+
+    A projected row is off by at most ``g |P|' |d|`` per entry, ``g`` the growth of its sums
+    (``products.py``), so by ``g`` times the spectral norm of ``|P|`` times ``|d|``. That norm is at
+    most the geometric mean of the greatest sums of its rows and columns.
+    """
+    wide = directions.to(torch.float64)
+    dim, width = wide.shape
+    gram = wide.T @ wide - torch.eye(width, dtype=torch.float64)
+    skewness = float(torch.linalg.matrix_norm(gram)) + growth(dim, 2.0**-53) * width
+    sums = wide.abs().sum(0).max() * wide.abs().sum(1).max()
+    terms = _TERMS_AT_ONCE + math.ceil(dim / _TERMS_AT_ONCE) + 8
+    roundoff = growth(terms, 2.0**-24) + float32_rounding(directions.device)
+    return Projection(directions, skewness, roundoff * math.sqrt(float(sums)) * 1.01 + 2.0**-23)
+
+
+def leading_directions(sample: Tensor, width: int) -> Tensor:
+    """The directions (D, width) float32 in which rows (M, D) vary most, by descending variance.
+
+    From the eigenvectors of the (M, M) products of the rows. How close they come to the directions
+    of all rows decides how fast a ranking is, never what it finds.
+    """
+    _, vectors = torch.linalg.eigh(sample @ sample.T)
+    directions = sample.T @ vectors[:, -width:].flip(1)
+    return torch.linalg.qr(directions.to(torch.float64)).Q.to(torch.float32)

@@ -1,0 +1,163 @@
+"""Which rungs a ranking takes, from the scores of a small sample of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mabm.distance.candidates import ListLayout
+from mabm.distance.projection import leading_directions, projection_on
+from mabm.distance.rungs import (
+    Measures,
+    Rung,
+    float_rung,
+    product_error,
+    projected_rung,
+    projection_error,
+)
+
+# Rows whose scores are computed, and the most numbers that these scores may be.
+_SAMPLE_ROWS = 64
+_SAMPLE_SCORES = 1 << 24
+# Rows that directions are found from.
+_DIRECTION_ROWS = 512
+# Numbers of directions to choose from; more are hardly faster than all dimensions.
+_WIDTHS = (32, 64, 96, 128, 192, 256)
+# What a pair costs beside its product, and a candidate, in multiplications of a kernel: the
+# comparison with two thresholds; scoring (by D times the first, plus the second).
+_COMPARISON = 24
+_CANDIDATE = (4, 4000)
+# Few rows are not worth a projection.
+_FEW_PAIRS = 1 << 20
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The rungs to climb, from the fastest on, and the capacity of the lists of the first.
+
+    Attributes:
+        rungs: Functions that make each rung.
+        capacity: Candidates of a row for each list.
+        cells: (N,) int32, the same number for samples that are probably near each other; a guess,
+            on which nothing but time depends.
+    """
+
+    rungs: list[Callable[[], Rung]]
+    capacity: int
+    cells: Tensor
+
+
+@dataclass(frozen=True)
+class _Option:
+    """A rung that could be the first: its error relative to both lengths, and its costs."""
+
+    error: float
+    pair: float  # multiplications for a pair
+    row: float  # multiplications for a row in advance
+    make: Callable[[], Rung]
+
+
+def choose_rungs(x: Tensor, layout: ListLayout, measures: Measures) -> Plan:
+    """Chooses the first rung by its predicted cost; float32 always follows.
+
+    Args:
+        x: (N, D) float32, N > 0.
+        layout: The lists of each row.
+        measures: Those of the rows.
+    """
+    count, dim = x.shape
+    whole = _Option(product_error(dim), dim, 0.0, lambda: float_rung(x, measures))
+    if count * count * dim < _FEW_PAIRS * dim or dim < 2 * _WIDTHS[0]:
+        cells = torch.zeros(count, dtype=torch.int32)
+        return Plan([whole.make], capacity_for(layout.widths, None), cells)
+    rows = torch.arange(min(_SAMPLE_ROWS, max(8, _SAMPLE_SCORES // count))) * count
+    rows = (rows // len(rows)).clamp(max=count - 1)
+    options = [*_projections(x, rows, measures), whole]
+    # Products with centered rows: those with the mean are the same for all columns of a row.
+    scores = ((x[rows] - measures.center) * measures.unit) @ x.T * measures.unit
+    cells = (scores / measures.centered[rows, None].clamp(min=1e-30)).argmax(dim=0)
+    scores += measures.biases.to(torch.float32)
+    needed = _needed_candidates(scores, layout, measures, rows, [each.error for each in options])
+    costs = [
+        _cost(option, candidates, layout, dim, count)
+        for option, candidates in zip(options, needed, strict=True)
+    ]
+    best = min(range(len(options)), key=costs.__getitem__)
+    rungs = [options[best].make] if options[best] is whole else [options[best].make, whole.make]
+    return Plan(rungs, capacity_for(layout.widths, needed[best]), cells.to(torch.int32))
+
+
+def capacity_for(widths: list[int], needed: Tensor | None) -> int:
+    """Places of a list: room for twice what most of a sample needed, and for the list itself."""
+    least, most = 4 * max(widths) + 32, 16 * max(widths) + 512
+    if needed is None:
+        return least
+    typical = float(needed.flatten().kthvalue(max(1, int(0.95 * needed.numel()))).values)
+    return int(max(least, min(most, 2 * typical + 32)))
+
+
+def _projections(x: Tensor, rows: Tensor, measures: Measures) -> list[_Option]:
+    """One option for each number of directions."""
+    count, dim = x.shape
+    kept = torch.ones(count, dtype=torch.bool)
+    kept[rows] = False  # rows that directions are found from look better than they are
+    others = kept.nonzero().flatten()
+    others = others[:: max(1, len(others) // _DIRECTION_ROWS)][:_DIRECTION_ROWS]
+    widths = [width for width in _WIDTHS if 2 * width <= min(dim, len(others))]
+    if not widths:
+        return []
+    sample = (x[others] - measures.center) * measures.unit
+    directions = leading_directions(sample, widths[-1])
+    projection = projection_on(directions)
+    seen = projection.project(x[rows], measures.center, measures.unit).to(torch.float64).square()
+    lengths = measures.centered[rows].square()
+    options = []
+    for width in widths:
+        rest = (lengths - seen[:, :width].sum(1)).clamp(min=0) / lengths.clamp(min=1e-300)
+        narrow = projection.narrowed(width)
+        error = float(rest.mean()) + 2 * projection_error(narrow) + product_error(width)
+        options.append(
+            _Option(
+                error,
+                width,
+                2.0 * dim * width / 2,
+                lambda narrow=narrow: projected_rung(x, measures, narrow),
+            )
+        )
+    return options
+
+
+def _needed_candidates(
+    scores: Tensor, layout: ListLayout, measures: Measures, rows: Tensor, errors: list[float]
+) -> list[Tensor]:
+    """(rows, lists) float32 for each error: how many samples of each list are within it."""
+    lengths = measures.centered.to(torch.float32)
+    needed = [scores.new_zeros(len(rows), len(layout.widths)) for _ in errors]
+    for at, row in enumerate(rows.tolist()):
+        lists = layout.list_of_group[layout.groups[row].long()][layout.groups.long()]
+        for number, width in enumerate(layout.widths):
+            members = (lists == number).nonzero().flatten()
+            found = scores[at, members]
+            if not width or len(found) <= width:
+                for each in needed:
+                    each[at, number] = len(found)
+                continue
+            least = found.topk(width).values[-1]
+            gaps = (least - found) / (lengths[row] * lengths[members]).clamp(min=1e-30)
+            for each, error in zip(needed, errors, strict=True):
+                each[at, number] = int((gaps <= error).sum())
+    return needed
+
+
+def _cost(option: _Option, needed: Tensor, layout: ListLayout, dim: int, count: int) -> float:
+    """Predicted multiplications for each row."""
+    capacity = capacity_for(layout.widths, needed)
+    lost = (needed.amax(dim=1) > capacity * 7 // 8).float().mean()
+    candidates = needed.clamp(max=capacity).sum(dim=1).mean() * (1 - lost)
+    pairs = count / 2 * (option.pair + _COMPARISON)
+    again = lost * count * (dim + _COMPARISON)
+    scoring = candidates * (_CANDIDATE[0] * dim + _CANDIDATE[1])
+    return float(option.row + pairs + scoring + again)

@@ -1,0 +1,234 @@
+"""The rungs of a ranking on the CPU: cheap scores of all pairs, with a bound on each error.
+
+A rung gives each sample an operand and a few numbers. Its score of a pair, the product of two
+operands, is off by at most
+
+    residual_i residual_j + lost_i length_j + length_i lost_j + margin_j + slack_i
+
+from ``d_i . d_j + bias_j``, which orders the columns of a row as exact scores do. With
+``x_j = m + d_j``, ``m`` the mean of the rows,
+
+    x_i . x_j             = d_i . d_j + m . d_j     + a term that depends only on row i
+    - |x_i - x_j|^2 / 2   = d_i . d_j - |d_j|^2 / 2 + a term that depends only on row i
+
+Everything is in units of a power of two in which the longest centered row is about 1. For the
+rounding of products see ``products.py``; sums of terms of two samples each become one product by
+Cauchy-Schwarz: ``a_i a_j + b_i b_j <= sqrt(a_i^2 + b_i^2) sqrt(a_j^2 + b_j^2)``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mabm._core.arrays import row_blocks
+from mabm.distance.products import growth
+from mabm.distance.projection import Projection
+
+# Rounding of a score beside its product: the centering of both operands, the addition of the error
+# bound and of the bias, each one roundoff of the magnitude, and one to spare.
+_ROUNDINGS = 8 * 2.0**-24
+# Units in which products of features and of their squares are far from the limits of float32.
+_LEAST_UNIT = 2.0**-40
+
+
+@dataclass(frozen=True, eq=False)
+class Measures:
+    """What the bounds of every rung are made of, measured in float64.
+
+    Attributes:
+        center: (D,) float32, the mean of the rows.
+        unit: The power of two that rows are multiplied by.
+        lengths: (N,) float64, lengths of the rows times ``unit``.
+        centered: (N,) float64, lengths of the centered rows times ``unit``.
+        biases: (N,) float64, in units of the product.
+        bias_magnitudes: (N,) float64: what the errors of the biases are relative to.
+        euclidean: Whether samples are compared by Euclidean distance.
+    """
+
+    center: Tensor
+    unit: float
+    lengths: Tensor
+    centered: Tensor
+    biases: Tensor
+    bias_magnitudes: Tensor
+    euclidean: bool
+
+    @property
+    def dim(self) -> int:
+        """Number of dimensions, D."""
+        return len(self.center)
+
+
+def measure(x: Tensor, euclidean: bool) -> Measures:
+    """Measures the rows of x (N, D) float32, N > 0, in two passes."""
+    center = x.mean(dim=0)
+    if not bool(center.isfinite().all()):  # sums of huge numbers
+        center = torch.zeros_like(center)
+    squares, centered_squares, products = torch.ops.mabm.measure_rows(x, center).T
+    greatest = math.sqrt(float(centered_squares.max()))
+    exponent = -math.frexp(greatest)[1] if 0 < greatest < math.inf else 0
+    unit = 2.0 ** max(-100, min(100, exponent))
+    area = unit * unit
+    lengths, centered = squares.sqrt() * unit, centered_squares.sqrt() * unit
+    if euclidean:
+        biases = centered_squares * (-0.5 * area)
+        magnitudes = centered.square()
+    else:
+        biases = products * area
+        magnitudes = centered * (torch.linalg.vector_norm(center, dtype=torch.float64) * unit)
+    return Measures(center, unit, lengths, centered, biases, magnitudes, euclidean)
+
+
+@dataclass(frozen=True, eq=False)
+class Refinement:
+    """What the candidates of a rung are scored with again: the features themselves.
+
+    Attributes:
+        features: (N, D) float32.
+        center: (D,) float32, subtracted from them.
+        unit: A power of two that they are multiplied by.
+        residuals: (N,) float32: a score is off by at most the product of both, beside the margins
+            and slacks of the rung.
+    """
+
+    features: Tensor
+    center: Tensor
+    unit: float
+    residuals: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Rung:
+    """Operands of N samples, and the numbers that bound the errors of their products.
+
+    Attributes:
+        name: What is multiplied, for the log.
+        operands: (N, d) float32, or int8 with the last three attributes.
+        center: (D,) float32 that is subtracted from operands, which are multiplied by ``unit``
+            thereafter; ``None`` if both have been done.
+        unit: A power of two.
+        biases: (N,) float32, with the margins added.
+        margins: (N,) float32, errors of a column.
+        residuals: (N,) float32, errors as a product of both samples.
+        slacks: (N,) float32, errors of a row.
+        scales: (N,) float32 that products of int8 are multiplied by.
+        lost: (N,) float32, length of what was lost by rounding to int8.
+        lengths: (N,) float32, what it is multiplied by.
+        refinement: What candidates are scored with again; ``None`` if this cannot be better.
+    """
+
+    name: str
+    operands: Tensor
+    center: Tensor | None
+    unit: float
+    biases: Tensor
+    margins: Tensor
+    residuals: Tensor
+    slacks: Tensor
+    scales: Tensor | None = None
+    lost: Tensor | None = None
+    lengths: Tensor | None = None
+    refinement: Refinement | None = None
+
+    def trusted(self, share: float) -> Rung:
+        """The same with bounds that are smaller by this factor, which proves nothing."""
+        margins = self.margins * share
+        lost = None if self.lost is None else self.lost * share
+        return Rung(
+            self.name,
+            self.operands,
+            self.center,
+            self.unit,
+            self.biases - self.margins + margins,
+            margins,
+            self.residuals * math.sqrt(share),
+            self.slacks * share,
+            self.scales,
+            lost,
+            self.lengths,
+            self.refinement,
+        )
+
+
+def float_rung(x: Tensor, measures: Measures) -> Rung:
+    """The centered rows in float32, centered as they are read."""
+    relative = product_error(measures.dim)
+    terms = _terms(measures, relative, torch.zeros_like(measures.centered))
+    return Rung("float32", x, measures.center, measures.unit, *terms)
+
+
+def projected_rung(x: Tensor, measures: Measures, projection: Projection) -> Rung:
+    """The centered rows projected on a few directions, in float32."""
+    operands = projection.project(x, measures.center, measures.unit)
+    squares = torch.cat(
+        [torch.linalg.vector_norm(block, dim=1, dtype=torch.float64) for block in row_blocks(operands)]
+    ).square()
+    # The length of the rest from those of the row and of its projection, which are both inexact.
+    inexact = projection_error(projection) * measures.centered.square()
+    rest = (measures.centered.square() - squares).clamp(min=0) + inexact
+    width = operands.shape[1]
+    relative = product_error(width) + projection_error(projection)
+    name = f"{width} of {measures.dim} directions"
+    terms = _terms(measures, relative, rest)
+    return Rung(name, operands, None, 1.0, *terms, refinement=refinement_of(x, measures))
+
+
+def refinement_of(x: Tensor, measures: Measures) -> Refinement | None:
+    """The features as a refinement; ``None`` if their products may leave the range of float32."""
+    if not _LEAST_UNIT <= measures.unit <= 1 / _LEAST_UNIT:
+        return None
+    none_left = torch.zeros_like(measures.centered)
+    _, _, residuals, _ = _terms(measures, product_error(measures.dim), none_left)
+    return Refinement(x, measures.center, measures.unit, residuals)
+
+
+def product_error(terms: int) -> float:
+    """Bound on the error of a float32 product of centered rows, relative to both lengths."""
+    return growth(terms + 8, 2.0**-24) * (1 + 2.0**-10) + _ROUNDINGS
+
+
+def projection_error(projection: Projection) -> float:
+    """Bound on the error of ``w_i . w_j`` and of ``|w_i|^2``, relative to both lengths.
+
+    From ``|P'P - I| <= skewness`` and projections that are off by ``rounding``.
+    """
+    return 1.01 * (2 * projection.rounding + projection.rounding**2 + 2 * projection.skewness)
+
+
+def _terms(
+    measures: Measures, relative: float, rest: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Biases, margins, residuals and slacks of float32 operands.
+
+    Args:
+        measures: Those of the rows.
+        relative: Bound on the errors relative to the lengths of both centered rows.
+        rest: (N,) float64, squared lengths of what the operands leave out.
+    """
+    dim = measures.dim
+    exact = growth(dim + 8, 2.0**-53)  # of the exact scores and of the biases
+    tiny = (dim + 8) * 2.0**-120  # what is flushed to zero
+    squares = rest + relative * measures.centered.square()
+    slacks = torch.full_like(squares, tiny)
+    margins = 4 * 2.0**-24 * measures.biases.abs() + 2 * exact * measures.bias_magnitudes + tiny
+    if measures.euclidean:
+        slacks += 2 * exact * measures.centered.square()
+        margins += 2 * exact * measures.centered.square()
+    else:
+        squares += exact * measures.lengths.square()
+    biases = measures.biases + margins
+    return (
+        biases.to(torch.float32),
+        rounded_up(margins),
+        rounded_up(squares.sqrt()),
+        rounded_up(slacks),
+    )
+
+
+def rounded_up(bounds: Tensor) -> Tensor:
+    """Bounds >= 0 as float32, none smaller than before."""
+    return (bounds * (1 + 2.0**-22)).to(torch.float32)

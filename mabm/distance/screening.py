@@ -1,0 +1,172 @@
+"""Candidates of every row on the CPU, proven complete: rung by rung, until all rows are proven.
+
+``torch.ops.mabm.screen_pairs_`` scores all pairs of two blocks of samples and keeps, in lists of
+each row, what may be in the ranking; ``csrc/ops/cpu/screening.cpp`` has the proof. A row whose
+list overflows goes to the next rung.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mabm._core.work import Advance
+from mabm.distance.candidates import ListLayout
+from mabm.distance.rung_choice import capacity_for, choose_rungs
+from mabm.distance.rungs import Refinement, Rung, measure
+
+# Bytes of one packed block of samples, and multiplications of a call, a fraction of a second of
+# work: between calls progress is reported.
+_BLOCK_BYTES = 32 << 20
+_PRODUCTS_AT_ONCE = 2**34
+_TILE = 192  # csrc/common/screening.h
+# Bytes of the lists of rows that an earlier rung left.
+_REST_BYTES = 64 << 20
+# Rows that are faster ranked by exact scores than screened again.
+_FEW_ROWS = 64
+# Error bounds of precision "fast" as a share of the proven ones: rests of rows hardly ever point
+# the same way.
+_FAST_SHARE = 1 / 8
+
+
+class Proposal(NamedTuple):
+    """Candidates of B rows for each of L lists, each with all samples that may belong to it.
+
+    Attributes:
+        rung: What proposed them.
+        rows: (B,) int64.
+        candidates: (B, L, C) int32.
+        counts: (B, L) int32, the number of candidates in each list; -1 for all lists of a row if
+            one of them overflowed.
+    """
+
+    rung: str
+    rows: Tensor
+    candidates: Tensor
+    counts: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class _Lists:
+    """Lists of B rows in the making, as the ops take them."""
+
+    rows: Tensor  # (B,) int32
+    bounds: Tensor
+    candidates: Tensor
+    counts: Tensor
+    lower_bounds: Tensor
+    thresholds: Tensor
+
+    @classmethod
+    def empty(cls, rows: Tensor, widths: list[int], capacity: int) -> _Lists:
+        shape = (len(rows), len(widths))
+        return cls(
+            rows,
+            torch.empty((*shape, capacity), dtype=torch.float32),
+            torch.empty((*shape, capacity), dtype=torch.int32),
+            torch.zeros(shape, dtype=torch.int32),
+            torch.full((*shape, max(widths)), -torch.inf, dtype=torch.float32),
+            torch.full(shape, -torch.inf, dtype=torch.float32),
+        )
+
+    def parts(self) -> tuple[Tensor, ...]:
+        return self.bounds, self.candidates, self.counts, self.lower_bounds, self.thresholds
+
+
+def screen(
+    x: Tensor, layout: ListLayout, euclidean: bool, fast: bool, max_memory: int | None, advance: Advance
+) -> Iterator[Proposal]:
+    """Yields candidates of all rows; those of overflowed rows again from the next rung, if any.
+
+    Args:
+        x: (N, D) float32, contiguous, N > 0.
+        layout: The lists of each row.
+        euclidean: Whether rows are compared by Euclidean distance instead of inner product.
+        fast: Whether to take smaller bounds, which prove nothing.
+        max_memory: Bytes that lists may take, or ``None``.
+        advance: Called with the number of rows done.
+    """
+    measures = measure(x, euclidean)
+    plan = choose_rungs(x, layout, measures)
+    # Samples of a group side by side, so that a tile rarely has columns of two lists; within a
+    # group those of a cell, so that lists fill with near samples early.
+    groups = layout.groups.to(torch.int64)
+    order = (groups * (1 << 31) + plan.cells).argsort(stable=True).to(torch.int32)
+    capacity, left = plan.capacity, order
+    for number, make in enumerate(plan.rungs):
+        rung = make().trusted(_FAST_SHARE) if fast else make()
+        unproven = []
+        for rows in _row_blocks(left, layout, capacity, max_memory, is_first=number == 0):
+            lists = _Lists.empty(rows, layout.widths, capacity)
+            _fill(lists, rung, layout, order, plan.cells, advance)
+            yield Proposal(rung.name, rows.to(torch.int64), lists.candidates, lists.counts)
+            unproven.append(rows[(lists.counts < 0).any(dim=1)])
+        left = torch.cat(unproven)
+        if len(left) < _FEW_ROWS:
+            return
+        capacity = 8 * capacity_for(layout.widths, None)
+
+
+def _row_blocks(
+    rows: Tensor, layout: ListLayout, capacity: int, max_memory: int | None, is_first: bool
+) -> tuple[Tensor, ...]:
+    """Rows whose lists are made at a time: all of them, unless memory is limited."""
+    row_bytes = len(layout.widths) * (8 * capacity + 8)
+    limit = max_memory if is_first else min(_REST_BYTES, max_memory or _REST_BYTES)
+    if limit is None:
+        return (rows,)
+    return rows.split(max(_TILE, limit // (2 * row_bytes)))
+
+
+def _parts(refinement: Refinement | None) -> tuple[Tensor | None, Tensor | None, float, Tensor | None]:
+    if refinement is None:
+        return None, None, 1.0, None
+    return refinement.features, refinement.center, refinement.unit, refinement.residuals
+
+
+def _fill(
+    lists: _Lists, rung: Rung, layout: ListLayout, order: Tensor, cells: Tensor, advance: Advance
+) -> None:
+    """Screens the rows of the lists against all samples, and cuts the lists."""
+    count, dim = rung.operands.shape
+    side = min(_BLOCK_BYTES // (rung.operands.element_size() * max(dim, 1)), 1 << 14)
+    while side > _TILE and side * side * dim > _PRODUCTS_AT_ONCE:
+        side //= 2
+    side = max(_TILE, side // _TILE * _TILE)
+    mirrored = len(lists.rows) == count
+    places = torch.full((count,), -1, dtype=torch.int32)
+    places[lists.rows.long()] = torch.arange(len(lists.rows), dtype=torch.int32)
+    blocks = lists.rows.split(side)
+    columns = blocks if mirrored else order.split(side)
+    for number, rows in enumerate(blocks):
+        for others in columns[number if mirrored else 0 :]:
+            torch.ops.mabm.screen_pairs_(
+                rung.operands,
+                rung.center,
+                rung.unit,
+                rung.biases,
+                rung.margins,
+                rung.residuals,
+                rung.slacks,
+                rung.scales,
+                rung.lost,
+                rung.lengths,
+                *_parts(rung.refinement),
+                layout.groups,
+                layout.list_of_group,
+                layout.widths,
+                cells,
+                rows,
+                others,
+                places,
+                mirrored,
+                *lists.parts(),
+            )
+        advance(len(rows))
+    torch.ops.mabm.cut_candidates_(
+        lists.bounds, lists.candidates, lists.counts, lists.thresholds
+    )
