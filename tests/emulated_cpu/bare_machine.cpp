@@ -9,9 +9,7 @@ namespace {
 
 char* unused_memory = reinterpret_cast<char*>(0x4000000);
 
-void write_port(uint16_t port, char value) {
-  asm volatile("outb %0, %1" ::"a"(value), "Nd"(port));
-}
+void write_port(uint16_t port, char value) { asm volatile("outb %0, %1" ::"a"(value), "Nd"(port)); }
 
 void print(const char* text) {
   for (; *text != 0; ++text) {

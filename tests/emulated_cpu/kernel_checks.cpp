@@ -1,8 +1,8 @@
 // Checks kernels of screening without PyTorch: the products, the bounds and the hits of a tile. The
 // tests compile it for processors that this one is not, and run it in an emulator.
 //
-// KERNELS is a macro, the file with the kernels. A line for each kernel says what is wrong; the last
-// one is "N kernels checked, N wrong".
+// KERNELS is a macro, the file with the kernels. A line for each kernel says what is wrong; the
+// last one is "N kernels checked, N wrong".
 
 #include KERNELS
 
@@ -83,8 +83,16 @@ int count_wrong(const ScreenKernel& kernel, int64_t depth) {
   std::vector<float> sums(kTile * kTile);
   std::vector<Hit> hits(kTile * kTile);
   std::vector<float> bounds(kTile * kTile, std::numeric_limits<float>::quiet_NaN());
-  Tile tile{left.packed.data(), right.packed.data(), depth, left.terms(), right.terms(),
-            lowest.data(),      0,                   lowest.data(),        0, sums.data(),
+  Tile tile{left.packed.data(),
+            right.packed.data(),
+            depth,
+            left.terms(),
+            right.terms(),
+            lowest.data(),
+            0,
+            lowest.data(),
+            0,
+            sums.data(),
             hits.data()};
   // Everything exceeds the lowest thresholds, and comes once.
   int num_wrong = 0;
@@ -164,8 +172,8 @@ struct Results {
   void check(const ScreenKernel& kernel, const char* operands, bool is_quantized) {
     int num_wrong = 0;
     for (const int64_t depth : is_quantized ? kQuantizedDepths : kFloatDepths) {
-      num_wrong += is_quantized ? count_wrong<int8_t>(kernel, depth)
-                                : count_wrong<float>(kernel, depth);
+      num_wrong +=
+          is_quantized ? count_wrong<int8_t>(kernel, depth) : count_wrong<float>(kernel, depth);
     }
     if (is_quantized) {
       num_wrong += !multiplies_exactly(kernel, kLongDepth);
