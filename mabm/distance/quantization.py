@@ -43,8 +43,8 @@ _SMALLEST = 2.0**-100
 # An operation on numbers that float32 flushes to zero is wrong by at most 2^-125; D of them per
 # entry, in the product that rotates, are covered by this for each dimension.
 _FLUSHED = 2.0**-116
-# Scales below this would be flushed to zero in a product with another; they are zero at once.
-_SMALLEST_SCALE = 2.0**-120
+# Smaller scales are zero at once, far above the numbers that a processor may flush to zero.
+_SMALLEST_SCALE = 2.0**-100
 # A rotation costs passes over all features: worth it from a loss this much smaller.
 _WORTHWHILE = 0.6
 _SAMPLE = 256
@@ -56,7 +56,7 @@ class QuantizedRows(NamedTuple):
     Attributes:
         values: (N, P) int8 in [-127, 127]; P is D, padded with zeros to a multiple of 16. A
             rotation mixes the padding in, too.
-        scales: (N,) float32, zero or at least 2**-120.
+        scales: (N,) float32, zero or at least 2**-100.
         lost: (N,) float64, at least ``|R d - scale * values|``; infinite where float32 overflows:
             values are 0 there, and the row cannot be compared.
         lengths: (N,) float64, at least ``|d|``; infinite where ``lost`` is.

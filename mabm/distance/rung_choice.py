@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -9,7 +10,9 @@ import torch
 from torch import Tensor
 
 from mabm.distance.candidates import ListLayout
+from mabm.distance.instructions import fast_int8_kernel
 from mabm.distance.projection import leading_directions, projection_on
+from mabm.distance.quantization import rotation_helps
 from mabm.distance.rungs import (
     Measures,
     Rung,
@@ -17,6 +20,8 @@ from mabm.distance.rungs import (
     product_error,
     projected_rung,
     projection_error,
+    quantization_error,
+    quantized_rung,
 )
 
 # Rows whose scores are computed, and the most numbers that these scores may be.
@@ -30,6 +35,13 @@ _WIDTHS = (32, 64, 96, 128, 192, 256)
 # comparison with two thresholds; scoring (by D times the first, plus the second).
 _COMPARISON = 24
 _CANDIDATE = (4, 4000)
+# Multiplications of int8 for one of float32: every instruction set for them takes four at a time
+# where it takes one float32.
+_INT8_SPEED = 4
+# Passes over the features to quantize them, in multiplications for each number; a rotation adds two
+# matrix products.
+_QUANTIZATION = 16
+_MOST_QUANTIZED = 1 << 17  # csrc/common/screening.h
 # Few rows are not worth a projection.
 _FEW_PAIRS = 1 << 20
 
@@ -75,7 +87,7 @@ def choose_rungs(x: Tensor, layout: ListLayout, measures: Measures) -> Plan:
         return Plan([whole.make], capacity_for(layout.widths, None), cells)
     rows = torch.arange(min(_SAMPLE_ROWS, max(8, _SAMPLE_SCORES // count))) * count
     rows = (rows // len(rows)).clamp(max=count - 1)
-    options = [*_projections(x, rows, measures), whole]
+    options = [*_projections(x, rows, measures), *_quantized(x, rows, measures), whole]
     # Products with centered rows: those with the mean are the same for all columns of a row.
     scores = ((x[rows] - measures.center) * measures.unit) @ x.T * measures.unit
     cells = (scores / measures.centered[rows, None].clamp(min=1e-30)).argmax(dim=0)
@@ -128,6 +140,24 @@ def _projections(x: Tensor, rows: Tensor, measures: Measures) -> list[_Option]:
             )
         )
     return options
+
+
+def _quantized(x: Tensor, rows: Tensor, measures: Measures) -> list[_Option]:
+    """One option if the processor multiplies int8 faster than float32, else none."""
+    if fast_int8_kernel() is None or x.shape[1] > _MOST_QUANTIZED:
+        return []
+    dim = x.shape[1]
+    sample = x[rows]
+    rotate = rotation_helps(sample, measures.center)
+    passes = _QUANTIZATION + (4 * math.isqrt(dim) if rotate else 0)
+    return [
+        _Option(
+            quantization_error(sample, measures, rotate=rotate),
+            dim / _INT8_SPEED,
+            passes * dim,
+            lambda: quantized_rung(x, measures, rotate=rotate),
+        )
+    ]
 
 
 def _needed_candidates(
