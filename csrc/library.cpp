@@ -15,7 +15,6 @@ STABLE_TORCH_LIBRARY(mabm, m) {
   m.def(
       "screen_pairs_(Tensor operands, Tensor? center, float unit, Tensor biases, Tensor margins, "
       "Tensor residuals, Tensor slacks, Tensor? scales, Tensor? lost, Tensor? lengths, "
-      "Tensor? features, Tensor? feature_center, float feature_unit, Tensor? feature_residuals, "
       "Tensor groups, Tensor list_of_group, int[] widths, Tensor cells, Tensor rows, "
       "Tensor columns, Tensor places, bool mirrored, Tensor(a!) bounds, Tensor(b!) candidates, "
       "Tensor(c!) counts, Tensor(d!) lower_bounds, Tensor(e!) thresholds) -> ()");
@@ -33,10 +32,12 @@ STABLE_TORCH_LIBRARY(mabm, m) {
       "bool last, Tensor(a!) candidate_scores, Tensor(b!) candidates, Tensor(c!) counts, "
       "Tensor(d!) thresholds) -> ()");
   // Orders lists that contain all that may belong to them by exact scores. Lists of count -1 come
-  // back empty.
+  // back empty. With bounds, candidates are scored from the greatest bound down, and no further than
+  // needed: a score s is at most (bound + offset of the row) / area.
   m.def(
       "rank_candidates(Tensor features, Tensor rows, Tensor candidates, Tensor counts, "
-      "int[] widths, bool euclidean) -> (Tensor ranks, Tensor scores)");
+      "int[] widths, bool euclidean, Tensor? bounds=None, Tensor? offsets=None, float area=1.0) "
+      "-> (Tensor ranks, Tensor scores)");
   // Ranks whole rows by exact scores only.
   m.def(
       "rank_exactly(Tensor features, Tensor rows, Tensor groups, Tensor list_of_group, "

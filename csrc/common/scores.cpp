@@ -49,21 +49,6 @@ MABM_CLONES double squared_distance(const float* a, const float* b, int64_t size
   return fold(partial);
 }
 
-MABM_CLONES float centered_product(const float* a, const float* b, const float* center,
-                                   int64_t size) {
-  float partial[kLanes] = {};
-  const int64_t whole = size - size % kLanes;
-  for (int64_t d = 0; d < whole; d += kLanes) {
-    for (int lane = 0; lane < kLanes; ++lane) {
-      partial[lane] += (a[d + lane] - center[d + lane]) * (b[d + lane] - center[d + lane]);
-    }
-  }
-  for (int64_t d = whole; d < size; ++d) {
-    partial[d - whole] += (a[d] - center[d]) * (b[d] - center[d]);
-  }
-  return fold(partial);
-}
-
 MABM_CLONES RowMeasures measure_row(const float* row, const float* center, int64_t size) {
   double lengths[kLanes] = {};
   double centered_lengths[kLanes] = {};

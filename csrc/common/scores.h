@@ -12,9 +12,6 @@ namespace mabm {
 double inner_product(const float* a, const float* b, int64_t size);
 double squared_distance(const float* a, const float* b, int64_t size);
 
-// Product of the differences of two rows from a center, in float32, in as many partial sums.
-float centered_product(const float* a, const float* b, const float* center, int64_t size);
-
 // Of a row: its squared length, that of its difference from the center, and the product of this
 // difference with the center. Sums in float64, in the order above.
 struct RowMeasures {

@@ -32,8 +32,7 @@ struct BlockTerms {
 
 // A pair that exceeds the threshold of its row, of its column, or of both.
 struct Hit {
-  float bound;    // u_ij, without a bias
-  float refined;  // the same from the features themselves; NaN until it is computed
+  float bound;  // u_ij, without a bias
   uint8_t row;
   uint8_t column;
   bool hit_row;

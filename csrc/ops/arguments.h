@@ -90,8 +90,20 @@ inline int64_t total_width(const std::vector<int64_t>& widths) {
 
 inline void check_rank_candidates(const Tensor& features, const Tensor& rows,
                                   const Tensor& candidates, const Tensor& counts,
-                                  const std::vector<int64_t>& widths) {
+                                  const std::vector<int64_t>& widths,
+                                  const std::optional<Tensor>& bounds,
+                                  const std::optional<Tensor>& offsets) {
   check_same_device(candidates, {&features, &rows, &counts});
+  STD_TORCH_CHECK(bounds.has_value() == offsets.has_value(), "bounds and offsets go together");
+  if (bounds.has_value()) {
+    check_same_device(candidates, {&*bounds, &*offsets});
+    check_tensor<float>(*bounds, "bounds", 3);
+    for (int axis = 0; axis < 3; ++axis) {
+      check_size(*bounds, "bounds", axis, candidates.size(axis));
+    }
+    check_tensor<double>(*offsets, "offsets", 1);
+    check_size(*offsets, "offsets", 0, rows.numel());
+  }
   check_tensor<float>(features, "features", 2);
   check_tensor<int64_t>(rows, "rows", 1);
   check_tensor<int32_t>(candidates, "candidates", 3);

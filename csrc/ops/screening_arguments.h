@@ -3,7 +3,6 @@
 
 #include <vector>
 
-#include "common/scores.h"
 #include "common/screening.h"
 #include "ops/arguments.h"
 
@@ -16,7 +15,6 @@ struct ScreenTerms {
   const float* slacks = nullptr;
   const float* lost = nullptr;
   const float* lengths = nullptr;
-  const float* refined_residuals = nullptr;  // with refined bounds, in place of all but the rest
 
   // Twice the bound on the error of a pair in the list of `sample`.
   double gap(int32_t sample, int32_t other) const {
@@ -25,10 +23,6 @@ struct ScreenTerms {
                  ? 0.0
                  : static_cast<double>(of_sample[sample]) * static_cast<double>(of_other[other]);
     };
-    if (refined_residuals != nullptr) {
-      return 2 * (product(refined_residuals, refined_residuals) +
-                  static_cast<double>(margins[other]) + static_cast<double>(slacks[sample]));
-    }
     return 2 * (product(residuals, residuals) + product(lost, lengths) + product(lengths, lost) +
                 static_cast<double>(margins[other]) + static_cast<double>(slacks[sample]));
   }
@@ -49,22 +43,6 @@ struct ScreenLists {
   float* thresholds;
 };
 
-// What the hits of a rung are refined with: the product of centered features, off by at most
-// residual_i residual_j beside margins and slacks.
-struct Refinement {
-  const float* features = nullptr;  // null: a hit is as good as it gets
-  const float* center = nullptr;
-  int64_t dim = 0;
-  float area = 1;  // the square of the unit
-  const float* residuals = nullptr;
-
-  float bound(int32_t sample, int32_t other) const {
-    const float product =
-        centered_product(features + sample * dim, features + other * dim, center, dim);
-    return product * area + residuals[sample] * residuals[other];
-  }
-};
-
 struct ScreenArguments {
   int64_t dim;
   const void* operands;
@@ -73,7 +51,6 @@ struct ScreenArguments {
   const float* biases;
   const float* scales;
   ScreenTerms terms;
-  Refinement refinement;
   const int32_t* groups;
   const int32_t* list_table;
   int64_t num_groups;
@@ -115,13 +92,11 @@ inline ScreenArguments check_screen_pairs(
     const Tensor& operands, const std::optional<Tensor>& center, double unit, const Tensor& biases,
     const Tensor& margins, const Tensor& residuals, const Tensor& slacks,
     const std::optional<Tensor>& scales, const std::optional<Tensor>& lost,
-    const std::optional<Tensor>& lengths, const std::optional<Tensor>& features,
-    const std::optional<Tensor>& feature_center, double feature_unit,
-    const std::optional<Tensor>& feature_residuals, const Tensor& groups,
-    const Tensor& list_of_group, const std::vector<int64_t>& widths, const Tensor& cells,
-    const Tensor& rows, const Tensor& columns, const Tensor& places, bool mirrored,
-    const Tensor& bounds, const Tensor& candidates, const Tensor& counts,
-    const Tensor& lower_bounds, const Tensor& thresholds) {
+    const std::optional<Tensor>& lengths, const Tensor& groups, const Tensor& list_of_group,
+    const std::vector<int64_t>& widths, const Tensor& cells, const Tensor& rows,
+    const Tensor& columns, const Tensor& places, bool mirrored, const Tensor& bounds,
+    const Tensor& candidates, const Tensor& counts, const Tensor& lower_bounds,
+    const Tensor& thresholds) {
   ScreenLists lists = read_screen_lists(bounds, candidates, counts, thresholds);
   check_tensor<float>(lower_bounds, "lower_bounds", 3);
   check_size(lower_bounds, "lower_bounds", 0, lists.num_rows);
@@ -172,18 +147,6 @@ inline ScreenArguments check_screen_pairs(
                       lists.num_rows, ") for every sample with lists, got ", found);
     }
   }
-  Refinement refinement;
-  if (features.has_value()) {
-    STD_TORCH_CHECK(feature_center.has_value() && feature_residuals.has_value(),
-                    "feature_center and feature_residuals must come with features");
-    check_tensor<float>(*features, "features", 2);
-    check_size(*features, "features", 0, num_samples);
-    check_tensor<float>(*feature_center, "feature_center", 1);
-    check_size(*feature_center, "feature_center", 0, features->size(1));
-    refinement = {read<float>(*features), read<float>(*feature_center), features->size(1),
-                  static_cast<float>(feature_unit * feature_unit),
-                  read_terms(*feature_residuals, "feature_residuals", num_samples)};
-  }
   return {
       operands.size(1),
       operands.const_data_ptr(),
@@ -193,8 +156,7 @@ inline ScreenArguments check_screen_pairs(
       read_terms(scales, "scales", num_samples),
       {read_terms(margins, "margins", num_samples), read_terms(residuals, "residuals", num_samples),
        read_terms(slacks, "slacks", num_samples), read_terms(lost, "lost", num_samples),
-       read_terms(lengths, "lengths", num_samples), refinement.residuals},
-      refinement,
+       read_terms(lengths, "lengths", num_samples)},
       read<int32_t>(groups),
       read<int32_t>(list_of_group),
       list_of_group.size(0),

@@ -45,10 +45,6 @@ def screen_pairs_(
     scales: Tensor | None,
     lost: Tensor | None,
     lengths: Tensor | None,
-    features: Tensor | None,
-    feature_center: Tensor | None,
-    feature_unit: float,
-    feature_residuals: Tensor | None,
     groups: Tensor,
     list_of_group: Tensor,
     widths: list[int],
@@ -105,6 +101,9 @@ def rank_candidates(
     counts: Tensor,
     widths: list[int],
     euclidean: bool,
+    bounds: Tensor | None = None,
+    offsets: Tensor | None = None,
+    area: float = 1.0,
 ) -> _Rows:
     return rank_exactly(features, rows, rows, rows, widths, euclidean)
 

@@ -273,13 +273,22 @@ def _rank_lists(
     unproven = torch.ones(len(x), dtype=torch.bool, device=x.device)
     rungs: list[tuple[str, Tensor]] = []
     fast = precision == "fast"
-    for rung, rows, candidates, counts in propose(x, layout, euclidean, fast, work, advance):
+    for proposed in propose(x, layout, euclidean, fast, work, advance):
+        rows, counts = proposed.rows, proposed.counts
         ranks[rows], scores[rows] = torch.ops.mabm.rank_candidates(
-            x, rows, candidates, counts, layout.widths, euclidean
+            x,
+            rows,
+            proposed.candidates,
+            counts,
+            layout.widths,
+            euclidean,
+            proposed.bounds,
+            proposed.offsets,
+            proposed.area,
         )
         overflowed = (counts < 0).any(dim=1)
         unproven[rows] = overflowed
-        rungs.append((rung, (~overflowed).sum()))
+        rungs.append((proposed.rung, (~overflowed).sum()))
     rest = torch.nonzero(unproven).flatten()
     _log_rungs(rungs, len(rest), len(x))
     if len(rest):

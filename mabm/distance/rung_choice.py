@@ -176,7 +176,7 @@ def _needed_candidates(
                     each[at, number] = len(found)
                 continue
             least = found.topk(width).values[-1]
-            gaps = (least - found) / (lengths[row] * lengths[members]).clamp(min=1e-30)
+            gaps = (least - found) / (2 * lengths[row] * lengths[members]).clamp(min=1e-30)
             for each, error in zip(needed, errors, strict=True):
                 each[at, number] = int((gaps <= error).sum())
     return needed

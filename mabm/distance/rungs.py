@@ -32,8 +32,6 @@ from mabm.distance.quantization import quantize_rows
 # Rounding of a score beside its product: the centering of both operands, the addition of the error
 # bound and of the bias, each one roundoff of the magnitude, and one to spare.
 _ROUNDINGS = 8 * 2.0**-24
-# Units in which products of features and of their squares are far from the limits of float32.
-_LEAST_UNIT = 2.0**-40
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +45,9 @@ class Measures:
         centered: (N,) float64, lengths of the centered rows times ``unit``.
         biases: (N,) float64, in units of the product.
         bias_magnitudes: (N,) float64: what the errors of the biases are relative to.
+        offsets: (N,) float64: an exact score ``s`` of a row is ``area * s - offset`` in the scores
+            of a rung, or less by the rounding of both.
+        area: What exact scores are multiplied by in units of the product.
         euclidean: Whether samples are compared by Euclidean distance.
     """
 
@@ -56,6 +57,8 @@ class Measures:
     centered: Tensor
     biases: Tensor
     bias_magnitudes: Tensor
+    offsets: Tensor
+    area: float
     euclidean: bool
 
     @property
@@ -78,28 +81,24 @@ def measure(x: Tensor, euclidean: bool) -> Measures:
     if euclidean:
         biases = centered_squares * (-0.5 * area)
         magnitudes = centered.square()
+        constants = biases
     else:
+        length = torch.linalg.vector_norm(center, dtype=torch.float64) * unit
         biases = products * area
-        magnitudes = centered * (torch.linalg.vector_norm(center, dtype=torch.float64) * unit)
-    return Measures(center, unit, lengths, centered, biases, magnitudes, euclidean)
+        magnitudes = centered * length
+        constants = biases + length.square()
+    # Rounding of the constants and of what they are compared with.
+    rounding = 2.0**-52 * (len(center) + 8) * (lengths * lengths.max() + magnitudes)
+    offsets = constants + rounding + _tiny(len(center))
+    scale = area / 2 if euclidean else area
+    return Measures(
+        center, unit, lengths, centered, biases, magnitudes, offsets, scale, euclidean
+    )
 
 
-@dataclass(frozen=True, eq=False)
-class Refinement:
-    """What the candidates of a rung are scored with again: the features themselves.
-
-    Attributes:
-        features: (N, D) float32.
-        center: (D,) float32, subtracted from them.
-        unit: A power of two that they are multiplied by.
-        residuals: (N,) float32: a score is off by at most the product of both, beside the margins
-            and slacks of the rung.
-    """
-
-    features: Tensor
-    center: Tensor
-    unit: float
-    residuals: Tensor
+def _tiny(dim: int) -> float:
+    """What sums of ``dim`` terms lose at most to numbers that are flushed to zero."""
+    return (dim + 8) * 2.0**-120
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +118,6 @@ class Rung:
         scales: (N,) float32 that products of int8 are multiplied by.
         lost: (N,) float32, length of what was lost by rounding to int8.
         lengths: (N,) float32, what it is multiplied by.
-        refinement: What candidates are scored with again; ``None`` if this cannot be better.
     """
 
     name: str
@@ -133,7 +131,6 @@ class Rung:
     scales: Tensor | None = None
     lost: Tensor | None = None
     lengths: Tensor | None = None
-    refinement: Refinement | None = None
 
     def trusted(self, share: float) -> Rung:
         """The same with bounds that are smaller by this factor, which proves nothing."""
@@ -151,7 +148,6 @@ class Rung:
             self.scales,
             lost,
             self.lengths,
-            self.refinement,
         )
 
 
@@ -177,8 +173,7 @@ def projected_rung(x: Tensor, measures: Measures, projection: Projection) -> Run
     width = operands.shape[1]
     relative = product_error(width) + projection_error(projection)
     name = f"{width} of {measures.dim} directions"
-    terms = _terms(measures, relative, rest)
-    return Rung(name, operands, None, 1.0, *terms, refinement=refinement_of(x, measures))
+    return Rung(name, operands, None, 1.0, *_terms(measures, relative, rest))
 
 
 def quantized_rung(x: Tensor, measures: Measures, *, rotate: bool) -> Rung:
@@ -205,7 +200,6 @@ def quantized_rung(x: Tensor, measures: Measures, *, rotate: bool) -> Rung:
         (rows.scales * change).to(torch.float32),
         rounded_up(lost),
         rounded_up(lengths + lost / 2),  # the products of both lost parts, halved
-        refinement_of(x, measures),
     )
 
 
@@ -214,15 +208,6 @@ def quantization_error(x: Tensor, measures: Measures, *, rotate: bool) -> float:
     rows = quantize_rows(x, measures.center, rotate=rotate)
     share = float((rows.lost / rows.lengths).nanmedian())
     return 2 * share + share * share
-
-
-def refinement_of(x: Tensor, measures: Measures) -> Refinement | None:
-    """The features as a refinement; ``None`` if their products may leave the range of float32."""
-    if not _LEAST_UNIT <= measures.unit <= 1 / _LEAST_UNIT:
-        return None
-    none_left = torch.zeros_like(measures.centered)
-    _, _, residuals, _ = _terms(measures, product_error(measures.dim), none_left)
-    return Refinement(x, measures.center, measures.unit, residuals)
 
 
 def product_error(terms: int) -> float:
@@ -250,7 +235,7 @@ def _terms(
     """
     dim = measures.dim
     exact = growth(dim + 8, 2.0**-53)  # of the exact scores and of the biases
-    tiny = (dim + 8) * 2.0**-120  # what is flushed to zero
+    tiny = _tiny(dim)
     squares = rest + relative * measures.centered.square()
     slacks = torch.full_like(squares, tiny)
     margins = 4 * 2.0**-24 * measures.biases.abs() + 2 * exact * measures.bias_magnitudes + tiny

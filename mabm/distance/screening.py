@@ -17,7 +17,7 @@ from torch import Tensor
 from mabm._core.work import Advance
 from mabm.distance.candidates import ListLayout
 from mabm.distance.rung_choice import capacity_for, choose_rungs
-from mabm.distance.rungs import Refinement, Rung, measure
+from mabm.distance.rungs import Rung, measure
 
 # Bytes of one packed block of samples, and multiplications of a call, a fraction of a second of
 # work: between calls progress is reported.
@@ -42,12 +42,19 @@ class Proposal(NamedTuple):
         candidates: (B, L, C) int32.
         counts: (B, L) int32, the number of candidates in each list; -1 for all lists of a row if
             one of them overflowed.
+        bounds: (B, L, C) float32, upper bounds on the scores of candidates: a score ``s`` is at
+            most ``(bound + offset) / area``; ``None`` if all candidates are to be scored.
+        offsets: (B,) float64, of each row; ``None`` without bounds.
+        area: A positive number.
     """
 
     rung: str
     rows: Tensor
     candidates: Tensor
     counts: Tensor
+    bounds: Tensor | None = None
+    offsets: Tensor | None = None
+    area: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +110,16 @@ def screen(
         for rows in _row_blocks(left, layout, capacity, max_memory, is_first=number == 0):
             lists = _Lists.empty(rows, layout.widths, capacity)
             _fill(lists, rung, layout, order, plan.cells, advance)
-            yield Proposal(rung.name, rows.to(torch.int64), lists.candidates, lists.counts)
+            numbers = rows.to(torch.int64)
+            yield Proposal(
+                rung.name,
+                numbers,
+                lists.candidates,
+                lists.counts,
+                lists.bounds,
+                measures.offsets[numbers],
+                measures.area,
+            )
             unproven.append(rows[(lists.counts < 0).any(dim=1)])
         left = torch.cat(unproven)
         if len(left) < _FEW_ROWS:
@@ -120,12 +136,6 @@ def _row_blocks(
     if limit is None:
         return (rows,)
     return rows.split(max(_TILE, limit // (2 * row_bytes)))
-
-
-def _parts(refinement: Refinement | None) -> tuple[Tensor | None, Tensor | None, float, Tensor | None]:
-    if refinement is None:
-        return None, None, 1.0, None
-    return refinement.features, refinement.center, refinement.unit, refinement.residuals
 
 
 def _fill(
@@ -155,7 +165,6 @@ def _fill(
                 rung.scales,
                 rung.lost,
                 rung.lengths,
-                *_parts(rung.refinement),
                 layout.groups,
                 layout.list_of_group,
                 layout.widths,

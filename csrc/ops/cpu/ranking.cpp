@@ -5,6 +5,8 @@
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <numeric>
+#include <optional>
 #include <tuple>
 #include <vector>
 
@@ -146,10 +148,71 @@ void write_list(std::vector<Scored>& scored, int64_t width, int64_t* ranks, doub
   }
 }
 
+// Scores candidates by the exact scores that they are ranked by.
+class CandidateScores {
+ public:
+  CandidateScores(const float* features, int64_t dim, bool euclidean)
+      : features_(features), dim_(dim), euclidean_(euclidean) {}
+
+  // All of them.
+  std::vector<Scored>& score(int64_t row, const int32_t* candidates, int32_t count) {
+    scored_.clear();
+    for (int32_t slot = 0; slot < count; ++slot) {
+      add(row, candidates[slot]);
+    }
+    return scored_;
+  }
+
+  // From the greatest bound down, until no further one can be among the first `width`: reachable(s)
+  // is the least bound of a candidate that may score s.
+  template <class Reachable>
+  std::vector<Scored>& score_best(int64_t row, const int32_t* candidates, const float* bounds,
+                                  int32_t count, int64_t width, const Reachable& reachable) {
+    order_.resize(count);
+    std::iota(order_.begin(), order_.end(), 0);
+    const auto is_before = [&](int32_t a, int32_t b) { return bounds[a] > bounds[b]; };
+    std::sort(order_.begin(), order_.end(), is_before);
+    scored_.clear();
+    best_.clear();
+    for (const int32_t slot : order_) {
+      const bool full = static_cast<int64_t>(best_.size()) >= width;
+      if (full && (width == 0 || static_cast<double>(bounds[slot]) < reachable(best_.front()))) {
+        break;
+      }
+      const double score = add(row, candidates[slot]);
+      if (full) {
+        std::pop_heap(best_.begin(), best_.end(), std::greater<double>());
+        best_.back() = std::max(best_.back(), score);
+      } else {
+        best_.push_back(score);
+      }
+      std::push_heap(best_.begin(), best_.end(), std::greater<double>());
+    }
+    return scored_;
+  }
+
+ private:
+  double add(int64_t row, int64_t other) {
+    const double score =
+        or_lowest(exact_score(features_ + row * dim_, features_ + other * dim_, dim_, euclidean_));
+    scored_.push_back({score, other});
+    return score;
+  }
+
+  const float* features_;
+  const int64_t dim_;
+  const bool euclidean_;
+  std::vector<Scored> scored_;
+  std::vector<int32_t> order_;
+  std::vector<double> best_;  // the greatest scores, a heap with the least on top
+};
+
 std::tuple<Tensor, Tensor> rank_candidates(const Tensor& features, const Tensor& rows,
                                            const Tensor& candidates, const Tensor& counts,
-                                           const std::vector<int64_t>& widths, bool euclidean) {
-  check_rank_candidates(features, rows, candidates, counts, widths);
+                                           const std::vector<int64_t>& widths, bool euclidean,
+                                           const std::optional<Tensor>& bounds,
+                                           const std::optional<Tensor>& offsets, double area) {
+  check_rank_candidates(features, rows, candidates, counts, widths, bounds, offsets);
   const int64_t dim = features.size(1);
   const int64_t total = total_width(widths);
   const int64_t capacity = candidates.size(2);
@@ -161,23 +224,25 @@ std::tuple<Tensor, Tensor> rank_candidates(const Tensor& features, const Tensor&
   const int64_t* row_of = read<int64_t>(rows);
   const int32_t* indices = read<int32_t>(candidates);
   const int32_t* count_of = read<int32_t>(counts);
+  const float* bound = bounds.has_value() ? read<float>(*bounds) : nullptr;
+  const double* offset = bounds.has_value() ? read<double>(*offsets) : nullptr;
   int64_t* out_ranks = write<int64_t>(ranks);
   double* out_scores = write<double>(scores);
 
   for_each_row_block(
-      rows.numel(), [] { return std::vector<Scored>(); },
-      [&](const RowBlock& block, std::vector<Scored>& scored) {
+      rows.numel(), [&] { return CandidateScores(x, dim, euclidean); },
+      [&](const RowBlock& block, CandidateScores& candidate_scores) {
         for (int64_t row = block.first; row < block.last; ++row) {
-          const float* row_features = x + row_of[row] * dim;
           int64_t column = row * total;
           for (int64_t list = 0; list < num_lists; ++list) {
             const int64_t at = row * num_lists + list;
-            scored.clear();
-            for (int32_t slot = 0; slot < count_of[at]; ++slot) {
-              const int64_t index = indices[at * capacity + slot];
-              scored.push_back(
-                  {or_lowest(exact_score(row_features, x + index * dim, dim, euclidean)), index});
-            }
+            const int32_t* candidate = indices + at * capacity;
+            const auto reachable = [&](double score) { return score * area - offset[row]; };
+            auto& scored = bound == nullptr
+                               ? candidate_scores.score(row_of[row], candidate, count_of[at])
+                               : candidate_scores.score_best(
+                                     row_of[row], candidate, bound + at * capacity,
+                                     std::max(count_of[at], 0), widths[list], reachable);
             write_list(scored, widths[list], out_ranks + column, out_scores + column);
             column += widths[list];
           }

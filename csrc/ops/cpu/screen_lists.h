@@ -6,14 +6,12 @@
 // nearly full with samples that cannot be dropped has overflowed: nothing is known of it any more.
 #pragma once
 
-#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <limits>
 #include <memory>
 #include <thread>
 
-#include "common/screening.h"
 #include "ops/screening_arguments.h"
 
 namespace mabm {
@@ -47,20 +45,28 @@ class SharedLists {
     return shared_threshold(at).load(std::memory_order_relaxed);
   }
 
-  // Adds hits on one sample to its lists; other_of(hit) is the other sample of the pair. Hits are
-  // taken from the best down, so that few of many are refined.
-  template <class Other>
-  void add(int32_t sample, Hit** first, Hit** last, const Other& other_of) {
-    const float* biases = arguments_.biases;
-    const auto bound_of = [&](const Hit* hit) { return hit->bound + biases[other_of(*hit)]; };
-    std::sort(first, last, [&](const Hit* a, const Hit* b) { return bound_of(a) > bound_of(b); });
+  // Adds hits on one sample to its lists; other_of(hit) is the other sample of the pair.
+  template <class Hits, class Other>
+  void add(int32_t sample, const Hits& hits, const Other& other_of) {
     const int64_t place = arguments_.places[sample];
     const Lock lock(locks_[place]);
-    for (Hit** at = first; at < last; ++at) {
-      if (!add_locked(sample, other_of(**at), place, **at)) {
-        overflow(place);
+    for (const Hit* hit : hits) {
+      const int32_t other = other_of(*hit);
+      const int32_t list = arguments_.list_of(sample, other);
+      const float bound = hit->bound + arguments_.biases[other];
+      const int64_t at = place * lists_.num_lists + list;
+      if (lists_.counts[at] < 0 || bound <= lists_.thresholds[at]) {
+        continue;
+      }
+      if (!(bound < std::numeric_limits<float>::infinity()) || !make_room(at)) {
+        overflow(place);  // of a float, NaN, or of the list
         return;
       }
+      const int32_t slot = lists_.counts[at]++;
+      lists_.bounds[at * lists_.capacity + slot] = bound;
+      lists_.indices[at * lists_.capacity + slot] = other;
+      raise_threshold(at, static_cast<int32_t>(arguments_.widths[list]),
+                      static_cast<double>(bound) - arguments_.terms.gap(sample, other));
     }
   }
 
@@ -79,35 +85,6 @@ class SharedLists {
    private:
     std::atomic<bool>& taken_;
   };
-
-  // False if there is no bound, or no place in the list.
-  bool add_locked(int32_t sample, int32_t other, int64_t place, Hit& hit) {
-    const int32_t list = arguments_.list_of(sample, other);
-    const int64_t at = place * lists_.num_lists + list;
-    float bound = hit.bound + arguments_.biases[other];
-    if (lists_.counts[at] < 0 || bound <= lists_.thresholds[at]) {
-      return true;
-    }
-    if (arguments_.refinement.features != nullptr) {
-      if (hit.refined != hit.refined) {
-        hit.refined = arguments_.refinement.bound(sample, other);
-      }
-      bound = hit.refined + arguments_.biases[other];
-      if (bound <= lists_.thresholds[at]) {
-        return true;
-      }
-    }
-    // Neither beyond the range of a float nor NaN.
-    if (!(bound < std::numeric_limits<float>::infinity()) || !make_room(at)) {
-      return false;
-    }
-    const int32_t slot = lists_.counts[at]++;
-    lists_.bounds[at * lists_.capacity + slot] = bound;
-    lists_.indices[at * lists_.capacity + slot] = other;
-    raise_threshold(at, static_cast<int32_t>(arguments_.widths[list]),
-                    static_cast<double>(bound) - arguments_.terms.gap(sample, other));
-    return true;
-  }
 
   std::atomic<float>& shared_threshold(int64_t at) const {
     return *reinterpret_cast<std::atomic<float>*>(lists_.thresholds + at);

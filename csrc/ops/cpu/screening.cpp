@@ -170,7 +170,7 @@ class TileThresholds {
 struct TileScratch {
   std::vector<float> sums = std::vector<float>(kTile * kTile);
   std::vector<Hit> hits = std::vector<Hit>(kTile * kTile);
-  std::vector<Hit*> sorted = std::vector<Hit*>(kTile * kTile);
+  std::vector<const Hit*> sorted = std::vector<const Hit*>(kTile * kTile);
   TileThresholds row_thresholds;
   TileThresholds column_thresholds;
 };
@@ -188,19 +188,25 @@ void add_hits(SharedLists& lists, const int32_t* own, const int32_t* others, Til
     ends[sample + 1] += ends[sample];
   }
   for (int at = num_hits - 1; at >= 0; --at) {
-    Hit& hit = scratch.hits[at];
+    const Hit& hit = scratch.hits[at];
     if (is_hit(hit)) {
       scratch.sorted[--ends[of_own(hit) + 1]] = &hit;
     }
   }
+  struct Range {
+    const Hit* const* first;
+    const Hit* const* last;
+    const Hit* const* begin() const { return first; }
+    const Hit* const* end() const { return last; }
+  };
   const int total = static_cast<int>(
       std::count_if(scratch.hits.begin(), scratch.hits.begin() + num_hits, is_hit));
   for (int sample = 0; sample < kTile; ++sample) {
     const int first = ends[sample + 1];
     const int last = sample + 1 < kTile ? ends[sample + 2] : total;
     if (first < last && own[sample] >= 0) {
-      lists.add(own[sample], scratch.sorted.data() + first, scratch.sorted.data() + last,
-                [&](const Hit& hit) { return others[of_other(hit)]; });
+      const Range range{scratch.sorted.data() + first, scratch.sorted.data() + last};
+      lists.add(own[sample], range, [&](const Hit& hit) { return others[of_other(hit)]; });
     }
   }
 }
@@ -292,18 +298,15 @@ void screen_pairs_(const Tensor& operands, const std::optional<Tensor>& center, 
                    const Tensor& biases, const Tensor& margins, const Tensor& residuals,
                    const Tensor& slacks, const std::optional<Tensor>& scales,
                    const std::optional<Tensor>& lost, const std::optional<Tensor>& lengths,
-                   const std::optional<Tensor>& features,
-                   const std::optional<Tensor>& feature_center, double feature_unit,
-                   const std::optional<Tensor>& feature_residuals, const Tensor& groups,
-                   const Tensor& list_of_group, const std::vector<int64_t>& widths,
-                   const Tensor& cells, const Tensor& rows, const Tensor& columns,
-                   const Tensor& places, bool mirrored, const Tensor& bounds,
+                   const Tensor& groups, const Tensor& list_of_group,
+                   const std::vector<int64_t>& widths, const Tensor& cells, const Tensor& rows,
+                   const Tensor& columns, const Tensor& places, bool mirrored, const Tensor& bounds,
                    const Tensor& candidates, const Tensor& counts, const Tensor& lower_bounds,
                    const Tensor& thresholds) {
-  const ScreenArguments arguments = check_screen_pairs(
-      operands, center, unit, biases, margins, residuals, slacks, scales, lost, lengths, features,
-      feature_center, feature_unit, feature_residuals, groups, list_of_group, widths, cells, rows,
-      columns, places, mirrored, bounds, candidates, counts, lower_bounds, thresholds);
+  const ScreenArguments arguments =
+      check_screen_pairs(operands, center, unit, biases, margins, residuals, slacks, scales, lost,
+                         lengths, groups, list_of_group, widths, cells, rows, columns, places,
+                         mirrored, bounds, candidates, counts, lower_bounds, thresholds);
   if (scales.has_value()) {
     screen_blocks<int8_t>(arguments, quantized_kernel(), mirrored);
   } else {

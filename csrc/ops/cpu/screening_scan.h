@@ -116,11 +116,8 @@ struct Scan {
         store(stored, bounds[r][v]);
         for (int lane = 0; lane < kLanes; ++lane) {
           if ((rows | columns) >> lane & 1u) {
-            tile.hits[num_hits++] = {stored[lane],
-                                     __builtin_nanf(""),
-                                     static_cast<uint8_t>(row),
-                                     static_cast<uint8_t>(first + lane),
-                                     (rows >> lane & 1u) != 0,
+            tile.hits[num_hits++] = {stored[lane], static_cast<uint8_t>(row),
+                                     static_cast<uint8_t>(first + lane), (rows >> lane & 1u) != 0,
                                      (columns >> lane & 1u) != 0};
           }
         }

@@ -45,10 +45,13 @@ void collect_candidates_(const Tensor& products, const Tensor& biases, const Ten
            "collecting candidates");
 }
 
+// All candidates are scored: bounds would only save some.
 std::tuple<Tensor, Tensor> rank_candidates(const Tensor& features, const Tensor& rows,
                                            const Tensor& candidates, const Tensor& counts,
-                                           const std::vector<int64_t>& widths, bool euclidean) {
-  check_rank_candidates(features, rows, candidates, counts, widths);
+                                           const std::vector<int64_t>& widths, bool euclidean,
+                                           const std::optional<Tensor>& bounds,
+                                           const std::optional<Tensor>& offsets, double area) {
+  check_rank_candidates(features, rows, candidates, counts, widths, bounds, offsets);
   const OnDevice on(features);
   const int64_t num_rows = rows.numel();
   const int64_t total = total_width(widths);
