@@ -46,9 +46,10 @@ STABLE_TORCH_LIBRARY(mabm, m) {
   m.def(
       "expand_neighbors(Tensor ranks, Tensor mask, Tensor? half_ranks, Tensor? half_mask) "
       "-> (Tensor indptr, Tensor indices)");
+  // products: the exact inner products of the rows with their ranks, which need not be computed.
   m.def(
-      "encode_neighbors(Tensor features, Tensor indptr, Tensor indices) "
-      "-> (Tensor indptr, Tensor indices, Tensor weights)");
+      "encode_neighbors(Tensor features, Tensor indptr, Tensor indices, Tensor? ranks, "
+      "Tensor? products) -> (Tensor indptr, Tensor indices, Tensor weights)");
   m.def(
       "average_encodings(Tensor indptr, Tensor indices, Tensor weights, Tensor neighbors, "
       "Tensor neighbor_weights) -> (Tensor indptr, Tensor indices, Tensor weights)");

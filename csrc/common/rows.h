@@ -27,6 +27,13 @@ struct MaskedRanks {
   const bool* mask;
 };
 
+// Neighbor lists, `width` columns a row, with the inner product of each entry.
+struct RankedProducts {
+  int64_t width;
+  const int64_t* ranks;
+  const double* products;
+};
+
 // The candidates of B rows: (B, L, C) scores and sample indices in L lists of at most C entries,
 // with the number of entries of each list, (B, L), and its threshold, (B, L): what scores less is
 // left out of the list. It begins at -inf.

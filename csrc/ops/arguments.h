@@ -192,6 +192,22 @@ inline Rows check_encode_neighbors(const Tensor& features, const Tensor& indptr,
   return neighbors;
 }
 
+// The inner products of a ranking with its samples, of width 0 if there are none.
+inline RankedProducts read_products(const Tensor& features, const std::optional<Tensor>& ranks,
+                                    const std::optional<Tensor>& products) {
+  if (!ranks.has_value()) {
+    return {0, nullptr, nullptr};
+  }
+  STD_TORCH_CHECK(products.has_value(), "products must come with ranks");
+  check_same_device(features, {&*ranks, &*products});
+  check_ranks(*ranks, "ranks");
+  check_tensor<double>(*products, "products", 2);
+  check_size(*ranks, "ranks", 0, features.size(0));
+  check_size(*products, "products", 0, ranks->size(0));
+  check_size(*products, "products", 1, ranks->size(1));
+  return {ranks->size(1), read<int64_t>(*ranks), read<double>(*products)};
+}
+
 inline Rows check_average_encodings(const Tensor& indptr, const Tensor& indices,
                                     const Tensor& weights, const Tensor& neighbors,
                                     const Tensor& neighbor_weights) {

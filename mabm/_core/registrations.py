@@ -63,9 +63,7 @@ def screen_pairs_(
 
 
 @_fake
-def cut_candidates_(
-    bounds: Tensor, candidates: Tensor, counts: Tensor, thresholds: Tensor
-) -> None:
+def cut_candidates_(bounds: Tensor, candidates: Tensor, counts: Tensor, thresholds: Tensor) -> None:
     return None
 
 
@@ -134,7 +132,13 @@ def expand_neighbors(
 
 
 @_fake
-def encode_neighbors(features: Tensor, indptr: Tensor, indices: Tensor) -> _ValuedRows:
+def encode_neighbors(
+    features: Tensor,
+    indptr: Tensor,
+    indices: Tensor,
+    ranks: Tensor | None,
+    products: Tensor | None,
+) -> _ValuedRows:
     starts, columns = _ragged(indptr, features.shape[0])
     return starts, columns, torch.empty_like(columns)
 

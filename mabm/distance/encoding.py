@@ -53,10 +53,26 @@ def encode_neighbors(features: ArrayT, neighbors: NeighborSets[Any]) -> Encoding
     return encoding
 
 
-def encode(x: Tensor, neighbors: NeighborSets[Tensor], work: Work = QUIET) -> Encoding[Tensor]:
-    """:func:`encode_neighbors` for checked tensors."""
+def encode(
+    x: Tensor,
+    neighbors: NeighborSets[Tensor],
+    ranking: Ranking[Tensor] | None = None,
+    work: Work = QUIET,
+) -> Encoding[Tensor]:
+    """:func:`encode_neighbors` for checked tensors.
+
+    Args:
+        x: (N, D) float32.
+        neighbors: E(i) of N samples.
+        ranking: The lists of these features, whose exact scores are not computed again where they
+            are inner products; ``None`` to compute all.
+        work: Limits and reports.
+    """
+    known: tuple[Tensor | None, Tensor | None] = (None, None)
+    if ranking is not None and ranking.preset.metric == "inner_product":
+        known = (ranking.ranks, ranking.scores)
     with work.stage("encoding", len(x)), running_ops(f"encoding {len(x)} samples", "lower k1"):
-        parts = torch.ops.mabm.encode_neighbors(x, neighbors.indptr, neighbors.indices)
+        parts = torch.ops.mabm.encode_neighbors(x, neighbors.indptr, neighbors.indices, *known)
     return Encoding.unchecked(*parts)
 
 

@@ -235,7 +235,7 @@ def encode_features(
     _advise_on_k1(options.preset, options.k1, sizes)
     ranking = rank(x, groups, options.preset, options.k1, options.precision, work)
     neighbors = find_neighbors(ranking, work)
-    return expand(encode(x, neighbors, work), ranking, options.k2, work)
+    return expand(encode(x, neighbors, ranking, work), ranking, options.k2, work)
 
 
 def _advise_on_k1(preset: Preset, k1: int, sizes: dict[int, int]) -> None:

@@ -54,8 +54,8 @@ class Projection:
             centered = (block - center) * unit
             out.zero_()
             for columns, part in zip(
-                centered.split(_TERMS_AT_ONCE, 1),
-                self.directions.split(_TERMS_AT_ONCE),
+                torch.split(centered, _TERMS_AT_ONCE, dim=1),
+                torch.split(self.directions, _TERMS_AT_ONCE),
                 strict=True,
             ):
                 out.addmm_(columns, part)
@@ -87,4 +87,5 @@ def leading_directions(sample: Tensor, width: int) -> Tensor:
     """
     _, vectors = torch.linalg.eigh(sample @ sample.T)
     directions = sample.T @ vectors[:, -width:].flip(1)
-    return torch.linalg.qr(directions.to(torch.float64)).Q.to(torch.float32)
+    basis: Tensor = torch.linalg.qr(directions.to(torch.float64)).Q
+    return basis.to(torch.float32)

@@ -312,8 +312,14 @@ def propose(
         advance: Called with the number of rows done.
     """
     if x.is_cpu:
-        yield from screen(x, layout, euclidean, fast, work.max_memory, advance)
-        return
+        return screen(x, layout, euclidean, fast, work.max_memory, advance)
+    return propose_by_tiles(x, layout, euclidean, fast, work, advance)
+
+
+def propose_by_tiles(
+    x: Tensor, layout: ListLayout, euclidean: bool, fast: bool, work: Work, advance: Advance
+) -> Iterator[Proposal]:
+    """:func:`propose` on a GPU; on the CPU for tests."""
     for rows, candidates in propose_candidates(x, layout, euclidean, trusted=fast):
         yield Proposal("float16", rows, candidates.indices, candidates.counts)
         advance(len(rows))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -67,13 +68,13 @@ class _Option:
     """A rung that could be the first: its error relative to both lengths, and its costs."""
 
     error: float
-    pair: float  # multiplications for a pair
-    row: float  # multiplications for a row in advance
+    pair: int  # multiplications for a pair
+    row: int  # multiplications for a row in advance
     make: Callable[[], Rung]
 
 
 def choose_rungs(x: Tensor, layout: ListLayout, measures: Measures) -> Plan:
-    """Chooses the first rung by its predicted cost; float32 always follows.
+    """Chooses the first rung by its predicted cost; finer ones follow, float32 last of all.
 
     Args:
         x: (N, D) float32, N > 0.
@@ -81,13 +82,14 @@ def choose_rungs(x: Tensor, layout: ListLayout, measures: Measures) -> Plan:
         measures: Those of the rows.
     """
     count, dim = x.shape
-    whole = _Option(product_error(dim), dim, 0.0, lambda: float_rung(x, measures))
+    whole = _Option(product_error(dim), dim, 0, functools.partial(float_rung, x, measures))
     if count * count * dim < _FEW_PAIRS * dim or dim < 2 * _WIDTHS[0]:
         cells = torch.zeros(count, dtype=torch.int32)
         return Plan([whole.make], capacity_for(layout.widths, None), cells)
     rows = torch.arange(min(_SAMPLE_ROWS, max(8, _SAMPLE_SCORES // count))) * count
     rows = (rows // len(rows)).clamp(max=count - 1)
-    options = [*_projections(x, rows, measures), *_quantized(x, rows, measures), whole]
+    quantized = _quantized(x, rows, measures)
+    options = [*_projections(x, rows, measures), *quantized, whole]
     # Products with centered rows: those with the mean are the same for all columns of a row.
     scores = ((x[rows] - measures.center) * measures.unit) @ x.T * measures.unit
     cells = (scores / measures.centered[rows, None].clamp(min=1e-30)).argmax(dim=0)
@@ -98,7 +100,8 @@ def choose_rungs(x: Tensor, layout: ListLayout, measures: Measures) -> Plan:
         for option, candidates in zip(options, needed, strict=True)
     ]
     best = min(range(len(options)), key=costs.__getitem__)
-    rungs = [options[best].make] if options[best] is whole else [options[best].make, whole.make]
+    after = [each for each in (*quantized, whole) if each.error < options[best].error]
+    rungs = [each.make for each in (options[best], *after)]
     return Plan(rungs, capacity_for(layout.widths, needed[best]), cells.to(torch.int32))
 
 
@@ -131,14 +134,8 @@ def _projections(x: Tensor, rows: Tensor, measures: Measures) -> list[_Option]:
         rest = (lengths - seen[:, :width].sum(1)).clamp(min=0) / lengths.clamp(min=1e-300)
         narrow = projection.narrowed(width)
         error = float(rest.mean()) + 2 * projection_error(narrow) + product_error(width)
-        options.append(
-            _Option(
-                error,
-                width,
-                2.0 * dim * width / 2,
-                lambda narrow=narrow: projected_rung(x, measures, narrow),
-            )
-        )
+        make = functools.partial(projected_rung, x, measures, narrow)
+        options.append(_Option(error, width, dim * width, make))
     return options
 
 
@@ -150,14 +147,9 @@ def _quantized(x: Tensor, rows: Tensor, measures: Measures) -> list[_Option]:
     sample = x[rows]
     rotate = rotation_helps(sample, measures.center)
     passes = _QUANTIZATION + (4 * math.isqrt(dim) if rotate else 0)
-    return [
-        _Option(
-            quantization_error(sample, measures, rotate=rotate),
-            dim / _INT8_SPEED,
-            passes * dim,
-            lambda: quantized_rung(x, measures, rotate=rotate),
-        )
-    ]
+    error = quantization_error(sample, measures, rotate=rotate)
+    make = functools.partial(quantized_rung, x, measures, rotate=rotate)
+    return [_Option(error, dim // _INT8_SPEED, passes * dim, make)]
 
 
 def _needed_candidates(

@@ -32,6 +32,8 @@ from mabm.distance.quantization import quantize_rows
 # Rounding of a score beside its product: the centering of both operands, the addition of the error
 # bound and of the bias, each one roundoff of the magnitude, and one to spare.
 _ROUNDINGS = 8 * 2.0**-24
+# A row this many times as long as the median would draw the mean away from all others.
+_FAR_LONGER = 8.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +41,7 @@ class Measures:
     """What the bounds of every rung are made of, measured in float64.
 
     Attributes:
-        center: (D,) float32, the mean of the rows.
+        center: (D,) float32, the mean of the rows but for outliers.
         unit: The power of two that rows are multiplied by.
         lengths: (N,) float64, lengths of the rows times ``unit``.
         centered: (N,) float64, lengths of the centered rows times ``unit``.
@@ -68,10 +70,8 @@ class Measures:
 
 
 def measure(x: Tensor, euclidean: bool) -> Measures:
-    """Measures the rows of x (N, D) float32, N > 0, in two passes."""
-    center = x.mean(dim=0)
-    if not bool(center.isfinite().all()):  # sums of huge numbers
-        center = torch.zeros_like(center)
+    """Measures the rows of x (N, D) float32, N > 0, in three passes."""
+    center = _center(x)
     squares, centered_squares, products = torch.ops.mabm.measure_rows(x, center).T
     greatest = math.sqrt(float(centered_squares.max()))
     exponent = -math.frexp(greatest)[1] if 0 < greatest < math.inf else 0
@@ -91,9 +91,17 @@ def measure(x: Tensor, euclidean: bool) -> Measures:
     rounding = 2.0**-52 * (len(center) + 8) * (lengths * lengths.max() + magnitudes)
     offsets = constants + rounding + _tiny(len(center))
     scale = area / 2 if euclidean else area
-    return Measures(
-        center, unit, lengths, centered, biases, magnitudes, offsets, scale, euclidean
-    )
+    return Measures(center, unit, lengths, centered, biases, magnitudes, offsets, scale, euclidean)
+
+
+def _center(x: Tensor) -> Tensor:
+    """(D,) float32: the mean of the rows, without the few that are far longer than the others."""
+    lengths = torch.cat([torch.linalg.vector_norm(block, dim=1) for block in row_blocks(x)])
+    kept = lengths <= _FAR_LONGER * lengths.median()
+    center = (kept / kept.sum()).to(torch.float32) @ x
+    if not bool(center.isfinite().all()):  # sums of huge numbers
+        center = torch.zeros_like(center)
+    return center
 
 
 def _tiny(dim: int) -> float:

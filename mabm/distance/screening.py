@@ -85,7 +85,12 @@ class _Lists:
 
 
 def screen(
-    x: Tensor, layout: ListLayout, euclidean: bool, fast: bool, max_memory: int | None, advance: Advance
+    x: Tensor,
+    layout: ListLayout,
+    euclidean: bool,
+    fast: bool,
+    max_memory: int | None,
+    advance: Advance,
 ) -> Iterator[Proposal]:
     """Yields candidates of all rows; those of overflowed rows again from the next rung, if any.
 
@@ -135,7 +140,7 @@ def _row_blocks(
     limit = max_memory if is_first else min(_REST_BYTES, max_memory or _REST_BYTES)
     if limit is None:
         return (rows,)
-    return rows.split(max(_TILE, limit // (2 * row_bytes)))
+    return torch.split(rows, max(_TILE, limit // (2 * row_bytes)))
 
 
 def _fill(
@@ -150,8 +155,8 @@ def _fill(
     mirrored = len(lists.rows) == count
     places = torch.full((count,), -1, dtype=torch.int32)
     places[lists.rows.long()] = torch.arange(len(lists.rows), dtype=torch.int32)
-    blocks = lists.rows.split(side)
-    columns = blocks if mirrored else order.split(side)
+    blocks = torch.split(lists.rows, side)
+    columns = blocks if mirrored else torch.split(order, side)
     for number, rows in enumerate(blocks):
         for others in columns[number if mirrored else 0 :]:
             torch.ops.mabm.screen_pairs_(
@@ -176,6 +181,4 @@ def _fill(
                 *lists.parts(),
             )
         advance(len(rows))
-    torch.ops.mabm.cut_candidates_(
-        lists.bounds, lists.candidates, lists.counts, lists.thresholds
-    )
+    torch.ops.mabm.cut_candidates_(lists.bounds, lists.candidates, lists.counts, lists.thresholds)

@@ -11,7 +11,7 @@ from cases import KINDS, make_features
 from devices import CPU, Device
 
 import mabm
-from mabm.distance import candidates
+from mabm.distance import candidates, ranking
 from mabm.distance.candidates import ListLayout, bias_and_error_bounds, propose_candidates
 from mabm.distance.products import FloatProduct, HalfProduct, Product
 
@@ -22,6 +22,7 @@ def product(
 ) -> Callable[[torch.Tensor], Product]:
     """What multiplies, on whatever device; on the CPU float16 is multiplied in float32."""
     monkeypatch.setattr(candidates, "product_of", request.param)
+    monkeypatch.setattr(ranking, "propose", ranking.propose_by_tiles)
     return request.param
 
 

@@ -86,6 +86,39 @@ def test_stages_one_by_one_are_the_whole(device: Device) -> None:
     )
 
 
+@given(cases())
+def test_products_that_the_ranking_has_are_those_of_the_features(
+    device: Device, case: Case
+) -> None:
+    features, modality = device.inputs(case)
+    options = case.options
+    ranking = mabm.rank_neighbors(features, modality, k1=options["k1"], preset=options["preset"])
+    encoding = mabm.encode_neighbors(features, mabm.k_reciprocal_neighbors(ranking))
+    encoding = mabm.expand_queries(encoding, ranking, k2=options["k2"])
+    whole = mabm.encode_samples(features, modality, **options)
+    for part, expected in zip(whole.tensors(), encoding.tensors(), strict=True):
+        assert torch.equal(part, expected)
+
+
+def test_known_products_are_found_from_either_side_and_missing_ones_computed() -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(70, 33, generator=generator) / 5
+    sets = torch.rand(70, 70, generator=generator) < 0.3
+    sets[::9] = False  # some are empty
+    indptr = torch.cat([torch.zeros(1, dtype=torch.int64), sets.sum(dim=1).cumsum(0)])
+    parts = (features, indptr, torch.nonzero(sets)[:, 1].to(torch.int32))
+    rows = torch.arange(70)
+    ranks, products = torch.ops.mabm.rank_exactly(
+        features, rows, rows.int() * 0, torch.zeros(1, 1, dtype=torch.int32), [7], False
+    )
+    ranks[torch.rand(70, 7, generator=generator) < 0.3] = -1  # lists with gaps
+    ranks[::5] = -1
+    expected = torch.ops.mabm.encode_neighbors(*parts, None, None)
+    found = torch.ops.mabm.encode_neighbors(*parts, ranks, products)
+    for part, wanted in zip(found, expected, strict=True):
+        assert torch.equal(part, wanted)
+
+
 def test_rows_that_do_not_belong_together_are_refused(device: Device) -> None:
     features = device.put(torch.randn(5, 3))
     ranking = mabm.rank_neighbors(features)

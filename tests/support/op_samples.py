@@ -31,21 +31,51 @@ def make_samples(device: Device, *, reverse: bool = False) -> dict[str, tuple[An
     lists = (groups, groups, list_of_group, 0, gaps, widths, True)
     tile = (features @ features.T, biases, *lists)
     OPS.collect_candidates_(*tile, *collected)
-    ranks, _ = OPS.rank_exactly(features, rows, groups, list_of_group, widths, False)
+    ranks, products = OPS.rank_exactly(features, rows, groups, list_of_group, widths, False)
     mask = OPS.reciprocal_mask(ranks)
     sets = OPS.expand_neighbors(ranks, mask, ranks, mask)
-    encoding = OPS.encode_neighbors(features, *sets)
+    encoding = OPS.encode_neighbors(features, *sets, None, None)
     graph = OPS.jaccard_graph(*encoding, 0.9)
     weights = device.put(torch.full((24, 6), 1 / 6, dtype=torch.float64))
-    return {
+    samples = {
         "collect_candidates_": (*tile, *state),
         "rank_candidates": (features, rows, *collected[1:3], widths, False),
         "rank_exactly": (features, rows, groups, list_of_group, widths, True),
         "reciprocal_mask": (ranks,),
         "expand_neighbors": (ranks, mask, ranks, mask),
-        "encode_neighbors": (features, *sets),
+        "encode_neighbors": (features, *sets, ranks, products),
         "average_encodings": (*encoding, ranks, weights),
         "jaccard_distance": (*encoding, *encoding, 24),
         "jaccard_graph": (*encoding, 0.9),
         "dbscan": (*graph, 0.6, 3),
+    }
+    if device.torch.type == "cpu":
+        samples |= make_cpu_samples(features, list_of_group, groups, widths)
+    return samples
+
+
+def make_cpu_samples(
+    features: torch.Tensor, list_of_group: torch.Tensor, groups: torch.Tensor, widths: list[int]
+) -> dict[str, tuple[Any, ...]]:
+    """The arguments of the ops that only the CPU has."""
+    count = len(features)
+    numbers = torch.arange(count, dtype=torch.int32)
+    small = torch.full((count,), 1e-4)
+    terms = (torch.zeros(count), small, small, small, None, None, None)
+    state = (
+        torch.zeros(count, 2, 12),
+        torch.zeros(count, 2, 12, dtype=torch.int32),
+        torch.zeros(count, 2, dtype=torch.int32),
+        torch.full((count, 2, 3), -torch.inf),
+        torch.full((count, 2), -torch.inf),
+    )
+    pairs = (groups, list_of_group, widths, groups, numbers, numbers, numbers, True)
+    center = features.mean(dim=0)
+    screened = (features, center, 1.0, *terms, *pairs)
+    found = tuple(part.clone() for part in state)
+    OPS.screen_pairs_(*screened, *found)
+    return {
+        "screen_pairs_": (*screened, *state),
+        "cut_candidates_": (*found[:3], found[4]),
+        "measure_rows": (features, center),
     }

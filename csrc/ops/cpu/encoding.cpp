@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <limits>
+#include <optional>
 #include <tuple>
 #include <vector>
 
 #include "common/fixed_point.h"
+#include "common/index_set.h"
 #include "common/row_blocks.h"
 #include "common/scores.h"
 #include "ops/arguments.h"
@@ -13,17 +15,67 @@
 namespace mabm {
 namespace {
 
-// V_ij = softmax over j in E(i) of -(2 - 2 x_i . x_j); one-hot at i where E(i) is empty.
-std::tuple<Tensor, Tensor, Tensor> encode_neighbors(const Tensor& features, const Tensor& indptr,
-                                                    const Tensor& indices) {
-  const Rows neighbors = check_encode_neighbors(features, indptr, indices);
-  const int64_t dim = features.size(1);
-  const float* x = read<float>(features);
+// Inner products with the members of a row's set: those that a ranking has found are looked up,
+// which costs far less than reading another row of features.
+class Products {
+ public:
+  Products(const Tensor& features, const RankedProducts& known)
+      : dim_(features.size(1)),
+        features_(read<float>(features)),
+        known_(known),
+        places_(known.width > 0 ? features.size(0) : 0, -1) {}
 
+  // Begins a row; a thread takes its rows in ascending order.
+  void begin(int64_t row) {
+    row_ = row;
+    for (int64_t at = row * known_.width; at < (row + 1) * known_.width; ++at) {
+      if (known_.ranks[at] >= 0) {
+        places_[known_.ranks[at]] = at;
+      }
+    }
+  }
+
+  double with(int64_t other) const {
+    if (known_.width > 0) {
+      // A place of an earlier row is smaller than all of this row's.
+      if (places_[other] >= row_ * known_.width) {
+        return known_.products[places_[other]];
+      }
+      const int64_t* list = known_.ranks + other * known_.width;
+      const int64_t* place = std::find(list, list + known_.width, row_);
+      if (place != list + known_.width) {
+        return known_.products[place - known_.ranks];
+      }
+    }
+    return inner_product(features_ + row_ * dim_, features_ + other * dim_, dim_);
+  }
+
+ private:
+  const int64_t dim_;
+  const float* features_;
+  const RankedProducts known_;
+  std::vector<int64_t> places_;  // of each sample among the ranks of the last row that has it
+  int64_t row_ = 0;
+};
+
+// V_ij = softmax over j in E(i) of -(2 - 2 x_i . x_j); one-hot at i where E(i) is empty. `products`
+// (N, K) are the inner products with `ranks` (N, K), from inner_product.
+std::tuple<Tensor, Tensor, Tensor> encode_neighbors(const Tensor& features, const Tensor& indptr,
+                                                    const Tensor& indices,
+                                                    const std::optional<Tensor>& ranks,
+                                                    const std::optional<Tensor>& products) {
+  const Rows neighbors = check_encode_neighbors(features, indptr, indices);
+  const RankedProducts known = read_products(features, ranks, products);
+
+  struct Scratch {
+    Products find;
+    std::vector<double> products;
+  };
   auto rows = RaggedRows<int32_t>::build(
-      neighbors.count, [] { return std::vector<double>(); },
+      neighbors.count, [&] { return Scratch{Products(features, known), {}}; },
       [&](int64_t row, std::vector<int32_t>& out_indices, std::vector<int32_t>& out_weights,
-          std::vector<double>& products) {
+          Scratch& scratch) {
+        auto& [find, products] = scratch;
         const int64_t begin = neighbors.begin(row);
         const int64_t size = neighbors.end(row) - begin;
         if (size == 0) {
@@ -31,11 +83,11 @@ std::tuple<Tensor, Tensor, Tensor> encode_neighbors(const Tensor& features, cons
           out_weights.push_back(static_cast<int32_t>(kOne));
           return;
         }
+        find.begin(row);
         products.resize(size);
         double greatest = -std::numeric_limits<double>::infinity();
         for (int64_t slot = 0; slot < size; ++slot) {
-          const int64_t j = neighbors.indices[begin + slot];
-          products[slot] = inner_product(x + row * dim, x + j * dim, dim);
+          products[slot] = find.with(neighbors.indices[begin + slot]);
           greatest = std::max(greatest, products[slot]);
         }
         uint64_t total = 0;
@@ -71,9 +123,11 @@ std::tuple<Tensor, Tensor, Tensor> average_encodings(const Tensor& indptr, const
 
   struct Scratch {
     std::vector<uint64_t> sums;  // all zero between rows
-    std::vector<int32_t> touched;
+    IndexSet touched;
   };
-  const auto make_scratch = [&] { return Scratch{std::vector<uint64_t>(encoding.count, 0), {}}; };
+  const auto make_scratch = [&] {
+    return Scratch{std::vector<uint64_t>(encoding.count, 0), IndexSet(encoding.count)};
+  };
   auto rows = RaggedRows<int32_t>::build(
       encoding.count, make_scratch,
       [&](int64_t row, std::vector<int32_t>& out_indices, std::vector<int32_t>& out_weights,
@@ -85,25 +139,20 @@ std::tuple<Tensor, Tensor, Tensor> average_encodings(const Tensor& indptr, const
           }
           const uint64_t factor = fine_units(neighbor_weight[m]);
           for (int64_t at = encoding.begin(neighbor[m]); at < encoding.end(neighbor[m]); ++at) {
-            uint64_t& sum = scratch.sums[encoding.indices[at]];
-            if (sum == 0) {
-              scratch.touched.push_back(encoding.indices[at]);
-            }
             const uint64_t part = factor * static_cast<uint64_t>(encoding.weights[at]);
-            sum += part;
+            scratch.touched.insert(encoding.indices[at]);
+            scratch.sums[encoding.indices[at]] += part;
             total += part;
           }
         }
-        std::sort(scratch.touched.begin(), scratch.touched.end());
-        for (const int32_t index : scratch.touched) {
+        scratch.touched.drain([&](int32_t index) {
           const int32_t weight = weight_of(scratch.sums[index], total);
           scratch.sums[index] = 0;
           if (weight > 0) {
             out_indices.push_back(index);
             out_weights.push_back(weight);
           }
-        }
-        scratch.touched.clear();
+        });
       });
   Tensor out_indices = make_tensor<int32_t>({rows.num_entries()});
   Tensor out_weights = make_tensor<int32_t>({rows.num_entries()});

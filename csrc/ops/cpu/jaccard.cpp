@@ -93,16 +93,17 @@ Tensor jaccard_distance(const Tensor& row_indptr, const Tensor& row_indices,
 }
 
 // How much of a row's weight the search for near rows may skip at first, as a fraction of the least
-// overlap of a near row. A greater fraction skips more long columns but leaves more candidates to
+// overlap of a near row. A greater fraction skips more columns but leaves more candidates to
 // finish; the result is the same for any value in [0, 1).
 constexpr double kSkippedFraction = 0.75;
 
 // Finds the rows j >= i within max_distance of row i.
 //
 // Samples that are near to everything make columns so long that most of the work would be theirs.
-// So the longest columns of row i, of total weight w, are left out at first: a row whose overlap in
-// the other columns is below the least one that is near, minus w, cannot be near any more, and only
-// for the few that can is the overlap in the left-out columns added.
+// So the columns of row i with the most entries for their weight, of total weight w, are left out
+// at first: a row whose overlap in the other columns is below the least one that is near, minus w,
+// cannot be near any more, and only for the few that can is the overlap in the left-out columns
+// added.
 class NearRows {
  public:
   NearRows(const Rows& rows, const Inverted& inverted, const std::vector<int64_t>& sums,
@@ -154,18 +155,21 @@ class NearRows {
     const Entry* end;
     int32_t index;
     int32_t weight;
+    float cost;  // entries per weight
   };
 
-  // Adds up the overlaps in all columns but the longest, of which as many are left out as weigh no
-  // more than `budget`; returns their weight.
+  // Adds up the overlaps in all columns but those with the most entries for their weight, of which
+  // as many are left out as weigh no more than `budget`; returns their weight.
   int64_t search(int64_t row, int64_t budget) {
     for (int64_t at = rows_.begin(row); at < rows_.end(row); ++at) {
       const int32_t index = rows_.indices[at];
-      columns_.push_back({inverted_.entries.data() + inverted_.positions[at], inverted_.end(index),
-                          index, rows_.weights[at]});
+      const int32_t weight = rows_.weights[at];
+      const Entry* begin = inverted_.entries.data() + inverted_.positions[at];
+      const Entry* end = inverted_.end(index);
+      columns_.push_back({begin, end, index, weight, static_cast<float>(end - begin) / weight});
     }
     std::sort(columns_.begin(), columns_.end(),
-              [](const Column& a, const Column& b) { return a.end - a.begin > b.end - b.begin; });
+              [](const Column& a, const Column& b) { return a.cost > b.cost; });
     int64_t mass = 0;
     for (const Column& column : columns_) {
       if (mass + column.weight <= budget) {

@@ -1,5 +1,6 @@
 // Encoding and local query expansion on the GPU.
 
+#include <optional>
 #include <tuple>
 
 #include "kernels/encoding.cuh"
@@ -9,9 +10,13 @@
 namespace mabm {
 namespace {
 
+// Computes every product, known or not: the bits are the same.
 std::tuple<Tensor, Tensor, Tensor> encode_neighbors(const Tensor& features, const Tensor& indptr,
-                                                    const Tensor& indices) {
+                                                    const Tensor& indices,
+                                                    const std::optional<Tensor>& ranks,
+                                                    const std::optional<Tensor>& known_products) {
   Rows neighbors = check_encode_neighbors(features, indptr, indices);
+  read_products(features, ranks, known_products);
   const OnDevice on(features);
   Tensor products = on.make<double>({indices.numel()}, "the products of neighbors");
   Tensor all_weights = on.make<int32_t>({indices.numel()}, "the weights of neighbors");
