@@ -31,8 +31,8 @@ from mabm._core.arrays import row_blocks
 from mabm.distance.products import MATRIX_UNIT_ROUNDOFF, float32_rounding, growth
 
 _LARGEST = 127
-# Columns are padded with zeros to a multiple of this: rows start at addresses that matrix units and
-# vector loads take, and one factor of a rotation is at least as large.
+# Columns are padded with zeros to a multiple of this, or of the next constant where that is little:
+# rows start at addresses that matrix units and vector loads take, and rotations have two factors.
 _STEP = 16
 # The largest first factor of a rotation; the other is the rest.
 _FACTOR = 64
@@ -54,8 +54,8 @@ class QuantizedRows(NamedTuple):
     """Integers and scales of N rows, and the lengths that bound the error of their products.
 
     Attributes:
-        values: (N, P) int8 in [-127, 127]; P is D, padded with zeros to a multiple of 16. A
-            rotation mixes the padding in, too.
+        values: (N, P) int8 in [-127, 127]; P is D, padded with zeros to a multiple of 16, from
+            D = 1024 on of 64. A rotation mixes the padding in, too.
         scales: (N,) float32, zero or at least 2**-100.
         lost: (N,) float64, at least ``|R d - scale * values|``; infinite where float32 overflows:
             values are 0 there, and the row cannot be compared.
@@ -86,7 +86,8 @@ def quantize_rows(x: Tensor, mean: Tensor, *, rotate: bool) -> QuantizedRows:
         The integers with their scales and bounds.
     """
     count, dim = x.shape
-    depth = -(-dim // _STEP) * _STEP
+    step = _STEP if dim < _FACTOR * _STEP else _FACTOR
+    depth = -(-dim // step) * step
     rotation = _Rotation(depth, x.device) if rotate else None
     values = torch.empty((count, depth), dtype=torch.int8, device=x.device)
     parts = []

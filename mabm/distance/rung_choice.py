@@ -100,8 +100,11 @@ def choose_rungs(x: Tensor, layout: ListLayout, measures: Measures) -> Plan:
         for option, candidates in zip(options, needed, strict=True)
     ]
     best = min(range(len(options)), key=costs.__getitem__)
-    after = [each for each in (*quantized, whole) if each.error < options[best].error]
-    rungs = [each.make for each in (options[best], *after)]
+    ladder = [options[best]]
+    if options[best] is not whole:
+        ladder += [each for each in quantized if each.error < options[best].error]
+        ladder.append(whole)
+    rungs = [each.make for each in ladder]
     return Plan(rungs, capacity_for(layout.widths, needed[best]), cells.to(torch.int32))
 
 

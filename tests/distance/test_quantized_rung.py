@@ -1,5 +1,6 @@
 """int8 as the first rung of a ranking: nothing is missing, whichever kernel multiplies."""
 
+import importlib
 import logging
 import subprocess
 import sys
@@ -24,10 +25,13 @@ from mabm.distance.rungs import Measures, float_rung, quantized_rung
 @pytest.fixture(params=[False, True], ids=["plain", "rotated"])
 def int8_first(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """Ranks by int8 first, though no kernel here may be fast, and by float32 then."""
+    put_int8_first(monkeypatch, rotate=request.param)
 
+
+def put_int8_first(monkeypatch: pytest.MonkeyPatch, *, rotate: bool) -> None:
     def plan(x: Tensor, layout: ListLayout, measures: Measures) -> Plan:
         rungs = [
-            lambda: quantized_rung(x, measures, rotate=request.param),
+            lambda: quantized_rung(x, measures, rotate=rotate),
             lambda: float_rung(x, measures),
         ]
         cells = torch.zeros(len(x), dtype=torch.int32)
@@ -94,29 +98,56 @@ def test_a_row_that_overflows_float32_is_ranked_too() -> None:
     np.testing.assert_array_equal(found, expected_ranks(features, None, "spcl", 6))
 
 
-def test_int8_is_chosen_where_it_is_fast_and_float32_blurs_nothing(
+@pytest.mark.usefixtures("int8_first")
+def test_sums_of_the_largest_integers_do_not_overflow() -> None:
+    signs = np.sign(np.random.default_rng(2).normal(size=(20, 20_000)))
+    signs[7] = -signs[4]
+    signs[9] = signs[4]
+    signs[9, :2] *= -1
+    features = np.concatenate([signs, -signs]).astype(np.float32)  # with a mean of zero
+    found = mabm.rank_neighbors(features, k1=5).ranks
+    np.testing.assert_array_equal(found, expected_ranks(features, None, "spcl", 5))
+
+
+def test_more_dimensions_than_sums_of_int32_allow_are_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    put_int8_first(monkeypatch, rotate=False)
+    with pytest.raises(RuntimeError, match="at most 131072 columns of int8, got 131136"):
+        mabm.rank_neighbors(torch.ones(2, 2**17 + 1), k1=1)
+
+
+def chosen_rungs(features: Any, kernel: str | None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The rungs of a ranking of N features, on a processor with this kernel for int8."""
+    monkeypatch.setattr(rung_choice, "fast_int8_kernel", lambda: kernel)
+    x = torch.from_numpy(features.astype(np.float32))
+    measures = screening.measure(x, euclidean=True)
+    one = torch.zeros((1, 1), dtype=torch.int32)
+    layout = ListLayout(torch.zeros(len(x), dtype=torch.int32), one, [15])
+    return [make().name for make in rung_choice.choose_rungs(x, layout, measures).rungs]
+
+
+def test_int8_is_chosen_where_it_is_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(1)
     features = rng.normal(size=(100, 512)).repeat(12, axis=0) + 0.5 * rng.normal(size=(1200, 512))
-    names = {}
-    for kernel in (None, "AVX-512 VNNI"):
-        monkeypatch.setattr(rung_choice, "fast_int8_kernel", lambda kernel=kernel: kernel)
-        x = torch.from_numpy(features.astype(np.float32))
-        measures = screening.measure(x, euclidean=True)
-        one = torch.zeros((1, 1), dtype=torch.int32)
-        layout = ListLayout(torch.zeros(len(x), dtype=torch.int32), one, [15])
-        plan = rung_choice.choose_rungs(x, layout, measures)
-        names[kernel] = [make().name for make in plan.rungs]
-    assert not any("int8" in name for name in names[None])
-    assert names["AVX-512 VNNI"] == ["int8", "float32"]
+    assert "int8" not in chosen_rungs(features, None, monkeypatch)
+    assert chosen_rungs(features, "AVX-512 VNNI", monkeypatch) == ["int8", "float32"]
+
+
+def test_int8_follows_where_few_directions_are_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(1)
+    centers = rng.normal(size=(100, 16)).repeat(12, axis=0) @ rng.normal(size=(16, 512))
+    features = centers + 1.2 * rng.normal(size=(1200, 512))
+    first, *others = chosen_rungs(features, "AVX-512 VNNI", monkeypatch)
+    assert "directions" in first
+    assert others == ["int8", "float32"]
+    assert chosen_rungs(features, None, monkeypatch) == [first, "float32"]
 
 
 def test_a_kernel_that_multiplies_wrongly_is_not_used(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    import mabm._C as ops
-
+    ops = importlib.import_module("mabm._C")
     monkeypatch.setattr(ops, "screen_kernels", lambda: ("AVX2", "AVX-VNNI", "portable"))
     fast_int8_kernel.cache_clear()
     try:
@@ -132,6 +163,7 @@ def test_the_log_names_the_instructions_once() -> None:
         "from mabm.distance.instructions import fast_int8_kernel\n"
         "import mabm; mabm.backends(); fast_int8_kernel(); fast_int8_kernel()"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stderr.count("instructions for float32") == 1
     assert instructions.logger.name == "mabm.distance.instructions"
