@@ -37,10 +37,6 @@ class Projection:
     skewness: float
     rounding: float
 
-    def narrowed(self, width: int) -> Projection:
-        """The same with the first ``width`` directions."""
-        return projection_on(self.directions[:, :width].contiguous())
-
     def project(self, rows: Tensor, center: Tensor, unit: float) -> Tensor:
         """(N, d) float32: the centered rows times ``unit``, projected.
 
@@ -79,13 +75,18 @@ def projection_on(directions: Tensor) -> Projection:
     return Projection(directions, skewness, roundoff * math.sqrt(float(sums)) * 1.01 + 2.0**-23)
 
 
-def leading_directions(sample: Tensor, width: int) -> Tensor:
-    """The directions (D, width) float32 in which rows (M, D) vary most, by descending variance.
+def leading_directions(sample: Tensor, width: int) -> Tensor | None:
+    """The directions (D, width) float32 in which rows (M, D) point most, the first ones first.
 
-    From the eigenvectors of the (M, M) products of the rows. How close they come to the directions
-    of all rows decides how fast a ranking is, never what it finds.
+    From the eigenvectors of the (M, M) cosines of the rows. How close they come to the directions
+    of all rows decides how fast a ranking is, never what it finds. ``None`` if the rows have none
+    that can be computed, because they are not finite.
     """
-    _, vectors = torch.linalg.eigh(sample @ sample.T)
-    directions = sample.T @ vectors[:, -width:].flip(1)
-    basis: Tensor = torch.linalg.qr(directions.to(torch.float64)).Q
+    lengths = torch.linalg.vector_norm(sample, dim=1, keepdim=True)
+    rows = sample / lengths.clamp(min=torch.finfo(torch.float32).tiny)
+    try:
+        _, vectors = torch.linalg.eigh(rows @ rows.T)
+        basis: Tensor = torch.linalg.qr((rows.T @ vectors[:, -width:].flip(1)).double()).Q
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # PyTorch does not export it
+        return None
     return basis.to(torch.float32)

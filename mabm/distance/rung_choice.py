@@ -26,7 +26,7 @@ from mabm.distance.rungs import (
 )
 
 # Rows whose scores are computed, and the most numbers that these scores may be.
-_SAMPLE_ROWS = 64
+_SAMPLE_ROWS = 32
 _SAMPLE_SCORES = 1 << 24
 # Rows that directions are found from.
 _DIRECTION_ROWS = 512
@@ -35,6 +35,7 @@ _WIDTHS = (32, 64, 96, 128, 192, 256)
 # What a pair costs beside its product, and a candidate, in multiplications of a kernel: the
 # comparison with two thresholds; scoring (by D times the first, plus the second).
 _COMPARISON = 24
+<<<<<<< HEAD
 _CANDIDATE = (4, 4000)
 # Multiplications of int8 for one of float32: every instruction set for them takes four at a time
 # where it takes one float32.
@@ -45,6 +46,11 @@ _QUANTIZATION = 16
 _MOST_QUANTIZED = 1 << 17  # csrc/common/screening.h
 # Few rows are not worth a projection.
 _FEW_PAIRS = 1 << 20
+=======
+_CANDIDATE = (16, 8000)
+# Multiplications of all pairs below which a choice takes longer than it saves.
+_LITTLE_WORK = 1 << 34
+>>>>>>> main
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,7 @@ def choose_rungs(x: Tensor, layout: ListLayout, measures: Measures) -> Plan:
     """
     count, dim = x.shape
     whole = _Option(product_error(dim), dim, 0, functools.partial(float_rung, x, measures))
-    if count * count * dim < _FEW_PAIRS * dim or dim < 2 * _WIDTHS[0]:
+    if count * count * dim < _LITTLE_WORK or dim < 2 * _WIDTHS[0]:
         cells = torch.zeros(count, dtype=torch.int32)
         return Plan([whole.make], capacity_for(layout.widths, None), cells)
     rows = torch.arange(min(_SAMPLE_ROWS, max(8, _SAMPLE_SCORES // count))) * count
@@ -129,19 +135,21 @@ def _projections(x: Tensor, rows: Tensor, measures: Measures) -> list[_Option]:
         return []
     sample = (x[others] - measures.center) * measures.unit
     directions = leading_directions(sample, widths[-1])
+    if directions is None or not bool(directions.isfinite().all()):
+        return []
     projection = projection_on(directions)
     seen = projection.project(x[rows], measures.center, measures.unit).to(torch.float64).square()
     lengths = measures.centered[rows].square()
     options = []
     for width in widths:
         rest = (lengths - seen[:, :width].sum(1)).clamp(min=0) / lengths.clamp(min=1e-300)
-        narrow = projection.narrowed(width)
-        error = float(rest.mean()) + 2 * projection_error(narrow) + product_error(width)
-        make = functools.partial(projected_rung, x, measures, narrow)
+        error = float(rest.mean()) + 2 * projection_error(projection) + product_error(width)
+        make = functools.partial(_narrow_rung, x, measures, directions[:, :width])
         options.append(_Option(error, width, dim * width, make))
     return options
 
 
+<<<<<<< HEAD
 def _quantized(x: Tensor, rows: Tensor, measures: Measures) -> list[_Option]:
     """One option if the processor multiplies int8 faster than float32, else none."""
     if fast_int8_kernel() is None or x.shape[1] > _MOST_QUANTIZED:
@@ -153,6 +161,10 @@ def _quantized(x: Tensor, rows: Tensor, measures: Measures) -> list[_Option]:
     error = quantization_error(sample, measures, rotate=rotate)
     make = functools.partial(quantized_rung, x, measures, rotate=rotate)
     return [_Option(error, dim // _INT8_SPEED, passes * dim, make)]
+=======
+def _narrow_rung(x: Tensor, measures: Measures, directions: Tensor) -> Rung:
+    return projected_rung(x, measures, projection_on(directions.contiguous()))
+>>>>>>> main
 
 
 def _needed_candidates(

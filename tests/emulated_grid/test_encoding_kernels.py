@@ -65,7 +65,9 @@ def test_encodings_are_those_of_the_reference_and_the_cpu(count: int, kind: str,
         sets = make_rows(sets_kind, count)
         features = make_features(kind, count, dim)
         found = encode(seed, features, sets)
-        expected = torch.ops.mabm.encode_neighbors(*tensors(features, sets.indptr, sets.indices))
+        expected = torch.ops.mabm.encode_neighbors(
+            *tensors(features, sets.indptr, sets.indices), None, None
+        )
         for part, wanted in zip(found.arrays, expected, strict=True):
             assert_same_bits(part, wanted.numpy())
         slow = encode_slowly(kind, dim, sets)
@@ -82,7 +84,9 @@ def test_rows_about_the_size_of_a_batch_and_of_a_block(length: int, seed: int) -
         np.append(sets.indptr, np.full(len(features) - 4, sets.indptr[-1])), *sets.arrays[1:], 0
     )
     found = encode(seed, features, grown)
-    expected = torch.ops.mabm.encode_neighbors(*tensors(features, grown.indptr, grown.indices))
+    expected = torch.ops.mabm.encode_neighbors(
+        *tensors(features, grown.indptr, grown.indices), None, None
+    )
     for part, wanted in zip(found.arrays, expected, strict=True):
         assert_same_bits(part, wanted.numpy())
 
