@@ -35,8 +35,7 @@ _WIDTHS = (32, 64, 96, 128, 192, 256)
 # What a pair costs beside its product, and a candidate, in multiplications of a kernel: the
 # comparison with two thresholds; scoring (by D times the first, plus the second).
 _COMPARISON = 24
-<<<<<<< HEAD
-_CANDIDATE = (4, 4000)
+_CANDIDATE = (16, 8000)
 # Multiplications of int8 for one of float32: every instruction set for them takes four at a time
 # where it takes one float32.
 _INT8_SPEED = 4
@@ -44,13 +43,8 @@ _INT8_SPEED = 4
 # matrix products.
 _QUANTIZATION = 16
 _MOST_QUANTIZED = 1 << 17  # csrc/common/screening.h
-# Few rows are not worth a projection.
-_FEW_PAIRS = 1 << 20
-=======
-_CANDIDATE = (16, 8000)
 # Multiplications of all pairs below which a choice takes longer than it saves.
 _LITTLE_WORK = 1 << 34
->>>>>>> main
 
 
 @dataclass(frozen=True)
@@ -149,7 +143,10 @@ def _projections(x: Tensor, rows: Tensor, measures: Measures) -> list[_Option]:
     return options
 
 
-<<<<<<< HEAD
+def _narrow_rung(x: Tensor, measures: Measures, directions: Tensor) -> Rung:
+    return projected_rung(x, measures, projection_on(directions.contiguous()))
+
+
 def _quantized(x: Tensor, rows: Tensor, measures: Measures) -> list[_Option]:
     """One option if the processor multiplies int8 faster than float32, else none."""
     if fast_int8_kernel() is None or x.shape[1] > _MOST_QUANTIZED:
@@ -161,10 +158,6 @@ def _quantized(x: Tensor, rows: Tensor, measures: Measures) -> list[_Option]:
     error = quantization_error(sample, measures, rotate=rotate)
     make = functools.partial(quantized_rung, x, measures, rotate=rotate)
     return [_Option(error, dim // _INT8_SPEED, passes * dim, make)]
-=======
-def _narrow_rung(x: Tensor, measures: Measures, directions: Tensor) -> Rung:
-    return projected_rung(x, measures, projection_on(directions.contiguous()))
->>>>>>> main
 
 
 def _needed_candidates(

@@ -120,6 +120,7 @@ def test_more_dimensions_than_sums_of_int32_allow_are_refused(
 def chosen_rungs(features: Any, kernel: str | None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The rungs of a ranking of N features, on a processor with this kernel for int8."""
     monkeypatch.setattr(rung_choice, "fast_int8_kernel", lambda: kernel)
+    monkeypatch.setattr(rung_choice, "_LITTLE_WORK", 0)
     x = torch.from_numpy(features.astype(np.float32))
     measures = screening.measure(x, euclidean=True)
     one = torch.zeros((1, 1), dtype=torch.int32)
@@ -129,15 +130,15 @@ def chosen_rungs(features: Any, kernel: str | None, monkeypatch: pytest.MonkeyPa
 
 def test_int8_is_chosen_where_it_is_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(1)
-    features = rng.normal(size=(100, 512)).repeat(12, axis=0) + 0.5 * rng.normal(size=(1200, 512))
+    features = rng.normal(size=(60, 512)).repeat(20, axis=0) + 0.8 * rng.normal(size=(1200, 512))
     assert "int8" not in chosen_rungs(features, None, monkeypatch)
     assert chosen_rungs(features, "AVX-512 VNNI", monkeypatch) == ["int8", "float32"]
 
 
 def test_int8_follows_where_few_directions_are_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(1)
-    centers = rng.normal(size=(100, 16)).repeat(12, axis=0) @ rng.normal(size=(16, 512))
-    features = centers + 1.2 * rng.normal(size=(1200, 512))
+    centers = rng.normal(size=(60, 16)).repeat(20, axis=0) @ rng.normal(size=(16, 512))
+    features = centers + 0.8 * rng.normal(size=(1200, 512))
     first, *others = chosen_rungs(features, "AVX-512 VNNI", monkeypatch)
     assert "directions" in first
     assert others == ["int8", "float32"]
