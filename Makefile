@@ -66,8 +66,7 @@ docs: $(VENV)/documented
 	@echo "The documentation is ready: open $(CURDIR)/build/docs/index.html"
 
 bench: $(VENV)/installed
-	$(BIN)/python benchmarks/pseudo_labels.py
-	$(BIN)/python benchmarks/routes.py
+	$(BIN)/python benchmarks/speed_page.py --docs build/speed
 	$(BIN)/python benchmarks/losses.py
 
 # The ablation of the method on open data: about two hours of two cores. If it is stopped, the same

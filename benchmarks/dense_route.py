@@ -1,64 +1,22 @@
-"""The dense route to pseudo-labels: a ranking, a loop over rows on N x N matrices, and DBSCAN.
+"""The dense route to pseudo-labels: a loop over rows on N x N matrices, and DBSCAN on the last.
 
-Released code of the field takes this route: NumPy matrices of all pairs, filled row by row,
-and scikit-learn's DBSCAN on the last of them. It is written here from the definition
-(``mabm.reference`` has the same steps in float64), for features of length 1 alone.
+Released code of the field takes this route after its ranking: NumPy matrices of all pairs, filled
+row by row, and scikit-learn's DBSCAN. It is written here from the definition (``mabm.reference``
+has the same steps in float64), for features of length 1 alone.
 """
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from rankings import Floats, Ints, Lists, merged
 from sklearn.cluster import DBSCAN
 from torch import Tensor
 
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int64]
-Lists = list[tuple[Ints, Floats]]
-"""Neighbor lists, one for each group: ranks (N, k) and inner products (N, k), nearest first."""
-
 EPS, MIN_SAMPLES = 0.6, 4
-_BLOCK_ROWS = 1024
-
-
-def group_rows(modality: Tensor, preset: str) -> list[Tensor]:
-    """Rows that each list is taken from: those of a modality (``"bmil"``), or all (``"spcl"``)."""
-    if preset == "spcl":
-        return [torch.arange(len(modality))]
-    return [(modality == group).nonzero().squeeze(1) for group in modality.unique()]
-
-
-def rank_by_torch(features: Tensor, groups: list[Tensor], k1: int) -> Lists:
-    """Lists of ``k1`` in all by PyTorch's product in row blocks, and top-k."""
-    lists: Lists = []
-    for rows in groups:
-        others = features if len(rows) == len(features) else features[rows]
-        blocks = features.split(_BLOCK_ROWS)
-        found = [(block @ others.T).topk(k1 // len(groups), dim=1) for block in blocks]
-        scores, ranks = (torch.cat(parts) for parts in zip(*found, strict=True))
-        lists.append((rows[ranks].numpy(), scores.numpy()))
-    return lists
-
-
-def rank_by_faiss(features: Tensor, groups: list[Tensor], k1: int) -> Lists:
-    """The same lists by exact search with faiss, on as many threads as PyTorch has."""
-    import faiss
-
-    faiss.omp_set_num_threads(torch.get_num_threads())
-    x = features.numpy()
-    lists: Lists = []
-    for rows in groups:
-        others = x if len(rows) == len(x) else x[rows.numpy()]
-        scores, ranks = faiss.knn(x, others, k1 // len(groups), metric=faiss.METRIC_INNER_PRODUCT)
-        lists.append((rows.numpy()[ranks], scores))
-    return lists
-
-
-RANKINGS = {"torch": rank_by_torch, "faiss": rank_by_faiss}
 
 
 def dense_jaccard(features: Tensor, lists: Lists, k1: int, k2: int) -> Floats:
     """The (N, N) distance of these lists, in three dense matrices, two of them at a time."""
-    encoding = _encode(features.numpy(), _expanded_sets(_merged(lists), k1))
+    encoding = _encode(features.numpy(), _expanded_sets(merged(lists), k1))
     if k2 > 1:
         encoding = _average(encoding, [ranks[:, :k2] for ranks, _ in lists])
     return _distances(encoding)
@@ -70,13 +28,6 @@ def cluster(distance: Floats) -> Ints:
     dbscan = DBSCAN(eps=EPS, min_samples=MIN_SAMPLES, metric="precomputed", n_jobs=jobs)
     labels: Ints = dbscan.fit_predict(distance)
     return labels
-
-
-def _merged(lists: Lists) -> Ints:
-    """Ranks (N, K) of all lists together, nearest first."""
-    ranks = np.concatenate([ranks for ranks, _ in lists], axis=1)
-    scores = np.concatenate([scores for _, scores in lists], axis=1)
-    return np.take_along_axis(ranks, np.argsort(-scores, axis=1, kind="stable"), axis=1)
 
 
 def _expanded_sets(ranks: Ints, k1: int) -> list[Ints]:

@@ -143,24 +143,22 @@ def check_equality(
             torch.testing.assert_close(found, expected, rtol=0, atol=bound)
 
 
-def main() -> None:
-    """Runs the benchmark and prints a table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--instances", type=int, default=16, help="samples of each cluster")
-    parser.add_argument("--dim", type=int, default=2048)
-    parser.add_argument("--clusters", type=int, default=400)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--json", type=Path, help="also write every figure to this file")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-
+def measure(
+    *,
+    batch: int = 256,
+    instances: int = 16,
+    dim: int = 2048,
+    clusters: int = 400,
+    threads: int = 2,
+    rounds: int = 15,
+) -> dict[str, dict[str, list[float]]]:
+    """Seconds of each way in each round, for each kind of memory; equality is checked first."""
+    torch.set_num_threads(threads)
     torch.manual_seed(0)
-    bank = F.normalize(torch.randn(options.clusters, options.dim), dim=1)
-    present = torch.randperm(options.clusters)[: options.batch // options.instances]
-    targets = present.repeat_interleave(options.instances)
-    features = bank[targets] + 0.02 * torch.randn(len(targets), options.dim)
+    bank = F.normalize(torch.randn(clusters, dim), dim=1)
+    present = torch.randperm(clusters)[: batch // instances]
+    targets = present.repeat_interleave(instances)
+    features = bank[targets] + 0.02 * torch.randn(len(targets), dim)
 
     every_way: dict[str, Step] = {
         "mabm": by_mabm,
@@ -175,13 +173,29 @@ def main() -> None:
         check_equality(kind, ways, features, targets, banks)
         taken[kind] = {name: [] for name in (*ways, "update alone", "two products")}
         memory = memory_of(bank, momentum=MOMENTUM)
-        for _ in tqdm(range(options.rounds), desc=kind):
+        for _ in tqdm(range(rounds), desc=kind, leave=False):
             for name, way in ways.items():
                 taken[kind][name].append(seconds(way, kind, features, targets, banks))
             taken[kind]["update alone"].append(seconds(memory.update, features, targets))
             taken[kind]["two products"].append(seconds(floor, features, banks))
+    return taken
 
-    print(f"batch {len(targets)} ({options.instances} each), D = {options.dim}, ", end="")
+
+def main() -> None:
+    """Runs the benchmark and prints a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--instances", type=int, default=16, help="samples of each cluster")
+    parser.add_argument("--dim", type=int, default=2048)
+    parser.add_argument("--clusters", type=int, default=400)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--json", type=Path, help="also write every figure to this file")
+    options = parser.parse_args()
+    settings = {name: value for name, value in vars(options).items() if name != "json"}
+    taken = measure(**settings)
+
+    print(f"batch {options.batch} ({options.instances} each), D = {options.dim}, ", end="")
     print(f"{options.clusters} clusters, {options.threads} threads")
     print(f"mabm {mabm.__version__}, torch {torch.__version__}, {platform.machine()}")
     print(f"{'milliseconds':<28}{'median':>9}{'least':>9}{'most':>9}   times mabm's")
@@ -192,9 +206,7 @@ def main() -> None:
             print(f"{kind + ', ' + name:<28}", end="")
             print("".join(f"{value:9.2f}" for value in milliseconds), f"{ratio:13.2f}")
     if options.json:
-        options.json.write_text(
-            json.dumps({"options": vars(options) | {"json": None}, "seconds": taken}, indent=2)
-        )
+        options.json.write_text(json.dumps({"options": settings, "seconds": taken}, indent=2))
 
 
 if __name__ == "__main__":

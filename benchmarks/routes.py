@@ -1,211 +1,249 @@
-"""From features to labels by mabm and by the dense route: equality first, then time and memory.
+"""Routes from features to labels, each run in a process of its own: seconds and peak memory.
 
-    python benchmarks/routes.py [--samples 5800 11600 23200] [--dim 2048] [--threads 2]
-                                [--rounds 3] [--dense-rounds 1] [--presets spcl bmil]
-                                [--json FILE]
-
-The dense route (``dense_route.py``) is the one of released code: a ranking, by PyTorch or by faiss
-if that is installed (``pip install faiss-cpu``), a loop over rows on N x N matrices, and
-scikit-learn's DBSCAN. It runs in the first ``--dense-rounds`` rounds, mabm and the rankings in
-every round. Every run is a process of its own, with the same features and threads, one after the
-other. Compare ratios, which are taken within rounds, because rounds on a shared machine differ.
-Peak memory is that of the process, beyond the features.
+``ROUTES`` has them by name: mabm, whole, its ranking alone and stage by stage; the rankings that a
+user would take instead (``rankings.py``); and what follows those, by the dense and by the sparse
+route. ``run_apart`` runs one; ``speed_page.py`` asks for all of them.
 """
 
-import argparse
-import importlib.util
-import json
-import os
-import platform
-import statistics
-import subprocess
-import sys
-import tempfile
+import logging
+import multiprocessing
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import dense_route
 import numpy as np
+import sparse_route
 import torch
-from dense_route import RANKINGS, Ints, cluster, dense_jaccard, group_rows
-from features import KINDS, make_features
+from features import make_features
 from measuring import timed, with_peak
+from rankings import RANKINGS, Ints, Lists, group_rows, missing
 from torch import Tensor
-from tqdm import tqdm
 
 import mabm
+from mabm import reference
 
-PRESETS = {"spcl": "classic", "bmil": "modality-aware"}
+PRESETS = {"bmil": "modality-aware", "spcl": "classic"}
 K1, K2 = 30, 6
+FOLLOWS = {"dense", "sparse"}
+"""Routes that start from the lists of a ranking that was run before them."""
+OURS = {"mabm", "ranking", "stages"}
+"""Routes of the library."""
 Seconds = dict[str, float]
 
-
-def has_faiss() -> bool:
-    """Whether faiss is installed."""
-    return importlib.util.find_spec("faiss") is not None
+_WARM_UP = 400  # samples with which libraries are loaded and threads started
+SMALL, _SMALL_DIM = 400, 128  # on which all routes are compared with the definition
 
 
-def run_mabm(features: Tensor, modality: Tensor, preset: str) -> tuple[Seconds, Ints]:
-    """Seconds and labels of the library."""
-    seconds, found = timed(
-        lambda: mabm.pseudo_labels(features, modality, k1=K1, k2=K2, preset=preset)
+@dataclass(frozen=True)
+class Inputs:
+    """What a route gets: features, their modality, a preset, and lists if it follows a ranking."""
+
+    features: Tensor
+    modality: Tensor
+    preset: str
+    lists: Lists | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Seconds of each step of a route, and the labels or the lists that it ends with."""
+
+    seconds: Seconds
+    labels: Ints | None = None
+    lists: Lists | None = None
+
+
+def by_mabm(given: Inputs) -> Outcome:
+    """The library, whole."""
+    options: dict[str, Any] = {"k1": K1, "k2": K2, "preset": given.preset}
+    seconds, found = timed(partial(mabm.pseudo_labels, given.features, given.modality, **options))
+    return Outcome({"mabm": seconds}, found.labels.numpy())
+
+
+def by_ranking(given: Inputs) -> Outcome:
+    """The library's ranking alone."""
+    options: dict[str, Any] = {"k1": K1, "preset": given.preset}
+    seconds, _ = timed(partial(mabm.rank_neighbors, given.features, given.modality, **options))
+    return Outcome({"ranking": seconds})
+
+
+def by_stages(given: Inputs) -> Outcome:
+    """The library, stage by stage; each result is dropped where ``pseudo_labels`` drops it."""
+    seconds: Seconds = {}
+
+    def stage(name: str, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        taken, result = timed(partial(function, *arguments, **options))
+        seconds[name] = seconds.get(name, 0.0) + taken
+        return result
+
+    def encoding() -> Any:
+        preset = {"k1": K1, "preset": given.preset}
+        ranking = stage("ranking", mabm.rank_neighbors, given.features, given.modality, **preset)
+        sets = stage("neighbors", mabm.k_reciprocal_neighbors, ranking)
+        rows = stage("encoding and expansion", mabm.encode_neighbors, given.features, sets)
+        return stage("encoding and expansion", mabm.expand_queries, rows, ranking, k2=K2)
+
+    graph = stage("graph", mabm.prune_distances, encoding())
+    labels = stage("DBSCAN", graph.dbscan)
+    return Outcome(seconds, labels.numpy())
+
+
+def by_product(name: str, given: Inputs) -> Outcome:
+    """A ranking of another library, alone."""
+    groups = group_rows(given.modality, given.preset)
+    seconds, lists = timed(RANKINGS[name], given.features, groups, K1)
+    return Outcome({name: seconds}, lists=lists)
+
+
+def by_dense(given: Inputs) -> Outcome:
+    """What follows a ranking on dense matrices."""
+    loop, distance = timed(dense_route.dense_jaccard, given.features, given.lists, K1, K2)
+    dbscan, labels = timed(dense_route.cluster, distance)
+    return Outcome({"loop over rows": loop, "dense DBSCAN": dbscan}, labels)
+
+
+def by_sparse(given: Inputs) -> Outcome:
+    """What follows a ranking on sparse matrices."""
+    encode, encoding = timed(sparse_route.sparse_encoding, given.features, given.lists, K1, K2)
+    prune, distance = timed(sparse_route.sparse_jaccard, encoding)
+    dbscan, labels = timed(sparse_route.cluster, distance)
+    return Outcome(
+        {"sparse encoding": encode, "sparse distances": prune, "sparse DBSCAN": dbscan}, labels
     )
-    return {"mabm": seconds}, found.labels.numpy()
 
 
-def run_rankings(features: Tensor, modality: Tensor, preset: str) -> tuple[Seconds, Any]:
-    """Seconds of the rankings alone, and the lists of the last one."""
-    groups = group_rows(modality, preset)
-    seconds, lists = {}, None
-    for name in ("torch", "faiss") if has_faiss() else ("torch",):
-        seconds[f"ranking by {name}"], lists = timed(RANKINGS[name], features, groups, K1)
-    return seconds, lists
+Route = Callable[[Inputs], Outcome]
+ROUTES: dict[str, Route] = {
+    "mabm": by_mabm,
+    "ranking": by_ranking,
+    **{name: partial(by_product, name) for name in RANKINGS},
+    "dense": by_dense,
+    "sparse": by_sparse,
+    "stages": by_stages,
+}
 
 
-def run_dense(features: Tensor, modality: Tensor, preset: str) -> tuple[Seconds, Ints]:
-    """Seconds of each step of the dense route, and its labels, by faiss if it is installed."""
-    seconds, lists = run_rankings(features, modality, preset)
-    seconds["loop over rows"], distance = timed(dense_jaccard, features, lists, K1, K2)
-    seconds["DBSCAN"], labels = timed(cluster, distance)
-    return seconds, labels
+def prepare(folder: Path, kind: str, samples: int, dim: int) -> None:
+    """Draws the features that routes read from this folder."""
+    features, modality = make_features(samples, dim, kind=kind)
+    np.save(folder / "features.npy", features.numpy())
+    np.save(folder / "modality.npy", modality.numpy())
 
 
-ROUTES = {"mabm": run_mabm, "rankings": run_rankings, "dense": run_dense}
+def run_here(route: str, folder: Path, preset: str, threads: int) -> dict[str, Any]:
+    """Runs one route in this process: its seconds, its peak memory and what mabm logged.
+
+    Labels and lists go to files in the folder, which ``labels_of`` and later routes read.
+    """
+    torch.set_num_threads(threads)
+    ROUTES[route](_warm_up(preset))
+    features = torch.from_numpy(np.load(folder / "features.npy"))
+    modality = torch.from_numpy(np.load(folder / "modality.npy"))
+    lists = _load_lists(folder) if route in FOLLOWS else None
+    given = Inputs(features, modality, preset, lists)
+    with _log_of_ranking() as said:
+        peak, outcome = with_peak(ROUTES[route], given)
+    if outcome.labels is not None:
+        np.save(folder / f"labels_{route}.npy", outcome.labels)
+    if outcome.lists is not None:
+        _save_lists(folder, outcome.lists)
+    return {"seconds": outcome.seconds, "peak": peak, "log": said}
 
 
-def run_here(route: str, preset: str, options: argparse.Namespace) -> None:
-    """Runs one route in this process: seconds and peak memory to stdout, labels to a file."""
-    torch.set_num_threads(options.threads)
-    features, modality = make_features(options.samples[0], options.dim, kind=options.kind)
-    ROUTES[route](*make_features(400, options.dim), preset)  # libraries loaded, threads started
-    peak, (seconds, result) = with_peak(ROUTES[route], features, modality, preset)
-    if route != "rankings":
-        np.save(options.labels, result)
-    print(json.dumps({"seconds": seconds, "peak": peak}))
+def run_apart(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Calls a function of this module in a fresh process, in which libraries are loaded already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "scipy.sparse", "sklearn.cluster", "faiss"])
+    with ProcessPoolExecutor(1, mp_context=context) as process:
+        try:
+            return process.submit(function, *arguments).result()
+        except BrokenProcessPool as error:
+            what = " ".join([function.__name__, *map(str, arguments)])
+            raise RuntimeError(f"the process of {what} died; was memory short?") from error
 
 
-def run_apart(
-    route: str, preset: str, count: int, options: argparse.Namespace
-) -> tuple[dict[str, Any], Ints | None]:
-    """Runs one route in a process of its own: its figures, and its labels if it has any."""
-    with tempfile.TemporaryDirectory() as folder:
-        labels = Path(folder) / "labels.npy"
-        command = [sys.executable, __file__, "--samples", str(count), "--dim", str(options.dim)]
-        command += ["--threads", str(options.threads), "--kind", options.kind]
-        command += ["--route", route, "--preset", preset, "--labels", str(labels)]
-        threads = {"OMP_NUM_THREADS": str(options.threads)}
-        output = subprocess.check_output(command, env=os.environ | threads, text=True)
-        return json.loads(output), np.load(labels) if labels.exists() else None
+def labels_of(folder: Path, route: str) -> Ints:
+    """Labels that a route has left in the folder."""
+    labels: Ints = np.load(folder / f"labels_{route}.npy")
+    return labels
 
 
-def check_equality() -> None:
-    """Distances and labels of both routes on a small input, for each preset and ranking."""
-    features, modality = make_features(600, 256)
-    for preset in PRESETS:
-        expected = mabm.modality_jaccard(features, modality, k1=K1, k2=K2, preset=preset)
-        labels = run_mabm(features, modality, preset)[1]
-        for name in ("torch", "faiss") if has_faiss() else ("torch",):
-            lists = RANKINGS[name](features, group_rows(modality, preset), K1)
-            distance = dense_jaccard(features, lists, K1, K2)
-            np.testing.assert_allclose(distance, expected, rtol=0, atol=1e-5)
-            np.testing.assert_array_equal(cluster(distance), labels)
+def summary_of(labels: Ints, modality: Ints) -> dict[str, int]:
+    """Numbers of clusters, of those that span the modalities, and of samples in none."""
+    found = mabm.PseudoLabels(labels, modality)
+    return {
+        "clusters": found.num_clusters,
+        "spanning": int(found.num_spanning or 0),
+        "noise": found.num_noise,
+    }
 
 
-def measure(count: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Figures of every route and round at one number of samples, for each preset."""
-    figures: dict[str, Any] = {preset: {"rounds": [], "peaks": {}} for preset in options.presets}
-    for number in tqdm(range(options.rounds), desc=f"N = {count:,}", leave=False):
-        for preset, found in figures.items():
-            round_of: Seconds = {}
-            labels: dict[str, Ints | None] = {}
-            for route in ("mabm", "dense" if number < options.dense_rounds else "rankings"):
-                record, labels[route] = run_apart(route, preset, count, options)
-                round_of |= record["seconds"]
-                found["peaks"].setdefault(route, []).append(record["peak"])
-            found["rounds"].append(round_of)
-            if number == 0:
-                found["labels"] = _describe(labels["mabm"], labels.get("dense"), count, options)
-    return figures
+def check_equality(kind: str, preset: str, threads: int) -> None:
+    """Compares every route with the definition in float64, on a small input.
+
+    Distances of mabm agree to 1e-6 and those of the dense and the sparse route to 1e-5, labels are
+    equal, and the inner products that a ranking finds are the greatest ones, to 1e-5.
+    """
+    torch.set_num_threads(threads)
+    features, modality = make_features(SMALL, _SMALL_DIM, kind=kind)
+    expected = reference.modality_jaccard(features, modality, k1=K1, k2=K2, preset=preset)
+    labels = reference.dbscan(expected, eps=dense_route.EPS, min_samples=dense_route.MIN_SAMPLES)
+    found = mabm.modality_jaccard(features, modality, k1=K1, k2=K2, preset=preset)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+
+    lists = RANKINGS["torch"](features.double(), group_rows(modality, preset), K1)
+    given = Inputs(features, modality, preset, lists)
+    for route in ("mabm", *FOLLOWS):
+        np.testing.assert_array_equal(ROUTES[route](given).labels, labels)
+    dense = dense_route.dense_jaccard(features, lists, K1, K2)
+    np.testing.assert_allclose(dense, expected, rtol=0, atol=1e-5)
+    sparse = sparse_route.sparse_jaccard(sparse_route.sparse_encoding(features, lists, K1, K2))
+    near = np.full(expected.shape, np.inf, np.float32)
+    near[np.repeat(np.arange(len(near)), np.diff(sparse.indptr)), sparse.indices] = sparse.data
+    is_kept = np.isfinite(near)
+    np.testing.assert_allclose(near[is_kept], expected[is_kept], rtol=0, atol=1e-5)
+    assert (expected[~is_kept] > dense_route.EPS - 1e-5).all()
+    for name in RANKINGS:
+        if missing(name) is None:
+            for (_, scores), (_, exact) in zip(ROUTES[name](given).lists, lists, strict=True):
+                np.testing.assert_allclose(scores, exact, rtol=0, atol=1e-5)
 
 
-def _describe(ours: Ints, dense: Ints | None, count: int, options: argparse.Namespace) -> str:
-    """What the clusters are, and whether both routes give the same labels."""
-    modality = make_features(count, 1, kind=options.kind)[1]
-    found = mabm.PseudoLabels(ours, modality.numpy())
-    if dense is None:
-        return str(found)
-    differ = int((ours != dense).sum())
-    same = "equal" if differ == 0 else f"different for {differ} samples"
-    return f"{found}; labels of the dense route: {same}"
+@contextmanager
+def _log_of_ranking() -> Iterator[list[str]]:
+    """Collects what the library's ranking logs, from its shares of rows to its warnings."""
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("mabm.distance.ranking")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    try:
+        yield said
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
-def add_totals(rounds: list[Seconds]) -> None:
-    """Adds the whole dense route to each round in which it was run, for each ranking."""
-    for seconds in rounds:
-        if "loop over rows" in seconds:
-            after = seconds["loop over rows"] + seconds["DBSCAN"]
-            for name in [name for name in seconds if name.startswith("ranking by")]:
-                seconds[f"dense route, {name}"] = seconds[name] + after
+def _warm_up(preset: str) -> Inputs:
+    features, modality = make_features(_WARM_UP, 64)
+    lists = RANKINGS["torch"](features, group_rows(modality, preset), K1)
+    return Inputs(features, modality, preset, lists)
 
 
-def table(found: dict[str, Any]) -> list[str]:
-    """Lines of one preset: median, least and most of each part, beside mabm, and peak memory."""
-    rounds = found["rounds"]
-    lines = [f"{'seconds':<32}{'median':>9}{'least':>9}{'most':>9}{'of mabm':>10}{'peak GB':>9}"]
-    for name in dict.fromkeys(name for seconds in rounds for name in seconds):
-        values = [seconds[name] for seconds in rounds if name in seconds]
-        ratio = statistics.median(s[name] / s["mabm"] for s in rounds if name in s)
-        peaks = found["peaks"].get("dense" if name.startswith("dense") else name, [])
-        memory = f"{statistics.median(peaks) / 1e9:9.2f}" if peaks else ""
-        middle, least, most = statistics.median(values), min(values), max(values)
-        lines.append(f"{name:<32}{middle:9.2f}{least:9.2f}{most:9.2f}{ratio:10.2f}{memory}")
-    return lines
+def _save_lists(folder: Path, lists: Lists) -> None:
+    ranks = {f"r{i}": ranks for i, (ranks, _) in enumerate(lists)}
+    scores = {f"s{i}": scores for i, (_, scores) in enumerate(lists)}
+    np.savez(folder / "lists.npz", **ranks, **scores)
 
 
-def machine() -> str:
-    """Processor, versions and BLAS, as they stand where the figures are read."""
-    info = Path("/proc/cpuinfo").read_text().splitlines()
-    processor = next((line.partition(": ")[2] for line in info if "model name" in line), "")
-    blas = "MKL" if torch.backends.mkl.is_available() else "not MKL"
-    parts = [f"mabm {mabm.__version__}", f"torch {torch.__version__} (BLAS: {blas})"]
-    parts.append(f"numpy {np.__version__}")
-    if has_faiss():
-        import faiss
-
-        parts.append(f"faiss {faiss.__version__} (OpenBLAS)")
-    return f"{processor}, {platform.machine()}: {', '.join(parts)}"
-
-
-def main() -> None:
-    """Runs the benchmark and prints its tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--samples", type=int, nargs="+", default=[5_800, 11_600, 23_200])
-    parser.add_argument("--dim", type=int, default=2048)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--dense-rounds", type=int, default=1)
-    parser.add_argument("--presets", nargs="+", choices=PRESETS, default=list(PRESETS))
-    parser.add_argument("--kind", choices=KINDS, default="usual", help="the kind of features")
-    parser.add_argument("--json", type=Path, help="also write every figure to this file")
-    for name in ("--route", "--preset", "--labels"):  # of a process that runs one route
-        parser.add_argument(name, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.route:
-        run_here(options.route, options.preset, options)
-        return
-
-    check_equality()
-    print(machine())
-    print(f"D = {options.dim}, {options.threads} threads, k1 = {K1}, k2 = {K2}, {options.kind}")
-    figures = {}
-    for count in options.samples:
-        figures[count] = measure(count, options)
-        for preset, found in figures[count].items():
-            add_totals(found["rounds"])
-            print(f"\nN = {count:,}, {PRESETS[preset]} ({preset}): {found['labels']}")
-            print("\n".join(table(found)), flush=True)
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=2))
-
-
-if __name__ == "__main__":
-    main()
+def _load_lists(folder: Path) -> Lists:
+    with np.load(folder / "lists.npz") as saved:
+        return [(saved[f"r{i}"], saved[f"s{i}"]) for i in range(len(saved.files) // 2)]

@@ -36,6 +36,7 @@ from mabm.contrast.memories.hybrid import HybridMemory
 from mabm.contrast.memories.mean import MeanMemory
 from mabm.contrast.prototypes import PrototypeSplit, SplitSummary, split_prototypes
 from mabm.contrast.samplers import IdentityBatchSampler
+from mabm.distance.approximate import RankingRecall
 from mabm.distance.centering import center_modalities
 from mabm.distance.encoding import encode_neighbors, expand_queries
 from mabm.distance.graph import NeighborGraph, SweepEntry
@@ -51,6 +52,10 @@ from mabm.distance.presets import PRESETS, Preset
 from mabm.distance.ranking import Ranking, rank_neighbors
 from mabm.distance.reranking import RerankOptions, rerank
 from mabm.distance.rows import Encoding, NeighborSets
+from mabm.distance.search.certex_search import CertexSearch
+from mabm.distance.search.cuvs_search import CuvsSearch
+from mabm.distance.search.faiss_search import FaissSearch
+from mabm.distance.search.protocol import NeighborSearch
 from mabm.evaluation import (
     MORE_SEARCH_TASKS,
     PROTOCOLS,
@@ -81,10 +86,13 @@ __all__ = [
     "PROTOCOLS",
     "SEARCH_TASKS",
     "BuildInfo",
+    "CertexSearch",
     "ClusterContrastLoss",
     "ClusterSummary",
     "Clusterer",
+    "CuvsSearch",
     "Encoding",
+    "FaissSearch",
     "HardMemory",
     "HybridContrastLoss",
     "HybridMemory",
@@ -93,12 +101,14 @@ __all__ = [
     "ModalityDBSCAN",
     "MultiPositiveLoss",
     "NeighborGraph",
+    "NeighborSearch",
     "NeighborSets",
     "Preset",
     "Progress",
     "PrototypeSplit",
     "PseudoLabels",
     "Ranking",
+    "RankingRecall",
     "RerankOptions",
     "RetrievalProtocol",
     "RetrievalScores",

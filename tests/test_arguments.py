@@ -69,8 +69,9 @@ REFUSED = [
     ("unknown preset", {"preset": "best"}, ValueError, r"preset must be one of \('bmil', 'spcl', .*'ca_jaccard'.*\), got 'best'"),
     ("preset of another kind", {"preset": 3}, TypeError, "preset must be a name, a Preset or None, got int: 3"),
     ("preset without its modality", {"preset": "bmil", "modality": None}, ValueError, "preset 'bmil' needs modality"),
-    ("unknown precision", {"precision": "half"}, ValueError, r"precision must be one of \('exact', 'fast'\), got 'half'"),
-    ("precision of another kind", {"precision": 16}, ValueError, r"precision must be one of \('exact', 'fast'\), got 16"),
+    ("unknown precision", {"precision": "half"}, ValueError, r"precision must be one of \('exact', 'fast'\) or a NeighborSearch, got 'half'"),
+    ("precision of another kind", {"precision": 16}, ValueError, r"precision must be one of \('exact', 'fast'\) or a NeighborSearch, got 16"),
+    ("precision as a class", {"precision": mabm.FaissSearch}, TypeError, r"precision must be an object, got the class FaissSearch; use FaissSearch\(...\)"),
     ("preset with lists of its own", {"preset": "ca_jaccard", "k1": 20}, ValueError, "preset 'ca_jaccard' has its own k1_intra and k1_inter .*; k1 must stay 30, got 20"),
 ]  # fmt: skip
 REFUSED_K2 = [

@@ -35,6 +35,7 @@ if not extras.first_missing(("tqdm",)):
 
 WITHOUT_EXAMPLE = {
     "mabm._core.array_records.ArrayRecord.in_kind_of": "public functions call it on their results",
+    "mabm.distance.search.protocol.NeighborSearch.find_candidates": "for searches of one's own",
     "mabm.models.encoder.Encoder.adapted": "for subclasses to override",
     "mabm.models.encoder.Encoder.load_state_dict": "as for every module",
     "mabm.models.encoder.Encoder.pretrained_name": "for subclasses to override",
@@ -63,6 +64,8 @@ NOT_RUN = {
     "mabm.data.regdb.read_regdb": "needs a data set that may not be shipped",
     "mabm.data.sets.read_data": "needs a data set that may not be shipped",
     "mabm.data.sysu_mm01.read_sysu_mm01": "needs a data set that may not be shipped",
+    "mabm.distance.search.certex_search.CertexSearch.find_candidates": "needs a GPU",
+    "mabm.distance.search.cuvs_search.CuvsSearch.find_candidates": "needs a GPU",
     "mabm.models.timm_encoder.TimmEncoder": "needs timm",
     "mabm.train.scoring.evaluate_encoder": "needs a data set that may not be shipped",
     "mabm.train.scoring.evaluate_weights": "needs a trained run",

@@ -32,7 +32,12 @@ def run_without(missing: tuple[str, ...], folder: Path, *words: str) -> tuple[in
 def test_every_package_of_an_extra_is_known() -> None:
     needed_by_tests = {"tomli", "pandas"}
     packages = {name for extra in info._EXTRAS.values() for name in extra} | needed_by_tests
-    modules = {"pillow": "PIL", "tomli-w": "tomli_w"}
+    modules = {
+        "pillow": "PIL",
+        "tomli-w": "tomli_w",
+        "faiss-cpu": "faiss",
+        "cuvs-cu12": "cuvs",
+    }
     assert {modules.get(name, name) for name in packages} == set(extras.EXTRA_OF)
 
 

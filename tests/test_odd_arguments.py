@@ -323,6 +323,7 @@ def labels_of_any(min_samples: Any) -> Any:
         ("num_batches", lambda n: mabm.IdentityBatchSampler(LABELS, num_batches=n)),
         ("max_rank", lambda n: evaluation.eval_regdb(DISTANCE, LABELS, LABELS, max_rank=n)),
         ("max_iterations", lambda n: mabm.transport_plan(DISTANCE, max_iterations=n)),
+        ("recall_rows", lambda n: mabm.FaissSearch(recall_rows=n)),
         ("num_features", lambda n: clustercontrast.ClusterMemory(n, 4)),
         ("rgbNum", lambda n: bmil.compute_jaccard_distance_xmodal(FEATURES, 6, 2, rgbNum=n)),
     ],

@@ -66,7 +66,7 @@ def predict_labels(
             ``"bmil"``, otherwise in total. Use the value of the clustering.
         preset: Name of a published distance or a :class:`mabm.Preset`; by default ``"bmil"`` with a
             modality, ``"spcl"`` without. Use the value of the clustering.
-        precision: Precision of the ranking: ``"exact"``, or ``"fast"`` as in
+        precision: Precision of the ranking: ``"exact"``, ``"fast"``, or an approximate search as in
             :func:`mabm.rank_neighbors`. Use the value of the clustering.
 
     Returns:

@@ -265,7 +265,7 @@ def pseudo_labels(
             ``"bmil"``, otherwise in total.
         preset: Name of a published distance or a :class:`mabm.Preset`; by default ``"bmil"`` with a
             modality, ``"spcl"`` without. With ``"spcl"``, the modality is used for statistics only.
-        precision: Precision of the ranking: ``"exact"``, or ``"fast"`` as in
+        precision: Precision of the ranking: ``"exact"``, ``"fast"``, or an approximate search as in
             :func:`mabm.rank_neighbors`.
         clusterer: Computes the labels from the graph, instead of ``eps`` and ``min_samples``: a
             :class:`mabm.DBSCAN` or any other :class:`mabm.Clusterer`.

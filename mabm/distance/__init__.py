@@ -7,6 +7,8 @@ file                content
 ``options``         a preset, its list lengths and a precision as one record
 ``centering``       each modality's mean removed first, if that is wanted
 ``ranking``         exact neighbor lists (``candidates`` and ``products`` make them fast)
+``approximate``     neighbor lists from an approximate search, with their recall
+``search``          the protocol of such a search; adapters of faiss, cuVS and certex
 ``neighbors``       k-reciprocal neighbor sets
 ``encoding``        neighbor sets as weighted rows, and query expansion over them
 ``rows``            the ragged rows that stages pass to each other

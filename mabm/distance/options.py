@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, TypeAlias, cast, get_args
 
-from mabm._core.arguments import check_choice
+from mabm._core.arguments import shown
 from mabm._core.saving import Saved
 from mabm.distance.presets import (
     DEFAULT_K1,
@@ -16,8 +16,15 @@ from mabm.distance.presets import (
     check_k2,
     resolve_preset,
 )
+from mabm.distance.search.protocol import NeighborSearch, check_recall_rows, is_search
 
-Precision = Literal["exact", "fast"]
+NamedPrecision = Literal["exact", "fast"]
+Precision: TypeAlias = NamedPrecision | NeighborSearch
+"""How neighbors are found: exactly, by a fast product, or by a search of your own.
+
+One keyword for all, since they exclude each other: a search next to ``precision="exact"`` would
+contradict it.
+"""
 
 
 @dataclass(frozen=True)
@@ -30,7 +37,7 @@ class DistanceOptions(Saved):
         k2: Number of neighbors averaged by local query expansion, in [1, k1]: per group with
             ``"bmil"``, otherwise in total.
         preset: The configuration of the pipeline.
-        precision: Precision of the ranking: ``"exact"``, or ``"fast"`` as in
+        precision: Precision of the ranking: ``"exact"``, ``"fast"``, or an approximate search as in
             :func:`mabm.rank_neighbors`.
 
     Raises:
@@ -73,7 +80,7 @@ class DistanceOptions(Saved):
             k2: Number of neighbors averaged by local query expansion, in [1, k1].
             preset: Name of a published distance or a :class:`mabm.Preset`; ``None`` is ``"bmil"``
                 with a modality and ``"spcl"`` without.
-            precision: ``"exact"`` or ``"fast"``.
+            precision: ``"exact"``, ``"fast"`` or a :class:`mabm.NeighborSearch`.
             num_groups: Number of groups among the samples, or ``None`` without a modality.
 
         Raises:
@@ -102,7 +109,20 @@ def check_precision(value: object) -> Precision:
     """Returns a valid precision of the ranking.
 
     Raises:
+        TypeError: It is a class instead of an object, or its ``recall_rows`` is not an integer.
         ValueError: The value is not a precision.
     """
-    check_choice("precision", value, get_args(Precision))
+    if is_search(value):
+        check_recall_rows(value, "precision.recall_rows")
+        return cast(NeighborSearch, value)
+    if isinstance(value, type):
+        raise TypeError(
+            f"precision must be an object, got the class {value.__name__}; use "
+            f"{value.__name__}(...)"
+        )
+    names = get_args(NamedPrecision)
+    if not (isinstance(value, str) and value in names):
+        raise ValueError(
+            f"precision must be one of {names} or a NeighborSearch, got {shown(value)}"
+        )
     return "exact" if value == "exact" else "fast"

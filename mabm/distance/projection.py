@@ -67,7 +67,7 @@ def projection_on(directions: Tensor) -> Projection:
     """
     wide = directions.to(torch.float64)
     dim, width = wide.shape
-    gram = wide.T @ wide - torch.eye(width, dtype=torch.float64)
+    gram = wide.T @ wide - torch.eye(width, dtype=torch.float64, device=wide.device)
     skewness = float(torch.linalg.matrix_norm(gram)) + growth(dim, 2.0**-53) * width
     sums = wide.abs().sum(0).max() * wide.abs().sum(1).max()
     terms = _TERMS_AT_ONCE + math.ceil(dim / _TERMS_AT_ONCE) + 8

@@ -25,8 +25,9 @@ from mabm._core.arrays import Array, ArrayT, like, row_blocks, to_tensor
 from mabm._core.columns import Column, check_modality, check_samples
 from mabm._core.device_memory import running_ops
 from mabm._core.work import QUIET, Advance, Report, Work
+from mabm.distance.approximate import RankingRecall, check_recall, rank_by_search
 from mabm.distance.candidates import ListLayout, propose_candidates
-from mabm.distance.options import Precision, check_precision
+from mabm.distance.options import NamedPrecision, Precision, check_precision
 from mabm.distance.presets import DEFAULT_K1, MAX_K, Preset, check_k1, resolve_preset
 from mabm.distance.screening import Proposal, screen
 
@@ -56,6 +57,8 @@ class Ranking(ArrayRecord, Generic[ArrayT]):
         preset: The choices of the pipeline.
         k1: The requested number of neighbors, which defines the length of the half list.
         groups: (N,) int64, the group of each sample, or ``None`` if the preset does not use groups.
+        recall: How many of the exact neighbors an approximate search has found; ``None`` for every
+            other ranking.
 
     Example:
         >>> import torch, mabm
@@ -72,6 +75,7 @@ class Ranking(ArrayRecord, Generic[ArrayT]):
     preset: Preset
     k1: int = DEFAULT_K1
     groups: Array | None = None
+    recall: RankingRecall | None = None
 
     def __post_init__(self) -> None:
         """Rejects ranks out of range, and parts that do not fit together."""
@@ -107,6 +111,8 @@ class Ranking(ArrayRecord, Generic[ArrayT]):
             raise ValueError(
                 f"ranks must be in [-1, {len(ranks)}), got {int(ranks.min())} to {int(ranks.max())}"
             )
+        if self.recall is not None:
+            check_recall(self.recall, len(self.widths))
         if self.groups is not None:
             groups = check_modality(self.groups, len(ranks), ranks.device, "groups")
             object.__setattr__(self, "groups", like(groups, self.ranks))
@@ -167,6 +173,10 @@ def rank_neighbors(
             ``"fast"``: the nearest samples by a fast matrix product, ordered by their exact scores;
             a nearer sample may be missed. Rows whose product overflows are ranked by exact scores
             in both cases.
+            A :class:`mabm.NeighborSearch`, such as :class:`mabm.FaissSearch`: the nearest samples
+            that it finds, ordered by their exact scores. Samples may be missed, and results may
+            depend on its version and threads. ``Ranking.recall`` and the log say how many were
+            found, on a sample of rows. A list ends early (-1) where too few were found.
         progress: Whether to show progress bars on standard error (they need tqdm), or a function
             that is called with a :class:`mabm.Progress` as each stage begins, about ten times a
             second, and as it ends.
@@ -181,6 +191,7 @@ def rank_neighbors(
         ImportError: A bar is wanted, and tqdm is missing.
         TypeError: An argument has the wrong type.
         ValueError: An argument is out of range; the message names it, the range and the value.
+            What a search of your own returns is called ``precision.find_candidates(...)``.
 
     Source:
         Wang et al., AAAI 2026 (BMIL); with ``preset="spcl"`` Zhong et al., CVPR 2017.
@@ -231,11 +242,14 @@ def rank(
         layout = _list_layout(x, groups, preset, k1)
         may_advise = preset.metric == "inner_product" and is_wanted(logger, "lengths")
         lengths = _extreme_lengths(x) if may_advise and len(x) >= _FEW_ROWS else None
-        euclidean = preset.metric == "euclidean"
-        ranks, scores = _rank_lists(x, layout, euclidean, precision, work, advance)
+        euclidean, recall = preset.metric == "euclidean", None
+        if isinstance(precision, str):
+            ranks, scores = _rank_lists(x, layout, euclidean, precision, work, advance)
+        else:
+            ranks, scores, recall = rank_by_search(x, layout, euclidean, precision, advance)
     if lengths is not None:
         _advise_on_lengths(lengths)  # a GPU has been waited for
-    return Ranking.unchecked(ranks, scores, tuple(layout.widths), preset, k1, groups)
+    return Ranking.unchecked(ranks, scores, tuple(layout.widths), preset, k1, groups, recall)
 
 
 def _extreme_lengths(x: Tensor) -> Tensor:
@@ -261,7 +275,7 @@ def _rank_lists(
     x: Tensor,
     layout: ListLayout,
     euclidean: bool,
-    precision: Precision,
+    precision: NamedPrecision,
     work: Work,
     advance: Advance,
 ) -> tuple[Tensor, Tensor]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch import Tensor
 
-from mabm._core.arguments import check_real
+from mabm._core.arguments import check_choice, check_real
 from mabm._core.arrays import Array, ArrayT, check_features, like
 from mabm._core.columns import Column, check_modality, read_categories
 from mabm._core.device_memory import check_fits
@@ -15,7 +16,7 @@ from mabm._core.modalities import MODALITIES
 from mabm._core.saving import Saved
 from mabm._core.work import QUIET, Advance, Report, Work
 from mabm.distance.jaccard import dense_distance, encode_features, resolve_options
-from mabm.distance.options import DistanceOptions, Precision
+from mabm.distance.options import DistanceOptions, NamedPrecision, Precision
 from mabm.distance.presets import DEFAULT_K2, Preset
 
 # Re-ranking commonly uses shorter lists than clustering.
@@ -46,10 +47,11 @@ class RerankOptions(Saved):
     k2: int = DEFAULT_K2
     lambda_value: float = 0.3
     preset: str = "bmil"
-    precision: Precision = "exact"
+    precision: NamedPrecision = "exact"
 
     def __post_init__(self) -> None:
         """Rejects what :func:`rerank` would reject, before any feature is computed."""
+        check_choice("precision", self.precision, get_args(NamedPrecision))
         self.distance  # noqa: B018  # making it checks k1, k2 and preset
         check_real("lambda_value", self.lambda_value, 0.0, 1.0)
 
@@ -93,7 +95,7 @@ def rerank(
         lambda_value: Weight of the original distance, in [0, 1].
         preset: Name of a published distance or a :class:`mabm.Preset`; by default ``"bmil"`` with a
             modality, ``"spcl"`` without.
-        precision: Precision of the ranking: ``"exact"``, or ``"fast"`` as in
+        precision: Precision of the ranking: ``"exact"``, ``"fast"``, or an approximate search as in
             :func:`mabm.rank_neighbors`.
         progress: Whether to show progress bars on standard error (they need tqdm), or a function
             that is called with a :class:`mabm.Progress` as each stage begins, about ten times a

@@ -84,9 +84,9 @@ def choose_rungs(x: Tensor, layout: ListLayout, measures: Measures) -> Plan:
     count, dim = x.shape
     whole = _Option(product_error(dim), dim, 0, functools.partial(float_rung, x, measures))
     if count * count * dim < _LITTLE_WORK or dim < 2 * _WIDTHS[0]:
-        cells = torch.zeros(count, dtype=torch.int32)
+        cells = torch.zeros_like(layout.groups)
         return Plan([whole.make], capacity_for(layout.widths, None), cells)
-    rows = torch.arange(min(_SAMPLE_ROWS, max(8, _SAMPLE_SCORES // count))) * count
+    rows = count * torch.arange(min(_SAMPLE_ROWS, max(8, _SAMPLE_SCORES // count)), device=x.device)
     rows = (rows // len(rows)).clamp(max=count - 1)
     quantized = _quantized(x, rows, measures)
     options = [*_projections(x, rows, measures), *quantized, whole]
@@ -120,7 +120,7 @@ def capacity_for(widths: list[int], needed: Tensor | None) -> int:
 def _projections(x: Tensor, rows: Tensor, measures: Measures) -> list[_Option]:
     """One option for each number of directions."""
     count, dim = x.shape
-    kept = torch.ones(count, dtype=torch.bool)
+    kept = torch.ones(count, dtype=torch.bool, device=x.device)
     kept[rows] = False  # rows that directions are found from look better than they are
     others = kept.nonzero().flatten()
     others = others[:: max(1, len(others) // _DIRECTION_ROWS)][:_DIRECTION_ROWS]

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mabm._core.precision import without_autocast
 from mabm._core.work import Advance
 from mabm.distance.candidates import ListLayout
 from mabm.distance.rung_choice import capacity_for, choose_rungs
@@ -73,11 +74,11 @@ class _Lists:
         shape = (len(rows), len(widths))
         return cls(
             rows,
-            torch.empty((*shape, capacity), dtype=torch.float32),
-            torch.empty((*shape, capacity), dtype=torch.int32),
-            torch.zeros(shape, dtype=torch.int32),
-            torch.full((*shape, max(widths)), -torch.inf, dtype=torch.float32),
-            torch.full(shape, -torch.inf, dtype=torch.float32),
+            torch.empty((*shape, capacity), dtype=torch.float32, device="cpu"),
+            rows.new_empty((*shape, capacity)),
+            rows.new_zeros(shape),
+            torch.full((*shape, max(widths)), -torch.inf, dtype=torch.float32, device="cpu"),
+            torch.full(shape, -torch.inf, dtype=torch.float32, device="cpu"),
         )
 
     def parts(self) -> tuple[Tensor, ...]:
@@ -102,15 +103,17 @@ def screen(
         max_memory: Bytes that lists may take, or ``None``.
         advance: Called with the number of rows done.
     """
-    measures = measure(x, euclidean)
-    plan = choose_rungs(x, layout, measures)
+    with without_autocast(x.device):
+        measures = measure(x, euclidean)
+        plan = choose_rungs(x, layout, measures)
     # Samples of a group side by side, so that a tile rarely has columns of two lists; within a
     # group those of a cell, so that lists fill with near samples early.
     groups = layout.groups.to(torch.int64)
     order = (groups * (1 << 31) + plan.cells).argsort(stable=True).to(torch.int32)
     capacity, left = plan.capacity, order
     for number, make in enumerate(plan.rungs):
-        rung = make().trusted(_FAST_SHARE) if fast else make()
+        with without_autocast(x.device):
+            rung = make().trusted(_FAST_SHARE) if fast else make()
         unproven = []
         for rows in _row_blocks(left, layout, capacity, max_memory, is_first=number == 0):
             lists = _Lists.empty(rows, layout.widths, capacity)
@@ -153,8 +156,10 @@ def _fill(
         side //= 2
     side = max(_TILE, side // _TILE * _TILE)
     mirrored = len(lists.rows) == count
-    places = torch.full((count,), -1, dtype=torch.int32)
-    places[lists.rows.long()] = torch.arange(len(lists.rows), dtype=torch.int32)
+    places = order.new_full((count,), -1)
+    places[lists.rows.to(torch.int64)] = torch.arange(
+        len(lists.rows), dtype=torch.int32, device="cpu"
+    )
     blocks = torch.split(lists.rows, side)
     columns = blocks if mirrored else torch.split(order, side)
     for number, rows in enumerate(blocks):

@@ -18,6 +18,9 @@ EXTRA_OF = {
     "tensorboard": "tensorboard",
     "timm": "timm",
     "infomap": "infomap",
+    "faiss": "faiss",
+    "cuvs": "cuvs",
+    "certex": "certex",
     "shtab": "completion",
 }
 """Modules that come with an extra of the library."""

@@ -21,6 +21,9 @@ _EXTRAS: Final = {
     "train": ("jinja2", "pillow", "pydantic", "safetensors", *_TOML_READER, "tomli-w"),
     "tensorboard": ("tensorboard",),
     "infomap": ("infomap",),
+    "faiss": ("faiss-cpu",),
+    "cuvs": ("cuvs-cu12",),
+    "certex": ("certex",),
     "timm": ("timm",),
     "completion": ("shtab",),
 }

@@ -1,0 +1,1 @@
+"""Approximate neighbor searches: the protocol, and adapters of other libraries."""
