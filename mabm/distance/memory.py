@@ -2,12 +2,12 @@
 
 Each function describes the allocations of one stage, until the graph beside the lists of the
 ranking: change them together. Where the size of a result depends on the features, its number of
-entries is an argument; before it is known, ``TYPICAL`` has what features that cluster give.
+entries is an argument; before it is known, the least is asked for.
 """
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final
 
 import torch
 
@@ -20,23 +20,6 @@ _LIST_ENTRY: Final = 16
 _MERGED_ENTRY: Final = 48
 # Ragged rows grow by doubling in blocks, which are then moved into one tensor.
 _GROWTH: Final = 3
-
-
-class Entries(NamedTuple):
-    """Entries of the sparse rows of all samples, per neighbor of a sample.
-
-    Attributes:
-        neighbors: Of the neighbor sets, and of the encoding.
-        expanded: Of the encoding after query expansion.
-        pairs: Of the graph.
-    """
-
-    neighbors: float
-    expanded: float
-    pairs: float
-
-
-TYPICAL: Final = Entries(neighbors=1.3, expanded=3.0, pairs=1.5)
 
 
 def list_width(preset: Preset, k1: int) -> int:
