@@ -16,7 +16,7 @@ T ?=
 # a core in each of them would get in each other's way. What pytest compiles from a file is kept for the
 # next process, which would otherwise take ten seconds to find the tests.
 ALL_TESTS := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
-CPP := 'csrc/*' 'tests/emulated_grid/*.h' 'tests/emulated_grid/*.cpp'
+CPP := 'csrc/*' 'tests/emulated_*/*.h' 'tests/emulated_*/*.cpp'
 SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 
 .PHONY: demo test lint format kernels gpu-dry-run wheel bench ablation docs clean

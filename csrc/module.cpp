@@ -5,6 +5,7 @@
 #include <torch/headeronly/version.h>
 
 #include "common/interrupts.h"
+#include "common/screening.h"
 
 // What setup.py built with, empty for CPU only.
 #if !defined(MABM_CUDA_VERSION)
@@ -37,7 +38,15 @@ bool find_main_thread() {
   return PyErr_Occurred() == nullptr;
 }
 
+// Instruction sets of screening: the one used for float32, the one that the processor has for int8,
+// and the one used for int8.
+PyObject* screen_kernels(PyObject*, PyObject*) {
+  return Py_BuildValue("(sss)", mabm::float_kernel().name, mabm::supported_quantized_kernel().name,
+                       mabm::quantized_kernel().name);
+}
+
 PyMethodDef methods[] = {{"take_interruption", take_interruption, METH_NOARGS, nullptr},
+                         {"screen_kernels", screen_kernels, METH_NOARGS, nullptr},
                          {nullptr, nullptr, 0, nullptr}};
 
 }  // namespace

@@ -36,7 +36,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Marks what runs on a GPU, or on the emulated grid, and chooses what comes first.
+    """Marks what runs on a GPU, or on emulated hardware, and chooses what comes first.
 
     Of the tests of a GPU alone that is the most telling file; where several processes share the
     files, the long ones, so that none is left with such a file at the end.
@@ -44,7 +44,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if devices.takes_a_gpu(item):
             item.add_marker(pytest.mark.gpu)
-        if item.path.parent.name == "emulated_grid":
+        if item.path.parent.name in ("emulated_grid", "emulated_cpu"):
             item.add_marker(pytest.mark.kernels)
     if config.option.markexpr == "gpu":
         items.sort(key=lambda item: item.path.name != devices.MOST_TELLING)

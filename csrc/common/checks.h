@@ -36,6 +36,10 @@ constexpr ScalarType scalar_type_of<double>() {
   return ScalarType::Double;
 }
 template <>
+constexpr ScalarType scalar_type_of<int8_t>() {
+  return ScalarType::Char;
+}
+template <>
 constexpr ScalarType scalar_type_of<int32_t>() {
   return ScalarType::Int;
 }

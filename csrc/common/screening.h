@@ -27,6 +27,7 @@ struct BlockTerms {
   const float* scales;
   const float* lost;
   const float* lengths;
+  const int32_t* starts;  // of quantized columns: what sums begin with, see ScreenKernel::offset
 };
 
 // A pair that exceeds the threshold of its row, of its column, or of both.
@@ -62,11 +63,28 @@ struct ScreenKernel {
   int rows;                       // of a left panel
   int columns;                    // of a right panel
   int step;                       // entries of a sample that are side by side in a panel
+  int offset;                     // added to quantized entries of rows, see below
   int (*scan)(const Tile& tile);  // returns the number of hits
 };
 
-// The fastest kernel of this processor, and the one that runs on every processor.
+// The fastest kernel of this processor for float32, and the one that runs on every processor.
 const ScreenKernel& float_kernel();
 const ScreenKernel& portable_float_kernel();
+
+// Quantized operands are int8 in [-127, 127]. Some processors multiply unsigned by signed bytes
+// only. There the entries of rows are packed with an offset of 128 added, and the sums of a column
+// start from -128 times the sum of its entries, so that they come out right. int32 sums wrap on the
+// way; the result fits up to this depth: 127 * 127 * 2^17 < 2^31.
+constexpr int64_t kMostQuantized = int64_t{1} << 17;
+
+// The kernel for quantized operands that this processor has instructions for, or else the portable
+// one, which is slower than float32; and the same unless it fails `multiplies_exactly`.
+const ScreenKernel& supported_quantized_kernel();
+const ScreenKernel& quantized_kernel();
+const ScreenKernel& portable_quantized_kernel();
+
+// Whether a kernel for quantized operands computes the products of a tile exactly: of the largest
+// and smallest entries, and of others.
+bool multiplies_exactly(const ScreenKernel& kernel, int64_t depth);
 
 }  // namespace mabm

@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "common/screening.h"
 #include "ops/arguments.h"
 
 namespace mabm {
@@ -104,7 +105,15 @@ inline ScreenArguments check_screen_pairs(
   lists.lower_bounds = write<float>(lower_bounds);
   check_same_device(candidates, {&operands, &biases, &margins, &residuals, &slacks, &groups,
                                  &list_of_group, &cells, &rows, &columns, &places});
-  check_tensor<float>(operands, "operands", 2);
+  if (scales.has_value()) {
+    STD_TORCH_CHECK(lost.has_value() && lengths.has_value() && !center.has_value() && unit == 1,
+                    "lost and lengths, no center and a unit of 1 must come with scales");
+    check_tensor<int8_t>(operands, "operands", 2);
+    STD_TORCH_CHECK(operands.size(1) <= kMostQuantized, "operands must have at most ",
+                    kMostQuantized, " columns of int8, got ", operands.size(1));
+  } else {
+    check_tensor<float>(operands, "operands", 2);
+  }
   const int64_t num_samples = operands.size(0);
   if (center.has_value()) {
     check_tensor<float>(*center, "center", 1);

@@ -70,6 +70,32 @@ def to_tensor(value: object, name: str) -> Tensor:
     return torch.from_numpy(value)
 
 
+class _Writable:
+    """Memory of a read-only array, offered to NumPy as writable; keeps the array alive."""
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        self._array = array
+        address, _ = array.__array_interface__["data"]
+        self.__array_interface__ = {**array.__array_interface__, "data": (address, False)}
+
+
+def to_readable(value: object, name: str) -> Tensor:
+    """:func:`to_tensor` without a copy of read-only memory, such as that of a file.
+
+    For values that are only read and never returned: writing to the tensor may end the process.
+
+    Raises:
+        TypeError: It is neither a dense tensor nor an array of real numbers, or has a mask.
+        ValueError: It has no values, such as a tensor on ``meta``.
+    """
+    if isinstance(value, np.ndarray) and not isinstance(value, np.ma.MaskedArray):
+        # PyTorch warns of every array that says that it is read-only.
+        is_readable = value.dtype.isnative and value.dtype.kind == "f" and value.size
+        if is_readable and not value.flags.writeable:
+            return to_tensor(np.asarray(_Writable(value)), name)
+    return to_tensor(value, name)
+
+
 def _kind_and_remedy(value: object, name: str) -> str:
     """Returns the type of a value that is not a tensor or array, and how to convert it."""
     kind = type(value).__name__
@@ -126,6 +152,9 @@ def row_blocks(features: Tensor) -> tuple[Tensor, ...]:
 def check_features(value: object, name: str = "features") -> Tensor:
     """Returns features as a contiguous float32 (N, D) tensor without gradient.
 
+    Contiguous float32 is not copied, nor is it read at once: an array may be a memory map of a file
+    that is larger than memory. Other types are converted in memory.
+
     Args:
         value: (N, D) tensor or array of float16, bfloat16, float32 or float64; float64 is rounded
             to float32.
@@ -136,7 +165,7 @@ def check_features(value: object, name: str = "features") -> Tensor:
         ValueError: It is not (N, D), has no columns, is on a device without ops, or a row is not
             finite in float32.
     """
-    tensor = to_tensor(value, name)
+    tensor = to_readable(value, name)
     check_matrix(tensor, name)
     check_device(tensor, name)
     tensor = tensor.to(torch.float32).contiguous()

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from mabm._core.extension import interruptible
+from mabm._core.work import OverLimitError
 
 # For containers with control groups version 2 and 1: the files with the limit, the usage and the
 # statistics, and the statistics entry for reclaimable file cache.
@@ -107,6 +108,8 @@ def running_ops(what: str, instead: str) -> Iterator[None]:
     try:
         with interruptible():
             yield
+    except OverLimitError:
+        raise
     except MemoryError as error:
         raise MemoryError(f"{what} ran out of memory ({error}); {instead}") from error
     except RuntimeError as error:  # the type of every error of an op

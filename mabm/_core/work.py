@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, Final, TypeAlias
 
@@ -60,13 +60,17 @@ Advance: TypeAlias = Callable[[int], None]
 _Shown: TypeAlias = Callable[[str, int], AbstractContextManager[Report]]
 
 
+class OverLimitError(MemoryError):
+    """Work needs more than its memory limit; the message says what to do."""
+
+
 @dataclass(frozen=True, eq=False)
 class Work:
     """A memory limit and reports on progress, passed from a public function to its stages.
 
     Attributes:
         max_memory: Bytes that the call may allocate on the device of the features, in addition to
-            the features and its result; ``None`` for no limit.
+            the features and its result, less what :meth:`less` took; ``None`` for no limit.
 
     Example:
         >>> from mabm._core.work import Work
@@ -81,6 +85,7 @@ class Work:
 
     max_memory: int | None = None
     _shown: _Shown | None = None
+    _taken: int = 0
 
     @classmethod
     def of(cls, max_memory: object = None, progress: object = False) -> Work:
@@ -130,6 +135,27 @@ class Work:
             counter = _Counter(name, total, report)
             yield counter.advance
             counter.finish()
+
+    def less(self, num_bytes: int, what: str, instead: str) -> Work:
+        """The same with less memory: what is left beside ``num_bytes`` that are held meanwhile.
+
+        Args:
+            num_bytes: Bytes that a part of the work allocates.
+            what: That part; the subject of the message.
+            instead: What the user can do instead; the end of the message.
+
+        Raises:
+            MemoryError: ``max_memory`` allows fewer bytes.
+        """
+        if self.max_memory is None:
+            return self
+        if num_bytes > self.max_memory:
+            needed, allowed = self._taken + num_bytes, self._taken + self.max_memory
+            raise OverLimitError(
+                f"{what} needs {in_words(needed)} ({needed} bytes) beyond the features and the "
+                f"result, and max_memory allows {in_words(allowed)} ({allowed} bytes); {instead}"
+            )
+        return replace(self, max_memory=self.max_memory - num_bytes, _taken=self._taken + num_bytes)
 
 
 QUIET: Final = Work()
@@ -222,8 +248,7 @@ def check_memory(name: str, value: object) -> int | None:
 
 def in_words(num_bytes: int) -> str:
     """A size for messages, such as ``1.5 GiB``."""
-    size, units = float(num_bytes), ("bytes", "KiB", "MiB", "GiB", "TiB")
-    power = 0
-    while size >= 1024 and power < len(units) - 1:
-        size, power = size / 1024, power + 1
-    return f"{num_bytes} bytes" if power == 0 else f"{size:.1f} {units[power]}"
+    size, units = float(num_bytes), ["bytes", "KiB", "MiB", "GiB", "TiB"]
+    while size >= 1024 and len(units) > 1:
+        size, units = size / 1024, units[1:]
+    return f"{size:.4g} {units[0]}"

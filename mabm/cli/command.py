@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -84,6 +85,11 @@ def _abandon_output() -> None:
 def shows_progress(chosen: argparse.Namespace) -> bool:
     """Whether to show progress bars: on a terminal, unless ``--quiet`` is given."""
     return bool(chosen.level < logging.ERROR and sys.stderr and sys.stderr.isatty())
+
+
+def shows_bars(chosen: argparse.Namespace) -> bool:
+    """Like :func:`shows_progress`, for commands that also work where tqdm is missing."""
+    return shows_progress(chosen) and find_spec("tqdm") is not None
 
 
 def integer(text: str) -> int:

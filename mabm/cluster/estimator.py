@@ -13,6 +13,7 @@ from torch import Tensor
 from mabm._core.arguments import shown
 from mabm._core.arrays import Array, IntArray, check_features, is_integer
 from mabm._core.columns import Column, check_samples
+from mabm._core.work import Work
 from mabm.cluster.dbscan import DBSCAN
 from mabm.cluster.prediction import assign
 from mabm.cluster.pseudo_labels import cluster_samples, watch_sizes
@@ -42,6 +43,9 @@ class ModalityDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # skle
             modality, ``"spcl"`` without.
         precision: Precision of the ranking: ``"exact"``, ``"fast"``, or an approximate search as in
             :func:`mabm.rank_neighbors`.
+        max_memory: Most memory to allocate beyond the features in float32, on their device: a
+            number of bytes, or words such as ``"4GB"`` or ``"512MiB"``; ``None`` for no limit. The
+            ranking works in smaller parts to keep it; results are the same.
 
     Attributes:
         labels_: (N,) int64 NumPy labels after ``fit``; noise is -1.
@@ -67,6 +71,7 @@ class ModalityDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # skle
         k2: int = DEFAULT_K2,
         preset: str | Preset | None = None,
         precision: Precision = "exact",
+        max_memory: int | str | None = None,
     ) -> None:
         self.eps = eps
         self.min_samples = min_samples
@@ -74,6 +79,7 @@ class ModalityDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # skle
         self.k2 = k2
         self.preset = preset
         self.precision = precision
+        self.max_memory = max_memory
 
     def fit(self, X: Array, y: object = None, modality: Column | None = None) -> ModalityDBSCAN:
         """Clusters the samples in ``X``, and keeps a reference to them for :meth:`predict`.
@@ -90,12 +96,13 @@ class ModalityDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # skle
         Raises:
             TypeError: A parameter or argument has the wrong type.
             ValueError: One is out of range; the message names it, the range and the value.
+            MemoryError: ``max_memory`` is too small; the message names the bytes.
         """
-        clusterer = DBSCAN(self.eps, self.min_samples)
+        clusterer, work = DBSCAN(self.eps, self.min_samples), Work.of(self.max_memory)
         samples = check_samples(_read(X), modality, "X")
         features = samples.features
         options = resolve_options(samples.groups, **self._distance())
-        found = cluster_samples(samples, options, clusterer)
+        found = cluster_samples(samples, options, clusterer, work)
         watch_sizes(found, clusterer)
         self.labels_: IntArray = found.labels.cpu().numpy()
         core: Any = found.core
@@ -123,6 +130,7 @@ class ModalityDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # skle
             TypeError: A parameter or argument has the wrong type.
             ValueError: One is out of range, ``X`` has another number of columns than in ``fit``, or
                 only one of ``fit`` and ``predict`` got a modality.
+            MemoryError: ``max_memory`` is too small; the message names the bytes.
 
         Example:
             >>> import numpy as np, mabm
@@ -138,8 +146,9 @@ class ModalityDBSCAN(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # skle
                 f"X must have {self.n_features_in_} columns, as in fit, got {features.shape[1]}"
             )
         eps = check_max_distance("eps", self.eps)
-        found = self._found
-        labels = assign(features, modality, self._features, found, eps, **self._distance())
+        found, work = self._found, Work.of(self.max_memory)
+        options = self._distance()
+        labels = assign(features, modality, self._features, found, eps, work, **options)
         return labels.cpu().numpy()
 
     def fit_predict(self, X: Array, y: object = None, **metadata: Any) -> IntArray:

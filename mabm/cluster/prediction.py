@@ -16,6 +16,7 @@ from mabm._core.columns import (
     labels_of,
     read_categories,
 )
+from mabm._core.work import QUIET, Work
 from mabm.cluster.pseudo_labels import PseudoLabels
 from mabm.distance.graph import DEFAULT_EPS, NeighborGraph, check_max_distance
 from mabm.distance.jaccard import encode_features, prune, resolve_options
@@ -34,6 +35,7 @@ def predict_labels(
     k2: int = DEFAULT_K2,
     preset: str | Preset | None = None,
     precision: Precision = "exact",
+    max_memory: int | str | None = None,
 ) -> ArrayT:
     """Returns the cluster of each new sample's nearest core sample, by the same distance.
 
@@ -68,6 +70,9 @@ def predict_labels(
             modality, ``"spcl"`` without. Use the value of the clustering.
         precision: Precision of the ranking: ``"exact"``, ``"fast"``, or an approximate search as in
             :func:`mabm.rank_neighbors`. Use the value of the clustering.
+        max_memory: Most memory to allocate beyond the features in float32 and the result, on their
+            device: a number of bytes, or words such as ``"4GB"`` or ``"512MiB"``; ``None`` for no
+            limit. The ranking works in smaller parts to keep it; results are the same.
 
     Returns:
         (M,) int64 labels of the same kind as ``new_features``, on the same device: clusters of
@@ -79,6 +84,7 @@ def predict_labels(
         ValueError: An argument is out of range; the features differ in their number of columns or
             device, ``found`` does not have one label per sample, or only one of the two has a
             modality.
+        MemoryError: ``max_memory`` is too small; the message names the bytes.
 
     Source:
         DBSCAN's rule for samples near a core sample: Ester et al., KDD 1996.
@@ -92,6 +98,7 @@ def predict_labels(
         >>> mabm.predict_labels(new_features, new_modality, features, found, k1=10, k2=2)
         tensor([6, 2])
     """
+    work = Work.of(max_memory)
     eps = check_max_distance("eps", eps)
     new, x = check_features(new_features, "new_features"), check_features(features)
     if new.shape[1] != x.shape[1]:
@@ -105,7 +112,7 @@ def predict_labels(
         given if isinstance(given, PseudoLabels) else PseudoLabels(labels_of(given))
     )
     options = {"k1": k1, "k2": k2, "preset": preset, "precision": precision}
-    return like(assign(new, new_modality, x, clustering, eps, **options), new_features)
+    return like(assign(new, new_modality, x, clustering, eps, work, **options), new_features)
 
 
 def assign(
@@ -114,14 +121,18 @@ def assign(
     x: Tensor,
     clustering: PseudoLabels[Any],
     eps: float,
+    work: Work = QUIET,
     **options: Any,
 ) -> Tensor:
     """:func:`predict_labels` for checked tensors, with its other ``options``."""
     labels, core = _check_clusters(clustering, len(x), x.device)
     groups = _joined_modality(new, new_modality, x, clustering)
-    together = torch.cat([x, new])
     resolved = resolve_options(groups, **options)
-    graph = prune(encode_features(together, groups, resolved, whole_groups=False), eps)
+    num_bytes = 4 * (len(x) + len(new)) * x.shape[1]
+    beside = work.less(num_bytes, "joining new and clustered samples", "label fewer at a time")
+    together = torch.cat([x, new])
+    encoding = encode_features(together, groups, resolved, whole_groups=False, work=beside)
+    graph = prune(encoding, eps, beside)
     return _nearest(graph, labels, core)
 
 

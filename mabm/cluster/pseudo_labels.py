@@ -240,6 +240,7 @@ def pseudo_labels(
     preset: str | Preset | None = None,
     precision: Precision = "exact",
     clusterer: Clusterer | None = None,
+    max_memory: int | str | None = None,
     progress: bool | Report = False,
 ) -> PseudoLabels[ArrayT]:
     """Returns pseudo-labels: clusters by DBSCAN, or another clusterer, on the Jaccard distance.
@@ -269,6 +270,9 @@ def pseudo_labels(
             :func:`mabm.rank_neighbors`.
         clusterer: Computes the labels from the graph, instead of ``eps`` and ``min_samples``: a
             :class:`mabm.DBSCAN` or any other :class:`mabm.Clusterer`.
+        max_memory: Most memory to allocate beyond the features in float32 and the result, on their
+            device: a number of bytes, or words such as ``"4GB"`` or ``"512MiB"``; ``None`` for no
+            limit. The ranking works in smaller parts to keep it; results are the same.
         progress: Whether to show progress bars on standard error (they need tqdm), or a function
             that is called with a :class:`mabm.Progress` as each stage begins, about ten times a
             second, and as it ends.
@@ -285,6 +289,7 @@ def pseudo_labels(
         ValueError: An argument is out of range, or ``clusterer`` is given together with ``eps`` or
             ``min_samples``; the message names it, the range and the value. Labels returned by
             ``clusterer`` must be (N,) integers >= -1; messages call them ``clusterer(graph)``.
+        MemoryError: ``max_memory`` is too small; the message names the bytes.
 
     Source:
         Wang et al., AAAI 2026 (BMIL); Ester et al., KDD 1996.
@@ -297,7 +302,7 @@ def pseudo_labels(
         PseudoLabels(80 samples: 8 clusters, 8 spanning, 0 noise)
     """
     chosen = choose_clusterer(clusterer, eps, min_samples)
-    work = Work.of(progress=progress)
+    work = Work.of(max_memory, progress)
     samples = check_samples(features, modality)
     options = resolve_options(samples.groups, k1, k2, preset, precision)
     clustered = cluster_samples(samples, options, chosen, work)

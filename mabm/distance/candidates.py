@@ -25,6 +25,7 @@ from torch import Tensor
 
 from mabm._core.arrays import row_blocks
 from mabm._core.device_memory import available_bytes
+from mabm._core.work import QUIET, Work
 from mabm.distance.products import Product, growth, product_of
 
 # One tile of scores, 64 MB: enough rows and columns for a matrix product to run at full speed and
@@ -38,6 +39,11 @@ _GPU_STEP = 256
 # Memory for the candidates of one row block; many groups make the block shorter.
 _CANDIDATE_BYTES = 64 << 20
 _GPU_CANDIDATE_BYTES = 512 << 20
+# Under a memory limit: the smallest side of a tile; the numbers kept for each sample, such as
+# groups, biases and bounds; and the buffers of the matrix product and of the allocator.
+_LEAST_TILE = 64
+_ROW_BYTES = 160
+_LIBRARY_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -87,7 +93,7 @@ class Candidates(NamedTuple):
 
 
 def propose_candidates(
-    x: Tensor, layout: ListLayout, euclidean: bool, trusted: bool = False
+    x: Tensor, layout: ListLayout, euclidean: bool, trusted: bool = False, work: Work = QUIET
 ) -> Iterator[tuple[Tensor, Candidates]]:
     """Yields blocks of row numbers (B,) with the candidates of these rows.
 
@@ -96,13 +102,17 @@ def propose_candidates(
         layout: The lists of each row.
         euclidean: Whether rows are compared by Euclidean distance instead of inner product.
         trusted: Whether approximate scores count as exact: lists are no longer than their widths.
+        work: Memory limit, which the tile of scores and its candidates keep.
+
+    Raises:
+        MemoryError: The limit does not allow the smallest tile.
     """
     count = len(x)
+    block, side = tile_shape(x, layout.widths, work)
     product = product_of(x)
     bias, bounds = bias_and_error_bounds(x, product, euclidean)
     gaps = _gaps(bounds, trusted)
     capacity, lists = _capacity(layout.widths), len(layout.widths)
-    block, side = tile_shape(x, layout.widths)
     tile = torch.empty(block * min(side, count), dtype=torch.float32, device=x.device)
     for start in range(0, count, block):
         rows = torch.arange(start, min(start + block, count), device=x.device)
@@ -127,13 +137,36 @@ def propose_candidates(
         yield rows, candidates
 
 
-def tile_shape(x: Tensor, widths: list[int]) -> tuple[int, int]:
-    """Rows and columns of a tile of scores, for lists of these lengths."""
+def tile_shape(x: Tensor, widths: list[int], work: Work = QUIET) -> tuple[int, int]:
+    """Rows and columns of a tile of scores, for lists of these lengths.
+
+    Raises:
+        MemoryError: The memory limit does not allow the smallest tile.
+    """
     side, candidate_bytes = _tile_side(x.device), _CANDIDATE_BYTES
     if x.is_cuda:
         candidate_bytes = min(_GPU_CANDIDATE_BYTES, 4 * side * side)
     rows = candidate_bytes // (8 * len(widths) * _capacity(widths))
-    return max(1, min(side, len(x), rows)), side
+    rows = max(1, min(side, len(x), rows))
+    if work.max_memory is None:
+        return rows, side
+    allowed = work.max_memory
+    while (needed := tile_bytes(x, widths, rows, side)) > allowed and max(rows, side) > _LEAST_TILE:
+        rows, side = (rows, side // 2) if side > rows else (rows // 2, side)
+    work.less(
+        needed, f"ranking {len(x)} samples of {x.shape[1]} dimensions", "raise it, or lower k1"
+    )
+    return rows, side
+
+
+def tile_bytes(x: Tensor, widths: list[int], rows: int, side: int) -> int:
+    """Peak of the ranking beyond its result, in bytes: of all samples and of a tile of scores."""
+    count, dim = x.shape
+    of_all = _ROW_BYTES * count + (2 * count * dim if x.is_cuda else 0)  # a copy in float16
+    columns = min(side, count)
+    operands = 4 * dim * (rows + columns)
+    candidates = rows * (8 * len(widths) * _capacity(widths) + 24 * sum(widths))
+    return of_all + 4 * rows * columns + operands + candidates + _LIBRARY_BYTES
 
 
 def _capacity(widths: list[int]) -> int:

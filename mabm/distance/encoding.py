@@ -11,6 +11,7 @@ from mabm._core.arguments import check_instance
 from mabm._core.arrays import ArrayT, check_features
 from mabm._core.device_memory import running_ops
 from mabm._core.work import QUIET, Work
+from mabm.distance.memory import encoding_bytes, expansion_bytes
 from mabm.distance.presets import DEFAULT_K2, check_k2
 from mabm.distance.ranking import Ranking
 from mabm.distance.rows import Encoding, NeighborSets
@@ -71,7 +72,9 @@ def encode(
     known: tuple[Tensor | None, Tensor | None] = (None, None)
     if ranking is not None and ranking.preset.metric == "inner_product":
         known = (ranking.ranks, ranking.scores)
-    with work.stage("encoding", len(x)), running_ops(f"encoding {len(x)} samples", "lower k1"):
+    what, count = f"encoding {len(x)} samples", len(neighbors)
+    work.less(encoding_bytes(count, len(neighbors.indices)), what, "lower k1")
+    with work.stage("encoding", count), running_ops(what, "lower k1"):
         parts = torch.ops.mabm.encode_neighbors(x, neighbors.indptr, neighbors.indices, *known)
     return Encoding.unchecked(*parts)
 
@@ -130,11 +133,12 @@ def expand(
     """:func:`expand_queries` for checked tensors."""
     if k2 == 1 and ranking.preset.query_expansion != "pooled":
         return encoding
-    with (
-        work.stage("query expansion", len(encoding)),
-        running_ops(f"averaging the rows of {len(encoding)} samples", "lower k2 or k1"),
-    ):
+    what, count = f"averaging the rows of {len(encoding)} samples", len(encoding)
+    with work.stage("query expansion", count), running_ops(what, "lower k2 or k1"):
         rows, weights = _averaged_rows(ranking, k2)
+        num_entries = len(encoding.indices)
+        needed = expansion_bytes(count, rows.shape[1], num_entries, num_expanded=count)
+        work.less(needed, what, "lower k2 or k1")
         # A row without neighbors is unchanged.
         alone = (rows < 0).all(dim=1)
         itself = torch.arange(len(rows), device=rows.device)

@@ -15,6 +15,7 @@ from mabm._core.device_memory import check_fits, running_ops
 from mabm._core.work import QUIET, Report, Work
 from mabm.distance.encoding import encode, expand
 from mabm.distance.graph import DEFAULT_EPS, NeighborGraph, check_max_distance
+from mabm.distance.memory import graph_bytes, list_bytes, list_width, neighbor_bytes
 from mabm.distance.neighbors import find_neighbors
 from mabm.distance.options import DistanceOptions, Precision
 from mabm.distance.presets import DEFAULT_K1, DEFAULT_K2, Preset
@@ -22,6 +23,9 @@ from mabm.distance.ranking import group_sizes, rank
 from mabm.distance.rows import Encoding
 
 logger = logging.getLogger(__name__)
+
+_LOWER = "lower max_distance, or k1 and k2 before it"
+_RAISE = "raise max_memory or lower k1"
 
 
 def modality_jaccard(
@@ -32,6 +36,7 @@ def modality_jaccard(
     k2: int = DEFAULT_K2,
     preset: str | Preset | None = None,
     precision: Precision = "exact",
+    max_memory: int | str | None = None,
     progress: bool | Report = False,
 ) -> ArrayT:
     """Computes the modality-aware Jaccard distance between all samples, as a dense matrix.
@@ -54,6 +59,9 @@ def modality_jaccard(
             are fields of the preset), or a :class:`Preset` of your own.
         precision: Precision of the ranking: ``"exact"``, ``"fast"``, or an approximate search as in
             :func:`mabm.rank_neighbors`.
+        max_memory: Most memory to allocate beyond the features in float32 and the result, on their
+            device: a number of bytes, or words such as ``"4GB"`` or ``"512MiB"``; ``None`` for no
+            limit. The ranking works in smaller parts to keep it; results are the same.
         progress: Whether to show progress bars on standard error (they need tqdm), or a function
             that is called with a :class:`mabm.Progress` as each stage begins, about ten times a
             second, and as it ends.
@@ -65,7 +73,8 @@ def modality_jaccard(
     Raises:
         TypeError: An argument has the wrong type.
         ValueError: An argument is out of range; the message names it, the range and the value.
-        MemoryError: N x N does not fit; the message says how much is needed.
+        MemoryError: N x N does not fit, or ``max_memory`` is too small; the message names the
+            bytes.
 
     Source:
         Wang et al., AAAI 2026 (BMIL).
@@ -77,7 +86,7 @@ def modality_jaccard(
         >>> mabm.modality_jaccard(features, modality).shape
         torch.Size([100, 100])
     """
-    work = Work.of(progress=progress)
+    work = Work.of(max_memory, progress)
     x, groups, _ = check_samples(features, modality)
     count = len(x)
     check_fits(
@@ -100,6 +109,7 @@ def jaccard_graph(
     k2: int = DEFAULT_K2,
     preset: str | Preset | None = None,
     precision: Precision = "exact",
+    max_memory: int | str | None = None,
     progress: bool | Report = False,
 ) -> NeighborGraph[ArrayT]:
     """Computes the sparse graph of all pairs of samples within ``max_distance`` of each other.
@@ -119,6 +129,9 @@ def jaccard_graph(
             modality, ``"spcl"`` without.
         precision: Precision of the ranking: ``"exact"``, ``"fast"``, or an approximate search as in
             :func:`mabm.rank_neighbors`.
+        max_memory: Most memory to allocate beyond the features in float32 and the result, on their
+            device: a number of bytes, or words such as ``"4GB"`` or ``"512MiB"``; ``None`` for no
+            limit. The ranking works in smaller parts to keep it; results are the same.
         progress: Whether to show progress bars on standard error (they need tqdm), or a function
             that is called with a :class:`mabm.Progress` as each stage begins, about ten times a
             second, and as it ends.
@@ -130,6 +143,7 @@ def jaccard_graph(
     Raises:
         TypeError: An argument has the wrong type.
         ValueError: An argument is out of range; the message names it, the range and the value.
+        MemoryError: ``max_memory`` is too small; the message names the bytes.
 
     Example:
         >>> import torch, mabm
@@ -139,7 +153,7 @@ def jaccard_graph(
         >>> labels = graph.dbscan(eps=0.6, min_samples=4)
     """
     max_distance = check_max_distance("max_distance", max_distance)
-    work = Work.of(progress=progress)
+    work = Work.of(max_memory, progress)
     x, groups, _ = check_samples(features, modality)
     options = resolve_options(groups, k1, k2, preset, precision)
     pruned = prune(encode_features(x, groups, options, work=work), max_distance, work)
@@ -155,6 +169,7 @@ def encode_samples(
     k2: int = DEFAULT_K2,
     preset: str | Preset | None = None,
     precision: Precision = "exact",
+    max_memory: int | str | None = None,
     progress: bool | Report = False,
 ) -> Encoding[ArrayT]:
     """Runs ranking, reciprocity, encoding and query expansion in one call (steps 1 to 5).
@@ -170,6 +185,9 @@ def encode_samples(
             modality, ``"spcl"`` without.
         precision: Precision of the ranking: ``"exact"``, ``"fast"``, or an approximate search as in
             :func:`mabm.rank_neighbors`.
+        max_memory: Most memory to allocate beyond the features in float32 and the result, on their
+            device: a number of bytes, or words such as ``"4GB"`` or ``"512MiB"``; ``None`` for no
+            limit. The ranking works in smaller parts to keep it; results are the same.
         progress: Whether to show progress bars on standard error (they need tqdm), or a function
             that is called with a :class:`mabm.Progress` as each stage begins, about ten times a
             second, and as it ends.
@@ -180,6 +198,7 @@ def encode_samples(
     Raises:
         TypeError: An argument has the wrong type.
         ValueError: An argument is out of range; the message names it, the range and the value.
+        MemoryError: ``max_memory`` is too small; the message names the bytes.
 
     Example:
         >>> import torch, mabm
@@ -188,7 +207,7 @@ def encode_samples(
         >>> mabm.prune_distances(encoding, max_distance=0.7)  # doctest: +ELLIPSIS
         NeighborGraph(100 samples, ... pairs within 0.7)
     """
-    work = Work.of(progress=progress)
+    work = Work.of(max_memory, progress)
     x, groups, _ = check_samples(features, modality)
     options = resolve_options(groups, k1, k2, preset, precision)
     encoded = encode_features(x, groups, options, work=work)
@@ -233,9 +252,15 @@ def encode_features(
     """
     sizes = group_sizes(groups if whole_groups else None, len(x))
     _advise_on_k1(options.preset, options.k1, sizes)
-    ranking = rank(x, groups, options.preset, options.k1, options.precision, work)
-    neighbors = find_neighbors(ranking, work)
-    return expand(encode(x, neighbors, ranking, work), ranking, options.k2, work)
+    count, width = len(x), list_width(options.preset, options.k1)
+    beside = work.less(list_bytes(count, width), f"ranking {count} samples", _RAISE)
+    # Known before the ranking, the longest stage: the least that the next one allocates.
+    beside.less(
+        neighbor_bytes(count, width, count), f"finding the neighbors of {count} samples", _RAISE
+    )
+    ranking = rank(x, groups, options.preset, options.k1, options.precision, beside)
+    neighbors = find_neighbors(ranking, beside)
+    return expand(encode(x, neighbors, ranking, beside), ranking, options.k2, beside)
 
 
 def _advise_on_k1(preset: Preset, k1: int, sizes: dict[int, int]) -> None:
@@ -352,11 +377,12 @@ def prune(
     encoding: Encoding[Tensor], max_distance: float, work: Work = QUIET
 ) -> NeighborGraph[Tensor]:
     """:func:`prune_distances` for checked tensors."""
+    what = f"the graph of {len(encoding)} samples"
+    num_bytes = graph_bytes(len(encoding), len(encoding.indices), num_pairs=len(encoding))
+    work.less(num_bytes, what, _LOWER)
     with (
         work.stage("graph", len(encoding)),
-        running_ops(
-            f"the graph of {len(encoding)} samples", "lower max_distance, or k1 and k2 before it"
-        ),
+        running_ops(what, _LOWER),
     ):
         parts = torch.ops.mabm.jaccard_graph(
             encoding.indptr, encoding.indices, encoding.weights, max_distance

@@ -31,8 +31,8 @@ from mabm._core.arrays import row_blocks
 from mabm.distance.products import MATRIX_UNIT_ROUNDOFF, float32_rounding, growth
 
 _LARGEST = 127
-# Columns are padded with zeros to a multiple of this: rows start at addresses that matrix units and
-# vector loads take, and one factor of a rotation is at least as large.
+# Columns are padded with zeros to a multiple of this, or of the next constant where that is little:
+# rows start at addresses that matrix units and vector loads take, and rotations have two factors.
 _STEP = 16
 # The largest first factor of a rotation; the other is the rest.
 _FACTOR = 64
@@ -43,8 +43,8 @@ _SMALLEST = 2.0**-100
 # An operation on numbers that float32 flushes to zero is wrong by at most 2^-125; D of them per
 # entry, in the product that rotates, are covered by this for each dimension.
 _FLUSHED = 2.0**-116
-# Scales below this would be flushed to zero in a product with another; they are zero at once.
-_SMALLEST_SCALE = 2.0**-120
+# Smaller scales are zero at once, far above the numbers that a processor may flush to zero.
+_SMALLEST_SCALE = 2.0**-100
 # A rotation costs passes over all features: worth it from a loss this much smaller.
 _WORTHWHILE = 0.6
 _SAMPLE = 256
@@ -54,9 +54,9 @@ class QuantizedRows(NamedTuple):
     """Integers and scales of N rows, and the lengths that bound the error of their products.
 
     Attributes:
-        values: (N, P) int8 in [-127, 127]; P is D, padded with zeros to a multiple of 16. A
-            rotation mixes the padding in, too.
-        scales: (N,) float32, zero or at least 2**-120.
+        values: (N, P) int8 in [-127, 127]; P is D, padded with zeros to a multiple of 16, from
+            D = 1024 on of 64. A rotation mixes the padding in, too.
+        scales: (N,) float32, zero or at least 2**-100.
         lost: (N,) float64, at least ``|R d - scale * values|``; infinite where float32 overflows:
             values are 0 there, and the row cannot be compared.
         lengths: (N,) float64, at least ``|d|``; infinite where ``lost`` is.
@@ -86,7 +86,8 @@ def quantize_rows(x: Tensor, mean: Tensor, *, rotate: bool) -> QuantizedRows:
         The integers with their scales and bounds.
     """
     count, dim = x.shape
-    depth = -(-dim // _STEP) * _STEP
+    step = _STEP if dim < _FACTOR * _STEP else _FACTOR
+    depth = -(-dim // step) * step
     rotation = _Rotation(depth, x.device) if rotate else None
     values = torch.empty((count, depth), dtype=torch.int8, device=x.device)
     parts = []

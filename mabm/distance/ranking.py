@@ -29,7 +29,7 @@ from mabm.distance.approximate import RankingRecall, check_recall, rank_by_searc
 from mabm.distance.candidates import ListLayout, propose_candidates
 from mabm.distance.options import NamedPrecision, Precision, check_precision
 from mabm.distance.presets import DEFAULT_K1, MAX_K, Preset, check_k1, resolve_preset
-from mabm.distance.screening import Proposal, screen
+from mabm.distance.screening import Proposal, screen, screen_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -156,6 +156,7 @@ def rank_neighbors(
     k1: int = DEFAULT_K1,
     preset: str | Preset | None = None,
     precision: Precision = "exact",
+    max_memory: int | str | None = None,
     progress: bool | Report = False,
 ) -> Ranking[ArrayT]:
     """Computes the nearest neighbors of every sample: the lists that the later stages use.
@@ -178,6 +179,9 @@ def rank_neighbors(
             that it finds, ordered by their exact scores. Samples may be missed, and results may
             depend on its version and threads. ``Ranking.recall`` and the log say how many were
             found, on a sample of rows. A list ends early (-1) where too few were found.
+        max_memory: Most memory to allocate beyond the features in float32 and the result, on their
+            device: a number of bytes, or words such as ``"4GB"`` or ``"512MiB"``; ``None`` for no
+            limit. The ranking works in smaller parts to keep it; results are the same.
         progress: Whether to show progress bars on standard error (they need tqdm), or a function
             that is called with a :class:`mabm.Progress` as each stage begins, about ten times a
             second, and as it ends.
@@ -193,6 +197,7 @@ def rank_neighbors(
         TypeError: An argument has the wrong type.
         ValueError: An argument is out of range; the message names it, the range and the value.
             What a search of your own returns is called ``precision.find_candidates(...)``.
+        MemoryError: ``max_memory`` is too small; the message names the bytes.
 
     Source:
         Wang et al., AAAI 2026 (BMIL); with ``preset="spcl"`` Zhong et al., CVPR 2017.
@@ -203,7 +208,7 @@ def rank_neighbors(
         >>> mabm.rank_neighbors(features, k1=2).ranks.tolist()
         [[0, 1], [1, 0], [2, 1], [3, 2]]
     """
-    work = Work.of(progress=progress)
+    work = Work.of(max_memory, progress)
     x, groups, _ = check_samples(features, modality)
     chosen = resolve_preset(preset, has_modality=groups is not None)
     k1 = check_k1(chosen, k1, len(group_sizes(groups, len(x))))
@@ -325,9 +330,15 @@ def propose(
         fast: Whether to trust approximate scores more than is proven.
         work: The memory limit.
         advance: Called with the number of rows done.
+
+    Raises:
+        MemoryError: The limit does not allow the smallest parts.
     """
     if x.is_cpu:
-        return screen(x, layout, euclidean, fast, work.max_memory, advance)
+        what = f"ranking {len(x)} samples of {x.shape[1]} dimensions"
+        least = screen_bytes(x, layout.widths, work.max_memory)
+        beside = work.less(least, what, "raise max_memory or lower k1")
+        return screen(x, layout, euclidean, fast, beside.max_memory, advance)
     return propose_by_tiles(x, layout, euclidean, fast, work, advance)
 
 
@@ -335,7 +346,7 @@ def propose_by_tiles(
     x: Tensor, layout: ListLayout, euclidean: bool, fast: bool, work: Work, advance: Advance
 ) -> Iterator[Proposal]:
     """:func:`propose` on a GPU; on the CPU for tests."""
-    for rows, candidates in propose_candidates(x, layout, euclidean, trusted=fast):
+    for rows, candidates in propose_candidates(x, layout, euclidean, fast, work):
         yield Proposal("float16", rows, candidates.indices, candidates.counts)
         advance(len(rows))
 

@@ -74,6 +74,7 @@ def rerank(
     lambda_value: float = 0.3,
     preset: str | Preset | None = None,
     precision: Precision = "exact",
+    max_memory: int | str | None = None,
     progress: bool | Report = False,
 ) -> ArrayT:
     """Computes re-ranked distances from every query to every gallery sample.
@@ -97,6 +98,9 @@ def rerank(
             modality, ``"spcl"`` without.
         precision: Precision of the ranking: ``"exact"``, ``"fast"``, or an approximate search as in
             :func:`mabm.rank_neighbors`.
+        max_memory: Most memory to allocate beyond the features in float32 and the result, on their
+            device: a number of bytes, or words such as ``"4GB"`` or ``"512MiB"``; ``None`` for no
+            limit. The ranking works in smaller parts to keep it; results are the same.
         progress: Whether to show progress bars on standard error (they need tqdm), or a function
             that is called with a :class:`mabm.Progress` as each stage begins, about ten times a
             second, and as it ends.
@@ -109,7 +113,7 @@ def rerank(
     Raises:
         TypeError: An argument has the wrong type.
         ValueError: An argument is out of range, or only one modality is given.
-        MemoryError: (Q, G) does not fit.
+        MemoryError: (Q, G) does not fit, or ``max_memory`` is too small.
 
     Source:
         Zhong et al., "Re-ranking Person Re-identification with k-reciprocal Encoding", CVPR 2017,
@@ -121,7 +125,7 @@ def rerank(
         >>> mabm.rerank(query, gallery).shape
         torch.Size([5, 40])
     """
-    work = Work.of(progress=progress)
+    work = Work.of(max_memory, progress)
     q, g = check_features(query, "query"), check_features(gallery, "gallery")
     if q.shape[1] != g.shape[1]:
         raise ValueError(f"gallery must have {q.shape[1]} columns as query has, got {g.shape[1]}")
@@ -152,14 +156,18 @@ def rerank_samples(
         work: Memory limit and progress.
     """
     total = len(q) + len(g)
+    copies, wide = 4 * total * q.shape[1], 8 * total * (q.shape[1] + 3 * _ROWS_AT_ONCE)
+    what, instead = f"re-ranking {len(q)} x {len(g)} samples", "re-rank fewer queries at a time"
+    beside = work.less(copies, what, instead)
+    beside.less(wide, what, instead)
     check_fits(
         4 * len(q) * len(g) + 8 * total * (q.shape[1] + _ROWS_AT_ONCE),
         f"the ({len(q)}, {len(g)}) distance, with the features in float64,",
-        "re-rank fewer queries at a time",
+        instead,
         q.device,
     )
     together = torch.cat([q, g])
-    encoding = encode_features(together, groups, options, whole_groups=False, work=work)
+    encoding = encode_features(together, groups, options, whole_groups=False, work=beside)
     split = len(q)
     distance = dense_distance(encoding, slice(0, split), slice(split, None), work)
     with work.stage("original distance", split) as advance:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,7 +11,9 @@ import torch
 from torch import Tensor
 
 from mabm.distance.candidates import ListLayout
+from mabm.distance.instructions import fast_int8_kernel
 from mabm.distance.projection import leading_directions, projection_on
+from mabm.distance.quantization import rotation_helps
 from mabm.distance.rungs import (
     Measures,
     Rung,
@@ -18,6 +21,8 @@ from mabm.distance.rungs import (
     product_error,
     projected_rung,
     projection_error,
+    quantization_error,
+    quantized_rung,
 )
 
 # Rows whose scores are computed, and the most numbers that these scores may be.
@@ -31,6 +36,13 @@ _WIDTHS = (32, 64, 96, 128, 192, 256)
 # comparison with two thresholds; scoring (by D times the first, plus the second).
 _COMPARISON = 24
 _CANDIDATE = (16, 8000)
+# Multiplications of int8 for one of float32: every instruction set for them takes four at a time
+# where it takes one float32.
+_INT8_SPEED = 4
+# Passes over the features to quantize them, in multiplications for each number; a rotation adds two
+# matrix products.
+_QUANTIZATION = 16
+_MOST_QUANTIZED = 1 << 17  # csrc/common/screening.h
 # Multiplications of all pairs below which a choice takes longer than it saves.
 _LITTLE_WORK = 1 << 34
 
@@ -62,7 +74,7 @@ class _Option:
 
 
 def choose_rungs(x: Tensor, layout: ListLayout, measures: Measures) -> Plan:
-    """Chooses the first rung by its predicted cost; float32 always follows.
+    """Chooses the first rung by its predicted cost; finer ones follow, float32 last of all.
 
     Args:
         x: (N, D) float32, N > 0.
@@ -76,7 +88,8 @@ def choose_rungs(x: Tensor, layout: ListLayout, measures: Measures) -> Plan:
         return Plan([whole.make], capacity_for(layout.widths, None), cells)
     rows = count * torch.arange(min(_SAMPLE_ROWS, max(8, _SAMPLE_SCORES // count)), device=x.device)
     rows = (rows // len(rows)).clamp(max=count - 1)
-    options = [*_projections(x, rows, measures), whole]
+    quantized = _quantized(x, rows, measures)
+    options = [*_projections(x, rows, measures), *quantized, whole]
     # Products with centered rows: those with the mean are the same for all columns of a row.
     scores = ((x[rows] - measures.center) * measures.unit) @ x.T * measures.unit
     cells = (scores / measures.centered[rows, None].clamp(min=1e-30)).argmax(dim=0)
@@ -87,7 +100,11 @@ def choose_rungs(x: Tensor, layout: ListLayout, measures: Measures) -> Plan:
         for option, candidates in zip(options, needed, strict=True)
     ]
     best = min(range(len(options)), key=costs.__getitem__)
-    rungs = [options[best].make] if options[best] is whole else [options[best].make, whole.make]
+    ladder = [options[best]]
+    if options[best] is not whole:
+        ladder += [each for each in quantized if each.error < options[best].error]
+        ladder.append(whole)
+    rungs = [each.make for each in ladder]
     return Plan(rungs, capacity_for(layout.widths, needed[best]), cells.to(torch.int32))
 
 
@@ -128,6 +145,19 @@ def _projections(x: Tensor, rows: Tensor, measures: Measures) -> list[_Option]:
 
 def _narrow_rung(x: Tensor, measures: Measures, directions: Tensor) -> Rung:
     return projected_rung(x, measures, projection_on(directions.contiguous()))
+
+
+def _quantized(x: Tensor, rows: Tensor, measures: Measures) -> list[_Option]:
+    """One option if the processor multiplies int8 faster than float32, else none."""
+    if fast_int8_kernel() is None or x.shape[1] > _MOST_QUANTIZED:
+        return []
+    dim = x.shape[1]
+    sample = x[rows]
+    rotate = rotation_helps(sample, measures.center)
+    passes = _QUANTIZATION + (4 * math.isqrt(dim) if rotate else 0)
+    error = quantization_error(sample, measures, rotate=rotate)
+    make = functools.partial(quantized_rung, x, measures, rotate=rotate)
+    return [_Option(error, dim // _INT8_SPEED, passes * dim, make)]
 
 
 def _needed_candidates(

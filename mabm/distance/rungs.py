@@ -27,6 +27,7 @@ from torch import Tensor
 from mabm._core.arrays import row_blocks
 from mabm.distance.products import growth
 from mabm.distance.projection import Projection
+from mabm.distance.quantization import quantize_rows
 
 # Rounding of a score beside its product: the centering of both operands, the addition of the error
 # bound and of the bias, each one roundoff of the magnitude, and one to spare.
@@ -181,6 +182,40 @@ def projected_rung(x: Tensor, measures: Measures, projection: Projection) -> Run
     relative = product_error(width) + projection_error(projection)
     name = f"{width} of {measures.dim} directions"
     return Rung(name, operands, None, 1.0, *_terms(measures, relative, rest))
+
+
+def quantized_rung(x: Tensor, measures: Measures, *, rotate: bool) -> Rung:
+    """The centered rows as int8 with a scale for each row (``quantization.py``).
+
+    Sums of products of int8 are exact. The other roundings of a score, of which the sum as float32,
+    the scales and their product are three, are relative to what is kept of both rows.
+    """
+    rows = quantize_rows(x, measures.center, rotate=rotate)
+    change = measures.unit / rows.unit  # a power of two
+    lost, lengths = rows.lost * change, rows.lengths * change
+    kept = (lengths + lost).square() * (growth(4, 2.0**-24) + _ROUNDINGS)
+    biases, margins, residuals, slacks = _terms(measures, 0.0, kept)
+    depth = rows.values.shape[1]
+    return Rung(
+        "int8 of rotated features" if rotate else "int8",
+        rows.values,
+        None,
+        1.0,
+        biases,
+        margins,
+        residuals,
+        slacks + depth * 2.0**-110,  # sums below 2**14 for each dimension, times flushed numbers
+        (rows.scales * change).to(torch.float32),
+        rounded_up(lost),
+        rounded_up(lengths + lost / 2),  # the products of both lost parts, halved
+    )
+
+
+def quantization_error(x: Tensor, measures: Measures, *, rotate: bool) -> float:
+    """The typical error of a product of int8 rows relative to both lengths, from a sample."""
+    rows = quantize_rows(x, measures.center, rotate=rotate)
+    share = float((rows.lost / rows.lengths).nanmedian())
+    return 2 * share + share * share
 
 
 def product_error(terms: int) -> float:

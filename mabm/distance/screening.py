@@ -25,6 +25,7 @@ from mabm.distance.rungs import Rung, measure
 _BLOCK_BYTES = 32 << 20
 _PRODUCTS_AT_ONCE = 2**34
 _TILE = 192  # csrc/common/screening.h
+_MOST_DIRECTIONS = 256  # of rung_choice.py
 # Bytes of the lists of rows that an earlier rung left.
 _REST_BYTES = 64 << 20
 # Rows that are faster ranked by exact scores than screened again.
@@ -117,7 +118,7 @@ def screen(
         unproven = []
         for rows in _row_blocks(left, layout, capacity, max_memory, is_first=number == 0):
             lists = _Lists.empty(rows, layout.widths, capacity)
-            _fill(lists, rung, layout, order, plan.cells, advance)
+            _fill(lists, rung, layout, order, plan.cells, max_memory, advance)
             numbers = rows.to(torch.int64)
             yield Proposal(
                 rung.name,
@@ -135,6 +136,24 @@ def screen(
         capacity = 8 * capacity_for(layout.widths, None)
 
 
+def screen_bytes(x: Tensor, widths: list[int], max_memory: int | None) -> int:
+    """Memory of a screen under a limit but for its lists, of which it has the shortest, in bytes.
+
+    Of each sample: measures and bounds, scores of the rows that choose the rungs, and an operand of
+    at most ``_MOST_DIRECTIONS``. Of all: two packed blocks, and the shortest lists.
+    """
+    count, dim = x.shape
+    of_sample = 320 + 12 * 64 + 4 * min(dim, _MOST_DIRECTIONS)
+    block = min(_block_bytes(max_memory), 4 * dim * max(count, _TILE))
+    lists = 2 * _TILE * len(widths) * (8 * capacity_for(widths, None) + 8)
+    return count * of_sample + 2 * max(block, 4 * dim * _TILE) + lists
+
+
+def _block_bytes(max_memory: int | None) -> int:
+    """Bytes of a packed block: of a limited memory a small part."""
+    return _BLOCK_BYTES if max_memory is None else min(_BLOCK_BYTES, max_memory // 8)
+
+
 def _row_blocks(
     rows: Tensor, layout: ListLayout, capacity: int, max_memory: int | None, is_first: bool
 ) -> tuple[Tensor, ...]:
@@ -147,11 +166,17 @@ def _row_blocks(
 
 
 def _fill(
-    lists: _Lists, rung: Rung, layout: ListLayout, order: Tensor, cells: Tensor, advance: Advance
+    lists: _Lists,
+    rung: Rung,
+    layout: ListLayout,
+    order: Tensor,
+    cells: Tensor,
+    max_memory: int | None,
+    advance: Advance,
 ) -> None:
     """Screens the rows of the lists against all samples, and cuts the lists."""
     count, dim = rung.operands.shape
-    side = min(_BLOCK_BYTES // (rung.operands.element_size() * max(dim, 1)), 1 << 14)
+    side = min(_block_bytes(max_memory) // (rung.operands.element_size() * max(dim, 1)), 1 << 14)
     while side > _TILE and side * side * dim > _PRODUCTS_AT_ONCE:
         side //= 2
     side = max(_TILE, side // _TILE * _TILE)

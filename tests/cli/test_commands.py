@@ -389,15 +389,17 @@ def test_cluster_passes_every_option_on(
     monkeypatch.setattr(cluster, "pseudo_labels", spy)
     assert run("cluster", features / "both.npz")[0] == 0
     words = ("--k1", 10, "--k2", 2, "--eps", 0.4, "--min-samples", 3, "--preset", "modal_invariant")
-    assert run("cluster", features / "both.npz", *words, "--precision", "fast")[0] == 0
+    words += ("--precision", "fast", "--max-memory", "2GB")
+    monkeypatch.setattr(cluster, "shows_bars", lambda chosen: True)
+    assert run("cluster", features / "both.npz", *words)[0] == 0
     assert given == [
         {
             "clusterer": mabm.DBSCAN(0.6, 4), "k1": 30, "k2": 6, "preset": None,
-            "precision": "exact",
+            "precision": "exact", "max_memory": None, "progress": False,
         },
         {
             "clusterer": mabm.DBSCAN(0.4, 3), "k1": 10, "k2": 2, "preset": "modal_invariant",
-            "precision": "fast",
+            "precision": "fast", "max_memory": "2GB", "progress": True,
         },
     ]  # fmt: skip
 
@@ -429,6 +431,8 @@ CLUSTER_MISTAKES = [
     (["pickled.npz"], 1, "pickled.npz must be a .npz file of plain arrays: "),
     (["text.safetensors"], 1, "text.safetensors must be a .safetensors file: "),
     (["named.npz"], 1, "named.npz must contain an array 'features', or a single matrix, got"),
+    (["both.npz", "--max-memory", "much"], 1, "--max-memory must be a number of bytes, or words"),
+    (["both.npz", "--max-memory", "1kB"], 1, "ranking 120 samples needs "),
     (["both.npz", "--key", "color"], 1, "--key must name one of the arrays in both.npz"),
     (["features.npy", "--key", "features"], 1, "--key must be omitted for features.npy"),
     (["modality.npy", *NONE], 1, "modality.npy must contain floating-point features, got int64"),
@@ -484,3 +488,15 @@ def test_cluster_mistakes_are_one_line(
     assert got == status
     assert is_one_line(err)
     assert err.startswith(f"mabm cluster: {message}")
+
+
+def test_cluster_shows_bars_on_a_terminal_only(
+    features: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tqdm")
+    assert "ranking" not in run("cluster", features / "both.npz")[2]
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    assert "ranking" in run("cluster", features / "both.npz")[2]
+    assert "ranking" not in run("cluster", features / "both.npz", "--quiet")[2]
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    assert "ranking" not in run("cluster", features / "both.npz")[2]

@@ -1,5 +1,6 @@
 """Memory limits in words, and reports on progress."""
 
+import re
 import sys
 from collections.abc import Callable
 from itertools import pairwise
@@ -179,3 +180,57 @@ def test_without_tqdm_a_bar_names_what_to_install(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(ImportError, match=r"progress=True needs tqdm: pip install"):
         mabm.pseudo_labels(FEATURES, progress=True)
     mabm.pseudo_labels(torch.from_numpy(FEATURES), k1=10, progress=lambda progress: None)
+
+
+LIMITED: list[Callable[..., Any]] = [
+    *(call for call, _ in CALLS),
+    lambda **more: mabm.ModalityDBSCAN(k1=10, **more).fit_predict(FEATURES),
+    lambda **more: mabm.ModalityDBSCAN(k1=10, **more).fit(FEATURES).predict(FEATURES[:7]),
+    lambda **more: mabm.predict_labels(
+        FEATURES[:7], None, FEATURES, np.arange(60) // 6, k1=10, **more
+    ),
+]
+
+
+@pytest.mark.parametrize("call", LIMITED)
+def test_a_limit_that_suffices_changes_nothing(call: Callable[..., Any]) -> None:
+    np.testing.assert_array_equal(call(max_memory="1GB"), call())
+
+
+@pytest.mark.parametrize("call", LIMITED)
+def test_a_limit_that_cannot_be_kept_is_refused_naming_both_sizes(
+    call: Callable[..., Any],
+) -> None:
+    with pytest.raises(
+        MemoryError,
+        match=r"needs .* \(\d+ bytes\) beyond the features and the result, and max_memory allows "
+        r"1000 bytes \(1000 bytes\)",
+    ):
+        call(max_memory=1000)
+    with pytest.raises(TypeError, match="max_memory must be a number of bytes"):
+        call(max_memory=1.5)
+
+
+def test_what_is_taken_is_counted_in_messages() -> None:
+    work = Work.of("2kB").less(500, "a", "do b").less(1000, "c", "do d")
+    assert work.max_memory == 500
+    with pytest.raises(
+        MemoryError, match=r"^e needs 1.957 KiB \(2004 bytes\) .* allows .* \(2000 bytes\); do f$"
+    ):
+        work.less(504, "e", "do f")
+    assert Work.of().less(10**15, "a", "do b").max_memory is None
+
+
+def test_the_smallest_limit_changes_nothing() -> None:
+    features = np.random.default_rng(1).normal(size=(1500, 16)).astype(np.float32)
+    modality, limit, found = np.arange(1500) % 2, 1, None
+    for _ in range(20):  # each message names the least that its part needs
+        try:
+            found = mabm.jaccard_graph(features, modality, max_memory=limit)
+            break
+        except MemoryError as error:
+            limit = int(re.search(r"\((\d+) bytes\) beyond", str(error))[1])
+    assert found is not None
+    expected = mabm.jaccard_graph(features, modality)
+    for one, other in zip(found.tensors(), expected.tensors(), strict=True):
+        assert torch.equal(one, other)

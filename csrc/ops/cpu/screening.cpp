@@ -13,7 +13,9 @@
 
 #include <algorithm>
 #include <limits>
+#include <numeric>
 #include <optional>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -33,8 +35,10 @@ constexpr int64_t kSquare = 16;
 // known of them beside. Samples of padding never hit and are never hit.
 template <class Entry>
 struct PackedBlock {
+  int64_t depth;  // of the panels: the dimensions, and zeros up to a whole step of the kernel
   std::vector<Entry> panels;
   std::vector<float> terms[5];
+  std::vector<int32_t> starts;   // of quantized columns
   std::vector<int32_t> samples;  // -1 for padding
 
   int64_t num_tiles() const { return static_cast<int64_t>(samples.size()) / kTile; }
@@ -43,13 +47,21 @@ struct PackedBlock {
     const auto at = [&](int which) {
       return terms[which].empty() ? nullptr : terms[which].data() + first;
     };
-    return {at(0), at(1), at(2), at(3), at(4)};
+    return {at(0), at(1), at(2), at(3), at(4), starts.empty() ? nullptr : starts.data() + first};
   }
 };
 
 // Writes entries first to last of a sample to its place in a panel of this width.
 void pack_entries(const ScreenArguments& arguments, int32_t sample, int64_t first, int64_t last,
-                  int width, float* out) {
+                  int width, int step, int offset, int8_t* out) {
+  const int8_t* from = static_cast<const int8_t*>(arguments.operands) + sample * arguments.dim;
+  for (int64_t k = first; k < last; ++k) {
+    out[k / step * step * width + k % step] = static_cast<int8_t>(from[k] + offset);
+  }
+}
+
+void pack_entries(const ScreenArguments& arguments, int32_t sample, int64_t first, int64_t last,
+                  int width, int, int, float* out) {
   const float* from = static_cast<const float*>(arguments.operands) + sample * arguments.dim;
   for (int64_t k = first; k < last; ++k) {
     const float centered = arguments.center == nullptr ? from[k] : from[k] - arguments.center[k];
@@ -59,11 +71,12 @@ void pack_entries(const ScreenArguments& arguments, int32_t sample, int64_t firs
 
 template <class Entry>
 PackedBlock<Entry> pack_block(const ScreenArguments& arguments, const int32_t* samples,
-                              int64_t count, int width) {
+                              int64_t count, int width, int step, int offset) {
   PackedBlock<Entry> block;
   const int64_t padded = (count + kTile - 1) / kTile * kTile;
   const int64_t dim = arguments.dim;
-  const int64_t depth = dim;
+  const int64_t depth = (dim + step - 1) / step * step;
+  block.depth = depth;
   block.samples.assign(samples, samples + count);
   block.samples.resize(padded, -1);
   block.panels.resize(padded * depth);
@@ -87,7 +100,7 @@ PackedBlock<Entry> pack_block(const ScreenArguments& arguments, const int32_t* s
           for (int c = 0; c < width; ++c) {
             const int32_t sample = block.samples[panel * width + c];
             if (sample >= 0) {
-              pack_entries(arguments, sample, first, last, width, out + c);
+              pack_entries(arguments, sample, first, last, width, step, offset, out + c * step);
             }
           }
         }
@@ -225,14 +238,32 @@ std::vector<std::pair<int32_t, int32_t>> order_tiles(int64_t num_rows, int64_t n
   return tiles;
 }
 
+// What the sums of quantized columns start with.
+std::vector<int32_t> find_starts(const ScreenArguments& arguments,
+                                 const std::vector<int32_t>& samples, int offset) {
+  std::vector<int32_t> starts(samples.size());
+  for_each_row(static_cast<int64_t>(samples.size()), [&](int64_t at) {
+    if (samples[at] >= 0) {
+      const auto* entries =
+          static_cast<const int8_t*>(arguments.operands) + samples[at] * arguments.dim;
+      starts[at] = -offset * std::accumulate(entries, entries + arguments.dim, int32_t{0});
+    }
+  });
+  return starts;
+}
+
 template <class Entry>
 void screen_blocks(const ScreenArguments& arguments, const ScreenKernel& kernel, bool mirrored) {
   const bool same = mirrored && arguments.rows == arguments.columns;
-  const auto left = pack_block<Entry>(arguments, arguments.rows, arguments.num_rows, kernel.rows);
-  const auto right =
-      pack_block<Entry>(arguments, arguments.columns, arguments.num_columns, kernel.columns);
+  const auto left = pack_block<Entry>(arguments, arguments.rows, arguments.num_rows, kernel.rows,
+                                      kernel.step, kernel.offset);
+  auto right = pack_block<Entry>(arguments, arguments.columns, arguments.num_columns,
+                                 kernel.columns, kernel.step, 0);
+  if constexpr (std::is_same_v<Entry, int8_t>) {
+    right.starts = find_starts(arguments, right.samples, kernel.offset);
+  }
   const auto tiles = order_tiles(left.num_tiles(), right.num_tiles(), same);
-  const int64_t depth = arguments.dim;
+  const int64_t depth = left.depth;
   SharedLists lists(arguments);
   for_each_task(
       static_cast<int64_t>(tiles.size()), [] { return TileScratch{}; },
@@ -276,7 +307,11 @@ void screen_pairs_(const Tensor& operands, const std::optional<Tensor>& center, 
       check_screen_pairs(operands, center, unit, biases, margins, residuals, slacks, scales, lost,
                          lengths, groups, list_of_group, widths, cells, rows, columns, places,
                          mirrored, bounds, candidates, counts, lower_bounds, thresholds);
-  screen_blocks<float>(arguments, float_kernel(), mirrored);
+  if (scales.has_value()) {
+    screen_blocks<int8_t>(arguments, quantized_kernel(), mirrored);
+  } else {
+    screen_blocks<float>(arguments, float_kernel(), mirrored);
+  }
 }
 
 void cut_candidates_(const Tensor& bounds, const Tensor& candidates, const Tensor& counts,

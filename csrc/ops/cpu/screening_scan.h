@@ -24,6 +24,7 @@ struct FloatOperand {
   static MABM_INLINE Sums accumulate(Sums sums, const Entry* left, const Entry* right) {
     return multiply_add(broadcast(*left), load(right), sums);
   }
+  static MABM_INLINE Sums start(const Tile&, int) { return Sums{}; }
   static MABM_INLINE Floats to_floats(Sums sums) { return sums; }
 };
 
@@ -32,6 +33,7 @@ struct Scan {
   static constexpr int kColumns = kVectors * kLanes;
   using Entry = typename Operand::Entry;
   using Sums = typename Operand::Sums;
+  static constexpr int64_t kDepth = kDepthAtOnce * Operand::kStep;
 
   // Multiplies a panel of rows by a panel of columns over `depth` entries, from `sums` on.
   static MABM_INLINE void multiply_panels(const Entry* left, const Entry* right, int64_t depth,
@@ -129,9 +131,9 @@ struct Scan {
     const auto* all_left = static_cast<const Entry*>(tile.left);
     const auto* all_right = static_cast<const Entry*>(tile.right);
     auto* kept = static_cast<float*>(tile.sums);
-    for (int64_t first = 0; first < tile.depth || first == 0; first += kDepthAtOnce) {
-      const bool is_last = first + kDepthAtOnce >= tile.depth;
-      const int64_t depth = is_last ? tile.depth - first : kDepthAtOnce;
+    for (int64_t first = 0; first < tile.depth || first == 0; first += kDepth) {
+      const bool is_last = first + kDepth >= tile.depth;
+      const int64_t depth = is_last ? tile.depth - first : kDepth;
       for (int column = 0; column < kTile; column += kColumns) {
         const Entry* right = all_right + column * tile.depth + first * kColumns;
         for (int row = 0; row < kTile; row += kRows) {
@@ -142,8 +144,8 @@ struct Scan {
           for (int r = 0; r < kRows; ++r) {
             MABM_UNROLL
             for (int v = 0; v < kVectors; ++v) {
-              sums[r][v] =
-                  first == 0 ? Sums{} : Operand::load_sums(at + (r * kVectors + v) * kLanes);
+              sums[r][v] = first == 0 ? Operand::start(tile, column + v * kLanes)
+                                      : Operand::load_sums(at + (r * kVectors + v) * kLanes);
             }
           }
           multiply_panels(left, right, depth, sums);

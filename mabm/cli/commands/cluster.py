@@ -14,12 +14,14 @@ import numpy as np
 from torch import Tensor
 
 from mabm._core.devices import find_device
+from mabm._core.work import check_memory
 from mabm.cli.command import (
     Command,
     UsageError,
     add_device,
     integer,
     name_of,
+    shows_bars,
     write,
 )
 from mabm.cli.files.inputs import STANDARD, opened, read_features, read_modality
@@ -136,6 +138,12 @@ def _add_clustering(parser: argparse.ArgumentParser) -> None:
         help="neighbor search: exact finds the true neighbors, fast may miss some (default: "
         "%(default)s)",
     )
+    options.add_argument(
+        "--max-memory",
+        metavar="SIZE",
+        help="most memory to allocate beyond the features, such as 4GB or 512MiB, with the same "
+        "labels (default: no limit)",
+    )
 
 
 def _execute(chosen: argparse.Namespace) -> int:
@@ -150,6 +158,7 @@ def _execute(chosen: argparse.Namespace) -> int:
         typed = (chosen.features, chosen.modality)
         reads = [Path(each) for each in typed if each not in (None, STANDARD, _NO_MODALITY)]
         check_output(Path(chosen.output), _OUTPUTS, reads=reads)
+    check_memory("--max-memory", chosen.max_memory)
     device = find_device(chosen.device, "--device", needs_ops=True)
     with ExitStack() as stack:
         features, modality = _read(chosen, stack)
@@ -199,6 +208,8 @@ def _cluster(
         preset=chosen.preset,
         precision=chosen.precision,
         clusterer=clusterer,
+        max_memory=chosen.max_memory,
+        progress=shows_bars(chosen),
     )
     labels = clustering.labels.cpu().numpy()
     seconds = time.perf_counter() - started
@@ -245,6 +256,8 @@ def _sweep(chosen: argparse.Namespace, features: Tensor, modality: Tensor | None
         k2=chosen.k2,
         preset=chosen.preset,
         precision=chosen.precision,
+        max_memory=chosen.max_memory,
+        progress=shows_bars(chosen),
     )
     lines = [f"{'eps':>6}{'clusters':>10}{'spanning':>10}{'noise':>10}{'largest':>10}"]
     for entry in graph.sweep(chosen.sweep, chosen.min_samples, modality):

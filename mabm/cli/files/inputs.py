@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mabm._core.arrays import to_tensor
+from mabm._core.arrays import to_readable
 from mabm._core.columns import check_column
 from mabm.cli.files.arrays import ARRAYS, Source, StoredArray, open_arrays
 from mabm.cli.files.modalities import Modality, number_words
@@ -144,7 +144,7 @@ def read_modality(source: Source) -> Modality:
 
 def _floating(stored: StoredArray, source: Source) -> Tensor:
     try:
-        features = to_tensor(stored.read(), "features")
+        features = to_readable(stored.read(), "features")
     except (TypeError, ValueError) as error:
         raise ValueError(f"{source}: {error}") from error
     if not features.is_floating_point():
