@@ -34,8 +34,8 @@ STABLE_TORCH_LIBRARY(mabm, m) {
       "Tensor(a!) candidate_scores, Tensor(b!) candidates, Tensor(c!) counts, "
       "Tensor(d!) thresholds) -> ()");
   // Orders lists that contain all that may belong to them by exact scores. Lists of count -1 come
-  // back empty. With bounds, candidates are scored from the greatest bound down, and no further than
-  // needed: a score s is at most (bound + offset of the row) / area.
+  // back empty. With bounds, candidates are scored from the greatest bound down, and no further
+  // than needed: a score s is at most (bound + offset of the row) / area.
   m.def(
       "rank_candidates(Tensor features, Tensor rows, Tensor candidates, Tensor counts, "
       "int[] widths, bool euclidean, Tensor? bounds=None, Tensor? offsets=None, float area=1.0) "

@@ -171,8 +171,9 @@ def rank_neighbors(
             per group, inner product), ``"spcl"`` without (one list, Euclidean distance).
         precision: ``"exact"``: ranked by exact scores, proven row by row, the same on every device
             by design.
-            ``"fast"``: the nearest samples by a fast matrix product, ordered by their exact scores;
-            a nearer sample may be missed. Rows whose product overflows are ranked by exact scores
+            ``"fast"``: the nearest samples by approximate scores that are trusted further than is
+            proven, ordered by their exact scores; a nearer sample may be missed, and which one may
+            depend on the machine. Rows without a bound on their scores are ranked by exact scores
             in both cases.
             A :class:`mabm.NeighborSearch`, such as :class:`mabm.FaissSearch`: the nearest samples
             that it finds, ordered by their exact scores. Samples may be missed, and results may
