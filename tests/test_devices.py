@@ -17,6 +17,7 @@ from pipeline import results
 import mabm
 from mabm.distance import candidates
 from mabm.distance.integer_products import IntegerProduct
+from mabm.distance.list_layout import ListLayout
 from mabm.distance.products import FloatProduct, HalfProduct
 
 # Ops whose results have a size that the host knows: they wait for nothing.
@@ -253,7 +254,7 @@ def test_collecting_candidates_waits_for_nothing(
     monkeypatch.setattr(candidates, "wants_integers", lambda x: False)
     monkeypatch.setattr(candidates, "product_of", product)
     x = gpu.put(torch.randn(3000, 64))
-    layout = candidates.ListLayout(
+    layout = ListLayout(
         gpu.put(torch.zeros(3000, dtype=torch.int32)),
         gpu.put(torch.zeros(1, 1, dtype=torch.int32)),
         [30],

@@ -11,7 +11,8 @@ from stages import Prepared
 from torch import Tensor
 
 import mabm
-from mabm.distance.products import MATRIX_UNIT_ROUNDOFF, HalfProduct, growth
+from mabm.distance.products import HalfProduct
+from mabm.distance.rounding import MATRIX_UNIT_ROUNDOFF, growth
 
 # The most samples that the CPU clusters too (seconds on many cores).
 REFERENCE_LIMIT = 34_167

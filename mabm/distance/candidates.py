@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -32,7 +31,9 @@ from mabm._core.arrays import row_blocks
 from mabm._core.device_memory import available_bytes
 from mabm._core.work import QUIET, Work
 from mabm.distance.integer_products import IntegerProduct, wants_integers
-from mabm.distance.products import Product, growth, product_of
+from mabm.distance.list_layout import ListLayout
+from mabm.distance.products import Product, product_of
+from mabm.distance.rounding import growth
 
 # One tile of scores, 64 MB: enough rows and columns for a matrix product to run at full speed and
 # for the centering of its operands to be cheap in comparison.
@@ -56,21 +57,6 @@ _GPU_CANDIDATE_BYTES = 512 << 20
 _LEAST_TILE = 64
 _ROW_BYTES = 160
 _LIBRARY_BYTES = 16 << 20
-
-
-@dataclass(frozen=True)
-class ListLayout:
-    """Which list of a row each column belongs to, given the groups of both.
-
-    Attributes:
-        groups: (N,) int32, numbered from 0 without gaps.
-        list_of_group: (G, G) int32: the list in which a row of one group keeps another group.
-        widths: Length of each list.
-    """
-
-    groups: Tensor
-    list_of_group: Tensor
-    widths: list[int]
 
 
 class Candidates(NamedTuple):

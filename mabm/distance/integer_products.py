@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mabm.distance.products import growth
 from mabm.distance.quantization import quantize_rows, rotation_helps
+from mabm.distance.rounding import growth
 
 # By compute capability, the cards whose rate for 8-bit integers is at least twice that of float16
 # with float32 sums: Turing, Ampere, Ada, Hopper, Blackwell (B200 and GeForce). On Blackwell Ultra

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from mabm._core.arrays import row_blocks
-from mabm.distance.products import MATRIX_UNIT_ROUNDOFF, float32_rounding, growth
+from mabm.distance.rounding import MATRIX_UNIT_ROUNDOFF, float32_rounding, growth
 
 _LARGEST = 127
 # Columns are padded with zeros to a multiple of this, or of the next constant where that is little:

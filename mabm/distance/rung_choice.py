@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mabm.distance.candidates import ListLayout
 from mabm.distance.instructions import fast_int8_kernel
+from mabm.distance.list_layout import ListLayout
 from mabm.distance.projection import leading_directions, projection_on
 from mabm.distance.quantization import rotation_helps
 from mabm.distance.rungs import (

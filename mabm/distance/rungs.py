@@ -12,7 +12,7 @@ from ``d_i . d_j + bias_j``, which orders the columns of a row as exact scores d
     - |x_i - x_j|^2 / 2   = d_i . d_j - |d_j|^2 / 2 + a term that depends only on row i
 
 Everything is in units of a power of two in which the longest centered row is about 1. For the
-rounding of products see ``products.py``; sums of terms of two samples each become one product by
+rounding of products see ``rounding.py``; sums of terms of two samples each become one product by
 Cauchy-Schwarz: ``a_i a_j + b_i b_j <= sqrt(a_i^2 + b_i^2) sqrt(a_j^2 + b_j^2)``.
 """
 
@@ -25,9 +25,9 @@ import torch
 from torch import Tensor
 
 from mabm._core.arrays import row_blocks
-from mabm.distance.products import growth
 from mabm.distance.projection import Projection
 from mabm.distance.quantization import quantize_rows
+from mabm.distance.rounding import growth
 
 # Rounding of a score beside its product: the centering of both operands, the addition of the error
 # bound and of the bias, each one roundoff of the magnitude, and one to spare.

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mabm._core.precision import without_autocast
 from mabm._core.work import Advance
-from mabm.distance.candidates import ListLayout
+from mabm.distance.list_layout import ListLayout
 from mabm.distance.rung_choice import capacity_for, choose_rungs
 from mabm.distance.rungs import Rung, measure
 

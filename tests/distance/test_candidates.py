@@ -12,8 +12,9 @@ from devices import CPU, Device
 
 import mabm
 from mabm.distance import candidates, ranking
-from mabm.distance.candidates import ListLayout, bias_and_error_bounds, propose_candidates
+from mabm.distance.candidates import bias_and_error_bounds, propose_candidates
 from mabm.distance.integer_products import IntegerProduct
+from mabm.distance.list_layout import ListLayout
 from mabm.distance.products import FloatProduct, HalfProduct, Product
 
 

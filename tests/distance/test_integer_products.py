@@ -12,8 +12,9 @@ from devices import Device
 import mabm
 from mabm._core.work import Work
 from mabm.distance import candidates, integer_products, ranking
-from mabm.distance.candidates import ListLayout, Proposals
+from mabm.distance.candidates import Proposals
 from mabm.distance.integer_products import IntegerProduct, has_fast_integers
+from mabm.distance.list_layout import ListLayout
 from mabm.distance.products import FloatProduct, HalfProduct, Product
 
 

@@ -8,7 +8,8 @@ import torch
 from cases import KINDS, make_features
 from devices import CPU, Device, switched
 
-from mabm.distance.products import FloatProduct, HalfProduct, float32_rounding, growth, product_of
+from mabm.distance.products import FloatProduct, HalfProduct, product_of
+from mabm.distance.rounding import float32_rounding, growth
 
 
 def test_the_cpu_multiplies_float32() -> None:

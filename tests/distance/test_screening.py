@@ -12,8 +12,8 @@ from cases import KINDS, make_features
 from numpy.typing import NDArray
 
 import mabm
-from mabm.distance import ranking, rung_choice, screening
-from mabm.distance.candidates import ListLayout
+from mabm.distance import rung_choice, screening
+from mabm.distance.list_layout import ListLayout
 from mabm.distance.projection import Projection, leading_directions, projection_on
 from mabm.distance.rung_choice import Plan
 from mabm.distance.rungs import Measures, Rung, float_rung, measure, projected_rung
@@ -100,7 +100,7 @@ def screen_with(
     rung = make_rung(x, measures)
     order = torch.arange(len(x), dtype=torch.int32)
     lists = screening._Lists.empty(order, layout.widths, capacity)
-    screening._fill(lists, rung, layout, order, torch.zeros_like(order), lambda number: None)
+    screening._fill(lists, rung, layout, order, torch.zeros_like(order), None, lambda number: None)
     return rung, measures, lists
 
 
@@ -203,7 +203,7 @@ def force(monkeypatch: pytest.MonkeyPatch, make_rung: MakeRung, capacity: int) -
 
 def ranked_exactly(x: torch.Tensor, like: mabm.Ranking) -> torch.Tensor:
     groups = torch.zeros(len(x), dtype=torch.int64) if like.groups is None else like.groups
-    layout = ranking._list_layout(x, groups, like.preset, like.k1)
+    layout = ListLayout.of(x, groups, like.preset, like.k1)
     return torch.ops.mabm.rank_exactly(
         x,
         torch.arange(len(x)),
@@ -260,7 +260,7 @@ def test_rungs_prove_what_they_can_and_leave_the_rest(
 @pytest.mark.parametrize("max_memory", [None, 1, 1 << 16])
 def test_rows_in_blocks_have_the_same_lists(max_memory: int | None) -> None:
     x = torch.randn(700, 70, generator=torch.Generator().manual_seed(1))
-    layout = ranking._list_layout(x, torch.arange(700) % 2, mabm.PRESETS["bmil"], 8)
+    layout = ListLayout.of(x, torch.arange(700) % 2, mabm.PRESETS["bmil"], 8)
     proposals = list(screening.screen(x, layout, False, False, max_memory, lambda number: None))
     assert (len(proposals) > 1) == (max_memory is not None)
     rows = torch.cat([proposal.rows for proposal in proposals])
