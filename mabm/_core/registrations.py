@@ -53,6 +53,8 @@ def screen_pairs_(
     columns: Tensor,
     places: Tensor,
     mirrored: bool,
+    raises: bool,
+    collects: bool,
     bounds: Tensor,
     candidates: Tensor,
     counts: Tensor,

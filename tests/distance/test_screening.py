@@ -191,6 +191,22 @@ def test_lists_are_what_the_bounds_leave(groups: int, make_rung: MakeRung) -> No
             assert set(expected.tolist()) <= kept <= set(near.tolist())
 
 
+def test_lists_do_not_overflow_before_near_samples_are_seen() -> None:
+    # Bounds wider than the spread of all but the nearest: until those are seen, all could be near.
+    rng = np.random.default_rng(5)
+    centers = np.linalg.qr(rng.normal(size=(128, 100)))[0].T
+    rows = np.concatenate([np.tile(centers, (12, 1)), 0.25 * rng.normal(size=(1200, 64))], axis=1)
+    rows[:, 128:] *= 0.3 / np.linalg.norm(rows[:, 128:], axis=1, keepdims=True)
+    x = torch.from_numpy(rows.astype(np.float32))
+    directions = projection_on(torch.eye(192)[:, :128].contiguous())
+
+    def in_centers(x: torch.Tensor, measures: Measures) -> Rung:
+        return projected_rung(x, measures, directions)
+
+    _, _, lists = screen_with(x, in_centers, one_list(len(x), 10), 48, euclidean=False)
+    assert bool((lists.counts == 12).all())
+
+
 def force(monkeypatch: pytest.MonkeyPatch, make_rung: MakeRung, capacity: int) -> None:
     """Ranking takes this rung, with lists of this capacity, and exact scores for the rest."""
 
