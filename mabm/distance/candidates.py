@@ -266,9 +266,8 @@ def tile_shape(x: Tensor, widths: list[int], work: Work = QUIET) -> tuple[int, i
     allowed = work.max_memory
     while (needed := tile_bytes(x, widths, rows, side)) > allowed and max(rows, side) > _LEAST_TILE:
         rows, side = (rows, side // 2) if side > rows else (rows // 2, side)
-    work.less(
-        needed, f"ranking {len(x)} samples of {x.shape[1]} dimensions", "raise it, or lower k1"
-    )
+    what = f"ranking {len(x)} samples of {x.shape[1]} dimensions"
+    work.less(needed, what, "raise max_memory or lower k1")
     return rows, side
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mabm.distance.quantization import quantize_rows, rotation_helps
+from mabm.distance.quantization import MOST_DIMENSIONS, quantize_rows, rotation_helps
 from mabm.distance.rounding import growth
 
 # By compute capability, the cards whose rate for 8-bit integers is at least twice that of float16
@@ -13,8 +13,6 @@ from mabm.distance.rounding import growth
 # (10.3) it is a small part of it: NVIDIA specifies, for HGX with sparsity, 2 POPS with B300 and 72
 # with B200, and 36 PFLOPS in float16 with both.
 _FAST_CAPABILITIES = {(7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)}
-# More products of two int8 might overflow int32.
-_MOST_TERMS = (2**31 - 1) // 127**2
 # Exponent of the largest number of x in the units of the product.
 _MOST_MAGNITUDE = 30
 # A sum below 2^31 times a scale that is flushed to zero, 2^-126, times one of at most 1.
@@ -34,7 +32,7 @@ def wants_integers(x: Tensor) -> bool:
     return (
         x.is_cuda
         and has_fast_integers(torch.cuda.get_device_capability(x.device))
-        and 0 < x.shape[1] <= _MOST_TERMS - 16
+        and 0 < x.shape[1] <= MOST_DIMENSIONS
     )
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from mabm.distance.instructions import fast_int8_kernel
 from mabm.distance.list_layout import ListLayout
 from mabm.distance.projection import leading_directions, projection_on
-from mabm.distance.quantization import rotation_helps
+from mabm.distance.quantization import MOST_DIMENSIONS, rotation_helps
 from mabm.distance.rungs import (
     Measures,
     Rung,
@@ -42,7 +42,6 @@ _INT8_SPEED = 4
 # Passes over the features to quantize them, in multiplications for each number; a rotation adds two
 # matrix products.
 _QUANTIZATION = 16
-_MOST_QUANTIZED = 1 << 17  # csrc/common/screening.h
 # Multiplications of all pairs below which a choice takes longer than it saves.
 _LITTLE_WORK = 1 << 34
 
@@ -149,7 +148,7 @@ def _narrow_rung(x: Tensor, measures: Measures, directions: Tensor) -> Rung:
 
 def _quantized(x: Tensor, rows: Tensor, measures: Measures) -> list[_Option]:
     """One option if the processor multiplies int8 faster than float32, else none."""
-    if fast_int8_kernel() is None or x.shape[1] > _MOST_QUANTIZED:
+    if fast_int8_kernel() is None or x.shape[1] > MOST_DIMENSIONS:
         return []
     dim = x.shape[1]
     sample = x[rows]
