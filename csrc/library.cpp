@@ -12,14 +12,15 @@
 STABLE_TORCH_LIBRARY(mabm, m) {
   // Adds every pair of rows and columns that may be neighbors to the lists of the row and, if
   // mirrored, to those of the column; one pair once where both are the same block. Thresholds rise
-  // while lists are collected, or in a call of their own before.
+  // while lists are collected, or in a call of their own before. What the arguments are:
+  // mabm/distance/rungs.py (Rung), ops/screening_arguments.h.
   m.def(
       "screen_pairs_(Tensor operands, Tensor? center, float unit, Tensor biases, Tensor margins, "
       "Tensor residuals, Tensor slacks, Tensor? scales, Tensor? lost, Tensor? lengths, "
-      "Tensor groups, Tensor list_of_group, int[] widths, Tensor cells, Tensor rows, "
-      "Tensor columns, Tensor places, bool mirrored, bool raises, bool collects, Tensor(a!) "
-      "bounds, Tensor(b!) candidates, "
-      "Tensor(c!) counts, Tensor(d!) lower_bounds, Tensor(e!) thresholds) -> ()");
+      "Tensor groups, Tensor list_of_group, int[] widths, Tensor rows, Tensor columns, "
+      "Tensor places, bool mirrored, bool raises, bool collects, Tensor(a!) bounds, "
+      "Tensor(b!) candidates, Tensor(c!) counts, Tensor(d!) lower_bounds, "
+      "Tensor(e!) thresholds) -> ()");
   // Drops the candidates below the threshold of their list.
   m.def(
       "cut_candidates_(Tensor(a!) bounds, Tensor(b!) candidates, Tensor(c!) counts, "

@@ -48,7 +48,6 @@ def screen_pairs_(
     groups: Tensor,
     list_of_group: Tensor,
     widths: list[int],
-    cells: Tensor,
     rows: Tensor,
     columns: Tensor,
     places: Tensor,

@@ -19,7 +19,7 @@ Cauchy-Schwarz: ``a_i a_j + b_i b_j <= sqrt(a_i^2 + b_i^2) sqrt(a_j^2 + b_j^2)``
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -143,23 +143,31 @@ class Rung:
     lengths: Tensor | None = None
     is_coarse: bool = True
 
-    def trusted(self, share: float) -> Rung:
-        """The same with bounds that are smaller by this factor, which proves nothing."""
-        margins = self.margins * share
-        lost = None if self.lost is None else self.lost * share
-        return Rung(
-            self.name,
+    def parts(self) -> tuple[Tensor | float | None, ...]:
+        """The operands and their numbers, in the order of ``mabm::screen_pairs_``."""
+        return (
             self.operands,
             self.center,
             self.unit,
-            self.biases - self.margins + margins,
-            margins,
-            self.residuals * math.sqrt(share),
-            self.slacks * share,
+            self.biases,
+            self.margins,
+            self.residuals,
+            self.slacks,
             self.scales,
-            lost,
+            self.lost,
             self.lengths,
-            self.is_coarse,
+        )
+
+    def narrowed(self, share: float) -> Rung:
+        """The same with this share of each error bound, which proves nothing."""
+        margins = self.margins * share
+        return replace(
+            self,
+            biases=self.biases - self.margins + margins,
+            margins=margins,
+            residuals=self.residuals * math.sqrt(share),  # of both samples of a pair
+            slacks=self.slacks * share,
+            lost=None if self.lost is None else self.lost * share,
         )
 
 

@@ -117,11 +117,11 @@ def screen(
     capacity, left = plan.capacity, order
     for number, make in enumerate(plan.rungs):
         with without_autocast(x.device):
-            rung = make().trusted(_FAST_SHARE) if fast else make()
+            rung = make().narrowed(_FAST_SHARE) if fast else make()
         unproven = []
         for rows in _row_blocks(left, layout, capacity, max_memory, is_first=number == 0):
             lists = _Lists.empty(rows, layout.widths, capacity)
-            _fill(lists, rung, layout, order, plan.cells, max_memory, advance)
+            _fill(lists, rung, layout, order, max_memory, advance)
             numbers = rows.to(torch.int64)
             yield Proposal(
                 rung.name,
@@ -173,7 +173,6 @@ def _fill(
     rung: Rung,
     layout: ListLayout,
     order: Tensor,
-    cells: Tensor,
     max_memory: int | None,
     advance: Advance,
 ) -> None:
@@ -194,20 +193,10 @@ def _fill(
         for number, rows in enumerate(blocks):
             for others in columns[number if mirrored else 0 :]:
                 torch.ops.mabm.screen_pairs_(
-                    rung.operands,
-                    rung.center,
-                    rung.unit,
-                    rung.biases,
-                    rung.margins,
-                    rung.residuals,
-                    rung.slacks,
-                    rung.scales,
-                    rung.lost,
-                    rung.lengths,
+                    *rung.parts(),
                     layout.groups,
                     layout.list_of_group,
                     layout.widths,
-                    cells,
                     rows,
                     others,
                     places,

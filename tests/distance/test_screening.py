@@ -100,7 +100,7 @@ def screen_with(
     rung = make_rung(x, measures)
     order = torch.arange(len(x), dtype=torch.int32)
     lists = screening._Lists.empty(order, layout.widths, capacity)
-    screening._fill(lists, rung, layout, order, torch.zeros_like(order), None, lambda number: None)
+    screening._fill(lists, rung, layout, order, None, lambda number: None)
     return rung, measures, lists
 
 

@@ -69,7 +69,7 @@ def make_cpu_samples(
         torch.full((count, 2, 3), -torch.inf),
         torch.full((count, 2), -torch.inf),
     )
-    pairs = (groups, list_of_group, widths, groups, numbers, numbers, numbers, True, True, True)
+    pairs = (groups, list_of_group, widths, numbers, numbers, numbers, True, True, True)
     center = features.mean(dim=0)
     screened = (features, center, 1.0, *terms, *pairs)
     found = tuple(part.clone() for part in state)

@@ -22,6 +22,7 @@ constexpr double kLowestScore = -std::numeric_limits<double>::infinity();
 // Samples that a block of rows is compared with at a time, so that their features stay in the
 // cache.
 constexpr int64_t kExactTile = 64;
+
 struct Scored {
   double score;
   int64_t index;

@@ -28,9 +28,9 @@ namespace {
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 // Entries of a sample that are packed at a time: those of a panel stay in the first-level cache.
 constexpr int64_t kPackedAtOnce = 64;
-
-// Tiles on a side of a square.
+// Tiles on a side of a square (order_tiles).
 constexpr int64_t kSquare = 16;
+
 // Samples of one side of all tiles, padded to whole tiles: their operands in panels, and what is
 // known of them beside. Samples of padding never hit and are never hit.
 template <class Entry>
@@ -190,17 +190,16 @@ struct TileScratch {
 template <class IsHit, class Own, class Other>
 void add_hits(SharedLists& lists, const int32_t* own, const int32_t* others, TileScratch& scratch,
               int num_hits, const IsHit& is_hit, const Own& of_own, const Other& of_other) {
-  int ends[kTile + 1] = {};
+  // Counts of each sample, then where its hits end, and once they are sorted where they start.
+  int starts[kTile + 1] = {};
   for (int at = 0; at < num_hits; ++at) {
-    ends[of_own(scratch.hits[at]) + 1] += is_hit(scratch.hits[at]);
+    starts[of_own(scratch.hits[at])] += is_hit(scratch.hits[at]);
   }
-  for (int sample = 0; sample < kTile; ++sample) {
-    ends[sample + 1] += ends[sample];
-  }
+  std::partial_sum(starts, starts + kTile + 1, starts);
   for (int at = num_hits - 1; at >= 0; --at) {
     const Hit& hit = scratch.hits[at];
     if (is_hit(hit)) {
-      scratch.sorted[--ends[of_own(hit) + 1]] = &hit;
+      scratch.sorted[--starts[of_own(hit)]] = &hit;
     }
   }
   struct Range {
@@ -209,13 +208,10 @@ void add_hits(SharedLists& lists, const int32_t* own, const int32_t* others, Til
     const Hit* const* begin() const { return first; }
     const Hit* const* end() const { return last; }
   };
-  const int total = static_cast<int>(
-      std::count_if(scratch.hits.begin(), scratch.hits.begin() + num_hits, is_hit));
   for (int sample = 0; sample < kTile; ++sample) {
-    const int first = ends[sample + 1];
-    const int last = sample + 1 < kTile ? ends[sample + 2] : total;
-    if (first < last && own[sample] >= 0) {
-      const Range range{scratch.sorted.data() + first, scratch.sorted.data() + last};
+    const Range range{scratch.sorted.data() + starts[sample],
+                      scratch.sorted.data() + starts[sample + 1]};
+    if (range.first < range.last && own[sample] >= 0) {
       lists.take(own[sample], range, [&](const Hit& hit) { return others[of_other(hit)]; });
     }
   }
@@ -312,14 +308,14 @@ void screen_pairs_(const Tensor& operands, const std::optional<Tensor>& center, 
                    const Tensor& slacks, const std::optional<Tensor>& scales,
                    const std::optional<Tensor>& lost, const std::optional<Tensor>& lengths,
                    const Tensor& groups, const Tensor& list_of_group,
-                   const std::vector<int64_t>& widths, const Tensor& cells, const Tensor& rows,
-                   const Tensor& columns, const Tensor& places, bool mirrored, bool raises,
-                   bool collects, const Tensor& bounds, const Tensor& candidates,
-                   const Tensor& counts, const Tensor& lower_bounds, const Tensor& thresholds) {
-  const ScreenArguments arguments = check_screen_pairs(
-      operands, center, unit, biases, margins, residuals, slacks, scales, lost, lengths, groups,
-      list_of_group, widths, cells, rows, columns, places, mirrored, raises, collects, bounds,
-      candidates, counts, lower_bounds, thresholds);
+                   const std::vector<int64_t>& widths, const Tensor& rows, const Tensor& columns,
+                   const Tensor& places, bool mirrored, bool raises, bool collects,
+                   const Tensor& bounds, const Tensor& candidates, const Tensor& counts,
+                   const Tensor& lower_bounds, const Tensor& thresholds) {
+  const ScreenArguments arguments =
+      check_screen_pairs(operands, center, unit, biases, margins, residuals, slacks, scales, lost,
+                         lengths, groups, list_of_group, widths, rows, columns, places, mirrored,
+                         raises, collects, bounds, candidates, counts, lower_bounds, thresholds);
   if (scales.has_value()) {
     screen_blocks<int8_t>(arguments, quantized_kernel(), mirrored);
   } else {
