@@ -1,11 +1,21 @@
 """The rungs of a ranking on the CPU: cheap scores of all pairs, with a bound on each error.
 
-A rung gives each sample an operand and a few numbers. Its score of a pair, the product of two
-operands, is off by at most
+A rung is one way to score all pairs. A ranking begins with a fast one; the rows for which its
+bounds leave too many candidates go to the next rung, which is slower and has smaller errors.
+
+A rung gives each sample i an operand, a bias and a few numbers. It scores a pair by the product of
+both operands, plus ``bias_j``. The score is off by at most
 
     residual_i residual_j + lost_i length_j + length_i lost_j + margin_j + slack_i
 
-from ``d_i . d_j + bias_j``, which orders the columns of a row as exact scores do. With
+from ``d_i . d_j + bias_j``, which orders the columns of a row as exact scores do:
+
+- residual: length of what the operand leaves out, with the rounding of the product;
+- lost, length: of what rounding to int8 took away, and of the row (0 for float32 operands);
+- margin, slack: errors that depend on the column alone, and on the row alone.
+
+Twice this bound is the *gap* of the pair: its exact score lies between ``u - gap`` and ``u``, where
+``u``, the upper bound, is the score plus the error bound. With
 ``x_j = m + d_j``, ``m`` the mean of the rows,
 
     x_i . x_j             = d_i . d_j + m . d_j     + a term that depends only on row i

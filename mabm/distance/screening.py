@@ -1,8 +1,9 @@
-"""Candidates of every row on the CPU, proven complete: rung by rung, until all rows are proven.
+"""Candidates of every row on the CPU, proven complete.
 
-``torch.ops.mabm.screen_pairs_`` scores all pairs of two blocks of samples and keeps, in lists of
-each row, what may be in the ranking; ``csrc/ops/cpu/screening.cpp`` has the proof. A row whose
-list overflows goes to the next rung.
+A *rung* scores all pairs cheaply, with a bound on each error (``rungs.py``). The op
+``screen_pairs_`` does so for two blocks of samples and keeps, in lists of each row, what may be in
+the ranking; ``csrc/ops/cpu/screening.cpp`` has the proof. A row with more candidates than a list
+has places overflows: nothing is known of it, and the next rung screens it again.
 """
 
 from __future__ import annotations
