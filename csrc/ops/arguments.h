@@ -19,22 +19,24 @@ namespace mabm {
 // The greatest int32: rows, columns and entries of lists are numbered by int32.
 constexpr int64_t kMaxInt32 = std::numeric_limits<int32_t>::max();
 
-inline CandidateLists<float> read_lists(const Tensor& candidate_scores, const Tensor& candidates,
-                                        const Tensor& counts, const Tensor& thresholds) {
-  check_same_device(candidates, {&candidate_scores, &counts, &thresholds});
-  check_tensor<float>(candidate_scores, "candidate_scores", 3);
+// Lists of candidates with a score for each; `name` is what the op calls the scores.
+inline CandidateLists<float> read_lists(const Tensor& scores, const char* name,
+                                        const Tensor& candidates, const Tensor& counts,
+                                        const Tensor& thresholds) {
+  check_same_device(candidates, {&scores, &counts, &thresholds});
+  check_tensor<float>(scores, name, 3);
   check_tensor<int32_t>(candidates, "candidates", 3);
   check_tensor<int32_t>(counts, "counts", 2);
   check_tensor<float>(thresholds, "thresholds", 2);
   for (int axis = 0; axis < 3; ++axis) {
-    check_size(candidate_scores, "candidate_scores", axis, candidates.size(axis));
+    check_size(scores, name, axis, candidates.size(axis));
   }
   for (int axis = 0; axis < 2; ++axis) {
     check_size(counts, "counts", axis, candidates.size(axis));
     check_size(thresholds, "thresholds", axis, candidates.size(axis));
   }
   const CandidateLists<float> lists{candidates.size(0),         candidates.size(1),
-                                    candidates.size(2),         write<float>(candidate_scores),
+                                    candidates.size(2),         write<float>(scores),
                                     write<int32_t>(candidates), write<int32_t>(counts),
                                     write<float>(thresholds)};
   STD_TORCH_CHECK(lists.capacity >= 2 && lists.capacity <= kMaxInt32,
@@ -93,7 +95,8 @@ inline CandidateLists<float> check_collect_candidates(const CollectArguments& gi
                                                       const Tensor& candidates,
                                                       const Tensor& counts,
                                                       const Tensor& thresholds) {
-  const CandidateLists<float> lists = read_lists(candidate_scores, candidates, counts, thresholds);
+  const CandidateLists<float> lists =
+      read_lists(candidate_scores, "candidate_scores", candidates, counts, thresholds);
   const int64_t num_columns = given.biases.numel();
   check_same_device(candidates, {&given.products, &given.biases, &given.row_groups,
                                  &given.column_groups, &given.list_of_group, &given.gaps});

@@ -88,7 +88,7 @@ inline const float* read_terms(const std::optional<Tensor>& terms, const char* n
 
 inline ScreenLists read_screen_lists(const Tensor& bounds, const Tensor& candidates,
                                      const Tensor& counts, const Tensor& thresholds) {
-  const CandidateLists<float> lists = read_lists(bounds, candidates, counts, thresholds);
+  const CandidateLists<float> lists = read_lists(bounds, "bounds", candidates, counts, thresholds);
   check_range<int32_t>(counts, "counts", -1, lists.capacity + 1);
   return {lists.num_rows, lists.num_lists, lists.capacity,  0, lists.scores, lists.indices,
           lists.counts,   nullptr,         lists.thresholds};

@@ -64,7 +64,7 @@ class Proposal(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class _Lists:
+class ScreenLists:
     """Lists of B rows in the making, as the ops take them."""
 
     rows: Tensor  # (B,) int32
@@ -75,7 +75,7 @@ class _Lists:
     thresholds: Tensor
 
     @classmethod
-    def empty(cls, rows: Tensor, widths: list[int], capacity: int) -> _Lists:
+    def empty(cls, rows: Tensor, widths: list[int], capacity: int) -> ScreenLists:
         shape = (len(rows), len(widths))
         return cls(
             rows,
@@ -121,8 +121,8 @@ def screen(
             rung = make().narrowed(_FAST_SHARE) if fast else make()
         unproven = []
         for rows in _row_blocks(left, layout, capacity, max_memory, is_first=number == 0):
-            lists = _Lists.empty(rows, layout.widths, capacity)
-            _fill(lists, rung, layout, order, max_memory, advance)
+            lists = ScreenLists.empty(rows, layout.widths, capacity)
+            fill_lists(lists, rung, layout, order, max_memory, advance)
             numbers = rows.to(torch.int64)
             yield Proposal(
                 rung.name,
@@ -169,8 +169,8 @@ def _row_blocks(
     return torch.split(rows, max(_TILE, limit // (2 * row_bytes)))
 
 
-def _fill(
-    lists: _Lists,
+def fill_lists(
+    lists: ScreenLists,
     rung: Rung,
     layout: ListLayout,
     order: Tensor,

@@ -94,13 +94,13 @@ def one_list(count: int, width: int) -> ListLayout:
 
 def screen_with(
     x: torch.Tensor, make_rung: MakeRung, layout: ListLayout, capacity: int, euclidean: bool
-) -> tuple[Rung, Measures, screening._Lists]:
+) -> tuple[Rung, Measures, screening.ScreenLists]:
     """The lists of all rows after one rung."""
     measures = measure(x, euclidean)
     rung = make_rung(x, measures)
     order = torch.arange(len(x), dtype=torch.int32)
-    lists = screening._Lists.empty(order, layout.widths, capacity)
-    screening._fill(lists, rung, layout, order, None, lambda number: None)
+    lists = screening.ScreenLists.empty(order, layout.widths, capacity)
+    screening.fill_lists(lists, rung, layout, order, None, lambda number: None)
     return rung, measures, lists
 
 

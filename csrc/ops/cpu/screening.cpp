@@ -8,6 +8,9 @@
 //
 // the exact score, up to that constant, is at most u_ij + bias_j + slack_i and at least
 // u_ij + bias_j + slack_i - gap_ij. What a list drops by these bounds: ops/cpu/screen_lists.h.
+//
+// One pass over all pairs raises thresholds and collects candidates. If gaps are wide, lists would
+// overflow before thresholds have risen. Then a first pass only raises them, from lower bounds.
 
 #include "common/screening.h"
 
@@ -31,13 +34,16 @@ constexpr int64_t kPackedAtOnce = 64;
 // Tiles on a side of a square (order_tiles).
 constexpr int64_t kSquare = 16;
 
+// What is known of a sample beside its operand, in the order of BlockTerms.
+enum Term { kBias, kResidual, kScale, kLost, kLength, kNumTerms };
+
 // Samples of one side of all tiles, padded to whole tiles: their operands in panels, and what is
 // known of them beside. Samples of padding never hit and are never hit.
 template <class Entry>
 struct PackedBlock {
   int64_t depth;  // of the panels: the dimensions, and zeros up to a whole step of the kernel
   std::vector<Entry> panels;
-  std::vector<float> terms[5];
+  std::vector<float> terms[kNumTerms];
   std::vector<int32_t> starts;   // of quantized columns
   std::vector<int32_t> samples;  // -1 for padding
 
@@ -46,18 +52,19 @@ struct PackedBlock {
   // Errors of pairs with these rows are subtracted from their products: a kernel then computes
   // lower bounds.
   void subtract_errors() {
-    for (auto* term : {&terms[1], &terms[3], &terms[4]}) {
-      for (float& value : *term) {
+    for (const Term term : {kResidual, kLost, kLength}) {
+      for (float& value : terms[term]) {
         value = -value;
       }
     }
   }
 
   BlockTerms terms_at(int64_t first) const {
-    const auto at = [&](int which) {
-      return terms[which].empty() ? nullptr : terms[which].data() + first;
+    const auto at = [&](Term term) {
+      return terms[term].empty() ? nullptr : terms[term].data() + first;
     };
-    return {at(0), at(1), at(2), at(3), at(4), starts.empty() ? nullptr : starts.data() + first};
+    return {at(kBias), at(kResidual), at(kScale),
+            at(kLost), at(kLength),   starts.empty() ? nullptr : starts.data() + first};
   }
 };
 
@@ -90,14 +97,14 @@ PackedBlock<Entry> pack_block(const ScreenArguments& arguments, const int32_t* s
   block.samples.assign(samples, samples + count);
   block.samples.resize(padded, -1);
   block.panels.resize(padded * depth);
-  const float* sources[] = {arguments.biases, arguments.terms.residuals, arguments.scales,
-                            arguments.terms.lost, arguments.terms.lengths};
-  for (int which = 0; which < 5; ++which) {
-    if (sources[which] != nullptr) {
-      auto& term = block.terms[which];
-      term.resize(padded, which == 0 ? -kInfinity : 0.0f);
+  const float* sources[kNumTerms] = {arguments.biases, arguments.terms.residuals, arguments.scales,
+                                     arguments.terms.lost, arguments.terms.lengths};
+  for (int term = 0; term < kNumTerms; ++term) {
+    if (sources[term] != nullptr) {
+      auto& values = block.terms[term];
+      values.resize(padded, term == kBias ? -kInfinity : 0.0f);
       for (int64_t at = 0; at < count; ++at) {
-        term[at] = sources[which][samples[at]];
+        values[at] = sources[term][samples[at]];
       }
     }
   }
