@@ -6,6 +6,7 @@
 // nearly full with samples that cannot be dropped has overflowed: nothing is known of it any more.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <limits>
@@ -52,6 +53,9 @@ class SharedLists {
     const Lock lock(locks_[place]);
     for (const Hit* hit : hits) {
       const int32_t other = other_of(*hit);
+      if (other < 0) {  // padding, which a bound that is not finite hits
+        continue;
+      }
       const int32_t list = arguments_.list_of(sample, other);
       const float bound = hit->bound + arguments_.biases[other];
       const int64_t at = place * lists_.num_lists + list;
@@ -96,7 +100,7 @@ class SharedLists {
       return true;
     }
     cut_list(lists_, at);
-    return lists_.counts[at] <= lists_.capacity - lists_.capacity / 8;
+    return lists_.counts[at] <= lists_.capacity - std::max<int64_t>(1, lists_.capacity / 8);
   }
 
   // Takes a lower bound into the k greatest of a list, a heap with the least of them on top.
