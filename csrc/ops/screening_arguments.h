@@ -23,8 +23,13 @@ struct ScreenTerms {
                  ? 0.0
                  : static_cast<double>(of_sample[sample]) * static_cast<double>(of_other[other]);
     };
-    return 2 * (product(residuals, residuals) + product(lost, lengths) + product(lengths, lost) +
-                static_cast<double>(margins[other]) + static_cast<double>(slacks[sample]));
+    return 2 * (product(residuals, residuals) + product(lost, lengths) + product(lengths, lost)) +
+           own_gap(sample, other);
+  }
+
+  // The part of it that no product of both samples is in.
+  double own_gap(int32_t sample, int32_t other) const {
+    return 2 * (static_cast<double>(margins[other]) + static_cast<double>(slacks[sample]));
   }
 };
 
@@ -61,6 +66,8 @@ struct ScreenArguments {
   const int32_t* columns;
   int64_t num_columns;
   const int32_t* places;  // row of the lists of each sample
+  bool raises;            // whether thresholds are raised
+  bool collects;          // whether candidates are added to the lists
   ScreenLists lists;
 
   int32_t list_of(int32_t sample, int32_t other) const {
@@ -94,9 +101,9 @@ inline ScreenArguments check_screen_pairs(
     const std::optional<Tensor>& scales, const std::optional<Tensor>& lost,
     const std::optional<Tensor>& lengths, const Tensor& groups, const Tensor& list_of_group,
     const std::vector<int64_t>& widths, const Tensor& cells, const Tensor& rows,
-    const Tensor& columns, const Tensor& places, bool mirrored, const Tensor& bounds,
-    const Tensor& candidates, const Tensor& counts, const Tensor& lower_bounds,
-    const Tensor& thresholds) {
+    const Tensor& columns, const Tensor& places, bool mirrored, bool raises, bool collects,
+    const Tensor& bounds, const Tensor& candidates, const Tensor& counts,
+    const Tensor& lower_bounds, const Tensor& thresholds) {
   ScreenLists lists = read_screen_lists(bounds, candidates, counts, thresholds);
   check_tensor<float>(lower_bounds, "lower_bounds", 3);
   check_size(lower_bounds, "lower_bounds", 0, lists.num_rows);
@@ -167,6 +174,8 @@ inline ScreenArguments check_screen_pairs(
       read<int32_t>(columns),
       columns.numel(),
       place,
+      raises,
+      collects,
       lists};
 }
 

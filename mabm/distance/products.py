@@ -37,18 +37,24 @@ class Product(Protocol):
     """A product of centered rows.
 
     Attributes:
+        name: What is multiplied, for the log.
         mean: (D,) float32, subtracted from every row.
         unit: Scalar float64: products are in units of its inverse.
+        dtype: Of the products, float32 or int32.
+        scales: (N,) float32, the scale of each row if products are int32.
     """
 
+    name: str
     mean: Tensor
     unit: Tensor
+    dtype: torch.dtype
+    scales: Tensor | None
 
-    def operand(self, start: int, stop: int) -> Tensor:
-        """The centered rows ``start`` to ``stop``."""
+    def operand(self, rows: slice | Tensor) -> Tensor:
+        """Some of the centered rows, (B, D)."""
 
     def multiply(self, left: Tensor, right: Tensor, out: Tensor) -> None:
-        """Writes the (B, T) float32 products of two operands to ``out``."""
+        """Writes the (B, T) products of two operands to ``out``."""
 
     def error_bounds(self, centered_length: Tensor) -> Tensor:
         """(N,) float64: bound on the error of a product of each row; multiply it by ``unit``."""
@@ -64,14 +70,18 @@ def product_of(x: Tensor) -> Product:
 class FloatProduct:
     """Operands in float32, centered on demand, so that no copy of all rows is kept."""
 
+    name = "float32"
+    dtype = torch.float32
+    scales: Tensor | None = None
+
     def __init__(self, x: Tensor) -> None:
         self.mean = x.mean(dim=0)
         self.unit = torch.ones((), dtype=torch.float64, device=x.device)
         self._x = x
 
-    def operand(self, start: int, stop: int) -> Tensor:
-        """The centered rows ``start`` to ``stop``."""
-        return self._x[start:stop] - self.mean
+    def operand(self, rows: slice | Tensor) -> Tensor:
+        """Some of the centered rows, (B, D)."""
+        return self._x[rows] - self.mean
 
     def multiply(self, left: Tensor, right: Tensor, out: Tensor) -> None:
         """Writes the (B, T) float32 products of two operands to ``out``, some rows at a time."""
@@ -94,6 +104,10 @@ class HalfProduct:
     each row is measured, not estimated.
     """
 
+    name = "float16"
+    dtype = torch.float32
+    scales: Tensor | None = None
+
     def __init__(self, x: Tensor) -> None:
         self.mean = x.mean(dim=0)
         above, below = x.amax(dim=0) - self.mean, self.mean - x.amin(dim=0)
@@ -111,9 +125,9 @@ class HalfProduct:
             lost.append(torch.linalg.vector_norm(scaled, dim=1, dtype=torch.float64))
         self._lost = torch.cat(lost) / self._scale
 
-    def operand(self, start: int, stop: int) -> Tensor:
-        """The centered rows ``start`` to ``stop``."""
-        return self._halves[start:stop]
+    def operand(self, rows: slice | Tensor) -> Tensor:
+        """Some of the centered rows, (B, D)."""
+        return self._halves[rows]
 
     def multiply(self, left: Tensor, right: Tensor, out: Tensor) -> None:
         """Writes the (B, T) float32 products to ``out``; on a CPU, operands are widened first."""

@@ -346,8 +346,8 @@ def propose_by_tiles(
     x: Tensor, layout: ListLayout, euclidean: bool, fast: bool, work: Work, advance: Advance
 ) -> Iterator[Proposal]:
     """:func:`propose` on a GPU; on the CPU for tests."""
-    for rows, candidates in propose_candidates(x, layout, euclidean, fast, work):
-        yield Proposal("float16", rows, candidates.indices, candidates.counts)
+    for rows, found in propose_candidates(x, layout, euclidean, fast, work):
+        yield Proposal(found.rung, rows, found.indices, found.counts)
         advance(len(rows))
 
 

@@ -132,6 +132,8 @@ class Rung:
         scales: (N,) float32 that products of int8 are multiplied by.
         lost: (N,) float32, length of what was lost by rounding to int8.
         lengths: (N,) float32, what it is multiplied by.
+        is_coarse: Whether bounds are so wide that lists may overflow before thresholds have risen:
+            all pairs are then scored twice, to raise thresholds and to collect candidates.
     """
 
     name: str
@@ -145,6 +147,7 @@ class Rung:
     scales: Tensor | None = None
     lost: Tensor | None = None
     lengths: Tensor | None = None
+    is_coarse: bool = True
 
     def trusted(self, share: float) -> Rung:
         """The same with bounds that are smaller by this factor, which proves nothing."""
@@ -162,6 +165,7 @@ class Rung:
             self.scales,
             lost,
             self.lengths,
+            self.is_coarse,
         )
 
 
@@ -169,7 +173,7 @@ def float_rung(x: Tensor, measures: Measures) -> Rung:
     """The centered rows in float32, centered as they are read."""
     relative = product_error(measures.dim)
     terms = _terms(measures, relative, torch.zeros_like(measures.centered))
-    return Rung("float32", x, measures.center, measures.unit, *terms)
+    return Rung("float32", x, measures.center, measures.unit, *terms, is_coarse=False)
 
 
 def projected_rung(x: Tensor, measures: Measures, projection: Projection) -> Rung:

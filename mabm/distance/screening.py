@@ -26,6 +26,9 @@ _BLOCK_BYTES = 32 << 20
 _PRODUCTS_AT_ONCE = 2**34
 _TILE = 192  # csrc/common/screening.h
 _MOST_DIRECTIONS = 256  # of rung_choice.py
+# Whether thresholds are raised and candidates are collected in each pass over all pairs.
+_FINE_PASSES = ((True, True),)
+_COARSE_PASSES = ((True, False), (False, True))
 # Bytes of the lists of rows that an earlier rung left.
 _REST_BYTES = 64 << 20
 # Rows that are faster ranked by exact scores than screened again.
@@ -187,28 +190,32 @@ def _fill(
     )
     blocks = torch.split(lists.rows, side)
     columns = blocks if mirrored else torch.split(order, side)
-    for number, rows in enumerate(blocks):
-        for others in columns[number if mirrored else 0 :]:
-            torch.ops.mabm.screen_pairs_(
-                rung.operands,
-                rung.center,
-                rung.unit,
-                rung.biases,
-                rung.margins,
-                rung.residuals,
-                rung.slacks,
-                rung.scales,
-                rung.lost,
-                rung.lengths,
-                layout.groups,
-                layout.list_of_group,
-                layout.widths,
-                cells,
-                rows,
-                others,
-                places,
-                mirrored,
-                *lists.parts(),
-            )
-        advance(len(rows))
+    for raises, collects in _COARSE_PASSES if rung.is_coarse else _FINE_PASSES:
+        for number, rows in enumerate(blocks):
+            for others in columns[number if mirrored else 0 :]:
+                torch.ops.mabm.screen_pairs_(
+                    rung.operands,
+                    rung.center,
+                    rung.unit,
+                    rung.biases,
+                    rung.margins,
+                    rung.residuals,
+                    rung.slacks,
+                    rung.scales,
+                    rung.lost,
+                    rung.lengths,
+                    layout.groups,
+                    layout.list_of_group,
+                    layout.widths,
+                    cells,
+                    rows,
+                    others,
+                    places,
+                    mirrored,
+                    raises,
+                    collects,
+                    *lists.parts(),
+                )
+            if collects:
+                advance(len(rows))
     torch.ops.mabm.cut_candidates_(lists.bounds, lists.candidates, lists.counts, lists.thresholds)

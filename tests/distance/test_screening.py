@@ -101,8 +101,7 @@ def screen_with(
     rung = make_rung(x, measures)
     order = torch.arange(len(x), dtype=torch.int32)
     lists = screening._Lists.empty(order, layout.widths, capacity)
-    cells = torch.zeros_like(order)
-    screening._fill(lists, rung, layout, order, cells, None, lambda number: None)
+    screening._fill(lists, rung, layout, order, torch.zeros_like(order), None, lambda number: None)
     return rung, measures, lists
 
 
@@ -191,6 +190,22 @@ def test_lists_are_what_the_bounds_leave(groups: int, make_rung: MakeRung) -> No
             # A bound that is a rounding away from the threshold may stay.
             near = members[bounds[row, members] >= least - 1e-6 * abs(least)]
             assert set(expected.tolist()) <= kept <= set(near.tolist())
+
+
+def test_lists_do_not_overflow_before_near_samples_are_seen() -> None:
+    # Bounds wider than the spread of all but the nearest: until those are seen, all could be near.
+    rng = np.random.default_rng(5)
+    centers = np.linalg.qr(rng.normal(size=(128, 100)))[0].T
+    rows = np.concatenate([np.tile(centers, (12, 1)), 0.25 * rng.normal(size=(1200, 64))], axis=1)
+    rows[:, 128:] *= 0.3 / np.linalg.norm(rows[:, 128:], axis=1, keepdims=True)
+    x = torch.from_numpy(rows.astype(np.float32))
+    directions = projection_on(torch.eye(192)[:, :128].contiguous())
+
+    def in_centers(x: torch.Tensor, measures: Measures) -> Rung:
+        return projected_rung(x, measures, directions)
+
+    _, _, lists = screen_with(x, in_centers, one_list(len(x), 10), 48, euclidean=False)
+    assert bool((lists.counts == 12).all())
 
 
 def force(monkeypatch: pytest.MonkeyPatch, make_rung: MakeRung, capacity: int) -> None:

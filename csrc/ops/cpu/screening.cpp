@@ -43,6 +43,16 @@ struct PackedBlock {
 
   int64_t num_tiles() const { return static_cast<int64_t>(samples.size()) / kTile; }
 
+  // Errors of pairs with these rows are subtracted from their products: a kernel then computes
+  // lower bounds.
+  void subtract_errors() {
+    for (auto* term : {&terms[1], &terms[3], &terms[4]}) {
+      for (float& value : *term) {
+        value = -value;
+      }
+    }
+  }
+
   BlockTerms terms_at(int64_t first) const {
     const auto at = [&](int which) {
       return terms[which].empty() ? nullptr : terms[which].data() + first;
@@ -206,7 +216,7 @@ void add_hits(SharedLists& lists, const int32_t* own, const int32_t* others, Til
     const int last = sample + 1 < kTile ? ends[sample + 2] : total;
     if (first < last && own[sample] >= 0) {
       const Range range{scratch.sorted.data() + first, scratch.sorted.data() + last};
-      lists.add(own[sample], range, [&](const Hit& hit) { return others[of_other(hit)]; });
+      lists.take(own[sample], range, [&](const Hit& hit) { return others[of_other(hit)]; });
     }
   }
 }
@@ -255,8 +265,11 @@ std::vector<int32_t> find_starts(const ScreenArguments& arguments,
 template <class Entry>
 void screen_blocks(const ScreenArguments& arguments, const ScreenKernel& kernel, bool mirrored) {
   const bool same = mirrored && arguments.rows == arguments.columns;
-  const auto left = pack_block<Entry>(arguments, arguments.rows, arguments.num_rows, kernel.rows,
-                                      kernel.step, kernel.offset);
+  auto left = pack_block<Entry>(arguments, arguments.rows, arguments.num_rows, kernel.rows,
+                                kernel.step, kernel.offset);
+  if (!arguments.collects) {
+    left.subtract_errors();
+  }
   auto right = pack_block<Entry>(arguments, arguments.columns, arguments.num_columns,
                                  kernel.columns, kernel.step, 0);
   if constexpr (std::is_same_v<Entry, int8_t>) {
@@ -300,13 +313,13 @@ void screen_pairs_(const Tensor& operands, const std::optional<Tensor>& center, 
                    const std::optional<Tensor>& lost, const std::optional<Tensor>& lengths,
                    const Tensor& groups, const Tensor& list_of_group,
                    const std::vector<int64_t>& widths, const Tensor& cells, const Tensor& rows,
-                   const Tensor& columns, const Tensor& places, bool mirrored, const Tensor& bounds,
-                   const Tensor& candidates, const Tensor& counts, const Tensor& lower_bounds,
-                   const Tensor& thresholds) {
-  const ScreenArguments arguments =
-      check_screen_pairs(operands, center, unit, biases, margins, residuals, slacks, scales, lost,
-                         lengths, groups, list_of_group, widths, cells, rows, columns, places,
-                         mirrored, bounds, candidates, counts, lower_bounds, thresholds);
+                   const Tensor& columns, const Tensor& places, bool mirrored, bool raises,
+                   bool collects, const Tensor& bounds, const Tensor& candidates,
+                   const Tensor& counts, const Tensor& lower_bounds, const Tensor& thresholds) {
+  const ScreenArguments arguments = check_screen_pairs(
+      operands, center, unit, biases, margins, residuals, slacks, scales, lost, lengths, groups,
+      list_of_group, widths, cells, rows, columns, places, mirrored, raises, collects, bounds,
+      candidates, counts, lower_bounds, thresholds);
   if (scales.has_value()) {
     screen_blocks<int8_t>(arguments, quantized_kernel(), mirrored);
   } else {
