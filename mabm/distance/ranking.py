@@ -359,9 +359,8 @@ def _log_rungs(rungs: list[tuple[str, Tensor]], num_rest: int, count: int) -> No
             proven[rung] = proven.get(rung, 0) + int(number)
         shares = ", ".join(f"{number} by {rung}" for rung, number in proven.items())
         logger.debug("ranking %d samples: %s, %d by exact scores", count, shares, num_rest)
-    if num_rest:
-        level = logging.WARNING if num_rest > _MANY_ROWS else logging.INFO
-        logger.log(level, "ranking %d of %d samples by exact scores only", num_rest, count)
+    if num_rest > _MANY_ROWS:
+        logger.warning("ranking %d of %d samples by exact scores only", num_rest, count)
 
 
 def _list_layout(x: Tensor, groups: Tensor | None, preset: Preset, k1: int) -> ListLayout:
@@ -372,11 +371,19 @@ def _list_layout(x: Tensor, groups: Tensor | None, preset: Preset, k1: int) -> L
     numbers = torch.arange(len(sizes), dtype=torch.int32, device=x.device)
     if preset.lists == "intra_inter":
         list_of_group = (numbers[:, None] != numbers).to(torch.int32)
-        widths = [
-            min(preset.k1_intra + 1, max(sizes)),
-            min(preset.k1_inter + 1, len(x) - min(sizes)),
-        ]
     else:
         list_of_group = numbers.expand(len(sizes), -1).contiguous()
-        widths = [min(k1 // len(sizes), size) for size in sizes]
-    return ListLayout(numbered.to(torch.int32), list_of_group, widths)
+    return ListLayout(numbered.to(torch.int32), list_of_group, list_widths(preset, k1, sizes))
+
+
+def list_widths(preset: Preset, k1: int, sizes: list[int]) -> list[int]:
+    """Length of each list of a sample, for groups of these sizes."""
+    count = sum(sizes)
+    if preset.lists == "intra_inter":
+        return [
+            min(preset.k1_intra + 1, max(sizes)),
+            min(preset.k1_inter + 1, count - min(sizes)),
+        ]
+    if preset.lists == "single":
+        return [min(k1, count)]
+    return [min(k1 // len(sizes), size) for size in sizes]
