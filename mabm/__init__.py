@@ -24,6 +24,7 @@ _registrations.register()
 
 from mabm.cluster.association import associate_clusters, match_clusters, transport_plan
 from mabm.cluster.dbscan import DBSCAN, Clusterer
+from mabm.cluster.estimate import Estimate, estimate
 from mabm.cluster.prediction import predict_labels
 from mabm.cluster.pseudo_labels import ClusterSummary, PseudoLabels, pseudo_labels
 from mabm.contrast.losses.cluster_contrast import ClusterContrastLoss, cluster_contrast_loss
@@ -92,6 +93,7 @@ __all__ = [
     "Clusterer",
     "CuvsSearch",
     "Encoding",
+    "Estimate",
     "FaissSearch",
     "HardMemory",
     "HybridContrastLoss",
@@ -125,6 +127,7 @@ __all__ = [
     "draw_gallery",
     "encode_neighbors",
     "encode_samples",
+    "estimate",
     "evaluate_retrieval",
     "evaluate_search",
     "expand_queries",

@@ -41,11 +41,19 @@ class ListLayout:
         numbers = torch.arange(len(sizes), dtype=torch.int32, device=x.device)
         if preset.lists == "intra_inter":
             list_of_group = (numbers[:, None] != numbers).to(torch.int32)
-            widths = [
-                min(preset.k1_intra + 1, max(sizes)),
-                min(preset.k1_inter + 1, len(x) - min(sizes)),
-            ]
         else:
             list_of_group = numbers.expand(len(sizes), -1).contiguous()
-            widths = [min(k1 // len(sizes), size) for size in sizes]
-        return cls(numbered.to(torch.int32), list_of_group, widths)
+        return cls(numbered.to(torch.int32), list_of_group, list_widths(preset, k1, sizes))
+
+
+def list_widths(preset: Preset, k1: int, sizes: list[int]) -> list[int]:
+    """Length of each list of a sample, for groups of these sizes."""
+    count = sum(sizes)
+    if preset.lists == "intra_inter":
+        return [
+            min(preset.k1_intra + 1, max(sizes)),
+            min(preset.k1_inter + 1, count - min(sizes)),
+        ]
+    if preset.lists == "single":
+        return [min(k1, count)]
+    return [min(k1 // len(sizes), size) for size in sizes]

@@ -86,7 +86,7 @@ def choose_rungs(x: Tensor, layout: ListLayout, measures: Measures) -> Plan:
     count, dim = x.shape
     make_whole = functools.partial(float_rung, x, measures)
     whole = _Option(product_error(dim), dim, 0, make_whole, passes=1)
-    if count * count * dim < _LITTLE_WORK or dim < 2 * _WIDTHS[0]:
+    if not has_choice(count, dim):
         cells = torch.zeros_like(layout.groups)
         return Plan([whole.make], capacity_for(layout.widths, None), cells)
     rows = count * torch.arange(min(_SAMPLE_ROWS, max(8, _SAMPLE_SCORES // count)), device=x.device)
@@ -113,11 +113,30 @@ def choose_rungs(x: Tensor, layout: ListLayout, measures: Measures) -> Plan:
 
 def capacity_for(widths: list[int], needed: Tensor | None) -> int:
     """Places of a list: room for twice what most of a sample needed, and for the list itself."""
-    least, most = 4 * max(widths) + 32, 16 * max(widths) + 512
+    least = 4 * max(widths) + 32
     if needed is None:
         return least
     typical = float(needed.flatten().kthvalue(max(1, int(0.95 * needed.numel()))).values)
-    return int(max(least, min(most, 2 * typical + 32)))
+    return int(max(least, min(_most_places(widths), 2 * typical + 32)))
+
+
+def greatest_capacity(count: int, dim: int, widths: list[int]) -> int:
+    """The most places of a list that a ranking of ``count`` samples may take at first."""
+    return _most_places(widths) if has_choice(count, dim) else capacity_for(widths, None)
+
+
+def _most_places(widths: list[int]) -> int:
+    return 16 * max(widths) + 512
+
+
+def has_choice(count: int, dim: int) -> bool:
+    """Whether rungs are chosen, or the work is so little that float32 does all of it."""
+    return count * count * dim >= _LITTLE_WORK and dim >= 2 * _WIDTHS[0]
+
+
+def samples_with_choice(dim: int) -> int:
+    """The fewest samples for which rungs are chosen, if D allows it."""
+    return math.isqrt(_LITTLE_WORK // dim) + 1
 
 
 def _projections(x: Tensor, rows: Tensor, measures: Measures) -> list[_Option]:

@@ -44,6 +44,8 @@ from mabm.distance.rounding import growth
 _ROUNDINGS = 8 * 2.0**-24
 # A row this many times as long as the median would draw the mean away from all others.
 _FAR_LONGER = 8.0
+# Centered rows that are longer could overflow float32; those that are not centered are finite.
+_LONGEST = 2.0**127
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +86,10 @@ def measure(x: Tensor, euclidean: bool) -> Measures:
     center = _center(x)
     squares, centered_squares, products = torch.ops.mabm.measure_rows(x, center).T
     greatest = math.sqrt(float(centered_squares.max()))
+    if not greatest < _LONGEST:
+        center = torch.zeros_like(center)
+        squares, centered_squares, products = torch.ops.mabm.measure_rows(x, center).T
+        greatest = math.sqrt(float(centered_squares.max()))
     exponent = -math.frexp(greatest)[1] if 0 < greatest < math.inf else 0
     unit = 2.0 ** max(-100, min(100, exponent))
     area = unit * unit

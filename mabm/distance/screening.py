@@ -17,8 +17,9 @@ from torch import Tensor
 
 from mabm._core.precision import without_autocast
 from mabm._core.work import Advance
+from mabm.distance.instructions import fast_int8_kernel
 from mabm.distance.list_layout import ListLayout
-from mabm.distance.rung_choice import capacity_for, choose_rungs
+from mabm.distance.rung_choice import capacity_for, choose_rungs, greatest_capacity
 from mabm.distance.rungs import Rung, measure
 
 # Bytes of one packed block of samples, and multiplications of a call, a fraction of a second of
@@ -37,6 +38,8 @@ _FEW_ROWS = 64
 # Error bounds of precision "fast" as a share of the proven ones: rests of rows hardly ever point
 # the same way.
 _FAST_SHARE = 1 / 8
+# Buffers of the matrix product and of the allocator.
+_LIBRARY_BYTES = 16 << 20
 
 
 class Proposal(NamedTuple):
@@ -162,6 +165,35 @@ def screen_bytes(x: Tensor, widths: list[int], max_memory: int | None) -> int:
     block = min(_block_bytes(max_memory), 4 * dim * max(count, _TILE))
     lists = 2 * _TILE * len(widths) * (8 * capacity_for(widths, None) + 8)
     return count * of_sample + 2 * max(block, 4 * dim * _TILE) + lists
+
+
+def screen_peak(count: int, dim: int, widths: list[int]) -> int:
+    """Most memory of a ranking on the CPU without a limit, beside its result, in bytes.
+
+    Assumes that a first rung leaves at most a quarter of the rows. It needs either long lists or
+    all dimensions, never both: errors of float32 products are too small for long lists.
+    """
+    block = min(_BLOCK_BYTES, 4 * dim * max(count, _TILE))
+    directions = min(dim, _MOST_DIRECTIONS)
+    greatest, least = greatest_capacity(count, dim, widths), capacity_for(widths, None)
+    choosing = count * 12 * 32 + 32 * dim * directions  # scores of a sample; directions, and copies
+    whole = count * _row_list_bytes(widths, least) + 2 * block
+    again = min(_REST_BYTES // 2, count // 4 * _row_list_bytes(widths, 8 * least))
+    operands = 4 * directions + (dim + 64 if fast_int8_kernel() else 0)
+    narrow = (
+        count * (operands + _row_list_bytes(widths, greatest))
+        + 4 * dim * directions
+        + again
+        + block * 5 // 4
+    )
+    of_each = 320 + 16 * sum(widths)  # measures; the part of the result that an op returns
+    beside = narrow if greatest > least else 0
+    return count * of_each + max(choosing, whole, beside) + _LIBRARY_BYTES
+
+
+def _row_list_bytes(widths: list[int], capacity: int) -> int:
+    """Memory of the lists of a row as they fill."""
+    return len(widths) * (8 * capacity + 4 * max(widths) + 8)
 
 
 def _block_bytes(max_memory: int | None) -> int:

@@ -62,6 +62,7 @@ INPUTS: dict[str, NDArray[np.float32]] = {
     **{f"D={d} spread={s:g}": close_rows(d, s) for d in (1, 300, 2048) for s in (1e-4, 1e-6)},
     **{f"scale {scale:g}": noise(scale) for scale in (1e-42, 1e-30, 1e-20, 1e17, 1e20, 1e30)},
     "sums that overflow": noise(3e37),
+    "differences that overflow": np.repeat([[3e38] * 3, [-3e38] * 3], [24, 6], axis=0).astype("f4"),
     "all equal": np.full((30, 7), 0.3, np.float32),
     "zeros": np.zeros((30, 7), np.float32),
     "one column": noise(1.0)[:, :1].copy(),
@@ -230,7 +231,7 @@ def ranked_exactly(x: torch.Tensor, like: mabm.Ranking) -> torch.Tensor:
     )
 
 
-@pytest.mark.parametrize("capacity", [8, 24, 200])
+@pytest.mark.parametrize("capacity", [7, 8, 24, 200])
 @pytest.mark.parametrize("preset", ["bmil", "spcl", "ca_jaccard"])
 @pytest.mark.parametrize("name", INPUTS)
 def test_ranks_are_exact_whatever_the_rung_and_the_capacity(
@@ -271,6 +272,27 @@ def test_rungs_prove_what_they_can_and_leave_the_rest(
     assert leading > 400
     assert float32 > 200
     assert 700 <= exact < 750
+
+
+@pytest.mark.parametrize("preset", ["bmil", "spcl"])
+def test_samples_too_far_apart_for_float32_are_in_the_lists(preset: str) -> None:
+    x = torch.tensor([[3e38], [3e38], [3e38], [-3e38]])
+    found = mabm.rank_neighbors(x, torch.zeros(4, dtype=torch.int64), k1=4, preset=preset)
+    assert found.ranks.tolist() == [[0, 1, 2, 3]] * 3 + [[3, 0, 1, 2]]
+
+
+def test_a_bound_that_is_not_finite_leaves_the_row_and_reads_no_padding() -> None:
+    groups = torch.tensor([1 << 28, *[0] * 20], dtype=torch.int32)[1:]  # before it what is no group
+    layout = ListLayout(groups, torch.zeros(1, 1, dtype=torch.int32), [4])
+
+    def make(x: torch.Tensor, measures: Measures) -> Rung:
+        rung = float_rung(x, measures)
+        rung.residuals[3] = torch.inf
+        return rung
+
+    x = torch.randn(20, 5, generator=torch.Generator().manual_seed(4))
+    _, _, lists = screen_with(x, make, layout, 20, euclidean=False)
+    assert (lists.counts < 0).all()  # everything may be near row 3
 
 
 @pytest.mark.parametrize("max_memory", [None, 1, 1 << 16])

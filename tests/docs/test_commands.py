@@ -71,6 +71,7 @@ RUNS = re.compile(rf"(mabm ({'|'.join(COMMANDS)})|torchrun )[^|>&;]*$")
 SAYS = {
     "demo": "saved demo_output/before_after.png",
     "cluster": "clusters",
+    "estimate": "in all",
     "assign": "new samples in",
     "train": "mAP",
     "report": "saved ",

@@ -12,6 +12,7 @@ Run: TypeAlias = Callable[..., tuple[int, str, str]]
 COMMANDS: Final = (
     "demo",
     "cluster",
+    "estimate",
     "assign",
     "train",
     "report",

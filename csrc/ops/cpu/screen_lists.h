@@ -6,6 +6,7 @@
 // nearly full with samples that cannot be dropped has overflowed: nothing is known of it any more.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <limits>
@@ -53,6 +54,9 @@ class SharedLists {
     const Lock lock(locks_[place]);
     for (const Hit* hit : hits) {
       const int32_t other = other_of(*hit);
+      if (other < 0) {  // padding, which a bound that is not finite hits
+        continue;
+      }
       const int32_t list = arguments_.list_of(sample, other);
       const int64_t at = place * lists_.num_lists + list;
       const float bound = hit->bound + arguments_.biases[other];
@@ -98,7 +102,7 @@ class SharedLists {
   bool add(int64_t at, int32_t other, float bound) {
     if (lists_.counts[at] == lists_.capacity) {
       cut_list(lists_, at);
-      if (lists_.counts[at] > lists_.capacity - lists_.capacity / 8) {
+      if (lists_.counts[at] > lists_.capacity - std::max<int64_t>(1, lists_.capacity / 8)) {
         return false;
       }
     }

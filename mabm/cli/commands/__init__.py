@@ -10,6 +10,7 @@ from mabm.cli.command import Command
 _NAMES: Final = (
     "demo",
     "cluster",
+    "estimate",
     "assign",
     "train",
     "report",
