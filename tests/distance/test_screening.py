@@ -277,7 +277,7 @@ def test_rungs_prove_what_they_can_and_leave_the_rest(
 @pytest.mark.parametrize("preset", ["bmil", "spcl"])
 def test_samples_too_far_apart_for_float32_are_in_the_lists(preset: str) -> None:
     x = torch.tensor([[3e38], [3e38], [3e38], [-3e38]])
-    found = mabm.rank_neighbors(x, k1=4, preset=preset)
+    found = mabm.rank_neighbors(x, torch.zeros(4, dtype=torch.int64), k1=4, preset=preset)
     assert found.ranks.tolist() == [[0, 1, 2, 3]] * 3 + [[3, 0, 1, 2]]
 
 
