@@ -1,5 +1,6 @@
 """Screening on the CPU: the bounds of every rung hold, and only what they allow is dropped."""
 
+import dataclasses
 import functools
 import math
 import re
@@ -36,8 +37,23 @@ def project_anywhere(x: torch.Tensor, measures: Measures) -> Rung:
     return projected_rung(x, measures, projection_on(direction))
 
 
+def with_own_errors(x: torch.Tensor, measures: Measures, *, is_coarse: bool) -> Rung:
+    """float32 with errors of rows and of columns that are far from small."""
+    rung = float_rung(x, measures)
+    errors = torch.arange(len(x)).to(torch.float32) % 7 / 64
+    return dataclasses.replace(
+        rung,
+        biases=rung.biases + errors,
+        margins=rung.margins + errors * 1.001,
+        slacks=rung.slacks + errors.flip(0),
+        is_coarse=is_coarse,
+    )
+
+
 RUNGS: dict[str, MakeRung] = {
     "float32": float_rung,
+    "errors in one pass": functools.partial(with_own_errors, is_coarse=False),
+    "errors in two passes": functools.partial(with_own_errors, is_coarse=True),
     "leading directions": project,
     "any direction": project_anywhere,
 }
