@@ -11,25 +11,30 @@
 
 STABLE_TORCH_LIBRARY(mabm, m) {
   // Adds every pair of rows and columns that may be neighbors to the lists of the row and, if
-  // mirrored, to those of the column; one pair once where both are the same block.
+  // mirrored, to those of the column; one pair once where both are the same block. Thresholds rise
+  // while lists are collected, or in a call of their own before. What the arguments are:
+  // mabm/distance/rungs.py (Rung), ops/screening_arguments.h.
   m.def(
       "screen_pairs_(Tensor operands, Tensor? center, float unit, Tensor biases, Tensor margins, "
       "Tensor residuals, Tensor slacks, Tensor? scales, Tensor? lost, Tensor? lengths, "
-      "Tensor groups, Tensor list_of_group, int[] widths, Tensor cells, Tensor rows, "
-      "Tensor columns, Tensor places, bool mirrored, Tensor(a!) bounds, Tensor(b!) candidates, "
-      "Tensor(c!) counts, Tensor(d!) lower_bounds, Tensor(e!) thresholds) -> ()");
+      "Tensor groups, Tensor list_of_group, int[] widths, Tensor rows, Tensor columns, "
+      "Tensor places, bool mirrored, bool raises, bool collects, Tensor(a!) bounds, "
+      "Tensor(b!) candidates, Tensor(c!) counts, Tensor(d!) lower_bounds, "
+      "Tensor(e!) thresholds) -> ()");
   // Drops the candidates below the threshold of their list.
   m.def(
       "cut_candidates_(Tensor(a!) bounds, Tensor(b!) candidates, Tensor(c!) counts, "
       "Tensor thresholds) -> ()");
   // Squared lengths of the rows, of the centered rows, and their products with the center.
   m.def("measure_rows(Tensor features, Tensor center) -> Tensor");
-  // Adds one tile of scores, products + biases, to each row's running candidates, list by list, and
-  // drops what is proven to be none of the list's first `width` (common/rows.h).
+  // Adds one tile of scores to each row's running candidates, list by list, and drops what is
+  // proven to be none of the list's first `width` (common/rows.h). A tile has float32 products, or
+  // int32 ones with scales of the rows and columns; transposed, it has the columns in its rows.
   m.def(
       "collect_candidates_(Tensor products, Tensor biases, Tensor row_groups, "
       "Tensor column_groups, Tensor list_of_group, int first_column, Tensor gaps, int[] widths, "
-      "bool last, Tensor(a!) candidate_scores, Tensor(b!) candidates, Tensor(c!) counts, "
+      "bool last, bool transposed, Tensor? row_scales, Tensor? column_scales, "
+      "Tensor(a!) candidate_scores, Tensor(b!) candidates, Tensor(c!) counts, "
       "Tensor(d!) thresholds) -> ()");
   // Orders lists that contain all that may belong to them by exact scores. Lists of count -1 come
   // back empty. With bounds, candidates are scored from the greatest bound down, and no further

@@ -16,6 +16,8 @@ from pipeline import results
 
 import mabm
 from mabm.distance import candidates
+from mabm.distance.integer_products import IntegerProduct
+from mabm.distance.list_layout import ListLayout
 from mabm.distance.products import FloatProduct, HalfProduct
 
 # Ops whose results have a size that the host knows: they wait for nothing.
@@ -98,9 +100,10 @@ def test_several_tiles(gpu: Device, preset: str) -> None:
     np.testing.assert_array_equal(gpu.get(found_labels), labels)
 
 
-@pytest.mark.parametrize("product", [FloatProduct, HalfProduct])
-def test_either_product(gpu: Device, product: type, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("product", [FloatProduct, HalfProduct, IntegerProduct])
+def test_every_product(gpu: Device, product: type, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = results(GOLDEN[0].features, GOLDEN[0].modality, GOLDEN[0].options)
+    monkeypatch.setattr(candidates, "wants_integers", lambda x: False)
     monkeypatch.setattr(candidates, "product_of", product)
     check_same(results(*gpu.inputs(GOLDEN[0]), GOLDEN[0].options), expected, gpu)
 
@@ -108,6 +111,7 @@ def test_either_product(gpu: Device, product: type, monkeypatch: pytest.MonkeyPa
 def test_a_product_in_tf32_changes_nothing(gpu: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     features, modality = many(3000, 200)
     expected = mabm.rank_neighbors(features, modality)
+    monkeypatch.setattr(candidates, "wants_integers", lambda x: False)
     monkeypatch.setattr(candidates, "product_of", FloatProduct)
     with switched(torch.backends.cuda.matmul, "fp32_precision", "tf32"):
         found = mabm.rank_neighbors(gpu.put(features), gpu.put(modality))
@@ -247,9 +251,10 @@ def test_ops_of_known_size_wait_for_nothing(gpu: Device, name: str) -> None:
 def test_collecting_candidates_waits_for_nothing(
     gpu: Device, product: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(candidates, "wants_integers", lambda x: False)
     monkeypatch.setattr(candidates, "product_of", product)
     x = gpu.put(torch.randn(3000, 64))
-    layout = candidates.ListLayout(
+    layout = ListLayout(
         gpu.put(torch.zeros(3000, dtype=torch.int32)),
         gpu.put(torch.zeros(1, 1, dtype=torch.int32)),
         [30],

@@ -11,7 +11,8 @@ from stages import Prepared
 from torch import Tensor
 
 import mabm
-from mabm.distance.products import MATRIX_UNIT_ROUNDOFF, HalfProduct, growth
+from mabm.distance.products import HalfProduct
+from mabm.distance.rounding import MATRIX_UNIT_ROUNDOFF, growth
 
 # The most samples that the CPU clusters too (seconds on many cores).
 REFERENCE_LIMIT = 34_167
@@ -74,7 +75,7 @@ def check_product(given: Prepared) -> tuple[dict[str, bool], dict[str, Any]]:
         for block in features.split(_COLUMNS_AT_ONCE)
     ]
     bounds = product.error_bounds(torch.cat(lengths))[rows]
-    operand = product.operand(0, len(features))
+    operand = product.operand(slice(None))
     chosen, few = operand[rows], features[rows].to(torch.float64) - wide_mean
     chosen_length = torch.linalg.vector_norm(chosen.to(torch.float64), dim=1)
     terms = growth(features.shape[1] + 8, MATRIX_UNIT_ROUNDOFF)

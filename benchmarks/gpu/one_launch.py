@@ -25,7 +25,7 @@ from stages import Prepared
 
 import mabm
 from mabm.distance.candidates import propose_candidates
-from mabm.distance.ranking import _list_layout
+from mabm.distance.list_layout import ListLayout
 
 # Rows of the dense distance, against all.
 _ROWS = 4096
@@ -46,7 +46,7 @@ def profiled(device: torch.device) -> Iterator[None]:
 
 def rank_a_block(given: Prepared) -> None:
     """Ranks the first block of rows: its candidates, and the lists made of them."""
-    layout = _list_layout(given.features, given.modality, mabm.PRESETS["bmil"], 30)
+    layout = ListLayout.of(given.features, given.modality, mabm.PRESETS["bmil"], 30)
     rows, candidates = next(propose_candidates(given.features, layout, False))
     lists = (candidates.indices, candidates.counts, layout.widths)
     torch.ops.mabm.rank_candidates(given.features, rows, *lists, False)
@@ -54,7 +54,7 @@ def rank_a_block(given: Prepared) -> None:
 
 def rank_some_exactly(given: Prepared) -> None:
     """Ranks a few rows by exact scores only."""
-    layout = _list_layout(given.features, given.modality, mabm.PRESETS["bmil"], 30)
+    layout = ListLayout.of(given.features, given.modality, mabm.PRESETS["bmil"], 30)
     rows = torch.arange(min(64, len(given.features)), device=given.features.device)
     lists = (layout.groups, layout.list_of_group, layout.widths)
     torch.ops.mabm.rank_exactly(given.features, rows, *lists, False)

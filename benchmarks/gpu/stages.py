@@ -124,20 +124,19 @@ def _dense(given: Prepared) -> Floor:
 
 
 def _multiply_tiles(given: Prepared) -> None:
-    """Runs the product of the ranking, tile by tile, without collecting candidates."""
+    """Runs the float16 product of the ranking, tile by tile, without collecting candidates."""
     count, product = len(given.features), given.product
-    block, side = tile_shape(given.features, given.ranking.widths)
-    tile = torch.empty(block * min(side, count), device=given.features.device)
-    for start in range(0, count, block):
-        block_rows = product.operand(start, start + block)
-        for first in range(0, count, side):
-            others = product.operand(first, first + side)
-            out = tile[: len(block_rows) * len(others)].view(len(block_rows), len(others))
-            product.multiply(block_rows, others, out)
+    _, side = tile_shape(given.features, given.ranking.widths)
+    tile = torch.empty(min(side, count) ** 2, device=given.features.device)
+    for start in range(0, count, side):
+        left = product.operand(slice(start, start + side))
+        for first in range(start, count, side):
+            right = product.operand(slice(first, first + side))
+            product.multiply(left, right, tile[: len(left) * len(right)].view(len(left), -1))
 
 
 def _product_alone(given: Prepared) -> Floor:
-    operands = size_of(given.product.operand(0, len(given.features)))
+    operands = size_of(given.product.operand(slice(None)))
     moved = operands + 4.0 * len(given.features) ** 2
     return Floor(moved, {"float16": given.product_operations})
 

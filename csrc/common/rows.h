@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "common/host_device.h"
 
@@ -58,6 +59,34 @@ struct CandidateLists {
 
   // Whether so many entries after a cut are too many.
   MABM_HOST_DEVICE bool overflows(int64_t count) const { return 8 * count > 7 * capacity; }
+};
+
+// A tile of products of `num_rows` rows, which have lists, and `num_columns` columns. Products are
+// float32, or int32 with a scale for each row and column, row by row or, transposed, column by
+// column. A score is a product and the bias of its column.
+template <class Product>
+struct ProductTile {
+  using Score = float;
+  int64_t num_rows;
+  int64_t num_columns;
+  const Product* products;
+  bool transposed;
+  const float* row_scales;
+  const float* column_scales;
+  const float* biases;
+  const float* gaps;
+
+  MABM_HOST_DEVICE Product product(int64_t row, int64_t column) const {
+    return products[transposed ? column * num_rows + row : row * num_columns + column];
+  }
+  MABM_HOST_DEVICE float score(Product product, int64_t row, int64_t column) const {
+    if constexpr (std::is_same_v<Product, float>) {
+      return product + biases[column];
+    } else {  // scales one after the other: their product might underflow
+      return static_cast<float>(product) * row_scales[row] * column_scales[column] + biases[column];
+    }
+  }
+  MABM_HOST_DEVICE float gap(int64_t row) const { return gaps[row]; }
 };
 
 // What a list is cut by.

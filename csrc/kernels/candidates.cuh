@@ -13,8 +13,12 @@ namespace mabm {
 constexpr int kMostRowWarps = 8;
 // Shared memory that every device gives a block without an opt-in.
 constexpr size_t kSharedBytes = 48 << 10;
-// Steps of a warp's width whose scores are loaded before the first is examined.
+// Steps of a warp's width whose scores are loaded before the first is examined, and their columns.
 constexpr int kScanUnroll = 4;
+constexpr int kScanColumns = kScanUnroll * kWarpSize;
+// Columns of a transposed tile lie this far apart in shared memory for each row: eight rows and
+// four columns, which a warp writes together, fall into different banks.
+constexpr int kStagedStride = kScanColumns + 4;
 
 // Scores as unsigned keys in the same order; -0 and 0 are one score and get one key.
 __device__ inline uint32_t key_of(float score) {
@@ -132,27 +136,17 @@ __device__ void cut_list_at(const CandidateLists<Score>& lists, int64_t at, int 
   }
 }
 
-// Scores of a tile as a float32 product and a bias of each column, and the gap of each row.
-struct ProductTile {
-  using Score = float;
-  const float* products;
-  const float* biases;
-  const float* gaps;
-
-  __device__ float at(int64_t row, int64_t column, int64_t num_columns) const {
-    return products[row * num_columns + column] + biases[column];
-  }
-  __device__ float gap(int64_t row) const { return gaps[row]; }
-};
-
-// Exact scores of a tile.
+// Exact scores of a tile, row by row.
 struct ExactTile {
   using Score = double;
+  int64_t num_rows;
+  int64_t num_columns;
   const double* scores;
 
-  __device__ double at(int64_t row, int64_t column, int64_t num_columns) const {
+  __device__ double product(int64_t row, int64_t column) const {
     return scores[row * num_columns + column];
   }
+  __device__ double score(double product, int64_t, int64_t) const { return product; }
   __device__ double gap(int64_t) const { return -1.0; }
 };
 
@@ -171,96 +165,164 @@ struct ListTable {
   }
 };
 
-// Adds one tile to the lists of its rows, columns ascending; cuts all lists after the last tile.
-// Reads every score once.
-template <class Tile>
-__global__ void collect_candidates_kernel(Tile tile, int64_t num_columns, ListTable table,
-                                          int64_t first_column, const int32_t* widths, bool last,
-                                          CandidateLists<typename Tile::Score> lists) {
-  using Score = typename Tile::Score;
-  DynamicShared shared;
-  const Shared<Score> all_thresholds = shared.take<Score>(table.num_groups * warps_per_block());
-  const int64_t row = global_warp();
-  if (row >= lists.num_rows) {
-    return;
+// The lists of one row, as its warp adds to them.
+template <class Score>
+struct RowLists {
+  const CandidateLists<Score>& lists;
+  const int32_t* widths;
+  Score gap;
+  int64_t first;  // number of the first list
+  const int32_t* list_of;
+  int num_groups;
+  const Shared<Score>& thresholds;
+  int base;  // where this warp's thresholds of the groups begin
+
+  __device__ bool takes(Score score, int32_t group) const {
+    return group >= 0 && score >= thresholds[base + group];
   }
-  const int base = warp_index() * table.num_groups;  // this warp's threshold of each group
-  const int32_t* list_of = table.lists_of_row(row);
-  const int64_t row_lists = row * lists.num_lists;
-  const Score gap = tile.gap(row);
-  const auto refresh = [&] {
+
+  // Reads the thresholds of the lists.
+  __device__ void refresh() const {
     __syncwarp();
-    for (int group = lane_index(); group < table.num_groups; group += kWarpSize) {
-      const int64_t at = row_lists + list_of[group];
+    for (int group = lane_index(); group < num_groups; group += kWarpSize) {
+      const int64_t at = first + list_of[group];
       // Nothing compares with NaN.
-      all_thresholds[base + group] =
+      thresholds[base + group] =
           lists.counts[at] < 0 ? static_cast<Score>(NAN) : lists.thresholds[at];
     }
     __syncwarp();
-  };
-  refresh();
-  for (int64_t first = 0; first < num_columns; first += kWarpSize * kScanUnroll) {
-    Score scores[kScanUnroll];
+  }
+
+  // Adds a sample in each lane, of group -1 if there is none, in the order of the lanes. List by
+  // list: the lanes that add to it take its next places.
+  __device__ void add(Score score, int32_t group, int32_t index) const {
+    bool waits = takes(score, group);
+    const int32_t list = group >= 0 ? list_of[group] : -1;
+    for (unsigned waiting = __ballot_sync(kFullWarp, waits); waiting != 0;
+         waiting = __ballot_sync(kFullWarp, waits)) {
+      const int32_t chosen = __shfl_sync(kFullWarp, list, __ffs(waiting) - 1);
+      const unsigned same = __ballot_sync(kFullWarp, waits && list == chosen);
+      const int64_t at = first + chosen;
+      const int capacity = static_cast<int>(lists.capacity);
+      const int place = lists.counts[at] + lanes_before(same);
+      const int count = lesser(lists.counts[at] + __popc(same), capacity);
+      if (waits && list == chosen && place < capacity) {
+        lists.scores[at * capacity + place] = score;
+        lists.indices[at * capacity + place] = index;
+        waits = false;
+      }
+      __syncwarp();
+      if (count == capacity) {
+        cut_list_at(lists, at, count, Cut<Score>{widths[chosen], gap});
+        refresh();
+        waits = waits && takes(score, group);
+      } else if (lane_index() == 0) {
+        lists.counts[at] = count;
+      }
+      __syncwarp();
+    }
+  }
+
+  __device__ void cut_all() const {
+    for (int64_t list = 0; list < lists.num_lists; ++list) {
+      const int count = lists.counts[first + list];
+      if (count > widths[list]) {
+        cut_list_at(lists, first + list, count, Cut<Score>{widths[list], gap});
+      }
+    }
+  }
+};
+
+// Copies the products of the block's rows, which lie side by side in a transposed tile, with the
+// columns from `first` on. Called by a whole block.
+template <class Product>
+__device__ void stage_products(const ProductTile<Product>& tile, int64_t first,
+                               const Shared<Product>& staged) {
+  const int rows = warps_per_block();
+  const int64_t first_row = global_warp() - warp_index();
+  __syncthreads();  // the last ones have been read
+  for (int at = static_cast<int>(threadIdx.x); at < rows * kScanColumns;
+       at += static_cast<int>(blockDim.x)) {
+    const int64_t row = first_row + at % rows;
+    const int64_t column = first + at / rows;
+    if (row < tile.num_rows && column < tile.num_columns) {
+      staged[at % rows * kStagedStride + at / rows] = tile.product(row, column);
+    }
+  }
+  __syncthreads();
+}
+
+// Adds one tile to the lists of its rows, columns ascending; cuts all lists after the last tile.
+// Reads every product once.
+template <bool kTransposed, class Tile>
+__global__ void collect_candidates_kernel(Tile tile, ListTable table, int64_t first_column,
+                                          const int32_t* widths, bool last,
+                                          CandidateLists<typename Tile::Score> lists) {
+  using Score = typename Tile::Score;
+  using Product = decltype(tile.product(0, 0));
+  DynamicShared shared;
+  const Shared<Score> thresholds = shared.take<Score>(table.num_groups * warps_per_block());
+  const Shared<Product> staged =
+      shared.take<Product>(kTransposed ? warps_per_block() * kStagedStride : 0);
+  const bool has_row = global_warp() < lists.num_rows;
+  if (!kTransposed && !has_row) {
+    return;
+  }
+  const int64_t row = has_row ? global_warp() : lists.num_rows - 1;
+  const RowLists<Score> own{lists,
+                            widths,
+                            tile.gap(row),
+                            row * lists.num_lists,
+                            table.lists_of_row(row),
+                            table.num_groups,
+                            thresholds,
+                            warp_index() * table.num_groups};
+  own.refresh();
+  for (int64_t first = 0; first < tile.num_columns; first += kScanColumns) {
+    if constexpr (kTransposed) {
+      stage_products(tile, first, staged);
+      if (!has_row) {
+        continue;
+      }
+    }
+    Score scores[kScanUnroll] = {};
     int32_t groups[kScanUnroll];
     bool any = false;
 #pragma unroll
     for (int step = 0; step < kScanUnroll; ++step) {
-      const int64_t column = first + step * kWarpSize + lane_index();
-      const bool inside = column < num_columns;
-      scores[step] = inside ? tile.at(row, column, num_columns) : Score{};
-      groups[step] = inside ? table.column_groups[column] : -1;
-      any = any || (inside && scores[step] >= all_thresholds[base + groups[step]]);
+      const int at = step * kWarpSize + lane_index();
+      const int64_t column = first + at;
+      groups[step] = -1;
+      if (column < tile.num_columns) {
+        const Product product =
+            kTransposed ? staged[warp_index() * kStagedStride + at] : tile.product(row, column);
+        scores[step] = tile.score(product, row, column);
+        groups[step] = table.column_groups[column];
+      }
+      any = any || own.takes(scores[step], groups[step]);
     }
     if (!__any_sync(kFullWarp, any)) {
       continue;
     }
 #pragma unroll
     for (int step = 0; step < kScanUnroll; ++step) {
-      const int64_t column = first + step * kWarpSize + lane_index();
-      bool waits = groups[step] >= 0 && scores[step] >= all_thresholds[base + groups[step]];
-      const int32_t list = groups[step] >= 0 ? list_of[groups[step]] : -1;
-      // List by list: the lanes that add to it take its next places, in the order of the columns.
-      for (unsigned waiting = __ballot_sync(kFullWarp, waits); waiting != 0;
-           waiting = __ballot_sync(kFullWarp, waits)) {
-        const int32_t chosen = __shfl_sync(kFullWarp, list, __ffs(waiting) - 1);
-        const unsigned same = __ballot_sync(kFullWarp, waits && list == chosen);
-        const int64_t at = row_lists + chosen;
-        const int capacity = static_cast<int>(lists.capacity);
-        const int place = lists.counts[at] + lanes_before(same);
-        const int count = lesser(lists.counts[at] + __popc(same), capacity);
-        if (waits && list == chosen && place < capacity) {
-          lists.scores[at * capacity + place] = scores[step];
-          lists.indices[at * capacity + place] = static_cast<int32_t>(first_column + column);
-          waits = false;
-        }
-        __syncwarp();
-        if (count == capacity) {
-          cut_list_at(lists, at, count, Cut<Score>{widths[chosen], gap});
-          refresh();
-          waits = waits && scores[step] >= all_thresholds[base + groups[step]];
-        } else if (lane_index() == 0) {
-          lists.counts[at] = count;
-        }
-        __syncwarp();
-      }
+      const int64_t column = first_column + first + step * kWarpSize + lane_index();
+      own.add(scores[step], groups[step], static_cast<int32_t>(column));
     }
   }
-  for (int list = 0; last && list < lists.num_lists; ++list) {
-    if (lists.counts[row_lists + list] > widths[list]) {
-      cut_list_at(lists, row_lists + list, lists.counts[row_lists + list],
-                  Cut<Score>{widths[list], gap});
-    }
+  if (last && has_row) {
+    own.cut_all();
   }
 }
 
-// Adds the tile scores[B, num_columns] of samples first_column.. to the lists; list l is cut to
-// widths[l].
-template <class Tile>
-cudaError_t launch_collect_candidates(Tile tile, int64_t num_columns, const ListTable& table,
+// Adds the tile of samples first_column.. to the lists; list l is cut to widths[l].
+template <bool kTransposed = false, class Tile>
+cudaError_t launch_collect_candidates(const Tile& tile, const ListTable& table,
                                       int64_t first_column, const int32_t* widths, bool last,
                                       const CandidateLists<typename Tile::Score>& lists,
                                       cudaStream_t stream) {
-  const size_t warp_bytes = sizeof(typename Tile::Score) * static_cast<size_t>(table.num_groups);
+  const size_t warp_bytes = sizeof(typename Tile::Score) * static_cast<size_t>(table.num_groups) +
+                            (kTransposed ? sizeof(float) * kStagedStride : 0);
   if (warp_bytes > kSharedBytes) {
     return cudaErrorInvalidValue;
   }
@@ -268,9 +330,20 @@ cudaError_t launch_collect_candidates(Tile tile, int64_t num_columns, const List
   while (warps > 1 && warps * warp_bytes > kSharedBytes) {
     warps /= 2;
   }
-  return launch(collect_candidates_kernel<Tile>, blocks_for(lists.num_rows, warps),
-                warps * kWarpSize, warps * warp_bytes, stream, tile, num_columns, table,
-                first_column, widths, last, lists);
+  return launch(collect_candidates_kernel<kTransposed, Tile>, blocks_for(lists.num_rows, warps),
+                warps * kWarpSize, warps * warp_bytes, stream, tile, table, first_column, widths,
+                last, lists);
+}
+
+// The same for a tile that may be transposed.
+template <class Product>
+cudaError_t launch_collect_products(const ProductTile<Product>& tile, const ListTable& table,
+                                    int64_t first_column, const int32_t* widths, bool last,
+                                    const CandidateLists<float>& lists, cudaStream_t stream) {
+  return tile.transposed ? launch_collect_candidates<true>(tile, table, first_column, widths, last,
+                                                           lists, stream)
+                         : launch_collect_candidates<false>(tile, table, first_column, widths, last,
+                                                            lists, stream);
 }
 
 }  // namespace mabm

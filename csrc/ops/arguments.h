@@ -19,22 +19,24 @@ namespace mabm {
 // The greatest int32: rows, columns and entries of lists are numbered by int32.
 constexpr int64_t kMaxInt32 = std::numeric_limits<int32_t>::max();
 
-inline CandidateLists<float> read_lists(const Tensor& candidate_scores, const Tensor& candidates,
-                                        const Tensor& counts, const Tensor& thresholds) {
-  check_same_device(candidates, {&candidate_scores, &counts, &thresholds});
-  check_tensor<float>(candidate_scores, "candidate_scores", 3);
+// Lists of candidates with a score for each; `name` is what the op calls the scores.
+inline CandidateLists<float> read_lists(const Tensor& scores, const char* name,
+                                        const Tensor& candidates, const Tensor& counts,
+                                        const Tensor& thresholds) {
+  check_same_device(candidates, {&scores, &counts, &thresholds});
+  check_tensor<float>(scores, name, 3);
   check_tensor<int32_t>(candidates, "candidates", 3);
   check_tensor<int32_t>(counts, "counts", 2);
   check_tensor<float>(thresholds, "thresholds", 2);
   for (int axis = 0; axis < 3; ++axis) {
-    check_size(candidate_scores, "candidate_scores", axis, candidates.size(axis));
+    check_size(scores, name, axis, candidates.size(axis));
   }
   for (int axis = 0; axis < 2; ++axis) {
     check_size(counts, "counts", axis, candidates.size(axis));
     check_size(thresholds, "thresholds", axis, candidates.size(axis));
   }
   const CandidateLists<float> lists{candidates.size(0),         candidates.size(1),
-                                    candidates.size(2),         write<float>(candidate_scores),
+                                    candidates.size(2),         write<float>(scores),
                                     write<int32_t>(candidates), write<int32_t>(counts),
                                     write<float>(thresholds)};
   STD_TORCH_CHECK(lists.capacity >= 2 && lists.capacity <= kMaxInt32,
@@ -51,34 +53,80 @@ inline void check_widths(const std::vector<int64_t>& widths) {
   }
 }
 
-inline CandidateLists<float> check_collect_candidates(
-    const Tensor& products, const Tensor& biases, const Tensor& row_groups,
-    const Tensor& column_groups, const Tensor& list_of_group, int64_t first_column,
-    const Tensor& gaps, const std::vector<int64_t>& widths, const Tensor& candidate_scores,
-    const Tensor& candidates, const Tensor& counts, const Tensor& thresholds) {
-  const CandidateLists<float> lists = read_lists(candidate_scores, candidates, counts, thresholds);
-  check_same_device(candidates,
-                    {&products, &biases, &row_groups, &column_groups, &list_of_group, &gaps});
-  check_tensor<float>(products, "products", 2);
-  check_tensor<float>(biases, "biases", 1);
-  check_tensor<int32_t>(row_groups, "row_groups", 1);
-  check_tensor<int32_t>(column_groups, "column_groups", 1);
-  check_tensor<int32_t>(list_of_group, "list_of_group", 2);
-  check_tensor<float>(gaps, "gaps", 1);
-  check_size(products, "products", 0, lists.num_rows);
-  check_size(gaps, "gaps", 0, lists.num_rows);
-  check_size(candidates, "candidates", 1, static_cast<int64_t>(widths.size()));
-  check_widths(widths);
-  check_size(biases, "biases", 0, products.size(1));
-  check_size(row_groups, "row_groups", 0, lists.num_rows);
-  check_size(column_groups, "column_groups", 0, products.size(1));
-  check_size(list_of_group, "list_of_group", 1, list_of_group.size(0));
-  STD_TORCH_CHECK(first_column >= 0 && first_column <= kMaxInt32 - products.size(1),
-                  "first_column must be at least 0 and the last one below 2^31, got ", first_column,
-                  " and ", products.size(1), " columns");
-  check_range<int32_t>(row_groups, "row_groups", 0, list_of_group.size(0));
-  check_range<int32_t>(column_groups, "column_groups", 0, list_of_group.size(0));
-  check_range<int32_t>(list_of_group, "list_of_group", 0, lists.num_lists);
+// The tile, its columns and its lists, as the op takes them.
+struct CollectArguments {
+  const Tensor& products;
+  const Tensor& biases;
+  const Tensor& row_groups;
+  const Tensor& column_groups;
+  const Tensor& list_of_group;
+  int64_t first_column;
+  const Tensor& gaps;
+  const std::vector<int64_t>& widths;
+  bool transposed;
+  const std::optional<Tensor>& row_scales;
+  const std::optional<Tensor>& column_scales;
+
+  bool in_integers() const { return products.scalar_type() == torch::headeronly::ScalarType::Int; }
+
+  template <class Product>
+  ProductTile<Product> tile() const {
+    return {gaps.numel(),
+            biases.numel(),
+            read<Product>(products),
+            transposed,
+            row_scales.has_value() ? read<float>(*row_scales) : nullptr,
+            column_scales.has_value() ? read<float>(*column_scales) : nullptr,
+            read<float>(biases),
+            read<float>(gaps)};
+  }
+};
+
+inline void check_scales(const std::optional<Tensor>& scales, const char* name,
+                         const Tensor& products, int64_t count) {
+  STD_TORCH_CHECK(scales.has_value(), name, " must come with int32 products");
+  check_same_device(products, {&*scales});
+  check_tensor<float>(*scales, name, 1);
+  check_size(*scales, name, 0, count);
+}
+
+inline CandidateLists<float> check_collect_candidates(const CollectArguments& given,
+                                                      const Tensor& candidate_scores,
+                                                      const Tensor& candidates,
+                                                      const Tensor& counts,
+                                                      const Tensor& thresholds) {
+  const CandidateLists<float> lists =
+      read_lists(candidate_scores, "candidate_scores", candidates, counts, thresholds);
+  const int64_t num_columns = given.biases.numel();
+  check_same_device(candidates, {&given.products, &given.biases, &given.row_groups,
+                                 &given.column_groups, &given.list_of_group, &given.gaps});
+  if (given.in_integers()) {
+    check_tensor<int32_t>(given.products, "products", 2);
+    check_scales(given.row_scales, "row_scales", given.products, lists.num_rows);
+    check_scales(given.column_scales, "column_scales", given.products, num_columns);
+  } else {
+    check_tensor<float>(given.products, "products", 2);
+  }
+  check_tensor<float>(given.biases, "biases", 1);
+  check_tensor<int32_t>(given.row_groups, "row_groups", 1);
+  check_tensor<int32_t>(given.column_groups, "column_groups", 1);
+  check_tensor<int32_t>(given.list_of_group, "list_of_group", 2);
+  check_tensor<float>(given.gaps, "gaps", 1);
+  check_size(given.products, "products", given.transposed ? 1 : 0, lists.num_rows);
+  check_size(given.products, "products", given.transposed ? 0 : 1, num_columns);
+  check_size(given.gaps, "gaps", 0, lists.num_rows);
+  check_size(candidates, "candidates", 1, static_cast<int64_t>(given.widths.size()));
+  check_widths(given.widths);
+  check_size(given.row_groups, "row_groups", 0, lists.num_rows);
+  check_size(given.column_groups, "column_groups", 0, num_columns);
+  const int64_t num_groups = given.list_of_group.size(0);
+  check_size(given.list_of_group, "list_of_group", 1, num_groups);
+  STD_TORCH_CHECK(given.first_column >= 0 && given.first_column <= kMaxInt32 - num_columns,
+                  "first_column must be at least 0 and the last one below 2^31, got ",
+                  given.first_column, " and ", num_columns, " columns");
+  check_range<int32_t>(given.row_groups, "row_groups", 0, num_groups);
+  check_range<int32_t>(given.column_groups, "column_groups", 0, num_groups);
+  check_range<int32_t>(given.list_of_group, "list_of_group", 0, lists.num_lists);
   check_range<int32_t>(counts, "counts", -1, lists.capacity);
   return lists;
 }

@@ -23,8 +23,13 @@ struct ScreenTerms {
                  ? 0.0
                  : static_cast<double>(of_sample[sample]) * static_cast<double>(of_other[other]);
     };
-    return 2 * (product(residuals, residuals) + product(lost, lengths) + product(lengths, lost) +
-                static_cast<double>(margins[other]) + static_cast<double>(slacks[sample]));
+    return 2 * (product(residuals, residuals) + product(lost, lengths) + product(lengths, lost)) +
+           own_gap(sample, other);
+  }
+
+  // The part of it that no product of both samples is in.
+  double own_gap(int32_t sample, int32_t other) const {
+    return 2 * (static_cast<double>(margins[other]) + static_cast<double>(slacks[sample]));
   }
 };
 
@@ -55,12 +60,13 @@ struct ScreenArguments {
   const int32_t* list_table;
   int64_t num_groups;
   const std::vector<int64_t>& widths;
-  const int32_t* cells;  // equal for samples that are probably near each other
   const int32_t* rows;
   int64_t num_rows;
   const int32_t* columns;
   int64_t num_columns;
   const int32_t* places;  // row of the lists of each sample
+  bool raises;            // whether thresholds are raised
+  bool collects;          // whether candidates are added to the lists
   ScreenLists lists;
 
   int32_t list_of(int32_t sample, int32_t other) const {
@@ -82,7 +88,7 @@ inline const float* read_terms(const std::optional<Tensor>& terms, const char* n
 
 inline ScreenLists read_screen_lists(const Tensor& bounds, const Tensor& candidates,
                                      const Tensor& counts, const Tensor& thresholds) {
-  const CandidateLists<float> lists = read_lists(bounds, candidates, counts, thresholds);
+  const CandidateLists<float> lists = read_lists(bounds, "bounds", candidates, counts, thresholds);
   check_range<int32_t>(counts, "counts", -1, lists.capacity + 1);
   return {lists.num_rows, lists.num_lists, lists.capacity,  0, lists.scores, lists.indices,
           lists.counts,   nullptr,         lists.thresholds};
@@ -93,8 +99,8 @@ inline ScreenArguments check_screen_pairs(
     const Tensor& margins, const Tensor& residuals, const Tensor& slacks,
     const std::optional<Tensor>& scales, const std::optional<Tensor>& lost,
     const std::optional<Tensor>& lengths, const Tensor& groups, const Tensor& list_of_group,
-    const std::vector<int64_t>& widths, const Tensor& cells, const Tensor& rows,
-    const Tensor& columns, const Tensor& places, bool mirrored, const Tensor& bounds,
+    const std::vector<int64_t>& widths, const Tensor& rows, const Tensor& columns,
+    const Tensor& places, bool mirrored, bool raises, bool collects, const Tensor& bounds,
     const Tensor& candidates, const Tensor& counts, const Tensor& lower_bounds,
     const Tensor& thresholds) {
   ScreenLists lists = read_screen_lists(bounds, candidates, counts, thresholds);
@@ -104,7 +110,7 @@ inline ScreenArguments check_screen_pairs(
   lists.heap_width = lower_bounds.size(2);
   lists.lower_bounds = write<float>(lower_bounds);
   check_same_device(candidates, {&operands, &biases, &margins, &residuals, &slacks, &groups,
-                                 &list_of_group, &cells, &rows, &columns, &places});
+                                 &list_of_group, &rows, &columns, &places});
   if (scales.has_value()) {
     STD_TORCH_CHECK(lost.has_value() && lengths.has_value() && !center.has_value() && unit == 1,
                     "lost and lengths, no center and a unit of 1 must come with scales");
@@ -125,8 +131,6 @@ inline ScreenArguments check_screen_pairs(
   check_size(list_of_group, "list_of_group", 1, list_of_group.size(0));
   check_widths(widths);
   check_size(candidates, "candidates", 1, static_cast<int64_t>(widths.size()));
-  check_tensor<int32_t>(cells, "cells", 1);
-  check_size(cells, "cells", 0, num_samples);
   check_tensor<int32_t>(rows, "rows", 1);
   check_tensor<int32_t>(columns, "columns", 1);
   check_tensor<int32_t>(places, "places", 1);
@@ -161,12 +165,13 @@ inline ScreenArguments check_screen_pairs(
       read<int32_t>(list_of_group),
       list_of_group.size(0),
       widths,
-      read<int32_t>(cells),
       read<int32_t>(rows),
       rows.numel(),
       read<int32_t>(columns),
       columns.numel(),
       place,
+      raises,
+      collects,
       lists};
 }
 

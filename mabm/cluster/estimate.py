@@ -20,6 +20,7 @@ from mabm._core.work import Progress, Work, in_words
 from mabm.cluster.dbscan import DBSCAN
 from mabm.distance.encoding import encode, expand
 from mabm.distance.jaccard import prune
+from mabm.distance.list_layout import list_widths
 from mabm.distance.memory import (
     encoding_bytes,
     expansion_bytes,
@@ -31,7 +32,7 @@ from mabm.distance.memory import (
 from mabm.distance.neighbors import find_neighbors
 from mabm.distance.options import DistanceOptions
 from mabm.distance.presets import DEFAULT_K1, DEFAULT_K2, PRESETS, Preset
-from mabm.distance.ranking import list_widths, rank
+from mabm.distance.ranking import rank
 from mabm.distance.rung_choice import samples_with_choice
 from mabm.distance.screening import screen_peak
 

@@ -17,7 +17,7 @@ from mabm._core.arguments import check_instance, check_integer, check_real, show
 from mabm._core.arrays import is_integer, to_tensor
 from mabm._core.saving import Saved
 from mabm._core.work import Advance
-from mabm.distance.candidates import ListLayout
+from mabm.distance.list_layout import ListLayout
 from mabm.distance.presets import Metric
 from mabm.distance.search.protocol import NeighborSearch, check_recall_rows
 

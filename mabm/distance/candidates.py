@@ -10,15 +10,19 @@ is the mean of the rows and all rows are close together, the products are small,
 rounding error, which would otherwise blur the order of such rows.
 
 On the CPU the operands are float32; on a GPU they are float16, scaled to use its range, and their
-products are summed in float32, at the full rate of the matrix units (``products.py``).
+products are summed in float32, at the full rate of the matrix units (``products.py``). Where a GPU
+multiplies 8-bit integers faster, these come first (``integer_products.py``), and float16 for the
+rows that they leave unproven.
+
+The matrix of products is symmetric. Each of its tiles on and above the diagonal is computed once
+and scanned by rows and by columns, so that a sample's list sees the columns in ascending order.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -26,7 +30,10 @@ from torch import Tensor
 from mabm._core.arrays import row_blocks
 from mabm._core.device_memory import available_bytes
 from mabm._core.work import QUIET, Work
-from mabm.distance.products import Product, growth, product_of
+from mabm.distance.integer_products import IntegerProduct, wants_integers
+from mabm.distance.list_layout import ListLayout
+from mabm.distance.products import Product, product_of
+from mabm.distance.rounding import growth
 
 # One tile of scores, 64 MB: enough rows and columns for a matrix product to run at full speed and
 # for the centering of its operands to be cheap in comparison.
@@ -36,6 +43,12 @@ _TILE = 4096
 _GPU_TILE = 8192
 _GPU_SHARE = 16
 _GPU_STEP = 256
+# The largest part of the free memory that the lists of all rows may take together.
+_LISTS_SHARE = 4
+# Rows that decide whether a product proves enough, and the part of them that may be left unproven:
+# what is left is multiplied with all columns at twice the cost, and not in half of the tiles.
+_SAMPLE = 256
+_MOST_UNPROVEN = 0.125
 # Memory for the candidates of one row block; many groups make the block shorter.
 _CANDIDATE_BYTES = 64 << 20
 _GPU_CANDIDATE_BYTES = 512 << 20
@@ -44,21 +57,6 @@ _GPU_CANDIDATE_BYTES = 512 << 20
 _LEAST_TILE = 64
 _ROW_BYTES = 160
 _LIBRARY_BYTES = 16 << 20
-
-
-@dataclass(frozen=True)
-class ListLayout:
-    """Which list of a row each column belongs to, given the groups of both.
-
-    Attributes:
-        groups: (N,) int32, numbered from 0 without gaps.
-        list_of_group: (G, G) int32: the list in which a row of one group keeps another group.
-        widths: Length of each list.
-    """
-
-    groups: Tensor
-    list_of_group: Tensor
-    widths: list[int]
 
 
 class Candidates(NamedTuple):
@@ -71,15 +69,17 @@ class Candidates(NamedTuple):
             what it contains is unspecified.
         thresholds: (B, L) float32: samples whose approximate score is lower were dropped, because
             they cannot belong to the list; inf if the list overflowed.
+        rung: What was multiplied.
     """
 
     scores: Tensor
     indices: Tensor
     counts: Tensor
     thresholds: Tensor
+    rung: str
 
     @classmethod
-    def none_yet(cls, gaps: Tensor, num_lists: int, capacity: int) -> Candidates:
+    def none_yet(cls, gaps: Tensor, num_lists: int, capacity: int, rung: str) -> Candidates:
         """Empty lists; those of rows without a finite gap count as overflowed."""
         shape, bounded = (len(gaps), num_lists), gaps.isfinite()[:, None]
         counts = torch.where(bounded, 0, -1).to(torch.int32)
@@ -89,52 +89,165 @@ class Candidates(NamedTuple):
             counts.new_empty((*shape, capacity)),
             counts.expand(shape).contiguous(),
             thresholds.expand(shape).contiguous(),
+            rung,
         )
+
+    def of(self, rows: slice) -> Candidates:
+        """The candidates of some rows, in the same memory."""
+        scores, indices, counts, thresholds = (part[rows] for part in self[:4])
+        return Candidates(scores, indices, counts, thresholds, self.rung)
+
+
+Blocks: TypeAlias = Iterator[tuple[Tensor, Candidates]]
 
 
 def propose_candidates(
-    x: Tensor, layout: ListLayout, euclidean: bool, trusted: bool = False, work: Work = QUIET
-) -> Iterator[tuple[Tensor, Candidates]]:
+    x: Tensor,
+    layout: ListLayout,
+    euclidean: bool,
+    trusted: bool = False,
+    work: Work = QUIET,
+) -> Blocks:
     """Yields blocks of row numbers (B,) with the candidates of these rows.
+
+    Every row comes at least once, in ascending order. Rows with a list that overflowed may come
+    once more at the end, from a product that is slower and more precise; then that counts.
 
     Args:
         x: (N, D) float32, contiguous, N > 0.
         layout: The lists of each row.
         euclidean: Whether rows are compared by Euclidean distance instead of inner product.
         trusted: Whether approximate scores count as exact: lists are no longer than their widths.
-        work: Memory limit, which the tile of scores and its candidates keep.
+        work: Memory limit, which tiles and candidates keep.
 
     Raises:
         MemoryError: The limit does not allow the smallest tile.
     """
-    count = len(x)
-    block, side = tile_shape(x, layout.widths, work)
-    product = product_of(x)
-    bias, bounds = bias_and_error_bounds(x, product, euclidean)
-    gaps = _gaps(bounds, trusted)
-    capacity, lists = _capacity(layout.widths), len(layout.widths)
-    tile = torch.empty(block * min(side, count), dtype=torch.float32, device=x.device)
-    for start in range(0, count, block):
-        rows = torch.arange(start, min(start + block, count), device=x.device)
-        left = product.operand(start, start + block)
-        candidates = Candidates.none_yet(gaps[start : start + block], lists, capacity)
-        for first in range(0, count, side):
-            right = product.operand(first, first + side)
-            products = tile[: len(left) * len(right)].view(len(left), len(right))
-            product.multiply(left, right, products)
-            torch.ops.mabm.collect_candidates_(
-                products,
-                bias[first : first + side],
-                layout.groups[start : start + block],
-                layout.groups[first : first + side],
-                layout.list_of_group,
-                first,
-                gaps[start : start + block],
-                layout.widths,
-                first + side >= count,
-                *candidates,
-            )
-        yield rows, candidates
+    if not trusted and wants_integers(x):
+        integers = Proposals(x, layout, IntegerProduct(x), euclidean, trusted, work)
+        if integers.prove_enough():
+            left: list[Tensor] = []
+            for rows, candidates in integers.of_all_rows():
+                yield rows, candidates
+                left.append(rows[(candidates.counts < 0).any(dim=1)])
+            del integers, candidates  # their memory is free for what comes next
+            unproven = torch.cat(left)
+            if len(unproven):
+                product = product_of(x)
+                proposals = Proposals(x, layout, product, euclidean, trusted, work)
+                yield from proposals.of_rows(unproven)
+            return
+        del integers
+    yield from Proposals(x, layout, product_of(x), euclidean, trusted, work).of_all_rows()
+
+
+class Proposals:
+    """Candidates by one product; the arguments are those of :func:`propose_candidates`."""
+
+    def __init__(
+        self,
+        x: Tensor,
+        layout: ListLayout,
+        product: Product,
+        euclidean: bool,
+        trusted: bool = False,
+        work: Work = QUIET,
+    ) -> None:
+        self._count, self._device = len(x), x.device
+        self._layout, self._product = layout, product
+        self._bias, bounds = bias_and_error_bounds(x, product, euclidean)
+        self._gaps = _gaps(bounds, trusted)
+        self._capacity = _capacity(layout.widths)
+        self._block, self._side = tile_shape(x, layout.widths, work)
+        list_bytes = 8 * len(x) * len(layout.widths) * self._capacity
+        self._fits = list_bytes <= (available_bytes(x.device) or 0) // _LISTS_SHARE
+        if work.max_memory is not None:
+            side = min(self._side, len(x))
+            needed = list_bytes + tile_bytes(x, layout.widths, side, side)
+            self._fits = self._fits and needed <= work.max_memory
+
+    def of_all_rows(self) -> Blocks:
+        """Yields all rows. Every product is computed once, if the lists of all rows fit."""
+        if not self._fits:
+            yield from self.of_rows(torch.arange(self._count, device=self._device))
+            return
+        every = self._none_yet(self._gaps)
+        tile = self._new_tile(self._side, self._side)
+        for start in range(0, self._count, self._side):
+            rows = slice(start, min(start + self._side, self._count))
+            left = self._product.operand(rows)
+            for first in range(start, self._count, self._side):
+                columns = slice(first, min(first + self._side, self._count))
+                right = self._product.operand(columns) if first > start else left
+                products = self._multiply(left, right, tile)
+                self._collect(products, rows, columns, every.of(rows))
+                if first > start:
+                    self._collect(products, columns, rows, every.of(columns), transposed=True)
+            yield torch.arange(rows.start, rows.stop, device=self._device), every.of(rows)
+
+    def of_rows(self, rows: Tensor) -> Blocks:
+        """Yields some rows, block by block, each compared with all columns.
+
+        Args:
+            rows: (B,) int64, row numbers.
+        """
+        tile = self._new_tile(min(self._block, len(rows)), self._side)
+        for chosen in torch.split(rows, self._block):
+            left = self._product.operand(chosen)
+            candidates = self._none_yet(self._gaps[chosen])
+            for first in range(0, self._count, self._side):
+                columns = slice(first, min(first + self._side, self._count))
+                products = self._multiply(left, self._product.operand(columns), tile)
+                self._collect(products, chosen, columns, candidates)
+            yield chosen, candidates
+
+    def prove_enough(self) -> bool:
+        """Whether few lists of a sample of rows overflow; waits for the device."""
+        size = min(_SAMPLE, self._count)
+        sample = torch.arange(size, device=self._device) * self._count // size
+        overflowed = [(found.counts < 0).any(dim=1) for _, found in self.of_rows(sample)]
+        return float(torch.cat(overflowed).double().mean()) <= _MOST_UNPROVEN
+
+    def _none_yet(self, gaps: Tensor) -> Candidates:
+        num_lists, rung = len(self._layout.widths), self._product.name
+        return Candidates.none_yet(gaps, num_lists, self._capacity, rung)
+
+    def _new_tile(self, num_rows: int, num_columns: int) -> Tensor:
+        """Memory for a tile of products, no larger than all of them."""
+        size = min(num_rows, self._count) * min(num_columns, self._count)
+        return torch.empty(size, dtype=self._product.dtype, device=self._device)
+
+    def _multiply(self, left: Tensor, right: Tensor, tile: Tensor) -> Tensor:
+        products = tile[: len(left) * len(right)].view(len(left), len(right))
+        self._product.multiply(left, right, products)
+        return products
+
+    def _collect(
+        self,
+        products: Tensor,
+        rows: slice | Tensor,
+        columns: slice,
+        candidates: Candidates,
+        *,
+        transposed: bool = False,
+    ) -> None:
+        """Adds a tile to the lists of its rows; cuts them if no columns are to come."""
+        layout, scales = self._layout, self._product.scales
+        torch.ops.mabm.collect_candidates_(
+            products,
+            self._bias[columns],
+            layout.groups[rows],
+            layout.groups[columns],
+            layout.list_of_group,
+            columns.start,
+            self._gaps[rows],
+            layout.widths,
+            columns.stop == self._count,
+            transposed,
+            None if scales is None else scales[rows],
+            None if scales is None else scales[columns],
+            *candidates[:4],
+        )
 
 
 def tile_shape(x: Tensor, widths: list[int], work: Work = QUIET) -> tuple[int, int]:
@@ -153,9 +266,8 @@ def tile_shape(x: Tensor, widths: list[int], work: Work = QUIET) -> tuple[int, i
     allowed = work.max_memory
     while (needed := tile_bytes(x, widths, rows, side)) > allowed and max(rows, side) > _LEAST_TILE:
         rows, side = (rows, side // 2) if side > rows else (rows // 2, side)
-    work.less(
-        needed, f"ranking {len(x)} samples of {x.shape[1]} dimensions", "raise it, or lower k1"
-    )
+    what = f"ranking {len(x)} samples of {x.shape[1]} dimensions"
+    work.less(needed, what, "raise max_memory or lower k1")
     return rows, side
 
 

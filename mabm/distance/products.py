@@ -1,26 +1,15 @@
-"""The matrix products that propose candidates, each with a bound on its rounding error.
-
-For a product of n terms summed in any order, ``|fl(a . b) - a . b| <= g(u) |a| |b|`` with
-``g(u) = n u / (1 - n u)`` and u the unit roundoff (Higham, Accuracy and Stability of Numerical
-Algorithms, section 3.1). With n slightly larger than D, this also covers the rounding of the
-centering.
-"""
+"""The matrix products that propose candidates, each with a bound on its error (``rounding.py``)."""
 
 from __future__ import annotations
 
-import math
-import os
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from mabm._core.arrays import row_blocks
+from mabm.distance.rounding import MATRIX_UNIT_ROUNDOFF, float32_rounding, growth
 
-# Matrix units truncate where float32 arithmetic rounds: a step aligns K products and the running
-# sum to the largest of them and truncates their sum, K + 2 losses of at most 2^-23 of the
-# magnitude. So D products lose (1 + 2 / K) D 2^-23 of it; K is 4 or more.
-MATRIX_UNIT_ROUNDOFF = 2.0**-22
 # Scaled entries stay below this, a quarter of the largest float16.
 _HALF_RANGE_EXPONENT = 14
 # Multiplications per call, a fraction of a second of work: Python checks for signals between calls.
@@ -28,27 +17,28 @@ _HALF_RANGE_EXPONENT = 14
 _PRODUCTS_AT_ONCE = 2**33
 
 
-def growth(terms: int, roundoff: float) -> float:
-    """Bound on the relative error of a sum of ``terms`` rounded additions (Higham's gamma)."""
-    return terms * roundoff / (1 - terms * roundoff) if terms * roundoff < 1 else math.inf
-
-
 class Product(Protocol):
     """A product of centered rows.
 
     Attributes:
+        name: What is multiplied, for the log.
         mean: (D,) float32, subtracted from every row.
         unit: Scalar float64: products are in units of its inverse.
+        dtype: Of the products, float32 or int32.
+        scales: (N,) float32, the scale of each row if products are int32.
     """
 
+    name: str
     mean: Tensor
     unit: Tensor
+    dtype: torch.dtype
+    scales: Tensor | None
 
-    def operand(self, start: int, stop: int) -> Tensor:
-        """The centered rows ``start`` to ``stop``."""
+    def operand(self, rows: slice | Tensor) -> Tensor:
+        """Some of the centered rows, (B, D)."""
 
     def multiply(self, left: Tensor, right: Tensor, out: Tensor) -> None:
-        """Writes the (B, T) float32 products of two operands to ``out``."""
+        """Writes the (B, T) products of two operands to ``out``."""
 
     def error_bounds(self, centered_length: Tensor) -> Tensor:
         """(N,) float64: bound on the error of a product of each row; multiply it by ``unit``."""
@@ -64,14 +54,18 @@ def product_of(x: Tensor) -> Product:
 class FloatProduct:
     """Operands in float32, centered on demand, so that no copy of all rows is kept."""
 
+    name = "float32"
+    dtype = torch.float32
+    scales: Tensor | None = None
+
     def __init__(self, x: Tensor) -> None:
         self.mean = x.mean(dim=0)
         self.unit = torch.ones((), dtype=torch.float64, device=x.device)
         self._x = x
 
-    def operand(self, start: int, stop: int) -> Tensor:
-        """The centered rows ``start`` to ``stop``."""
-        return self._x[start:stop] - self.mean
+    def operand(self, rows: slice | Tensor) -> Tensor:
+        """Some of the centered rows, (B, D)."""
+        return self._x[rows] - self.mean
 
     def multiply(self, left: Tensor, right: Tensor, out: Tensor) -> None:
         """Writes the (B, T) float32 products of two operands to ``out``, some rows at a time."""
@@ -94,6 +88,10 @@ class HalfProduct:
     each row is measured, not estimated.
     """
 
+    name = "float16"
+    dtype = torch.float32
+    scales: Tensor | None = None
+
     def __init__(self, x: Tensor) -> None:
         self.mean = x.mean(dim=0)
         above, below = x.amax(dim=0) - self.mean, self.mean - x.amin(dim=0)
@@ -111,9 +109,9 @@ class HalfProduct:
             lost.append(torch.linalg.vector_norm(scaled, dim=1, dtype=torch.float64))
         self._lost = torch.cat(lost) / self._scale
 
-    def operand(self, start: int, stop: int) -> Tensor:
-        """The centered rows ``start`` to ``stop``."""
-        return self._halves[start:stop]
+    def operand(self, rows: slice | Tensor) -> Tensor:
+        """Some of the centered rows, (B, D)."""
+        return self._halves[rows]
 
     def multiply(self, left: Tensor, right: Tensor, out: Tensor) -> None:
         """Writes the (B, T) float32 products to ``out``; on a CPU, operands are widened first."""
@@ -136,27 +134,3 @@ class HalfProduct:
             + (self._lost * greatest + kept * greatest_lost) * (1 + 2.0**-20)
             + growth(8, 2.0**-24) * centered_length * greatest
         )
-
-
-def float32_rounding(device: torch.device) -> float:
-    """Bound on the error of a float32 product from rounding its operands, relative to |a| |b|.
-
-    Zero by default. PyTorch's settings and the environment can select bfloat16 or TF32: at most
-    2^-8 for each of two operands, doubled to be safe. Other modes have their own range, and no
-    bound.
-    """
-    backends: Any = torch.backends  # PyTorch does not annotate all of it
-    if device.type == "cuda":
-        modes = {backends.cuda.matmul.fp32_precision, backends.fp32_precision}
-        if os.environ.get("NVIDIA_TF32_OVERRIDE") == "1":
-            modes.add("tf32")
-        if os.environ.get("CUBLAS_EMULATE_SINGLE_PRECISION") == "1":
-            modes.add("emulated")
-    else:
-        names = ("DNNL_DEFAULT_FPMATH_MODE", "ONEDNN_DEFAULT_FPMATH_MODE")
-        modes = {backends.mkldnn.matmul.fp32_precision}
-        modes |= {os.environ.get(name, "none") for name in names}
-    modes = {mode.lower() for mode in modes} - {"none", "ieee", "strict"}
-    if not modes:
-        return 0.0
-    return 2.0**-6 if modes <= {"bf16", "tf32"} else math.inf

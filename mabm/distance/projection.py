@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mabm._core.arrays import row_blocks
-from mabm.distance.products import float32_rounding, growth
+from mabm.distance.rounding import float32_rounding, growth
 
 # Columns that are multiplied at a time: errors grow with the terms of a sum.
 _TERMS_AT_ONCE = 256
@@ -62,7 +62,7 @@ def projection_on(directions: Tensor) -> Projection:
     """Measures how far directions (D, d) are from orthonormal, and bounds the rounding of a row.
 
     A projected row is off by at most ``g |P|' |d|`` per entry, ``g`` the growth of its sums
-    (``products.py``), so by ``g`` times the spectral norm of ``|P|`` times ``|d|``. That norm is at
+    (``rounding.py``), so by ``g`` times the spectral norm of ``|P|`` times ``|d|``. That norm is at
     most the geometric mean of the greatest sums of its rows and columns.
     """
     wide = directions.to(torch.float64)

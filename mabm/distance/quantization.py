@@ -28,9 +28,11 @@ import torch
 from torch import Tensor
 
 from mabm._core.arrays import row_blocks
-from mabm.distance.products import MATRIX_UNIT_ROUNDOFF, float32_rounding, growth
+from mabm.distance.rounding import MATRIX_UNIT_ROUNDOFF, float32_rounding, growth
 
 _LARGEST = 127
+# Dimensions up to which sums of products fit in int32, padding included: 127^2 2^17 < 2^31.
+MOST_DIMENSIONS = 1 << 17
 # Columns are padded with zeros to a multiple of this, or of the next constant where that is little:
 # rows start at addresses that matrix units and vector loads take, and rotations have two factors.
 _STEP = 16

@@ -26,7 +26,8 @@ from mabm._core.columns import Column, check_modality, check_samples
 from mabm._core.device_memory import running_ops
 from mabm._core.work import QUIET, Advance, Report, Work
 from mabm.distance.approximate import RankingRecall, check_recall, rank_by_search
-from mabm.distance.candidates import ListLayout, propose_candidates
+from mabm.distance.candidates import propose_candidates
+from mabm.distance.list_layout import ListLayout
 from mabm.distance.options import NamedPrecision, Precision, check_precision
 from mabm.distance.presets import DEFAULT_K1, MAX_K, Preset, check_k1, resolve_preset
 from mabm.distance.screening import Proposal, screen, screen_bytes
@@ -246,7 +247,7 @@ def rank(
             "lower k1, free memory that other tensors hold, or move the features to the CPU",
         ),
     ):
-        layout = _list_layout(x, groups, preset, k1)
+        layout = ListLayout.of(x, groups, preset, k1)
         may_advise = preset.metric == "inner_product" and is_wanted(logger, "lengths")
         lengths = _extreme_lengths(x) if may_advise and len(x) >= _FEW_ROWS else None
         euclidean, recall = preset.metric == "euclidean", None
@@ -347,8 +348,8 @@ def propose_by_tiles(
     x: Tensor, layout: ListLayout, euclidean: bool, fast: bool, work: Work, advance: Advance
 ) -> Iterator[Proposal]:
     """:func:`propose` on a GPU; on the CPU for tests."""
-    for rows, candidates in propose_candidates(x, layout, euclidean, fast, work):
-        yield Proposal("float16", rows, candidates.indices, candidates.counts)
+    for rows, found in propose_candidates(x, layout, euclidean, fast, work):
+        yield Proposal(found.rung, rows, found.indices, found.counts)
         advance(len(rows))
 
 
@@ -360,31 +361,6 @@ def _log_rungs(rungs: list[tuple[str, Tensor]], num_rest: int, count: int) -> No
             proven[rung] = proven.get(rung, 0) + int(number)
         shares = ", ".join(f"{number} by {rung}" for rung, number in proven.items())
         logger.debug("ranking %d samples: %s, %d by exact scores", count, shares, num_rest)
-    if num_rest > _MANY_ROWS:
-        logger.warning("ranking %d of %d samples by exact scores only", num_rest, count)
-
-
-def _list_layout(x: Tensor, groups: Tensor | None, preset: Preset, k1: int) -> ListLayout:
-    if groups is None or preset.lists == "single":
-        groups = x.new_zeros(len(x), dtype=torch.int64)
-    _, numbered, counts = torch.unique(groups, return_inverse=True, return_counts=True)
-    sizes = counts.tolist() or [0]
-    numbers = torch.arange(len(sizes), dtype=torch.int32, device=x.device)
-    if preset.lists == "intra_inter":
-        list_of_group = (numbers[:, None] != numbers).to(torch.int32)
-    else:
-        list_of_group = numbers.expand(len(sizes), -1).contiguous()
-    return ListLayout(numbered.to(torch.int32), list_of_group, list_widths(preset, k1, sizes))
-
-
-def list_widths(preset: Preset, k1: int, sizes: list[int]) -> list[int]:
-    """Length of each list of a sample, for groups of these sizes."""
-    count = sum(sizes)
-    if preset.lists == "intra_inter":
-        return [
-            min(preset.k1_intra + 1, max(sizes)),
-            min(preset.k1_inter + 1, count - min(sizes)),
-        ]
-    if preset.lists == "single":
-        return [min(k1, count)]
-    return [min(k1 // len(sizes), size) for size in sizes]
+    if num_rest:
+        level = logging.WARNING if num_rest > _MANY_ROWS else logging.INFO
+        logger.log(level, "ranking %d of %d samples by exact scores only", num_rest, count)

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mabm.distance.candidates import ListLayout
 from mabm.distance.instructions import fast_int8_kernel
+from mabm.distance.list_layout import ListLayout
 from mabm.distance.projection import leading_directions, projection_on
-from mabm.distance.quantization import rotation_helps
+from mabm.distance.quantization import MOST_DIMENSIONS, rotation_helps
 from mabm.distance.rungs import (
     Measures,
     Rung,
@@ -36,20 +36,21 @@ _WIDTHS = (32, 64, 96, 128, 192, 256)
 # comparison with two thresholds; scoring (by D times the first, plus the second).
 _COMPARISON = 24
 _CANDIDATE = (16, 8000)
+# A list that is fuller after a cut overflows (csrc/ops/cpu/screen_lists.h).
+_FULLEST = 7 / 8
 # Multiplications of int8 for one of float32: every instruction set for them takes four at a time
 # where it takes one float32.
 _INT8_SPEED = 4
 # Passes over the features to quantize them, in multiplications for each number; a rotation adds two
 # matrix products.
 _QUANTIZATION = 16
-_MOST_QUANTIZED = 1 << 17  # csrc/common/screening.h
 # Multiplications of all pairs below which a choice takes longer than it saves.
 _LITTLE_WORK = 1 << 34
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The rungs to climb, from the fastest on, and the capacity of the lists of the first.
+    """The rungs of a ranking in their order, and the capacity of the lists of the first.
 
     Attributes:
         rungs: Functions that make each rung.
@@ -71,6 +72,7 @@ class _Option:
     pair: int  # multiplications for a pair
     row: int  # multiplications for a row in advance
     make: Callable[[], Rung]
+    passes: int = 2  # over all pairs (Rung.is_coarse)
 
 
 def choose_rungs(x: Tensor, layout: ListLayout, measures: Measures) -> Plan:
@@ -82,7 +84,8 @@ def choose_rungs(x: Tensor, layout: ListLayout, measures: Measures) -> Plan:
         measures: Those of the rows.
     """
     count, dim = x.shape
-    whole = _Option(product_error(dim), dim, 0, functools.partial(float_rung, x, measures))
+    make_whole = functools.partial(float_rung, x, measures)
+    whole = _Option(product_error(dim), dim, 0, make_whole, passes=1)
     if not has_choice(count, dim):
         cells = torch.zeros_like(layout.groups)
         return Plan([whole.make], capacity_for(layout.widths, None), cells)
@@ -100,11 +103,11 @@ def choose_rungs(x: Tensor, layout: ListLayout, measures: Measures) -> Plan:
         for option, candidates in zip(options, needed, strict=True)
     ]
     best = min(range(len(options)), key=costs.__getitem__)
-    ladder = [options[best]]
+    chosen = [options[best]]
     if options[best] is not whole:
-        ladder += [each for each in quantized if each.error < options[best].error]
-        ladder.append(whole)
-    rungs = [each.make for each in ladder]
+        chosen += [each for each in quantized if each.error < options[best].error]
+        chosen.append(whole)
+    rungs = [each.make for each in chosen]
     return Plan(rungs, capacity_for(layout.widths, needed[best]), cells.to(torch.int32))
 
 
@@ -168,7 +171,7 @@ def _narrow_rung(x: Tensor, measures: Measures, directions: Tensor) -> Rung:
 
 def _quantized(x: Tensor, rows: Tensor, measures: Measures) -> list[_Option]:
     """One option if the processor multiplies int8 faster than float32, else none."""
-    if fast_int8_kernel() is None or x.shape[1] > _MOST_QUANTIZED:
+    if fast_int8_kernel() is None or x.shape[1] > MOST_DIMENSIONS:
         return []
     dim = x.shape[1]
     sample = x[rows]
@@ -204,9 +207,9 @@ def _needed_candidates(
 def _cost(option: _Option, needed: Tensor, layout: ListLayout, dim: int, count: int) -> float:
     """Predicted multiplications for each row."""
     capacity = capacity_for(layout.widths, needed)
-    lost = (needed.amax(dim=1) > capacity * 7 // 8).float().mean()
-    candidates = needed.clamp(max=capacity).sum(dim=1).mean() * (1 - lost)
-    pairs = count / 2 * (option.pair + _COMPARISON)
-    again = lost * count * (dim + _COMPARISON)
+    overflowed = (needed.amax(dim=1) > capacity * _FULLEST).float().mean()
+    candidates = needed.clamp(max=capacity).sum(dim=1).mean() * (1 - overflowed)
+    pairs = option.passes * count / 2 * (option.pair + _COMPARISON)
+    again = overflowed * count * (dim + _COMPARISON)
     scoring = candidates * (_CANDIDATE[0] * dim + _CANDIDATE[1])
     return float(option.row + pairs + scoring + again)

@@ -1,39 +1,51 @@
 """The rungs of a ranking on the CPU: cheap scores of all pairs, with a bound on each error.
 
-A rung gives each sample an operand and a few numbers. Its score of a pair, the product of two
-operands, is off by at most
+A rung is one way to score all pairs. A ranking begins with a fast one; the rows for which its
+bounds leave too many candidates go to the next rung, which is slower and has smaller errors.
+
+A rung gives each sample i an operand, a bias and a few numbers. It scores a pair by the product of
+both operands, plus ``bias_j``. The score is off by at most
 
     residual_i residual_j + lost_i length_j + length_i lost_j + margin_j + slack_i
 
-from ``d_i . d_j + bias_j``, which orders the columns of a row as exact scores do. With
+from ``d_i . d_j + bias_j``, which orders the columns of a row as exact scores do:
+
+- residual: length of what the operand leaves out, with the rounding of the product;
+- lost, length: of what rounding to int8 took away, and of the row (0 for float32 operands);
+- margin, slack: errors that depend on the column alone, and on the row alone.
+
+Twice this bound is the *gap* of the pair: its exact score lies between ``u - gap`` and ``u``, where
+``u``, the upper bound, is the score plus the error bound. With
 ``x_j = m + d_j``, ``m`` the mean of the rows,
 
     x_i . x_j             = d_i . d_j + m . d_j     + a term that depends only on row i
     - |x_i - x_j|^2 / 2   = d_i . d_j - |d_j|^2 / 2 + a term that depends only on row i
 
 Everything is in units of a power of two in which the longest centered row is about 1. For the
-rounding of products see ``products.py``; sums of terms of two samples each become one product by
+rounding of products see ``rounding.py``; sums of terms of two samples each become one product by
 Cauchy-Schwarz: ``a_i a_j + b_i b_j <= sqrt(a_i^2 + b_i^2) sqrt(a_j^2 + b_j^2)``.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from mabm._core.arrays import row_blocks
-from mabm.distance.products import growth
 from mabm.distance.projection import Projection
 from mabm.distance.quantization import quantize_rows
+from mabm.distance.rounding import growth
 
 # Rounding of a score beside its product: the centering of both operands, the addition of the error
 # bound and of the bias, each one roundoff of the magnitude, and one to spare.
 _ROUNDINGS = 8 * 2.0**-24
 # A row this many times as long as the median would draw the mean away from all others.
 _FAR_LONGER = 8.0
+# Centered rows that are longer could overflow float32; those that are not centered are finite.
+_LONGEST = 2.0**127
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +86,10 @@ def measure(x: Tensor, euclidean: bool) -> Measures:
     center = _center(x)
     squares, centered_squares, products = torch.ops.mabm.measure_rows(x, center).T
     greatest = math.sqrt(float(centered_squares.max()))
+    if not greatest < _LONGEST:
+        center = torch.zeros_like(center)
+        squares, centered_squares, products = torch.ops.mabm.measure_rows(x, center).T
+        greatest = math.sqrt(float(centered_squares.max()))
     exponent = -math.frexp(greatest)[1] if 0 < greatest < math.inf else 0
     unit = 2.0 ** max(-100, min(100, exponent))
     area = unit * unit
@@ -126,6 +142,8 @@ class Rung:
         scales: (N,) float32 that products of int8 are multiplied by.
         lost: (N,) float32, length of what was lost by rounding to int8.
         lengths: (N,) float32, what it is multiplied by.
+        is_coarse: Whether bounds are so wide that lists may overflow before thresholds have risen:
+            all pairs are then scored twice, to raise thresholds and to collect candidates.
     """
 
     name: str
@@ -139,23 +157,33 @@ class Rung:
     scales: Tensor | None = None
     lost: Tensor | None = None
     lengths: Tensor | None = None
+    is_coarse: bool = True
 
-    def trusted(self, share: float) -> Rung:
-        """The same with bounds that are smaller by this factor, which proves nothing."""
-        margins = self.margins * share
-        lost = None if self.lost is None else self.lost * share
-        return Rung(
-            self.name,
+    def parts(self) -> tuple[Tensor | float | None, ...]:
+        """The operands and their numbers, in the order of ``mabm::screen_pairs_``."""
+        return (
             self.operands,
             self.center,
             self.unit,
-            self.biases - self.margins + margins,
-            margins,
-            self.residuals * math.sqrt(share),
-            self.slacks * share,
+            self.biases,
+            self.margins,
+            self.residuals,
+            self.slacks,
             self.scales,
-            lost,
+            self.lost,
             self.lengths,
+        )
+
+    def narrowed(self, share: float) -> Rung:
+        """The same with this share of each error bound, which proves nothing."""
+        margins = self.margins * share
+        return replace(
+            self,
+            biases=self.biases - self.margins + margins,
+            margins=margins,
+            residuals=self.residuals * math.sqrt(share),  # of both samples of a pair
+            slacks=self.slacks * share,
+            lost=None if self.lost is None else self.lost * share,
         )
 
 
@@ -163,7 +191,7 @@ def float_rung(x: Tensor, measures: Measures) -> Rung:
     """The centered rows in float32, centered as they are read."""
     relative = product_error(measures.dim)
     terms = _terms(measures, relative, torch.zeros_like(measures.centered))
-    return Rung("float32", x, measures.center, measures.unit, *terms)
+    return Rung("float32", x, measures.center, measures.unit, *terms, is_coarse=False)
 
 
 def projected_rung(x: Tensor, measures: Measures, projection: Projection) -> Rung:

@@ -1,8 +1,9 @@
-"""Candidates of every row on the CPU, proven complete: rung by rung, until all rows are proven.
+"""Candidates of every row on the CPU, proven complete.
 
-``torch.ops.mabm.screen_pairs_`` scores all pairs of two blocks of samples and keeps, in lists of
-each row, what may be in the ranking; ``csrc/ops/cpu/screening.cpp`` has the proof. A row whose
-list overflows goes to the next rung.
+A *rung* scores all pairs cheaply, with a bound on each error (``rungs.py``). The op
+``screen_pairs_`` does so for two blocks of samples and keeps, in lists of each row, what may be in
+the ranking; ``csrc/ops/cpu/screening.cpp`` has the proof. A row with more candidates than a list
+has places overflows: nothing is known of it, and the next rung screens it again.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from torch import Tensor
 
 from mabm._core.precision import without_autocast
 from mabm._core.work import Advance
-from mabm.distance.candidates import ListLayout
 from mabm.distance.instructions import fast_int8_kernel
+from mabm.distance.list_layout import ListLayout
 from mabm.distance.rung_choice import capacity_for, choose_rungs, greatest_capacity
 from mabm.distance.rungs import Rung, measure
 
@@ -27,6 +28,9 @@ _BLOCK_BYTES = 32 << 20
 _PRODUCTS_AT_ONCE = 2**34
 _TILE = 192  # csrc/common/screening.h
 _MOST_DIRECTIONS = 256  # of rung_choice.py
+# Whether thresholds are raised and candidates are collected in each pass over all pairs.
+_FINE_PASSES = ((True, True),)
+_COARSE_PASSES = ((True, False), (False, True))
 # Bytes of the lists of rows that an earlier rung left.
 _REST_BYTES = 64 << 20
 # Rows that are faster ranked by exact scores than screened again.
@@ -63,7 +67,7 @@ class Proposal(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class _Lists:
+class ScreenLists:
     """Lists of B rows in the making, as the ops take them."""
 
     rows: Tensor  # (B,) int32
@@ -74,7 +78,8 @@ class _Lists:
     thresholds: Tensor
 
     @classmethod
-    def empty(cls, rows: Tensor, widths: list[int], capacity: int) -> _Lists:
+    def empty(cls, rows: Tensor, widths: list[int], capacity: int) -> ScreenLists:
+        """Lists of these lengths with no candidates yet."""
         shape = (len(rows), len(widths))
         return cls(
             rows,
@@ -86,6 +91,7 @@ class _Lists:
         )
 
     def parts(self) -> tuple[Tensor, ...]:
+        """What the ops write to, in their order."""
         return self.bounds, self.candidates, self.counts, self.lower_bounds, self.thresholds
 
 
@@ -117,11 +123,11 @@ def screen(
     capacity, left = plan.capacity, order
     for number, make in enumerate(plan.rungs):
         with without_autocast(x.device):
-            rung = make().trusted(_FAST_SHARE) if fast else make()
+            rung = make().narrowed(_FAST_SHARE) if fast else make()
         unproven = []
         for rows in _row_blocks(left, layout, capacity, max_memory, is_first=number == 0):
-            lists = _Lists.empty(rows, layout.widths, capacity)
-            _fill(lists, rung, layout, order, plan.cells, max_memory, advance)
+            lists = ScreenLists.empty(rows, layout.widths, capacity)
+            fill_lists(lists, rung, layout, order, max_memory, advance)
             numbers = rows.to(torch.int64)
             yield Proposal(
                 rung.name,
@@ -197,12 +203,11 @@ def _row_blocks(
     return torch.split(rows, max(_TILE, limit // (2 * row_bytes)))
 
 
-def _fill(
-    lists: _Lists,
+def fill_lists(
+    lists: ScreenLists,
     rung: Rung,
     layout: ListLayout,
     order: Tensor,
-    cells: Tensor,
     max_memory: int | None,
     advance: Advance,
 ) -> None:
@@ -219,28 +224,22 @@ def _fill(
     )
     blocks = torch.split(lists.rows, side)
     columns = blocks if mirrored else torch.split(order, side)
-    for number, rows in enumerate(blocks):
-        for others in columns[number if mirrored else 0 :]:
-            torch.ops.mabm.screen_pairs_(
-                rung.operands,
-                rung.center,
-                rung.unit,
-                rung.biases,
-                rung.margins,
-                rung.residuals,
-                rung.slacks,
-                rung.scales,
-                rung.lost,
-                rung.lengths,
-                layout.groups,
-                layout.list_of_group,
-                layout.widths,
-                cells,
-                rows,
-                others,
-                places,
-                mirrored,
-                *lists.parts(),
-            )
-        advance(len(rows))
+    for raises, collects in _COARSE_PASSES if rung.is_coarse else _FINE_PASSES:
+        for number, rows in enumerate(blocks):
+            for others in columns[number if mirrored else 0 :]:
+                torch.ops.mabm.screen_pairs_(
+                    *rung.parts(),
+                    layout.groups,
+                    layout.list_of_group,
+                    layout.widths,
+                    rows,
+                    others,
+                    places,
+                    mirrored,
+                    raises,
+                    collects,
+                    *lists.parts(),
+                )
+            if collects:
+                advance(len(rows))
     torch.ops.mabm.cut_candidates_(lists.bounds, lists.candidates, lists.counts, lists.thresholds)

@@ -128,13 +128,22 @@ def test_ops_check_what_they_are_given(
 # Numbers that address memory, out of range: the op, the position of the argument, the replacement
 # (a tensor, or a number to put into the tensor of the sample) and the error.
 OUT_OF_RANGE = [
+    ("screen_pairs_", 10, 2, r"groups must be in \[0, 2\), got 2"),
+    ("screen_pairs_", 11, -1, r"list_of_group must be in \[0, 2\), got -1"),
+    ("screen_pairs_", 12, [3, 4], "lower_bounds must have room for 4 a list, got 3"),
+    ("screen_pairs_", 13, 24, r"rows must be in \[0, 24\), got 24"),
+    ("screen_pairs_", 14, -1, r"columns must be in \[0, 24\), got -1"),
+    ("screen_pairs_", 15, -1, r"places must be in \[0, 24\) for every sample with lists, got -1"),
+    ("screen_pairs_", 19, torch.zeros(24, 2, 11), "bounds must have size 12 on axis 2, got 11"),
+    ("screen_pairs_", 21, 13, r"counts must be in \[-1, 13\), got 13"),
+    ("cut_candidates_", 2, -2, r"counts must be in \[-1, 13\), got -2"),
     ("collect_candidates_", 2, 2, r"row_groups must be in \[0, 2\), got 2"),
     ("collect_candidates_", 2, -(2**31), r"row_groups must be in \[0, 2\), got -2147483648"),
     ("collect_candidates_", 3, 2**31 - 1, r"column_groups must be in \[0, 2\), got 2147483647"),
     ("collect_candidates_", 4, 2, r"list_of_group must be in \[0, 2\), got 2"),
     ("collect_candidates_", 4, -1, r"list_of_group must be in \[0, 2\), got -1"),
-    ("collect_candidates_", 11, 8, r"counts must be in \[-1, 8\), got 8"),
-    ("collect_candidates_", 11, -2, r"counts must be in \[-1, 8\), got -2"),
+    ("collect_candidates_", 14, 8, r"counts must be in \[-1, 8\), got 8"),
+    ("collect_candidates_", 14, -2, r"counts must be in \[-1, 8\), got -2"),
     ("rank_candidates", 1, 24, r"rows must be in \[0, 24\), got 24"),
     ("rank_candidates", 1, -(2**63), r"rows must be in \[0, 24\), got -9223372036854775808"),
     ("rank_candidates", 2, 24, r"candidates must be in \[0, 24\), got 24"),
@@ -174,10 +183,10 @@ OUT_OF_RANGE = [
 
 @pytest.mark.parametrize(("name", "position", "wrong", "message"), OUT_OF_RANGE)
 def test_on_the_cpu_ops_look_at_numbers_that_address_memory(
-    name: str, position: int, wrong: float | torch.Tensor, message: str
+    name: str, position: int, wrong: float | list[int] | torch.Tensor, message: str
 ) -> None:  # on a GPU they would have to wait
     args = list(make_samples(CPU)[name])
-    if not isinstance(wrong, torch.Tensor):
+    if isinstance(wrong, int | float):
         changed = args[position].clone()
         first = 1 if name == "jaccard_graph" and position == 0 else 0
         first = 1 if changed.dim() == 1 and len(changed) == 25 else first  # a start of rows

@@ -12,15 +12,18 @@ from devices import CPU, Device
 
 import mabm
 from mabm.distance import candidates, ranking
-from mabm.distance.candidates import ListLayout, bias_and_error_bounds, propose_candidates
+from mabm.distance.candidates import bias_and_error_bounds, propose_candidates
+from mabm.distance.integer_products import IntegerProduct
+from mabm.distance.list_layout import ListLayout
 from mabm.distance.products import FloatProduct, HalfProduct, Product
 
 
-@pytest.fixture(params=[FloatProduct, HalfProduct])
+@pytest.fixture(params=[FloatProduct, HalfProduct, IntegerProduct])
 def product(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[torch.Tensor], Product]:
     """What multiplies, on whatever device; on the CPU float16 is multiplied in float32."""
+    monkeypatch.setattr(candidates, "wants_integers", lambda x: False)
     monkeypatch.setattr(candidates, "product_of", request.param)
     monkeypatch.setattr(ranking, "propose", ranking.propose_by_tiles)
     return request.param
@@ -118,6 +121,7 @@ def test_no_score_is_further_off_than_its_bound(
 
 
 def test_float16_comes_near_its_bound(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(candidates, "wants_integers", lambda x: False)
     monkeypatch.setattr(candidates, "product_of", HalfProduct)
     spreads, bounds = spreads_and_bounds(device, "rounded alike, D=7", False, HalfProduct)
     assert (spreads > 1.9 * bounds).all()
@@ -172,13 +176,13 @@ def test_ranks_are_those_of_exact_scores(device: Device, name: str, preset: str)
 def kept(device: Device, scores: list[float], gap: float, last: bool = True) -> list[int] | None:
     """Which of made-up scores a list of 16 places keeps for its two best; None if it overflowed."""
     count = len(scores)
-    lists = candidates.Candidates.none_yet(device.put(torch.tensor([gap])), 1, 16)
+    lists = candidates.Candidates.none_yet(device.put(torch.tensor([gap])), 1, 16, "made up")
     torch.ops.mabm.collect_candidates_(
         device.put(torch.tensor([scores])),
         *map(device.put, (torch.zeros(count), torch.zeros(1, dtype=torch.int32))),
         *map(device.put, (torch.zeros(count, dtype=torch.int32), lists.counts.new_zeros(1, 1))),
-        *(0, device.put(torch.tensor([gap])), [2], last),
-        *lists,
+        *(0, device.put(torch.tensor([gap])), [2], last, False, None, None),
+        *lists[:4],
     )
     length = int(lists.counts)
     assert length >= 0 or float(lists.thresholds) == math.inf

@@ -8,7 +8,8 @@ import torch
 from cases import KINDS, make_features
 from devices import CPU, Device, switched
 
-from mabm.distance.products import FloatProduct, HalfProduct, float32_rounding, growth, product_of
+from mabm.distance.products import FloatProduct, HalfProduct, product_of
+from mabm.distance.rounding import float32_rounding, growth
 
 
 def test_the_cpu_multiplies_float32() -> None:
@@ -33,7 +34,7 @@ def test_float16_operands_and_what_they_lost_are_the_centered_rows(
     product = HalfProduct(x)
     unit = float(product.unit)
     assert math.frexp(unit)[0] == 0.5  # a power of two: scaling rounds nothing
-    halves = device.get(product.operand(0, len(x))).astype(np.float64)
+    halves = device.get(product.operand(slice(None))).astype(np.float64)
     assert np.isfinite(halves).all()
     assert np.abs(halves).max() <= 2**14
     centered = device.get(x - product.mean).astype(np.float64)
@@ -46,11 +47,11 @@ def test_float16_operands_and_what_they_lost_are_the_centered_rows(
 def test_operands_are_blocks_of_rows(device: Device) -> None:
     x = device.put(torch.randn(20, 6))
     for product in (FloatProduct(x), HalfProduct(x)):
-        whole = product.operand(0, 20)
-        assert torch.equal(product.operand(5, 9), whole[5:9])
-        assert len(product.operand(15, 30)) == 5  # the last block may be asked for too much
+        whole = product.operand(slice(0, 20))
+        assert torch.equal(product.operand(slice(5, 9)), whole[5:9])
+        assert len(product.operand(slice(15, 30))) == 5  # the last block may be asked for too much
         out = torch.full((4, 20), torch.nan, device=x.device)
-        product.multiply(product.operand(5, 9), whole, out)
+        product.multiply(product.operand(slice(5, 9)), whole, out)
         wide = device.get(whole).astype(np.float64)
         np.testing.assert_allclose(device.get(out), wide[5:9] @ wide.T, rtol=1e-4, atol=1e-4)
 

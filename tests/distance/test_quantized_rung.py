@@ -16,8 +16,8 @@ from torch import Tensor
 import mabm
 from mabm import reference
 from mabm.distance import instructions, rung_choice, screening
-from mabm.distance.candidates import ListLayout
 from mabm.distance.instructions import fast_int8_kernel
+from mabm.distance.list_layout import ListLayout
 from mabm.distance.rung_choice import Plan
 from mabm.distance.rungs import Measures, float_rung, quantized_rung
 

@@ -12,8 +12,8 @@ from cases import KINDS, make_features
 from numpy.typing import NDArray
 
 import mabm
-from mabm.distance import ranking, rung_choice, screening
-from mabm.distance.candidates import ListLayout
+from mabm.distance import rung_choice, screening
+from mabm.distance.list_layout import ListLayout
 from mabm.distance.projection import Projection, leading_directions, projection_on
 from mabm.distance.rung_choice import Plan
 from mabm.distance.rungs import Measures, Rung, float_rung, measure, projected_rung
@@ -62,6 +62,7 @@ INPUTS: dict[str, NDArray[np.float32]] = {
     **{f"D={d} spread={s:g}": close_rows(d, s) for d in (1, 300, 2048) for s in (1e-4, 1e-6)},
     **{f"scale {scale:g}": noise(scale) for scale in (1e-42, 1e-30, 1e-20, 1e17, 1e20, 1e30)},
     "sums that overflow": noise(3e37),
+    "differences that overflow": np.repeat([[3e38] * 3, [-3e38] * 3], [24, 6], axis=0).astype("f4"),
     "all equal": np.full((30, 7), 0.3, np.float32),
     "zeros": np.zeros((30, 7), np.float32),
     "one column": noise(1.0)[:, :1].copy(),
@@ -94,13 +95,13 @@ def one_list(count: int, width: int) -> ListLayout:
 
 def screen_with(
     x: torch.Tensor, make_rung: MakeRung, layout: ListLayout, capacity: int, euclidean: bool
-) -> tuple[Rung, Measures, screening._Lists]:
+) -> tuple[Rung, Measures, screening.ScreenLists]:
     """The lists of all rows after one rung."""
     measures = measure(x, euclidean)
     rung = make_rung(x, measures)
     order = torch.arange(len(x), dtype=torch.int32)
-    lists = screening._Lists.empty(order, layout.widths, capacity)
-    screening._fill(lists, rung, layout, order, torch.zeros_like(order), lambda number: None)
+    lists = screening.ScreenLists.empty(order, layout.widths, capacity)
+    screening.fill_lists(lists, rung, layout, order, None, lambda number: None)
     return rung, measures, lists
 
 
@@ -191,6 +192,22 @@ def test_lists_are_what_the_bounds_leave(groups: int, make_rung: MakeRung) -> No
             assert set(expected.tolist()) <= kept <= set(near.tolist())
 
 
+def test_lists_do_not_overflow_before_near_samples_are_seen() -> None:
+    # Bounds wider than the spread of all but the nearest: until those are seen, all could be near.
+    rng = np.random.default_rng(5)
+    centers = np.linalg.qr(rng.normal(size=(128, 100)))[0].T
+    rows = np.concatenate([np.tile(centers, (12, 1)), 0.25 * rng.normal(size=(1200, 64))], axis=1)
+    rows[:, 128:] *= 0.3 / np.linalg.norm(rows[:, 128:], axis=1, keepdims=True)
+    x = torch.from_numpy(rows.astype(np.float32))
+    directions = projection_on(torch.eye(192)[:, :128].contiguous())
+
+    def in_centers(x: torch.Tensor, measures: Measures) -> Rung:
+        return projected_rung(x, measures, directions)
+
+    _, _, lists = screen_with(x, in_centers, one_list(len(x), 10), 48, euclidean=False)
+    assert bool((lists.counts == 12).all())
+
+
 def force(monkeypatch: pytest.MonkeyPatch, make_rung: MakeRung, capacity: int) -> None:
     """Ranking takes this rung, with lists of this capacity, and exact scores for the rest."""
 
@@ -203,7 +220,7 @@ def force(monkeypatch: pytest.MonkeyPatch, make_rung: MakeRung, capacity: int) -
 
 def ranked_exactly(x: torch.Tensor, like: mabm.Ranking) -> torch.Tensor:
     groups = torch.zeros(len(x), dtype=torch.int64) if like.groups is None else like.groups
-    layout = ranking._list_layout(x, groups, like.preset, like.k1)
+    layout = ListLayout.of(x, groups, like.preset, like.k1)
     return torch.ops.mabm.rank_exactly(
         x,
         torch.arange(len(x)),
@@ -214,7 +231,7 @@ def ranked_exactly(x: torch.Tensor, like: mabm.Ranking) -> torch.Tensor:
     )
 
 
-@pytest.mark.parametrize("capacity", [8, 24, 200])
+@pytest.mark.parametrize("capacity", [7, 8, 24, 200])
 @pytest.mark.parametrize("preset", ["bmil", "spcl", "ca_jaccard"])
 @pytest.mark.parametrize("name", INPUTS)
 def test_ranks_are_exact_whatever_the_rung_and_the_capacity(
@@ -257,10 +274,31 @@ def test_rungs_prove_what_they_can_and_leave_the_rest(
     assert 700 <= exact < 750
 
 
+@pytest.mark.parametrize("preset", ["bmil", "spcl"])
+def test_samples_too_far_apart_for_float32_are_in_the_lists(preset: str) -> None:
+    x = torch.tensor([[3e38], [3e38], [3e38], [-3e38]])
+    found = mabm.rank_neighbors(x, torch.zeros(4, dtype=torch.int64), k1=4, preset=preset)
+    assert found.ranks.tolist() == [[0, 1, 2, 3]] * 3 + [[3, 0, 1, 2]]
+
+
+def test_a_bound_that_is_not_finite_leaves_the_row_and_reads_no_padding() -> None:
+    groups = torch.tensor([1 << 28, *[0] * 20], dtype=torch.int32)[1:]  # before it what is no group
+    layout = ListLayout(groups, torch.zeros(1, 1, dtype=torch.int32), [4])
+
+    def make(x: torch.Tensor, measures: Measures) -> Rung:
+        rung = float_rung(x, measures)
+        rung.residuals[3] = torch.inf
+        return rung
+
+    x = torch.randn(20, 5, generator=torch.Generator().manual_seed(4))
+    _, _, lists = screen_with(x, make, layout, 20, euclidean=False)
+    assert (lists.counts < 0).all()  # everything may be near row 3
+
+
 @pytest.mark.parametrize("max_memory", [None, 1, 1 << 16])
 def test_rows_in_blocks_have_the_same_lists(max_memory: int | None) -> None:
     x = torch.randn(700, 70, generator=torch.Generator().manual_seed(1))
-    layout = ranking._list_layout(x, torch.arange(700) % 2, mabm.PRESETS["bmil"], 8)
+    layout = ListLayout.of(x, torch.arange(700) % 2, mabm.PRESETS["bmil"], 8)
     proposals = list(screening.screen(x, layout, False, False, max_memory, lambda number: None))
     assert (len(proposals) > 1) == (max_memory is not None)
     rows = torch.cat([proposal.rows for proposal in proposals])

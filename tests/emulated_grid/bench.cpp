@@ -75,25 +75,32 @@ struct ListsMemory {
 };
 
 // The arguments are those of the op collect_candidates_.
-auto collect_products(const Array<float>& products, const Array<float>& biases,
-                      const Array<int32_t>& row_groups, const Array<int32_t>& column_groups,
-                      const Array<int32_t>& list_of_group, int64_t first_column,
-                      const Array<float>& gaps, const Array<int32_t>& widths, bool last,
-                      const Array<float>& scores, const Array<int32_t>& indices,
-                      const Array<int32_t>& counts, const Array<float>& thresholds) {
-  const Memory<float> product(products);
+template <class Product>
+auto collect_tile(const Array<Product>& products, const Array<float>& biases,
+                  const Array<int32_t>& row_groups, const Array<int32_t>& column_groups,
+                  const Array<int32_t>& list_of_group, int64_t first_column,
+                  const Array<float>& gaps, const Array<int32_t>& widths, bool last,
+                  bool transposed, const Array<float>& row_scales,
+                  const Array<float>& column_scales, const Array<float>& scores,
+                  const Array<int32_t>& indices, const Array<int32_t>& counts,
+                  const Array<float>& thresholds) {
+  const Memory<Product> product(products);
   const Memory<float> bias(biases);
   const Memory<int32_t> row_group(row_groups);
   const Memory<int32_t> column_group(column_groups);
   const Memory<int32_t> list_of(list_of_group);
   const Memory<float> gap(gaps);
   const Memory<int32_t> width(widths);
+  const Memory<float> row_scale(row_scales);
+  const Memory<float> column_scale(column_scales);
   ListsMemory<float> lists(scores, indices, counts, thresholds);
   const ListTable table{row_group.read(), nullptr, column_group.read(), list_of.read(),
                         static_cast<int>(list_of_group.shape(1))};
-  check(launch_collect_candidates(ProductTile{product.read(), bias.read(), gap.read()},
-                                  products.shape(1), table, first_column, width.read(), last,
-                                  lists.view(), nullptr));
+  const ProductTile<Product> tile{gaps.size(), biases.size(),    product.read(),
+                                  transposed,  row_scale.read(), column_scale.read(),
+                                  bias.read(), gap.read()};
+  check(launch_collect_products(tile, table, first_column, width.read(), last, lists.view(),
+                                nullptr));
   return lists.arrays();
 }
 
@@ -113,8 +120,8 @@ auto collect_exact(const Array<double>& tile, const Array<int64_t>& rows,
   ListsMemory<double> lists(scores, indices, counts, thresholds);
   const ListTable table{group.read(), row_numbers.read(), column_group.read(), list_of.read(),
                         static_cast<int>(list_of_group.shape(1))};
-  check(launch_collect_candidates(ExactTile{tile_scores.read()}, tile.shape(1), table, first_column,
-                                  width.read(), false, lists.view(), nullptr));
+  check(launch_collect_candidates(ExactTile{rows.size(), tile.shape(1), tile_scores.read()}, table,
+                                  first_column, width.read(), false, lists.view(), nullptr));
   return lists.arrays();
 }
 
@@ -469,7 +476,8 @@ PYBIND11_MODULE(bench, module) {
   module.attr("WINDOW") = kWindow;
   define(module, "exclusive_sum", &exclusive_sum);
   define(module, "score_tile", &score_tile);
-  define(module, "collect_products", &collect_products);
+  define(module, "collect_products", &collect_tile<float>);
+  define(module, "collect_integers", &collect_tile<int32_t>);
   define(module, "collect_exact", &collect_exact);
   define(module, "clear_lists", &clear_lists);
   define(module, "write_lists", &write_lists);

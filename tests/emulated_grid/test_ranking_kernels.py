@@ -10,6 +10,7 @@ from kernel_bench import SIZES, assert_same_bits, in_every_order, shuffled, tens
 from numpy.typing import NDArray
 
 INF = np.float32(np.inf)
+AS_IS = (False, np.zeros(0, np.float32), np.zeros(0, np.float32))  # not transposed, no scales
 
 
 class Lists(NamedTuple):
@@ -105,6 +106,7 @@ def collect(
     widths: list[int],
     gaps: NDArray[np.float32] | None = None,
     last: bool = False,
+    transposed: bool = False,
 ) -> Lists:
     """Lists of the first rows of some samples, tile by tile, of products or of exact scores."""
     num_rows, count = scores.shape
@@ -121,7 +123,9 @@ def collect(
         else:
             cut = (gaps, numbers, last and part.stop == count)
             own = layout.groups[:num_rows]
-            arrays = grid.collect_products(tile, biases[part], own, *places, *cut, *lists)
+            form = (transposed, *AS_IS[1:])
+            tile = tile.T.copy() if transposed else tile
+            arrays = grid.collect_products(tile, biases[part], own, *places, *cut, *form, *lists)
         lists = Lists(*arrays)
     return lists
 
@@ -185,6 +189,9 @@ def check_collected(
         lists = collect(grid, scores, split, capacity, side, widths, gaps, last)
         check_kept(lists, scores, lists_of, widths, gaps, last)
         overflowed += (lists.counts < 0)[gaps >= 0].ravel().tolist()
+        turned = collect(grid, scores, split, capacity, side, widths, gaps, last, transposed=True)
+        for part, wanted in zip(turned, lists, strict=True):
+            assert_same_bits(part, wanted)
     exact = scores.astype(np.float64)
     lists = collect(grid, exact, split, capacity, side, widths)
     assert check_kept(lists, exact, lists_of, widths, np.full(len(scores), -1.0), False) == 0
@@ -220,7 +227,7 @@ def test_biases_are_added_to_their_columns(seed: int) -> None:
     products = rng.normal(size=(33, 40)).astype(np.float32)
     biases = rng.normal(size=40).astype(np.float32)
     zeros, table = np.zeros(40, np.int32), np.zeros((1, 1), np.int32)
-    cut = (np.zeros(33, np.float32), np.array([5], np.int32), False)
+    cut = (np.zeros(33, np.float32), np.array([5], np.int32), False, *AS_IS)
     lists = Lists(
         *shuffled(seed).collect_products(
             products, biases, zeros[:33].copy(), zeros, table, 7, *cut, *empty_lists(33, 1, 41)
@@ -244,7 +251,7 @@ def test_full_empty_and_overflowed_lists_are_gone_on_with(seed: int) -> None:
     zeros, table = np.zeros(3, np.int32), np.zeros((1, 1), np.int32)
     places = (zeros.astype(np.float32), zeros, zeros, table, 7)
     cut = (np.full(3, 0.5, np.float32), np.array([2], np.int32))
-    after = Lists(*shuffled(seed).collect_products(tile, *places, *cut, False, *lists))
+    after = Lists(*shuffled(seed).collect_products(tile, *places, *cut, False, *AS_IS, *lists))
     assert after.counts[:, 0].tolist() == [3, 3, -1]
     assert after.indices[0, 0, :3].tolist() == [4, 5, 6]
     assert after.indices[1, 0, :3].tolist() == [7, 8, 9]
@@ -260,12 +267,54 @@ def test_full_empty_and_overflowed_lists_are_gone_on_with(seed: int) -> None:
             10,
             *cut,
             True,
+            *AS_IS,
             *after,
         )
     )
     assert after.counts[:, 0].tolist() == [2, 2, -1]
     assert after.indices[0, 0, :2].tolist() == [4, 6]
     assert after.indices[1, 0, :2].tolist() == [7, 8]
+
+
+@in_every_order
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize(("num_rows", "count"), [(1, 1), (7, 128), (9, 129), (17, 300)])
+def test_tiles_of_integers_are_those_of_the_cpu(
+    num_rows: int, count: int, transposed: bool, seed: int
+) -> None:
+    rng = np.random.default_rng(count)
+    products = rng.integers(-(2**31), 2**31, (num_rows, count), dtype=np.int32)
+    products[:, ::3] //= 2**20
+    row_groups, groups = (rng.integers(0, 3, size).astype(np.int32) for size in (num_rows, count))
+    places = (rng.normal(size=count).astype(np.float32), row_groups, groups)
+    scales = tuple(
+        (10.0 ** rng.uniform(low, -5, size)).astype(np.float32)
+        for size, low in ((num_rows, -36), (count, -36))
+    )
+    table = layout_of("own and others", 40).list_of_group
+    gaps = np.resize(np.array([0.0, 1.0, -1.0], np.float32), num_rows)
+    lists = empty_lists(num_rows, 2, 16)
+    lists.scores[:], lists.indices[:] = 0, 0
+    tile = products.T.copy() if transposed else products
+    found = shuffled(seed).collect_integers(
+        tile, *places, table, 3, gaps, np.array([3, 1], np.int32), True, transposed, *scales, *lists
+    )
+    expected = tensors(*lists)
+    torch.ops.mabm.collect_candidates_(
+        *tensors(tile, *places, table),
+        3,
+        *tensors(gaps),
+        [3, 1],
+        True,
+        transposed,
+        *tensors(*scales),
+        *expected,
+    )
+    taken = np.arange(16) < expected[2].numpy()[..., None]
+    for part, wanted in zip(found[:2], expected[:2], strict=True):
+        assert_same_bits(part[taken], wanted.numpy()[taken])
+    for part, wanted in zip(found[2:], expected[2:], strict=True):
+        assert_same_bits(part, wanted.numpy())
 
 
 @in_every_order
@@ -278,7 +327,7 @@ def test_thresholds_of_many_groups_leave_room_for_fewer_rows(num_groups: int, se
     scores = rng.normal(size=(9, 200)).astype(np.float32)
     zeros, gaps, widths = np.zeros(9, np.int32), np.full(9, 0.01, np.float32), [4, 1, 6, 2, 2]
     places = (np.zeros(200, np.float32), zeros, columns, lists_of, 0)
-    cut = (gaps, np.array(widths, np.int32), False)
+    cut = (gaps, np.array(widths, np.int32), False, *AS_IS)
     lists = Lists(*shuffled(seed).collect_products(scores, *places, *cut, *empty_lists(9, 5, 16)))
     list_of_column = np.tile(lists_of[0, columns], (9, 1))
     assert check_kept(lists, scores, list_of_column, widths, gaps, last=False) == 0
@@ -287,7 +336,7 @@ def test_thresholds_of_many_groups_leave_room_for_fewer_rows(num_groups: int, se
 def test_more_groups_than_shared_memory_has_room_for_are_refused() -> None:
     table, zeros = np.zeros((1, 12289), np.int32), np.zeros(1, np.int32)
     tile = np.zeros((1, 1), np.float32)
-    places = (tile[0], zeros, zeros, table, 0, tile[0], zeros, False)
+    places = (tile[0], zeros, zeros, table, 0, tile[0], zeros, False, *AS_IS)
     with pytest.raises(ValueError, match="invalid argument"):
         shuffled(0).collect_products(tile, *places, *empty_lists(1, 1, 2))
 

@@ -28,7 +28,7 @@ def make_samples(device: Device, *, reverse: bool = False) -> dict[str, tuple[An
     biases = device.put(torch.ones(24))
     widths = [3, 3]
     gaps = device.put(torch.full((24,), 1e-4))
-    lists = (groups, groups, list_of_group, 0, gaps, widths, True)
+    lists = (groups, groups, list_of_group, 0, gaps, widths, True, False, None, None)
     tile = (features @ features.T, biases, *lists)
     OPS.collect_candidates_(*tile, *collected)
     ranks, products = OPS.rank_exactly(features, rows, groups, list_of_group, widths, False)
@@ -69,7 +69,7 @@ def make_cpu_samples(
         torch.full((count, 2, 3), -torch.inf),
         torch.full((count, 2), -torch.inf),
     )
-    pairs = (groups, list_of_group, widths, groups, numbers, numbers, numbers, True)
+    pairs = (groups, list_of_group, widths, numbers, numbers, numbers, True, True, True)
     center = features.mean(dim=0)
     screened = (features, center, 1.0, *terms, *pairs)
     found = tuple(part.clone() for part in state)

@@ -62,9 +62,12 @@ Tensor jaccard_distance(const Tensor& row_indptr, const Tensor& row_indices,
                         const Tensor& row_weights, const Tensor& column_indptr,
                         const Tensor& column_indices, const Tensor& column_weights,
                         int64_t num_samples) {
-  const auto [rows, columns] =
+  const EncodingPair pair =
       check_jaccard_distance(row_indptr, row_indices, row_weights, column_indptr, column_indices,
                              column_weights, num_samples);
+  // C++17 does not let a lambda capture names of a structured binding, and Clang holds to that.
+  const Rows& rows = pair.rows;
+  const Rows& columns = pair.columns;
   const Inverted inverted(columns, num_samples);
   const std::vector<int64_t> sums = row_sums(rows);
   const std::vector<int64_t> column_sums = row_sums(columns);

@@ -22,6 +22,7 @@ constexpr double kLowestScore = -std::numeric_limits<double>::infinity();
 // Samples that a block of rows is compared with at a time, so that their features stay in the
 // cache.
 constexpr int64_t kExactTile = 64;
+
 struct Scored {
   double score;
   int64_t index;
@@ -102,40 +103,51 @@ struct Collector {
   }
 };
 
-// What the tests of the GPU's route run on the CPU: plain loops.
-void collect_candidates_(const Tensor& products, const Tensor& biases, const Tensor& row_groups,
-                         const Tensor& column_groups, const Tensor& list_of_group,
-                         int64_t first_column, const Tensor& gaps,
-                         const std::vector<int64_t>& widths, bool last,
-                         const Tensor& candidate_scores, const Tensor& candidates,
-                         const Tensor& counts, const Tensor& thresholds) {
-  const CandidateLists<float> lists = check_collect_candidates(
-      products, biases, row_groups, column_groups, list_of_group, first_column, gaps, widths,
-      candidate_scores, candidates, counts, thresholds);
-  const Collector collector{lists, widths, read<float>(gaps)};
-  const int64_t num_columns = products.size(1);
-  const float* product = read<float>(products);
-  const float* bias = read<float>(biases);
-  const int32_t* row_group = read<int32_t>(row_groups);
-  const int32_t* column_group = read<int32_t>(column_groups);
+template <class Product>
+void collect_tile(const CollectArguments& given, const Collector& collector, bool last) {
+  const CandidateLists<float>& lists = collector.lists;
+  const ProductTile<Product> tile = given.tile<Product>();
+  const int32_t* row_group = read<int32_t>(given.row_groups);
+  const int32_t* column_group = read<int32_t>(given.column_groups);
   for_each_row_block(
       lists.num_rows, [] { return std::vector<float>(); },
       [&](const RowBlock& block, std::vector<float>& scratch) {
         for (int64_t row = block.first; row < block.last; ++row) {
           const int32_t* list_of =
-              read<int32_t>(list_of_group) + row_group[row] * list_of_group.size(0);
-          for (int64_t column = 0; column < num_columns; ++column) {
+              read<int32_t>(given.list_of_group) + row_group[row] * given.list_of_group.size(0);
+          for (int64_t column = 0; column < tile.num_columns; ++column) {
             collector.add(row, list_of[column_group[column]],
-                          product[row * num_columns + column] + bias[column], first_column + column,
-                          scratch);
+                          tile.score(tile.product(row, column), row, column),
+                          given.first_column + column, scratch);
           }
           for (int64_t list = 0; last && list < lists.num_lists; ++list) {
-            if (lists.counts[row * lists.num_lists + list] > widths[list]) {
+            if (lists.counts[row * lists.num_lists + list] > given.widths[list]) {
               collector.cut(row, list, scratch);
             }
           }
         }
       });
+}
+
+// What the tests of the GPU's route run on the CPU: plain loops.
+void collect_candidates_(const Tensor& products, const Tensor& biases, const Tensor& row_groups,
+                         const Tensor& column_groups, const Tensor& list_of_group,
+                         int64_t first_column, const Tensor& gaps,
+                         const std::vector<int64_t>& widths, bool last, bool transposed,
+                         const std::optional<Tensor>& row_scales,
+                         const std::optional<Tensor>& column_scales, const Tensor& candidate_scores,
+                         const Tensor& candidates, const Tensor& counts, const Tensor& thresholds) {
+  const CollectArguments given{products,      biases,       row_groups,   column_groups,
+                               list_of_group, first_column, gaps,         widths,
+                               transposed,    row_scales,   column_scales};
+  const CandidateLists<float> lists =
+      check_collect_candidates(given, candidate_scores, candidates, counts, thresholds);
+  const Collector collector{lists, widths, read<float>(gaps)};
+  if (given.in_integers()) {
+    collect_tile<int32_t>(given, collector, last);
+  } else {
+    collect_tile<float>(given, collector, last);
+  }
 }
 
 // Writes the first `width` of the scored samples, nearest first, and -1 if there are fewer.

@@ -6,6 +6,7 @@
 // nearly full with samples that cannot be dropped has overflowed: nothing is known of it any more.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <limits>
@@ -45,28 +46,35 @@ class SharedLists {
     return shared_threshold(at).load(std::memory_order_relaxed);
   }
 
-  // Adds hits on one sample to its lists; other_of(hit) is the other sample of the pair.
+  // Takes hits on one sample; other_of(hit) is the other sample of the pair. Candidates are added
+  // to the lists; or only the thresholds are raised, by hits on lower bounds.
   template <class Hits, class Other>
-  void add(int32_t sample, const Hits& hits, const Other& other_of) {
+  void take(int32_t sample, const Hits& hits, const Other& other_of) {
     const int64_t place = arguments_.places[sample];
     const Lock lock(locks_[place]);
     for (const Hit* hit : hits) {
       const int32_t other = other_of(*hit);
+      if (other < 0) {  // padding, which a bound that is not finite hits
+        continue;
+      }
       const int32_t list = arguments_.list_of(sample, other);
-      const float bound = hit->bound + arguments_.biases[other];
       const int64_t at = place * lists_.num_lists + list;
+      const float bound = hit->bound + arguments_.biases[other];
       if (lists_.counts[at] < 0 || bound <= lists_.thresholds[at]) {
         continue;
       }
-      if (!(bound < std::numeric_limits<float>::infinity()) || !make_room(at)) {
-        overflow(place);  // of a float, NaN, or of the list
+      // Neither beyond the range of float32 nor NaN, and with a place in the list.
+      if (!(bound < std::numeric_limits<float>::infinity()) ||
+          (arguments_.collects && !add(at, other, bound))) {
+        overflow(place);
         return;
       }
-      const int32_t slot = lists_.counts[at]++;
-      lists_.bounds[at * lists_.capacity + slot] = bound;
-      lists_.indices[at * lists_.capacity + slot] = other;
-      raise_threshold(at, static_cast<int32_t>(arguments_.widths[list]),
-                      static_cast<double>(bound) - arguments_.terms.gap(sample, other));
+      if (arguments_.raises) {
+        const double gap = arguments_.collects ? arguments_.terms.gap(sample, other)
+                                               : arguments_.terms.own_gap(sample, other);
+        raise_threshold(at, static_cast<int32_t>(arguments_.widths[list]),
+                        static_cast<double>(bound) - gap);
+      }
     }
   }
 
@@ -90,13 +98,18 @@ class SharedLists {
     return *reinterpret_cast<std::atomic<float>*>(lists_.thresholds + at);
   }
 
-  // Sees to a free place in a list; false if it has overflowed.
-  bool make_room(int64_t at) {
-    if (lists_.counts[at] < lists_.capacity) {
-      return true;
+  // Adds a candidate to a list; false if the list has overflowed.
+  bool add(int64_t at, int32_t other, float bound) {
+    if (lists_.counts[at] == lists_.capacity) {
+      cut_list(lists_, at);
+      if (lists_.counts[at] > lists_.capacity - std::max<int64_t>(1, lists_.capacity / 8)) {
+        return false;
+      }
     }
-    cut_list(lists_, at);
-    return lists_.counts[at] <= lists_.capacity - lists_.capacity / 8;
+    const int32_t slot = lists_.counts[at]++;
+    lists_.bounds[at * lists_.capacity + slot] = bound;
+    lists_.indices[at * lists_.capacity + slot] = other;
+    return true;
   }
 
   // Takes a lower bound into the k greatest of a list, a heap with the least of them on top.

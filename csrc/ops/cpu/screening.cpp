@@ -8,6 +8,9 @@
 //
 // the exact score, up to that constant, is at most u_ij + bias_j + slack_i and at least
 // u_ij + bias_j + slack_i - gap_ij. What a list drops by these bounds: ops/cpu/screen_lists.h.
+//
+// One pass over all pairs raises thresholds and collects candidates. If gaps are wide, lists would
+// overflow before thresholds have risen. Then a first pass only raises them, from lower bounds.
 
 #include "common/screening.h"
 
@@ -28,26 +31,40 @@ namespace {
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 // Entries of a sample that are packed at a time: those of a panel stay in the first-level cache.
 constexpr int64_t kPackedAtOnce = 64;
-
-// Tiles on a side of a square.
+// Tiles on a side of a square (order_tiles).
 constexpr int64_t kSquare = 16;
+
+// What is known of a sample beside its operand, in the order of BlockTerms.
+enum Term { kBias, kResidual, kScale, kLost, kLength, kNumTerms };
+
 // Samples of one side of all tiles, padded to whole tiles: their operands in panels, and what is
 // known of them beside. Samples of padding never hit and are never hit.
 template <class Entry>
 struct PackedBlock {
   int64_t depth;  // of the panels: the dimensions, and zeros up to a whole step of the kernel
   std::vector<Entry> panels;
-  std::vector<float> terms[5];
+  std::vector<float> terms[kNumTerms];
   std::vector<int32_t> starts;   // of quantized columns
   std::vector<int32_t> samples;  // -1 for padding
 
   int64_t num_tiles() const { return static_cast<int64_t>(samples.size()) / kTile; }
 
+  // Errors of pairs with these rows are subtracted from their products: a kernel then computes
+  // lower bounds.
+  void subtract_errors() {
+    for (const Term term : {kResidual, kLost, kLength}) {
+      for (float& value : terms[term]) {
+        value = -value;
+      }
+    }
+  }
+
   BlockTerms terms_at(int64_t first) const {
-    const auto at = [&](int which) {
-      return terms[which].empty() ? nullptr : terms[which].data() + first;
+    const auto at = [&](Term term) {
+      return terms[term].empty() ? nullptr : terms[term].data() + first;
     };
-    return {at(0), at(1), at(2), at(3), at(4), starts.empty() ? nullptr : starts.data() + first};
+    return {at(kBias), at(kResidual), at(kScale),
+            at(kLost), at(kLength),   starts.empty() ? nullptr : starts.data() + first};
   }
 };
 
@@ -80,14 +97,14 @@ PackedBlock<Entry> pack_block(const ScreenArguments& arguments, const int32_t* s
   block.samples.assign(samples, samples + count);
   block.samples.resize(padded, -1);
   block.panels.resize(padded * depth);
-  const float* sources[] = {arguments.biases, arguments.terms.residuals, arguments.scales,
-                            arguments.terms.lost, arguments.terms.lengths};
-  for (int which = 0; which < 5; ++which) {
-    if (sources[which] != nullptr) {
-      auto& term = block.terms[which];
-      term.resize(padded, which == 0 ? -kInfinity : 0.0f);
+  const float* sources[kNumTerms] = {arguments.biases, arguments.terms.residuals, arguments.scales,
+                                     arguments.terms.lost, arguments.terms.lengths};
+  for (int term = 0; term < kNumTerms; ++term) {
+    if (sources[term] != nullptr) {
+      auto& values = block.terms[term];
+      values.resize(padded, term == kBias ? -kInfinity : 0.0f);
       for (int64_t at = 0; at < count; ++at) {
-        term[at] = sources[which][samples[at]];
+        values[at] = sources[term][samples[at]];
       }
     }
   }
@@ -180,17 +197,16 @@ struct TileScratch {
 template <class IsHit, class Own, class Other>
 void add_hits(SharedLists& lists, const int32_t* own, const int32_t* others, TileScratch& scratch,
               int num_hits, const IsHit& is_hit, const Own& of_own, const Other& of_other) {
-  int ends[kTile + 1] = {};
+  // Counts of each sample, then where its hits end, and once they are sorted where they start.
+  int starts[kTile + 1] = {};
   for (int at = 0; at < num_hits; ++at) {
-    ends[of_own(scratch.hits[at]) + 1] += is_hit(scratch.hits[at]);
+    starts[of_own(scratch.hits[at])] += is_hit(scratch.hits[at]);
   }
-  for (int sample = 0; sample < kTile; ++sample) {
-    ends[sample + 1] += ends[sample];
-  }
+  std::partial_sum(starts, starts + kTile + 1, starts);
   for (int at = num_hits - 1; at >= 0; --at) {
     const Hit& hit = scratch.hits[at];
     if (is_hit(hit)) {
-      scratch.sorted[--ends[of_own(hit) + 1]] = &hit;
+      scratch.sorted[--starts[of_own(hit)]] = &hit;
     }
   }
   struct Range {
@@ -199,14 +215,11 @@ void add_hits(SharedLists& lists, const int32_t* own, const int32_t* others, Til
     const Hit* const* begin() const { return first; }
     const Hit* const* end() const { return last; }
   };
-  const int total = static_cast<int>(
-      std::count_if(scratch.hits.begin(), scratch.hits.begin() + num_hits, is_hit));
   for (int sample = 0; sample < kTile; ++sample) {
-    const int first = ends[sample + 1];
-    const int last = sample + 1 < kTile ? ends[sample + 2] : total;
-    if (first < last && own[sample] >= 0) {
-      const Range range{scratch.sorted.data() + first, scratch.sorted.data() + last};
-      lists.add(own[sample], range, [&](const Hit& hit) { return others[of_other(hit)]; });
+    const Range range{scratch.sorted.data() + starts[sample],
+                      scratch.sorted.data() + starts[sample + 1]};
+    if (range.first < range.last && own[sample] >= 0) {
+      lists.take(own[sample], range, [&](const Hit& hit) { return others[of_other(hit)]; });
     }
   }
 }
@@ -255,8 +268,11 @@ std::vector<int32_t> find_starts(const ScreenArguments& arguments,
 template <class Entry>
 void screen_blocks(const ScreenArguments& arguments, const ScreenKernel& kernel, bool mirrored) {
   const bool same = mirrored && arguments.rows == arguments.columns;
-  const auto left = pack_block<Entry>(arguments, arguments.rows, arguments.num_rows, kernel.rows,
-                                      kernel.step, kernel.offset);
+  auto left = pack_block<Entry>(arguments, arguments.rows, arguments.num_rows, kernel.rows,
+                                kernel.step, kernel.offset);
+  if (!arguments.collects) {
+    left.subtract_errors();
+  }
   auto right = pack_block<Entry>(arguments, arguments.columns, arguments.num_columns,
                                  kernel.columns, kernel.step, 0);
   if constexpr (std::is_same_v<Entry, int8_t>) {
@@ -299,14 +315,14 @@ void screen_pairs_(const Tensor& operands, const std::optional<Tensor>& center, 
                    const Tensor& slacks, const std::optional<Tensor>& scales,
                    const std::optional<Tensor>& lost, const std::optional<Tensor>& lengths,
                    const Tensor& groups, const Tensor& list_of_group,
-                   const std::vector<int64_t>& widths, const Tensor& cells, const Tensor& rows,
-                   const Tensor& columns, const Tensor& places, bool mirrored, const Tensor& bounds,
-                   const Tensor& candidates, const Tensor& counts, const Tensor& lower_bounds,
-                   const Tensor& thresholds) {
+                   const std::vector<int64_t>& widths, const Tensor& rows, const Tensor& columns,
+                   const Tensor& places, bool mirrored, bool raises, bool collects,
+                   const Tensor& bounds, const Tensor& candidates, const Tensor& counts,
+                   const Tensor& lower_bounds, const Tensor& thresholds) {
   const ScreenArguments arguments =
       check_screen_pairs(operands, center, unit, biases, margins, residuals, slacks, scales, lost,
-                         lengths, groups, list_of_group, widths, cells, rows, columns, places,
-                         mirrored, bounds, candidates, counts, lower_bounds, thresholds);
+                         lengths, groups, list_of_group, widths, rows, columns, places, mirrored,
+                         raises, collects, bounds, candidates, counts, lower_bounds, thresholds);
   if (scales.has_value()) {
     screen_blocks<int8_t>(arguments, quantized_kernel(), mirrored);
   } else {

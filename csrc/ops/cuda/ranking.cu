@@ -1,6 +1,7 @@
 // Ranking on the GPU: candidates from tiles of a product, ordered by exact scores.
 
 #include <algorithm>
+#include <optional>
 #include <tuple>
 #include <vector>
 
@@ -29,19 +30,24 @@ Tensor widths_on(const OnDevice& on, const std::vector<int64_t>& widths) {
 void collect_candidates_(const Tensor& products, const Tensor& biases, const Tensor& row_groups,
                          const Tensor& column_groups, const Tensor& list_of_group,
                          int64_t first_column, const Tensor& gaps,
-                         const std::vector<int64_t>& widths, bool last,
-                         const Tensor& candidate_scores, const Tensor& candidates,
-                         const Tensor& counts, const Tensor& thresholds) {
-  const CandidateLists<float> lists = check_collect_candidates(
-      products, biases, row_groups, column_groups, list_of_group, first_column, gaps, widths,
-      candidate_scores, candidates, counts, thresholds);
+                         const std::vector<int64_t>& widths, bool last, bool transposed,
+                         const std::optional<Tensor>& row_scales,
+                         const std::optional<Tensor>& column_scales, const Tensor& candidate_scores,
+                         const Tensor& candidates, const Tensor& counts, const Tensor& thresholds) {
+  const CollectArguments given{products,      biases,       row_groups,   column_groups,
+                               list_of_group, first_column, gaps,         widths,
+                               transposed,    row_scales,   column_scales};
+  const CandidateLists<float> lists =
+      check_collect_candidates(given, candidate_scores, candidates, counts, thresholds);
   const OnDevice on(products);
   const Tensor widths_copy = widths_on(on, widths);
   const ListTable table{read<int32_t>(row_groups), nullptr, read<int32_t>(column_groups),
                         read<int32_t>(list_of_group), static_cast<int>(list_of_group.size(0))};
-  const ProductTile tile{read<float>(products), read<float>(biases), read<float>(gaps)};
-  on.check(launch_collect_candidates(tile, products.size(1), table, first_column,
-                                     read<int32_t>(widths_copy), last, lists, on.stream()),
+  const auto collect = [&](const auto& tile) {
+    return launch_collect_products(tile, table, first_column, read<int32_t>(widths_copy), last,
+                                   lists, on.stream());
+  };
+  on.check(given.in_integers() ? collect(given.tile<int32_t>()) : collect(given.tile<float>()),
            "collecting candidates");
 }
 
@@ -114,9 +120,10 @@ std::tuple<Tensor, Tensor> rank_exactly(const Tensor& features, const Tensor& ro
       on.check(launch_score_tile(read<float>(features), dim, block_rows, lists.num_rows, column,
                                  width, euclidean, write<double>(tile), on.stream()),
                "exact scores");
-      on.check(launch_collect_candidates(ExactTile{read<double>(tile)}, width, table, column,
-                                         read<int32_t>(widths_copy), false, lists, on.stream()),
-               "collecting exact scores");
+      on.check(
+          launch_collect_candidates(ExactTile{lists.num_rows, width, read<double>(tile)}, table,
+                                    column, read<int32_t>(widths_copy), false, lists, on.stream()),
+          "collecting exact scores");
     }
     on.check(launch_write_lists(
                  lists,
