@@ -43,13 +43,15 @@ _CLUSTERING: Final = "clustering"
 _EXPONENT: Final = 1.2
 # Directions that are compared first in features of few directions.
 _FEW_DIRECTIONS: Final = 96
-# Samples of the trial of all stages, of the trials of pairs, and the most dimensions of any.
-# Neighbors of all samples in the trial: sets of many neighbors take long.
+# Samples of the trial of all stages, and how many neighbors they may have together: large sets of
+# neighbors take long.
 _LEAST_TRIAL, _MOST_TRIAL = 1000, 6000
 _TRIAL_NEIGHBORS: Final = 200_000
+# Multiplications of a trial of pairs, a fraction of a second, and its samples.
 _PAIR_PRODUCTS: Final = 1 << 31
 _LEAST_PAIRS, _MOST_PAIRS = 400, 1500
-_MOST_DIMENSIONS: Final = 8192
+_MOST_DIMENSIONS: Final = 8192  # of any trial
+# The features of the trial: samples of each person, and directions in which people differ.
 _PER_PERSON: Final = 40
 _LATENT: Final = 48
 # Pairs of a sample in a graph, relative to its neighbors.

@@ -1,9 +1,9 @@
 """Ranking: the nearest samples of every sample, exactly, list by list (method step 1).
 
 Samples are ranked by exact scores (``csrc/common/scores.h``: float64 sums in a fixed order), ties
-by lower index. A fast matrix product only proposes candidates: a sample is dropped where a bound on
-the product's error proves that it is not in the list. A row for which too many remain is ranked by
-exact scores only.
+by lower index. Cheap scores only propose candidates: a sample is dropped where a bound on their
+error proves that it is not in the list (``screening.py`` on the CPU, ``candidates.py`` on a GPU). A
+row for which too many remain is ranked by exact scores only.
 """
 
 from __future__ import annotations
@@ -179,7 +179,8 @@ def rank_neighbors(
             A :class:`mabm.NeighborSearch`, such as :class:`mabm.FaissSearch`: the nearest samples
             that it finds, ordered by their exact scores. Samples may be missed, and results may
             depend on its version and threads. ``Ranking.recall`` and the log say how many were
-            found, on a sample of rows. A list ends early (-1) where too few were found.
+            found, on a sample of rows. A list ends early (-1) where too few were found. The search
+            is not limited by ``max_memory``.
         max_memory: Most memory to allocate beyond the features in float32 and the result, on their
             device: a number of bytes, or words such as ``"4GB"`` or ``"512MiB"``; ``None`` for no
             limit. The ranking works in smaller parts to keep it; results are the same, but for the

@@ -68,9 +68,18 @@ class Proposal(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class ScreenLists:
-    """Lists of B rows in the making, as the ops take them."""
+    """L lists for each of B rows, with C places, in the making.
 
-    rows: Tensor  # (B,) int32
+    Attributes:
+        rows: (B,) int32.
+        bounds: (B, L, C) float32, upper bounds of the candidates.
+        candidates: (B, L, C) int32.
+        counts: (B, L) int32; -1 for all lists of a row if one of them overflowed.
+        lower_bounds: (B, L, W) float32, the W greatest lower bounds seen, W the longest width.
+        thresholds: (B, L) float32; what has a lower upper bound is dropped.
+    """
+
+    rows: Tensor
     bounds: Tensor
     candidates: Tensor
     counts: Tensor
@@ -79,7 +88,7 @@ class ScreenLists:
 
     @classmethod
     def empty(cls, rows: Tensor, widths: list[int], capacity: int) -> ScreenLists:
-        """Lists of these lengths with no candidates yet."""
+        """Lists without candidates, for rows (B,) int32."""
         shape = (len(rows), len(widths))
         return cls(
             rows,
@@ -91,7 +100,7 @@ class ScreenLists:
         )
 
     def parts(self) -> tuple[Tensor, ...]:
-        """What the ops write to, in their order."""
+        """The lists in the order of ``mabm::screen_pairs_``."""
         return self.bounds, self.candidates, self.counts, self.lower_bounds, self.thresholds
 
 
