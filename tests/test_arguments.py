@@ -72,6 +72,10 @@ REFUSED = [
     ("unknown precision", {"precision": "half"}, ValueError, r"precision must be one of \('exact', 'fast'\) or a NeighborSearch, got 'half'"),
     ("precision of another kind", {"precision": 16}, ValueError, r"precision must be one of \('exact', 'fast'\) or a NeighborSearch, got 16"),
     ("precision as a class", {"precision": mabm.FaissSearch}, TypeError, r"precision must be an object, got the class FaissSearch; use FaissSearch\(...\)"),
+    ("no memory", {"max_memory": 0}, ValueError, "max_memory must be at least 1, got 0"),
+    ("memory in other words", {"max_memory": "4 gigabytes"}, ValueError, "max_memory must be a number of bytes, or words such as \"4GB\" .* got '4 gigabytes'"),
+    ("memory fractional", {"max_memory": 1e9}, TypeError, "max_memory must be a number of bytes, .* got float: 1000000000.0"),
+    ("progress in words", {"progress": "yes"}, TypeError, "progress must be True, False or a function of one argument, got str: 'yes'"),
     ("preset with lists of its own", {"preset": "ca_jaccard", "k1": 20}, ValueError, "preset 'ca_jaccard' has its own k1_intra and k1_inter .*; k1 must stay 30, got 20"),
 ]  # fmt: skip
 REFUSED_K2 = [

@@ -314,6 +314,9 @@ def labels_of_any(min_samples: Any) -> Any:
         ("min_samples", lambda n: mabm.DBSCAN(min_samples=n)),
         ("min_samples", lambda n: labels_of_any(min_samples="none" if n is None else n)),
         ("k1", lambda n: mabm.rank_neighbors(FEATURES, k1=n)),
+        ("num_samples", lambda n: mabm.estimate(n, 8)),
+        ("dim", lambda n: mabm.estimate(8, n)),
+        ("num_groups", lambda n: mabm.estimate(8, 8, "none" if n is None else n)),
         ("k2", lambda n: mabm.expand_queries(ENCODING, mabm.rank_neighbors(FEATURES, k1=6), k2=n)),
         ("num_selected", lambda n: mabm.MultiPositiveLoss(num_selected=n)),
         ("max_repeats", lambda n: mabm.MeanMemory(PROTOTYPES, max_repeats=n)),
@@ -428,6 +431,8 @@ def test_what_a_selector_answers_is_a_mask() -> None:
     [
         ("preset", lambda x: mabm.modality_jaccard(FEATURES, MODALITY, preset=x)),
         ("precision", lambda x: mabm.modality_jaccard(FEATURES, MODALITY, precision=x)),
+        ("preset", lambda x: mabm.estimate(8, 8, preset=x)),
+        ("progress", lambda x: mabm.rank_neighbors(FEATURES, k1=6, progress=x)),
         ("method", lambda x: mabm.associate_clusters(FEATURES, LABELS, MODALITY, method=x)),
         ("protocol", lambda x: mabm.evaluate_retrieval(DISTANCE, LABELS, LABELS, protocol=x)),
         ("metric", lambda x: fastreid.build_dist(FEATURES, FEATURES, metric=x)),

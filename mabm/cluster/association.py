@@ -187,7 +187,8 @@ def transport_plan(
 
     The plan T minimizes ``sum T * cost + regularization * sum T * (log T - 1)`` subject to row sums
     ``row_mass`` and column sums ``column_mass``. Iterations run on logarithms in float64, so that a
-    small regularization neither overflows nor underflows; it only takes longer.
+    small regularization neither overflows nor underflows; it only takes longer. Memory is that of
+    several float64 matrices of the size of ``cost``.
 
     Args:
         cost: (A, B) finite numbers, A and B at least 1.

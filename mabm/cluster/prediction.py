@@ -72,7 +72,8 @@ def predict_labels(
             :func:`mabm.rank_neighbors`. Use the value of the clustering.
         max_memory: Most memory to allocate beyond the features in float32 and the result, on their
             device: a number of bytes, or words such as ``"4GB"`` or ``"512MiB"``; ``None`` for no
-            limit. The ranking works in smaller parts to keep it; results are the same.
+            limit. The ranking works in smaller parts to keep it; results are the same, but for the
+            samples that ``"fast"`` misses. What an approximate search allocates is not limited.
 
     Returns:
         (M,) int64 labels of the same kind as ``new_features``, on the same device: clusters of

@@ -272,7 +272,8 @@ def pseudo_labels(
             :class:`mabm.DBSCAN` or any other :class:`mabm.Clusterer`.
         max_memory: Most memory to allocate beyond the features in float32 and the result, on their
             device: a number of bytes, or words such as ``"4GB"`` or ``"512MiB"``; ``None`` for no
-            limit. The ranking works in smaller parts to keep it; results are the same.
+            limit. The ranking works in smaller parts to keep it; results are the same, but for the
+            samples that ``"fast"`` misses. What an approximate search allocates is not limited.
         progress: Whether to show progress bars on standard error (they need tqdm), or a function
             that is called with a :class:`mabm.Progress` as each stage begins, about ten times a
             second, and as it ends.

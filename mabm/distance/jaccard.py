@@ -61,7 +61,8 @@ def modality_jaccard(
             :func:`mabm.rank_neighbors`.
         max_memory: Most memory to allocate beyond the features in float32 and the result, on their
             device: a number of bytes, or words such as ``"4GB"`` or ``"512MiB"``; ``None`` for no
-            limit. The ranking works in smaller parts to keep it; results are the same.
+            limit. The ranking works in smaller parts to keep it; results are the same, but for the
+            samples that ``"fast"`` misses. What an approximate search allocates is not limited.
         progress: Whether to show progress bars on standard error (they need tqdm), or a function
             that is called with a :class:`mabm.Progress` as each stage begins, about ten times a
             second, and as it ends.
@@ -131,7 +132,8 @@ def jaccard_graph(
             :func:`mabm.rank_neighbors`.
         max_memory: Most memory to allocate beyond the features in float32 and the result, on their
             device: a number of bytes, or words such as ``"4GB"`` or ``"512MiB"``; ``None`` for no
-            limit. The ranking works in smaller parts to keep it; results are the same.
+            limit. The ranking works in smaller parts to keep it; results are the same, but for the
+            samples that ``"fast"`` misses. What an approximate search allocates is not limited.
         progress: Whether to show progress bars on standard error (they need tqdm), or a function
             that is called with a :class:`mabm.Progress` as each stage begins, about ten times a
             second, and as it ends.
@@ -187,7 +189,8 @@ def encode_samples(
             :func:`mabm.rank_neighbors`.
         max_memory: Most memory to allocate beyond the features in float32 and the result, on their
             device: a number of bytes, or words such as ``"4GB"`` or ``"512MiB"``; ``None`` for no
-            limit. The ranking works in smaller parts to keep it; results are the same.
+            limit. The ranking works in smaller parts to keep it; results are the same, but for the
+            samples that ``"fast"`` misses. What an approximate search allocates is not limited.
         progress: Whether to show progress bars on standard error (they need tqdm), or a function
             that is called with a :class:`mabm.Progress` as each stage begins, about ten times a
             second, and as it ends.

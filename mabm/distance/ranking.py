@@ -179,11 +179,11 @@ def rank_neighbors(
             A :class:`mabm.NeighborSearch`, such as :class:`mabm.FaissSearch`: the nearest samples
             that it finds, ordered by their exact scores. Samples may be missed, and results may
             depend on its version and threads. ``Ranking.recall`` and the log say how many were
-            found, on a sample of rows. A list ends early (-1) where too few were found. The search
-            is not limited by ``max_memory``.
+            found, on a sample of rows. A list ends early (-1) where too few were found.
         max_memory: Most memory to allocate beyond the features in float32 and the result, on their
             device: a number of bytes, or words such as ``"4GB"`` or ``"512MiB"``; ``None`` for no
-            limit. The ranking works in smaller parts to keep it; results are the same.
+            limit. The ranking works in smaller parts to keep it; results are the same, but for the
+            samples that ``"fast"`` misses. What an approximate search allocates is not limited.
         progress: Whether to show progress bars on standard error (they need tqdm), or a function
             that is called with a :class:`mabm.Progress` as each stage begins, about ten times a
             second, and as it ends.

@@ -40,7 +40,7 @@ def evaluate_search(
 
     The gallery is ranked by inner product. The protocols are defined on unit vectors, for which
     this equals the order by cosine similarity and by Euclidean distance; features are not
-    normalized here.
+    normalized here. Beside the features, memory is that of one trial's distances, Q x G.
 
     Args:
         features: (N, D) floating point, one row per test image. Images that are neither queries nor

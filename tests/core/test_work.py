@@ -184,6 +184,7 @@ def test_without_tqdm_a_bar_names_what_to_install(monkeypatch: pytest.MonkeyPatc
 
 LIMITED: list[Callable[..., Any]] = [
     *(call for call, _ in CALLS),
+    lambda **more: mabm.rank_neighbors(FEATURES, k1=10, precision="fast", **more).ranks,
     lambda **more: mabm.ModalityDBSCAN(k1=10, **more).fit_predict(FEATURES),
     lambda **more: mabm.ModalityDBSCAN(k1=10, **more).fit(FEATURES).predict(FEATURES[:7]),
     lambda **more: mabm.predict_labels(
