@@ -38,7 +38,9 @@ logger = logging.getLogger(__name__)
 _WIDE_LENGTHS = 2.0
 _FEW_ROWS = 20  # too few for meaningful percentiles
 
-# Rows ranked by exact scores only, from which a warning is logged: about a second of work.
+# Rows ranked by exact scores only that are logged: one in so many of all, and, as a warning, a number
+# that is about a second of work.
+_LOGGED_SHARE = 100
 _MANY_ROWS = 1000
 
 
@@ -361,6 +363,6 @@ def _log_rungs(rungs: list[tuple[str, Tensor]], num_rest: int, count: int) -> No
             proven[rung] = proven.get(rung, 0) + int(number)
         shares = ", ".join(f"{number} by {rung}" for rung, number in proven.items())
         logger.debug("ranking %d samples: %s, %d by exact scores", count, shares, num_rest)
-    if num_rest:
+    if num_rest > count // _LOGGED_SHARE:
         level = logging.WARNING if num_rest > _MANY_ROWS else logging.INFO
         logger.log(level, "ranking %d of %d samples by exact scores only", num_rest, count)

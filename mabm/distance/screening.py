@@ -33,6 +33,9 @@ _FINE_PASSES = ((True, True),)
 _COARSE_PASSES = ((True, False), (False, True))
 # Bytes of the lists of rows that an earlier rung left.
 _REST_BYTES = 64 << 20
+# Bytes of the lists of all rows at once. Beyond it, with very many samples, groups or neighbors,
+# rows are screened in parts, each against all samples.
+_LIST_BYTES = 4 << 30
 # Rows that are faster ranked by exact scores than screened again.
 _FEW_ROWS = 64
 # Error bounds of precision "fast" as a share of the proven ones: rests of rows hardly ever point
@@ -177,11 +180,12 @@ def screen_peak(count: int, dim: int, widths: list[int]) -> int:
     directions = min(dim, _MOST_DIRECTIONS)
     greatest, least = greatest_capacity(count, dim, widths), capacity_for(widths, None)
     choosing = count * 12 * 32 + 32 * dim * directions  # scores of a sample; directions, and copies
-    whole = count * _row_list_bytes(widths, least) + 2 * block
+    whole = min(_LIST_BYTES, count * _row_list_bytes(widths, least)) + 2 * block
     again = min(_REST_BYTES // 2, count // 4 * _row_list_bytes(widths, 8 * least))
     operands = 4 * directions + (dim + 64 if fast_int8_kernel() else 0)
     narrow = (
-        count * (operands + _row_list_bytes(widths, greatest))
+        count * operands
+        + min(_LIST_BYTES, count * _row_list_bytes(widths, greatest))
         + 4 * dim * directions
         + again
         + block * 5 // 4
@@ -204,12 +208,11 @@ def _block_bytes(max_memory: int | None) -> int:
 def _row_blocks(
     rows: Tensor, layout: ListLayout, capacity: int, max_memory: int | None, is_first: bool
 ) -> tuple[Tensor, ...]:
-    """Rows whose lists are made at a time: all of them, unless memory is limited."""
-    row_bytes = len(layout.widths) * (8 * capacity + 8)
-    limit = max_memory if is_first else min(_REST_BYTES, max_memory or _REST_BYTES)
-    if limit is None:
-        return (rows,)
-    return torch.split(rows, max(_TILE, limit // (2 * row_bytes)))
+    """Rows whose lists are made at a time: all of them, unless that takes too much memory."""
+    limit = _LIST_BYTES if is_first else _REST_BYTES // 2
+    if max_memory is not None:
+        limit = min(limit, max_memory // 2)
+    return torch.split(rows, max(_TILE, limit // _row_list_bytes(layout.widths, capacity)))
 
 
 def fill_lists(

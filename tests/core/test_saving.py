@@ -51,6 +51,7 @@ def make_results(put: Callable[[Any], Any]) -> dict[str, Any]:
         mabm.DBSCAN(0.3),
         mabm.RerankOptions(k1=10),
         mabm.Progress("ranking", 5, 60, 0.5, None),
+        mabm.Estimate(60, 6, 0.5, 0.75, 2**20, {"ranking": 0.5}, {"ranking": 2**20}),
         mabm.evaluate_retrieval(distance, ids, ids, protocol="regdb"),
         mabm.PROTOCOLS["sysu_mm01"],
         mabm.SEARCH_TASKS["sysu_mm01"][0],

@@ -330,6 +330,17 @@ def test_rows_in_blocks_have_the_same_lists(max_memory: int | None) -> None:
                 assert len(set(kept)) == size
 
 
+def test_lists_that_take_too_much_memory_are_made_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.randn(900, 20, generator=torch.Generator().manual_seed(3))
+    modality = torch.arange(900) % 3
+    expected = mabm.rank_neighbors(x, modality, k1=9)
+    monkeypatch.setattr(screening, "_LIST_BYTES", 1)
+    layout = ListLayout.of(x, modality, mabm.PRESETS["bmil"], 9)
+    assert len(list(screening.screen(x, layout, False, False, None, lambda number: None))) > 1
+    found = mabm.rank_neighbors(x, modality, k1=9)
+    assert torch.equal(found.ranks, expected.ranks)
+
+
 @pytest.mark.parametrize("side", [192, 384])
 def test_blocks_of_samples_change_nothing(side: int, monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.randn(1000, 33, generator=torch.Generator().manual_seed(2))
@@ -362,11 +373,12 @@ def test_no_row_of_plain_random_features_is_left_to_exact_scores(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     generator = torch.Generator().manual_seed(0)
-    with caplog.at_level("INFO", logger="mabm"):
+    with caplog.at_level("DEBUG", logger="mabm.distance.ranking"):
         for x in (torch.randn(2000, 256, generator=generator), torch.rand(2000, 256)):
             mabm.rank_neighbors(x)
             mabm.rank_neighbors(x, torch.arange(2000) % 2)
-    assert "exact scores only" not in caplog.text
+    assert len(caplog.messages) == 4
+    assert all(message.endswith(", 0 by exact scores") for message in caplog.messages)
 
 
 def test_the_mean_is_not_drawn_away_by_a_few_giant_rows() -> None:
