@@ -38,8 +38,8 @@ logger = logging.getLogger(__name__)
 _WIDE_LENGTHS = 2.0
 _FEW_ROWS = 20  # too few for meaningful percentiles
 
-# Rows ranked by exact scores only that are logged: one in so many of all, and, as a warning, a number
-# that is about a second of work.
+# Rows ranked by exact scores only that are logged: one in so many of all, and, as a warning, a
+# number that is about a second of work.
 _LOGGED_SHARE = 100
 _MANY_ROWS = 1000
 
