@@ -256,7 +256,8 @@ def projection_error(projection: Projection) -> float:
 
     From ``|P'P - I| <= skewness`` and projections that are off by ``rounding``.
     """
-    return 1.01 * (2 * projection.rounding + projection.rounding**2 + 2 * projection.skewness)
+    rounding, skewness = projection.rounding, projection.skewness
+    return 1.01 * (1 + skewness) * (2 * rounding + rounding**2 + 2 * skewness)
 
 
 def _terms(

@@ -31,9 +31,9 @@ def project(x: torch.Tensor, measures: Measures) -> Rung:
     return projected_rung(x, measures, projection_on(directions))
 
 
-def project_anywhere(x: torch.Tensor, measures: Measures) -> Rung:
+def project_anywhere(x: torch.Tensor, measures: Measures, *, length: float) -> Rung:
     """The rung of a direction that means nothing, and is not even of length 1."""
-    direction = torch.ones(x.shape[1], 1) * (0.9 / math.sqrt(x.shape[1]))
+    direction = torch.ones(x.shape[1], 1) * (length / math.sqrt(x.shape[1]))
     return projected_rung(x, measures, projection_on(direction))
 
 
@@ -55,7 +55,8 @@ RUNGS: dict[str, MakeRung] = {
     "errors in one pass": functools.partial(with_own_errors, is_coarse=False),
     "errors in two passes": functools.partial(with_own_errors, is_coarse=True),
     "leading directions": project,
-    "any direction": project_anywhere,
+    "a short direction": functools.partial(project_anywhere, length=0.9),
+    "a long direction": functools.partial(project_anywhere, length=1.1),
 }
 
 
