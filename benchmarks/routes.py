@@ -219,8 +219,12 @@ def check_equality(kind: str, preset: str, threads: int) -> None:
 def _log_of_ranking() -> Iterator[list[str]]:
     """Collects what the library's ranking logs, from its shares of rows to its warnings."""
     said: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            said.append(record.getMessage())
+
+    handler = Listener()
     logger = logging.getLogger("mabm.distance.ranking")
     level = logger.level
     logger.addHandler(handler)

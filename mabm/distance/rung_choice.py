@@ -32,6 +32,7 @@ _SAMPLE_SCORES = 1 << 24
 _DIRECTION_ROWS = 512
 # Numbers of directions to choose from; more are hardly faster than all dimensions.
 _WIDTHS = (32, 64, 96, 128, 192, 256)
+MOST_DIRECTIONS = _WIDTHS[-1]
 # What a pair costs beside its product, and a candidate, in multiplications of a kernel: the
 # comparison with two thresholds; scoring (by D times the first, plus the second).
 _COMPARISON = 24

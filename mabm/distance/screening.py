@@ -19,7 +19,12 @@ from mabm._core.precision import without_autocast
 from mabm._core.work import Advance
 from mabm.distance.instructions import fast_int8_kernel
 from mabm.distance.list_layout import ListLayout
-from mabm.distance.rung_choice import capacity_for, choose_rungs, greatest_capacity
+from mabm.distance.rung_choice import (
+    MOST_DIRECTIONS,
+    capacity_for,
+    choose_rungs,
+    greatest_capacity,
+)
 from mabm.distance.rungs import Rung, measure
 
 # Bytes of one packed block of samples, and multiplications of a call, a fraction of a second of
@@ -27,7 +32,6 @@ from mabm.distance.rungs import Rung, measure
 _BLOCK_BYTES = 32 << 20
 _PRODUCTS_AT_ONCE = 2**34
 _TILE = 192  # csrc/common/screening.h
-_MOST_DIRECTIONS = 256  # of rung_choice.py
 # Whether thresholds are raised and candidates are collected in each pass over all pairs.
 _FINE_PASSES = ((True, True),)
 _COARSE_PASSES = ((True, False), (False, True))
@@ -161,10 +165,10 @@ def screen_bytes(x: Tensor, widths: list[int], max_memory: int | None) -> int:
     """Memory of a screen under a limit but for its lists, of which it has the shortest, in bytes.
 
     Of each sample: measures and bounds, scores of the rows that choose the rungs, and an operand of
-    at most ``_MOST_DIRECTIONS``. Of all: two packed blocks, and the shortest lists.
+    at most ``MOST_DIRECTIONS``. Of all: two packed blocks, and the shortest lists.
     """
     count, dim = x.shape
-    of_sample = 320 + 12 * 64 + 4 * min(dim, _MOST_DIRECTIONS)
+    of_sample = 320 + 12 * 64 + 4 * min(dim, MOST_DIRECTIONS)
     block = min(_block_bytes(max_memory), 4 * dim * max(count, _TILE))
     lists = 2 * _TILE * len(widths) * (8 * capacity_for(widths, None) + 8)
     return count * of_sample + 2 * max(block, 4 * dim * _TILE) + lists
@@ -177,7 +181,7 @@ def screen_peak(count: int, dim: int, widths: list[int]) -> int:
     all dimensions, never both: errors of float32 products are too small for long lists.
     """
     block = min(_BLOCK_BYTES, 4 * dim * max(count, _TILE))
-    directions = min(dim, _MOST_DIRECTIONS)
+    directions = min(dim, MOST_DIRECTIONS)
     greatest, least = greatest_capacity(count, dim, widths), capacity_for(widths, None)
     choosing = count * 12 * 32 + 32 * dim * directions  # scores of a sample; directions, and copies
     whole = min(_LIST_BYTES, count * _row_list_bytes(widths, least)) + 2 * block
