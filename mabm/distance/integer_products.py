@@ -46,12 +46,12 @@ class IntegerProduct:
     dtype = torch.int32
 
     def __init__(self, x: Tensor) -> None:
-        self.mean = x.mean(dim=0)
+        self.mean, *extremes = torch.ops.mabm.measure_columns(x)
         self._rows = quantize_rows(x, self.mean, rotate=rotation_helps(x, self.mean))
         # Rows that are all alike are zeros when centered, and their unit says nothing. The exact
         # scores are sums of numbers as large as those of x; a unit that made their rounding errors
         # overflow float32 would be of no use. Both are powers of two.
-        greatest = torch.stack(x.aminmax()).abs().amax()
+        greatest = torch.stack(extremes).abs().amax()
         exponent = torch.frexp(greatest).exponent.to(torch.int64)
         most = (1023 + _MOST_MAGNITUDE - exponent << 52).view(torch.float64)
         unit = torch.minimum(self._rows.unit, most)

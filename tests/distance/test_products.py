@@ -34,7 +34,10 @@ def test_float16_operands_and_what_they_lost_are_the_centered_rows(
     product = HalfProduct(x)
     unit = float(product.unit)
     assert math.frexp(unit)[0] == 0.5  # a power of two: scaling rounds nothing
-    halves = device.get(product.operand(slice(None))).astype(np.float64)
+    operand = device.get(product.operand(slice(None))).astype(np.float64)
+    halves, padding = np.split(operand, features.shape[1:], axis=1)
+    assert operand.shape[1] % 64 == 0
+    assert not padding.any()
     assert np.isfinite(halves).all()
     assert np.abs(halves).max() <= 2**14
     centered = device.get(x - product.mean).astype(np.float64)
