@@ -89,6 +89,14 @@ struct ProductTile {
   MABM_HOST_DEVICE float gap(int64_t row) const { return gaps[row]; }
 };
 
+// Upper bounds on the scores of candidates, (B, L, C): a score s of a row is at most
+// (bound + offset of the row) / area. Null: all candidates are scored.
+struct CandidateBounds {
+  const float* bounds;
+  const double* offsets;
+  const double* area;
+};
+
 // What a list is cut by.
 template <class Score>
 struct Cut {

@@ -46,6 +46,38 @@ __device__ void score_row(const float* row, const float* const (&others)[kCount]
   }
 }
 
+// Candidates that a warp scores together.
+constexpr int kScoreBatch = 4;
+
+// Scores of one row against the samples of the lanes in `wanted`, each in its lane; 0 in the
+// others. Called by a whole warp.
+template <bool kEuclidean>
+__device__ double score_lanes(const float* row, const float* features, int64_t dim, int32_t sample,
+                              unsigned wanted) {
+  double score = 0.0;
+  while (wanted != 0) {
+    int lanes[kScoreBatch];
+    const float* others[kScoreBatch];
+    int lane = 0;
+#pragma unroll
+    for (int k = 0; k < kScoreBatch; ++k) {
+      if (wanted != 0) {  // the last batch is filled up with the last sample
+        lane = __ffs(wanted) - 1;
+        wanted &= wanted - 1;
+      }
+      lanes[k] = lane;
+      others[k] = features + __shfl_sync(kFullWarp, sample, lane) * dim;
+    }
+    double scores[kScoreBatch];
+    score_row<kEuclidean>(row, others, dim, scores);
+#pragma unroll
+    for (int k = 0; k < kScoreBatch; ++k) {
+      score = lane_index() == lanes[k] ? scores[k] : score;
+    }
+  }
+  return score;
+}
+
 // Rows and columns that a warp scores together, so that each loaded feature is used for four pairs.
 constexpr int kTileSide = 4;
 constexpr int kTileThreads = 256;

@@ -173,8 +173,12 @@ auto write_lists(const Array<double>& scores, const Array<int32_t>& indices,
 
 auto rank_candidates(const Array<float>& features, const Array<int64_t>& rows,
                      const Array<int32_t>& indices, const Array<int32_t>& counts,
-                     const Array<int32_t>& widths, bool euclidean) {
+                     const Array<int32_t>& widths, bool euclidean, const Array<float>& bounds,
+                     const Array<double>& offsets, double area) {
   const Memory<float> x(features);
+  const Memory<float> bound(bounds);
+  const Memory<double> offset(offsets);
+  const Memory<double> areas(1, area);
   const Memory<int64_t> row_numbers(rows);
   const Memory<int32_t> index(indices);
   const Memory<int32_t> count(counts);
@@ -182,8 +186,10 @@ auto rank_candidates(const Array<float>& features, const Array<int64_t>& rows,
                             count.read()};
   RankedMemory ranked(rows.size(), widths);
   Memory<double> scored(rows.size() * lists.capacity);
-  check(launch_rank_candidates(x.read(), features.shape(1), row_numbers.read(), lists, euclidean,
-                               ranked.view(), scored.get(), nullptr));
+  const CandidateBounds given{bounds.size() == 0 ? nullptr : bound.read(), offset.read(),
+                              areas.read()};
+  check(launch_rank_candidates(x.read(), features.shape(1), row_numbers.read(), lists, given,
+                               euclidean, ranked.view(), scored.get(), nullptr));
   const std::vector<int64_t> shape{rows.size(), ranked.total};
   return std::make_tuple(ranked.ranks.array(shape), ranked.scores.array(shape));
 }
