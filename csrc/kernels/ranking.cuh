@@ -9,7 +9,7 @@
 namespace mabm {
 
 // Candidates scored together by a warp.
-constexpr int kScoreBatch = 4;
+constexpr int kScoreBatch = 8;
 
 // Numbers of the host, passed to the device as kernel arguments: unlike a copy, this neither makes
 // the host wait nor keeps a CUDA graph from being captured.
