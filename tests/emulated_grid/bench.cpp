@@ -42,6 +42,20 @@ Array<double> score_tile(const Array<float>& features, const Array<int64_t>& row
   return scores.array({rows.size(), num_columns});
 }
 
+// Features as the kernels take them, from x: x * 2^-896, x, and x * 2^896.
+auto scaled_features(const Array<float>& features) {
+  const Memory<float> x(features);
+  Memory<double> down(x.size());
+  Memory<double> same(x.size());
+  Memory<double> up(x.size());
+  for (int64_t at = 0; at < x.size(); ++at) {
+    down.get()[at] = lowered(x.read()[at]);
+    same.get()[at] = raised<0>(x.read()[at]);
+    up.get()[at] = raised<896>(x.read()[at]);
+  }
+  return std::make_tuple(down.array(), same.array(), up.array());
+}
+
 // Candidate lists as they pass from launch to launch: (B, L, C) scores and indices, (B, L) counts
 // and thresholds.
 template <class Score>
@@ -186,10 +200,11 @@ auto rank_candidates(const Array<float>& features, const Array<int64_t>& rows,
                             count.read()};
   RankedMemory ranked(rows.size(), widths);
   Memory<double> scored(rows.size() * lists.capacity);
+  Memory<int32_t> chosen(rows.size() * lists.capacity);
   const CandidateBounds given{bounds.size() == 0 ? nullptr : bound.read(), offset.read(),
                               areas.read()};
   check(launch_rank_candidates(x.read(), features.shape(1), row_numbers.read(), lists, given,
-                               euclidean, ranked.view(), scored.get(), nullptr));
+                               euclidean, ranked.view(), {scored.get(), chosen.get()}, nullptr));
   const std::vector<int64_t> shape{rows.size(), ranked.total};
   return std::make_tuple(ranked.ranks.array(shape), ranked.scores.array(shape));
 }
@@ -290,14 +305,19 @@ auto average_encodings(const Array<int64_t>& indptr, const Array<int32_t>& indic
 
 // ---- Encoding -----------------------------------------------------------------------------------
 
+// `ranks` and `known` are (N, K): the products that a ranking has.
 auto weigh_neighbors(const Array<float>& features, const Array<int64_t>& indptr,
-                     const Array<int32_t>& indices) {
+                     const Array<int32_t>& indices, const Array<int64_t>& ranks,
+                     const Array<double>& known) {
   const Memory<float> x(features);
+  const Memory<int64_t> rank(ranks);
+  const Memory<double> product(known);
   const RowsMemory neighbors(indptr, indices);
   Memory<double> products(indices.size());
   Memory<int32_t> weights(indices.size());
   Memory<int32_t> counts(neighbors.count());
-  check(launch_weigh_neighbors(x.read(), features.shape(1), neighbors.view(), products.get(),
+  check(launch_weigh_neighbors(x.read(), features.shape(1), neighbors.view(),
+                               {ranks.shape(1), rank.read(), product.read()}, products.get(),
                                weights.get(), counts.get(), nullptr));
   return std::make_tuple(weights.array(), counts.array());
 }
@@ -482,6 +502,7 @@ PYBIND11_MODULE(bench, module) {
   module.attr("WINDOW") = kWindow;
   define(module, "exclusive_sum", &exclusive_sum);
   define(module, "score_tile", &score_tile);
+  define(module, "scaled_features", &scaled_features);
   define(module, "collect_products", &collect_tile<float>);
   define(module, "collect_integers", &collect_tile<int32_t>);
   define(module, "collect_exact", &collect_exact);

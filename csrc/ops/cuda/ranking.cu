@@ -65,6 +65,7 @@ std::tuple<Tensor, Tensor> rank_candidates(const Tensor& features, const Tensor&
   Tensor scores = on.make<double>({num_rows, total}, "scores");
   const Tensor widths_copy = widths_on(on, widths);
   const Tensor scored = on.make<double>({num_rows, candidates.size(2)}, "exact scores");
+  const Tensor chosen = on.make<int32_t>({num_rows, candidates.size(2)}, "exact scores");
   const CompleteLists lists{num_rows, candidates.size(1), candidates.size(2),
                             read<int32_t>(candidates), read<int32_t>(counts)};
   const CandidateBounds given = read_bounds(bounds, offsets, area);
@@ -72,7 +73,7 @@ std::tuple<Tensor, Tensor> rank_candidates(const Tensor& features, const Tensor&
       launch_rank_candidates(
           read<float>(features), features.size(1), read<int64_t>(rows), lists, given, euclidean,
           {read<int32_t>(widths_copy), total, write<int64_t>(ranks), write<double>(scores)},
-          write<double>(scored), on.stream()),
+          {write<double>(scored), write<int32_t>(chosen)}, on.stream()),
       "ranking candidates");
   return {ranks, scores};
 }
