@@ -45,8 +45,10 @@ inline CandidateLists<float> read_lists(const Tensor& scores, const char* name,
   return lists;
 }
 
-// Checks the length of each list.
+// Checks how many lists there are, and the length of each.
 inline void check_widths(const std::vector<int64_t>& widths) {
+  STD_TORCH_CHECK(static_cast<int64_t>(widths.size()) <= kMostLists, "widths must be at most ",
+                  kMostLists, ", got ", widths.size());
   for (const int64_t width : widths) {
     STD_TORCH_CHECK(width >= 0 && width <= kMaxInt32, "widths must be in [0, ", kMaxInt32,
                     "], got ", width);
@@ -74,6 +76,7 @@ struct CollectArguments {
     return {gaps.numel(),
             biases.numel(),
             read<Product>(products),
+            products.size(1),
             transposed,
             row_scales.has_value() ? read<float>(*row_scales) : nullptr,
             column_scales.has_value() ? read<float>(*column_scales) : nullptr,
@@ -112,8 +115,8 @@ inline CandidateLists<float> check_collect_candidates(const CollectArguments& gi
   check_tensor<int32_t>(given.column_groups, "column_groups", 1);
   check_tensor<int32_t>(given.list_of_group, "list_of_group", 2);
   check_tensor<float>(given.gaps, "gaps", 1);
-  check_size(given.products, "products", given.transposed ? 1 : 0, lists.num_rows);
-  check_size(given.products, "products", given.transposed ? 0 : 1, num_columns);
+  check_least_size(given.products, "products", given.transposed ? 1 : 0, lists.num_rows);
+  check_least_size(given.products, "products", given.transposed ? 0 : 1, num_columns);
   check_size(given.gaps, "gaps", 0, lists.num_rows);
   check_size(candidates, "candidates", 1, static_cast<int64_t>(given.widths.size()));
   check_widths(given.widths);

@@ -110,9 +110,9 @@ auto collect_tile(const Array<Product>& products, const Array<float>& biases,
   ListsMemory<float> lists(scores, indices, counts, thresholds);
   const ListTable table{row_group.read(), nullptr, column_group.read(), list_of.read(),
                         static_cast<int>(list_of_group.shape(1))};
-  const ProductTile<Product> tile{gaps.size(), biases.size(),    product.read(),
-                                  transposed,  row_scale.read(), column_scale.read(),
-                                  bias.read(), gap.read()};
+  const ProductTile<Product> tile{gaps.size(),         biases.size(), product.read(),
+                                  products.shape(1),   transposed,    row_scale.read(),
+                                  column_scale.read(), bias.read(),   gap.read()};
   check(launch_collect_products(tile, table, first_column, width.read(), last, lists.view(),
                                 nullptr));
   return lists.arrays();

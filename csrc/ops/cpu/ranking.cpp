@@ -2,6 +2,7 @@
 // scores, and rows ranked by exact scores only.
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <functional>
 #include <limits>
@@ -51,9 +52,10 @@ int32_t cut_list(float* scores, int32_t* indices, int32_t count, const Cut<float
   const auto middle = scratch.begin() + cut.width - 1;
   std::nth_element(scratch.begin(), middle, scratch.end(), std::greater<float>());
   const float last = *middle;
-  // Rounded down and up.
+  // Rounded down and up. A sample may have raised it before.
   const bool trusted = cut.gap < 0;
-  *threshold = std::nextafter(trusted ? last : last - cut.gap, trusted ? -kLowest : kLowest);
+  *threshold = std::max(
+      *threshold, std::nextafter(trusted ? last : last - cut.gap, trusted ? -kLowest : kLowest));
   auto ties =
       cut.width - std::count_if(scratch.begin(), middle, [&](float score) { return score > last; });
   int32_t kept = 0;
@@ -73,6 +75,37 @@ struct Collector {
   CandidateLists<float> lists;
   const std::vector<int64_t>& widths;
   const float* gaps;
+
+  // Raises the thresholds of a row's empty lists to what a sample of a tile proves:
+  // score_at(column), list_at(column).
+  template <class ScoreAt, class ListAt>
+  void raise_thresholds(int64_t row, int64_t num_columns, const ScoreAt& score_at,
+                        const ListAt& list_at) const {
+    if (!has_samples(lists.num_lists)) {
+      return;
+    }
+    std::vector<std::array<float, kSampleClasses>> best(lists.num_lists);
+    for (auto& classes : best) {
+      classes.fill(kLowest);
+    }
+    const int64_t stride = sample_stride(num_columns);
+    for (int64_t first = 0; first < kSampleRuns * stride; first += stride) {
+      for (int place = 0; place < kSampleClasses && first + place < num_columns; ++place) {
+        float& of_class = best[list_at(first + place)][place];
+        of_class = std::max(of_class, score_at(first + place));  // NaN is not greater
+      }
+    }
+    for (int64_t list = 0; list < lists.num_lists; ++list) {
+      const auto width = static_cast<int32_t>(widths[list]);
+      const int64_t at = row * lists.num_lists + list;
+      const bool is_new = lists.counts[at] == 0 && lists.thresholds[at] == kLowest;
+      if (is_new && sample_raises(width)) {
+        const auto last = best[list].begin() + width - 1;
+        std::nth_element(best[list].begin(), last, best[list].end(), std::greater<float>());
+        lists.thresholds[at] = std::nextafter(*last - std::max(gaps[row], 0.0f), kLowest);
+      }
+    }
+  }
 
   // Cuts a list of a row. If it is full, more are to come, and it may overflow.
   void cut(int64_t row, int64_t list, std::vector<float>& scratch) const {
@@ -115,10 +148,14 @@ void collect_tile(const CollectArguments& given, const Collector& collector, boo
         for (int64_t row = block.first; row < block.last; ++row) {
           const int32_t* list_of =
               read<int32_t>(given.list_of_group) + row_group[row] * given.list_of_group.size(0);
+          const auto list_at = [&](int64_t column) { return list_of[column_group[column]]; };
+          const auto score_at = [&](int64_t column) {
+            return tile.score(tile.product(row, column), row, column);
+          };
+          collector.raise_thresholds(row, tile.num_columns, score_at, list_at);
           for (int64_t column = 0; column < tile.num_columns; ++column) {
-            collector.add(row, list_of[column_group[column]],
-                          tile.score(tile.product(row, column), row, column),
-                          given.first_column + column, scratch);
+            collector.add(row, list_at(column), score_at(column), given.first_column + column,
+                          scratch);
           }
           for (int64_t list = 0; last && list < lists.num_lists; ++list) {
             if (lists.counts[row * lists.num_lists + list] > given.widths[list]) {
