@@ -148,7 +148,9 @@ def inner_products(x: Tensor, y: Tensor) -> Tensor:
     """
     others = WholeRows(y)
     found = x.new_empty((len(x), len(y)), dtype=torch.float64)
-    for rows, out in zip(x.split(_ROWS_AT_ONCE), found.split(_ROWS_AT_ONCE), strict=True):
+    for rows, out in zip(
+        torch.split(x, _ROWS_AT_ONCE), torch.split(found, _ROWS_AT_ONCE), strict=True
+    ):
         WholeRows(rows).multiply(others, out=out)
     return found
 

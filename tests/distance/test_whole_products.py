@@ -1,5 +1,6 @@
 """Exact products of rounded rows: against fractions, in digits and in float64, in any order."""
 
+import math
 from fractions import Fraction
 
 import numpy as np
@@ -85,6 +86,18 @@ def test_against_fractions(device: Device, kind: str, queries: int, count: int, 
         bits = length / Fraction(units[row]) ** 2
         assert bits <= 2**53  # so that no sum of products exceeds 2^53
         assert bits >= 2**50 or not bits  # and no more is lost than that asks for
+
+
+@pytest.mark.parametrize("dim", [3, 130, 513, 2048])
+def test_lengths_at_the_bound(device: Device, route: str, dim: int) -> None:
+    # Squared lengths about 2, where the unit doubles. The first, coarse rounding takes all entries
+    # but one down by nearly half a unit.
+    coarse = 2.0 ** (1 - (53 - math.ceil(math.log2(dim))) // 2)
+    rows = torch.full((3000, dim), (math.floor((dim - 1) ** -0.5 / coarse) + 0.49) * coarse)
+    rows[:, 0] = 1 + torch.linspace(-(2.0**-14), 2.0**-14, len(rows))
+    whole = WholeRows(device.put(rows))
+    assert len(whole.units.unique()) == 2
+    assert (whole.squares / whole.units.square() <= 2.0**53).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
