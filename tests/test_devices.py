@@ -15,7 +15,7 @@ from op_samples import OPS, make_samples
 from pipeline import results
 
 import mabm
-from mabm.distance import candidates
+from mabm.distance import candidates, whole_products
 from mabm.distance.integer_products import IntegerProduct
 from mabm.distance.list_layout import ListLayout
 from mabm.distance.products import FloatProduct, HalfProduct
@@ -128,6 +128,31 @@ def test_how_the_gpu_may_add_float16_changes_nothing(gpu: Device, name: str, val
     with switched(torch.backends.cuda.matmul, name, value):
         found = mabm.rank_neighbors(gpu.put(features), gpu.put(modality))
     np.testing.assert_array_equal(gpu.get(found.ranks), expected.ranks)
+
+
+@pytest.mark.parametrize("in_digits", [False, True])
+@pytest.mark.parametrize(("count", "dim"), [(60, 130), (1300, 512), (500, 2048)])
+def test_products_of_whole_numbers(
+    gpu: Device, count: int, dim: int, in_digits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features, modality = many(count, dim)
+    inputs = features, np.arange(count) // 20, np.arange(count) % 6 + 1, modality
+    task = mabm.SEARCH_TASKS["regdb"][0]
+    split = count // 3
+    halves = features[:split], features[split:], modality[:split], modality[split:]
+    others = features[: count // 2] * 3, features
+    scores = mabm.evaluate_search(*inputs, task=task)
+    reranked = mabm.evaluate_search(*inputs, task=task, rerank=mabm.RerankOptions())
+    distance = mabm.rerank(*halves)
+    products = whole_products.inner_products(*map(torch.from_numpy, others))
+    monkeypatch.setattr(whole_products, "wants_digits", lambda x: in_digits)
+    found = whole_products.inner_products(*map(gpu.put, others))
+    np.testing.assert_array_equal(gpu.get(found), products)
+    np.testing.assert_array_equal(gpu.get(mabm.rerank(*map(gpu.put, halves))), distance)
+    put = [gpu.put(part) for part in inputs]
+    assert mabm.evaluate_search(*put, task=task).to_dict() == scores.to_dict()
+    again = mabm.evaluate_search(*put, task=task, rerank=mabm.RerankOptions())
+    assert again.to_dict() == reranked.to_dict()
 
 
 def test_the_same_results_on_every_run(gpu: Device) -> None:
@@ -260,6 +285,19 @@ def test_collecting_candidates_waits_for_nothing(
         [30],
     )
     check_does_not_wait(lambda: list(candidates.propose_candidates(x, layout, False)))
+
+
+@without_waiting
+@pytest.mark.parametrize("in_digits", [False, True])
+def test_products_of_whole_numbers_wait_for_nothing(
+    gpu: Device, in_digits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(whole_products, "wants_digits", lambda x: in_digits)
+    x = gpu.put(torch.randn(300, 256))
+    check_does_not_wait(lambda: whole_products.inner_products(x[:70], x))
+    check_does_not_wait(
+        lambda: whole_products.WholeRows(x).squared_distances(whole_products.WholeRows(x))
+    )
 
 
 @without_waiting
