@@ -1,4 +1,4 @@
-"""Predictions for GPUs: formulas and counts against slow loops, tables, and their place in reports."""
+"""Predictions for GPUs: formulas and counts against slow loops, tables, their place in reports."""
 
 import importlib
 import json

@@ -15,7 +15,7 @@ import sys
 import traceback
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,9 +77,7 @@ class CountCalls(TorchDispatchMode):
         super().__init__()
         self.calls = Calls()
 
-    def __torch_dispatch__(  # noqa: PLW3201  # PyTorch's name
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Counts one call."""
         result = func(*args, **(kwargs or {}))
         namespace, name = func._schema.name.split("::")

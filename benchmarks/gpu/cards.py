@@ -43,7 +43,7 @@ class Device:
 
     Attributes:
         name: As in the tables.
-        words: Words that are all in the name that CUDA has for it.
+        word: What the name that CUDA has for it contains.
         memory: Bytes of memory.
         bandwidth: Bytes of memory a second.
         cache: Bytes of L2.
@@ -51,14 +51,13 @@ class Device:
         clock: Clocks a second under load.
         int8: Operations a second of dense products.
         float16: The same with float32 sums.
-        wide_products: Operations a second of float64 products; 0 where they are taken in 16 products
-            of 8-bit digits.
+        wide_products: Operations a second of float64 products; 0 where digits of 8 bits are faster.
         wide: Instructions of float64, per multiprocessor and clock (CUDA C++ programming guide).
         conversions: Conversions from float32 to float64, likewise.
     """
 
     name: str
-    words: tuple[str, ...]
+    word: str
     memory: float
     bandwidth: float
     cache: float
@@ -96,17 +95,15 @@ class Device:
 
 
 DEVICES = (
-    Device("H100 SXM", ("H100",), 80e9, 3.35e12, 50e6, 132, 1.7e9, 1979e12, 990e12, 67e12, 64, 16),
-    Device("H200", ("H200",), 141e9, 4.8e12, 50e6, 132, 1.7e9, 1979e12, 990e12, 67e12, 64, 16),
-    Device(
-        "A100 80GB", ("A100",), 80e9, 2.04e12, 40e6, 108, 1.41e9, 624e12, 312e12, 19.5e12, 32, 16
-    ),
-    Device("RTX 3090", ("RTX 3090",), 24e9, 0.936e12, 6e6, 82, 1.7e9, 284e12, 71e12, 0, 2, 2),
-    Device("RTX 4090", ("RTX 4090",), 24e9, 1.008e12, 72e6, 128, 2.5e9, 661e12, 165e12, 0, 2, 2),
+    Device("H100 SXM", "H100", 80e9, 3.35e12, 50e6, 132, 1.7e9, 1979e12, 990e12, 67e12, 64, 16),
+    Device("H200", "H200", 141e9, 4.8e12, 50e6, 132, 1.7e9, 1979e12, 990e12, 67e12, 64, 16),
+    Device("A100 80GB", "A100", 80e9, 2.04e12, 40e6, 108, 1.41e9, 624e12, 312e12, 19.5e12, 32, 16),
+    Device("RTX 3090", "RTX 3090", 24e9, 0.936e12, 6e6, 82, 1.7e9, 284e12, 71e12, 0, 2, 2),
+    Device("RTX 4090", "RTX 4090", 24e9, 1.008e12, 72e6, 128, 2.5e9, 661e12, 165e12, 0, 2, 2),
 )
 
 
 def device_of(name: str) -> Device | None:
     """The device of a name that CUDA gives, or ``None`` if it is not among those here."""
-    found = [device for device in DEVICES if all(word in name for word in device.words)]
+    found = [device for device in DEVICES if device.word in name]
     return found[0] if found else None

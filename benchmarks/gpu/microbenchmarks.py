@@ -36,8 +36,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for features.py
 
 import checks
-from counts import count_work
 from cards import device_of
+from counts import count_work
 from features import KINDS, make_features
 from measure import ROOT, Budget, OutOfTimeError, Timer, Timing, ceilings, clocks, machine
 from peers import Peer, peers

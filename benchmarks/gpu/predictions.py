@@ -1,4 +1,4 @@
-"""Predicted bytes, operations and times of each stage on GPUs: nothing here has been measured on one.
+"""Predicted bytes, operations and times of each stage on GPUs, none of it measured on one.
 
     python benchmarks/gpu/predictions.py            # writes the tables of RESULTS.md
     python benchmarks/gpu/predictions.py --check    # exits with 1 if they are not current
@@ -22,8 +22,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for features.py
 
-from counts import Counts, count_work
 from cards import DEVICES, KINDS, Device
+from counts import Counts, count_work
 from features import make_features
 from stages import BY_HALVES, RANKING, RERANKING, WHOLE, Prepared
 from work import PARTS, Size, Work, peak_bytes
@@ -162,7 +162,7 @@ def _work_table(size: Size) -> list[str]:
 
 def _time_table(size: Size) -> list[str]:
     lines = [
-        f"**Predicted** milliseconds at N = {size.count:,}, D = {size.dim}, and what they depend on:",
+        f"**Predicted** milliseconds at N = {size.count:,}, D = {size.dim}, and what takes them:",
         "",
         "| | " + " | ".join(device.name for device in DEVICES) + " |",
         "|---|" + "---|" * len(DEVICES),

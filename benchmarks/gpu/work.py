@@ -1,8 +1,8 @@
 """The work of each part of the pipeline on a GPU: bytes, operations, launches.
 
 One function a part, whose docstring is its reason and a cell of the table. Work follows from N, D,
-the defaults of ``mabm.pseudo_labels`` with two modalities, and the counts of ``counts.py``. Change a
-function together with its kernel.
+the defaults of ``mabm.pseudo_labels`` with two modalities, and the counts of ``counts.py``. A
+function changes together with its kernel.
 """
 
 from __future__ import annotations
@@ -119,8 +119,10 @@ def check(size: Size) -> Work:
 
 
 def prepare(size: Size) -> Work:
-    """x read for columns, integers and lengths, integers written, a sample of rows tried; the same
-    with halves if float16 comes first."""
+    """The features read for columns, integers and lengths; a sample of rows is tried.
+
+    The same with halves if float16 comes first.
+    """
     integers, halves = float(size.tries_integers), float(not size.by_integers)
     sampled = integers * SAMPLE * size.count
     return Work(
@@ -148,8 +150,10 @@ def multiply(size: Size) -> Work:
 
 
 def collect(size: Size) -> Work:
-    """Every product read, off the diagonal from both sides, with group, list, bias and scale of
-    its column from the cache, some twice to guess thresholds; 20 instructions a warp an insertion."""
+    """Every product read, off the diagonal from both sides, some twice to guess thresholds.
+
+    Group, list, bias and scale of its column come from the cache; 20 instructions an insertion.
+    """
     products = float(size.count) * (size.count + GUESSED)
     return Work(
         moved=4 * products + 8 * size.insertions,
@@ -163,8 +167,10 @@ def collect(size: Size) -> Work:
 
 
 def multiply_left(size: Size) -> Work:
-    """Rows that integers leave: float16 of all rows made, theirs multiplied with all columns,
-    products written and read."""
+    """Rows that integers leave: float16 of all rows made, theirs multiplied with all columns.
+
+    Products are written and read.
+    """
     if not size.num_left:
         return Work()
     products = size.num_left * size.count
@@ -179,8 +185,10 @@ def multiply_left(size: Size) -> Work:
 
 
 def score(size: Size) -> Work:
-    """A row of x for each candidate, in any order; bits moved to float64, one addition an entry;
-    lists ordered by counting the better ones."""
+    """A row of features for each candidate, in any order; an addition in float64 an entry.
+
+    Bits are moved to float64; lists are ordered by counting the better ones.
+    """
     c = size.counts
     terms = size.candidates * size.dim
     of_list = size.candidates / size.count / c.lists
@@ -198,8 +206,10 @@ def score(size: Size) -> Work:
 
 
 def expand(size: Size) -> Work:
-    """The list of each ranked neighbor searched, twice; lists merged by two sorts; a bit for each
-    sample in shared memory, cleared and read, three times."""
+    """The list of each ranked neighbor searched, twice; lists merged by two sorts.
+
+    For each row a bit for each sample in shared memory, cleared and read three times.
+    """
     c = size.counts
     listed = size.count * c.width
     return Work(
@@ -216,8 +226,10 @@ def expand(size: Size) -> Work:
 
 
 def encode(size: Size) -> Work:
-    """Products looked up in the row's list, then in the other's; a row of x for each that neither
-    has; softmax in float64."""
+    """Products looked up in the row's list, then in the other's; softmax in float64.
+
+    A row of features is read for each product that neither has.
+    """
     c = size.counts
     members = size.count * c.members
     terms = members * (1 - c.known) * size.dim
@@ -232,8 +244,10 @@ def encode(size: Size) -> Work:
 
 
 def average(size: Size) -> Work:
-    """Entries of the averaged rows read twice, each added to a table in shared memory by two
-    additions of 32 bits and one for its key; places by counting the smaller ones."""
+    """Entries of the averaged rows read twice, each added to a table in shared memory.
+
+    That is two additions of 32 bits, and one for its key; places are counts of smaller ones.
+    """
     c = size.counts
     added = size.count * c.additions
     return Work(
@@ -250,8 +264,11 @@ def average(size: Size) -> Work:
 
 
 def prune(size: Size) -> Work:
-    """Entries sorted by column; the column of each entry read, an addition an entry of it; where a
-    window ends in it, searched; a counter for each pair of samples cleared and read twice."""
+    """Entries sorted by column; the column of each entry read, an addition an entry of it.
+
+    Columns are searched for the ends of windows; a counter for each pair of samples is cleared and
+    read twice.
+    """
     c = size.counts
     entries, pairs = size.count * c.expanded, size.count * c.pairs
     searches = 2 * (ceil(size.count / WINDOW) - 1) * entries * log2(c.pairs / c.expanded)
@@ -315,8 +332,10 @@ def fill_queries(size: Size) -> Work:
 
 
 def multiply_whole(size: Size) -> Work:
-    """Queries times all rows in whole numbers, exact in float64, with GeForce cards in 16 products
-    of 8-bit digits; written and read seven times in float64."""
+    """Queries times all rows in whole numbers that float64 adds exactly.
+
+    With GeForce cards in 16 products of 8-bit digits, whose seven sums are written and read.
+    """
     queries = size.count / QUERY_SHARE
     return Work(
         moved=30 * size.entries + 7 * 2 * 8 * queries * size.count,
