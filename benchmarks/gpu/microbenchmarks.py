@@ -26,6 +26,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,13 +36,17 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for features.py
 
 import checks
+from cards import device_of
+from counts import count_work
 from features import KINDS, make_features
 from measure import ROOT, Budget, OutOfTimeError, Timer, Timing, ceilings, clocks, machine
 from peers import Peer, peers
+from predictions import predict
 from profiling import profile_stages, profile_table
 from report import DETAILS, details, summary, targets_met
 from stages import DENSE_LIMIT, PRODUCT, RANKING, STAGES, WHOLE, Floor, Prepared, Stage
 from torch import Tensor
+from work import Size as WorkSize
 
 import mabm
 from mabm._core.device_memory import available_bytes
@@ -181,6 +186,7 @@ class Benchmark:
         with checks.UnprovenRows():  # one warning per call would drown the rest
             prepared += [Prepared.of(*given) for given in inputs[1:]]
             self._guard(size, "memory", lambda: self._peak_memory(size, prepared[0]))
+            self._guard(size, "prediction", partial(self._predict, size, prepared[0]), ours=False)
             for stage in STAGES:
                 self._guard(size, stage.name, partial(self._stage, size, stage, prepared, work))
             self._guard(size, "clocks", lambda: self._clocks(size, prepared[0]), ours=False)
@@ -279,6 +285,15 @@ class Benchmark:
         if count <= checks.REFERENCE_LIMIT:
             self._guard(size, "check against the CPU", against_cpu)
         self._guard(size, "facts", lambda: size["facts"].update(checks.describe(given)))
+
+    def _predict(self, size: dict[str, Any], given: Prepared) -> None:
+        """Predicts each stage by the counts of the input and the ceilings of this device."""
+        counts = count_work(given)
+        size["counts"] = asdict(counts)
+        device = device_of(self.results["machine"]["device"])
+        if device is not None:
+            wanted = WorkSize(*given.features.shape, counts)
+            size |= predict(wanted, device, self.results["ceilings"])
 
     def _peak_memory(self, size: dict[str, Any], given: Prepared) -> None:
         self._reset_peak()
