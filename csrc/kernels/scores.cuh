@@ -7,12 +7,13 @@
 
 namespace mabm {
 
-// Features become float64 by operations on their bits: conversions run at an eighth to a
-// thirty-second of the rate of those, and on GeForce cards every instruction of float64 does.
+// Features become float64 by operations on their bits. A conversion takes 4 times as long as one of
+// those on data center cards and 32 times as long on GeForce cards, as everything in float64 does
+// there.
 
-// x * 2^-896, exactly, of a finite x: the fields of a float32 moved to those of a float64, whose
-// exponents count from 896 more. That holds for zeros and, as float64 has subnormal numbers, too,
-// for those of float32. `exponent` is added to that of the result, for an x that is neither.
+// x * 2^-896, exactly, of a finite x: its sign, exponent and mantissa moved to the fields of a
+// float64, where exponents count from 896 more. That holds for zeros and subnormal numbers, too,
+// since float64 has such numbers. `exponent` is added to the exponent of an x that is neither.
 __device__ inline double moved_bits(float x, int exponent) {
   const int bits = __float_as_int(x);
   const int high = (bits >> 3) & static_cast<int>(0x8fffffffu);  // the sign has come along
@@ -21,17 +22,19 @@ __device__ inline double moved_bits(float x, int exponent) {
 }
 __device__ inline double lowered(float x) { return moved_bits(x, 0); }
 
-// x * 2^kPower, exactly, of a finite x, for a kPower of 0 to 896.
+// x * 2^kPower, exactly, of a finite x, for a kPower of 0 to 896. A subnormal x becomes a normal
+// one first.
 template <int kPower>
 __device__ inline double raised(float x) {
-  constexpr int kScale = 24;  // makes the least float32 a normal one
+  constexpr int kScale = 24;
   const bool is_tiny = fabsf(x) < 0x1p-126f;
   const float normal = is_tiny ? x * (1 << kScale) : x;
   const int exponent = 896 + kPower - (is_tiny ? kScale : 0);
   return moved_bits(normal, normal == 0.0f ? 0 : exponent);
 }
 
-// A row's feature and that of another sample, as add_term takes them.
+// A row's feature and that of another sample, as add_term takes them. The scale that the cheaper
+// one lacks goes to the other: (own 2^896) (other 2^-896) for a product.
 template <bool kEuclidean>
 __device__ inline double own_feature(float x) {
   return raised<kEuclidean ? 0 : 896>(x);
