@@ -91,12 +91,7 @@ class WholeRows:
             self._values = x.new_empty((count, dim), dtype=torch.float64)
         blocks = (row_blocks(part) for part in (x, self.units, self.squares, self._values[:count]))
         for rows, units, squares, values in zip(*blocks, strict=True):
-            rounded = _round(rows, units)
-            if values.dtype == torch.int8:
-                values[:, :, :dim] = _digits(rounded, units)
-            else:
-                values.copy_(rounded)
-            torch.sum(rounded.square_(), dim=1, out=squares)
+            _fill(rows, units, squares, values)
 
     def multiply(
         self, others: WholeRows, rows: slice = slice(None), out: Tensor | None = None
@@ -164,21 +159,32 @@ def whole_rows_bytes(x: Tensor, num_rows: int, num_multiplied: int) -> int:
         num_multiplied: Number of these rows that are multiplied at once.
     """
     dim = x.shape[1]
-    rounded = 8 * min(num_rows, len(row_blocks(x.new_empty(num_rows, 0))[0])) * dim
+    block = len(row_blocks(x.new_empty(num_rows, 0))[0]) * dim
     if not wants_digits(x):
-        return 8 * num_rows * (dim + 2) + rounded
+        return 8 * num_rows * (dim + 2) + 16 * block
     depth = _NUM_DIGITS * _filled_up(dim, _DEPTH_STEP)
-    values = _filled_up(num_rows, _STEP) * depth + 16 * num_rows
+    columns = _filled_up(num_rows, _STEP)
     multiplied = _filled_up(max(num_multiplied, _LEAST_ROWS), _STEP)
-    return values + max(3 * rounded, multiplied * (2 * depth + 4 * _COLUMNS_AT_ONCE))
+    partial = multiplied * (2 * depth + 4 * min(columns, _COLUMNS_AT_ONCE))
+    return columns * depth + 16 * num_rows + max(24 * block, partial)
+
+
+def _fill(x: Tensor, units: Tensor, squares: Tensor, values: Tensor) -> None:
+    """Writes what is kept of (B, D) rows: (B,), (B,) and (B, D) float64 or (B, 4, P) int8."""
+    rounded = _round(x, units)
+    if values.dtype == torch.int8:
+        values[:, :, : x.shape[1]] = _digits(rounded, units)
+    else:
+        values.copy_(rounded)
+    torch.sum(rounded.square_(), dim=1, out=squares)
 
 
 def _round(x: Tensor, units: Tensor) -> Tensor:
     """(B, D) float64 rows rounded to multiples of a unit each; writes the (B,) units.
 
-    A length that were added up in some order would be wrong in its last bits, and now and then be
-    on the other side of a bound. So rows are rounded twice: the first time so coarsely that the sum
-    of their squares is exact, whatever the rows are.
+    The unit follows from the length, which float64 would add up to different last bits in different
+    orders. So rows are rounded twice, the first time so coarsely that the sum of their squares is
+    exact, whatever the rows are.
     """
     dim = x.shape[1]
     least, greatest = x.aminmax(dim=1)
