@@ -26,7 +26,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,12 +41,11 @@ from counts import count_work
 from features import KINDS, make_features
 from measure import ROOT, Budget, OutOfTimeError, Timer, Timing, ceilings, clocks, machine
 from peers import Peer, peers
-from predictions import predict
+from predictions import likely_size, predict
 from profiling import profile_stages, profile_table
 from report import DETAILS, details, summary, targets_met
 from stages import DENSE_LIMIT, PRODUCT, RANKING, STAGES, WHOLE, Floor, Prepared, Stage
 from torch import Tensor
-from work import Size as WorkSize
 
 import mabm
 from mabm._core.device_memory import available_bytes
@@ -202,6 +201,7 @@ class Benchmark:
         work = float(wanted.samples) ** 2 * wanted.dim
         self.timer.budget.require(WHOLE, work, calls=2)
         self._require_memory(wanted, 1)
+        self._guard(size, "prediction", partial(self._predict, size), ours=False)
         features, modality = self._inputs(size, wanted, _SEEDS[:1])[0]
         moved = size["input_bytes"]
         floor = Floor(moved, {"float16": 2.0 * wanted.samples**2 * wanted.dim})
@@ -286,14 +286,17 @@ class Benchmark:
             self._guard(size, "check against the CPU", against_cpu)
         self._guard(size, "facts", lambda: size["facts"].update(checks.describe(given)))
 
-    def _predict(self, size: dict[str, Any], given: Prepared) -> None:
-        """Predicts each stage by the counts of the input and the ceilings of this device."""
-        counts = count_work(given)
+    def _predict(self, size: dict[str, Any], given: Prepared | None = None) -> None:
+        """Predicts each stage by the ceilings of this device and the counts of the input.
+
+        Without results of its stages, by those of a smaller input.
+        """
+        likely = likely_size(size["samples"], size["dim"])
+        counts = likely.counts if given is None else count_work(given)
         size["counts"] = asdict(counts)
         device = device_of(self.results["machine"]["device"])
         if device is not None:
-            wanted = WorkSize(*given.features.shape, counts)
-            size |= predict(wanted, device, self.results["ceilings"])
+            size |= predict(replace(likely, counts=counts), device, self.results["ceilings"])
 
     def _peak_memory(self, size: dict[str, Any], given: Prepared) -> None:
         self._reset_peak()

@@ -32,8 +32,7 @@ HERE = Path(__file__).resolve().parent
 RESULTS, COUNTED = HERE / "RESULTS.md", HERE / "counts.json"
 BEGIN, END = "<!-- predictions: begin -->", "<!-- predictions: end -->"
 
-# Sizes that work is counted on, and those that it is predicted for, each by the counts of the
-# largest one that is no larger.
+# Sizes that work is counted on, ascending, and those that it is predicted for.
 _COUNTED_SIZES = ((34_167, 2048), (100_000, 2048))
 _SIZES = (34_167, 100_000, 400_000, 4_180_000)
 _DIM = 2048
@@ -78,6 +77,7 @@ def predict(size: Size, device: Device, ceilings: Mapping[str, float]) -> dict[s
     """Predictions for a report: of each stage and of each part, in milliseconds."""
     return {
         "predicted_for": device.name,
+        "predicted_peak_bytes": peak_bytes(size),
         "predicted_ms": predicted_stages(size, device, ceilings),
         "predicted_parts_ms": {
             part.name: predicted_ms(part.work(size), device, ceilings)[0] for part in PARTS
@@ -85,19 +85,16 @@ def predict(size: Size, device: Device, ceilings: Mapping[str, float]) -> dict[s
     }
 
 
-def counted_sizes() -> list[Size]:
-    """Sizes of the target inputs with their counts."""
+def likely_size(count: int, dim: int) -> Size:
+    """A size with the counts of the greatest one that was counted and has no more samples."""
     known = json.loads(COUNTED.read_text())
-    by_count = {each["count"]: Counts(**each["counts"]) for each in known}
-    return [
-        Size(count, _DIM, by_count[max(each for each in by_count if each <= count)])
-        for count in _SIZES
-    ]
+    smaller = [each for each in known if each["count"] <= count] or known[:1]
+    return Size(count, dim, Counts(**smaller[-1]["counts"]))
 
 
 def tables() -> list[str]:
     """Lines of Markdown: the devices, the work of each part, the time of each, totals."""
-    sizes = counted_sizes()
+    sizes = [likely_size(count, _DIM) for count in _SIZES]
     return [
         *_device_table(),
         "",

@@ -134,7 +134,8 @@ def details(results: Mapping[str, Any]) -> list[str]:
             lines.append(f"  {name:<44}{_figures(figures)}{agrees}")
         if parts := size.get("predicted_parts_ms"):
             said = ", ".join(f"{name} {taken:.3g}" for name, taken in parts.items())
-            lines.append(f"  predicted for {size['predicted_for']}, ms: {said}")
+            peak = size["predicted_peak_bytes"] / 1e9
+            lines.append(f"  predicted for {size['predicted_for']}, ms: {said}; peak {peak:.2f} GB")
         lines += [f"  {name:<44}not run: {why}" for name, why in size["not_run"].items()]
     return lines
 
