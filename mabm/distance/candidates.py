@@ -32,14 +32,15 @@ from mabm._core.device_memory import available_bytes
 from mabm._core.work import QUIET, Work
 from mabm.distance.integer_products import IntegerProduct, wants_integers
 from mabm.distance.list_layout import ListLayout
-from mabm.distance.products import Product, product_of
+from mabm.distance.products import OPERAND_STEP, Product, padded_size, product_of
 from mabm.distance.rounding import growth
 
 # One tile of scores, 64 MB: enough rows and columns for a matrix product to run at full speed and
 # for the centering of its operands to be cheap in comparison.
 _TILE = 4096
-# On a GPU up to 256 MB, to keep its matrix units busy; the largest part of its free memory that a
-# tile may use; and the number that its sides are a multiple of.
+# On a GPU up to 256 MB, to keep its matrix units busy, and a warp for each row and column; the
+# largest part of its free memory that a tile may use; and the number that its sides are a multiple
+# of.
 _GPU_TILE = 8192
 _GPU_SHARE = 16
 _GPU_STEP = 256
@@ -54,7 +55,7 @@ _CANDIDATE_BYTES = 64 << 20
 _GPU_CANDIDATE_BYTES = 512 << 20
 # Under a memory limit: the smallest side of a tile; the numbers kept for each sample, such as
 # groups, biases and bounds; and the buffers of the matrix product and of the allocator.
-_LEAST_TILE = 64
+_LEAST_TILE = OPERAND_STEP
 _ROW_BYTES = 160
 _LIBRARY_BYTES = 16 << 20
 
@@ -83,7 +84,7 @@ class Candidates(NamedTuple):
         """Empty lists; those of rows without a finite gap count as overflowed."""
         shape, bounded = (len(gaps), num_lists), gaps.isfinite()[:, None]
         counts = torch.where(bounded, 0, -1).to(torch.int32)
-        thresholds = torch.where(bounded, -torch.inf, torch.inf)
+        thresholds = torch.full_like(gaps, -torch.inf)[:, None].masked_fill(~bounded, torch.inf)
         return cls(
             gaps.new_empty((*shape, capacity)),
             counts.new_empty((*shape, capacity)),
@@ -159,11 +160,11 @@ class Proposals:
         self._gaps = _gaps(bounds, trusted)
         self._capacity = _capacity(layout.widths)
         self._block, self._side = tile_shape(x, layout.widths, work)
-        list_bytes = 8 * len(x) * len(layout.widths) * self._capacity
-        self._fits = list_bytes <= (available_bytes(x.device) or 0) // _LISTS_SHARE
+        kept = _list_bytes(layout.widths) * len(x)
+        self._fits = kept <= (available_bytes(x.device) or 0) // _LISTS_SHARE
         if work.max_memory is not None:
             side = min(self._side, len(x))
-            needed = list_bytes + tile_bytes(x, layout.widths, side, side)
+            needed = tile_bytes(x, layout.widths, side, side, num_listed=len(x))
             self._fits = self._fits and needed <= work.max_memory
 
     def of_all_rows(self) -> Blocks:
@@ -214,10 +215,14 @@ class Proposals:
 
     def _new_tile(self, num_rows: int, num_columns: int) -> Tensor:
         """Memory for a tile of products, no larger than all of them."""
-        size = min(num_rows, self._count) * min(num_columns, self._count)
-        return torch.empty(size, dtype=self._product.dtype, device=self._device)
+        height, width = (
+            padded_size(min(size, self._count), self._product.step)
+            for size in (num_rows, num_columns)
+        )
+        return torch.empty(height * width, dtype=self._product.dtype, device=self._device)
 
     def _multiply(self, left: Tensor, right: Tensor, tile: Tensor) -> Tensor:
+        """The products of two operands, in the memory of a tile."""
         products = tile[: len(left) * len(right)].view(len(left), len(right))
         self._product.multiply(left, right, products)
         return products
@@ -259,26 +264,48 @@ def tile_shape(x: Tensor, widths: list[int], work: Work = QUIET) -> tuple[int, i
     side, candidate_bytes = _tile_side(x.device), _CANDIDATE_BYTES
     if x.is_cuda:
         candidate_bytes = min(_GPU_CANDIDATE_BYTES, 4 * side * side)
-    rows = candidate_bytes // (8 * len(widths) * _capacity(widths))
+    rows = candidate_bytes // _list_bytes(widths)
     rows = max(1, min(side, len(x), rows))
     if work.max_memory is None:
         return rows, side
     allowed = work.max_memory
     while (needed := tile_bytes(x, widths, rows, side)) > allowed and max(rows, side) > _LEAST_TILE:
-        rows, side = (rows, side // 2) if side > rows else (rows // 2, side)
+        rows, side = (rows, _half(side)) if side > rows else (rows // 2, side)
     what = f"ranking {len(x)} samples of {x.shape[1]} dimensions"
     work.less(needed, what, "raise max_memory or lower k1")
     return rows, side
 
 
-def tile_bytes(x: Tensor, widths: list[int], rows: int, side: int) -> int:
-    """Peak of the ranking beyond its result, in bytes: of all samples and of a tile of scores."""
+def tile_bytes(
+    x: Tensor, widths: list[int], rows: int, side: int, num_listed: int | None = None
+) -> int:
+    """Peak of the ranking beyond its result, in bytes: of all samples and of a tile of scores.
+
+    Args:
+        x: (N, D).
+        widths: Length of each list.
+        rows: Rows of a tile, which are ranked together.
+        side: Columns of a tile.
+        num_listed: Rows whose lists are kept at a time; by default those of a tile.
+    """
     count, dim = x.shape
-    of_all = _ROW_BYTES * count + (2 * count * dim if x.is_cuda else 0)  # a copy in float16
-    columns = min(side, count)
-    operands = 4 * dim * (rows + columns)
-    candidates = rows * (8 * len(widths) * _capacity(widths) + 24 * sum(widths))
-    return of_all + 4 * rows * columns + operands + candidates + _LIBRARY_BYTES
+    height, width = padded_size(min(rows, count)), padded_size(min(side, count))
+    copy = 2 * padded_size(count) * padded_size(dim) if x.is_cuda else 0  # in float16
+    of_all = _ROW_BYTES * count + copy
+    operands = 4 * padded_size(dim) * (height + width)
+    lists = _list_bytes(widths) * (rows if num_listed is None else num_listed)
+    ranked = rows * (8 * _capacity(widths) + 16 * sum(widths))  # exact scores, ranks
+    return of_all + 4 * height * width + operands + lists + ranked + _LIBRARY_BYTES
+
+
+def _list_bytes(widths: list[int]) -> int:
+    """Bytes of the lists of a row: scores and indices, and the counts and thresholds."""
+    return 8 * len(widths) * (_capacity(widths) + 1)
+
+
+def _half(side: int) -> int:
+    """Half the side of a tile, such that operands start at multiples of their step."""
+    return max(side // 2 // OPERAND_STEP * OPERAND_STEP, OPERAND_STEP)
 
 
 def _capacity(widths: list[int]) -> int:

@@ -218,6 +218,35 @@ def test_what_a_cut_drops_at_its_edges(device: Device) -> None:
     assert keep([8.0, 7.0], gap=math.nan) is None
 
 
+def test_lists_are_float32_whatever_the_default_is() -> None:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = candidates.Candidates.none_yet(torch.tensor([0, torch.inf]).float(), 2, 8, "")
+    finally:
+        torch.set_default_dtype(before)
+    assert found.thresholds.dtype == found.scores.dtype == torch.float32
+    assert found.thresholds.tolist() == [[-math.inf] * 2, [math.inf] * 2]
+    assert found.counts.tolist() == [[0, 0], [-1, -1]]
+
+
+@pytest.mark.parametrize("product_type", [HalfProduct, IntegerProduct])
+@pytest.mark.parametrize("count", [65, 700])
+def test_memory_is_that_of_the_padded_tile_and_of_all_lists(
+    count: int, product_type: Callable[[torch.Tensor], Product], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(candidates, "_LIBRARY_BYTES", 0)
+    x, layout = torch.randn(count, 9), one_list(count, 10)
+    proposals = candidates.Proposals(x, layout, product_type(x), False)
+    side = min(proposals._side, count)
+    tile = proposals._new_tile(side, side)
+    (_, lists), *_ = proposals.of_all_rows()
+    taken = sum(part.numel() * part.element_size() for part in (tile, *lists[:4]))
+    spare = candidates.tile_bytes(x, layout.widths, side, side) - taken
+    # Beside these: the operands, the numbers of each sample, and ranks with their exact scores.
+    assert 0 <= spare <= count * (2 * 4 * 64 + 160 + 8 * 72 + 16 * 10) + 2 * 4 * 64 * 64
+
+
 @pytest.mark.parametrize(
     ("free", "side"),
     [
