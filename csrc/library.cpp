@@ -42,8 +42,8 @@ STABLE_TORCH_LIBRARY(mabm, m) {
   // than needed: a score s is at most (bound + offset of the row) / area.
   m.def(
       "rank_candidates(Tensor features, Tensor rows, Tensor candidates, Tensor counts, "
-      "int[] widths, bool euclidean, Tensor? bounds=None, Tensor? offsets=None, float area=1.0) "
-      "-> (Tensor ranks, Tensor scores)");
+      "int[] widths, bool euclidean, Tensor? bounds=None, Tensor? offsets=None, "
+      "Tensor? area=None) -> (Tensor ranks, Tensor scores)");
   // Ranks whole rows by exact scores only.
   m.def(
       "rank_exactly(Tensor features, Tensor rows, Tensor groups, Tensor list_of_group, "

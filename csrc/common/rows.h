@@ -97,6 +97,14 @@ struct ProductTile {
   MABM_HOST_DEVICE float gap(int64_t row) const { return gaps[row]; }
 };
 
+// Upper bounds on the scores of candidates, (B, L, C): a score s of a row is at most
+// (bound + offset of the row) / area. Null: all candidates are scored.
+struct CandidateBounds {
+  const float* bounds;
+  const double* offsets;
+  const double* area;
+};
+
 // The sample of a tile: kSampleRuns runs of kSampleClasses neighboring columns, spread evenly over
 // the tile. A column's class is its place in its run. For each list, the best score of each class
 // is one of kSampleClasses scores of different columns of this list, or -inf. So the width-th best

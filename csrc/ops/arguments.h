@@ -143,17 +143,21 @@ inline void check_rank_candidates(const Tensor& features, const Tensor& rows,
                                   const Tensor& candidates, const Tensor& counts,
                                   const std::vector<int64_t>& widths,
                                   const std::optional<Tensor>& bounds,
-                                  const std::optional<Tensor>& offsets) {
+                                  const std::optional<Tensor>& offsets,
+                                  const std::optional<Tensor>& area) {
   check_same_device(candidates, {&features, &rows, &counts});
-  STD_TORCH_CHECK(bounds.has_value() == offsets.has_value(), "bounds and offsets go together");
+  STD_TORCH_CHECK(
+      bounds.has_value() == offsets.has_value() && bounds.has_value() == area.has_value(),
+      "bounds, offsets and area must be given together");
   if (bounds.has_value()) {
-    check_same_device(candidates, {&*bounds, &*offsets});
+    check_same_device(candidates, {&*bounds, &*offsets, &*area});
     check_tensor<float>(*bounds, "bounds", 3);
     for (int axis = 0; axis < 3; ++axis) {
       check_size(*bounds, "bounds", axis, candidates.size(axis));
     }
     check_tensor<double>(*offsets, "offsets", 1);
     check_size(*offsets, "offsets", 0, rows.numel());
+    check_tensor<double>(*area, "area", 0);
   }
   check_tensor<float>(features, "features", 2);
   check_tensor<int64_t>(rows, "rows", 1);
@@ -179,6 +183,15 @@ inline void check_rank_candidates(const Tensor& features, const Tensor& rows,
       }
     }
   }
+}
+
+inline CandidateBounds read_bounds(const std::optional<Tensor>& bounds,
+                                   const std::optional<Tensor>& offsets,
+                                   const std::optional<Tensor>& area) {
+  if (!bounds.has_value()) {
+    return {nullptr, nullptr, nullptr};
+  }
+  return {read<float>(*bounds), read<double>(*offsets), read<double>(*area)};
 }
 
 inline void check_rank_exactly(const Tensor& features, const Tensor& rows, const Tensor& groups,

@@ -560,6 +560,8 @@ def test_numbers_arrive(count: int, seed: int) -> None:
 
 # ---- Complete lists in order --------------------------------------------------------------------
 
+NO_BOUNDS = (np.empty(0, np.float32), np.empty(0), 1.0)
+
 
 @in_every_order
 @pytest.mark.parametrize("count", SIZES)
@@ -574,13 +576,60 @@ def test_ranks_of_candidates_are_those_of_the_cpu(count: int, seed: int) -> None
         widths = [4, 0, 33]
         for euclidean in (False, True):
             found = shuffled(seed).rank_candidates(
-                features, rows, indices, counts, np.array(widths, np.int32), euclidean
+                features, rows, indices, counts, np.array(widths, np.int32), euclidean, *NO_BOUNDS
             )
             expected = torch.ops.mabm.rank_candidates(
                 *tensors(features, rows, indices, counts), widths, euclidean
             )
             for part, wanted in zip(found, expected, strict=True):
                 assert_same_bits(part, wanted.numpy())
+
+
+@in_every_order
+@pytest.mark.parametrize("slack", [0.0, 0.1, 10.0])
+@pytest.mark.parametrize("kind", ["gaussian", "ties"])
+def test_bounds_change_no_rank(kind: str, slack: float, seed: int) -> None:
+    count, area = 130, 0.5
+    rng = np.random.default_rng(count)
+    features = make_features(kind, count, 40)
+    rows, offsets = np.arange(20), rng.normal(size=20)
+    indices = np.argsort(rng.random((20, 3, count))).astype(np.int32)
+    counts = rng.integers(-1, count + 1, (20, 3)).astype(np.int32)
+    widths = [4, 0, 33]
+    for euclidean in (False, True):
+        distances = -np.square(features[rows, None] - features.astype(np.float64)).sum(2)
+        exact = distances if euclidean else features[rows].astype(np.float64) @ features.T
+        bounds = np.take_along_axis(exact[:, None] * area - offsets[:, None, None], indices, 2)
+        bounds = np.float32(bounds + rng.random(bounds.shape) * slack + 1e-4)
+        found = shuffled(seed).rank_candidates(
+            features,
+            rows,
+            indices,
+            counts,
+            np.array(widths, np.int32),
+            euclidean,
+            bounds,
+            offsets,
+            area,
+        )
+        expected = torch.ops.mabm.rank_candidates(
+            *tensors(features, rows, indices, counts), widths, euclidean
+        )
+        for part, wanted in zip(found, expected, strict=True):
+            assert_same_bits(part, wanted.numpy())
+
+
+def test_candidates_out_of_reach_are_not_scored() -> None:
+    # Sample 9 is the nearest, but its bound says that it cannot be.
+    features = np.arange(10, dtype=np.float32)[:, None]
+    indices = np.arange(10, dtype=np.int32)[None, None]
+    bounds = np.arange(10, dtype=np.float32)[None, None].copy()
+    bounds[0, 0, 9] = -1
+    given = features, np.ones(1, np.int64), indices, np.array([[10]], np.int32)
+    ranks, _ = shuffled(0).rank_candidates(
+        *given, np.array([3], np.int32), False, bounds, np.zeros(1), 1.0
+    )
+    assert ranks.tolist() == [[8, 7, 6]]
 
 
 @in_every_order
@@ -593,6 +642,7 @@ def test_equal_samples_are_ranked_by_their_index(seed: int) -> None:
         np.array([[70]], np.int32),
         np.array([65], np.int32),
         False,
+        *NO_BOUNDS,
     )
     assert ranks.tolist() == [list(range(65))]
     assert scores.tolist() == [[3.0] * 65]

@@ -259,8 +259,9 @@ std::tuple<Tensor, Tensor> rank_candidates(const Tensor& features, const Tensor&
                                            const Tensor& candidates, const Tensor& counts,
                                            const std::vector<int64_t>& widths, bool euclidean,
                                            const std::optional<Tensor>& bounds,
-                                           const std::optional<Tensor>& offsets, double area) {
-  check_rank_candidates(features, rows, candidates, counts, widths, bounds, offsets);
+                                           const std::optional<Tensor>& offsets,
+                                           const std::optional<Tensor>& area) {
+  check_rank_candidates(features, rows, candidates, counts, widths, bounds, offsets, area);
   const int64_t dim = features.size(1);
   const int64_t total = total_width(widths);
   const int64_t capacity = candidates.size(2);
@@ -272,8 +273,7 @@ std::tuple<Tensor, Tensor> rank_candidates(const Tensor& features, const Tensor&
   const int64_t* row_of = read<int64_t>(rows);
   const int32_t* indices = read<int32_t>(candidates);
   const int32_t* count_of = read<int32_t>(counts);
-  const float* bound = bounds.has_value() ? read<float>(*bounds) : nullptr;
-  const double* offset = bounds.has_value() ? read<double>(*offsets) : nullptr;
+  const CandidateBounds given = read_bounds(bounds, offsets, area);
   int64_t* out_ranks = write<int64_t>(ranks);
   double* out_scores = write<double>(scores);
 
@@ -285,11 +285,13 @@ std::tuple<Tensor, Tensor> rank_candidates(const Tensor& features, const Tensor&
           for (int64_t list = 0; list < num_lists; ++list) {
             const int64_t at = row * num_lists + list;
             const int32_t* candidate = indices + at * capacity;
-            const auto reachable = [&](double score) { return score * area - offset[row]; };
-            auto& scored = bound == nullptr
+            const auto reachable = [&](double score) {
+              return score * *given.area - given.offsets[row];
+            };
+            auto& scored = given.bounds == nullptr
                                ? candidate_scores.score(row_of[row], candidate, count_of[at])
                                : candidate_scores.score_best(
-                                     row_of[row], candidate, bound + at * capacity,
+                                     row_of[row], candidate, given.bounds + at * capacity,
                                      std::max(count_of[at], 0), widths[list], reachable);
             write_list(scored, widths[list], out_ranks + column, out_scores + column);
             column += widths[list];
