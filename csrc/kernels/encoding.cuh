@@ -10,6 +10,7 @@
 
 namespace mabm {
 
+// Neighbors scored together by a warp: about as many as a ranking has left unknown in a row.
 constexpr int kEncodeBatch = 4;
 
 // Combines one value of each warp of a block (a sum or an extreme); the result is the same in every
@@ -28,54 +29,123 @@ __device__ T combine_warps(T value, const Shared<T>& values, const Combine& comb
   return result;
 }
 
-// V_ij = softmax over j in E(i) of -(2 - 2 x_i . x_j): a weight for each entry of the sets, which
-// may be 0, and the number of positive ones in each row; a row without neighbors counts one. One
-// block per row.
-static __global__ void weigh_neighbors_kernel(const float* features, int64_t dim, Rows neighbors,
-                                              double* products, int32_t* weights, int32_t* counts) {
-  constexpr int kWarps = kRowThreads / kWarpSize;
-  MABM_SHARED(double, warp_products, kWarps);
-  MABM_SHARED(unsigned long long, warp_totals, kWarps);
-  MABM_SHARED(int, warp_counts, kWarps);
-  const int64_t row = blockIdx.x;
+// Writes the inner products of a row with those of its neighbors that its ranking has, and
+// not-a-number for the others. Called by a whole block, with a barrier after.
+__device__ inline void take_ranked_products(const Rows& neighbors, int64_t row,
+                                            const RankedProducts& known, double* products) {
+  for (int64_t at = neighbors.begin(row) + threadIdx.x; at < neighbors.end(row); at += blockDim.x) {
+    products[at] = NAN;
+  }
+  __syncthreads();
+  for (int64_t slot = threadIdx.x; slot < known.width; slot += blockDim.x) {
+    const int64_t sample = known.ranks[row * known.width + slot];
+    int64_t low = neighbors.begin(row);
+    int64_t high = neighbors.end(row);
+    while (low < high) {
+      const int64_t middle = low + (high - low) / 2;
+      if (neighbors.indices[middle] < sample) {
+        low = middle + 1;
+      } else {
+        high = middle;
+      }
+    }
+    if (low < neighbors.end(row) && neighbors.indices[low] == sample) {
+      products[low] = known.products[row * known.width + slot];
+    }
+  }
+  __syncthreads();
+}
+
+// The product with `row` that the ranking of `other` has, or not-a-number.
+__device__ inline double product_ranked_by(int64_t other, int64_t row,
+                                           const RankedProducts& known) {
+  for (int64_t at = other * known.width; at < (other + 1) * known.width; ++at) {
+    if (known.ranks[at] == row) {
+      return known.products[at];
+    }
+  }
+  return NAN;
+}
+
+// Writes the inner products of a row with its neighbors. Those that a ranking has, of the row or of
+// the neighbor, are looked up: that costs far less than reading another row of features. `unknown`
+// is scratch with a place for each neighbor, `num_unknown` one int of shared memory. Called by a
+// whole block, with a barrier after.
+__device__ inline void find_products(const float* features, int64_t dim, const Rows& neighbors,
+                                     int64_t row, const RankedProducts& known, double* products,
+                                     int32_t* unknown, const Shared<int>& num_unknown) {
+  if (threadIdx.x == 0) {
+    num_unknown[0] = 0;
+  }
+  take_ranked_products(neighbors, row, known, products);
   const int64_t begin = neighbors.begin(row);
-  const int64_t end = neighbors.end(row);
-  const float* row_features = features + row * dim;
-  double greatest = -INFINITY;
-  for (int64_t first = begin + warp_index() * kEncodeBatch; first < end;
+  unknown += begin;
+  // In any order: each product has its own place.
+  for (int64_t at = begin + threadIdx.x; at < neighbors.end(row); at += blockDim.x) {
+    double product = products[at];
+    if (isnan(product)) {
+      product = product_ranked_by(neighbors.indices[at], row, known);
+      products[at] = product;
+    }
+    if (isnan(product)) {
+      unknown[atomicAdd(&num_unknown[0], 1)] = static_cast<int32_t>(at - begin);
+    }
+  }
+  __syncthreads();
+  const int count = num_unknown[0];
+  for (int first = warp_index() * kEncodeBatch; first < count;
        first += warps_per_block() * kEncodeBatch) {
     const float* others[kEncodeBatch];
 #pragma unroll
     for (int k = 0; k < kEncodeBatch; ++k) {
       // The last batch is filled up with the last neighbor.
-      const int64_t at = first + k < end ? first + k : end - 1;
-      others[k] = features + neighbors.indices[at] * dim;
+      others[k] = features + neighbors.indices[begin + unknown[lesser(first + k, count - 1)]] * dim;
     }
     double scores[kEncodeBatch];
-    score_row<false>(row_features, others, dim, scores);
+    score_row<false>(features + row * dim, others, dim, scores);
 #pragma unroll
     for (int k = 0; k < kEncodeBatch; ++k) {
-      greatest = scores[k] > greatest ? scores[k] : greatest;
-      if (lane_index() == k && first + k < end) {
-        products[first + k] = scores[k];
+      if (lane_index() == k && first + k < count) {
+        products[begin + unknown[first + k]] = scores[k];
       }
     }
   }
-  greatest =
-      combine_warps(greatest, warp_products, [](double a, double b) { return a > b ? a : b; });
-  const auto part_of = [&](int64_t at) {
-    return static_cast<unsigned long long>(
-        fine_units(exp_nonpositive(2 * (products[at] - greatest))));
-  };
+  __syncthreads();
+}
+
+// V_ij = softmax over j in E(i) of -(2 - 2 x_i . x_j): a weight for each entry of the sets, which
+// may be 0, and the number of positive ones in each row; a row without neighbors counts one.
+// `products` is scratch with a place for each entry. One block per row.
+static __global__ void weigh_neighbors_kernel(const float* features, int64_t dim, Rows neighbors,
+                                              RankedProducts known, double* products,
+                                              int32_t* weights, int32_t* counts) {
+  constexpr int kWarps = kRowThreads / kWarpSize;
+  MABM_SHARED(double, warp_products, kWarps);
+  MABM_SHARED(unsigned long long, warp_totals, kWarps);
+  MABM_SHARED(int, warp_counts, kWarps);
+  MABM_SHARED(int, num_unknown, 1);
+  const int64_t row = blockIdx.x;
+  const int64_t begin = neighbors.begin(row);
+  const int64_t end = neighbors.end(row);
+  find_products(features, dim, neighbors, row, known, products, weights, num_unknown);
+  double greatest = -INFINITY;
+  for (int64_t at = begin + threadIdx.x; at < end; at += blockDim.x) {
+    greatest = products[at] > greatest ? products[at] : greatest;
+  }
+  greatest = combine_warps(warp_max(greatest), warp_products,
+                           [](double a, double b) { return a > b ? a : b; });
   unsigned long long total = 0;
   for (int64_t at = begin + threadIdx.x; at < end; at += blockDim.x) {
-    total += part_of(at);
+    const auto part =
+        static_cast<unsigned long long>(fine_units(exp_nonpositive(2 * (products[at] - greatest))));
+    products[at] = __longlong_as_double(static_cast<long long>(part));  // its bits, for later
+    total += part;
   }
   const auto add = [](auto a, auto b) { return a + b; };
   total = combine_warps(warp_sum(total), warp_totals, add);
   int count = 0;
   for (int64_t at = begin + threadIdx.x; at < end; at += blockDim.x) {
-    weights[at] = weight_of(part_of(at), total);
+    weights[at] = weight_of(static_cast<uint64_t>(__double_as_longlong(products[at])), total);
     count += weights[at] > 0;
   }
   count = combine_warps(warp_sum(count), warp_counts, add);
@@ -84,11 +154,12 @@ static __global__ void weigh_neighbors_kernel(const float* features, int64_t dim
   }
 }
 
+// A ranking of width 0 has no products.
 inline cudaError_t launch_weigh_neighbors(const float* features, int64_t dim, const Rows& neighbors,
-                                          double* products, int32_t* weights, int32_t* counts,
-                                          cudaStream_t stream) {
+                                          const RankedProducts& known, double* products,
+                                          int32_t* weights, int32_t* counts, cudaStream_t stream) {
   return launch(weigh_neighbors_kernel, neighbors.count, kRowThreads, 0, stream, features, dim,
-                neighbors, products, weights, counts);
+                neighbors, known, products, weights, counts);
 }
 
 // Keeps the positive weights of each row; a row without entries becomes one-hot. One warp per row.

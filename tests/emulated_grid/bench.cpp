@@ -42,6 +42,20 @@ Array<double> score_tile(const Array<float>& features, const Array<int64_t>& row
   return scores.array({rows.size(), num_columns});
 }
 
+// Features as the kernels take them, from x: x * 2^-896, x, and x * 2^896.
+auto scaled_features(const Array<float>& features) {
+  const Memory<float> x(features);
+  Memory<double> down(x.size());
+  Memory<double> same(x.size());
+  Memory<double> up(x.size());
+  for (int64_t at = 0; at < x.size(); ++at) {
+    down.get()[at] = lowered(x.read()[at]);
+    same.get()[at] = raised<0>(x.read()[at]);
+    up.get()[at] = raised<896>(x.read()[at]);
+  }
+  return std::make_tuple(down.array(), same.array(), up.array());
+}
+
 // Candidate lists as they pass from launch to launch: (B, L, C) scores and indices, (B, L) counts
 // and thresholds.
 template <class Score>
@@ -96,9 +110,9 @@ auto collect_tile(const Array<Product>& products, const Array<float>& biases,
   ListsMemory<float> lists(scores, indices, counts, thresholds);
   const ListTable table{row_group.read(), nullptr, column_group.read(), list_of.read(),
                         static_cast<int>(list_of_group.shape(1))};
-  const ProductTile<Product> tile{gaps.size(), biases.size(),    product.read(),
-                                  transposed,  row_scale.read(), column_scale.read(),
-                                  bias.read(), gap.read()};
+  const ProductTile<Product> tile{gaps.size(),         biases.size(), product.read(),
+                                  products.shape(1),   transposed,    row_scale.read(),
+                                  column_scale.read(), bias.read(),   gap.read()};
   check(launch_collect_products(tile, table, first_column, width.read(), last, lists.view(),
                                 nullptr));
   return lists.arrays();
@@ -173,8 +187,12 @@ auto write_lists(const Array<double>& scores, const Array<int32_t>& indices,
 
 auto rank_candidates(const Array<float>& features, const Array<int64_t>& rows,
                      const Array<int32_t>& indices, const Array<int32_t>& counts,
-                     const Array<int32_t>& widths, bool euclidean) {
+                     const Array<int32_t>& widths, bool euclidean, const Array<float>& bounds,
+                     const Array<double>& offsets, double area) {
   const Memory<float> x(features);
+  const Memory<float> bound(bounds);
+  const Memory<double> offset(offsets);
+  const Memory<double> areas(1, area);
   const Memory<int64_t> row_numbers(rows);
   const Memory<int32_t> index(indices);
   const Memory<int32_t> count(counts);
@@ -182,8 +200,11 @@ auto rank_candidates(const Array<float>& features, const Array<int64_t>& rows,
                             count.read()};
   RankedMemory ranked(rows.size(), widths);
   Memory<double> scored(rows.size() * lists.capacity);
-  check(launch_rank_candidates(x.read(), features.shape(1), row_numbers.read(), lists, euclidean,
-                               ranked.view(), scored.get(), nullptr));
+  Memory<int32_t> chosen(rows.size() * lists.capacity);
+  const CandidateBounds given{bounds.size() == 0 ? nullptr : bound.read(), offset.read(),
+                              areas.read()};
+  check(launch_rank_candidates(x.read(), features.shape(1), row_numbers.read(), lists, given,
+                               euclidean, ranked.view(), {scored.get(), chosen.get()}, nullptr));
   const std::vector<int64_t> shape{rows.size(), ranked.total};
   return std::make_tuple(ranked.ranks.array(shape), ranked.scores.array(shape));
 }
@@ -268,14 +289,19 @@ auto average_encodings(const Array<int64_t>& indptr, const Array<int32_t>& indic
 
 // ---- Encoding -----------------------------------------------------------------------------------
 
+// `ranks` and `known` are (N, K): the products that a ranking has.
 auto weigh_neighbors(const Array<float>& features, const Array<int64_t>& indptr,
-                     const Array<int32_t>& indices) {
+                     const Array<int32_t>& indices, const Array<int64_t>& ranks,
+                     const Array<double>& known) {
   const Memory<float> x(features);
+  const Memory<int64_t> rank(ranks);
+  const Memory<double> product(known);
   const RowsMemory neighbors(indptr, indices);
   Memory<double> products(indices.size());
   Memory<int32_t> weights(indices.size());
   Memory<int32_t> counts(neighbors.count());
-  check(launch_weigh_neighbors(x.read(), features.shape(1), neighbors.view(), products.get(),
+  check(launch_weigh_neighbors(x.read(), features.shape(1), neighbors.view(),
+                               {ranks.shape(1), rank.read(), product.read()}, products.get(),
                                weights.get(), counts.get(), nullptr));
   return std::make_tuple(weights.array(), counts.array());
 }
@@ -461,6 +487,7 @@ PYBIND11_MODULE(bench, module) {
   module.attr("WINDOW") = kWindow;
   define(module, "exclusive_sum", &exclusive_sum);
   define(module, "score_tile", &score_tile);
+  define(module, "scaled_features", &scaled_features);
   define(module, "collect_products", &collect_tile<float>);
   define(module, "collect_integers", &collect_tile<int32_t>);
   define(module, "collect_exact", &collect_exact);

@@ -280,6 +280,11 @@ inline float __int_as_float(int x) { return emulated::bit_cast<float>(x); }
 inline float __uint_as_float(unsigned x) { return emulated::bit_cast<float>(x); }
 inline long long __double_as_longlong(double x) { return emulated::bit_cast<long long>(x); }
 inline double __longlong_as_double(long long x) { return emulated::bit_cast<double>(x); }
+inline double __hiloint2double(int high, int low) {
+  return emulated::bit_cast<double>(static_cast<unsigned long long>(static_cast<unsigned>(high))
+                                        << 32 |
+                                    static_cast<unsigned>(low));
+}
 
 // Memory.
 

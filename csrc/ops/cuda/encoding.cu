@@ -10,18 +10,17 @@
 namespace mabm {
 namespace {
 
-// Computes every product, known or not: the bits are the same.
 std::tuple<Tensor, Tensor, Tensor> encode_neighbors(const Tensor& features, const Tensor& indptr,
                                                     const Tensor& indices,
                                                     const std::optional<Tensor>& ranks,
                                                     const std::optional<Tensor>& known_products) {
   Rows neighbors = check_encode_neighbors(features, indptr, indices);
-  read_products(features, ranks, known_products);
+  const RankedProducts known = read_products(features, ranks, known_products);
   const OnDevice on(features);
   Tensor products = on.make<double>({indices.numel()}, "the products of neighbors");
   Tensor all_weights = on.make<int32_t>({indices.numel()}, "the weights of neighbors");
   Tensor counts = on.make<int32_t>({neighbors.count}, "the counts of rows");
-  on.check(launch_weigh_neighbors(read<float>(features), features.size(1), neighbors,
+  on.check(launch_weigh_neighbors(read<float>(features), features.size(1), neighbors, known,
                                   write<double>(products), write<int32_t>(all_weights),
                                   write<int32_t>(counts), on.stream()),
            "weighing neighbors");
