@@ -5,6 +5,7 @@
 #include "common/fixed_point.h"
 #include "common/rows.h"
 #include "kernels/row_table.cuh"
+#include "kernels/row_windows.cuh"
 #include "kernels/scores.cuh"
 
 namespace mabm {
@@ -200,68 +201,177 @@ struct AveragedRows {
   const double* weights;
 };
 
+// The least part of `total` that has a positive weight, or 2^64 - 1 if the total is 0. Weights
+// ascend with parts, so that a comparison of integers replaces a division for each part. Each warp
+// finds it alone: the least weight is rounded up from half of 2^-30, and the rounding of the
+// operands moves that by far less than one part.
+__device__ inline unsigned long long least_positive_part(unsigned long long total) {
+  const unsigned long long first = total >> 31;
+  const bool is_positive = weight_of(first + lane_index(), total) > 0;
+  return first + __ffs(static_cast<int>(__ballot_sync(kFullWarp, is_positive))) - 1;
+}
+
 // V'_i = the mean of the rows V[neighbors[i, m]], weighted: a first pass counts the entries of each
-// row, a second writes them, ascending. One block per row.
-template <bool kShared, bool kFill>
+// row, a second writes them, ascending. One block per row; a long row is left to
+// average_long_rows_kernel.
+template <bool kFill>
 __global__ void average_encodings_kernel(Rows encoding, AveragedRows averaged, RowCounts rows,
-                                         const int64_t* starts, int32_t* indices, int32_t* weights,
-                                         TableScratch scratch) {
+                                         const int64_t* starts, int32_t* indices,
+                                         int32_t* weights) {
   MABM_SHARED(int, size, 1);
   MABM_SHARED(unsigned long long, warp_totals, kRowThreads / kWarpSize);
-  RowTable<kShared, true> table(scratch, size);
-  for (int64_t row = blockIdx.x; row < encoding.count; row += gridDim.x) {
-    if (!rows.takes(row, kShared)) {
+  const int64_t row = blockIdx.x;
+  if (kFill && rows.is_long[row]) {
+    return;
+  }
+  RowTable table(size);
+  table.clear();
+  unsigned long long total = 0;
+  for (int64_t m = row * averaged.width + warp_index(); m < (row + 1) * averaged.width;
+       m += warps_per_block()) {
+    const int64_t other = averaged.neighbors[m];
+    if (other < 0) {
       continue;
     }
-    table.clear();
-    unsigned long long total = 0;
-    for (int64_t m = row * averaged.width + warp_index(); m < (row + 1) * averaged.width;
-         m += warps_per_block()) {
-      const int64_t other = averaged.neighbors[m];
-      if (other < 0) {
-        continue;
-      }
-      const uint64_t factor = fine_units(averaged.weights[m]);
-      const int64_t end = encoding.end(other);
-      for (int64_t at = encoding.begin(other) + lane_index(); at < end; at += kWarpSize) {
-        const unsigned long long part = factor * static_cast<uint64_t>(encoding.weights[at]);
-        table.add(encoding.indices[at], part);
-        total += part;
-      }
+    const uint64_t factor = fine_units(averaged.weights[m]);
+    const int64_t end = encoding.end(other);
+    for (int64_t at = encoding.begin(other) + lane_index(); at < end && !table.overflows();
+         at += kWarpSize) {
+      const unsigned long long part = factor * static_cast<uint64_t>(encoding.weights[at]);
+      table.add(encoding.indices[at], part);
+      total += part;
     }
-    total = combine_warps(warp_sum(total), warp_totals,
-                          [](unsigned long long a, unsigned long long b) { return a + b; });
-    const bool complete = table.complete();
-    const auto positive = [&](unsigned long long sum) { return weight_of(sum, total) > 0; };
-    const int count = complete ? table.keep(positive) : 0;
-    if (kFill) {
-      table.for_each_kept([&](int32_t member, unsigned long long sum, int place) {
-        indices[starts[row] + place] = member;
-        weights[starts[row] + place] = weight_of(sum, total);
-      });
+  }
+  total = combine_warps(warp_sum(total), warp_totals,
+                        [](unsigned long long a, unsigned long long b) { return a + b; });
+  const bool complete = table.complete();
+  const int count = complete ? table.keep(least_positive_part(total)) : 0;
+  if (kFill) {
+    table.for_each_kept([&](int32_t member, unsigned long long sum, int place) {
+      indices[starts[row] + place] = member;
+      weights[starts[row] + place] = weight_of(sum, total);
+    });
+  } else if (threadIdx.x == 0) {
+    rows.note(row, complete, count);
+  }
+}
+
+// One pass over all rows. A pass that is given `starts` fills.
+inline cudaError_t launch_average_encodings(const Rows& encoding, const AveragedRows& averaged,
+                                            const RowCounts& rows, const int64_t* starts,
+                                            int32_t* indices, int32_t* weights,
+                                            cudaStream_t stream) {
+  return launch(
+      starts == nullptr ? average_encodings_kernel<false> : average_encodings_kernel<true>,
+      encoding.count, kRowThreads, RowTable::kBytes, stream, encoding, averaged, rows, starts,
+      indices, weights);
+}
+
+// One block per multiprocessor, for its whole shared memory: the most threads that all GPUs have.
+constexpr int kWindowThreads = 1024;
+
+// The sum of all parts of a row; this thread's share of it.
+__device__ inline unsigned long long add_up_parts(const Rows& encoding,
+                                                  const AveragedRows& averaged, int64_t row) {
+  unsigned long long total = 0;
+  for (int64_t m = row * averaged.width; m < (row + 1) * averaged.width; ++m) {
+    const int64_t other = averaged.neighbors[m];
+    const uint64_t factor = other < 0 ? 0 : fine_units(averaged.weights[m]);
+    const int64_t end = other < 0 ? 0 : encoding.end(other);
+    for (int64_t at = other < 0 ? 0 : encoding.begin(other) + threadIdx.x; at < end;
+         at += blockDim.x) {
+      total += factor * static_cast<uint64_t>(encoding.weights[at]);
     }
-    if (!kFill && threadIdx.x == 0) {
-      rows.note(row, complete, count);
+  }
+  return total;
+}
+
+// Adds the parts of a row in the window of columns that begins at `first`, and lowers *next to the
+// first column with a part behind it. The warps of the block share the rows that are averaged.
+__device__ inline void add_window(const Rows& encoding, const AveragedRows& averaged, int64_t row,
+                                  int32_t first, const SharedSums& sums, int* next) {
+  const int64_t warps_each =
+      averaged.width < warps_per_block() ? warps_per_block() / averaged.width : 1;
+  for (int64_t job = warp_index(); job < averaged.width * warps_each; job += warps_per_block()) {
+    const int64_t m = row * averaged.width + job / warps_each;
+    const int64_t other = averaged.neighbors[m];
+    if (other < 0) {
+      continue;
+    }
+    const uint64_t factor = fine_units(averaged.weights[m]);
+    const int64_t end = encoding.end(other);
+    const int64_t begin = first_not_below(encoding.indices, encoding.begin(other), end, first);
+    for (int64_t at = begin + job % warps_each * kWarpSize + lane_index(); at < end;
+         at += warps_each * kWarpSize) {
+      const int32_t column = encoding.indices[at];
+      const auto weight = static_cast<uint64_t>(encoding.weights[at]);
+      if (column - first >= sums.size()) {
+        atomicMin(next, column);
+        break;
+      }
+      sums.add(column - first, factor * weight);
     }
   }
 }
 
-// One pass over the rows that fit in shared memory (a block each), or over those that do not (as
-// many blocks as there are tables). A pass that is given `starts` fills.
-inline cudaError_t launch_average_encodings(const Rows& encoding, const AveragedRows& averaged,
-                                            const RowCounts& rows, const int64_t* starts,
+// The same for the long rows, one block for each of the list. A window of columns at a time has a
+// sum for each column in shared memory. With the W columns of a window and P parts, a row of N
+// columns costs P additions in shared memory and N / W searches in each averaged row, and N sums
+// are cleared and read. A hash table in global memory would cost 128 bytes of it for each part,
+// sorting the parts eight times their bytes.
+template <bool kFill>
+__global__ void __launch_bounds__(kWindowThreads)
+    average_long_rows_kernel(Rows encoding, AveragedRows averaged, RowCounts rows, int window,
+                             const int64_t* starts, int32_t* indices, int32_t* weights) {
+  MABM_SHARED(unsigned long long, warp_parts, kWindowThreads / kWarpSize);
+  MABM_SHARED(int64_t, warp_totals, kWindowThreads / kWarpSize);
+  MABM_SHARED(int, next, 1);
+  constexpr int kNoColumn = 0x7fffffff;
+  DynamicShared shared;
+  const SharedSums sums(shared, window);
+  const int64_t row = rows.long_rows[blockIdx.x];
+  const unsigned long long total =
+      combine_warps(warp_sum(add_up_parts(encoding, averaged, row)), warp_parts,
+                    [](unsigned long long a, unsigned long long b) { return a + b; });
+  const unsigned long long least = least_positive_part(total);
+  int64_t count = 0;
+  for (int first = 0; first != kNoColumn; first = next[0]) {
+    __syncthreads();  // no thread reads the old window any more
+    for (int at = threadIdx.x; at < window; at += blockDim.x) {
+      sums.clear(at);
+    }
+    if (threadIdx.x == 0) {
+      next[0] = kNoColumn;
+    }
+    __syncthreads();
+    add_window(encoding, averaged, row, first, sums, &next[0]);
+    __syncthreads();
+    count += visit_in_order(
+        window, warp_totals, [&](int at) { return sums[at] >= least ? 1 : 0; },
+        [&](int at, int64_t place) {
+          if (kFill) {
+            indices[starts[row] + count + place] = first + at;
+            weights[starts[row] + count + place] = weight_of(sums[at], total);
+          }
+        });
+  }
+  if (!kFill && threadIdx.x == 0) {
+    rows.counts[row] = static_cast<int32_t>(count);
+  }
+}
+
+// One pass over the `num_long` long rows, with at most `shared_bytes` of shared memory.
+inline cudaError_t launch_average_long_rows(const Rows& encoding, const AveragedRows& averaged,
+                                            const RowCounts& rows, int64_t num_long,
+                                            size_t shared_bytes, const int64_t* starts,
                                             int32_t* indices, int32_t* weights,
-                                            const TableScratch* scratch, cudaStream_t stream) {
-  const bool fill = starts != nullptr;
-  const bool shared = scratch == nullptr;
-  const auto kernel =
-      shared
-          ? (fill ? average_encodings_kernel<true, true> : average_encodings_kernel<true, false>)
-          : (fill ? average_encodings_kernel<false, true> : average_encodings_kernel<false, false>);
-  const TableScratch tables = shared ? TableScratch{} : *scratch;
-  return launch(kernel, shared ? encoding.count : tables.count, kRowThreads,
-                shared ? RowTable<true, true>::kBytes : 0, stream, encoding, averaged, rows, starts,
-                indices, weights, tables);
+                                            cudaStream_t stream) {
+  const auto most = static_cast<int64_t>(shared_bytes / SharedSums::kBytes);
+  const auto window = static_cast<int>(lesser(encoding.count, most));
+  return launch(
+      starts == nullptr ? average_long_rows_kernel<false> : average_long_rows_kernel<true>,
+      num_long, kWindowThreads, SharedSums::kBytes * window, stream, encoding, averaged, rows,
+      window, starts, indices, weights);
 }
 
 }  // namespace mabm

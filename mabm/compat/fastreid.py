@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mabm._core.arguments import check_choice
@@ -24,6 +23,7 @@ from mabm.distance.encoding import expand_queries
 from mabm.distance.neighbors import k_reciprocal_neighbors
 from mabm.distance.ranking import rank_neighbors
 from mabm.distance.rows import Encoding
+from mabm.distance.whole_products import WholeRows
 
 __all__ = [
     "build_dist",
@@ -33,6 +33,8 @@ __all__ = [
 ]
 
 _METRICS = ("euclidean", "cosine", "jaccard")
+# PyTorch's, to which `normalize` raises shorter lengths.
+_LEAST_LENGTH = 1e-12
 
 
 def build_dist(*args: Any, **options: Any) -> Distances:
@@ -163,9 +165,8 @@ def compute_euclidean_distance(
         TypeError: An argument has the wrong type.
         ValueError: An argument is not finite or not (N, D), or the numbers of columns differ.
     """
-    one, other = (part.double() for part in _read_pair(features, others, "features", "others"))
-    squares = one.square().sum(dim=1, keepdim=True) + other.square().sum(dim=1)
-    return _to_numpy(squares.addmm_(one, other.T, alpha=-2).clamp_(min=0))
+    one, other = map(WholeRows, _read_pair(features, others, "features", "others"))
+    return _to_numpy(one.squared_distances(other))
 
 
 def compute_cosine_distance(
@@ -185,8 +186,11 @@ def compute_cosine_distance(
         TypeError: An argument has the wrong type.
         ValueError: An argument is not finite or not (N, D), or the numbers of columns differ.
     """
-    one, other = (part.double() for part in _read_pair(features, others, "features", "others"))
-    return _to_numpy(1 - F.normalize(one, dim=1) @ F.normalize(other, dim=1).T)
+    one, other = map(WholeRows, _read_pair(features, others, "features", "others"))
+    cosine = one.multiply(other)
+    for lengths in (one.squares[:, None].sqrt(), other.squares.sqrt()):
+        cosine /= lengths.clamp_(min=_LEAST_LENGTH)
+    return _to_numpy(1 - cosine)
 
 
 def _read_pair(

@@ -15,6 +15,7 @@ from mabm.compat._adapters.distances import check_search_option, nearest_columns
 from mabm.compat.clustercontrast import compute_jaccard_distance
 from mabm.distance.presets import MAX_K, PRESETS
 from mabm.distance.ranking import rank_neighbors
+from mabm.distance.whole_products import WholeRows
 
 __all__ = ["compute_jaccard_distance", "compute_ranked_list", "compute_ranked_list_cm"]
 
@@ -91,7 +92,7 @@ def compute_ranked_list_cm(
 
     Returns:
         (M, min(k, K - 1)) int64 NumPy array, the second nearest first, ties by lower row. Products
-        are float64, compared as float32.
+        are exact, of features rounded to about 2^-26 of their length, and compared as float32.
 
     Raises:
         TypeError: An argument has the wrong type.
@@ -118,10 +119,10 @@ def compute_ranked_list_cm(
             f"features_p must have {given.shape[1]} columns as features_g has, "
             f"got {others.shape[1]}"
         )
-    columns = others.to(given.device, torch.float64).T
+    columns = WholeRows(others.to(given.device))
     step = max(_SCORES_AT_ONCE // max(len(others), 1), 1)
     parts = [
-        nearest_columns(-(rows.to(torch.float64) @ columns).to(torch.float32), width)
+        nearest_columns(-WholeRows(rows).multiply(columns).to(torch.float32), width)
         for rows in torch.split(given, step)
     ]
     found: IntArray = torch.cat(parts)[:, 1:].cpu().numpy()

@@ -31,6 +31,7 @@ from mabm.distance.neighbors import k_reciprocal_neighbors
 from mabm.distance.presets import MAX_K, PRESETS
 from mabm.distance.ranking import Ranking
 from mabm.distance.rows import NeighborSets
+from mabm.distance.whole_products import WholeRows
 
 __all__ = ["compute_jaccard_dist", "re_ranking"]
 
@@ -160,9 +161,9 @@ def compute_jaccard_dist(
         )
     lengths = _check_lengths(k1, k2)
     _check_fits(len(features), "use mabm.jaccard_graph, which needs memory linear in N")
-    wide = features.to(torch.float64)
-    squares = wide.square().sum(dim=1)
-    distance = _relative(torch.addmm(2 * squares, wide, wide.T, alpha=-2).to(torch.float32).cpu())
+    whole = WholeRows(features)
+    doubled = (whole.squares - whole.multiply(whole)).mul_(2)
+    distance = _relative(doubled.to(torch.float32).cpu())
     ranks, neighbors = _find_neighbors(distance, *lengths)
     jaccard = torch.from_numpy(_jaccard(distance, ranks, neighbors))
     if not mix:

@@ -18,6 +18,7 @@ from mabm._core.work import QUIET, Advance, Report, Work
 from mabm.distance.jaccard import dense_distance, encode_features, resolve_options
 from mabm.distance.options import DistanceOptions, NamedPrecision, Precision
 from mabm.distance.presets import DEFAULT_K2, Preset
+from mabm.distance.whole_products import WholeRows, whole_rows_bytes
 
 # Re-ranking commonly uses shorter lists than clustering.
 _RERANK_K1 = 20
@@ -107,9 +108,9 @@ def rerank(
             second, and as it ends.
 
     Returns:
-        (Q, G) float32 in [0, 1] of the same kind as ``query``; smaller is nearer. J is bit-for-bit
-        the same on every device by design, and for any number of threads; d may differ by the
-        rounding of a float64 product.
+        (Q, G) float32 in [0, 1] of the same kind as ``query``; smaller is nearer. Bit-for-bit the
+        same on every device by design, and for any number of threads: for d, samples are rounded to
+        multiples of about 2^-26 of their length, whose squared distances are exact.
 
     Raises:
         TypeError: An argument has the wrong type.
@@ -157,13 +158,15 @@ def rerank_samples(
         work: Memory limit and progress.
     """
     total = len(q) + len(g)
-    copies, wide = 4 * total * q.shape[1], 8 * total * (q.shape[1] + 3 * _ROWS_AT_ONCE)
+    at_once = min(len(q), _ROWS_AT_ONCE)
+    copies = 4 * total * q.shape[1]
+    wide = whole_rows_bytes(q, total, at_once) + 8 * at_once * (total + len(g))
     what, instead = f"re-ranking {len(q)} x {len(g)} samples", "re-rank fewer queries at a time"
     beside = work.less(copies, what, instead)
     beside.less(wide, what, instead)
     check_fits(
-        4 * len(q) * len(g) + 8 * total * (q.shape[1] + _ROWS_AT_ONCE),
-        f"the ({len(q)}, {len(g)}) distance, with the features in float64,",
+        4 * len(q) * len(g) + wide,
+        f"the ({len(q)}, {len(g)}) distance, with the rounded features,",
         instead,
         q.device,
     )
@@ -200,15 +203,14 @@ def _joined_modality(
 
 def _mix_in_euclidean(distance: Tensor, together: Tensor, mix: float, advance: Advance) -> None:
     """Replaces J by (1 - mix) * J + mix * d in place, a block of queries at a time, in float64."""
-    split = len(distance)
-    others = together.to(torch.float64)
-    squares = others.square().sum(dim=1)
+    split, total = len(distance), len(together)
+    whole = WholeRows(together)
+    block = whole.squares.new_empty((min(split, _ROWS_AT_ONCE), total))
     for start in range(0, split, _ROWS_AT_ONCE):
         rows = slice(start, min(start + _ROWS_AT_ONCE, split))
-        squared = torch.addmm(squares, others[rows], others.T, alpha=-2).add_(squares[rows, None])
-        squared.clamp_(min=0)
+        squared = whole.squared_distances(whole, rows, block[: rows.stop - start])
         furthest = squared.amax(dim=1, keepdim=True)
-        original = squared[:, split:] / furthest.where(furthest > 0, 1.0)
-        mixed = distance[rows].to(torch.float64).mul_(1 - mix).add_(original, alpha=mix)
-        distance[rows] = mixed.to(torch.float32)
+        original = squared[:, split:].mul_(mix / furthest.where(furthest > 0, 1.0))
+        # In two operations: one that multiplies and adds rounds once on some devices.
+        distance[rows] = distance[rows].to(torch.float64).mul_(1 - mix).add_(original)
         advance(len(squared))

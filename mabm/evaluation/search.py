@@ -13,13 +13,10 @@ from mabm._core.arrays import Array
 from mabm._core.columns import Column
 from mabm._core.protocols import SearchTask
 from mabm.distance.reranking import RerankOptions, rerank_samples
+from mabm.distance.whole_products import inner_products
 from mabm.evaluation.retrieval import RetrievalScores, evaluate_retrieval
 from mabm.evaluation.samples import SearchSamples
 from mabm.evaluation.scores import SearchScores
-
-# Integers of this many bits are exact in float64.
-_EXACT_BITS = 53
-_ROWS_AT_ONCE = 1024
 
 # Bounds the CMC stored for every trial; galleries are far smaller.
 _MOST_RANKS = 2**20
@@ -60,9 +57,8 @@ def evaluate_search(
     Returns:
         Scores of every trial. Draws and, without ``rerank``, scores are bit-for-bit the same on
         every device by design, and for any number of threads: the features of each image are
-        rounded to multiples of about 2^-21 of their largest entry (depending on D), whose products
-        and sums are exact in float64. With ``rerank`` the distances are those of
-        :func:`mabm.rerank`, which may differ between devices by the rounding of a float64 product.
+        rounded to multiples of about 2^-26 of their length, whose products and sums are exact in
+        float64. With ``rerank`` the distances are those of :func:`mabm.rerank`.
 
     Raises:
         TypeError: An argument has the wrong type.
@@ -146,42 +142,9 @@ def _distance(
     """(Q, G) distances: float64 minus inner products, or float32 re-ranked ones."""
     x, y = samples.features_at(queries), samples.features_at(gallery)
     if options is None:
-        return minus_inner_products(x, y)
+        return inner_products(x, y).neg_()
     groups = samples.modality[torch.cat([queries, gallery])].to(x.device)
     return rerank_samples(x, y, groups, options.distance, options.lambda_value)
-
-
-def minus_inner_products(x: Tensor, y: Tensor) -> Tensor:
-    """(Q, G) float64: minus the inner products of rows rounded to integers of a few bits.
-
-    The number of bits is chosen so that every product and every sum of D products is exact in
-    float64, so the result depends on neither the order of summation nor the device. The unit of a
-    row is a power of two, so dividing by it is exact.
-
-    Args:
-        x: (Q, D) floating point, finite.
-        y: (G, D) floating point, finite, on the same device.
-    """
-    bits = (_EXACT_BITS - max(x.shape[1] - 1, 1).bit_length()) // 2
-    scaled, exponents = _whole_numbers(y, bits)
-    distance = x.new_empty((len(x), len(y)), dtype=torch.float64)
-    for start in range(0, len(x), _ROWS_AT_ONCE):
-        rows = slice(start, start + _ROWS_AT_ONCE)
-        part, powers = _whole_numbers(x[rows], bits)
-        torch.mm(part, scaled.T, out=distance[rows])
-        distance[rows] *= -_power_of_two(powers[:, None] + exponents)
-    return distance
-
-
-def _whole_numbers(rows: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """Rounds rows to integers of at most ``bits`` bits; also returns each row's exponent."""
-    exponents = torch.frexp(rows.abs().amax(dim=1)).exponent - bits
-    return (rows.to(torch.float64) * _power_of_two(-exponents[:, None])).round_(), exponents
-
-
-def _power_of_two(exponents: Tensor) -> Tensor:
-    """2 to the power of integers, float64, set through its bits: ``pow`` may be inexact."""
-    return (exponents.to(torch.int64) + 1023 << 52).view(torch.float64)
 
 
 def _cmc(scores: RetrievalScores[Any], max_rank: int) -> np.ndarray[Any, np.dtype[np.float64]]:

@@ -24,9 +24,9 @@ from mabm._core.columns import (
 from mabm._core.protocols import SearchTask
 from mabm.distance.graph import DEFAULT_EPS
 from mabm.distance.presets import DEFAULT_K1, DEFAULT_K2, Preset
+from mabm.distance.whole_products import inner_products
 from mabm.evaluation.retrieval import average_precision
 from mabm.evaluation.samples import SearchSamples
-from mabm.evaluation.search import minus_inner_products
 
 ReadImages = Callable[[list[int]], Array]
 """Rows -> (B, 3, H, W) uint8 RGB images of one size, such as ``ImageReader.__getitems__``."""
@@ -253,9 +253,9 @@ def _rank_gallery(
     identity, camera = samples.identity, samples.camera
     precisions, firsts, tops = [], [], []
     for rows in torch.split(queries, _ROWS_AT_ONCE):
-        distance = minus_inner_products(
-            samples.features_at(rows), samples.features_at(gallery)
-        ).cpu()
+        distance = (
+            inner_products(samples.features_at(rows), samples.features_at(gallery)).neg_().cpu()
+        )
         matches = identity[rows, None] == identity[gallery]
         compared = task.protocol.compared(matches, camera[rows, None], camera[gallery])
         distance[~compared] = torch.inf

@@ -43,17 +43,39 @@ def test_the_ends_of_lambda_are_the_two_distances(device: Device) -> None:
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
-def test_blocks_of_queries_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Of the CPU alone: a GPU may add up a product otherwise where the blocks are others.
+def test_blocks_of_queries_change_nothing(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     query, gallery = np.random.default_rng(0).normal(size=(2, 40, 6)).astype(np.float32)
-    whole = mabm.rerank(query, gallery)
+    query, gallery = device.put(query), device.put(gallery)
+    whole = device.get(mabm.rerank(query, gallery))
     monkeypatch.setattr(reranking, "_ROWS_AT_ONCE", 7)
-    np.testing.assert_array_equal(mabm.rerank(query, gallery), whole)
+    np.testing.assert_array_equal(device.get(mabm.rerank(query, gallery)), whole)
 
 
 def test_all_duplicates_are_at_distance_zero(device: Device) -> None:
     found = mabm.rerank(device.put(torch.ones(2, 3)), device.put(torch.ones(4, 3)))
     assert device.get(found).tolist() == [[0.0] * 4] * 2
+
+
+def test_a_duplicate_among_others_is_at_distance_zero(device: Device) -> None:
+    gallery = torch.nn.functional.normalize(torch.randn(40, 333), dim=1)
+    found = device.get(mabm.rerank(device.put(gallery[:9]), device.put(gallery), lambda_value=1))
+    assert (found.diagonal() == 0).all()
+    assert (found >= 0).all()
+    assert (found.max(axis=1) == 1).all()
+
+
+@pytest.mark.parametrize("dim", [512, 2048])
+@pytest.mark.parametrize("power", [1, 2, 4])
+def test_d_is_as_good_as_float32(dim: int, power: int) -> None:
+    rng = np.random.default_rng(dim)
+    x = rng.normal(size=(25, dim))[np.arange(200) % 25] + 0.7 * rng.normal(size=(200, dim))
+    x = x if power == 1 else np.maximum(x, 0) ** power  # heavier tails
+    x = (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+    found = mabm.rerank(x[:20], x[20:], lambda_value=1)
+    squared = np.square(x[:20, None].astype(np.float64) - x).sum(axis=2)
+    expected = (squared / squared.max(axis=1, keepdims=True))[:, 20:]
+    # Of numbers in [1/2, 1], rounding to float32 alone is wrong by up to 2^-25.
+    np.testing.assert_allclose(found, expected, rtol=0, atol=3 * 2.0**-25)
 
 
 def test_query_and_gallery_on_two_devices_are_refused(gpu: Device) -> None:
