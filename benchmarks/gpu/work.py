@@ -97,8 +97,8 @@ class Work:
 
     Attributes:
         moved: Bytes read from memory and written to it.
-        reused: Bytes that are read again, with the size of what they are read from: from the cache
-            if that fits, from memory if it does not.
+        reused: Bytes that are read again, with the size of what they are read from: as much of it
+            as fits comes from the cache.
         operations: By kind, see ``cards.KINDS``.
         launches: Kernels of the library.
         calls: Calls of PyTorch.
