@@ -271,7 +271,9 @@ def prune(size: Size) -> Work:
     """
     c = size.counts
     entries, pairs = size.count * c.expanded, size.count * c.pairs
-    searches = 2 * (ceil(size.count / WINDOW) - 1) * entries * log2(c.pairs / c.expanded)
+    # The last steps of a search, among entries of 8 bytes, are in one sector.
+    steps = log2(max(c.pairs / c.expanded * 8 / SECTOR, 2))
+    searches = 2 * (ceil(size.count / WINDOW) - 1) * entries * steps
     return Work(
         moved=entries * (4 * 24 + 40) + size.count * (24 * c.near + 16),
         reused=((8 * pairs + SECTOR * searches, 8 * entries),),
