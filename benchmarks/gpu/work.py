@@ -133,8 +133,8 @@ def prepare(size: Size) -> Work:
             "int8": 2 * sampled * size.dim,
         },
         launches=8 * integers + 6 * halves + 2 * integers * size.num_sides,
-        calls=20 + 120 * integers + 60 * halves + 6 * integers * size.num_sides,
-        waits=2,
+        calls=165 * integers + 50 * halves + 6 * integers * size.num_sides,
+        waits=3 * integers,
     )
 
 
@@ -200,8 +200,8 @@ def score(size: Size) -> Work:
             "scalar": 5 * terms,
         },
         launches=2 * size.num_sides,
-        calls=11 * size.num_sides + 6,
-        waits=2,
+        calls=6 * size.num_sides + 20,
+        waits=1,
     )
 
 
@@ -302,7 +302,7 @@ def multiply_all(size: Size) -> Work:
     return Work(
         moved=operands + 4 * products,
         operations={"float16": 2 * products * size.dim},
-        calls=3 * tiles,
+        calls=tiles,
     )
 
 
