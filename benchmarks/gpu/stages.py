@@ -18,7 +18,6 @@ from mabm.distance.rows import NeighborSets
 
 # The most samples with dense matrices: (N, N) float32 takes 4.7 GB.
 DENSE_LIMIT = 34_167
-_MOST_PADDING = 64  # rows of an operand that fill it up
 _QUERY_SHARE = 10  # one sample in so many is a query of the re-ranking
 
 
@@ -130,8 +129,7 @@ def _multiply_tiles(given: Prepared) -> None:
     """Runs the float16 product of the ranking, tile by tile, without collecting candidates."""
     count, product = len(given.features), given.product
     _, side = tile_shape(given.features, given.ranking.widths)
-    room = min(side, count) + _MOST_PADDING
-    tile = torch.empty(room**2, device=given.features.device)
+    tile = torch.empty(min(side, count) ** 2, device=given.features.device)
     for start in range(0, count, side):
         left = product.operand(slice(start, start + side))
         for first in range(start, count, side):
