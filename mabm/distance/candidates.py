@@ -27,7 +27,6 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from mabm._core.arrays import row_blocks
 from mabm._core.device_memory import available_bytes
 from mabm._core.work import QUIET, Work
 from mabm.distance.integer_products import IntegerProduct, wants_integers
@@ -341,20 +340,15 @@ def bias_and_error_bounds(x: Tensor, product: Product, euclidean: bool) -> tuple
     and Stability of Numerical Algorithms, section 3.1); and numbers so small that they may be
     flushed to zero. It is infinite if the product could overflow.
     """
-    wide_mean = product.mean.to(torch.float64)
-    lengths, centered_lengths, biases = [], [], []
-    for block in row_blocks(x):
-        wide = block.to(torch.float64)
-        centered = wide - wide_mean
-        lengths.append(torch.linalg.vector_norm(wide, dim=1))
-        centered_lengths.append(torch.linalg.vector_norm(centered, dim=1))
-        biases.append(-centered_lengths[-1].square() / 2 if euclidean else centered @ wide_mean)
-    length, centered_length, bias = map(torch.cat, (lengths, centered_lengths, biases))
+    squares, centered_squares, mean_products = torch.ops.mabm.measure_rows(x, product.mean).T
+    bias = -centered_squares / 2 if euclidean else mean_products
+    length, centered_length = squares.sqrt(), centered_squares.sqrt()
     greatest, greatest_bias = centered_length.max(), bias.abs().max()
     if euclidean:
         wide_magnitude = (centered_length + greatest).square() + greatest.square()
     else:
-        wide_magnitude = length * length.max() + greatest * torch.linalg.vector_norm(wide_mean)
+        mean_length = torch.linalg.vector_norm(product.mean, dtype=torch.float64)
+        wide_magnitude = length * length.max() + greatest * mean_length
     magnitude = centered_length * greatest
     terms = x.shape[1] + 8
     bounds = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mabm.distance.products import OPERAND_STEP, padded_operand, padded_size
+from mabm.distance.products import OPERAND_STEP, padded_operand
 from mabm.distance.quantization import MOST_DIMENSIONS, quantize_rows, rotation_helps
 from mabm.distance.rounding import growth
 
@@ -45,15 +45,12 @@ class IntegerProduct:
     step = OPERAND_STEP
 
     def __init__(self, x: Tensor) -> None:
-        self.mean = x.mean(dim=0)
+        self.mean, *extremes = torch.ops.mabm.measure_columns(x)
         self._rows = quantize_rows(x, self.mean, rotate=rotation_helps(x, self.mean))
-        values = self._rows.values
-        self._padded = values.new_zeros((padded_size(len(values)), values.shape[1]))
-        self._padded[: len(values)] = values
         # Rows that are all alike are zeros when centered, and their unit says nothing. The exact
         # scores are sums of numbers as large as those of x; a unit that made their rounding errors
         # overflow float32 would be of no use. Both are powers of two.
-        greatest = torch.stack(x.aminmax()).abs().amax()
+        greatest = torch.stack(extremes).abs().amax()
         exponent = torch.frexp(greatest).exponent.to(torch.int64)
         most = (1023 + _MOST_MAGNITUDE - exponent << 52).view(torch.float64)
         unit = torch.minimum(self._rows.unit, most)
@@ -62,7 +59,7 @@ class IntegerProduct:
 
     def operand(self, rows: slice | Tensor) -> Tensor:
         """The integers of some rows, and of others up to a multiple of 64."""
-        return padded_operand(self._padded, rows)
+        return padded_operand(self._rows.padded, rows)
 
     def multiply(self, left: Tensor, right: Tensor, out: Tensor) -> None:
         """Writes the (B, T) int32 products of two operands to ``out``."""

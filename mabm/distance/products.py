@@ -7,7 +7,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from mabm._core.arrays import row_blocks
 from mabm.distance.rounding import MATRIX_UNIT_ROUNDOFF, float32_rounding, growth
 
 # Scaled entries stay below this, a quarter of the largest float16.
@@ -88,7 +87,7 @@ class FloatProduct:
     step = 1
 
     def __init__(self, x: Tensor) -> None:
-        self.mean = x.mean(dim=0)
+        self.mean: Tensor = torch.ops.mabm.measure_columns(x)[0]
         self.unit = torch.ones((), dtype=torch.float64, device=x.device)
         self._x = x
 
@@ -123,24 +122,17 @@ class HalfProduct:
     step = OPERAND_STEP
 
     def __init__(self, x: Tensor) -> None:
-        self.mean = x.mean(dim=0)
-        above, below = x.amax(dim=0) - self.mean, self.mean - x.amin(dim=0)
-        greatest = torch.maximum(above, below).amax()  # rounding keeps the order
+        columns: Tensor = torch.ops.mabm.measure_columns(x)
+        self.mean, least, most = columns
+        # Of all centered entries: rounding keeps their order.
+        greatest = torch.maximum(most - self.mean, self.mean - least).amax()
         exponent = _HALF_RANGE_EXPONENT - torch.frexp(greatest).exponent
         # A power of two from its bits: a device's pow need not be exact.
         self._scale = (exponent.clamp(-100, 100).to(torch.int32) + 127 << 23).view(torch.float32)
         self.unit = self._scale.to(torch.float64).square()
         self._count, self._dim = x.shape
-        shape = (padded_size(self._count), padded_size(self._dim))
-        self._halves = torch.zeros(shape, dtype=torch.float16, device=x.device)
-        kept = self._halves[: self._count, : self._dim]
-        lost = []
-        for rows, halves in zip(row_blocks(x), row_blocks(kept), strict=True):
-            scaled = (rows - self.mean) * self._scale
-            halves.copy_(scaled)
-            scaled -= halves  # exactly the rounding loss
-            lost.append(torch.linalg.vector_norm(scaled, dim=1, dtype=torch.float64))
-        self._lost = torch.cat(lost) / self._scale
+        halved: tuple[Tensor, Tensor] = torch.ops.mabm.halve_rows(x, self.mean, self._scale)
+        self._halves, self._lost = halved
 
     def operand(self, rows: slice | Tensor) -> Tensor:
         """Some of the centered rows, with rows and columns up to multiples of 64."""
