@@ -30,6 +30,7 @@ STABLE_TORCH_LIBRARY(mabm, m) {
   // Adds one tile of scores to each row's running candidates, list by list, and drops what is
   // proven to be none of the list's first `width` (common/rows.h). A tile has float32 products, or
   // int32 ones with scales of the rows and columns; transposed, it has the columns in its rows.
+  // What it has beyond its rows and columns, to fill up the tile of a matrix product, is not read.
   m.def(
       "collect_candidates_(Tensor products, Tensor biases, Tensor row_groups, "
       "Tensor column_groups, Tensor list_of_group, int first_column, Tensor gaps, int[] widths, "
@@ -41,8 +42,8 @@ STABLE_TORCH_LIBRARY(mabm, m) {
   // than needed: a score s is at most (bound + offset of the row) / area.
   m.def(
       "rank_candidates(Tensor features, Tensor rows, Tensor candidates, Tensor counts, "
-      "int[] widths, bool euclidean, Tensor? bounds=None, Tensor? offsets=None, float area=1.0) "
-      "-> (Tensor ranks, Tensor scores)");
+      "int[] widths, bool euclidean, Tensor? bounds=None, Tensor? offsets=None, "
+      "Tensor? area=None) -> (Tensor ranks, Tensor scores)");
   // Ranks whole rows by exact scores only.
   m.def(
       "rank_exactly(Tensor features, Tensor rows, Tensor groups, Tensor list_of_group, "

@@ -100,6 +100,59 @@ def test_several_tiles(gpu: Device, preset: str) -> None:
     np.testing.assert_array_equal(gpu.get(found_labels), labels)
 
 
+def put(device: Device, parts: Any) -> list[Any]:
+    return [device.put(part) if isinstance(part, torch.Tensor) else part for part in parts]
+
+
+def rows_with_a_long_one(count: int, members: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The indptr and indices of rows that have one member each, but for row 5."""
+    chosen = torch.randperm(count, generator=torch.Generator().manual_seed(1))[:members]
+    indices = torch.cat([torch.arange(5), chosen.sort().values, torch.arange(6, count)])
+    sizes = torch.ones(count, dtype=torch.int64)
+    sizes[5] = members
+    return torch.cat([sizes.new_zeros(1), sizes.cumsum(0)]), indices.to(torch.int32)
+
+
+# About the members of a table in shared memory, and more columns than all of it has sums for.
+@pytest.mark.parametrize("members", [1535, 1536, 1537, 33_000])
+def test_averages_of_sizes_about_those_of_tables_and_windows(gpu: Device, members: int) -> None:
+    count = 2 * members
+    indptr, indices = rows_with_a_long_one(count, members)
+    values = torch.rand(len(indices), generator=torch.Generator().manual_seed(2)) + 0.1
+    encoding = mabm.Encoding.from_values(indptr, indices, values)
+    averaged = torch.stack([torch.arange(count), torch.arange(count).roll(1)], dim=1)
+    shares = torch.full((count, 2), 0.5, dtype=torch.float64)
+    arguments = *encoding.tensors(), averaged, shares
+    expected = torch.ops.mabm.average_encodings(*arguments)
+    assert int(expected[0].diff().max()) >= members
+    found = torch.ops.mabm.average_encodings(*put(gpu, arguments))
+    check_same(dict(enumerate(found)), dict(enumerate(expected)), gpu)
+
+
+@pytest.mark.parametrize("members", [1535, 1536, 1537, 3000])
+def test_sets_of_sizes_about_those_of_tables_and_windows(gpu: Device, members: int) -> None:
+    ranks = torch.arange(3000).repeat(3000, 1)
+    mask = torch.zeros(ranks.shape, dtype=torch.bool)
+    mask[0, torch.randperm(3000, generator=torch.Generator().manual_seed(1))[:members]] = True
+    mask[1:9, :7] = True
+    half = mask.flip(1)
+    expected = torch.ops.mabm.expand_neighbors(ranks, mask, ranks, half)
+    assert int(expected[0].diff().max()) >= members
+    found = torch.ops.mabm.expand_neighbors(*put(gpu, (ranks, mask, ranks, half)))
+    check_same(dict(enumerate(found)), dict(enumerate(expected)), gpu)
+
+
+# As many lists as shared memory has samples for, and more.
+@pytest.mark.parametrize("num_groups", [8, 9, 300])
+def test_many_groups(gpu: Device, num_groups: int) -> None:
+    features, _ = many(1500, 16)
+    modality = np.arange(1500) % num_groups
+    expected = mabm.rank_neighbors(features, modality, k1=2 * num_groups)
+    found = mabm.rank_neighbors(gpu.put(features), gpu.put(modality), k1=2 * num_groups)
+    np.testing.assert_array_equal(gpu.get(found.ranks), expected.ranks)
+    np.testing.assert_array_equal(gpu.get(found.scores), expected.scores)
+
+
 @pytest.mark.parametrize("product", [FloatProduct, HalfProduct, IntegerProduct])
 def test_every_product(gpu: Device, product: type, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = results(GOLDEN[0].features, GOLDEN[0].modality, GOLDEN[0].options)

@@ -25,6 +25,7 @@ Input = TypeVar("Input")
 _REPEATS = 4
 _SETTLING_SECONDS = 1.0  # a GPU's clocks rise under load
 _TILE_BYTES = 1 << 30
+_SPREAD = 25  # standard deviation of random operands, so that they differ as integers, too
 
 
 class OutOfTimeError(Exception):
@@ -174,6 +175,8 @@ def product_to_float32(left: Tensor, right: Tensor) -> Tensor:
 
 def multiply(left: Tensor, right: Tensor, precision: str) -> Tensor:
     """``left @ right`` in a precision of ``OPERAND_TYPES``, with operands of the type there."""
+    if precision == "int8":
+        return torch._int_mm(left, right)
     if precision in {"float16", "bfloat16"}:
         return product_to_float32(left, right)
     if precision == "tf32":
@@ -183,7 +186,8 @@ def multiply(left: Tensor, right: Tensor, precision: str) -> Tensor:
 
 
 OPERAND_TYPES = {
-    "float16": torch.float16,  # with a float32 result: the product of the ranking
+    "float16": torch.float16,  # with a float32 result: a product of the ranking
+    "int8": torch.int8,  # with an int32 result: the other one
     "bfloat16": torch.bfloat16,
     "tf32": torch.float32,
     "float32": torch.float32,
@@ -195,14 +199,15 @@ def ceilings(timer: Timer) -> dict[str, float]:
     """Measured peak rates of the device: operations per second by precision, bytes per second.
 
     A product of two square matrices of random numbers, with a float32 result for the half
-    precisions; and a copy within the device, counting bytes read and written.
+    precisions and an int32 one for int8; and a copy within the device, counting bytes read and
+    written.
     """
     device = timer.device
     side, copied = (8192, 1 << 31) if device.type == "cuda" else (512, 1 << 25)
     rates: dict[str, float] = {}
     for precision, dtype in OPERAND_TYPES.items():
         pairs = [
-            tuple(torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+            tuple((_SPREAD * torch.randn(side, side, device=device)).to(dtype) for _ in range(2))
             for _ in range(2)
         ]
 

@@ -26,6 +26,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,9 +36,12 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for features.py
 
 import checks
+from cards import device_of
+from counts import count_work
 from features import KINDS, make_features
 from measure import ROOT, Budget, OutOfTimeError, Timer, Timing, ceilings, clocks, machine
 from peers import Peer, peers
+from predictions import likely_size, predict
 from profiling import profile_stages, profile_table
 from report import DETAILS, details, summary, targets_met
 from stages import DENSE_LIMIT, PRODUCT, RANKING, STAGES, WHOLE, Floor, Prepared, Stage
@@ -181,6 +185,7 @@ class Benchmark:
         with checks.UnprovenRows():  # one warning per call would drown the rest
             prepared += [Prepared.of(*given) for given in inputs[1:]]
             self._guard(size, "memory", lambda: self._peak_memory(size, prepared[0]))
+            self._guard(size, "prediction", partial(self._predict, size, prepared[0]), ours=False)
             for stage in STAGES:
                 self._guard(size, stage.name, partial(self._stage, size, stage, prepared, work))
             self._guard(size, "clocks", lambda: self._clocks(size, prepared[0]), ours=False)
@@ -196,6 +201,7 @@ class Benchmark:
         work = float(wanted.samples) ** 2 * wanted.dim
         self.timer.budget.require(WHOLE, work, calls=2)
         self._require_memory(wanted, 1)
+        self._guard(size, "prediction", partial(self._predict, size), ours=False)
         features, modality = self._inputs(size, wanted, _SEEDS[:1])[0]
         moved = size["input_bytes"]
         floor = Floor(moved, {"float16": 2.0 * wanted.samples**2 * wanted.dim})
@@ -279,6 +285,18 @@ class Benchmark:
         if count <= checks.REFERENCE_LIMIT:
             self._guard(size, "check against the CPU", against_cpu)
         self._guard(size, "facts", lambda: size["facts"].update(checks.describe(given)))
+
+    def _predict(self, size: dict[str, Any], given: Prepared | None = None) -> None:
+        """Predicts each stage by the ceilings of this device and the counts of the input.
+
+        Without results of its stages, by those of a smaller input.
+        """
+        likely = likely_size(size["samples"], size["dim"])
+        counts = likely.counts if given is None else count_work(given)
+        size["counts"] = asdict(counts)
+        device = device_of(self.results["machine"]["device"])
+        if device is not None:
+            size |= predict(replace(likely, counts=counts), device, self.results["ceilings"])
 
     def _peak_memory(self, size: dict[str, Any], given: Prepared) -> None:
         self._reset_peak()

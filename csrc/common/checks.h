@@ -67,6 +67,11 @@ inline void check_size(const Tensor& tensor, const char* name, int64_t axis, int
                   axis, ", got ", tensor.size(axis));
 }
 
+inline void check_least_size(const Tensor& tensor, const char* name, int64_t axis, int64_t least) {
+  STD_TORCH_CHECK(tensor.size(axis) >= least, name, " must have size ", least, " or more on axis ",
+                  axis, ", got ", tensor.size(axis));
+}
+
 // Checks that an op's tensors are on one device.
 inline void check_same_device(const Tensor& first, std::initializer_list<const Tensor*> others) {
   for (const Tensor* other : others) {

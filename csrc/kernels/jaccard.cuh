@@ -224,23 +224,81 @@ struct NearRows {
   float* distances;
 };
 
+// Columns that wait for their distances. Together with a window they fit in the shared memory of
+// every device.
+constexpr int kMostWaiting = 256;
+
+// What a block keeps in shared memory for the columns of a window: those that wait, and how many
+// are near in the part of each warp.
+struct WindowState {
+  Shared<int> num_waiting;
+  Shared<int> waiting;
+  Shared<int> part_counts;
+};
+
+// Replaces the overlap of every near row of a window by ~(bits of its distance), which is negative,
+// and counts those of each part. A distance divides in float64, which takes a warp as long for one
+// lane as for all, and few columns need one: they wait until the threads can divide side by side.
+// Called by a whole block, with a barrier before and after.
+template <class DistanceOf>
+__device__ inline void mark_near_rows(const Shared<int32_t>& overlaps, int size, int part_size,
+                                      int32_t least, float max_distance,
+                                      const DistanceOf& distance_of, const WindowState& state) {
+  const auto divide = [&](int at) {
+    const float distance = distance_of(at);
+    if (distance <= max_distance) {
+      overlaps[at] = ~__float_as_int(distance);
+      atomicAdd(&state.part_counts[at / part_size], 1);
+    }
+  };
+  if (threadIdx.x == 0) {
+    state.num_waiting[0] = 0;
+  }
+  if (lane_index() == 0) {
+    state.part_counts[warp_index()] = 0;
+  }
+  __syncthreads();
+  for (int at = threadIdx.x; at < size; at += blockDim.x) {
+    if (overlaps[at] >= least) {
+      const int place = atomicAdd(&state.num_waiting[0], 1);
+      if (place < kMostWaiting) {
+        state.waiting[place] = at;
+      } else {
+        divide(at);
+      }
+    }
+  }
+  __syncthreads();
+  const int num_waiting = lesser(state.num_waiting[0], kMostWaiting);
+  for (int place = threadIdx.x; place < num_waiting; place += blockDim.x) {
+    divide(state.waiting[place]);
+  }
+  __syncthreads();
+}
+
 // Every pair of rows with J <= max_distance, columns ascending. One block per row, which takes
-// window after window; in a window each warp counts the near rows of its part, so that every warp
-// knows where to write its own.
+// window after window; in a window the near rows of each warp's part are counted, so that every
+// warp knows where to write its own.
 template <bool kFill>
 __global__ void near_rows_kernel(Rows rows, const int64_t* sums, const long long* least_sum,
                                  InvertedRows inverted, float max_distance, int window,
                                  NearRows near) {
   DynamicShared shared;
   const Shared<int32_t> overlaps = shared.take<int32_t>(window);
-  MABM_SHARED(int, warp_counts, kOverlapWarps);
+  MABM_SHARED(int, part_counts, kOverlapWarps);
+  MABM_SHARED(int, num_waiting, 1);
+  MABM_SHARED(int, waiting, kMostWaiting);
+  MABM_SHARED(int32_t, least, 1);
+  const WindowState state{num_waiting, waiting, part_counts};
   const int64_t row = blockIdx.x;
   if (kFill && near.counts[row] <= kNearSlots) {
     return;
   }
   const int64_t row_sum = sums[row];
-  // An overlap is at most the sum of a row, so that the least one that is near fits, too.
-  const auto least = static_cast<int32_t>(least_overlap(max_distance, row_sum + *least_sum));
+  if (threadIdx.x == 0) {
+    // An overlap is at most the sum of a row, so that the least one that is near fits, too.
+    least[0] = static_cast<int32_t>(least_overlap(max_distance, row_sum + *least_sum));
+  }
   const int64_t start = kFill ? near.starts[row] : row * kNearSlots;
   int num_near = 0;
   for (int64_t first = 0; first < rows.count; first += window) {
@@ -248,36 +306,26 @@ __global__ void near_rows_kernel(Rows rows, const int64_t* sums, const long long
     add_overlaps(rows, row, inverted, rows.count, first, last, overlaps);
     const int size = static_cast<int>(last - first);
     const int part = (size + kOverlapWarps * kWarpSize - 1) / (kOverlapWarps * kWarpSize);
-    const int part_begin = warp_index() * part * kWarpSize;
-    const auto distance_at = [&](int at) {
-      return at < size && overlaps[at] >= least
-                 ? distance_of_overlap(overlaps[at], row_sum + sums[first + at])
-                 : 1.0f;
+    const auto distance_of = [&](int at) {
+      return distance_of_overlap(overlaps[at], row_sum + sums[first + at]);
     };
-    int count = 0;
-    for (int step = 0; step < part; ++step) {
-      const int at = part_begin + step * kWarpSize + lane_index();
-      count += __popc(__ballot_sync(kFullWarp, distance_at(at) <= max_distance));
-    }
-    if (lane_index() == 0) {
-      warp_counts[warp_index()] = count;
-    }
-    __syncthreads();
+    mark_near_rows(overlaps, size, part * kWarpSize, least[0], max_distance, distance_of, state);
     int place = num_near;
     for (int warp = 0; warp < kOverlapWarps; ++warp) {
-      place += warp < warp_index() ? warp_counts[warp] : 0;
-      num_near += warp_counts[warp];
+      place += warp < warp_index() ? part_counts[warp] : 0;
+      num_near += part_counts[warp];
     }
+    const int count = part_counts[warp_index()];
     for (int step = 0; count > 0 && step < part; ++step) {
-      const int at = part_begin + step * kWarpSize + lane_index();
-      const float distance = distance_at(at);
-      const unsigned is_near = __ballot_sync(kFullWarp, distance <= max_distance);
-      const int slot = place + lanes_before(is_near);
-      if (distance <= max_distance && (kFill || slot < kNearSlots)) {
+      const int at = (warp_index() * part + step) * kWarpSize + lane_index();
+      const bool is_near = at < size && overlaps[at] < 0;
+      const unsigned all_near = __ballot_sync(kFullWarp, is_near);
+      const int slot = place + lanes_before(all_near);
+      if (is_near && (kFill || slot < kNearSlots)) {
         near.indices[start + slot] = static_cast<int32_t>(first + at);
-        near.distances[start + slot] = distance;
+        near.distances[start + slot] = __int_as_float(~overlaps[at]);
       }
-      place += __popc(is_near);
+      place += __popc(all_near);
     }
   }
   if (!kFill && threadIdx.x == 0) {

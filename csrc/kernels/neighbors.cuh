@@ -3,7 +3,7 @@
 
 #include "common/device.h"
 #include "common/rows.h"
-#include "kernels/row_table.cuh"
+#include "kernels/row_windows.cuh"
 
 namespace mabm {
 
@@ -35,84 +35,109 @@ inline cudaError_t launch_reciprocal_mask(const int64_t* ranks, int64_t num_rows
                 kMaskThreads, 0, stream, ranks, num_rows, width, mask);
 }
 
-// E(i): R(i), and R_half(q) for each q in R(i) with |R_half(q) & R(i)| > 2/3 |R_half(q)|. One block
-// per row. The first pass counts its members and marks in `accepted` whose half sets join; the
-// second writes them ascending.
-template <bool kShared, bool kFill>
-__global__ void expand_neighbors_kernel(MaskedRanks lists, MaskedRanks half, int64_t num_rows,
-                                        bool* accepted, RowCounts rows, const int64_t* starts,
-                                        int32_t* indices, TableScratch scratch) {
-  MABM_SHARED(int, size, 1);
-  RowTable<kShared, false> table(scratch, size);
-  for (int64_t row = blockIdx.x; row < num_rows; row += gridDim.x) {
-    if (!rows.takes(row, kShared)) {
-      continue;
-    }
-    table.clear();
-    const int64_t begin = row * lists.width;
-    for (int64_t m = begin + threadIdx.x; m < begin + lists.width; m += blockDim.x) {
-      if (lists.mask[m]) {
-        table.add(static_cast<int32_t>(lists.ranks[m]));
-      }
-    }
-    __syncthreads();
-    if (!kFill && table.complete()) {
-      for (int64_t m = begin + warp_index(); m < begin + lists.width; m += warps_per_block()) {
-        int members = 0;
-        int common = 0;
-        for (int64_t n = 0; lists.mask[m] && n < half.width; n += kWarpSize) {
-          const int64_t at = lists.ranks[m] * half.width + n + lane_index();
-          const bool inside = n + lane_index() < half.width && half.mask[at];
-          members += __popc(__ballot_sync(kFullWarp, inside));
-          const bool in_row = inside && table.holds(static_cast<int32_t>(half.ranks[at]));
-          common += __popc(__ballot_sync(kFullWarp, in_row));
-        }
-        if (lane_index() == 0) {
-          accepted[m] = 3 * common > 2 * members;
-        }
-      }
-    }
-    const bool complete = table.complete();
-    __syncthreads();  // no thread adds before all have counted
-    for (int64_t m = begin + warp_index(); complete && m < begin + lists.width;
-         m += warps_per_block()) {
-      for (int64_t n = lane_index(); accepted[m] && n < half.width; n += kWarpSize) {
-        const int64_t at = lists.ranks[m] * half.width + n;
-        if (half.mask[at]) {
-          table.add(static_cast<int32_t>(half.ranks[at]));
-        }
-      }
-    }
-    if (kFill) {
-      table.keep([](unsigned long long) { return true; });
-      table.for_each_kept([&](int32_t member, unsigned long long, int place) {
-        indices[starts[row] + place] = member;
-      });
-      continue;
-    }
-    __syncthreads();
-    if (threadIdx.x == 0) {
-      rows.note(row, table.complete(), table.num_members());
+constexpr int kExpandThreads = 256;
+// Neighbors of a row whose half sets are weighed at a time.
+constexpr int kHalvesAtOnce = 128;
+
+// Adds the masked samples of a row of lists, by `num_threads` threads of which this is number
+// `thread`.
+__device__ inline void add_list(const MemberBits& members, const MaskedRanks& lists, int64_t row,
+                                int thread, int num_threads) {
+  for (int64_t m = row * lists.width + thread; m < (row + 1) * lists.width; m += num_threads) {
+    if (lists.mask[m]) {
+      members.add(lists.ranks[m]);
     }
   }
 }
 
-// One pass over the rows that fit in shared memory (a block each), or over those that do not (as
-// many blocks as there are tables). A pass that is given `starts` fills.
+// accepted[i, m]: q = ranks[i, m] is in R(i), and |R_half(q) & R(i)| > 2/3 |R_half(q)|. One block
+// per row, for one window of samples after the other. A member of a half set adds 1 to its balance
+// if it is in R(i), or else -2.
+static __global__ void accept_halves_kernel(MaskedRanks lists, MaskedRanks half,
+                                            int64_t num_samples, int num_words, bool* accepted) {
+  MABM_SHARED(int, balances, kHalvesAtOnce);
+  MemberBits members(num_words);
+  const int64_t row = blockIdx.x;
+  for (int64_t begin = 0; begin < lists.width; begin += kHalvesAtOnce) {
+    const auto count = static_cast<int>(lesser(lists.width - begin, int64_t{kHalvesAtOnce}));
+    for (int64_t first = 0; first < num_samples; first += members.size()) {
+      members.clear(first);
+      add_list(members, lists, row, static_cast<int>(threadIdx.x), kExpandThreads);
+      __syncthreads();
+      for (int k = warp_index(); k < count; k += warps_per_block()) {
+        const int64_t m = row * lists.width + begin + k;
+        int balance = 0;
+        for (int64_t n = lane_index(); lists.mask[m] && n < half.width; n += kWarpSize) {
+          const int64_t at = lists.ranks[m] * half.width + n;
+          if (half.mask[at] && members.covers(half.ranks[at])) {
+            balance += members.holds(half.ranks[at]) ? 1 : -2;
+          }
+        }
+        balance = warp_sum(balance);
+        if (lane_index() == 0) {  // the same thread in every window
+          balances[k] = first == 0 ? balance : balances[k] + balance;
+          accepted[m] = balances[k] > 0;
+        }
+      }
+    }
+  }
+}
+
+// E(i): R(i), and R_half(q) of each q that was accepted. One block per row: a first pass counts its
+// members, a second writes them, ascending.
+template <bool kFill>
+__global__ void expand_neighbors_kernel(MaskedRanks lists, MaskedRanks half, int64_t num_samples,
+                                        int num_words, const bool* accepted, int32_t* counts,
+                                        const int64_t* starts, int32_t* indices) {
+  MABM_SHARED(int64_t, warp_totals, kExpandThreads / kWarpSize);
+  MemberBits members(num_words);
+  const int64_t row = blockIdx.x;
+  int64_t count = 0;
+  for (int64_t first = 0; first < num_samples; first += members.size()) {
+    members.clear(first);
+    add_list(members, lists, row, static_cast<int>(threadIdx.x), kExpandThreads);
+    for (int64_t m = row * lists.width + warp_index(); m < (row + 1) * lists.width;
+         m += warps_per_block()) {
+      if (accepted[m]) {
+        add_list(members, half, lists.ranks[m], lane_index(), kWarpSize);
+      }
+    }
+    __syncthreads();
+    count += members.visit(warp_totals, [&](int64_t member, int64_t place) {
+      if (kFill) {
+        indices[starts[row] + count + place] = static_cast<int32_t>(member);
+      }
+    });
+  }
+  if (!kFill && threadIdx.x == 0) {
+    counts[row] = static_cast<int32_t>(count);
+  }
+}
+
+// Words of a window over N samples: one for all of them, or what fits into `shared_bytes`.
+inline int words_of_window(int64_t num_samples, size_t shared_bytes) {
+  return static_cast<int>(
+      lesser(blocks_for(num_samples, 32), static_cast<int64_t>(shared_bytes / sizeof(unsigned))));
+}
+
+inline cudaError_t launch_accept_halves(const MaskedRanks& lists, const MaskedRanks& half,
+                                        int64_t num_rows, size_t shared_bytes, bool* accepted,
+                                        cudaStream_t stream) {
+  const int num_words = words_of_window(num_rows, shared_bytes);
+  return launch(accept_halves_kernel, num_rows, kExpandThreads, sizeof(unsigned) * num_words,
+                stream, lists, half, num_rows, num_words, accepted);
+}
+
+// A pass that is given `starts` fills.
 inline cudaError_t launch_expand_neighbors(const MaskedRanks& lists, const MaskedRanks& half,
-                                           int64_t num_rows, bool* accepted, const RowCounts& rows,
+                                           int64_t num_rows, size_t shared_bytes,
+                                           const bool* accepted, int32_t* counts,
                                            const int64_t* starts, int32_t* indices,
-                                           const TableScratch* scratch, cudaStream_t stream) {
-  const bool fill = starts != nullptr;
-  const bool shared = scratch == nullptr;
-  const auto kernel =
-      shared
-          ? (fill ? expand_neighbors_kernel<true, true> : expand_neighbors_kernel<true, false>)
-          : (fill ? expand_neighbors_kernel<false, true> : expand_neighbors_kernel<false, false>);
-  const TableScratch tables = shared ? TableScratch{} : *scratch;
-  return launch(kernel, shared ? num_rows : tables.count, kRowThreads,
-                shared ? RowTable<true, false>::kBytes : 0, stream, lists, half, num_rows, accepted,
-                rows, starts, indices, tables);
+                                           cudaStream_t stream) {
+  const int num_words = words_of_window(num_rows, shared_bytes);
+  return launch(starts == nullptr ? expand_neighbors_kernel<false> : expand_neighbors_kernel<true>,
+                num_rows, kExpandThreads, sizeof(unsigned) * num_words, stream, lists, half,
+                num_rows, num_words, accepted, counts, starts, indices);
 }
 
 }  // namespace mabm

@@ -81,52 +81,107 @@ struct CompleteLists {
   const int32_t* counts;
 };
 
-// Orders a row's lists by exact scores. `scored` is scratch of C entries a row.
+// Exact scores of a row's candidates, and the slots of those that are being scored.
+struct RowScratch {
+  double* scored;
+  int32_t* chosen;
+};
+
+// Scores the candidates of a row for which wants(slot) holds; `chosen` is scratch for their slots.
+// Called by a whole warp.
+template <bool kEuclidean, class Wants>
+__device__ void score_candidates(const float* features, int64_t dim, int64_t row,
+                                 const int32_t* indices, int count, const RowScratch& scratch,
+                                 const Wants& wants) {
+  int num_chosen = 0;
+  for (int first = 0; first < count; first += kWarpSize) {
+    const int slot = first + lane_index();
+    const bool is_chosen = slot < count && wants(slot);
+    const unsigned all_chosen = __ballot_sync(kFullWarp, is_chosen);
+    if (is_chosen) {
+      scratch.chosen[num_chosen + lanes_before(all_chosen)] = slot;
+    }
+    num_chosen += __popc(all_chosen);
+  }
+  __syncwarp();
+  for (int first = 0; first < num_chosen; first += kScoreBatch) {
+    const float* others[kScoreBatch];
+#pragma unroll
+    for (int k = 0; k < kScoreBatch; ++k) {
+      // The last batch is filled up with the last candidate.
+      others[k] = features + indices[scratch.chosen[lesser(first + k, num_chosen - 1)]] * dim;
+    }
+    double exact[kScoreBatch];
+    score_row<kEuclidean>(features + row * dim, others, dim, exact);
+#pragma unroll
+    for (int k = 0; k < kScoreBatch; ++k) {
+      if (lane_index() == k && first + k < num_chosen) {
+        scratch.scored[scratch.chosen[first + k]] = exact[k];
+      }
+    }
+  }
+  __syncwarp();
+}
+
+// Scores the candidates of a row that may be among the first `width`: those with the greatest
+// bounds, and then those whose bounds the last of these leaves in reach. The others score -inf.
+// Called by a whole warp.
+template <bool kEuclidean>
+__device__ void score_best(const float* features, int64_t dim, int64_t row, const int32_t* indices,
+                           int count, const float* bounds, double area, double offset, int width,
+                           const RowScratch& scratch) {
+  for (int slot = lane_index(); slot < count; slot += kWarpSize) {
+    scratch.scored[slot] = -INFINITY;
+  }
+  __syncwarp();
+  const uint32_t first_key = find_boundary(bounds, count, width).key;
+  const auto score = [&](const auto& wants) {
+    score_candidates<kEuclidean>(features, dim, row, indices, count, scratch, wants);
+  };
+  score([&](int slot) { return key_of(bounds[slot]) >= first_key; });
+  const double last = score_of(find_boundary(scratch.scored, count, width).key);
+  const double reachable = last * area - offset;
+  score([&](int slot) { return key_of(bounds[slot]) < first_key && bounds[slot] >= reachable; });
+}
+
+// Orders a row's lists by exact scores. `scratch` has C entries for each row.
 template <bool kEuclidean>
 __global__ void rank_candidates_kernel(const float* features, int64_t dim, const int64_t* rows,
-                                       CompleteLists lists, RankedLists ranked, double* scored) {
+                                       CompleteLists lists, CandidateBounds bounds,
+                                       RankedLists ranked, RowScratch scratch) {
   const int64_t row = global_warp();
   if (row >= lists.num_rows) {
     return;
   }
-  const float* row_features = features + rows[row] * dim;
-  double* row_scored = scored + row * lists.capacity;
+  const RowScratch own{scratch.scored + row * lists.capacity,
+                       scratch.chosen + row * lists.capacity};
   int64_t column = row * ranked.total_width;
   for (int64_t list = 0; list < lists.num_lists; ++list) {
     const int64_t at = row * lists.num_lists + list;
     const int32_t* indices = lists.indices + at * lists.capacity;
     const int count = lists.counts[at] < 0 ? 0 : lists.counts[at];
-    for (int first = 0; first < count; first += kScoreBatch) {
-      const float* others[kScoreBatch];
-#pragma unroll
-      for (int k = 0; k < kScoreBatch; ++k) {
-        // The last batch is filled up with the last candidate.
-        others[k] = features + indices[lesser(first + k, count - 1)] * dim;
-      }
-      double exact[kScoreBatch];
-      score_row<kEuclidean>(row_features, others, dim, exact);
-#pragma unroll
-      for (int k = 0; k < kScoreBatch; ++k) {
-        if (lane_index() == k && first + k < count) {
-          row_scored[first + k] = exact[k];
-        }
-      }
-    }
-    __syncwarp();
     const int width = ranked.widths[list];
-    write_list(row_scored, indices, count, width, ranked.ranks + column, ranked.scores + column);
+    if (bounds.bounds != nullptr && width > 0 && width < count) {
+      score_best<kEuclidean>(features, dim, rows[row], indices, count,
+                             bounds.bounds + at * lists.capacity, *bounds.area, bounds.offsets[row],
+                             width, own);
+    } else {
+      score_candidates<kEuclidean>(features, dim, rows[row], indices, count, own,
+                                   [](int) { return true; });
+    }
+    write_list(own.scored, indices, count, width, ranked.ranks + column, ranked.scores + column);
     __syncwarp();  // before the next list takes the scratch
     column += width;
   }
 }
 
 inline cudaError_t launch_rank_candidates(const float* features, int64_t dim, const int64_t* rows,
-                                          const CompleteLists& lists, bool euclidean,
-                                          const RankedLists& ranked, double* scored,
-                                          cudaStream_t stream) {
+                                          const CompleteLists& lists, const CandidateBounds& bounds,
+                                          bool euclidean, const RankedLists& ranked,
+                                          const RowScratch& scratch, cudaStream_t stream) {
   return launch(euclidean ? rank_candidates_kernel<true> : rank_candidates_kernel<false>,
                 blocks_for(lists.num_rows, kMostRowWarps), kMostRowWarps * kWarpSize, 0, stream,
-                features, dim, rows, lists, ranked, scored);
+                features, dim, rows, lists, bounds, ranked, scratch);
 }
 
 // Empties lists.

@@ -1,135 +1,87 @@
-// The samples that a block gathers for its row: a set with open addressing, in shared memory or,
-// where a row has more members than fit there, in global memory. Members are added in any order;
-// the results are in ascending order and do not depend on it.
+// The samples that a block gathers for a short row, with a sum for each: a set with open addressing
+// in shared memory. Members are added in any order; the results are in ascending order and do not
+// depend on it.
 #pragma once
 
 #include "common/device.h"
+#include "kernels/shared_sums.cuh"
 
 namespace mabm {
 
 constexpr int kRowThreads = 128;
-// A table in shared memory: its slots, and how many of them may be taken. A row with more members
-// uses a table in global memory.
-constexpr int kSharedSlots = 2048;
-constexpr int kSharedMembers = 1536;
+// The slots of a table, and how many of them may be taken. A row with more members is a long one.
+constexpr int kTableSlots = 2048;
+constexpr int kTableMembers = 1536;
 
-// What a first pass finds out: the number of members of each row, the rows whose members do not fit
-// in shared memory, and how many those are.
+// What a first pass finds out: the number of members of each short row, and which rows are long,
+// as marks and as a list in any order.
 struct RowCounts {
   int32_t* counts;
-  bool* too_long;
-  unsigned long long* num_too_long;
+  bool* is_long;
+  int32_t* long_rows;
+  unsigned long long* num_long;
 
-  __device__ bool takes(int64_t row, bool in_shared) const { return too_long[row] != in_shared; }
-
-  // Called by one thread. A row that does not fit counts 0 until it has a table in global memory.
+  // Called by one thread. A long row counts 0 until the pass over long rows.
   __device__ void note(int64_t row, bool fits, int count) const {
     counts[row] = fits ? count : 0;
     if (!fits) {
-      too_long[row] = true;
-      atomicAdd(num_too_long, 1ull);
+      is_long[row] = true;
+      long_rows[atomicAdd(num_long, 1ull)] = static_cast<int32_t>(row);
     }
   }
 };
 
-// Tables in global memory, one per block, with `slots` entries of each array: a power of two, at
-// least twice the number of samples.
-struct TableScratch {
-  int64_t count;
-  int slots;
-  int32_t* keys;
-  unsigned long long* sums;
-  int32_t* members;
-};
-
-inline int64_t table_slots(int64_t num_samples) {
-  int64_t slots = kWarpSize;
-  while (slots < 2 * num_samples) {
-    slots *= 2;
-  }
-  return slots;
-}
-
-// The table of one block; with kSums, it has a sum for each member. Every thread of the block has
-// an object of it. All threads call its functions together unless a comment says otherwise.
-template <bool kShared, bool kSums>
+// The table of one block. Every thread of the block has an object of it. All threads call its
+// functions together unless a comment says otherwise.
 class RowTable {
  public:
   static constexpr int32_t kFree = -1;
   // Bytes of shared memory that a launch must ask for.
   static constexpr size_t kBytes =
-      kShared ? kSharedSlots * ((kSums ? sizeof(unsigned long long) : 0) + sizeof(int32_t)) +
-                    kSharedMembers * sizeof(int32_t)
-              : 0;
+      kTableSlots * (SharedSums::kBytes + sizeof(int32_t)) + kTableMembers * sizeof(int32_t);
 
   // `size` is one int of shared memory.
-  __device__ RowTable(const TableScratch& scratch, const Shared<int>& size)
-      : RowTable(scratch, size, DynamicShared()) {}
+  explicit __device__ RowTable(const Shared<int>& size) : RowTable(size, DynamicShared()) {}
 
   // Empties the table.
   __device__ void clear() {
     __syncthreads();  // no thread reads the old table any more
-    for (int slot = threadIdx.x; slot < keys_.size(); slot += blockDim.x) {
+    for (int slot = threadIdx.x; slot < kTableSlots; slot += blockDim.x) {
       keys_[slot] = kFree;
-      if (kSums) {
-        sums_[slot] = 0;
-      }
+      sums_.clear(slot);
     }
     if (threadIdx.x == 0) {
       size_[0] = 0;
     }
     __syncthreads();
-  }
-
-  // Adds a member; called by one thread. Returns its slot, or -1 where the table is too full.
-  __device__ int add(int32_t member) {
-    int slot = first_slot(member);
-    for (int probe = 1; probe <= keys_.size(); ++probe) {
-      const int32_t previous = atomicCAS(&keys_[slot], kFree, member);
-      if (previous == kFree) {
-        atomicAdd(&size_[0], 1);
-        return slot;
-      }
-      if (previous == member) {
-        return slot;
-      }
-      slot = (slot + 1) & (keys_.size() - 1);
-      // Long probes hint that the table is too full, but their length depends on the order of the
-      // threads; only the number of members decides that a row does not fit.
-      if (kShared && probe % kWarpSize == 0 && atomicAdd(&size_[0], 0) > kSharedMembers) {
-        break;
-      }
-    }
-    return -1;
   }
 
   // Adds to the sum of a member; called by one thread.
   __device__ void add(int32_t member, unsigned long long part) {
-    const int slot = add(member);
+    const int slot = take_slot(member);
     if (slot >= 0) {
-      atomicAdd(&sums_[slot], part);
+      sums_.add(slot, part);
     }
   }
 
-  // Whether a member is in the table; called by one thread, while none adds.
-  __device__ bool holds(int32_t member) const { return keys_[slot_of(member)] == member; }
+  // Whether there are too many members so far; called by one thread, while others add. There will
+  // not be fewer, so a thread may then stop to add.
+  __device__ bool overflows() const {
+    return *static_cast<const volatile int*>(&size_[0]) > kTableMembers;
+  }
 
   // Whether the table contains everything that was added; called after a barrier.
-  __device__ bool complete() const { return !kShared || size_[0] <= kSharedMembers; }
+  __device__ bool complete() const { return size_[0] <= kTableMembers; }
 
-  // The number of members; called after a barrier.
-  __device__ int num_members() const { return size_[0]; }
-
-  // Keeps the members for which keeps(sum) holds, and returns how many those are.
-  template <class Keeps>
-  __device__ int keep(const Keeps& keeps) {
+  // Keeps the members whose sum is at least `least`, and returns how many those are.
+  __device__ int keep(unsigned long long least) {
     __syncthreads();
     if (threadIdx.x == 0) {
       size_[0] = 0;
     }
     __syncthreads();
-    for (int slot = threadIdx.x; slot < keys_.size(); slot += blockDim.x) {
-      if (keys_[slot] != kFree && keeps(kSums ? sums_[slot] : 0)) {
+    for (int slot = threadIdx.x; slot < kTableSlots; slot += blockDim.x) {
+      if (keys_[slot] != kFree && sums_[slot] >= least) {
         members_[atomicAdd(&size_[0], 1)] = keys_[slot];
       }
     }
@@ -148,41 +100,54 @@ class RowTable {
       for (int other = 0; other < count; ++other) {
         place += members_[other] < member;
       }
-      body(member, kSums ? sums_[slot_of(member)] : 0, place);
+      body(member, sums_[slot_of(member)], place);
     }
   }
 
  private:
-  __device__ RowTable(const TableScratch& scratch, const Shared<int>& size, DynamicShared shared)
-      : sums_(kShared ? shared.take<unsigned long long>(kSums ? kSharedSlots : 0)
-                      : Shared<unsigned long long>(part_of(scratch.sums, scratch.slots),
-                                                   kSums ? scratch.slots : 0)),
-        keys_(kShared ? shared.take<int32_t>(kSharedSlots)
-                      : Shared<int32_t>(part_of(scratch.keys, scratch.slots), scratch.slots)),
-        members_(kShared ? shared.take<int32_t>(kSharedMembers)
-                         : Shared<int32_t>(part_of(scratch.members, scratch.slots), scratch.slots)),
+  __device__ RowTable(const Shared<int>& size, DynamicShared shared)
+      : sums_(shared, kTableSlots),
+        keys_(shared.take<int32_t>(kTableSlots)),
+        members_(shared.take<int32_t>(kTableMembers)),
         size_(size) {}
 
-  template <class T>
-  __device__ static T* part_of(T* array, int slots) {
-    return array == nullptr ? nullptr : array + static_cast<int64_t>(blockIdx.x) * slots;
+  // The slot of a member, new or not, or -1 where the table is too full; called by one thread.
+  __device__ int take_slot(int32_t member) {
+    int slot = first_slot(member);
+    for (int probe = 1; probe <= kTableSlots; ++probe) {
+      const int32_t previous = atomicCAS(&keys_[slot], kFree, member);
+      if (previous == kFree) {
+        atomicAdd(&size_[0], 1);
+        return slot;
+      }
+      if (previous == member) {
+        return slot;
+      }
+      slot = (slot + 1) % kTableSlots;
+      // Long probes hint that the table is too full, but their length depends on the order of the
+      // threads; only the number of members decides that a row does not fit.
+      if (probe % kWarpSize == 0 && overflows()) {
+        break;
+      }
+    }
+    return -1;
   }
 
-  // The slot of a member, or the free one where it would be; the table is not full.
+  // The slot of a member of the table.
   __device__ int slot_of(int32_t member) const {
     int slot = first_slot(member);
-    while (keys_[slot] != kFree && keys_[slot] != member) {
-      slot = (slot + 1) & (keys_.size() - 1);
+    while (keys_[slot] != member) {
+      slot = (slot + 1) % kTableSlots;
     }
     return slot;
   }
 
-  __device__ int first_slot(int32_t member) const {
+  __device__ static int first_slot(int32_t member) {
     const uint32_t mixed = static_cast<uint32_t>(member) * 2654435769u;  // 2^32 / golden ratio
-    return static_cast<int>((mixed >> 16 ^ mixed) & static_cast<uint32_t>(keys_.size() - 1));
+    return static_cast<int>((mixed >> 16 ^ mixed) % kTableSlots);
   }
 
-  Shared<unsigned long long> sums_;
+  SharedSums sums_;
   Shared<int32_t> keys_;
   Shared<int32_t> members_;
   Shared<int> size_;

@@ -45,8 +45,10 @@ inline CandidateLists<float> read_lists(const Tensor& scores, const char* name,
   return lists;
 }
 
-// Checks the length of each list.
+// Checks how many lists there are, and the length of each.
 inline void check_widths(const std::vector<int64_t>& widths) {
+  STD_TORCH_CHECK(static_cast<int64_t>(widths.size()) <= kMostLists, "widths must be at most ",
+                  kMostLists, ", got ", widths.size());
   for (const int64_t width : widths) {
     STD_TORCH_CHECK(width >= 0 && width <= kMaxInt32, "widths must be in [0, ", kMaxInt32,
                     "], got ", width);
@@ -74,6 +76,7 @@ struct CollectArguments {
     return {gaps.numel(),
             biases.numel(),
             read<Product>(products),
+            products.size(1),
             transposed,
             row_scales.has_value() ? read<float>(*row_scales) : nullptr,
             column_scales.has_value() ? read<float>(*column_scales) : nullptr,
@@ -112,8 +115,8 @@ inline CandidateLists<float> check_collect_candidates(const CollectArguments& gi
   check_tensor<int32_t>(given.column_groups, "column_groups", 1);
   check_tensor<int32_t>(given.list_of_group, "list_of_group", 2);
   check_tensor<float>(given.gaps, "gaps", 1);
-  check_size(given.products, "products", given.transposed ? 1 : 0, lists.num_rows);
-  check_size(given.products, "products", given.transposed ? 0 : 1, num_columns);
+  check_least_size(given.products, "products", given.transposed ? 1 : 0, lists.num_rows);
+  check_least_size(given.products, "products", given.transposed ? 0 : 1, num_columns);
   check_size(given.gaps, "gaps", 0, lists.num_rows);
   check_size(candidates, "candidates", 1, static_cast<int64_t>(given.widths.size()));
   check_widths(given.widths);
@@ -140,17 +143,21 @@ inline void check_rank_candidates(const Tensor& features, const Tensor& rows,
                                   const Tensor& candidates, const Tensor& counts,
                                   const std::vector<int64_t>& widths,
                                   const std::optional<Tensor>& bounds,
-                                  const std::optional<Tensor>& offsets) {
+                                  const std::optional<Tensor>& offsets,
+                                  const std::optional<Tensor>& area) {
   check_same_device(candidates, {&features, &rows, &counts});
-  STD_TORCH_CHECK(bounds.has_value() == offsets.has_value(), "bounds and offsets go together");
+  STD_TORCH_CHECK(
+      bounds.has_value() == offsets.has_value() && bounds.has_value() == area.has_value(),
+      "bounds, offsets and area must be given together");
   if (bounds.has_value()) {
-    check_same_device(candidates, {&*bounds, &*offsets});
+    check_same_device(candidates, {&*bounds, &*offsets, &*area});
     check_tensor<float>(*bounds, "bounds", 3);
     for (int axis = 0; axis < 3; ++axis) {
       check_size(*bounds, "bounds", axis, candidates.size(axis));
     }
     check_tensor<double>(*offsets, "offsets", 1);
     check_size(*offsets, "offsets", 0, rows.numel());
+    check_tensor<double>(*area, "area", 0);
   }
   check_tensor<float>(features, "features", 2);
   check_tensor<int64_t>(rows, "rows", 1);
@@ -176,6 +183,15 @@ inline void check_rank_candidates(const Tensor& features, const Tensor& rows,
       }
     }
   }
+}
+
+inline CandidateBounds read_bounds(const std::optional<Tensor>& bounds,
+                                   const std::optional<Tensor>& offsets,
+                                   const std::optional<Tensor>& area) {
+  if (!bounds.has_value()) {
+    return {nullptr, nullptr, nullptr};
+  }
+  return {read<float>(*bounds), read<double>(*offsets), read<double>(*area)};
 }
 
 inline void check_rank_exactly(const Tensor& features, const Tensor& rows, const Tensor& groups,

@@ -105,7 +105,7 @@ def rank_candidates(
     euclidean: bool,
     bounds: Tensor | None = None,
     offsets: Tensor | None = None,
-    area: float = 1.0,
+    area: Tensor | None = None,
 ) -> _Rows:
     return rank_exactly(features, rows, rows, rows, widths, euclidean)
 

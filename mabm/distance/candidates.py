@@ -126,12 +126,12 @@ def propose_candidates(
     if not trusted and wants_integers(x):
         integers = Proposals(x, layout, IntegerProduct(x), euclidean, trusted, work)
         if integers.prove_enough():
-            left: list[Tensor] = []
+            overflowed: list[Tensor] = []
             for rows, candidates in integers.of_all_rows():
                 yield rows, candidates
-                left.append(rows[(candidates.counts < 0).any(dim=1)])
+                overflowed.append((candidates.counts < 0).any(dim=1))
             del integers, candidates  # their memory is free for what comes next
-            unproven = torch.cat(left)
+            unproven = torch.nonzero(torch.cat(overflowed)).flatten()  # waits for the device, once
             if len(unproven):
                 product = product_of(x)
                 proposals = Proposals(x, layout, product, euclidean, trusted, work)

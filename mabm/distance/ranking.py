@@ -312,7 +312,7 @@ def _rank_lists(
         )
         overflowed = (counts < 0).any(dim=1)
         unproven[rows] = overflowed
-        rungs.append((proposed.rung, (~overflowed).sum()))
+        rungs.append((proposed.rung, overflowed))
     rest = torch.nonzero(unproven).flatten()
     _log_rungs(rungs, len(rest), len(x))
     if len(rest):
@@ -356,11 +356,14 @@ def propose_by_tiles(
 
 
 def _log_rungs(rungs: list[tuple[str, Tensor]], num_rest: int, count: int) -> None:
-    """Logs how many rows each rung proved, and warns if many are left to exact scores."""
+    """Logs how many rows each rung proved, and warns if many are left to exact scores.
+
+    Each rung has the marks of the rows that it left open.
+    """
     if logger.isEnabledFor(logging.DEBUG):
         proven: dict[str, int] = {}
-        for rung, number in rungs:
-            proven[rung] = proven.get(rung, 0) + int(number)
+        for rung, is_open in rungs:
+            proven[rung] = proven.get(rung, 0) + int((~is_open).sum())
         shares = ", ".join(f"{number} by {rung}" for rung, number in proven.items())
         logger.debug("ranking %d samples: %s, %d by exact scores", count, shares, num_rest)
     if num_rest > count // _LOGGED_SHARE:

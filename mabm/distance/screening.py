@@ -61,7 +61,7 @@ class Proposal(NamedTuple):
         bounds: (B, L, C) float32, upper bounds on the scores of candidates: a score ``s`` is at
             most ``(bound + offset) / area``; ``None`` if all candidates are to be scored.
         offsets: (B,) float64, of each row; ``None`` without bounds.
-        area: A positive number.
+        area: Scalar float64, positive; ``None`` without bounds.
     """
 
     rung: str
@@ -70,7 +70,7 @@ class Proposal(NamedTuple):
     counts: Tensor
     bounds: Tensor | None = None
     offsets: Tensor | None = None
-    area: float = 1.0
+    area: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +131,7 @@ def screen(
     """
     with without_autocast(x.device):
         measures = measure(x, euclidean)
+        area = torch.tensor(measures.area, dtype=torch.float64, device=x.device)
         plan = choose_rungs(x, layout, measures)
     # Samples of a group side by side, so that a tile rarely has columns of two lists; within a
     # group those of a cell, so that lists fill with near samples early.
@@ -152,7 +153,7 @@ def screen(
                 lists.counts,
                 lists.bounds,
                 measures.offsets[numbers],
-                measures.area,
+                area,
             )
             unproven.append(rows[(lists.counts < 0).any(dim=1)])
         left = torch.cat(unproven)

@@ -109,6 +109,18 @@ def test_public_functions_give_no_gradient_and_take_features_that_have_one(
         ),
         ("dbscan", 2, torch.zeros(3), "distances must have size"),
         ("reciprocal_mask", 0, torch.zeros(4, dtype=torch.int64), "ranks must have 2 dimensions"),
+        (
+            "collect_candidates_",
+            0,
+            torch.zeros(23, 30),
+            "products must have size 24 or more on axis 0, got 23",
+        ),
+        (
+            "collect_candidates_",
+            0,
+            torch.zeros(30, 23),
+            "products must have size 24 or more on axis 1, got 23",
+        ),
     ],
 )
 def test_ops_check_what_they_are_given(
@@ -215,6 +227,7 @@ def test_rows_that_do_not_ascend_are_no_encoding() -> None:
         ("rank_candidates", 4, [3, -1], "widths must be in .*, got -1"),
         ("rank_exactly", 4, [2**62, 2**62], "widths must be in .*, got 4611686018427387904"),
         ("rank_exactly", 4, [3, -(2**62)], "widths must be in .*, got -4611686018427387904"),
+        ("rank_exactly", 4, [1] * 4097, "widths must be at most 4096, got 4097"),
         ("jaccard_distance", 6, -1, "num_samples must be in .*, got -1"),
         ("jaccard_distance", 6, 2**62, "num_samples must be in .*, got 4611686018427387904"),
         ("jaccard_graph", 3, float("nan"), r"max_distance must be in \[0, 1\), got -?nan"),

@@ -193,13 +193,21 @@ def test_what_a_cut_drops_at_its_edges(device: Device) -> None:
     keep = functools.partial(kept, device)
     # The second best is 8: what scores 7 = 8 - gap may belong to the list, and less does not.
     assert keep([6.99, 9.0, 7.0, 8.0, 5.0], gap=1.0) == [1, 2, 3]
-    assert keep([6.99, 9.0, 7.0, 8.0, 5.0], gap=1.0, last=False) == [0, 1, 2, 3, 4]
+    assert keep([6.99, 9.0, 7.0, 8.0, 5.0], gap=1.0, last=False) == [1, 2, 3]
     assert keep([6.0, 9.0, 7.0, 8.0, 5.0], gap=100.0) == [0, 1, 2, 3, 4]
     # A list that is full is cut on the way; a few more places are free, or it has overflowed.
     assert keep([8.0] * 14 + [1.0] * 30, gap=1.0) == list(range(14))
-    assert keep([8.0] * 15 + [1.0] * 30, gap=1.0) is None
+    assert keep([8.0] * 15 + [1.0] * 30, gap=1.0) == list(range(15))
+    assert keep([8.0] * 15 + [1.0] * 30 + [8.0], gap=1.0) is None
     assert keep([1.0] * 14 + [8.0] * 14, gap=1.0) == list(range(14, 28))
     assert keep([8.0] * 15, gap=1.0) == list(range(15))
+    # In a sample the best scores are in two of its classes, or in one, or not in it at all.
+    assert keep([{7: 9.0, 70: 8.0}.get(i, 0.0) for i in range(99)], gap=1.0) == [7, 70]
+    assert keep([i // 32 if i % 32 == 9 else math.nan for i in range(96)], gap=0.5) == [41, 73]
+    above = {100: 3.0, 130: 1.0, 261: 1.0, 8191: 9.0}
+    assert keep([above.get(i, -5.0) for i in range(8192)], gap=0.5) == [100, 8191]
+    assert keep([above.get(i, -5.0) for i in range(8192)], gap=-1.0) == [100, 8191]
+    assert keep([math.nan] * 50 + [2.0, math.nan, 3.0, 1.0], gap=0.5) == [50, 52]
     # Without a gap, what ties with the second best stays, too.
     assert keep([8.0, 7.0, 7.0, 6.0, 7.0], gap=0.0) == [0, 1, 2, 4]
     # Trusted scores: two stay, of equal ones the first.

@@ -42,6 +42,20 @@ Array<double> score_tile(const Array<float>& features, const Array<int64_t>& row
   return scores.array({rows.size(), num_columns});
 }
 
+// Features as the kernels take them, from x: x * 2^-896, x, and x * 2^896.
+auto scaled_features(const Array<float>& features) {
+  const Memory<float> x(features);
+  Memory<double> down(x.size());
+  Memory<double> same(x.size());
+  Memory<double> up(x.size());
+  for (int64_t at = 0; at < x.size(); ++at) {
+    down.get()[at] = lowered(x.read()[at]);
+    same.get()[at] = raised<0>(x.read()[at]);
+    up.get()[at] = raised<896>(x.read()[at]);
+  }
+  return std::make_tuple(down.array(), same.array(), up.array());
+}
+
 // Candidate lists as they pass from launch to launch: (B, L, C) scores and indices, (B, L) counts
 // and thresholds.
 template <class Score>
@@ -96,9 +110,9 @@ auto collect_tile(const Array<Product>& products, const Array<float>& biases,
   ListsMemory<float> lists(scores, indices, counts, thresholds);
   const ListTable table{row_group.read(), nullptr, column_group.read(), list_of.read(),
                         static_cast<int>(list_of_group.shape(1))};
-  const ProductTile<Product> tile{gaps.size(), biases.size(),    product.read(),
-                                  transposed,  row_scale.read(), column_scale.read(),
-                                  bias.read(), gap.read()};
+  const ProductTile<Product> tile{gaps.size(),         biases.size(), product.read(),
+                                  products.shape(1),   transposed,    row_scale.read(),
+                                  column_scale.read(), bias.read(),   gap.read()};
   check(launch_collect_products(tile, table, first_column, width.read(), last, lists.view(),
                                 nullptr));
   return lists.arrays();
@@ -173,8 +187,12 @@ auto write_lists(const Array<double>& scores, const Array<int32_t>& indices,
 
 auto rank_candidates(const Array<float>& features, const Array<int64_t>& rows,
                      const Array<int32_t>& indices, const Array<int32_t>& counts,
-                     const Array<int32_t>& widths, bool euclidean) {
+                     const Array<int32_t>& widths, bool euclidean, const Array<float>& bounds,
+                     const Array<double>& offsets, double area) {
   const Memory<float> x(features);
+  const Memory<float> bound(bounds);
+  const Memory<double> offset(offsets);
+  const Memory<double> areas(1, area);
   const Memory<int64_t> row_numbers(rows);
   const Memory<int32_t> index(indices);
   const Memory<int32_t> count(counts);
@@ -182,61 +200,30 @@ auto rank_candidates(const Array<float>& features, const Array<int64_t>& rows,
                             count.read()};
   RankedMemory ranked(rows.size(), widths);
   Memory<double> scored(rows.size() * lists.capacity);
-  check(launch_rank_candidates(x.read(), features.shape(1), row_numbers.read(), lists, euclidean,
-                               ranked.view(), scored.get(), nullptr));
+  Memory<int32_t> chosen(rows.size() * lists.capacity);
+  const CandidateBounds given{bounds.size() == 0 ? nullptr : bound.read(), offset.read(),
+                              areas.read()};
+  check(launch_rank_candidates(x.read(), features.shape(1), row_numbers.read(), lists, given,
+                               euclidean, ranked.view(), {scored.get(), chosen.get()}, nullptr));
   const std::vector<int64_t> shape{rows.size(), ranked.total};
   return std::make_tuple(ranked.ranks.array(shape), ranked.scores.array(shape));
 }
 
-// ---- Rows that blocks gather in tables ----------------------------------------------------------
+// ---- Rows that blocks gather --------------------------------------------------------------------
 
-struct Gathered {
-  Memory<int64_t> starts;
-  Memory<int32_t> indices;
-  Memory<int32_t> weights;
-  Memory<bool> too_long;
+// The most shared memory that the grid gives.
+size_t most_shared() {
+  size_t bytes = 0;
+  check(find_most_shared(&bytes));
+  return bytes;
+}
 
-  auto arrays() const {
-    return std::make_tuple(starts.array(), indices.array(), weights.array(), too_long.array());
-  }
-};
-
-// Both passes over all rows, with `num_tables` tables in global memory for those that are too long:
-// pass(row counts, starts, indices, weights, tables), of which the first has neither starts nor
-// what comes after.
-template <bool kSums, class Pass>
-Gathered gather(int64_t num_rows, int64_t num_tables, const Pass& pass) {
-  Memory<int32_t> counts(num_rows);
-  Memory<bool> too_long(num_rows, false);
-  Memory<unsigned long long> num_too_long(1, 0);
-  const RowCounts rows{counts.get(), too_long.get(), num_too_long.get()};
-  check(pass(rows, nullptr, nullptr, nullptr, nullptr));
-  if (*num_too_long.read() != static_cast<unsigned long long>(
-                                  std::count(too_long.read(), too_long.read() + num_rows, true))) {
-    throw std::runtime_error("the number of long rows is not that of their marks");
-  }
-  const bool any_long = *num_too_long.read() > 0;
-  const int64_t slots = any_long ? table_slots(num_rows) : 0;
-  Memory<int32_t> keys(num_tables * slots);
-  Memory<int32_t> members(num_tables * slots);
-  Memory<unsigned long long> sums(kSums ? num_tables * slots : 0);
-  const TableScratch tables{num_tables, static_cast<int>(slots), keys.get(), sums.get(),
-                            members.get()};
-  if (any_long) {
-    check(pass(rows, nullptr, nullptr, nullptr, &tables));
-  }
-  Memory<int64_t> starts(num_rows + 1);
-  std::partial_sum(counts.read(), counts.read() + num_rows, starts.get() + 1,
+Memory<int64_t> starts_of(const Memory<int32_t>& counts) {
+  Memory<int64_t> starts(counts.size() + 1);
+  std::partial_sum(counts.read(), counts.read() + counts.size(), starts.get() + 1,
                    [](int64_t sum, int64_t count) { return sum + count; });
   starts.get()[0] = 0;
-  const int64_t total = starts.read()[num_rows];
-  Memory<int32_t> indices(total);
-  Memory<int32_t> weights(kSums ? total : 0);
-  check(pass(rows, starts.read(), indices.get(), weights.get(), nullptr));
-  if (any_long) {
-    check(pass(rows, starts.read(), indices.get(), weights.get(), &tables));
-  }
-  return {std::move(starts), std::move(indices), std::move(weights), std::move(too_long)};
+  return starts;
 }
 
 Array<uint8_t> reciprocal_mask(const Array<int64_t>& ranks) {
@@ -247,51 +234,74 @@ Array<uint8_t> reciprocal_mask(const Array<int64_t>& ranks) {
 }
 
 auto expand_neighbors(const Array<int64_t>& ranks, const Array<bool>& mask,
-                      const Array<int64_t>& half_ranks, const Array<bool>& half_mask,
-                      int64_t num_tables) {
+                      const Array<int64_t>& half_ranks, const Array<bool>& half_mask) {
   const Memory<int64_t> rank(ranks);
   const Memory<bool> kept(mask);
   const Memory<int64_t> half_rank(half_ranks);
   const Memory<bool> half_kept(half_mask);
+  const MaskedRanks lists{ranks.shape(1), rank.read(), kept.read()};
+  const MaskedRanks half{half_ranks.shape(1), half_rank.read(), half_kept.read()};
   const int64_t num_rows = ranks.shape(0);
   Memory<bool> accepted(ranks.size());
-  return gather<false>(num_rows, num_tables,
-                       [&](const RowCounts& rows, const int64_t* starts, int32_t* indices, int32_t*,
-                           const TableScratch* tables) {
-                         return launch_expand_neighbors(
-                             {ranks.shape(1), rank.read(), kept.read()},
-                             {half_ranks.shape(1), half_rank.read(), half_kept.read()}, num_rows,
-                             accepted.get(), rows, starts, indices, tables, nullptr);
-                       })
-      .arrays();
+  check(launch_accept_halves(lists, half, num_rows, most_shared(), accepted.get(), nullptr));
+  Memory<int32_t> counts(num_rows);
+  const auto pass = [&](const int64_t* starts, int32_t* indices) {
+    check(launch_expand_neighbors(lists, half, num_rows, most_shared(), accepted.read(),
+                                  counts.get(), starts, indices, nullptr));
+  };
+  pass(nullptr, nullptr);
+  const Memory<int64_t> starts = starts_of(counts);
+  Memory<int32_t> indices(starts.read()[num_rows]);
+  pass(starts.read(), indices.get());
+  return std::make_tuple(starts.array(), indices.array());
 }
 
+// Averages, and which rows are long.
 auto average_encodings(const Array<int64_t>& indptr, const Array<int32_t>& indices,
                        const Array<int32_t>& weights, const Array<int64_t>& neighbors,
-                       const Array<double>& neighbor_weights, int64_t num_tables) {
+                       const Array<double>& neighbor_weights) {
   const RowsMemory encoding(indptr, indices, weights);
   const Memory<int64_t> neighbor(neighbors);
   const Memory<double> neighbor_weight(neighbor_weights);
   const AveragedRows averaged{neighbors.shape(1), neighbor.read(), neighbor_weight.read()};
-  return gather<true>(encoding.count(), num_tables,
-                      [&](const RowCounts& rows, const int64_t* starts, int32_t* out_indices,
-                          int32_t* out_weights, const TableScratch* tables) {
-                        return launch_average_encodings(encoding.view(), averaged, rows, starts,
-                                                        out_indices, out_weights, tables, nullptr);
-                      })
-      .arrays();
+  const int64_t num_rows = encoding.count();
+  Memory<int32_t> counts(num_rows);
+  Memory<bool> is_long(num_rows, false);
+  Memory<int32_t> long_rows(num_rows);
+  Memory<unsigned long long> count_of_long(1, 0);
+  const RowCounts rows{counts.get(), is_long.get(), long_rows.get(), count_of_long.get()};
+  const auto pass = [&](const int64_t* starts, int32_t* out_indices, int32_t* out_weights) {
+    check(launch_average_encodings(encoding.view(), averaged, rows, starts, out_indices,
+                                   out_weights, nullptr));
+    const auto num_long = static_cast<int64_t>(*count_of_long.read());
+    check(launch_average_long_rows(encoding.view(), averaged, rows, num_long, most_shared(), starts,
+                                   out_indices, out_weights, nullptr));
+  };
+  pass(nullptr, nullptr, nullptr);
+  const Memory<int64_t> starts = starts_of(counts);
+  Memory<int32_t> out_indices(starts.read()[num_rows]);
+  Memory<int32_t> out_weights(starts.read()[num_rows]);
+  pass(starts.read(), out_indices.get(), out_weights.get());
+  Array<int32_t> list(static_cast<py::ssize_t>(*count_of_long.read()));
+  std::copy_n(long_rows.read(), list.size(), list.mutable_data());
+  return std::make_tuple(starts.array(), out_indices.array(), out_weights.array(), list);
 }
 
 // ---- Encoding -----------------------------------------------------------------------------------
 
+// `ranks` and `known` are (N, K): the products that a ranking has.
 auto weigh_neighbors(const Array<float>& features, const Array<int64_t>& indptr,
-                     const Array<int32_t>& indices) {
+                     const Array<int32_t>& indices, const Array<int64_t>& ranks,
+                     const Array<double>& known) {
   const Memory<float> x(features);
+  const Memory<int64_t> rank(ranks);
+  const Memory<double> product(known);
   const RowsMemory neighbors(indptr, indices);
   Memory<double> products(indices.size());
   Memory<int32_t> weights(indices.size());
   Memory<int32_t> counts(neighbors.count());
-  check(launch_weigh_neighbors(x.read(), features.shape(1), neighbors.view(), products.get(),
+  check(launch_weigh_neighbors(x.read(), features.shape(1), neighbors.view(),
+                               {ranks.shape(1), rank.read(), product.read()}, products.get(),
                                weights.get(), counts.get(), nullptr));
   return std::make_tuple(weights.array(), counts.array());
 }
@@ -468,14 +478,16 @@ void define(py::module_& module, const char* name, Result (*function)(Args...)) 
 
 PYBIND11_MODULE(bench, module) {
   module.def("set_seed", &emulated::set_seed);
+  module.def("set_max_shared", &emulated::set_max_shared);
   module.attr("NEAR_SLOTS") = kNearSlots;
   module.attr("SCAN_PER_BLOCK") = kScanPerBlock;
   module.attr("SCAN_THREADS") = kScanThreads;
-  module.attr("SHARED_MEMBERS") = kSharedMembers;
-  module.attr("SHARED_SLOTS") = kSharedSlots;
+  module.attr("TABLE_MEMBERS") = kTableMembers;
+  module.attr("TABLE_SLOTS") = kTableSlots;
   module.attr("WINDOW") = kWindow;
   define(module, "exclusive_sum", &exclusive_sum);
   define(module, "score_tile", &score_tile);
+  define(module, "scaled_features", &scaled_features);
   define(module, "collect_products", &collect_tile<float>);
   define(module, "collect_integers", &collect_tile<int32_t>);
   define(module, "collect_exact", &collect_exact);

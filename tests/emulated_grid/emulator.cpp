@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <exception>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <numeric>
@@ -25,12 +26,27 @@ class Grid {
     random_ = Random(seed);
   }
 
-  cudaError_t run(int64_t num_blocks, int num_threads, size_t shared_bytes,
+  void set_max_shared(size_t bytes) {
+    max_shared_ = std::min(bytes, kMaxShared);
+    allowed_.clear();
+  }
+  size_t max_shared() const { return max_shared_; }
+
+  cudaError_t allow_shared(const void* kernel, int bytes) {
+    if (bytes < 0 || static_cast<size_t>(bytes) > std::max(max_shared_, kPlainShared)) {
+      return cudaErrorInvalidValue;
+    }
+    allowed_[kernel] = static_cast<size_t>(bytes);
+    return cudaSuccess;
+  }
+
+  cudaError_t run(const void* kernel, int64_t num_blocks, int num_threads, size_t shared_bytes,
                   void (*call)(const void*), const void* body) {
     if (num_blocks < 1 || num_blocks > INT32_MAX || num_threads < 1 || num_threads > kMaxThreads) {
       return cudaErrorInvalidConfiguration;
     }
-    if (shared_bytes > kMaxShared) {
+    const auto allowed = allowed_.find(kernel);
+    if (shared_bytes > std::max(allowed == allowed_.end() ? 0 : allowed->second, kPlainShared)) {
       return cudaErrorInvalidValue;
     }
     const std::lock_guard<std::mutex> one_at_a_time(mutex_);
@@ -38,6 +54,7 @@ class Grid {
     body_ = body;
     num_threads_ = num_threads;
     dynamic_bytes_ = shared_bytes;
+    most_bytes_ = shared_bytes > kPlainShared ? max_shared_ : kPlainShared;
     blockDim.x = static_cast<unsigned>(num_threads);
     gridDim.x = static_cast<unsigned>(num_blocks);
     if (!shuffled_) {
@@ -130,9 +147,11 @@ class Grid {
     }
     // Pieces are as far from each other as AddressSanitizer needs to see one's end.
     const size_t begin = (static_used_ + 15) / 16 * 16;
-    if (begin + bytes > kMaxStaticShared) {
-      fail("the kernel declares more than the ", kMaxStaticShared,
-           " bytes of static shared memory");
+    const size_t gaps = kGap * declarations_.size();
+    if (begin - gaps + bytes + dynamic_bytes_ > most_bytes_ || begin + bytes > sizeof static_) {
+      fail("the kernel declares ", begin - gaps + bytes,
+           " bytes of static shared memory, which with ", dynamic_bytes_,
+           " bytes of dynamic is more than ", most_bytes_);
     }
     static_used_ = begin + bytes + kGap;
     void* data = static_ + begin;
@@ -475,6 +494,9 @@ class Grid {
   const void* body_ = nullptr;
   int num_threads_ = 0;
   size_t dynamic_bytes_ = 0;
+  size_t most_bytes_ = 0;  // of static and dynamic shared memory together
+  size_t max_shared_ = kMaxShared;
+  std::map<const void*, size_t> allowed_;
 
   // The order.
   bool restless_ = false;
@@ -492,7 +514,7 @@ class Grid {
   Call waits_[kMaxThreads];  // where each thread waits, or waited last
   std::vector<Declaration> declarations_;
   size_t static_used_ = 0;
-  alignas(16) unsigned char static_[kMaxStaticShared + 64];
+  alignas(16) unsigned char static_[kPlainShared + 64 * 32];  // with gaps
   alignas(16) unsigned char dynamic_[kMaxShared + 64];
 
   // Fibers, kept from block to block and launch to launch.
@@ -537,9 +559,13 @@ void Grid::run_fiber() {
 void set_seed(uint64_t seed) { grid.set_seed(seed); }
 uint64_t num_switches() { return grid.num_switches(); }
 
-cudaError_t run_grid(int64_t num_blocks, int num_threads, size_t shared_bytes,
+void set_max_shared(size_t bytes) { grid.set_max_shared(bytes); }
+size_t max_shared() { return grid.max_shared(); }
+cudaError_t allow_shared(const void* kernel, int bytes) { return grid.allow_shared(kernel, bytes); }
+
+cudaError_t run_grid(const void* kernel, int64_t num_blocks, int num_threads, size_t shared_bytes,
                      void (*call)(const void*), const void* body) {
-  return grid.run(num_blocks, num_threads, shared_bytes, call, body);
+  return grid.run(kernel, num_blocks, num_threads, shared_bytes, call, body);
 }
 
 void* dynamic_shared() { return grid.dynamic_shared(); }

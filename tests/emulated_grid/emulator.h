@@ -35,12 +35,16 @@ inline const char* cudaGetErrorString(cudaError_t error) {
 
 using cudaStream_t = struct CUstream_st*;
 
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
+enum cudaDeviceAttr { cudaDevAttrMaxSharedMemoryPerBlockOptin = 97 };
+
 namespace emulated {
 
 constexpr int kWarpSize = 32;
 constexpr int kMaxThreads = 1024;
-// Shared memory of a block on an H100: static, and static and dynamic together.
-constexpr size_t kMaxStaticShared = 48 * 1024;
+// Shared memory of a block, static and dynamic together: what every launch may have, and what it
+// may have where the kernel is allowed more, on an H100.
+constexpr size_t kPlainShared = 48 * 1024;
 constexpr size_t kMaxShared = 227 * 1024;
 
 struct Dim3 {
@@ -63,14 +67,23 @@ void set_seed(uint64_t seed);
 // Times that a thread went on in place of another since the program began.
 uint64_t num_switches();
 
-cudaError_t run_grid(int64_t num_blocks, int num_threads, size_t shared_bytes,
+// Makes the grid that of a GPU that allows so many bytes of shared memory, at most those of an
+// H100.
+void set_max_shared(size_t bytes);
+size_t max_shared();
+
+// Allows the launches of a kernel so much dynamic shared memory, as long as the limit stands.
+cudaError_t allow_shared(const void* kernel, int bytes);
+
+cudaError_t run_grid(const void* kernel, int64_t num_blocks, int num_threads, size_t shared_bytes,
                      void (*call)(const void*), const void* body);
 
-// Calls body() once in every thread of every block.
+// Calls body() once in every thread of every block; `kernel` tells what it was allowed.
 template <class Body>
-cudaError_t run_grid(int64_t num_blocks, int num_threads, size_t shared_bytes, const Body& body) {
+cudaError_t run_grid(const void* kernel, int64_t num_blocks, int num_threads, size_t shared_bytes,
+                     const Body& body) {
   const auto call = [](const void* it) { (*static_cast<const Body*>(it))(); };
-  return run_grid(num_blocks, num_threads, shared_bytes, call, &body);
+  return run_grid(kernel, num_blocks, num_threads, shared_bytes, call, &body);
 }
 
 // The block's shared memory, filled with garbage before the block starts: what the launch asked
@@ -126,6 +139,19 @@ template <class T>
 using Operand = typename AsIs<T>::type;
 
 }  // namespace emulated
+
+template <class Kernel>
+cudaError_t cudaFuncSetAttribute(Kernel* kernel, cudaFuncAttribute, int bytes) {
+  return emulated::allow_shared(reinterpret_cast<const void*>(kernel), bytes);
+}
+inline cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return cudaSuccess;
+}
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
+  *value = static_cast<int>(emulated::max_shared());
+  return cudaSuccess;
+}
 
 inline emulated::Dim3 threadIdx{0, 0, 0};
 inline emulated::Dim3 blockIdx{0, 0, 0};
@@ -254,6 +280,11 @@ inline float __int_as_float(int x) { return emulated::bit_cast<float>(x); }
 inline float __uint_as_float(unsigned x) { return emulated::bit_cast<float>(x); }
 inline long long __double_as_longlong(double x) { return emulated::bit_cast<long long>(x); }
 inline double __longlong_as_double(long long x) { return emulated::bit_cast<double>(x); }
+inline double __hiloint2double(int high, int low) {
+  return emulated::bit_cast<double>(static_cast<unsigned long long>(static_cast<unsigned>(high))
+                                        << 32 |
+                                    static_cast<unsigned>(low));
+}
 
 // Memory.
 

@@ -43,10 +43,16 @@ def encode_slowly(kind: str, dim: int, sets: Rows) -> NDArray[np.float64]:
     return reference.encode(make_features(kind, sets.count, dim), neighbors)
 
 
-def encode(seed: int, features: NDArray, sets: Rows) -> Rows:
+Known = tuple[NDArray[np.int64], NDArray[np.float64]]
+"""Ranks (N, K) and the products of their samples with the row's."""
+
+
+def encode(seed: int, features: NDArray, sets: Rows, known: Known | None = None) -> Rows:
     """Both launches; checks the counts of the first one."""
     grid = shuffled(seed)
-    weights, counts = grid.weigh_neighbors(features, sets.indptr, sets.indices)
+    if known is None:
+        known = (np.zeros((len(features), 0), np.int64), np.zeros((len(features), 0)))
+    weights, counts = grid.weigh_neighbors(features, sets.indptr, sets.indices, *known)
     starts = grid.exclusive_sum(counts)
     indices, kept = grid.keep_positive(sets.indptr, sets.indices, weights, starts)
     assert (weights >= 0).all()
@@ -89,6 +95,40 @@ def test_rows_about_the_size_of_a_batch_and_of_a_block(length: int, seed: int) -
     )
     for part, wanted in zip(found.arrays, expected, strict=True):
         assert_same_bits(part, wanted.numpy())
+
+
+def make_ranking(count: int, width: int) -> Known:
+    """Lists of distinct samples in any order, with gaps, and numbers that are no products."""
+    rng = np.random.default_rng((count, width))
+    ranks = np.array([rng.permutation(count)[:width] for _ in range(count)]).reshape(count, -1)
+    ranks[rng.random(ranks.shape) < 0.2] = -1
+    ranks[::7] = -1
+    return ranks, rng.normal(size=ranks.shape)
+
+
+@in_every_order
+@pytest.mark.parametrize("kind", ["unequal", "empty rows", "hub"])
+@pytest.mark.parametrize("width", [0, 1, 20, 200])
+def test_products_of_a_ranking_are_taken_from_either_side(width: int, kind: str, seed: int) -> None:
+    # Numbers that are no products show where each came from.
+    for count in SIZES:
+        sets, features = make_rows(kind, count), make_features("unit", count, 33)
+        known = make_ranking(count, width)
+        expected = torch.ops.mabm.encode_neighbors(
+            *tensors(features, sets.indptr, sets.indices, *known)
+        )
+        found = encode(seed, features, sets, known)
+        for part, wanted in zip(found.arrays, expected, strict=True):
+            assert_same_bits(part, wanted.numpy())
+
+
+@in_every_order
+def test_a_product_that_is_not_a_number_is_computed(seed: int) -> None:
+    sets, features = make_rows("unequal", 257), make_features("unit", 257, 33)
+    ranks, _ = make_ranking(257, 20)
+    found = encode(seed, features, sets, (ranks, np.full(ranks.shape, np.nan)))
+    for part, wanted in zip(found.arrays, encode(seed, features, sets).arrays, strict=True):
+        assert_same_bits(part, wanted)
 
 
 @in_every_order

@@ -177,6 +177,19 @@ def test_rows_with_about_as_many_near_ones_as_there_are_places(window: int, seed
 
 
 @in_every_order
+def test_windows_with_many_rows_that_may_be_near(seed: int) -> None:
+    # Next to light rows, all overlaps may be those of near rows, and are divided to see.
+    rng = np.random.default_rng(3)
+    rows = Rows.with_lengths(np.full(4, 6), 8, rng).take(rng.integers(0, 4, 600))
+    light = rng.random(600) < 0.5
+    rows = rows.with_weights(np.where(np.repeat(light, 6), rows.weights // 4, rows.weights))
+    for bound in (0.3, 0.5, 0.8):
+        lengths = check_near(seed, rows, bound)
+        assert lengths.max() < 600
+    assert lengths.max() > 300
+
+
+@in_every_order
 def test_bounds_that_are_distances_themselves_are_within(seed: int) -> None:
     rows = make_rows("sparse", 60)
     occurring = np.unique(distance(rows, rows))

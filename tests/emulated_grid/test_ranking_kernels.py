@@ -97,6 +97,11 @@ KINDS = (
 )
 
 
+def pad(tile: NDArray, more: int, filler: float) -> NDArray:
+    """A tile with more rows and columns than the op reads."""
+    return np.ascontiguousarray(np.pad(tile, (0, more), constant_values=filler))
+
+
 def collect(
     grid: ModuleType,
     scores: NDArray,
@@ -107,6 +112,7 @@ def collect(
     gaps: NDArray[np.float32] | None = None,
     last: bool = False,
     transposed: bool = False,
+    more: int = 0,
 ) -> Lists:
     """Lists of the first rows of some samples, tile by tile, of products or of exact scores."""
     num_rows, count = scores.shape
@@ -124,10 +130,29 @@ def collect(
             cut = (gaps, numbers, last and part.stop == count)
             own = layout.groups[:num_rows]
             form = (transposed, *AS_IS[1:])
-            tile = tile.T.copy() if transposed else tile
+            tile = pad(tile.T if transposed else tile, more, np.inf)
             arrays = grid.collect_products(tile, biases[part], own, *places, *cut, *form, *lists)
         lists = Lists(*arrays)
     return lists
+
+
+def sampled_threshold(
+    scores: NDArray, list_of: NDArray[np.int32], number: int, width: int, gap: float, side: int
+) -> float:
+    """The threshold that samples of the tiles give one list of a row before it has entries."""
+    if not 0 < width <= 32 or list_of.max() > 7:
+        return -np.inf
+    for first in range(0, len(scores), side):
+        size = min(side, len(scores) - first)
+        columns = (np.arange(64) * max(32, size // 64))[:, None] + np.arange(32)
+        inside = np.minimum(columns, size - 1) + first
+        valid = (columns < size) & (list_of[inside] == number)
+        last = np.sort(np.where(valid, scores[inside], -INF).max(axis=0))[-width]
+        if last > -np.inf:
+            return np.nextafter(last - scores.dtype.type(max(gap, 0)), -INF)
+        if (list_of[first : first + size] == number).any():
+            break
+    return -np.inf
 
 
 def check_kept(
@@ -137,6 +162,7 @@ def check_kept(
     widths: list[int],
     gaps: NDArray[np.float32],
     last: bool,
+    side: int,
 ) -> int:
     """Checks what lists guarantee for what they keep and leave out; returns the overflowed ones."""
     _, num_lists, capacity = lists.scores.shape
@@ -163,7 +189,15 @@ def check_kept(
             assert np.isin(needed, kept).all()
             left_out = np.setdiff1d(samples, kept)
             assert ((own_scores[left_out] < threshold) | (threshold == np.inf)).all()
-            assert len(left_out) == 0 or len(samples) >= capacity or last
+            sampled = sampled_threshold(
+                own_scores, list_of, number, widths[number], gaps[row], side
+            )
+            may_come = samples[own_scores[samples] >= sampled]
+            assert np.isin(kept, may_come).all()
+            assert threshold >= sampled
+            if len(may_come) < capacity and not last:
+                assert kept.tolist() == may_come.tolist()
+                assert threshold == sampled
             if last and gaps[row] < 0:
                 assert sorted(kept) == sorted(needed)
             elif last and len(order) > widths[number] > 0:
@@ -187,14 +221,17 @@ def check_collected(
     overflowed = []
     for last in (False, True):
         lists = collect(grid, scores, split, capacity, side, widths, gaps, last)
-        check_kept(lists, scores, lists_of, widths, gaps, last)
+        check_kept(lists, scores, lists_of, widths, gaps, last, side)
         overflowed += (lists.counts < 0)[gaps >= 0].ravel().tolist()
-        turned = collect(grid, scores, split, capacity, side, widths, gaps, last, transposed=True)
-        for part, wanted in zip(turned, lists, strict=True):
-            assert_same_bits(part, wanted)
+        for transposed, more in ((True, 0), (False, 5), (True, 33)):
+            form = (gaps, last, transposed, more)
+            again = collect(grid, scores, split, capacity, side, widths, *form)
+            for part, wanted in zip(again, lists, strict=True):
+                assert_same_bits(part, wanted)
     exact = scores.astype(np.float64)
     lists = collect(grid, exact, split, capacity, side, widths)
-    assert check_kept(lists, exact, lists_of, widths, np.full(len(scores), -1.0), False) == 0
+    gaps = np.full(len(scores), -1.0)
+    assert check_kept(lists, exact, lists_of, widths, gaps, False, side) == 0
     return overflowed
 
 
@@ -227,7 +264,7 @@ def test_biases_are_added_to_their_columns(seed: int) -> None:
     products = rng.normal(size=(33, 40)).astype(np.float32)
     biases = rng.normal(size=40).astype(np.float32)
     zeros, table = np.zeros(40, np.int32), np.zeros((1, 1), np.int32)
-    cut = (np.zeros(33, np.float32), np.array([5], np.int32), False, *AS_IS)
+    cut = (np.zeros(33, np.float32), np.array([40], np.int32), False, *AS_IS)
     lists = Lists(
         *shuffled(seed).collect_products(
             products, biases, zeros[:33].copy(), zeros, table, 7, *cut, *empty_lists(33, 1, 41)
@@ -243,6 +280,7 @@ def test_biases_are_added_to_their_columns(seed: int) -> None:
 @in_every_order
 def test_full_empty_and_overflowed_lists_are_gone_on_with(seed: int) -> None:
     # A threshold of before stays; what scores as much still comes in. An overflowed list stays one.
+    # That of an empty list is raised to 0.5 below the second best of the tile.
     lists = empty_lists(3, 1, 4)
     lists.scores[0, 0, :3], lists.indices[0, 0, :3] = [3, 1, 2], [4, 5, 6]
     lists.counts[0], lists.thresholds[0] = 3, 1
@@ -252,10 +290,10 @@ def test_full_empty_and_overflowed_lists_are_gone_on_with(seed: int) -> None:
     places = (zeros.astype(np.float32), zeros, zeros, table, 7)
     cut = (np.full(3, 0.5, np.float32), np.array([2], np.int32))
     after = Lists(*shuffled(seed).collect_products(tile, *places, *cut, False, *AS_IS, *lists))
-    assert after.counts[:, 0].tolist() == [3, 3, -1]
+    assert after.counts[:, 0].tolist() == [3, 2, -1]
     assert after.indices[0, 0, :3].tolist() == [4, 5, 6]
-    assert after.indices[1, 0, :3].tolist() == [7, 8, 9]
-    assert after.thresholds[:, 0].tolist() == [1, -np.inf, np.inf]
+    assert after.indices[1, 0, :2].tolist() == [7, 8]
+    assert after.thresholds[:, 0].tolist() == [1, np.nextafter(np.float32(0), -INF), np.inf]
     # The last cut: what is more than 0.5 below the second best goes.
     after = Lists(
         *shuffled(seed).collect_products(
@@ -317,28 +355,105 @@ def test_tiles_of_integers_are_those_of_the_cpu(
         assert_same_bits(part, wanted.numpy())
 
 
+def collect_on_the_cpu(
+    scores: NDArray[np.float32],
+    layout: Layout,
+    capacity: int,
+    side: int,
+    widths: list[int],
+    gaps: NDArray[np.float32],
+    last: bool,
+) -> Lists:
+    """What `collect` returns, by the op of the CPU."""
+    num_rows, count = scores.shape
+    lists = tensors(*empty_lists(num_rows, layout.num_lists, capacity))
+    for first in range(0, count, side):
+        part = slice(first, min(first + side, count))
+        torch.ops.mabm.collect_candidates_(
+            *tensors(scores[:, part], np.full(part.stop - first, -0.0, np.float32)),
+            *tensors(layout.groups[:num_rows], layout.groups[part], layout.list_of_group),
+            first,
+            *tensors(gaps),
+            widths,
+            last and part.stop == count,
+            *(False, None, None),
+            *lists,
+        )
+    return Lists(*(part.numpy() for part in lists))
+
+
 @in_every_order
-@pytest.mark.parametrize("num_groups", [1535, 1537, 3073, 6145, 12288])
-def test_thresholds_of_many_groups_leave_room_for_fewer_rows(num_groups: int, seed: int) -> None:
+@pytest.mark.parametrize(
+    ("count", "side"), [(64, 64), (700, 300), (2047, 2047), (2112, 2112), (4500, 4400)]
+)
+def test_samples_raise_thresholds_as_those_of_the_cpu(count: int, side: int, seed: int) -> None:
+    rng = np.random.default_rng(count)
+    grid = shuffled(seed)
+    for num_groups, widths in ((1, [30]), (2, [15, 15]), (3, [32, 33, 1]), (8, [4] * 8)):
+        groups = rng.integers(0, num_groups, count).astype(np.int32)
+        if seed % 2:  # side by side, so that some lists begin in a later tile
+            groups = np.sort(groups)
+        table = np.tile(np.arange(num_groups, dtype=np.int32), (num_groups, 1))
+        split = Layout(groups, table)
+        for kind in ("gaussian", "ties", "infinite", "ascending", "nan"):
+            scores = make_scores("gaussian" if kind == "nan" else kind, 9, count)
+            if kind == "nan":
+                scores[:, rng.random(count) < 0.1] = np.nan
+            gaps = np.resize(np.array([0.0, 0.3, -1.0], np.float32), 9)
+            capacity = 2 * (2 * max(widths) + 16)
+            expected = collect_on_the_cpu(scores, split, capacity, side, widths, gaps, True)
+            for transposed, more in ((False, 0), (True, 3)):
+                form = (gaps, True, transposed, more)
+                found = collect(grid, scores, split, capacity, side, widths, *form)
+                taken = np.arange(capacity) < expected.counts[..., None]
+                for part, wanted in zip(found[:2], expected[:2], strict=True):
+                    assert_same_bits(part[taken], wanted[taken])
+                for part, wanted in zip(found[2:], expected[2:], strict=True):
+                    assert_same_bits(part, wanted)
+            if kind != "nan":
+                check_kept(found, scores, split.lists_of(9), widths, gaps, True, side)
+
+
+@in_every_order
+@pytest.mark.parametrize("num_groups", [1537, 13_000])
+def test_groups_by_the_thousand_in_few_lists(num_groups: int, seed: int) -> None:
     rng = np.random.default_rng(num_groups)
     lists_of = (np.arange(num_groups, dtype=np.int32) % 5)[None]
     columns = rng.integers(0, num_groups, 200).astype(np.int32)
     columns[0] = num_groups - 1
-    scores = rng.normal(size=(9, 200)).astype(np.float32)
-    zeros, gaps, widths = np.zeros(9, np.int32), np.full(9, 0.01, np.float32), [4, 1, 6, 2, 2]
+    check_wide_layout(seed, columns, lists_of, [4, 1, 6, 2, 2])
+
+
+@in_every_order
+@pytest.mark.parametrize("num_lists", [768, 769, 1537, 3073, 4096])
+def test_many_lists_leave_room_for_fewer_rows(num_lists: int, seed: int) -> None:
+    columns = np.random.default_rng(num_lists).integers(0, num_lists, 200).astype(np.int32)
+    columns[:5] = num_lists - 1
+    lists_of = np.arange(num_lists, dtype=np.int32)[None]
+    check_wide_layout(seed, columns, lists_of, [2] * num_lists)
+
+
+def check_wide_layout(
+    seed: int, columns: NDArray[np.int32], lists_of: NDArray[np.int32], widths: list[int]
+) -> None:
+    """Collects a tile of nine rows of group 0, with the groups of its columns."""
+    scores = np.random.default_rng(len(widths)).normal(size=(9, 200)).astype(np.float32)
+    zeros, gaps = np.zeros(9, np.int32), np.full(9, 0.01, np.float32)
     places = (np.zeros(200, np.float32), zeros, columns, lists_of, 0)
-    cut = (gaps, np.array(widths, np.int32), False, *AS_IS)
-    lists = Lists(*shuffled(seed).collect_products(scores, *places, *cut, *empty_lists(9, 5, 16)))
     list_of_column = np.tile(lists_of[0, columns], (9, 1))
-    assert check_kept(lists, scores, list_of_column, widths, gaps, last=False) == 0
-
-
-def test_more_groups_than_shared_memory_has_room_for_are_refused() -> None:
-    table, zeros = np.zeros((1, 12289), np.int32), np.zeros(1, np.int32)
-    tile = np.zeros((1, 1), np.float32)
-    places = (tile[0], zeros, zeros, table, 0, tile[0], zeros, False, *AS_IS)
-    with pytest.raises(ValueError, match="invalid argument"):
-        shuffled(0).collect_products(tile, *places, *empty_lists(1, 1, 2))
+    for transposed in (False, True):
+        tile = np.ascontiguousarray(scores.T if transposed else scores)
+        cut = (gaps, np.array(widths, np.int32), False, transposed, *AS_IS[1:])
+        empty = empty_lists(9, len(widths), 16)
+        lists = Lists(*shuffled(seed).collect_products(tile, *places, *cut, *empty))
+        if len(widths) > 99:  # few of them have any samples
+            used = np.unique(list_of_column)
+            assert lists.counts.sum() == (lists.counts[:, used]).sum()
+            lists = Lists(*(part[:, used].copy() for part in lists))
+            numbers = np.searchsorted(used, list_of_column)
+            assert check_kept(lists, scores, numbers, [2] * len(used), gaps, False, 200) == 0
+        else:
+            assert check_kept(lists, scores, list_of_column, widths, gaps, False, 200) == 0
 
 
 # ---- Lists of exact scores ----------------------------------------------------------------------
@@ -442,6 +557,8 @@ def test_numbers_arrive(count: int, seed: int) -> None:
 
 # ---- Complete lists in order --------------------------------------------------------------------
 
+NO_BOUNDS = (np.empty(0, np.float32), np.empty(0), 1.0)
+
 
 @in_every_order
 @pytest.mark.parametrize("count", SIZES)
@@ -456,13 +573,60 @@ def test_ranks_of_candidates_are_those_of_the_cpu(count: int, seed: int) -> None
         widths = [4, 0, 33]
         for euclidean in (False, True):
             found = shuffled(seed).rank_candidates(
-                features, rows, indices, counts, np.array(widths, np.int32), euclidean
+                features, rows, indices, counts, np.array(widths, np.int32), euclidean, *NO_BOUNDS
             )
             expected = torch.ops.mabm.rank_candidates(
                 *tensors(features, rows, indices, counts), widths, euclidean
             )
             for part, wanted in zip(found, expected, strict=True):
                 assert_same_bits(part, wanted.numpy())
+
+
+@in_every_order
+@pytest.mark.parametrize("slack", [0.0, 0.1, 10.0])
+@pytest.mark.parametrize("kind", ["gaussian", "ties"])
+def test_bounds_change_no_rank(kind: str, slack: float, seed: int) -> None:
+    count, area = 130, 0.5
+    rng = np.random.default_rng(count)
+    features = make_features(kind, count, 40)
+    rows, offsets = np.arange(20), rng.normal(size=20)
+    indices = np.argsort(rng.random((20, 3, count))).astype(np.int32)
+    counts = rng.integers(-1, count + 1, (20, 3)).astype(np.int32)
+    widths = [4, 0, 33]
+    for euclidean in (False, True):
+        distances = -np.square(features[rows, None] - features.astype(np.float64)).sum(2)
+        exact = distances if euclidean else features[rows].astype(np.float64) @ features.T
+        bounds = np.take_along_axis(exact[:, None] * area - offsets[:, None, None], indices, 2)
+        bounds = np.float32(bounds + rng.random(bounds.shape) * slack + 1e-4)
+        found = shuffled(seed).rank_candidates(
+            features,
+            rows,
+            indices,
+            counts,
+            np.array(widths, np.int32),
+            euclidean,
+            bounds,
+            offsets,
+            area,
+        )
+        expected = torch.ops.mabm.rank_candidates(
+            *tensors(features, rows, indices, counts), widths, euclidean
+        )
+        for part, wanted in zip(found, expected, strict=True):
+            assert_same_bits(part, wanted.numpy())
+
+
+def test_candidates_out_of_reach_are_not_scored() -> None:
+    # Sample 9 is the nearest, but its bound says that it cannot be.
+    features = np.arange(10, dtype=np.float32)[:, None]
+    indices = np.arange(10, dtype=np.int32)[None, None]
+    bounds = np.arange(10, dtype=np.float32)[None, None].copy()
+    bounds[0, 0, 9] = -1
+    given = features, np.ones(1, np.int64), indices, np.array([[10]], np.int32)
+    ranks, _ = shuffled(0).rank_candidates(
+        *given, np.array([3], np.int32), False, bounds, np.zeros(1), 1.0
+    )
+    assert ranks.tolist() == [[8, 7, 6]]
 
 
 @in_every_order
@@ -475,6 +639,7 @@ def test_equal_samples_are_ranked_by_their_index(seed: int) -> None:
         np.array([[70]], np.int32),
         np.array([65], np.int32),
         False,
+        *NO_BOUNDS,
     )
     assert ranks.tolist() == [list(range(65))]
     assert scores.tolist() == [[3.0] * 65]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from kernel_bench import assert_same_bits, in_every_order, shuffled, tensors
+from kernel_bench import assert_same_bits, bench, in_every_order, shuffled, tensors
 from numpy.typing import NDArray
 
 
@@ -18,6 +18,11 @@ def make_features(kind: str, count: int, dim: int) -> NDArray[np.float32]:
         noise = np.clip(noise, -3, 3) * 1e38
     elif kind == "near each other":
         noise = 1 + 1e-6 * noise
+    elif kind == "of every magnitude":
+        bits = rng.integers(0, 2**32, noise.shape, dtype=np.uint32)
+        bits &= ~np.uint32(0x00800000)  # neither infinite nor not-a-number
+        bits[rng.random(noise.shape) < 0.1] &= 0x807FFFFF  # zero or subnormal
+        return bits.view(np.float32)
     return noise.astype(np.float32)
 
 
@@ -36,7 +41,29 @@ def exact_scores(own: NDArray, others: NDArray, euclidean: bool) -> NDArray[np.f
     return -sums[..., 0] if euclidean else sums[..., 0]
 
 
-KINDS = ("gaussian", "zeros of both signs", "subnormal", "huge", "near each other")
+KINDS = (
+    "gaussian",
+    "zeros of both signs",
+    "subnormal",
+    "huge",
+    "near each other",
+    "of every magnitude",
+)
+
+
+def test_features_are_scaled_exactly() -> None:
+    # Every sign and exponent but the last, with the mantissas where something may change, and some.
+    mantissas = [2**bit + step for bit in range(24) for step in (-1, 0, 1)]
+    mantissas += np.random.default_rng(0).integers(0, 2**23, 2000).tolist()
+    exponents = np.arange(2 * 256)[np.arange(2 * 256) % 256 != 255]
+    bits = exponents[:, None] << 23 | np.array(sorted(set(mantissas)))[None] & 0x7FFFFF
+    features = bits.astype(np.uint32).view(np.float32).ravel()
+    assert np.isfinite(features).all()
+    assert {0.0, np.finfo(np.float32).smallest_subnormal, np.finfo(np.float32).max} <= set(features)
+    wide = features.astype(np.float64)
+    for found, power in zip(bench().scaled_features(features), (-896, 0, 896), strict=True):
+        assert_same_bits(found, wide * 2.0**power)
+        assert (found * 2.0**-power == wide).all()
 
 
 @in_every_order

@@ -2,6 +2,7 @@
 // scores, and rows ranked by exact scores only.
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <functional>
 #include <limits>
@@ -51,9 +52,10 @@ int32_t cut_list(float* scores, int32_t* indices, int32_t count, const Cut<float
   const auto middle = scratch.begin() + cut.width - 1;
   std::nth_element(scratch.begin(), middle, scratch.end(), std::greater<float>());
   const float last = *middle;
-  // Rounded down and up.
+  // Rounded down and up. A sample may have raised it before.
   const bool trusted = cut.gap < 0;
-  *threshold = std::nextafter(trusted ? last : last - cut.gap, trusted ? -kLowest : kLowest);
+  *threshold = std::max(
+      *threshold, std::nextafter(trusted ? last : last - cut.gap, trusted ? -kLowest : kLowest));
   auto ties =
       cut.width - std::count_if(scratch.begin(), middle, [&](float score) { return score > last; });
   int32_t kept = 0;
@@ -73,6 +75,37 @@ struct Collector {
   CandidateLists<float> lists;
   const std::vector<int64_t>& widths;
   const float* gaps;
+
+  // Raises the thresholds of a row's empty lists to what a sample of a tile proves:
+  // score_at(column), list_at(column).
+  template <class ScoreAt, class ListAt>
+  void raise_thresholds(int64_t row, int64_t num_columns, const ScoreAt& score_at,
+                        const ListAt& list_at) const {
+    if (!has_samples(lists.num_lists)) {
+      return;
+    }
+    std::vector<std::array<float, kSampleClasses>> best(lists.num_lists);
+    for (auto& classes : best) {
+      classes.fill(kLowest);
+    }
+    const int64_t stride = sample_stride(num_columns);
+    for (int64_t first = 0; first < kSampleRuns * stride; first += stride) {
+      for (int place = 0; place < kSampleClasses && first + place < num_columns; ++place) {
+        float& of_class = best[list_at(first + place)][place];
+        of_class = std::max(of_class, score_at(first + place));  // NaN is not greater
+      }
+    }
+    for (int64_t list = 0; list < lists.num_lists; ++list) {
+      const auto width = static_cast<int32_t>(widths[list]);
+      const int64_t at = row * lists.num_lists + list;
+      const bool is_new = lists.counts[at] == 0 && lists.thresholds[at] == kLowest;
+      if (is_new && sample_raises(width)) {
+        const auto last = best[list].begin() + width - 1;
+        std::nth_element(best[list].begin(), last, best[list].end(), std::greater<float>());
+        lists.thresholds[at] = std::nextafter(*last - std::max(gaps[row], 0.0f), kLowest);
+      }
+    }
+  }
 
   // Cuts a list of a row. If it is full, more are to come, and it may overflow.
   void cut(int64_t row, int64_t list, std::vector<float>& scratch) const {
@@ -115,10 +148,14 @@ void collect_tile(const CollectArguments& given, const Collector& collector, boo
         for (int64_t row = block.first; row < block.last; ++row) {
           const int32_t* list_of =
               read<int32_t>(given.list_of_group) + row_group[row] * given.list_of_group.size(0);
+          const auto list_at = [&](int64_t column) { return list_of[column_group[column]]; };
+          const auto score_at = [&](int64_t column) {
+            return tile.score(tile.product(row, column), row, column);
+          };
+          collector.raise_thresholds(row, tile.num_columns, score_at, list_at);
           for (int64_t column = 0; column < tile.num_columns; ++column) {
-            collector.add(row, list_of[column_group[column]],
-                          tile.score(tile.product(row, column), row, column),
-                          given.first_column + column, scratch);
+            collector.add(row, list_at(column), score_at(column), given.first_column + column,
+                          scratch);
           }
           for (int64_t list = 0; last && list < lists.num_lists; ++list) {
             if (lists.counts[row * lists.num_lists + list] > given.widths[list]) {
@@ -223,8 +260,9 @@ std::tuple<Tensor, Tensor> rank_candidates(const Tensor& features, const Tensor&
                                            const Tensor& candidates, const Tensor& counts,
                                            const std::vector<int64_t>& widths, bool euclidean,
                                            const std::optional<Tensor>& bounds,
-                                           const std::optional<Tensor>& offsets, double area) {
-  check_rank_candidates(features, rows, candidates, counts, widths, bounds, offsets);
+                                           const std::optional<Tensor>& offsets,
+                                           const std::optional<Tensor>& area) {
+  check_rank_candidates(features, rows, candidates, counts, widths, bounds, offsets, area);
   const int64_t dim = features.size(1);
   const int64_t total = total_width(widths);
   const int64_t capacity = candidates.size(2);
@@ -236,8 +274,7 @@ std::tuple<Tensor, Tensor> rank_candidates(const Tensor& features, const Tensor&
   const int64_t* row_of = read<int64_t>(rows);
   const int32_t* indices = read<int32_t>(candidates);
   const int32_t* count_of = read<int32_t>(counts);
-  const float* bound = bounds.has_value() ? read<float>(*bounds) : nullptr;
-  const double* offset = bounds.has_value() ? read<double>(*offsets) : nullptr;
+  const CandidateBounds given = read_bounds(bounds, offsets, area);
   int64_t* out_ranks = write<int64_t>(ranks);
   double* out_scores = write<double>(scores);
 
@@ -249,11 +286,13 @@ std::tuple<Tensor, Tensor> rank_candidates(const Tensor& features, const Tensor&
           for (int64_t list = 0; list < num_lists; ++list) {
             const int64_t at = row * num_lists + list;
             const int32_t* candidate = indices + at * capacity;
-            const auto reachable = [&](double score) { return score * area - offset[row]; };
-            auto& scored = bound == nullptr
+            const auto reachable = [&](double score) {
+              return score * *given.area - given.offsets[row];
+            };
+            auto& scored = given.bounds == nullptr
                                ? candidate_scores.score(row_of[row], candidate, count_of[at])
                                : candidate_scores.score_best(
-                                     row_of[row], candidate, bound + at * capacity,
+                                     row_of[row], candidate, given.bounds + at * capacity,
                                      std::max(count_of[at], 0), widths[list], reachable);
             write_list(scored, widths[list], out_ranks + column, out_scores + column);
             column += widths[list];

@@ -27,20 +27,21 @@ std::tuple<Tensor, Tensor> expand_neighbors(const Tensor& ranks, const Tensor& m
   const MaskedRanks half = read_half(ranks, half_ranks, half_mask);
   const int64_t num_rows = ranks.size(0);
   const OnDevice on(ranks);
+  const size_t shared_bytes = on.most_shared();
   Tensor accepted = on.make<bool>({num_rows, lists.width}, "the accepted expansions");
-  const auto pass = [&](const RowCounts& rows, const int64_t* starts, int32_t* indices,
-                        const TableScratch* scratch) {
-    return launch_expand_neighbors(lists, half, num_rows, write<bool>(accepted), rows, starts,
-                                   indices, scratch, on.stream());
+  on.check(
+      launch_accept_halves(lists, half, num_rows, shared_bytes, write<bool>(accepted), on.stream()),
+      "accepting expansions");
+  Tensor counts = on.make<int32_t>({num_rows}, "the counts of rows");
+  const auto pass = [&](const int64_t* starts, int32_t* indices) {
+    return launch_expand_neighbors(lists, half, num_rows, shared_bytes, read<bool>(accepted),
+                                   write<int32_t>(counts), starts, indices, on.stream());
   };
-  const GatheredRows sets = gather_rows<false>(
-      on, num_rows,
-      [&](const RowCounts& rows, const TableScratch* scratch) {
-        return pass(rows, nullptr, nullptr, scratch);
-      },
-      [&](const RowCounts& rows, const int64_t* starts, int32_t* indices, int32_t*,
-          const TableScratch* scratch) { return pass(rows, starts, indices, scratch); });
-  return {sets.indptr, sets.indices};
+  on.check(pass(nullptr, nullptr), "counting neighbors");
+  Tensor starts = starts_of(on, counts);
+  Tensor indices = on.make<int32_t>({read_total(on, starts)}, "the sets of neighbors");
+  on.check(pass(read<int64_t>(starts), write<int32_t>(indices)), "writing neighbors");
+  return {starts, indices};
 }
 
 }  // namespace

@@ -63,6 +63,13 @@ class OnDevice {
     return tensor;
   }
 
+  // The most shared memory that a launch may ask for.
+  size_t most_shared() const {
+    size_t bytes = 0;
+    check(find_most_shared(&bytes), "asking for the size of shared memory");
+    return bytes;
+  }
+
   // Waits for the work so far and reads one or two numbers back to the host.
   void read(const int64_t* number, int64_t* out) const { read(number, number, out, out); }
   void read(const int64_t* number, const int64_t* second, int64_t* out, int64_t* second_out) const {

@@ -51,13 +51,13 @@ void collect_candidates_(const Tensor& products, const Tensor& biases, const Ten
            "collecting candidates");
 }
 
-// All candidates are scored: bounds would only save some.
 std::tuple<Tensor, Tensor> rank_candidates(const Tensor& features, const Tensor& rows,
                                            const Tensor& candidates, const Tensor& counts,
                                            const std::vector<int64_t>& widths, bool euclidean,
                                            const std::optional<Tensor>& bounds,
-                                           const std::optional<Tensor>& offsets, double area) {
-  check_rank_candidates(features, rows, candidates, counts, widths, bounds, offsets);
+                                           const std::optional<Tensor>& offsets,
+                                           const std::optional<Tensor>& area) {
+  check_rank_candidates(features, rows, candidates, counts, widths, bounds, offsets, area);
   const OnDevice on(features);
   const int64_t num_rows = rows.numel();
   const int64_t total = total_width(widths);
@@ -65,13 +65,16 @@ std::tuple<Tensor, Tensor> rank_candidates(const Tensor& features, const Tensor&
   Tensor scores = on.make<double>({num_rows, total}, "scores");
   const Tensor widths_copy = widths_on(on, widths);
   const Tensor scored = on.make<double>({num_rows, candidates.size(2)}, "exact scores");
+  const Tensor chosen = on.make<int32_t>({num_rows, candidates.size(2)}, "exact scores");
   const CompleteLists lists{num_rows, candidates.size(1), candidates.size(2),
                             read<int32_t>(candidates), read<int32_t>(counts)};
-  on.check(launch_rank_candidates(
-               read<float>(features), features.size(1), read<int64_t>(rows), lists, euclidean,
-               {read<int32_t>(widths_copy), total, write<int64_t>(ranks), write<double>(scores)},
-               write<double>(scored), on.stream()),
-           "ranking candidates");
+  const CandidateBounds given = read_bounds(bounds, offsets, area);
+  on.check(
+      launch_rank_candidates(
+          read<float>(features), features.size(1), read<int64_t>(rows), lists, given, euclidean,
+          {read<int32_t>(widths_copy), total, write<int64_t>(ranks), write<double>(scores)},
+          {write<double>(scored), write<int32_t>(chosen)}, on.stream()),
+      "ranking candidates");
   return {ranks, scores};
 }
 

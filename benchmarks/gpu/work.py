@@ -1,0 +1,391 @@
+"""The work of each part of the pipeline on a GPU: bytes, operations, launches.
+
+One function a part, whose docstring is its reason and a cell of the table. Work follows from N, D,
+the defaults of ``mabm.pseudo_labels`` with two modalities, and the counts of ``counts.py``. A
+function changes together with its kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import ceil, log2
+
+from counts import Counts
+from stages import PRODUCT, RANKING, RERANKING, WHOLE
+
+# The side of a tile of products where memory is large.
+TILE = 8192
+# The largest part of rows unproven by 8-bit integers, from which on float16 comes first; the sample
+# that decides; columns that thresholds are guessed from (mabm/distance/candidates.py, rows.h).
+MOST_UNPROVEN, SAMPLE, GUESSED = 0.125, 256, 2048
+# Rows of a window of counters, and places for near rows (csrc/kernels/jaccard.cuh).
+WINDOW, NEAR_SLOTS = 12_000, 256
+# Slots of the table of a short row (csrc/kernels/row_table.cuh).
+TABLE = 2048
+# Bytes that memory and caches read together.
+SECTOR = 32
+# One sample in so many is a query of the re-ranking (stages.py), and its rows at once.
+QUERY_SHARE, QUERY_ROWS = 10, 256
+
+
+@dataclass(frozen=True)
+class Size:
+    """An input.
+
+    Attributes:
+        count: N.
+        dim: D.
+        counts: What was counted on it, or on one like it.
+        tries_integers: Whether 8-bit integers are tried before float16.
+    """
+
+    count: int
+    dim: int
+    counts: Counts
+    tries_integers: bool = True
+
+    @property
+    def entries(self) -> float:
+        """Numbers in the features."""
+        return float(self.count) * self.dim
+
+    @property
+    def num_sides(self) -> int:
+        """Tiles in a row of tiles."""
+        return ceil(self.count / TILE)
+
+    @property
+    def num_tiles(self) -> int:
+        """Tiles on and above the diagonal."""
+        return self.num_sides * (self.num_sides + 1) // 2
+
+    @property
+    def tile_area(self) -> float:
+        """Products in these tiles."""
+        sides = [min(TILE, self.count - first) for first in range(0, self.count, TILE)]
+        return (float(sum(sides)) ** 2 + sum(float(side) ** 2 for side in sides)) / 2
+
+    @property
+    def by_integers(self) -> bool:
+        """Whether 8-bit integers come first."""
+        return self.tries_integers and self.counts.unproven <= MOST_UNPROVEN
+
+    @property
+    def num_left(self) -> float:
+        """Rows that 8-bit integers leave to float16, where they come first."""
+        return self.count * self.counts.unproven if self.by_integers else 0.0
+
+    @property
+    def candidates(self) -> float:
+        """Candidates of all rows that are scored exactly."""
+        c = self.counts
+        if not self.by_integers:
+            return self.count * c.half_candidates
+        return (self.count - self.num_left) * c.candidates + self.num_left * c.half_candidates
+
+    @property
+    def insertions(self) -> float:
+        """Insertions of all rows by the first product."""
+        c = self.counts
+        return self.count * (c.insertions if self.by_integers else c.half_insertions)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a part does.
+
+    Attributes:
+        moved: Bytes read from memory and written to it.
+        reused: Bytes that are read again, with the size of what they are read from: from the cache
+            if that fits, from memory if it does not.
+        operations: By kind, see ``cards.KINDS``.
+        launches: Kernels of the library.
+        calls: Calls of PyTorch.
+        waits: Times that the host waits for the device.
+    """
+
+    moved: float = 0.0
+    reused: tuple[tuple[float, float], ...] = ()
+    operations: Mapping[str, float] = field(default_factory=dict)
+    launches: float = 0.0
+    calls: float = 0.0
+    waits: float = 0.0
+
+
+def check(size: Size) -> Work:
+    """Finite: x read four times by calls for each block of rows, a mark a number in between."""
+    return Work(moved=24 * size.entries, calls=5 * ceil(size.count / 4096) + 20, waits=5)
+
+
+def prepare(size: Size) -> Work:
+    """The features read for columns, integers and lengths; a sample of rows is tried.
+
+    The same with halves if float16 comes first.
+    """
+    integers, halves = float(size.tries_integers), float(not size.by_integers)
+    sampled = integers * SAMPLE * size.count
+    return Work(
+        moved=(13 * integers + 14 * halves) * size.entries + 150 * size.count + 8 * sampled,
+        operations={
+            "float64": 8 * (integers + halves) * size.entries,
+            "conversions": 3.5 * (integers + halves) * size.entries,
+            "int8": 2 * sampled * size.dim,
+        },
+        launches=8 * integers + 6 * halves + 2 * integers * size.num_sides,
+        calls=20 + 120 * integers + 60 * halves + 6 * integers * size.num_sides,
+        waits=2,
+    )
+
+
+def multiply(size: Size) -> Work:
+    """Tiles on and above the diagonal: both operands of each read, 4 bytes a product written."""
+    width, kind = (1, "int8") if size.by_integers else (2, "float16")
+    operands = size.num_tiles * 2 * min(TILE, size.count) * size.dim * width
+    return Work(
+        moved=operands + 4 * size.tile_area,
+        operations={kind: 2 * size.tile_area * size.dim},
+        calls=3 * size.num_tiles,
+    )
+
+
+def collect(size: Size) -> Work:
+    """Every product read, off the diagonal from both sides, some twice to guess thresholds.
+
+    Group, list, bias and scale of its column come from the cache; 20 instructions an insertion.
+    """
+    products = float(size.count) * (size.count + GUESSED)
+    return Work(
+        moved=4 * products + 8 * size.insertions,
+        operations={
+            "shared": (6 if size.by_integers else 5) * products,
+            "scalar": 16 * products + 32 * 20 * size.insertions,
+        },
+        launches=2 * size.num_sides**2,
+        calls=3 * size.num_sides**2,
+    )
+
+
+def multiply_left(size: Size) -> Work:
+    """Rows that integers leave: float16 of all rows made, theirs multiplied with all columns.
+
+    Products are written and read.
+    """
+    if not size.num_left:
+        return Work()
+    products = size.num_left * size.count
+    blocks = ceil(size.num_left / TILE) * size.num_sides
+    return Work(
+        moved=14 * size.entries + 8 * products,
+        operations={"float16": 2 * products * size.dim, "scalar": 16 * products},
+        launches=6 + 2 * blocks,
+        calls=60 + 8 * blocks,
+        waits=size.num_sides,
+    )
+
+
+def score(size: Size) -> Work:
+    """A row of features for each candidate, in any order; an addition in float64 an entry.
+
+    Bits are moved to float64; lists are ordered by counting the better ones.
+    """
+    c = size.counts
+    terms = size.candidates * size.dim
+    of_list = size.candidates / size.count / c.lists
+    return Work(
+        moved=48 * size.count * c.width,
+        reused=((4 * terms, 4 * size.entries),),
+        operations={
+            "float64": terms + 2 * size.candidates * of_list,
+            "scalar": 5 * terms,
+        },
+        launches=2 * size.num_sides,
+        calls=9 * size.num_sides + 6,
+        waits=2,
+    )
+
+
+def expand(size: Size) -> Work:
+    """The list of each ranked neighbor searched, twice; lists merged by two sorts.
+
+    For each row a bit for each sample in shared memory, cleared and read three times.
+    """
+    c = size.counts
+    listed = size.count * c.width
+    return Work(
+        moved=110 * listed + 4 * size.count * c.members,
+        reused=((2 * 8 * listed * c.width, 8 * listed),),
+        operations={
+            "shared": 7 / 32 * float(size.count) ** 2,
+            "atomics": 2 * size.count * (c.width + 2 * c.members),
+        },
+        launches=8,
+        calls=5,
+        waits=1,
+    )
+
+
+def encode(size: Size) -> Work:
+    """Products looked up in the row's list, then in the other's; softmax in float64.
+
+    A row of features is read for each product that neither has.
+    """
+    c = size.counts
+    members = size.count * c.members
+    terms = members * (1 - c.known) * size.dim
+    searched = members * (1 - c.listed) * 8 * c.width
+    return Work(
+        moved=members * 44 + 16 * size.count * c.width,
+        reused=((4 * terms, 4 * size.entries), (searched, 8 * size.count * c.width)),
+        operations={"float64": terms + 60 * members, "scalar": 5 * terms},
+        launches=5,
+        waits=1,
+    )
+
+
+def average(size: Size) -> Work:
+    """Entries of the averaged rows read twice, each added to a table in shared memory.
+
+    That is two additions of 32 bits, and one for its key; places are counts of smaller ones.
+    """
+    c = size.counts
+    added = size.count * c.additions
+    return Work(
+        moved=size.count * (16 * c.averaged + 8 * c.expanded),
+        reused=((2 * 8 * added, 8 * size.count * c.entries),),
+        operations={
+            "atomics": 2 * 3 * added,
+            "shared": size.count * (2 * 2 * 3 * TABLE + c.expanded**2),
+        },
+        launches=8,
+        calls=22,
+        waits=1,
+    )
+
+
+def prune(size: Size) -> Work:
+    """Entries sorted by column; the column of each entry read, an addition an entry of it.
+
+    Columns are searched for the ends of windows; a counter for each pair of samples is cleared and
+    read twice.
+    """
+    c = size.counts
+    entries, pairs = size.count * c.expanded, size.count * c.pairs
+    searches = 2 * (ceil(size.count / WINDOW) - 1) * entries * log2(c.pairs / c.expanded)
+    return Work(
+        moved=entries * (4 * 24 + 40) + size.count * (24 * c.near + 16),
+        reused=((8 * pairs + SECTOR * searches, 8 * entries),),
+        operations={
+            "atomics": pairs,
+            "shared": 3 * float(size.count) ** 2,
+            "scalar": 6 * pairs + 9 * float(size.count) ** 2,
+        },
+        launches=10,
+        calls=4,
+        waits=1,
+    )
+
+
+def cluster(size: Size) -> Work:
+    """The graph read three times; roots followed."""
+    near = size.count * size.counts.near
+    return Work(moved=3 * 8 * near + 60 * size.count, launches=8, calls=1)
+
+
+def multiply_all(size: Size) -> Work:
+    """All products in float16, as the floor has them, written once."""
+    tiles = size.num_sides**2
+    operands = tiles * 2 * min(TILE, size.count) * size.dim * 2
+    products = float(size.count) ** 2
+    return Work(
+        moved=operands + 4 * products,
+        operations={"float16": 2 * products * size.dim},
+        calls=3 * tiles,
+    )
+
+
+def fill_dense(size: Size) -> Work:
+    """Entries by column as in the graph; a distance divided in float64, written, for each pair."""
+    c = size.counts
+    entries, pairs = size.count * c.expanded, size.count * c.pairs
+    distances = float(size.count) ** 2
+    return Work(
+        moved=entries * (4 * 24 + 40) + 4 * distances,
+        reused=((8 * pairs, 8 * entries),),
+        operations={"atomics": pairs, "shared": 2 * distances, "float64": 12 * 0.1 * distances},
+        launches=7,
+        calls=4,
+    )
+
+
+def fill_queries(size: Size) -> Work:
+    """As the dense distance, for one sample in ten."""
+    whole = fill_dense(size)
+    return Work(
+        moved=whole.moved / QUERY_SHARE,
+        reused=tuple((again / QUERY_SHARE, held) for again, held in whole.reused),
+        operations={kind: count / QUERY_SHARE for kind, count in whole.operations.items()},
+        launches=7,
+        calls=8,
+        waits=4,
+    )
+
+
+def multiply_whole(size: Size) -> Work:
+    """Queries times all rows in whole numbers that float64 adds exactly.
+
+    With GeForce cards in 16 products of 8-bit digits, whose seven sums are written and read.
+    """
+    queries = size.count / QUERY_SHARE
+    return Work(
+        moved=30 * size.entries + 7 * 2 * 8 * queries * size.count,
+        operations={"wide products": 2 * queries * size.entries},
+        calls=ceil(queries / QUERY_ROWS) * 12 + 20 * ceil(size.count / 4096),
+    )
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the pipeline.
+
+    Attributes:
+        name: In the table.
+        work: Its work on an input.
+        stages: The stages of ``stages.py`` that it is a part of.
+    """
+
+    name: str
+    work: Callable[[Size], Work]
+    stages: tuple[str, ...]
+
+
+PARTS = (
+    Part("checks", check, (WHOLE, RANKING, RERANKING)),
+    Part("preparation", prepare, (WHOLE, RANKING, RERANKING)),
+    Part("product", multiply, (WHOLE, RANKING, RERANKING)),
+    Part("candidates", collect, (WHOLE, RANKING, RERANKING)),
+    Part("rows left to float16", multiply_left, (WHOLE, RANKING, RERANKING)),
+    Part("exact scores", score, (WHOLE, RANKING, RERANKING)),
+    Part("reciprocity, expansion", expand, (WHOLE, "k_reciprocal_neighbors", RERANKING)),
+    Part("encoding", encode, (WHOLE, "encode_neighbors", RERANKING)),
+    Part("query expansion", average, (WHOLE, "expand_queries", RERANKING)),
+    Part("graph", prune, (WHOLE, "prune_distances")),
+    Part("DBSCAN", cluster, (WHOLE, "dbscan")),
+    Part("product alone", multiply_all, (PRODUCT,)),
+    Part("dense distance", fill_dense, ("jaccard_distance",)),
+    Part("dense distance of queries", fill_queries, (RERANKING,)),
+    Part("re-ranking, evaluation: product", multiply_whole, (RERANKING,)),
+)
+
+
+def peak_bytes(size: Size) -> float:
+    """Peak memory with the features: what lives at the worst of two moments."""
+    c, count = size.counts, size.count
+    features, ranks = 4 * size.entries, 16 * count * c.width
+    lists = count * c.lists * (8 * c.capacity + 8)
+    width = 1 if size.by_integers else 2
+    ranking = width * size.entries + lists + 100 * count + 4 * TILE**2
+    # Of the graph: the encoding, the rows of entries, sorted columns with their order and a copy,
+    # entries by column; places for near rows.
+    graph = count * c.expanded * (8 + 4 + 12 + 12 + 8) + count * (NEAR_SLOTS * 8 + 100)
+    return features + ranks + max(ranking, graph)
