@@ -14,6 +14,12 @@ import numpy as np
 import pytest
 import torch
 
+import mabm
+from mabm.distance import candidates
+from mabm.distance.integer_products import IntegerProduct
+from mabm.distance.list_layout import ListLayout
+from mabm.distance.products import HalfProduct
+
 GPU = Path(__file__).parents[1] / "benchmarks" / "gpu"
 NAMES = ("calls", "cards", "counts", "microbenchmarks", "predictions", "stages", "work")
 
@@ -199,8 +205,21 @@ def test_calls_that_wait_are_found(gpu: Any) -> None:
     # A product, the greatest, its value; a comparison and an index by it.
     assert counted.calls.number == 5
     assert sum(counted.calls.waits.values()) == 2
-    # Read and written: 3 + 3; 3 + 1; 1; 3 numbers + 3 bool; 3 + 2 numbers + 3 bool.
-    assert counted.calls.moved == 8 * (6 + 4 + 1 + 3 + 5) + 6
+    # Read and written: 3 + 3; 3 + 1; 1; 3 numbers + 3 bool; 2 + 2 numbers + 3 bool.
+    assert counted.calls.moved == 8 * (6 + 4 + 1 + 3 + 4) + 6
+
+
+@pytest.mark.parametrize("product", [IntegerProduct, HalfProduct])
+def test_predicted_bytes_of_preparation_are_those_that_are_counted(gpu: Any, product: Any) -> None:
+    count, dim = 32_768, 128
+    x, modality = gpu.calls.make_features(count, dim)
+    layout = ListLayout.of(x, modality, mabm.PRESETS["bmil"], 30)
+    with gpu.calls.as_on_a_gpu(), gpu.calls.CountCalls() as counted:
+        candidates.Proposals(x, layout, product(x), euclidean=False)
+    by_integers = product is IntegerProduct
+    size = gpu.work.Size(count, dim, some_counts(gpu, unproven=0.0), by_integers)
+    sampled = 8 * by_integers * gpu.work.SAMPLE * count  # products, which come after
+    assert gpu.work.prepare(size).moved - sampled == pytest.approx(counted.calls.moved, rel=0.05)
 
 
 @pytest.mark.parametrize("count", [8_000, 34_167, 100_000])

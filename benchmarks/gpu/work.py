@@ -126,7 +126,9 @@ def prepare(size: Size) -> Work:
     integers, halves = float(size.tries_integers), float(not size.by_integers)
     sampled = integers * SAMPLE * size.count
     return Work(
-        moved=(13 * integers + 14 * halves) * size.entries + 150 * size.count + 8 * sampled,
+        moved=(13 * integers + 14 * halves) * size.entries
+        + (1300 * integers + 700 * halves) * size.count  # of numbers a row
+        + 8 * sampled,
         operations={
             "float64": 8 * (integers + halves) * size.entries,
             "conversions": 3.5 * (integers + halves) * size.entries,
