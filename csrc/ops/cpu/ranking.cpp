@@ -52,10 +52,9 @@ int32_t cut_list(float* scores, int32_t* indices, int32_t count, const Cut<float
   const auto middle = scratch.begin() + cut.width - 1;
   std::nth_element(scratch.begin(), middle, scratch.end(), std::greater<float>());
   const float last = *middle;
-  // Rounded down and up. A sample may have raised it before.
+  // Rounded down and up.
   const bool trusted = cut.gap < 0;
-  *threshold = std::max(
-      *threshold, std::nextafter(trusted ? last : last - cut.gap, trusted ? -kLowest : kLowest));
+  *threshold = std::nextafter(trusted ? last : last - cut.gap, trusted ? -kLowest : kLowest);
   auto ties =
       cut.width - std::count_if(scratch.begin(), middle, [&](float score) { return score > last; });
   int32_t kept = 0;
