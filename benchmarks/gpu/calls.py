@@ -11,6 +11,7 @@ number from it. Views and allocations are free.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import traceback
 from collections import Counter
@@ -86,7 +87,8 @@ class CountCalls(TorchDispatchMode):
         line, calls = _line(), self.calls
         calls.number += 1
         calls.lines[line] += 1
-        calls.moved += sum(map(_size, [*_tensors(args), *_tensors(kwargs), *_tensors(result)]))
+        read = (result, args[1]) if name == "index" else (args, kwargs)  # of the rest of it nothing
+        calls.moved += sum(map(_size, _tensors([*read, result])))
         if namespace == "mabm":
             calls.ops[name] += 1
         if name in _WAITING or _masks(name, args):
@@ -112,7 +114,9 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def _size(tensor: Tensor) -> float:
-    return float(tensor.numel() * tensor.element_size())
+    """Bytes, of which those that are there many times over count once."""
+    sizes = (size for size, step in zip(tensor.shape, tensor.stride(), strict=True) if step)
+    return float(math.prod(sizes) * tensor.element_size())
 
 
 def _line() -> str:

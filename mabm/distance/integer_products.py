@@ -43,6 +43,7 @@ class IntegerProduct:
     name = "8-bit integers"
     dtype = torch.int32
     step = OPERAND_STEP
+    room = 2
 
     def __init__(self, x: Tensor) -> None:
         self.mean, *extremes = torch.ops.mabm.measure_columns(x)

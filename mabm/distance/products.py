@@ -29,6 +29,7 @@ class Product(Protocol):
         dtype: Of the products, float32 or int32.
         scales: (N,) float32, the scale of each row if products are int32.
         step: Operands have a multiple of so many rows.
+        room: Lists have room for so many times the candidates of scores with small errors.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Product(Protocol):
     dtype: torch.dtype
     scales: Tensor | None
     step: int
+    room: int
 
     def operand(self, rows: slice | Tensor) -> Tensor:
         """Some of the centered rows, and others up to a multiple of ``step``; (B, P), P >= D.
@@ -85,6 +87,7 @@ class FloatProduct:
     dtype = torch.float32
     scales: Tensor | None = None
     step = 1
+    room = 1
 
     def __init__(self, x: Tensor) -> None:
         self.mean: Tensor = torch.ops.mabm.measure_columns(x)[0]
@@ -120,6 +123,7 @@ class HalfProduct:
     dtype = torch.float32
     scales: Tensor | None = None
     step = OPERAND_STEP
+    room = 1
 
     def __init__(self, x: Tensor) -> None:
         columns: Tensor = torch.ops.mabm.measure_columns(x)

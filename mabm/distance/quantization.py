@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from mabm._core.arrays import row_blocks
+from mabm.distance.products import padded_size
 from mabm.distance.rounding import MATRIX_UNIT_ROUNDOFF, float32_rounding, growth
 
 _LARGEST = 127
@@ -36,8 +37,6 @@ MOST_DIMENSIONS = 1 << 17
 # Columns are padded with zeros to a multiple of this, or of the next constant where that is little:
 # rows start at addresses that matrix units and vector loads take, and rotations have two factors.
 _STEP = 16
-# The same for rows, which only the matrix units ask for.
-_ROW_STEP = 64
 # The largest first factor of a rotation; the other is the rest.
 _FACTOR = 64
 _ROUNDOFF = 2.0**-24
@@ -90,8 +89,7 @@ def quantize_rows(x: Tensor, mean: Tensor, *, rotate: bool) -> QuantizedRows:
     """
     count, dim = x.shape
     depth = _depth(dim)
-    height = -(-count // _ROW_STEP) * _ROW_STEP
-    padded = torch.empty((height, depth), dtype=torch.int8, device=x.device)
+    padded = torch.empty((padded_size(count), depth), dtype=torch.int8, device=x.device)
     values = padded[:count]
     padded[count:].zero_()
     if rotate:
@@ -106,9 +104,9 @@ def quantize_rows(x: Tensor, mean: Tensor, *, rotate: bool) -> QuantizedRows:
         parts = [torch.ops.mabm.round_rows_(x, mean, values)]
     inverse, left, length = torch.cat(parts, dim=1).to(torch.float64)
     scales, lost, lengths, unit = _bounds(inverse, left, length, depth, drift)
-    if not drift < 1:
+    if not drift < 1:  # nothing bounds the rotation of any row
         values.zero_()
-    overflowed = ~(lost < torch.inf)
+    overflowed = ~(lost < torch.inf)  # rows that are zeros
     scales = scales.masked_fill(overflowed, 0)
     lost, lengths = (part.masked_fill(overflowed, torch.inf) for part in (lost, lengths))
     return QuantizedRows(values, padded, scales, lost, lengths, unit)

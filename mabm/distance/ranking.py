@@ -355,7 +355,15 @@ def propose_by_tiles(
 ) -> Iterator[Proposal]:
     """:func:`propose` on a GPU; on the CPU for tests."""
     for rows, found in propose_candidates(x, layout, euclidean, fast, work):
-        yield Proposal(found.rung, rows, found.indices, found.counts)
+        yield Proposal(
+            found.rung,
+            rows,
+            found.indices,
+            found.counts,
+            found.scores,
+            found.offsets,
+            found.area,
+        )
         advance(len(rows))
 
 

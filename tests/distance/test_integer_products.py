@@ -187,7 +187,9 @@ def test_lists_of_all_rows_that_do_not_fit_are_made_block_by_block() -> None:
     layout = layout_of(np.arange(300) % 2, 4)
     expected = exact_ranks(x, layout, False)
     num_blocks = []
-    least = candidates.tile_bytes(x, layout.widths, candidates._LEAST_TILE, candidates._LEAST_TILE)
+    least = candidates.tile_bytes(
+        x, layout.widths, 2, candidates._LEAST_TILE, candidates._LEAST_TILE
+    )
     for limit in (None, least + 10**7, least + 10**5, least):
         found = list(candidates.propose_candidates(x, layout, False, work=Work(limit)))
         ranks = [
