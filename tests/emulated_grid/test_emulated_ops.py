@@ -14,7 +14,7 @@ from hypothesis import given, settings
 import mabm
 from mabm.distance import candidates, products, ranking
 
-ONLY_ON_CPUS = {"screen_pairs_", "cut_candidates_", "measure_rows"}
+ONLY_ON_CPUS = {"screen_pairs_", "cut_candidates_"}
 
 
 @contextmanager
@@ -67,6 +67,20 @@ def check_same_parts(name: str, *args: object) -> tuple[torch.Tensor, ...]:
     return found
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (70, 19), (300, 130)], ids=str)
+def test_what_is_measured_and_rounded_of_features(shape: tuple[int, int]) -> None:
+    features = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    mean = check_same_parts("measure_columns", features)[0]
+    check_same_parts("measure_rows", features, mean)
+    check_same_parts("halve_rows", features, mean, torch.tensor(2.0**9))
+    for center in (None, mean):
+        integers = [torch.full((shape[0], 192), 7, dtype=torch.int8) for _ in range(2)]
+        for op, out in zip((torch.ops.mabm, grid_build.load_ops()), integers, strict=True):
+            measures = op.round_rows_(features, center, out)
+            assert torch.equal(measures, torch.ops.mabm.round_rows_(features, center, out.clone()))
+        assert torch.equal(*integers)
+
+
 @pytest.mark.parametrize("golden", GOLDEN, ids=str)
 def test_golden_files(golden: Golden) -> None:
     check_same_results(golden.features, golden.modality, golden.options)
@@ -79,8 +93,10 @@ def test_golden_files(golden: Golden) -> None:
 def test_tiles_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     modality = np.random.default_rng(1).integers(0, 3, size=300)
     features = make_features("ties", modality, seed=2)
-    monkeypatch.setattr(candidates, "_TILE", 70)
+    monkeypatch.setattr(candidates, "_TILE", 64)
     check_same_results(features, modality, {"k1": 9, "k2": 2})
+    order = np.argsort(modality, kind="stable")  # lists that begin in later tiles
+    check_same_results(features[order], modality[order], {"k1": 9, "k2": 2})
 
 
 def test_exact_ranks_of_more_rows_and_columns_than_a_tile() -> None:
