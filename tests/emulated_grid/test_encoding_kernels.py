@@ -362,6 +362,32 @@ def test_a_long_row_that_keeps_few_of_its_members(window: int, seed: int) -> Non
     assert average(encoding, neighbors, factors)[:2].max(axis=1).tolist() != [1, 1]
 
 
+@in_every_order
+@pytest.mark.parametrize("length", [1, 16, 1600])
+def test_parts_about_half_of_the_least_weight(length: int, seed: int) -> None:
+    # One row of parts that sum to 2^61, and rows of one part each of 2^30 - 4 to 2^30 + 11. With
+    # these the total is just over 2^61 + 16 * 2^30, half of the least weight 2^30 + 8 and a little.
+    count = length + 20
+    parts = 2**30 + np.arange(-4, 12)
+    whole = np.full(length, 2**30 // length)
+    whole[0] += 2**30 - whole.sum()
+    lengths = np.array([length, *([1] * 16), *([0] * (count - 17))])
+    encoding = Rows(
+        np.concatenate([[0], np.cumsum(lengths)]),
+        np.arange(length + 16, dtype=np.int32),
+        np.concatenate([whole, parts]).astype(np.int32),
+        count,
+    )
+    neighbors = np.full((count, 17), -1)
+    neighbors[[2, count - 1]] = np.arange(17)
+    factors = np.zeros((count, 17))
+    factors[:] = [0.5, *([2.0**-32] * 16)]
+    expected = average(encoding, neighbors, factors)[2]
+    assert np.flatnonzero(expected[length:] > 0).tolist() == [13, 14, 15]  # 2^30 + 9, 10, 11
+    long_rows = check(seed, encoding, neighbors, factors)
+    assert long_rows == ([2, count - 1] if length == 1600 else [])
+
+
 # ---- Sums of 64 bits in halves ------------------------------------------------------------------
 
 
