@@ -203,7 +203,7 @@ def ceilings(timer: Timer) -> dict[str, float]:
     written.
     """
     device = timer.device
-    side, copied = (8192, 1 << 31) if device.type == "cuda" else (512, 1 << 25)
+    side, copied = (8192, 1 << 31) if device.type == "cuda" else (256, 1 << 25)
     rates: dict[str, float] = {}
     for precision, dtype in OPERAND_TYPES.items():
         pairs = [

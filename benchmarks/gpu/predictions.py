@@ -52,7 +52,8 @@ def predicted_ms(
     seconds = {kind: count / rates[kind] for kind, count in work.operations.items()}
     moved = work.moved / rates["bytes"]
     for again, held in work.reused:
-        moved += again / rates["cached bytes" if held <= device.cache else "bytes"]
+        cached = min(device.cache / held, 1.0)  # in any order
+        moved += again * (cached / rates["cached bytes"] + (1 - cached) / rates["bytes"])
     seconds["bytes"] = moved
     longest = max(seconds, key=lambda kind: seconds[kind])
     return (seconds[longest] + device.launch_seconds(work)) * 1e3, longest

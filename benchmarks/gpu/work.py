@@ -14,8 +14,8 @@ from math import ceil, log2
 from counts import Counts
 from stages import PRODUCT, RANKING, RERANKING, WHOLE
 
-# The side of a tile of products where memory is large.
-TILE = 8192
+# The side of a tile of products where memory is large, and rows of a block of PyTorch's calls.
+TILE, BLOCK = 8192, 4096
 # The largest part of rows unproven by 8-bit integers, from which on float16 comes first; the sample
 # that decides; columns that thresholds are guessed from (mabm/distance/candidates.py, rows.h).
 MOST_UNPROVEN, SAMPLE, GUESSED = 0.125, 256, 2048
@@ -97,8 +97,8 @@ class Work:
 
     Attributes:
         moved: Bytes read from memory and written to it.
-        reused: Bytes that are read again, with the size of what they are read from: from the cache
-            if that fits, from memory if it does not.
+        reused: Bytes that are read again, with the size of what they are read from: as much of it
+            as fits comes from the cache.
         operations: By kind, see ``cards.KINDS``.
         launches: Kernels of the library.
         calls: Calls of PyTorch.
@@ -114,8 +114,8 @@ class Work:
 
 
 def check(size: Size) -> Work:
-    """Finite: x read four times by calls for each block of rows, a mark a number in between."""
-    return Work(moved=24 * size.entries, calls=5 * ceil(size.count / 4096) + 20, waits=5)
+    """The features read for their extremes, in blocks of rows; groups counted, twice."""
+    return Work(moved=4 * size.entries, calls=ceil(size.count / BLOCK) + 16, waits=4)
 
 
 def prepare(size: Size) -> Work:
@@ -133,8 +133,8 @@ def prepare(size: Size) -> Work:
             "int8": 2 * sampled * size.dim,
         },
         launches=8 * integers + 6 * halves + 2 * integers * size.num_sides,
-        calls=20 + 120 * integers + 60 * halves + 6 * integers * size.num_sides,
-        waits=2,
+        calls=165 * integers + 50 * halves + 6 * integers * size.num_sides,
+        waits=3 * integers,
     )
 
 
@@ -145,7 +145,7 @@ def multiply(size: Size) -> Work:
     return Work(
         moved=operands + 4 * size.tile_area,
         operations={kind: 2 * size.tile_area * size.dim},
-        calls=3 * size.num_tiles,
+        calls=size.num_tiles,
     )
 
 
@@ -162,7 +162,7 @@ def collect(size: Size) -> Work:
             "scalar": 16 * products + 32 * 20 * size.insertions,
         },
         launches=2 * size.num_sides**2,
-        calls=3 * size.num_sides**2,
+        calls=6,
     )
 
 
@@ -179,8 +179,8 @@ def multiply_left(size: Size) -> Work:
         moved=14 * size.entries + 8 * products,
         operations={"float16": 2 * products * size.dim, "scalar": 16 * products},
         launches=6 + 2 * blocks,
-        calls=60 + 8 * blocks,
-        waits=size.num_sides,
+        calls=60 + 2 * blocks,
+        waits=1,
     )
 
 
@@ -200,8 +200,8 @@ def score(size: Size) -> Work:
             "scalar": 5 * terms,
         },
         launches=2 * size.num_sides,
-        calls=9 * size.num_sides + 6,
-        waits=2,
+        calls=6 * size.num_sides + 20,
+        waits=1,
     )
 
 
@@ -271,7 +271,9 @@ def prune(size: Size) -> Work:
     """
     c = size.counts
     entries, pairs = size.count * c.expanded, size.count * c.pairs
-    searches = 2 * (ceil(size.count / WINDOW) - 1) * entries * log2(c.pairs / c.expanded)
+    # The last steps of a search, among entries of 8 bytes, are in one sector.
+    steps = log2(max(c.pairs / c.expanded * 8 / SECTOR, 2))
+    searches = 2 * (ceil(size.count / WINDOW) - 1) * entries * steps
     return Work(
         moved=entries * (4 * 24 + 40) + size.count * (24 * c.near + 16),
         reused=((8 * pairs + SECTOR * searches, 8 * entries),),
@@ -300,7 +302,7 @@ def multiply_all(size: Size) -> Work:
     return Work(
         moved=operands + 4 * products,
         operations={"float16": 2 * products * size.dim},
-        calls=3 * tiles,
+        calls=tiles,
     )
 
 
@@ -340,7 +342,7 @@ def multiply_whole(size: Size) -> Work:
     return Work(
         moved=30 * size.entries + 7 * 2 * 8 * queries * size.count,
         operations={"wide products": 2 * queries * size.entries},
-        calls=ceil(queries / QUERY_ROWS) * 12 + 20 * ceil(size.count / 4096),
+        calls=ceil(queries / QUERY_ROWS) * 12 + 20 * ceil(size.count / BLOCK),
     )
 
 
