@@ -4,7 +4,7 @@ A product of float32 rows depends on the order in which a device adds. So each r
 to whole numbers of a unit of its own, a power of two such that the row is at most ``2^26.5`` units
 long. By Cauchy and Schwarz, no sum of some of the products of two such rows exceeds ``2^53`` units:
 float64 adds them exactly, in any order. What rounding loses is at most half a unit per entry, some
-2^-27 of the row's length. In a squared distance that is less than rounding it to float32 loses,
+2^-27 of the row's length. In a squared distance that is about what rounding it to float32 loses,
 unless rows are far longer than the distances between them.
 
 Many GPUs multiply float64 at a small part of their other rates: GeForce at 1/64 of that of float32.
@@ -190,7 +190,7 @@ def _round(x: Tensor, units: Tensor, out: Tensor) -> None:
     exponents = torch.frexp(x.abs().amax(dim=1)).exponent
     bits = (_EXACT_BITS - max(dim - 1, 1).bit_length()) // 2
     coarse = _power_of_two(exponents - bits)
-    lengths = torch.linalg.vector_norm(_to_multiples(x, coarse, out), dim=1)
+    lengths = _to_multiples(x, coarse, out).square_().sum(dim=1).sqrt_()
     lengths += coarse * (math.sqrt(dim) / 2)  # at most half a unit per entry
     # As much is left for the second rounding, and again for those of these few operations.
     units.copy_(
