@@ -25,8 +25,18 @@ STABLE_TORCH_LIBRARY(mabm, m) {
   m.def(
       "cut_candidates_(Tensor(a!) bounds, Tensor(b!) candidates, Tensor(c!) counts, "
       "Tensor thresholds) -> ()");
+  // Mean, least and greatest number of each column: (3, D). The mean is of float64 sums.
+  m.def("measure_columns(Tensor features) -> Tensor");
   // Squared lengths of the rows, of the centered rows, and their products with the center.
   m.def("measure_rows(Tensor features, Tensor center) -> Tensor");
+  // Centered rows times a power of two in float16, rows and columns padded with zeros to multiples
+  // of 64, and the length of what each row lost by that, in units of the features.
+  m.def("halve_rows(Tensor features, Tensor center, Tensor scale) -> (Tensor halves, Tensor lost)");
+  // Writes (B, P) int8 in [-127, 127], the rows (B, D) less the center divided by a scale for each,
+  // and zeros beyond D. Returns (3, B) float32: the inverses of the scales, and the lengths of what
+  // is left by rounding and of the rows, in units of the scales. A row that is not finite becomes
+  // zeros, with the inverse 0 and infinite lengths.
+  m.def("round_rows_(Tensor rows, Tensor? center, Tensor(a!) integers) -> Tensor");
   // Adds one tile of scores to each row's running candidates, list by list, and drops what is
   // proven to be none of the list's first `width` (common/rows.h). A tile has float32 products, or
   // int32 ones with scales of the rows and columns; transposed, it has the columns in its rows.

@@ -22,6 +22,10 @@ from mabm.distance.products import FloatProduct, HalfProduct
 
 # Ops whose results have a size that the host knows: they wait for nothing.
 OF_KNOWN_SIZE = (
+    "measure_columns",
+    "measure_rows",
+    "halve_rows",
+    "round_rows_",
     "collect_candidates_",
     "rank_candidates",
     "rank_exactly",

@@ -75,7 +75,7 @@ def check_product(given: Prepared) -> tuple[dict[str, bool], dict[str, Any]]:
         for block in features.split(_COLUMNS_AT_ONCE)
     ]
     bounds = product.error_bounds(torch.cat(lengths))[rows]
-    operand = product.operand(slice(None))
+    operand = product.operand(slice(None))[: len(features)]
     chosen, few = operand[rows], features[rows].to(torch.float64) - wide_mean
     chosen_length = torch.linalg.vector_norm(chosen.to(torch.float64), dim=1)
     terms = growth(features.shape[1] + 8, MATRIX_UNIT_ROUNDOFF)

@@ -129,7 +129,8 @@ def _multiply_tiles(given: Prepared) -> None:
     """Runs the float16 product of the ranking, tile by tile, without collecting candidates."""
     count, product = len(given.features), given.product
     _, side = tile_shape(given.features, given.ranking.widths)
-    tile = torch.empty(min(side, count) ** 2, device=given.features.device)
+    size = len(product.operand(slice(0, side)))
+    tile = torch.empty(size**2, device=given.features.device)
     for start in range(0, count, side):
         left = product.operand(slice(start, start + side))
         for first in range(start, count, side):

@@ -18,6 +18,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "common/preparation.h"
 #include "common/rows.h"
 
 namespace mabm {
@@ -30,6 +31,10 @@ constexpr ScalarType scalar_type_of();
 template <>
 constexpr ScalarType scalar_type_of<float>() {
   return ScalarType::Float;
+}
+template <>
+constexpr ScalarType scalar_type_of<Half>() {
+  return ScalarType::Half;
 }
 template <>
 constexpr ScalarType scalar_type_of<double>() {

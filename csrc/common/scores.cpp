@@ -3,41 +3,26 @@
 #include "common/simd.h"
 
 namespace mabm {
-namespace {
-
-constexpr int kLanes = 32;
-
-template <class T>
-inline T fold(T* partial) {
-  for (int half = kLanes / 2; half > 0; half /= 2) {
-    for (int lane = 0; lane < half; ++lane) {
-      partial[lane] += partial[lane + half];
-    }
-  }
-  return partial[0];
-}
-
-}  // namespace
 
 MABM_CLONES double inner_product(const float* a, const float* b, int64_t size) {
-  double partial[kLanes] = {};
-  const int64_t whole = size - size % kLanes;
-  for (int64_t d = 0; d < whole; d += kLanes) {
-    for (int lane = 0; lane < kLanes; ++lane) {
+  double partial[kScoreLanes] = {};
+  const int64_t whole = size - size % kScoreLanes;
+  for (int64_t d = 0; d < whole; d += kScoreLanes) {
+    for (int lane = 0; lane < kScoreLanes; ++lane) {
       partial[lane] += static_cast<double>(a[d + lane]) * static_cast<double>(b[d + lane]);
     }
   }
   for (int64_t d = whole; d < size; ++d) {
     partial[d - whole] += static_cast<double>(a[d]) * static_cast<double>(b[d]);
   }
-  return fold(partial);
+  return fold_lanes(partial);
 }
 
 MABM_CLONES double squared_distance(const float* a, const float* b, int64_t size) {
-  double partial[kLanes] = {};
-  const int64_t whole = size - size % kLanes;
-  for (int64_t d = 0; d < whole; d += kLanes) {
-    for (int lane = 0; lane < kLanes; ++lane) {
+  double partial[kScoreLanes] = {};
+  const int64_t whole = size - size % kScoreLanes;
+  for (int64_t d = 0; d < whole; d += kScoreLanes) {
+    for (int lane = 0; lane < kScoreLanes; ++lane) {
       const double gap = static_cast<double>(a[d + lane]) - static_cast<double>(b[d + lane]);
       partial[lane] += gap * gap;
     }
@@ -46,15 +31,16 @@ MABM_CLONES double squared_distance(const float* a, const float* b, int64_t size
     const double gap = static_cast<double>(a[d]) - static_cast<double>(b[d]);
     partial[d - whole] += gap * gap;
   }
-  return fold(partial);
+  return fold_lanes(partial);
 }
 
 MABM_CLONES RowMeasures measure_row(const float* row, const float* center, int64_t size) {
-  double lengths[kLanes] = {};
-  double centered_lengths[kLanes] = {};
-  double products[kLanes] = {};
-  for (int64_t first = 0; first < size; first += kLanes) {
-    const int width = static_cast<int>(size - first < kLanes ? size - first : int64_t{kLanes});
+  double lengths[kScoreLanes] = {};
+  double centered_lengths[kScoreLanes] = {};
+  double products[kScoreLanes] = {};
+  for (int64_t first = 0; first < size; first += kScoreLanes) {
+    const int width =
+        static_cast<int>(size - first < kScoreLanes ? size - first : int64_t{kScoreLanes});
     for (int lane = 0; lane < width; ++lane) {
       const double value = static_cast<double>(row[first + lane]);
       const double origin = static_cast<double>(center[first + lane]);
@@ -64,7 +50,7 @@ MABM_CLONES RowMeasures measure_row(const float* row, const float* center, int64
       products[lane] += centered * origin;
     }
   }
-  return {fold(lengths), fold(centered_lengths), fold(products)};
+  return {fold_lanes(lengths), fold_lanes(centered_lengths), fold_lanes(products)};
 }
 
 }  // namespace mabm

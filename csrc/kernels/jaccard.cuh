@@ -16,6 +16,10 @@ constexpr int kOverlapThreads = 256;
 constexpr int kOverlapWarps = kOverlapThreads / kWarpSize;
 // Rows of a window: with their counters a little less than the shared memory of every device.
 constexpr int kWindow = 12000;
+// Columns of a window that may wait for their distances.
+constexpr int kMostWaiting = 256;
+static_assert(sizeof(int32_t) * (kWindow + kMostWaiting + kOverlapWarps + 2) <= 48 << 10,
+              "a window and its counters fit in the shared memory of every device");
 // Near rows that the first pass has room for; a row with more is searched again. A row has about as
 // many as its identity has images, some 90 in the largest of the usual data sets.
 constexpr int kNearSlots = 256;
@@ -224,61 +228,40 @@ struct NearRows {
   float* distances;
 };
 
-// Columns that wait for their distances. Together with a window they fit in the shared memory of
-// every device.
-constexpr int kMostWaiting = 256;
-
-// What a block keeps in shared memory for the columns of a window: those that wait, and how many
-// are near in the part of each warp.
-struct WindowState {
-  Shared<int> num_waiting;
-  Shared<int> waiting;
-  Shared<int> part_counts;
-};
-
-// Replaces the overlap of every near row of a window by ~(bits of its distance), which is negative,
-// and counts those of each part. A distance divides in float64, which takes a warp as long for one
-// lane as for all, and few columns need one: they wait until the threads can divide side by side.
-// Called by a whole block, with a barrier before and after.
-template <class DistanceOf>
-__device__ inline void mark_near_rows(const Shared<int32_t>& overlaps, int size, int part_size,
-                                      int32_t least, float max_distance,
-                                      const DistanceOf& distance_of, const WindowState& state) {
-  const auto divide = [&](int at) {
-    const float distance = distance_of(at);
-    if (distance <= max_distance) {
-      overlaps[at] = ~__float_as_int(distance);
-      atomicAdd(&state.part_counts[at / part_size], 1);
-    }
-  };
+// Calls divide(at) for every at below `size` with needs(at). A distance divides in float64,
+// which takes a warp as long for one lane as for all, and few columns need one: they wait in shared
+// memory, as many as fit, until the threads can divide side by side. Called by a whole block, with
+// a barrier before and after.
+template <class Needs, class Divide>
+__device__ inline void divide_side_by_side(int size, const Needs& needs, const Divide& divide,
+                                           const Shared<int>& num_waiting,
+                                           const Shared<int>& waiting) {
   if (threadIdx.x == 0) {
-    state.num_waiting[0] = 0;
-  }
-  if (lane_index() == 0) {
-    state.part_counts[warp_index()] = 0;
+    num_waiting[0] = 0;
   }
   __syncthreads();
   for (int at = threadIdx.x; at < size; at += blockDim.x) {
-    if (overlaps[at] >= least) {
-      const int place = atomicAdd(&state.num_waiting[0], 1);
-      if (place < kMostWaiting) {
-        state.waiting[place] = at;
+    if (needs(at)) {
+      const int place = atomicAdd(&num_waiting[0], 1);
+      if (place < waiting.size()) {
+        waiting[place] = at;
       } else {
         divide(at);
       }
     }
   }
   __syncthreads();
-  const int num_waiting = lesser(state.num_waiting[0], kMostWaiting);
-  for (int place = threadIdx.x; place < num_waiting; place += blockDim.x) {
-    divide(state.waiting[place]);
+  const int count = lesser(num_waiting[0], waiting.size());
+  for (int place = threadIdx.x; place < count; place += blockDim.x) {
+    divide(waiting[place]);
   }
   __syncthreads();
 }
 
 // Every pair of rows with J <= max_distance, columns ascending. One block per row, which takes
-// window after window; in a window the near rows of each warp's part are counted, so that every
-// warp knows where to write its own.
+// window after window. In a window the overlaps of near rows are replaced by ~(bits of their
+// distances), which is negative, and those of each warp's part are counted, so that every warp
+// knows where to write its own.
 template <bool kFill>
 __global__ void near_rows_kernel(Rows rows, const int64_t* sums, const long long* least_sum,
                                  InvertedRows inverted, float max_distance, int window,
@@ -289,7 +272,6 @@ __global__ void near_rows_kernel(Rows rows, const int64_t* sums, const long long
   MABM_SHARED(int, num_waiting, 1);
   MABM_SHARED(int, waiting, kMostWaiting);
   MABM_SHARED(int32_t, least, 1);
-  const WindowState state{num_waiting, waiting, part_counts};
   const int64_t row = blockIdx.x;
   if (kFill && near.counts[row] <= kNearSlots) {
     return;
@@ -306,10 +288,18 @@ __global__ void near_rows_kernel(Rows rows, const int64_t* sums, const long long
     add_overlaps(rows, row, inverted, rows.count, first, last, overlaps);
     const int size = static_cast<int>(last - first);
     const int part = (size + kOverlapWarps * kWarpSize - 1) / (kOverlapWarps * kWarpSize);
-    const auto distance_of = [&](int at) {
-      return distance_of_overlap(overlaps[at], row_sum + sums[first + at]);
+    const auto may_be_near = [&](int at) { return overlaps[at] >= least[0]; };
+    const auto mark = [&](int at) {
+      const float distance = distance_of_overlap(overlaps[at], row_sum + sums[first + at]);
+      if (distance <= max_distance) {
+        overlaps[at] = ~__float_as_int(distance);
+        atomicAdd(&part_counts[at / (part * kWarpSize)], 1);
+      }
     };
-    mark_near_rows(overlaps, size, part * kWarpSize, least[0], max_distance, distance_of, state);
+    if (lane_index() == 0) {
+      part_counts[warp_index()] = 0;
+    }
+    divide_side_by_side(size, may_be_near, mark, num_waiting, waiting);
     int place = num_near;
     for (int warp = 0; warp < kOverlapWarps; ++warp) {
       place += warp < warp_index() ? part_counts[warp] : 0;

@@ -61,13 +61,19 @@ static __global__ void accept_halves_kernel(MaskedRanks lists, MaskedRanks half,
   for (int64_t begin = 0; begin < lists.width; begin += kHalvesAtOnce) {
     const auto count = static_cast<int>(lesser(lists.width - begin, int64_t{kHalvesAtOnce}));
     for (int64_t first = 0; first < num_samples; first += members.size()) {
-      members.clear(first);
-      add_list(members, lists, row, static_cast<int>(threadIdx.x), kExpandThreads);
-      __syncthreads();
+      if (begin == 0 || members.size() < num_samples) {  // a window of all samples stays
+        members.clear(first);
+        add_list(members, lists, row, static_cast<int>(threadIdx.x), kExpandThreads);
+        __syncthreads();
+      }
       for (int k = warp_index(); k < count; k += warps_per_block()) {
         const int64_t m = row * lists.width + begin + k;
+        if (!lists.mask[m]) {
+          accepted[m] = false;
+          continue;
+        }
         int balance = 0;
-        for (int64_t n = lane_index(); lists.mask[m] && n < half.width; n += kWarpSize) {
+        for (int64_t n = lane_index(); n < half.width; n += kWarpSize) {
           const int64_t at = lists.ranks[m] * half.width + n;
           if (half.mask[at] && members.covers(half.ranks[at])) {
             balance += members.holds(half.ranks[at]) ? 1 : -2;

@@ -19,6 +19,40 @@ namespace mabm {
 // The greatest int32: rows, columns and entries of lists are numbered by int32.
 constexpr int64_t kMaxInt32 = std::numeric_limits<int32_t>::max();
 
+inline void check_measure_columns(const Tensor& features) {
+  check_tensor<float>(features, "features", 2);
+  STD_TORCH_CHECK(features.size(0) > 0, "features must have a row, got 0");
+}
+
+inline void check_centered_rows(const Tensor& rows, const char* name, const Tensor& center) {
+  check_same_device(rows, {&center});
+  check_tensor<float>(rows, name, 2);
+  check_tensor<float>(center, "center", 1);
+  check_size(center, "center", 0, rows.size(1));
+}
+
+inline void check_halve_rows(const Tensor& features, const Tensor& center, const Tensor& scale) {
+  check_centered_rows(features, "features", center);
+  check_same_device(features, {&scale});
+  check_tensor<float>(scale, "scale", 0);
+}
+
+// Returns the center, null if there is none.
+inline const float* check_round_rows(const Tensor& rows, const std::optional<Tensor>& center,
+                                     const Tensor& integers) {
+  check_same_device(rows, {&integers});
+  check_tensor<float>(rows, "rows", 2);
+  check_tensor<int8_t>(integers, "integers", 2);
+  check_size(integers, "integers", 0, rows.size(0));
+  STD_TORCH_CHECK(integers.size(1) >= rows.size(1), "integers must have ", rows.size(1),
+                  " columns or more, got ", integers.size(1));
+  if (!center.has_value()) {
+    return nullptr;
+  }
+  check_centered_rows(rows, "rows", *center);
+  return read<float>(*center);
+}
+
 // Lists of candidates with a score for each; `name` is what the op calls the scores.
 inline CandidateLists<float> read_lists(const Tensor& scores, const char* name,
                                         const Tensor& candidates, const Tensor& counts,

@@ -69,8 +69,28 @@ def cut_candidates_(bounds: Tensor, candidates: Tensor, counts: Tensor, threshol
 
 
 @_fake
+def measure_columns(features: Tensor) -> Tensor:
+    return features.new_empty((3, features.shape[1]))
+
+
+@_fake
 def measure_rows(features: Tensor, center: Tensor) -> Tensor:
     return features.new_empty((features.shape[0], 3), dtype=torch.float64)
+
+
+@_fake
+def halve_rows(features: Tensor, center: Tensor, scale: Tensor) -> _Rows:
+    count, dim = features.shape
+    shape = (-(-count // 64) * 64, -(-dim // 64) * 64)
+    return (
+        features.new_empty(shape, dtype=torch.float16),
+        features.new_empty((count,), dtype=torch.float64),
+    )
+
+
+@_fake
+def round_rows_(rows: Tensor, center: Tensor | None, integers: Tensor) -> Tensor:
+    return rows.new_empty((3, rows.shape[0]))
 
 
 @_fake

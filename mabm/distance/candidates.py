@@ -27,19 +27,19 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from mabm._core.arrays import row_blocks
 from mabm._core.device_memory import available_bytes
 from mabm._core.work import QUIET, Work
 from mabm.distance.integer_products import IntegerProduct, wants_integers
 from mabm.distance.list_layout import ListLayout
-from mabm.distance.products import Product, product_of
-from mabm.distance.rounding import growth
+from mabm.distance.products import OPERAND_STEP, Product, padded_size, product_of
+from mabm.distance.score_terms import score_terms
 
 # One tile of scores, 64 MB: enough rows and columns for a matrix product to run at full speed and
 # for the centering of its operands to be cheap in comparison.
 _TILE = 4096
-# On a GPU up to 256 MB, to keep its matrix units busy; the largest part of its free memory that a
-# tile may use; and the number that its sides are a multiple of.
+# On a GPU up to 256 MB, to keep its matrix units busy, and a warp for each row and column; the
+# largest part of its free memory that a tile may use; and the number that its sides are a multiple
+# of.
 _GPU_TILE = 8192
 _GPU_SHARE = 16
 _GPU_STEP = 256
@@ -54,7 +54,7 @@ _CANDIDATE_BYTES = 64 << 20
 _GPU_CANDIDATE_BYTES = 512 << 20
 # Under a memory limit: the smallest side of a tile; the numbers kept for each sample, such as
 # groups, biases and bounds; and the buffers of the matrix product and of the allocator.
-_LEAST_TILE = 64
+_LEAST_TILE = OPERAND_STEP
 _ROW_BYTES = 160
 _LIBRARY_BYTES = 16 << 20
 
@@ -69,6 +69,8 @@ class Candidates(NamedTuple):
             what it contains is unspecified.
         thresholds: (B, L) float32: samples whose approximate score is lower were dropped, because
             they cannot belong to the list; inf if the list overflowed.
+        offsets: (B,) float64: an exact score ``s`` of a row is at most ``(score + offset) / area``.
+        area: Scalar float64, positive.
         rung: What was multiplied.
     """
 
@@ -76,26 +78,41 @@ class Candidates(NamedTuple):
     indices: Tensor
     counts: Tensor
     thresholds: Tensor
+    offsets: Tensor
+    area: Tensor
     rung: str
 
     @classmethod
-    def none_yet(cls, gaps: Tensor, num_lists: int, capacity: int, rung: str) -> Candidates:
-        """Empty lists; those of rows without a finite gap count as overflowed."""
+    def none_yet(
+        cls, gaps: Tensor, offsets: Tensor, area: Tensor, shape: tuple[int, int], rung: str
+    ) -> Candidates:
+        """Empty lists; those of rows without a finite gap count as overflowed.
+
+        Args:
+            gaps: (B,) float32.
+            offsets: (B,) float64.
+            area: Scalar float64.
+            shape: The number of lists of a row, and the capacity of a list.
+            rung: What is multiplied.
+        """
+        num_lists, capacity = shape
         shape, bounded = (len(gaps), num_lists), gaps.isfinite()[:, None]
         counts = torch.where(bounded, 0, -1).to(torch.int32)
-        thresholds = torch.where(bounded, -torch.inf, torch.inf)
+        thresholds = torch.full_like(gaps, -torch.inf)[:, None].masked_fill(~bounded, torch.inf)
         return cls(
             gaps.new_empty((*shape, capacity)),
             counts.new_empty((*shape, capacity)),
             counts.expand(shape).contiguous(),
             thresholds.expand(shape).contiguous(),
+            offsets,
+            area,
             rung,
         )
 
     def of(self, rows: slice) -> Candidates:
         """The candidates of some rows, in the same memory."""
-        scores, indices, counts, thresholds = (part[rows] for part in self[:4])
-        return Candidates(scores, indices, counts, thresholds, self.rung)
+        scores, indices, counts, thresholds, offsets = (part[rows] for part in self[:5])
+        return Candidates(scores, indices, counts, thresholds, offsets, self.area, self.rung)
 
 
 Blocks: TypeAlias = Iterator[tuple[Tensor, Candidates]]
@@ -155,15 +172,14 @@ class Proposals:
     ) -> None:
         self._count, self._device = len(x), x.device
         self._layout, self._product = layout, product
-        self._bias, bounds = bias_and_error_bounds(x, product, euclidean)
-        self._gaps = _gaps(bounds, trusted)
-        self._capacity = _capacity(layout.widths)
-        self._block, self._side = tile_shape(x, layout.widths, work)
-        list_bytes = 8 * len(x) * len(layout.widths) * self._capacity
-        self._fits = list_bytes <= (available_bytes(x.device) or 0) // _LISTS_SHARE
+        self._terms = score_terms(x, product, euclidean)
+        self._gaps = _gaps(self._terms.bounds, trusted)
+        self._block, self._side = tile_shape(x, layout.widths, product.room, work)
+        kept = _list_bytes(layout.widths, product.room) * len(x)
+        self._fits = kept <= (available_bytes(x.device) or 0) // _LISTS_SHARE
         if work.max_memory is not None:
             side = min(self._side, len(x))
-            needed = list_bytes + tile_bytes(x, layout.widths, side, side)
+            needed = tile_bytes(x, layout.widths, product.room, side, side, num_listed=len(x))
             self._fits = self._fits and needed <= work.max_memory
 
     def of_all_rows(self) -> Blocks:
@@ -171,7 +187,7 @@ class Proposals:
         if not self._fits:
             yield from self.of_rows(torch.arange(self._count, device=self._device))
             return
-        every = self._none_yet(self._gaps)
+        every = self._none_yet(slice(None))
         tile = self._new_tile(self._side, self._side)
         for start in range(0, self._count, self._side):
             rows = slice(start, min(start + self._side, self._count))
@@ -194,7 +210,7 @@ class Proposals:
         tile = self._new_tile(min(self._block, len(rows)), self._side)
         for chosen in torch.split(rows, self._block):
             left = self._product.operand(chosen)
-            candidates = self._none_yet(self._gaps[chosen])
+            candidates = self._none_yet(chosen)
             for first in range(0, self._count, self._side):
                 columns = slice(first, min(first + self._side, self._count))
                 products = self._multiply(left, self._product.operand(columns), tile)
@@ -208,16 +224,22 @@ class Proposals:
         overflowed = [(found.counts < 0).any(dim=1) for _, found in self.of_rows(sample)]
         return float(torch.cat(overflowed).double().mean()) <= _MOST_UNPROVEN
 
-    def _none_yet(self, gaps: Tensor) -> Candidates:
-        num_lists, rung = len(self._layout.widths), self._product.name
-        return Candidates.none_yet(gaps, num_lists, self._capacity, rung)
+    def _none_yet(self, rows: slice | Tensor) -> Candidates:
+        widths, product, terms = self._layout.widths, self._product, self._terms
+        shape = len(widths), _capacity(widths, product.room)
+        offsets = terms.offsets[rows]
+        return Candidates.none_yet(self._gaps[rows], offsets, terms.area, shape, product.name)
 
     def _new_tile(self, num_rows: int, num_columns: int) -> Tensor:
         """Memory for a tile of products, no larger than all of them."""
-        size = min(num_rows, self._count) * min(num_columns, self._count)
-        return torch.empty(size, dtype=self._product.dtype, device=self._device)
+        height, width = (
+            padded_size(min(size, self._count), self._product.step)
+            for size in (num_rows, num_columns)
+        )
+        return torch.empty(height * width, dtype=self._product.dtype, device=self._device)
 
     def _multiply(self, left: Tensor, right: Tensor, tile: Tensor) -> Tensor:
+        """The products of two operands, in the memory of a tile."""
         products = tile[: len(left) * len(right)].view(len(left), len(right))
         self._product.multiply(left, right, products)
         return products
@@ -235,7 +257,7 @@ class Proposals:
         layout, scales = self._layout, self._product.scales
         torch.ops.mabm.collect_candidates_(
             products,
-            self._bias[columns],
+            self._terms.biases[columns],
             layout.groups[rows],
             layout.groups[columns],
             layout.list_of_group,
@@ -250,8 +272,8 @@ class Proposals:
         )
 
 
-def tile_shape(x: Tensor, widths: list[int], work: Work = QUIET) -> tuple[int, int]:
-    """Rows and columns of a tile of scores, for lists of these lengths.
+def tile_shape(x: Tensor, widths: list[int], room: int = 1, work: Work = QUIET) -> tuple[int, int]:
+    """Rows and columns of a tile of scores, for lists of these lengths and this room.
 
     Raises:
         MemoryError: The memory limit does not allow the smallest tile.
@@ -259,31 +281,57 @@ def tile_shape(x: Tensor, widths: list[int], work: Work = QUIET) -> tuple[int, i
     side, candidate_bytes = _tile_side(x.device), _CANDIDATE_BYTES
     if x.is_cuda:
         candidate_bytes = min(_GPU_CANDIDATE_BYTES, 4 * side * side)
-    rows = candidate_bytes // (8 * len(widths) * _capacity(widths))
+    rows = candidate_bytes // _list_bytes(widths, room)
     rows = max(1, min(side, len(x), rows))
     if work.max_memory is None:
         return rows, side
     allowed = work.max_memory
-    while (needed := tile_bytes(x, widths, rows, side)) > allowed and max(rows, side) > _LEAST_TILE:
-        rows, side = (rows, side // 2) if side > rows else (rows // 2, side)
+    while (needed := tile_bytes(x, widths, room, rows, side)) > allowed and max(
+        rows, side
+    ) > _LEAST_TILE:
+        rows, side = (rows, _half(side)) if side > rows else (rows // 2, side)
     what = f"ranking {len(x)} samples of {x.shape[1]} dimensions"
     work.less(needed, what, "raise max_memory or lower k1")
     return rows, side
 
 
-def tile_bytes(x: Tensor, widths: list[int], rows: int, side: int) -> int:
-    """Peak of the ranking beyond its result, in bytes: of all samples and of a tile of scores."""
+def tile_bytes(
+    x: Tensor, widths: list[int], room: int, rows: int, side: int, num_listed: int | None = None
+) -> int:
+    """Peak of the ranking beyond its result, in bytes: of all samples and of a tile of scores.
+
+    Args:
+        x: (N, D).
+        widths: Length of each list.
+        room: That of the product (``products.py``).
+        rows: Rows of a tile, which are ranked together.
+        side: Columns of a tile.
+        num_listed: Rows whose lists are kept at a time; by default those of a tile.
+    """
     count, dim = x.shape
-    of_all = _ROW_BYTES * count + (2 * count * dim if x.is_cuda else 0)  # a copy in float16
-    columns = min(side, count)
-    operands = 4 * dim * (rows + columns)
-    candidates = rows * (8 * len(widths) * _capacity(widths) + 24 * sum(widths))
-    return of_all + 4 * rows * columns + operands + candidates + _LIBRARY_BYTES
+    height, width = padded_size(min(rows, count)), padded_size(min(side, count))
+    copy = 2 * padded_size(count) * padded_size(dim) if x.is_cuda else 0  # in float16
+    of_all = _ROW_BYTES * count + copy
+    operands = 4 * padded_size(dim) * (height + width)
+    lists = _list_bytes(widths, room) * (rows if num_listed is None else num_listed)
+    # Exact scores and the numbers of what is scored; ranks and their scores.
+    ranked = rows * (12 * _capacity(widths, room) + 16 * sum(widths))
+    return of_all + 4 * height * width + operands + lists + ranked + _LIBRARY_BYTES
 
 
-def _capacity(widths: list[int]) -> int:
+def _list_bytes(widths: list[int], room: int) -> int:
+    """Bytes of the lists of a row: scores and indices, and the counts and thresholds."""
+    return 8 * len(widths) * (_capacity(widths, room) + 1)
+
+
+def _half(side: int) -> int:
+    """Half the side of a tile, such that operands start at multiples of their step."""
+    return max(side // 2 // OPERAND_STEP * OPERAND_STEP, OPERAND_STEP)
+
+
+def _capacity(widths: list[int], room: int) -> int:
     """Candidates of a row for each list: room for some near ones, and for several between cuts."""
-    return 2 * (2 * max(widths) + 16)
+    return 2 * room * (2 * max(widths) + 16)
 
 
 def _tile_side(device: torch.device) -> int:
@@ -303,39 +351,3 @@ def _gaps(bounds: Tensor, trusted: bool) -> Tensor:
     gaps = (2 * bounds).to(torch.float32)
     gaps = gaps.nextafter(torch.full_like(gaps, torch.inf))
     return gaps.masked_fill(gaps.isfinite(), -1.0) if trusted else gaps
-
-
-def bias_and_error_bounds(x: Tensor, product: Product, euclidean: bool) -> tuple[Tensor, Tensor]:
-    """Bias of each column, (N,) float32, and error bound of each row, (N,) float64.
-
-    Both are in the units of the product. The bound is the sum of the following errors, in the order
-    of the terms below: the product of centered rows; the rounding of the bias and of its addition;
-    the float64 sums of the bias and of the exact score that it is compared with (Higham, Accuracy
-    and Stability of Numerical Algorithms, section 3.1); and numbers so small that they may be
-    flushed to zero. It is infinite if the product could overflow.
-    """
-    wide_mean = product.mean.to(torch.float64)
-    lengths, centered_lengths, biases = [], [], []
-    for block in row_blocks(x):
-        wide = block.to(torch.float64)
-        centered = wide - wide_mean
-        lengths.append(torch.linalg.vector_norm(wide, dim=1))
-        centered_lengths.append(torch.linalg.vector_norm(centered, dim=1))
-        biases.append(-centered_lengths[-1].square() / 2 if euclidean else centered @ wide_mean)
-    length, centered_length, bias = map(torch.cat, (lengths, centered_lengths, biases))
-    greatest, greatest_bias = centered_length.max(), bias.abs().max()
-    if euclidean:
-        wide_magnitude = (centered_length + greatest).square() + greatest.square()
-    else:
-        wide_magnitude = length * length.max() + greatest * torch.linalg.vector_norm(wide_mean)
-    magnitude = centered_length * greatest
-    terms = x.shape[1] + 8
-    bounds = (
-        product.error_bounds(centered_length)
-        + 4 * 2.0**-24 * (magnitude + greatest_bias)
-        + growth(terms, 2.0**-53) * wide_magnitude
-        + terms * 2.0**-125 * (1 + centered_length + greatest)
-    )
-    fits = (magnitude < 1e37) & (greatest < 1e37) & (greatest_bias * product.unit < 1e37)
-    bounds = torch.where(fits, bounds * product.unit, torch.inf)
-    return (bias * product.unit).to(torch.float32), bounds

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mabm.distance.products import OPERAND_STEP, padded_operand
 from mabm.distance.quantization import MOST_DIMENSIONS, quantize_rows, rotation_helps
 from mabm.distance.rounding import growth
 
@@ -17,9 +18,6 @@ _FAST_CAPABILITIES = {(7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)}
 _MOST_MAGNITUDE = 30
 # A sum below 2^31 times a scale that is flushed to zero, 2^-126, times one of at most 1.
 _FLUSHED = 2.0**-95
-# The matrix product of CUDA takes at least 17 rows, and columns by the eight.
-_LEAST_ROWS = 32
-_STEP = 8
 
 
 def has_fast_integers(capability: tuple[int, int]) -> bool:
@@ -44,14 +42,16 @@ class IntegerProduct:
 
     name = "8-bit integers"
     dtype = torch.int32
+    step = OPERAND_STEP
+    room = 2
 
     def __init__(self, x: Tensor) -> None:
-        self.mean = x.mean(dim=0)
+        self.mean, *extremes = torch.ops.mabm.measure_columns(x)
         self._rows = quantize_rows(x, self.mean, rotate=rotation_helps(x, self.mean))
         # Rows that are all alike are zeros when centered, and their unit says nothing. The exact
         # scores are sums of numbers as large as those of x; a unit that made their rounding errors
         # overflow float32 would be of no use. Both are powers of two.
-        greatest = torch.stack(x.aminmax()).abs().amax()
+        greatest = torch.stack(extremes).abs().amax()
         exponent = torch.frexp(greatest).exponent.to(torch.int64)
         most = (1023 + _MOST_MAGNITUDE - exponent << 52).view(torch.float64)
         unit = torch.minimum(self._rows.unit, most)
@@ -59,16 +59,12 @@ class IntegerProduct:
         self.scales: Tensor | None = (self._rows.scales * (unit / self._rows.unit)).float()
 
     def operand(self, rows: slice | Tensor) -> Tensor:
-        """The integers of some rows."""
-        return self._rows.values[rows]
+        """The integers of some rows, and of others up to a multiple of 64."""
+        return padded_operand(self._rows.padded, rows)
 
     def multiply(self, left: Tensor, right: Tensor, out: Tensor) -> None:
         """Writes the (B, T) int32 products of two operands to ``out``."""
-        left, right = (_padded(operand) for operand in (left, right))
-        if out.shape == (len(left), len(right)):
-            torch._int_mm(left, right.T, out=out)
-        else:
-            out.copy_(torch._int_mm(left, right.T)[: out.shape[0], : out.shape[1]])
+        torch._int_mm(left, right.T, out=out)
 
     def error_bounds(self, centered_length: Tensor) -> Tensor:
         """(N,) float64: bound on the error of a product of each row; multiply it by ``unit``.
@@ -83,13 +79,3 @@ class IntegerProduct:
             + growth(8, 2.0**-24) * kept * kept.max()
             + _FLUSHED / self.unit
         )
-
-
-def _padded(operand: Tensor) -> Tensor:
-    """The operand with rows of zeros added, as many as the matrix product of CUDA asks for."""
-    size = max(-(-len(operand) // _STEP) * _STEP, _LEAST_ROWS)
-    if size == len(operand):
-        return operand
-    padded = operand.new_zeros((size, operand.shape[1]))
-    padded[: len(operand)] = operand
-    return padded

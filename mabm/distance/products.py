@@ -7,11 +7,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from mabm._core.arrays import row_blocks
 from mabm.distance.rounding import MATRIX_UNIT_ROUNDOFF, float32_rounding, growth
 
 # Scaled entries stay below this, a quarter of the largest float16.
 _HALF_RANGE_EXPONENT = 14
+# Operands have a multiple of so many rows: products of other sizes take slower kernels of a GPU's
+# library, and those of 8-bit integers some sizes not at all.
+OPERAND_STEP = 64
 # Multiplications per call, a fraction of a second of work: Python checks for signals between calls.
 # That is 1,024 rows of a tile of 2,048 dimensions.
 _PRODUCTS_AT_ONCE = 2**33
@@ -26,6 +28,8 @@ class Product(Protocol):
         unit: Scalar float64: products are in units of its inverse.
         dtype: Of the products, float32 or int32.
         scales: (N,) float32, the scale of each row if products are int32.
+        step: Operands have a multiple of so many rows.
+        room: Lists have room for so many times the candidates of scores with small errors.
     """
 
     name: str
@@ -33,12 +37,17 @@ class Product(Protocol):
     unit: Tensor
     dtype: torch.dtype
     scales: Tensor | None
+    step: int
+    room: int
 
     def operand(self, rows: slice | Tensor) -> Tensor:
-        """Some of the centered rows, (B, D)."""
+        """Some of the centered rows, and others up to a multiple of ``step``; (B, P), P >= D.
+
+        A slice starts at a multiple of ``step``.
+        """
 
     def multiply(self, left: Tensor, right: Tensor, out: Tensor) -> None:
-        """Writes the (B, T) products of two operands to ``out``."""
+        """Writes the (B, T) products of two operands to ``out``, contiguous."""
 
     def error_bounds(self, centered_length: Tensor) -> Tensor:
         """(N,) float64: bound on the error of a product of each row; multiply it by ``unit``."""
@@ -51,15 +60,37 @@ def product_of(x: Tensor) -> Product:
     return FloatProduct(x)
 
 
+def padded_size(count: int, step: int = OPERAND_STEP) -> int:
+    """The next multiple of a step."""
+    return -(-count // step) * step
+
+
+def padded_operand(padded: Tensor, rows: slice | Tensor) -> Tensor:
+    """Some rows of a matrix of operands, and more up to a multiple of ``OPERAND_STEP``.
+
+    Args:
+        padded: (P, D), P a multiple of the step.
+        rows: A slice that starts at a multiple of the step, of which the result is a view, or row
+            numbers (B,) int64.
+    """
+    if isinstance(rows, slice):
+        start, stop, _ = rows.indices(len(padded))
+        return padded[start : start + padded_size(stop - start)]
+    missing = padded_size(len(rows)) - len(rows)
+    return padded[torch.nn.functional.pad(rows, (0, missing))]  # the first row, again and again
+
+
 class FloatProduct:
     """Operands in float32, centered on demand, so that no copy of all rows is kept."""
 
     name = "float32"
     dtype = torch.float32
     scales: Tensor | None = None
+    step = 1
+    room = 1
 
     def __init__(self, x: Tensor) -> None:
-        self.mean = x.mean(dim=0)
+        self.mean: Tensor = torch.ops.mabm.measure_columns(x)[0]
         self.unit = torch.ones((), dtype=torch.float64, device=x.device)
         self._x = x
 
@@ -91,27 +122,25 @@ class HalfProduct:
     name = "float16"
     dtype = torch.float32
     scales: Tensor | None = None
+    step = OPERAND_STEP
+    room = 1
 
     def __init__(self, x: Tensor) -> None:
-        self.mean = x.mean(dim=0)
-        above, below = x.amax(dim=0) - self.mean, self.mean - x.amin(dim=0)
-        greatest = torch.maximum(above, below).amax()  # rounding keeps the order
+        columns: Tensor = torch.ops.mabm.measure_columns(x)
+        self.mean, least, most = columns
+        # Of all centered entries: rounding keeps their order.
+        greatest = torch.maximum(most - self.mean, self.mean - least).amax()
         exponent = _HALF_RANGE_EXPONENT - torch.frexp(greatest).exponent
         # A power of two from its bits: a device's pow need not be exact.
         self._scale = (exponent.clamp(-100, 100).to(torch.int32) + 127 << 23).view(torch.float32)
         self.unit = self._scale.to(torch.float64).square()
-        self._halves = torch.empty(x.shape, dtype=torch.float16, device=x.device)
-        lost = []
-        for rows, halves in zip(row_blocks(x), row_blocks(self._halves), strict=True):
-            scaled = (rows - self.mean) * self._scale
-            halves.copy_(scaled)
-            scaled -= halves  # exactly the rounding loss
-            lost.append(torch.linalg.vector_norm(scaled, dim=1, dtype=torch.float64))
-        self._lost = torch.cat(lost) / self._scale
+        self._count, self._dim = x.shape
+        halved: tuple[Tensor, Tensor] = torch.ops.mabm.halve_rows(x, self.mean, self._scale)
+        self._halves, self._lost = halved
 
     def operand(self, rows: slice | Tensor) -> Tensor:
-        """Some of the centered rows, (B, D)."""
-        return self._halves[rows]
+        """Some of the centered rows, with rows and columns up to multiples of 64."""
+        return padded_operand(self._halves, rows)
 
     def multiply(self, left: Tensor, right: Tensor, out: Tensor) -> None:
         """Writes the (B, T) float32 products to ``out``; on a CPU, operands are widened first."""
@@ -128,7 +157,7 @@ class HalfProduct:
         """
         kept = centered_length + self._lost
         greatest_lost, greatest = self._lost.max(), centered_length.max()
-        terms = self._halves.shape[1] + 8
+        terms = self._dim + 8
         return (
             growth(terms, MATRIX_UNIT_ROUNDOFF) * kept * kept.max()
             + (self._lost * greatest + kept * greatest_lost) * (1 + 2.0**-20)

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from mabm._core.arrays import row_blocks
+from mabm.distance.products import padded_size
 from mabm.distance.rounding import MATRIX_UNIT_ROUNDOFF, float32_rounding, growth
 
 _LARGEST = 127
@@ -39,9 +40,6 @@ _STEP = 16
 # The largest first factor of a rotation; the other is the rest.
 _FACTOR = 64
 _ROUNDOFF = 2.0**-24
-# Rows with no entry above it are taken for zeros, and all of them is lost: the inverse of their
-# scale could overflow.
-_SMALLEST = 2.0**-100
 # An operation on numbers that float32 flushes to zero is wrong by at most 2^-125; D of them per
 # entry, in the product that rotates, are covered by this for each dimension.
 _FLUSHED = 2.0**-116
@@ -58,6 +56,7 @@ class QuantizedRows(NamedTuple):
     Attributes:
         values: (N, P) int8 in [-127, 127]; P is D, padded with zeros to a multiple of 16, from
             D = 1024 on of 64. A rotation mixes the padding in, too.
+        padded: (N', P): the same memory, and rows of zeros up to a multiple of 64.
         scales: (N,) float32, zero or at least 2**-100.
         lost: (N,) float64, at least ``|R d - scale * values|``; infinite where float32 overflows:
             values are 0 there, and the row cannot be compared.
@@ -67,6 +66,7 @@ class QuantizedRows(NamedTuple):
     """
 
     values: Tensor
+    padded: Tensor
     scales: Tensor
     lost: Tensor
     lengths: Tensor
@@ -88,24 +88,34 @@ def quantize_rows(x: Tensor, mean: Tensor, *, rotate: bool) -> QuantizedRows:
         The integers with their scales and bounds.
     """
     count, dim = x.shape
-    step = _STEP if dim < _FACTOR * _STEP else _FACTOR
-    depth = -(-dim // step) * step
-    rotation = _Rotation(depth, x.device) if rotate else None
-    values = torch.empty((count, depth), dtype=torch.int8, device=x.device)
-    parts = []
-    for rows, integers in zip(row_blocks(x), row_blocks(values), strict=True):
-        centered = rows - mean
-        turned = rotation.turn(centered) if rotation is not None else centered
-        parts.append(_round_rows(turned, integers))
+    depth = _depth(dim)
+    padded = torch.empty((padded_size(count), depth), dtype=torch.int8, device=x.device)
+    values = padded[:count]
+    padded[count:].zero_()
+    if rotate:
+        rotation = _Rotation(depth, x.device)
+        drift = rotation.error_bound
+        parts = [
+            torch.ops.mabm.round_rows_(rotation.turn(rows, mean), None, integers)
+            for rows, integers in zip(row_blocks(x), row_blocks(values), strict=True)
+        ]
+    else:
+        drift = 2 * _ROUNDOFF
+        parts = [torch.ops.mabm.round_rows_(x, mean, values)]
     inverse, left, length = torch.cat(parts, dim=1).to(torch.float64)
-    drift = rotation.error_bound if rotation is not None else 2 * _ROUNDOFF
     scales, lost, lengths, unit = _bounds(inverse, left, length, depth, drift)
+    if not drift < 1:
+        values.zero_()
     overflowed = ~(lost < torch.inf)
-    if bool(overflowed.any()):
-        values.masked_fill_(overflowed[:, None], 0)
-        scales = scales.masked_fill(overflowed, 0)
-        lost, lengths = (part.masked_fill(overflowed, torch.inf) for part in (lost, lengths))
-    return QuantizedRows(values, scales, lost, lengths, unit)
+    scales = scales.masked_fill(overflowed, 0)
+    lost, lengths = (part.masked_fill(overflowed, torch.inf) for part in (lost, lengths))
+    return QuantizedRows(values, padded, scales, lost, lengths, unit)
+
+
+def _depth(dim: int) -> int:
+    """Number of columns with their padding."""
+    step = _STEP if dim < _FACTOR * _STEP else _FACTOR
+    return -(-dim // step) * step
 
 
 def rotation_helps(x: Tensor, mean: Tensor) -> bool:
@@ -120,35 +130,22 @@ def rotation_helps(x: Tensor, mean: Tensor) -> bool:
     """
     size = min(_SAMPLE, len(x))
     sample = torch.arange(size, device=x.device) * len(x) // size
-    plain, turned = (
-        float((rows.lost / rows.lengths).nanmedian())
-        for rows in (quantize_rows(x[sample], mean, rotate=rotate) for rotate in (False, True))
-    )
-    return turned < _WORTHWHILE * plain
-
-
-def _round_rows(rows: Tensor, integers: Tensor) -> Tensor:
-    """Writes the integers of (B, D) rows; overwrites the rows.
-
-    Returns:
-        (3, B) float32: the inverse of each row's scale; the lengths of what is left by rounding and
-        of the row, in units of its scale.
-    """
-    dim = rows.shape[1]
-    inverse = _LARGEST / rows.abs().amax(dim=1).clamp(min=_SMALLEST)
-    scaled = rows.mul_(inverse[:, None])
-    length = torch.linalg.vector_norm(scaled, dim=1)
-    rounded = scaled.round()
-    integers[:, :dim].copy_(rounded)
-    integers[:, dim:].zero_()
-    left = torch.linalg.vector_norm(scaled.sub_(rounded), dim=1)  # the difference is exact
-    return torch.stack([inverse, left, length])
+    rows = x[sample]
+    depth = _depth(x.shape[1])
+    rotation = _Rotation(depth, x.device)
+    integers = torch.empty((size, depth), dtype=torch.int8, device=x.device)
+    losses = []
+    for each, center in ((rows, mean), (rotation.turn(rows, mean), None)):
+        _, left, length = torch.ops.mabm.round_rows_(each, center, integers)
+        losses.append((left / length).nanmedian())  # NaN for rows of zeros, or too large ones
+    plain, turned = losses
+    return bool(turned + rotation.error_bound < _WORTHWHILE * plain)
 
 
 def _bounds(
     inverse: Tensor, left: Tensor, length: Tensor, depth: int, drift: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Scales, what is lost, lengths and the unit, from what :func:`_round_rows` measures.
+    """Scales, what is lost, lengths and the unit, from what the op ``round_rows_`` measures.
 
     Write y for the exact row R (x - mean), y' for the computed one, t for ``fl(y' inverse)``, q for
     the rounded t, and u for 2^-24. All arithmetic here is in float64, and the last factor covers
@@ -191,10 +188,13 @@ class _Rotation:
         generator = torch.Generator().manual_seed(0)
         signs = torch.randint(0, 2, (depth,), generator=generator) * 2 - 1
         self._depth = depth
-        self._signs = signs.to(torch.float32).to(device)
+        self._signs = signs.to(torch.float32).to(device, non_blocking=True)
         inner = math.gcd(depth, _FACTOR)
         sizes = (inner, depth // inner)
-        self._inner, self._outer = (_hartley_matrix(size).to(device) for size in sizes)
+        # Nothing writes to these copies on the CPU: there is no need to wait for the device.
+        self._inner, self._outer = (
+            _hartley_matrix(size).to(device, non_blocking=True) for size in sizes
+        )
         # A computed product with A is wrong by growth(n + 4) |A| |y| in the entries of |A| and |y|
         # (Higham, section 3.5; the rounding of A itself is among the four), so by sqrt(n) times
         # growth(n + 4) in length: no sum of squares of |A| exceeds n, as A is orthogonal.
@@ -205,10 +205,13 @@ class _Rotation:
             kept *= 1 + math.sqrt(size) * part
         self.error_bound = (kept - 1) * (1 + 2.0**-40)
 
-    def turn(self, rows: Tensor) -> Tensor:
-        """(B, P) rotated rows of (B, D)."""
-        padded = rows.new_zeros((len(rows), self._depth))
-        torch.mul(rows, self._signs[: rows.shape[1]], out=padded[:, : rows.shape[1]])
+    def turn(self, rows: Tensor, mean: Tensor) -> Tensor:
+        """(B, P) centered and rotated rows of (B, D)."""
+        dim = rows.shape[1]
+        signs = self._signs[:dim]
+        padded = rows.new_empty((len(rows), self._depth))
+        torch.addcmul(-mean * signs, rows, signs, out=padded[:, :dim])  # rounds once
+        padded[:, dim:].zero_()
         first = padded.view(-1, len(self._inner)) @ self._inner
         grid = first.view(len(rows), len(self._outer), len(self._inner))
         return torch.matmul(self._outer, grid).view(len(rows), self._depth)

@@ -21,7 +21,7 @@ from torch import Tensor
 from mabm._core.advice import advise, is_wanted
 from mabm._core.arguments import check_integer
 from mabm._core.array_records import ArrayRecord
-from mabm._core.arrays import Array, ArrayT, like, row_blocks, to_tensor
+from mabm._core.arrays import Array, ArrayT, like, to_tensor
 from mabm._core.columns import Column, check_modality, check_samples
 from mabm._core.device_memory import running_ops
 from mabm._core.work import QUIET, Advance, Report, Work
@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 # Training features are means of two unit vectors, of lengths 0.7 to 1; a larger spread is suspect.
 _WIDE_LENGTHS = 2.0
 _FEW_ROWS = 20  # too few for meaningful percentiles
+_LENGTHS = 4096  # more rows are not needed for them
 
 # Rows ranked by exact scores only that are logged: one in so many of all, and, as a warning, a
 # number that is about a second of work.
@@ -263,9 +264,12 @@ def rank(
 
 
 def _extreme_lengths(x: Tensor) -> Tensor:
-    """(2,) the 5th and 95th percentiles of the rows' lengths; does not wait for a device."""
-    lengths = torch.cat([torch.linalg.vector_norm(block, dim=1) for block in row_blocks(x)])
-    ordered, last = lengths.sort().values, len(x) - 1
+    """(2,) the 5th and 95th percentiles of the rows' lengths, of some rows that are spread evenly.
+
+    Does not wait for a device.
+    """
+    sample = x[:: -(-len(x) // _LENGTHS)]
+    ordered, last = torch.linalg.vector_norm(sample, dim=1).sort().values, len(sample) - 1
     return torch.stack([ordered[last // 20], ordered[last - last // 20]])
 
 
@@ -351,7 +355,15 @@ def propose_by_tiles(
 ) -> Iterator[Proposal]:
     """:func:`propose` on a GPU; on the CPU for tests."""
     for rows, found in propose_candidates(x, layout, euclidean, fast, work):
-        yield Proposal(found.rung, rows, found.indices, found.counts)
+        yield Proposal(
+            found.rung,
+            rows,
+            found.indices,
+            found.counts,
+            found.scores,
+            found.offsets,
+            found.area,
+        )
         advance(len(rows))
 
 

@@ -107,6 +107,15 @@ def test_public_functions_give_no_gradient_and_take_features_that_have_one(
             torch.zeros(24, 5, dtype=torch.float64),
             "products must have size 6 on axis 1, got 5",
         ),
+        ("measure_rows", 1, torch.zeros(4), "center must have size 5 on axis 0, got 4"),
+        ("halve_rows", 2, torch.zeros(1), "scale must have 0 dimensions, got 1"),
+        ("round_rows_", 1, torch.zeros(6), "center must have size 5 on axis 0, got 6"),
+        (
+            "round_rows_",
+            2,
+            torch.zeros(24, 4, dtype=torch.int8),
+            "integers must have 5 columns or more, got 4",
+        ),
         ("dbscan", 2, torch.zeros(3), "distances must have size"),
         ("reciprocal_mask", 0, torch.zeros(4, dtype=torch.int64), "ranks must have 2 dimensions"),
         (

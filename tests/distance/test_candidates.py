@@ -12,10 +12,11 @@ from devices import CPU, Device
 
 import mabm
 from mabm.distance import candidates, ranking
-from mabm.distance.candidates import bias_and_error_bounds, propose_candidates
+from mabm.distance.candidates import propose_candidates
 from mabm.distance.integer_products import IntegerProduct
 from mabm.distance.list_layout import ListLayout
 from mabm.distance.products import FloatProduct, HalfProduct, Product
+from mabm.distance.score_terms import score_terms
 
 
 @pytest.fixture(params=[FloatProduct, HalfProduct, IntegerProduct])
@@ -92,10 +93,10 @@ def exact_scores(name: str, euclidean: bool) -> np.ndarray:
     return scores
 
 
-def spreads_and_bounds(
+def scores_and_errors(
     device: Device, name: str, euclidean: bool, product: Callable[[torch.Tensor], Product]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """How far apart the errors of each row's scores lie, and how far each may be off."""
+    """All scores, and how far off each is but for a constant of its row."""
     x = device.put(torch.from_numpy(INPUTS[name].astype(np.float32)))
     count = len(x)
     (rows, found), *more = propose_candidates(x, one_list(count, count, device), euclidean)
@@ -106,8 +107,16 @@ def spreads_and_bounds(
     indices = device.get(found.indices)[:, 0, :count].astype(np.int64)
     np.put_along_axis(scores, indices, device.get(found.scores)[:, 0, :count].astype(float), 1)
     # Up to a constant of the row, and in the units of the product.
-    errors = scores - exact_scores(name, euclidean) * float(product(x).unit)
-    return np.ptp(errors, axis=1), device.get(bias_and_error_bounds(x, product(x), euclidean)[1])
+    return scores, scores - exact_scores(name, euclidean) * float(product(x).unit)
+
+
+def spreads_and_bounds(
+    device: Device, name: str, euclidean: bool, product: Callable[[torch.Tensor], Product]
+) -> tuple[np.ndarray, np.ndarray]:
+    """How far apart the errors of each row's scores lie, and how far each may be off."""
+    _, errors = scores_and_errors(device, name, euclidean, product)
+    x = device.put(torch.from_numpy(INPUTS[name].astype(np.float32)))
+    return np.ptp(errors, axis=1), device.get(score_terms(x, product(x), euclidean).bounds)
 
 
 @pytest.mark.parametrize("euclidean", [False, True])
@@ -118,6 +127,21 @@ def test_no_score_is_further_off_than_its_bound(
     spreads, bounds = spreads_and_bounds(device, name, euclidean, product)
     assert np.isfinite(bounds).all()
     assert (spreads <= 2 * bounds).all()
+
+
+@pytest.mark.parametrize("euclidean", [False, True])
+@pytest.mark.parametrize("name", INPUTS)
+def test_scores_and_offsets_bound_exact_scores(
+    device: Device, name: str, euclidean: bool, product: Callable[[torch.Tensor], Product]
+) -> None:
+    scores, _ = scores_and_errors(device, name, euclidean, product)
+    x = device.put(torch.from_numpy(INPUTS[name].astype(np.float32)))
+    terms = score_terms(x, product(x), euclidean)
+    exact = exact_scores(name, euclidean) * (2 if euclidean else 1)
+    beyond = scores + device.get(terms.offsets)[:, None] - exact * float(terms.area)
+    assert (beyond >= 0).all()
+    # And hardly more than the errors of both: nothing else is in an offset.
+    assert (beyond <= 3 * device.get(terms.bounds)[:, None]).all()
 
 
 def test_float16_comes_near_its_bound(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,7 +200,9 @@ def test_ranks_are_those_of_exact_scores(device: Device, name: str, preset: str)
 def kept(device: Device, scores: list[float], gap: float, last: bool = True) -> list[int] | None:
     """Which of made-up scores a list of 16 places keeps for its two best; None if it overflowed."""
     count = len(scores)
-    lists = candidates.Candidates.none_yet(device.put(torch.tensor([gap])), 1, 16, "made up")
+    no_offset = device.put(torch.zeros(1, dtype=torch.float64))
+    gaps = device.put(torch.tensor([gap]))
+    lists = candidates.Candidates.none_yet(gaps, no_offset, no_offset[0], (1, 16), "made up")
     torch.ops.mabm.collect_candidates_(
         device.put(torch.tensor([scores])),
         *map(device.put, (torch.zeros(count), torch.zeros(1, dtype=torch.int32))),
@@ -216,6 +242,38 @@ def test_what_a_cut_drops_at_its_edges(device: Device) -> None:
     # Nothing bounds the error.
     assert keep([8.0, 7.0], gap=math.inf) is None
     assert keep([8.0, 7.0], gap=math.nan) is None
+
+
+def test_lists_are_float32_whatever_the_default_is() -> None:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        gaps, zeros = torch.tensor([0, torch.inf]).float(), torch.zeros(2)
+        found = candidates.Candidates.none_yet(gaps, zeros, zeros[0], (2, 8), "")
+    finally:
+        torch.set_default_dtype(before)
+    assert found.thresholds.dtype == found.scores.dtype == torch.float32
+    assert found.thresholds.tolist() == [[-math.inf] * 2, [math.inf] * 2]
+    assert found.counts.tolist() == [[0, 0], [-1, -1]]
+
+
+@pytest.mark.parametrize("product_type", [HalfProduct, IntegerProduct])
+@pytest.mark.parametrize("count", [65, 700])
+def test_memory_is_that_of_the_padded_tile_and_of_all_lists(
+    count: int, product_type: Callable[[torch.Tensor], Product], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(candidates, "_LIBRARY_BYTES", 0)
+    x, layout = torch.randn(count, 9), one_list(count, 10)
+    product = product_type(x)
+    proposals = candidates.Proposals(x, layout, product, False)
+    side = min(proposals._side, count)
+    tile = proposals._new_tile(side, side)
+    (_, lists), *_ = proposals.of_all_rows()
+    taken = sum(part.numel() * part.element_size() for part in (tile, *lists[:4]))
+    spare = candidates.tile_bytes(x, layout.widths, product.room, side, side) - taken
+    # Beside these: the operands, the numbers of each sample, and ranks with their exact scores.
+    scored = 12 * 72 * product.room
+    assert 0 <= spare <= count * (2 * 4 * 64 + 160 + scored + 16 * 10) + 2 * 4 * 64 * 64
 
 
 @pytest.mark.parametrize(

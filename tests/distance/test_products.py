@@ -1,6 +1,7 @@
 """The products that propose candidates: which, in what units, and what the float16 one loses."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ import torch
 from cases import KINDS, make_features
 from devices import CPU, Device, switched
 
-from mabm.distance.products import FloatProduct, HalfProduct, product_of
+from mabm.distance.integer_products import IntegerProduct
+from mabm.distance.products import FloatProduct, HalfProduct, Product, product_of
 from mabm.distance.rounding import float32_rounding, growth
 
 
@@ -34,7 +36,10 @@ def test_float16_operands_and_what_they_lost_are_the_centered_rows(
     product = HalfProduct(x)
     unit = float(product.unit)
     assert math.frexp(unit)[0] == 0.5  # a power of two: scaling rounds nothing
-    halves = device.get(product.operand(slice(None))).astype(np.float64)
+    whole = device.get(product.operand(slice(None))).astype(np.float64)
+    assert not whole[300:].any()
+    assert not whole[:, features.shape[1] :].any()
+    halves = whole[:300, : features.shape[1]]
     assert np.isfinite(halves).all()
     assert np.abs(halves).max() <= 2**14
     centered = device.get(x - product.mean).astype(np.float64)
@@ -44,16 +49,37 @@ def test_float16_operands_and_what_they_lost_are_the_centered_rows(
     np.testing.assert_allclose(device.get(product._lost), lost, rtol=1e-9, atol=0)
 
 
-def test_operands_are_blocks_of_rows(device: Device) -> None:
-    x = device.put(torch.randn(20, 6))
-    for product in (FloatProduct(x), HalfProduct(x)):
-        whole = product.operand(slice(0, 20))
-        assert torch.equal(product.operand(slice(5, 9)), whole[5:9])
-        assert len(product.operand(slice(15, 30))) == 5  # the last block may be asked for too much
-        out = torch.full((4, 20), torch.nan, device=x.device)
-        product.multiply(product.operand(slice(5, 9)), whole, out)
-        wide = device.get(whole).astype(np.float64)
-        np.testing.assert_allclose(device.get(out), wide[5:9] @ wide.T, rtol=1e-4, atol=1e-4)
+@pytest.mark.parametrize(("count", "dim"), [(1, 1), (63, 6), (64, 64), (65, 127), (200, 33)])
+@pytest.mark.parametrize("product_type", [FloatProduct, HalfProduct, IntegerProduct])
+def test_operands_are_blocks_of_rows_and_others_up_to_a_step(
+    device: Device, product_type: Callable[[torch.Tensor], Product], count: int, dim: int
+) -> None:
+    product = product_type(device.put(torch.randn(count, dim)))
+    step, last = product.step, (count - 1) // 64 * 64
+    whole = product.operand(slice(0, count))
+    assert len(whole) == len(product.operand(slice(None))) == -(-count // step) * step
+    end = product.operand(slice(last, last + 99))  # the last block may be asked for too much
+    assert torch.equal(end, whole[last:])
+    chosen = torch.tensor([count - 1, 0, count // 2] * 22, device=whole.device)
+    gathered = product.operand(chosen)
+    assert len(gathered) == -(-len(chosen) // step) * step
+    assert torch.equal(gathered[: len(chosen)], whole[chosen])
+    out = torch.full((len(gathered), len(whole)), 9, dtype=product.dtype, device=whole.device)
+    product.multiply(gathered, whole, out)
+    left, right = (device.get(part).astype(np.float64) for part in (gathered, whole))
+    np.testing.assert_allclose(device.get(out), left @ right.T, rtol=1e-4, atol=1e-4)
+
+
+def test_operands_of_a_gpu_start_where_its_matrix_units_load(device: Device) -> None:
+    x = device.put(torch.randn(333, 77))
+    for product in (HalfProduct(x), IntegerProduct(x)):
+        whole = product.operand(slice(None))
+        block = product.operand(slice(64, 192))
+        assert block.data_ptr() == whole[64:].data_ptr()  # a view, not a copy
+        for part in (whole, block, product.operand(torch.tensor([5], device=x.device))):
+            assert part.is_contiguous()
+            assert len(part) % 64 == 0
+            assert part.shape[1] * part.element_size() % 16 == 0
 
 
 @pytest.mark.parametrize(("mode", "rounding"), [("none", 0.0), ("ieee", 0.0), ("tf32", 2.0**-6)])

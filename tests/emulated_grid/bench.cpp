@@ -15,6 +15,7 @@
 #include "kernels/jaccard.cuh"
 #include "kernels/neighbors.cuh"
 #include "kernels/prefix_sum.cuh"
+#include "kernels/preparation.cuh"
 #include "kernels/ranking.cuh"
 
 namespace mabm {
@@ -28,6 +29,59 @@ Array<int64_t> exclusive_sum(const Array<int32_t>& counts) {
   Memory<int64_t> scratch(exclusive_sum_scratch(counts.size()));
   check(launch_exclusive_sum(in.read(), in.size(), starts.get(), scratch.get(), nullptr));
   return starts.array();
+}
+
+// ---- Preparation --------------------------------------------------------------------------------
+
+Array<float> measure_columns(const Array<float>& features) {
+  const Memory<float> x(features);
+  const int64_t dim = features.shape(1);
+  const int64_t size = ColumnParts(features.shape(0)).count * dim;
+  Memory<double> sums(size);
+  Memory<float> least(size);
+  Memory<float> greatest(size);
+  Memory<float> measures(3 * dim);
+  check(launch_measure_columns(x.read(), features.shape(0), dim,
+                               {sums.get(), least.get(), greatest.get()}, measures.get(), nullptr));
+  return measures.array({3, dim});
+}
+
+Array<double> measure_rows(const Array<float>& features, const Array<float>& center) {
+  const Memory<float> x(features);
+  const Memory<float> origin(center);
+  Memory<double> measures(3 * features.shape(0));
+  check(launch_measure_rows(x.read(), features.shape(0), features.shape(1), origin.read(),
+                            measures.get(), nullptr));
+  return measures.array({features.shape(0), 3});
+}
+
+// Halves as their bits.
+auto halve_rows(const Array<float>& features, const Array<float>& center, float scale) {
+  const Memory<float> x(features);
+  const Memory<float> origin(center);
+  const Memory<float> factor(1, scale);
+  const int64_t height = padded_size(features.shape(0));
+  const int64_t width = padded_size(features.shape(1));
+  Memory<uint16_t> halves(height * width);
+  Memory<double> lost(features.shape(0));
+  static_assert(sizeof(Half) == sizeof(uint16_t));
+  check(launch_halve_rows(x.read(), features.shape(0), features.shape(1), origin.read(),
+                          factor.read(), reinterpret_cast<Half*>(halves.get()), lost.get(),
+                          nullptr));
+  return std::make_tuple(halves.array({height, width}), lost.array());
+}
+
+auto round_rows(const Array<float>& rows, const std::optional<Array<float>>& center,
+                int64_t depth) {
+  const Memory<float> x(rows);
+  const std::optional<Memory<float>> origin =
+      center ? std::optional<Memory<float>>(*center) : std::nullopt;
+  Memory<int8_t> integers(rows.shape(0) * depth);
+  Memory<float> measures(3 * rows.shape(0));
+  check(launch_round_rows(x.read(), rows.shape(0), rows.shape(1), origin ? origin->read() : nullptr,
+                          depth, integers.get(), measures.get(), nullptr));
+  return std::make_tuple(integers.array({rows.shape(0), depth}),
+                         measures.array({3, rows.shape(0)}));
 }
 
 // ---- Ranking ------------------------------------------------------------------------------------
@@ -486,6 +540,10 @@ PYBIND11_MODULE(bench, module) {
   module.attr("TABLE_SLOTS") = kTableSlots;
   module.attr("WINDOW") = kWindow;
   define(module, "exclusive_sum", &exclusive_sum);
+  define(module, "measure_columns", &measure_columns);
+  define(module, "measure_rows", &measure_rows);
+  define(module, "halve_rows", &halve_rows);
+  define(module, "round_rows", &round_rows);
   define(module, "score_tile", &score_tile);
   define(module, "scaled_features", &scaled_features);
   define(module, "collect_products", &collect_tile<float>);

@@ -116,6 +116,28 @@ uint64_t launch_nothing(int64_t num_blocks, int num_threads, size_t shared_bytes
   return emulated::num_switches() - before;
 }
 
+// The same without asking for the kernel first to be allowed so much shared memory.
+void launch_unasked(size_t shared_bytes) {
+  const auto* kernel = reinterpret_cast<const void*>(&nothing_kernel);
+  check(emulated::run_grid(kernel, 1, 32, shared_bytes, [] { nothing_kernel(); }));
+}
+
+// 1,024 bytes of static shared memory beside the dynamic.
+__global__ void declaring_kernel() {
+  MABM_SHARED(int, elements, 256);
+  elements[threadIdx.x] = 0;
+}
+
+void launch_declaring(size_t shared_bytes) {
+  check(launch(declaring_kernel, 1, 32, shared_bytes, nullptr));
+}
+
+size_t most_shared() {
+  size_t bytes = 0;
+  check(find_most_shared(&bytes));
+  return bytes;
+}
+
 // ---- Shared memory ------------------------------------------------------------------------------
 
 // What lies in shared memory before anybody wrote, static and dynamic, in each block.
@@ -455,6 +477,10 @@ PYBIND11_MODULE(emulator_checks, module) {
   module.def("pass_on_no_barrier", &pass_on<Barrier::kNone>);
   module.def("coordinates", &coordinates);
   module.def("launch_nothing", &launch_nothing);
+  module.def("launch_unasked", &launch_unasked);
+  module.def("launch_declaring", &launch_declaring);
+  module.def("most_shared", &most_shared);
+  module.def("set_max_shared", &emulated::set_max_shared);
   module.def("uninitialized", &uninitialized);
   module.def("pieces", &pieces);
   module.def("overrun", &overrun);

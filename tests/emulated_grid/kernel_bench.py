@@ -28,10 +28,23 @@ def bench() -> ModuleType:
     return grid_build.load("bench", ("bench.cpp",))
 
 
-def shuffled(seed: int) -> ModuleType:
-    """The launchers, with the order of threads and blocks drawn from a seed."""
+STATIC_SHARED = 1 << 10
+"""Bytes of shared memory that are left to what kernels declare."""
+
+MOST_SHARED = {"Turing": 64 << 10, "GeForce": 99 << 10, "A100": 163 << 10, "H100": 227 << 10}
+"""Bytes of shared memory that a block may have."""
+
+
+def shuffled(seed: int, max_shared: int = MOST_SHARED["H100"]) -> ModuleType:
+    """The launchers, with the order of threads and blocks drawn from a seed.
+
+    Args:
+        seed: The seed.
+        max_shared: The most bytes of shared memory that a block may have.
+    """
     launchers = bench()
     launchers.set_seed(seed)
+    launchers.set_max_shared(max_shared)
     return launchers
 
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 import mabm
 from mabm.distance import candidates, products, ranking
 
-ONLY_ON_CPUS = {"screen_pairs_", "cut_candidates_", "measure_rows"}
+ONLY_ON_CPUS = {"screen_pairs_", "cut_candidates_"}
 
 
 @contextmanager
@@ -67,6 +67,20 @@ def check_same_parts(name: str, *args: object) -> tuple[torch.Tensor, ...]:
     return found
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (70, 19), (300, 130)], ids=str)
+def test_what_is_measured_and_rounded_of_features(shape: tuple[int, int]) -> None:
+    features = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    mean = check_same_parts("measure_columns", features)[0]
+    check_same_parts("measure_rows", features, mean)
+    check_same_parts("halve_rows", features, mean, torch.tensor(2.0**9))
+    for center in (None, mean):
+        integers = [torch.full((shape[0], 192), 7, dtype=torch.int8) for _ in range(2)]
+        for op, out in zip((torch.ops.mabm, grid_build.load_ops()), integers, strict=True):
+            measures = op.round_rows_(features, center, out)
+            assert torch.equal(measures, torch.ops.mabm.round_rows_(features, center, out.clone()))
+        assert torch.equal(*integers)
+
+
 @pytest.mark.parametrize("golden", GOLDEN, ids=str)
 def test_golden_files(golden: Golden) -> None:
     check_same_results(golden.features, golden.modality, golden.options)
@@ -79,8 +93,10 @@ def test_golden_files(golden: Golden) -> None:
 def test_tiles_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     modality = np.random.default_rng(1).integers(0, 3, size=300)
     features = make_features("ties", modality, seed=2)
-    monkeypatch.setattr(candidates, "_TILE", 70)
+    monkeypatch.setattr(candidates, "_TILE", 64)
     check_same_results(features, modality, {"k1": 9, "k2": 2})
+    order = np.argsort(modality, kind="stable")  # lists that begin in later tiles
+    check_same_results(features[order], modality[order], {"k1": 9, "k2": 2})
 
 
 def test_exact_ranks_of_more_rows_and_columns_than_a_tile() -> None:
@@ -109,24 +125,25 @@ def test_sizes_about_a_warp(kind: str, count: int) -> None:
     check_same_results(features, modality, {"k1": 13, "k2": 4})
 
 
-@pytest.mark.parametrize("members", [1535, 1536, 1537, 1700])
-def test_sets_about_the_size_of_shared_memory(members: int) -> None:
-    ranks = torch.arange(1700).repeat(1700, 1)  # one set is long, a few are short
+@pytest.mark.parametrize("members", [127, 128, 129, 400])
+def test_long_sets(members: int) -> None:
+    # 128 members of a list are weighed at a time.
+    ranks = torch.arange(400).repeat(400, 1)  # one set is long, a few are short
     mask = torch.zeros(ranks.shape, dtype=torch.bool)
-    mask[0, torch.randperm(1700)[:members]] = True
+    mask[0, torch.randperm(400)[:members]] = True
     mask[1:9, :7] = True
     indptr, _ = check_same_parts("expand_neighbors", ranks, mask, None, None)
     assert int(indptr.diff().max()) == members
-    # And one that becomes long: 1,200 members, and a neighbor whose half set adds the others.
-    mask[0] = torch.arange(1700) < 1200
+    # And one that becomes long: 90 members, and a neighbor whose half set adds the others.
+    mask[0] = torch.arange(400) < 90
     half_mask = torch.zeros(ranks.shape, dtype=torch.bool)
-    half_mask[0] = torch.arange(1700) < members
+    half_mask[0] = torch.arange(400) < members
     indptr, _ = check_same_parts("expand_neighbors", ranks, mask, ranks, half_mask)
-    assert int(indptr.diff().max()) == members
+    assert int(indptr.diff().max()) == (members if members < 135 else 90)  # 90 are over 2/3
 
 
 @pytest.mark.parametrize("members", [1535, 1536, 1537, 1700])
-def test_averages_about_the_size_of_shared_memory(members: int) -> None:
+def test_averages_about_the_size_of_a_table(members: int) -> None:
     generator = torch.Generator().manual_seed(members)
     sizes = torch.ones(1700, dtype=torch.int64)
     sizes[3:5] = torch.tensor([members, members // 2])

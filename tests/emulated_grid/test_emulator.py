@@ -27,8 +27,10 @@ def variant(request: pytest.FixtureRequest) -> ModuleType:
 def grid(variant: ModuleType) -> Iterator[ModuleType]:
     """The grid in ascending order."""
     variant.set_seed(0)
+    variant.set_max_shared(227 << 10)
     yield variant
     variant.set_seed(0)
+    variant.set_max_shared(227 << 10)
 
 
 @pytest.fixture(params=grid_build.SEEDS)
@@ -157,7 +159,10 @@ FAULTS = {
     "negative index": "thread 0 takes element -1 of shared memory of 64",
     "dynamic index": r"thread 6\d takes element 6\d of shared memory of 60",
     "dynamic taken": r"takes 257 bytes of dynamic shared memory, and the launch asked for 256",
-    "static taken": "declares more than the 49152 bytes of static shared memory",
+    "static taken": (
+        r"declares \d+ bytes of static shared memory, which with 256 bytes of dynamic is more than "
+        "49152"
+    ),
 }
 
 
@@ -197,6 +202,34 @@ def test_launches_beyond_the_limits_are_refused(
 
 
 # ---- Shared memory ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kib", [64, 99, 163, 227])
+def test_a_launch_has_what_its_kernel_was_allowed(grid: ModuleType, kib: int) -> None:
+    grid.set_max_shared(kib << 10)
+    assert grid.most_shared() == (kib - 1) << 10
+    grid.launch_unasked(48 << 10)
+    with pytest.raises(ValueError, match=r"^invalid argument$"):
+        grid.launch_unasked((48 << 10) + 1)
+    with pytest.raises(ValueError, match=r"^invalid argument$"):
+        grid.launch_nothing(1, 32, (kib << 10) + 1)
+    grid.launch_nothing(1, 32, 60 << 10)
+    grid.launch_unasked(60 << 10)  # the kernel is the same
+    with pytest.raises(ValueError, match=r"^invalid argument$"):
+        grid.launch_unasked((60 << 10) + 1)
+
+
+@pytest.mark.parametrize("kib", [48, 64, 227])
+def test_static_shared_memory_is_part_of_what_a_block_may_have(grid: ModuleType, kib: int) -> None:
+    grid.set_max_shared(kib << 10)
+    grid.launch_declaring((kib - 1) << 10)
+    too_many = ((kib - 1) << 10) + 1
+    with pytest.raises(
+        RuntimeError,
+        match=f"declares 1024 bytes of static shared memory, which with {too_many} bytes of "
+        f"dynamic is more than {kib << 10}",
+    ):
+        grid.launch_declaring(too_many)
 
 
 def test_shared_memory_starts_as_garbage_in_every_block(grid: ModuleType) -> None:

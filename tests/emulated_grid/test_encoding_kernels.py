@@ -7,8 +7,10 @@ import pytest
 import torch
 from kernel_bench import (
     KINDS,
+    MOST_SHARED,
     ONE,
     SIZES,
+    STATIC_SHARED,
     Rows,
     assert_same_bits,
     bench,
@@ -172,11 +174,11 @@ def check(
     encoding: Rows,
     neighbors: NDArray[np.int64],
     factors: NDArray[np.float64],
-    num_tables: int = 3,
-) -> NDArray[np.int64]:
-    """Compares averages with the definition and the CPU; returns which rows were too long."""
-    *found, too_long = shuffled(seed).average_encodings(
-        *encoding.arrays, neighbors, factors, num_tables
+    max_shared: int = MOST_SHARED["H100"],
+) -> list[int]:
+    """Compares averages with the definition and the CPU; returns which rows were long ones."""
+    *found, long_rows = shuffled(seed, max_shared).average_encodings(
+        *encoding.arrays, neighbors, factors
     )
     expected = average(encoding, neighbors, factors)
     lengths = (expected > 0).sum(axis=1)
@@ -186,7 +188,7 @@ def check(
     from_cpu = torch.ops.mabm.average_encodings(*tensors(*encoding.arrays, neighbors, factors))
     for part, wanted in zip(found, from_cpu, strict=True):
         assert_same_bits(part, wanted.numpy())
-    return np.flatnonzero(too_long)
+    return sorted(long_rows.tolist())
 
 
 def make_neighbors(
@@ -233,44 +235,17 @@ def test_parts_that_round_to_nothing_are_left_out(seed: int) -> None:
     check(seed, encoding, neighbors, factors)
 
 
-@in_every_order
-@pytest.mark.parametrize("num_tables", [2, 9])
-def test_rows_about_the_size_of_shared_memory(num_tables: int, seed: int) -> None:
-    rng = np.random.default_rng(num_tables)
-    count, most = 1600, bench().SHARED_MEMBERS
-    lengths = np.ones(count, int)
-    lengths[[3, 4, 5, 6]] = [most, most + 1, most - 1, 1000]
-    encoding = Rows.with_lengths(lengths, count, rng)
-    neighbors = np.arange(count)[:, None].repeat(2, axis=1)
-    neighbors[[900, 901, 1599]] = [[4, 3], [6, 6], [5, 6]]
-    long_rows = check(seed, encoding, neighbors, np.full((count, 2), 0.5), num_tables)
-    assert long_rows.tolist() == [4, 900, 1599]
-
-
-@in_every_order
-def test_a_full_table_that_keeps_few_of_its_members(seed: int) -> None:
-    count = 1600
-    lengths = np.ones(count, int)
-    lengths[[0, 1]] = [bench().SHARED_MEMBERS, count]
-    encoding = Rows.with_lengths(lengths, count, np.random.default_rng(0))
-    in_long = np.arange(len(encoding.weights)) < lengths[:2].sum()
-    encoding = encoding.with_weights(np.where(in_long, 1, encoding.weights))
-    neighbors = np.array([[0, 5], [1, 6], *([[i, i] for i in range(2, count)])])
-    assert check(seed, encoding, neighbors, np.full((count, 2), 0.5)).tolist() == [1]
-    assert average(encoding, neighbors, np.full((count, 2), 0.5))[:2].max(axis=1).tolist() != [1, 1]
-
-
 def first_slots(count: int) -> NDArray[np.uint32]:
     """Where columns belong in a table in shared memory."""
     mixed = np.arange(count, dtype=np.uint32) * np.uint32(2654435769)
-    return (mixed >> np.uint32(16) ^ mixed) & np.uint32(bench().SHARED_SLOTS - 1)
+    return (mixed >> np.uint32(16) ^ mixed) & np.uint32(bench().TABLE_SLOTS - 1)
 
 
 @in_every_order
 def test_columns_that_all_belong_to_few_slots(seed: int) -> None:
     # Where they come to lie, and how far from their slots, depends on who comes first.
-    last = bench().SHARED_SLOTS - 1
-    num_columns = 100 * bench().SHARED_SLOTS
+    last = bench().TABLE_SLOTS - 1
+    num_columns = 100 * bench().TABLE_SLOTS
     slots = first_slots(num_columns)
     columns = [
         np.flatnonzero(np.isin(slots, chosen))[:120] for chosen in ([9, 59], [last], [last - 1, 0])
@@ -287,9 +262,129 @@ def test_columns_that_all_belong_to_few_slots(seed: int) -> None:
     expected = average(encoding, neighbors, factors)
     for repeat in range(5):
         grid = shuffled(seed + 100 * repeat)
-        starts, indices, weights, _ = grid.average_encodings(
-            *encoding.arrays, neighbors, factors, 1
-        )
+        starts, indices, weights, _ = grid.average_encodings(*encoding.arrays, neighbors, factors)
         assert np.diff(starts).tolist() == (expected > 0).sum(axis=1).tolist()
         assert_same_bits(indices, np.nonzero(expected)[1].astype(np.int32))
         assert_same_bits(weights, expected[expected > 0].astype(np.int32))
+
+
+# ---- Long rows ----------------------------------------------------------------------------------
+
+
+def shared_for(window: int) -> int:
+    """Shared memory in which the sums of so many columns fit, and no more."""
+    return STATIC_SHARED + 8 * window
+
+
+@in_every_order
+@pytest.mark.parametrize("window", [1600, 1000, 37])
+def test_rows_about_the_size_of_a_table(window: int, seed: int) -> None:
+    rng = np.random.default_rng(window)
+    count, most = 1600, bench().TABLE_MEMBERS
+    lengths = np.ones(count, int)
+    lengths[[3, 4, 5, 6]] = [most, most + 1, most - 1, 1000]
+    encoding = Rows.with_lengths(lengths, count, rng)
+    neighbors = np.arange(count)[:, None].repeat(2, axis=1)
+    neighbors[[900, 901, 1599]] = [[4, 3], [6, 6], [5, 6]]
+    long_rows = check(seed, encoding, neighbors, np.full((count, 2), 0.5), shared_for(window))
+    assert long_rows == [4, 900, 1599]
+
+
+@in_every_order
+@pytest.mark.parametrize("gpu", ["Turing", "GeForce"])
+@pytest.mark.parametrize("beyond", [0, 1])
+def test_rows_about_the_size_of_a_window(beyond: int, gpu: str, seed: int) -> None:
+    # Every column has a part, in one window or in two; 40 rows to average for 32 warps.
+    count = (MOST_SHARED[gpu] - STATIC_SHARED) // 8 + beyond
+    rng = np.random.default_rng(count)
+    lengths = np.zeros(count, int)
+    lengths[:40] = [count, 2000, *rng.integers(1, 200, 38)]
+    encoding = Rows.with_lengths(lengths, count, rng)
+    # The others have nothing to average.
+    neighbors = np.full((count, 40), -1)
+    neighbors[[0, 7, count - 1]] = np.stack([rng.permutation(40) for _ in range(3)])
+    neighbors[1, 3:6] = 0
+    factors = np.where(neighbors >= 0, 1 / 40, 0.0)
+    expected = torch.ops.mabm.average_encodings(*tensors(*encoding.arrays, neighbors, factors))
+    *found, long_rows = shuffled(seed, MOST_SHARED[gpu]).average_encodings(
+        *encoding.arrays, neighbors, factors
+    )
+    assert sorted(long_rows.tolist()) == [0, 1, 7, count - 1]
+    for part, wanted in zip(found, expected, strict=True):
+        assert_same_bits(part, wanted.numpy())
+    assert int(expected[0].diff()[0]) > 0.9 * count
+
+
+@in_every_order
+@pytest.mark.parametrize("window", [100, 1700])
+def test_many_long_rows_at_once(window: int, seed: int) -> None:
+    rng = np.random.default_rng(window)
+    count = 1700
+    lengths = np.where(np.arange(count) % 50 == 0, 1690, rng.integers(1, 30, count))
+    encoding = Rows.with_lengths(lengths, count, rng)
+    neighbors, factors = make_neighbors(count, 3)
+    long_rows = check(seed, encoding, neighbors, factors, shared_for(window))
+    assert 50 < len(long_rows) < 200
+
+
+@in_every_order
+def test_windows_begin_where_there_are_columns(seed: int) -> None:
+    # Two stretches of columns with a wide gap between; windows of 900, and a last column alone.
+    count = 3000
+    columns = np.array([*range(5, 905), *range(2000, 2899), 2999])
+    lengths = np.zeros(count, int)
+    lengths[:2] = len(columns)
+    encoding = Rows(
+        np.concatenate([[0], np.cumsum(lengths)]),
+        np.tile(columns, 2).astype(np.int32),
+        np.random.default_rng(0).integers(1, 2**19, 2 * len(columns)).astype(np.int32),
+        count,
+    )
+    neighbors = np.full((count, 2), -1)
+    neighbors[:3] = [[0, 1], [1, -1], [-1, 0]]
+    factors = np.full((count, 2), 0.5)
+    for window in (900, 901, 64):
+        assert check(seed, encoding, neighbors, factors, shared_for(window)) == [0, 1, 2]
+
+
+@in_every_order
+@pytest.mark.parametrize("window", [1600, 64])
+def test_a_long_row_that_keeps_few_of_its_members(window: int, seed: int) -> None:
+    count = 1600
+    lengths = np.ones(count, int)
+    lengths[[0, 1]] = [bench().TABLE_MEMBERS, count]
+    encoding = Rows.with_lengths(lengths, count, np.random.default_rng(0))
+    in_long = np.arange(len(encoding.weights)) < lengths[:2].sum()
+    encoding = encoding.with_weights(np.where(in_long, 1, encoding.weights))
+    neighbors = np.array([[0, 5], [1, 6], *([[i, i] for i in range(2, count)])])
+    factors = np.full((count, 2), 0.5)
+    assert check(seed, encoding, neighbors, factors, shared_for(window)) == [1]
+    assert average(encoding, neighbors, factors)[:2].max(axis=1).tolist() != [1, 1]
+
+
+# ---- Sums of 64 bits in halves ------------------------------------------------------------------
+
+
+@in_every_order
+@pytest.mark.parametrize("window", [0, 100], ids=["table", "windows"])
+def test_sums_whose_low_halves_wrap_around(window: int, seed: int) -> None:
+    # Parts just below, at and above multiples of 2^32, in one column, from 61 rows at once.
+    count = 1600
+    weights = [1, 2, 3, 2**29 - 1, 2**29, 2**29 + 1, 2**31 - 1 - 2**20]
+    columns = count if window else 3
+    lengths = np.where(np.arange(count) < len(weights), columns, 0)
+    encoding = Rows(
+        np.concatenate([[0], np.cumsum(lengths)]),
+        np.tile(np.arange(columns), len(weights)).astype(np.int32),
+        np.where(
+            np.tile(np.arange(columns), len(weights)) == 1, np.repeat(weights, columns), 1
+        ).astype(np.int32),
+        count,
+    )
+    rng = np.random.default_rng(3)
+    neighbors = np.full((count, 61), -1)
+    neighbors[:8] = rng.integers(0, len(weights), (8, 61))
+    units = np.array([1, 2, 3, 2**25, 2**26 - 1, 2**26, 2**26 + 1]) / 2.0**32
+    factors = rng.choice(units, (count, 61))
+    long_rows = check(seed, encoding, neighbors, factors, shared_for(window or 28_000))
+    assert long_rows == (list(range(8)) if window else [])

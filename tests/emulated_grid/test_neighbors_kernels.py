@@ -1,9 +1,17 @@
-"""Reciprocity and expansion: sets in tables in shared memory, and in global memory."""
+"""Reciprocity and expansion: sets as bits in shared memory, window by window."""
 
 import numpy as np
 import pytest
 import torch
-from kernel_bench import SIZES, assert_same_bits, bench, in_every_order, shuffled, tensors
+from kernel_bench import (
+    MOST_SHARED,
+    SIZES,
+    STATIC_SHARED,
+    assert_same_bits,
+    in_every_order,
+    shuffled,
+    tensors,
+)
 from numpy.typing import NDArray
 
 from mabm import reference
@@ -46,9 +54,16 @@ def sets_of(lists: Masked) -> list[set[int]]:
     return [set(row[kept].tolist()) for row, kept in zip(*lists, strict=True)]
 
 
-def check(seed: int, lists: Masked, half: Masked, num_tables: int = 3) -> NDArray[np.int64]:
-    """Compares sets with the reference and the CPU; returns which rows were too long."""
-    indptr, indices, _, too_long = shuffled(seed).expand_neighbors(*lists, *half, num_tables)
+def shared_for(window: int) -> int:
+    """Shared memory in which just a window of so many samples fits, a multiple of 32."""
+    return STATIC_SHARED + window // 8
+
+
+def check(
+    seed: int, lists: Masked, half: Masked, max_shared: int = MOST_SHARED["H100"]
+) -> NDArray[np.int64]:
+    """Compares sets with the reference and the CPU; returns their lengths."""
+    indptr, indices = shuffled(seed, max_shared).expand_neighbors(*lists, *half)
     neighbors = sets_of(lists)
     sets = reference.expand(neighbors, sets_of(half)) if half[0].shape[1] > 0 else neighbors
     lengths = np.array([len(own) for own in sets])
@@ -58,9 +73,7 @@ def check(seed: int, lists: Masked, half: Masked, num_tables: int = 3) -> NDArra
     from_cpu = torch.ops.mabm.expand_neighbors(*tensors(*lists, *half))
     assert_same_bits(indptr, from_cpu[0].numpy())
     assert_same_bits(indices, from_cpu[1].numpy())
-    assert np.array_equal(too_long == 1, lengths > bench().SHARED_MEMBERS)
-    assert set(too_long.tolist()) <= {0, 1}
-    return np.flatnonzero(too_long)
+    return lengths
 
 
 @in_every_order
@@ -104,11 +117,42 @@ def test_no_rows_and_rows_without_members(seed: int) -> None:
     nobody = (np.full((33, 5), -1), np.zeros((33, 5), bool))
     check(seed, nobody, nobody)
     nothing = (np.zeros((0, 5), np.int64), np.zeros((0, 5), bool))
-    indptr, indices, *_ = shuffled(seed).expand_neighbors(*nothing, *nothing, 1)
+    indptr, indices = shuffled(seed).expand_neighbors(*nothing, *nothing)
     assert (indptr.tolist(), indices.tolist()) == ([0], [])
 
 
-# ---- Long rows ----------------------------------------------------------------------------------
+# ---- Windows and long rows ----------------------------------------------------------------------
+
+
+@in_every_order
+@pytest.mark.parametrize("window", [32, 64, 224, 256, 288])
+def test_windows_of_samples_change_nothing(window: int, seed: int) -> None:
+    for count in (31, 257):
+        ranks = make_ranks(count, 70)
+        lists = ranks, reciprocal_mask(ranks)
+        half = make_ranks(count, 35, 1)
+        lengths = check(seed, lists, (half, reciprocal_mask(half)), shared_for(window))
+        assert lengths.max() > 20
+
+
+@in_every_order
+@pytest.mark.parametrize("window", [128, 512])
+def test_half_sets_whose_balance_comes_from_several_windows(window: int, seed: int) -> None:
+    # Row i has the first 200 of a permutation, more than are weighed at a time. Of the 90 members
+    # of half set q, 60 and a few more or fewer are there, all over the samples.
+    rng = np.random.default_rng(5)
+    count, width = 300, 200
+    ranks = np.stack([rng.permutation(count) for _ in range(40)])[rng.integers(0, 40, count)]
+    lists = ranks[:, :width].copy(), rng.random((count, width)) < 0.98
+    half_ranks = np.empty((count, 90), np.int64)
+    for q in range(count):
+        inside = 60 + (q % 5 - 2)
+        half_ranks[q] = rng.permutation(
+            [*ranks[q, :inside], *ranks[q, width : width + 90 - inside]]
+        )
+    half = half_ranks, np.ones(half_ranks.shape, bool)
+    lengths = check(seed, lists, half, shared_for(window))
+    assert lengths.max() > lists[1].sum(axis=1).max()
 
 
 def empty_lists(count: int, width: int) -> Masked:
@@ -121,21 +165,22 @@ def put(lists: Masked, row: int, members: NDArray) -> None:
 
 
 @in_every_order
-@pytest.mark.parametrize("num_tables", [2, 9])
-def test_rows_about_the_size_of_shared_memory(num_tables: int, seed: int) -> None:
-    rng = np.random.default_rng(num_tables)
-    count, most = 1600, bench().SHARED_MEMBERS
+@pytest.mark.parametrize("window", [96, 320])
+def test_rows_of_up_to_all_samples(window: int, seed: int) -> None:
+    rng = np.random.default_rng(window)
+    count = 320
     lists, half = empty_lists(count, count), empty_lists(count, 1)
-    lengths = {3: most, 4: most + 1, 5: most - 1, 900: count, 901: 1, 1599: 1590, 0: most + 1}
-    for row, length in lengths.items():
+    wanted = {3: 319, 4: count, 5: 1, 100: 0, 318: 200, 319: count, 0: 129}
+    for row, length in wanted.items():
         put(lists, row, rng.permutation(count)[:length])
-    assert check(seed, lists, half, num_tables).tolist() == [0, 4, 900, 1599]
+    lengths = check(seed, lists, half, shared_for(window))
+    assert {row: lengths[row] for row in wanted} == wanted
 
 
 @in_every_order
-@pytest.mark.parametrize("beyond", [0, 1])
-def test_a_row_that_expansion_makes_long(beyond: int, seed: int) -> None:
-    count, length = 1600, bench().SHARED_MEMBERS + beyond
+@pytest.mark.parametrize("window", [800, 1600])
+def test_a_row_that_expansion_makes_long(window: int, seed: int) -> None:
+    count, length = 1600, 1537
     lists, half = empty_lists(count, 80), empty_lists(count, 61)
     members = np.random.default_rng(length).permutation(count)[:length]
     own, others = members[:80], members[80:]
@@ -145,4 +190,5 @@ def test_a_row_that_expansion_makes_long(beyond: int, seed: int) -> None:
     for q, added in zip(own, np.array_split(others, 80), strict=True):
         put(half, q, np.concatenate([own[:41], added]))
     put(lists, 8, own[:41])  # and one that stays short
-    assert check(seed, lists, half, 2).tolist() == ([7, 1000] if beyond else [])
+    lengths = check(seed, lists, half, shared_for(window))
+    assert np.flatnonzero(lengths == length).tolist() == [7, 1000]

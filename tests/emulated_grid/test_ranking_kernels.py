@@ -384,21 +384,24 @@ def collect_on_the_cpu(
 
 @in_every_order
 @pytest.mark.parametrize(
-    ("count", "side"), [(64, 64), (700, 300), (2047, 2047), (2112, 2112), (4500, 4400)]
+    ("count", "side"), [(64, 20), (64, 64), (700, 300), (2047, 2047), (2112, 2112), (4500, 4400)]
 )
 def test_samples_raise_thresholds_as_those_of_the_cpu(count: int, side: int, seed: int) -> None:
     rng = np.random.default_rng(count)
     grid = shuffled(seed)
-    for num_groups, widths in ((1, [30]), (2, [15, 15]), (3, [32, 33, 1]), (8, [4] * 8)):
-        groups = rng.integers(0, num_groups, count).astype(np.int32)
-        if seed % 2:  # side by side, so that some lists begin in a later tile
+    tables = {size: np.tile(np.arange(size, dtype=np.int32), (size, 1)) for size in (1, 2, 3, 8)}
+    tables[0] = layout_of("own and others", count).list_of_group
+    for number, widths in ((1, [30]), (2, [15, 15]), (3, [32, 33, 1]), (8, [4] * 8), (0, [3, 20])):
+        groups = rng.integers(0, len(tables[number]), count).astype(np.int32)
+        if count % 2 == 0:  # side by side, so that some lists of some rows begin in a later tile
             groups = np.sort(groups)
-        table = np.tile(np.arange(num_groups, dtype=np.int32), (num_groups, 1))
-        split = Layout(groups, table)
+            groups[:9] = np.arange(9) % len(tables[number])
+        split = Layout(groups, tables[number])
         for kind in ("gaussian", "ties", "infinite", "ascending", "nan"):
             scores = make_scores("gaussian" if kind == "nan" else kind, 9, count)
             if kind == "nan":
                 scores[:, rng.random(count) < 0.1] = np.nan
+                scores[:, :9] = np.nan  # columns that no list takes
             gaps = np.resize(np.array([0.0, 0.3, -1.0], np.float32), 9)
             capacity = 2 * (2 * max(widths) + 16)
             expected = collect_on_the_cpu(scores, split, capacity, side, widths, gaps, True)

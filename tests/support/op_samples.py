@@ -37,7 +37,13 @@ def make_samples(device: Device, *, reverse: bool = False) -> dict[str, tuple[An
     encoding = OPS.encode_neighbors(features, *sets, None, None)
     graph = OPS.jaccard_graph(*encoding, 0.9)
     weights = device.put(torch.full((24, 6), 1 / 6, dtype=torch.float64))
+    center = features.mean(dim=0)
+    integers = device.put(torch.zeros(24, 16, dtype=torch.int8))
     samples = {
+        "measure_columns": (features,),
+        "measure_rows": (features, center),
+        "halve_rows": (features, center, device.put(torch.tensor(2.0**9))),
+        "round_rows_": (features, center, integers),
         "collect_candidates_": (*tile, *state),
         "rank_candidates": (features, rows, *collected[1:3], widths, False),
         "rank_exactly": (features, rows, groups, list_of_group, widths, True),
@@ -77,5 +83,4 @@ def make_cpu_samples(
     return {
         "screen_pairs_": (*screened, *state),
         "cut_candidates_": (*found[:3], found[4]),
-        "measure_rows": (features, center),
     }

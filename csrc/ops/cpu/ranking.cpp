@@ -52,10 +52,9 @@ int32_t cut_list(float* scores, int32_t* indices, int32_t count, const Cut<float
   const auto middle = scratch.begin() + cut.width - 1;
   std::nth_element(scratch.begin(), middle, scratch.end(), std::greater<float>());
   const float last = *middle;
-  // Rounded down and up. A sample may have raised it before.
+  // Rounded down and up.
   const bool trusted = cut.gap < 0;
-  *threshold = std::max(
-      *threshold, std::nextafter(trusted ? last : last - cut.gap, trusted ? -kLowest : kLowest));
+  *threshold = std::nextafter(trusted ? last : last - cut.gap, trusted ? -kLowest : kLowest);
   auto ties =
       cut.width - std::count_if(scratch.begin(), middle, [&](float score) { return score > last; });
   int32_t kept = 0;
@@ -364,30 +363,11 @@ std::tuple<Tensor, Tensor> rank_exactly(const Tensor& features, const Tensor& ro
   return {ranks, scores};
 }
 
-Tensor measure_rows(const Tensor& features, const Tensor& center) {
-  check_same_device(features, {&center});
-  check_tensor<float>(features, "features", 2);
-  check_tensor<float>(center, "center", 1);
-  check_size(center, "center", 0, features.size(1));
-  const int64_t dim = features.size(1);
-  Tensor measures = make_tensor<double>({features.size(0), 3});
-  for_each_row(features.size(0), [&](int64_t row) {
-    const RowMeasures found =
-        measure_row(read<float>(features) + row * dim, read<float>(center), dim);
-    double* out = write<double>(measures) + row * 3;
-    out[0] = found.length;
-    out[1] = found.centered_length;
-    out[2] = found.center_product;
-  });
-  return measures;
-}
-
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(mabm, CPU, m) {
   m.impl("collect_candidates_", TORCH_BOX(&collect_candidates_));
   m.impl("rank_candidates", TORCH_BOX(&rank_candidates));
-  m.impl("measure_rows", TORCH_BOX(&measure_rows));
   m.impl("rank_exactly", TORCH_BOX(&rank_exactly));
 }
 
