@@ -32,7 +32,7 @@ class Counts:
     Attributes:
         width: Ranked neighbors in all lists.
         lists: Lists.
-        capacity: Places of a list of candidates.
+        capacity: Places of a list of candidates, of 8-bit integers.
         candidates: Candidates of 8-bit integers that are scored exactly, in all lists.
         insertions: Of these, put into a list, most of them to be dropped later.
         unproven: Part of the rows that 8-bit integers leave to float16.
@@ -133,11 +133,12 @@ def _of_candidates(given: Prepared) -> dict[str, float]:
         proposals = Proposals(x, layout, product, euclidean=preset.metric == "euclidean")
         ((_, found),) = proposals.of_rows(sample)
         proven = (found.counts >= 0).all(dim=1)
-        followed = torch.nonzero(proven).flatten()[:: max(int(proven.sum()) // _FOLLOWED, 1)]
+        counted = torch.nonzero(proven).flatten()
+        followed = counted[:: max(len(counted) // _FOLLOWED, 1)]
         inserted = _insertions(x, layout, sample, followed, found, float(product.unit))
         counts |= {
-            "capacity": float(found.indices.shape[2]),
-            f"{prefix}candidates": float(found.counts[proven].sum(dim=1).double().mean()),
+            "capacity": max(counts.get("capacity", 0.0), float(found.indices.shape[2])),
+            f"{prefix}candidates": _scored(x, layout, sample, counted, found),
             f"{prefix}insertions": inserted,
             f"{prefix}unproven": float((~proven).double().mean()),
         }
@@ -146,6 +147,28 @@ def _of_candidates(given: Prepared) -> dict[str, float]:
 
 def _integer_product(x: Tensor) -> IntegerProduct:
     return IntegerProduct(x) if x.is_cuda else WidenedProduct(x)
+
+
+def _scored(
+    x: Tensor, layout: ListLayout, sample: Tensor, counted: Tensor, found: Candidates
+) -> float:
+    """Scores the candidates of some rows as a GPU does; the mean number of those that are scored.
+
+    First the ``width`` with the greatest bounds, then those whose bounds the last of these leaves
+    in reach. By inner product.
+    """
+    total = 0
+    for place in counted.tolist():
+        row, offset = x[sample[place]].double(), found.offsets[place]
+        for number, width in enumerate(layout.widths):
+            length = int(found.counts[place, number])
+            bounds = found.scores[place, number, :length]
+            first = bounds.topk(min(width, length))
+            nearest = found.indices[place, number, first.indices].long()
+            reachable = (x[nearest].double() @ row).min() * found.area - offset
+            is_scored = (bounds >= first.values[-1]) | (bounds >= reachable)
+            total += int(is_scored.sum()) if length > width else length
+    return total / max(len(counted), 1)
 
 
 def _insertions(

@@ -104,9 +104,9 @@ def quantize_rows(x: Tensor, mean: Tensor, *, rotate: bool) -> QuantizedRows:
         parts = [torch.ops.mabm.round_rows_(x, mean, values)]
     inverse, left, length = torch.cat(parts, dim=1).to(torch.float64)
     scales, lost, lengths, unit = _bounds(inverse, left, length, depth, drift)
-    if not drift < 1:
+    if not drift < 1:  # nothing bounds the rotation of any row
         values.zero_()
-    overflowed = ~(lost < torch.inf)
+    overflowed = ~(lost < torch.inf)  # rows that are zeros
     scales = scales.masked_fill(overflowed, 0)
     lost, lengths = (part.masked_fill(overflowed, torch.inf) for part in (lost, lengths))
     return QuantizedRows(values, padded, scales, lost, lengths, unit)

@@ -171,39 +171,38 @@ def whole_rows_bytes(x: Tensor, num_rows: int, num_multiplied: int) -> int:
 
 def _fill(x: Tensor, units: Tensor, squares: Tensor, values: Tensor) -> None:
     """Writes what is kept of (B, D) rows: (B,), (B,) and (B, D) float64 or (B, 4, P) int8."""
-    rounded = _round(x, units)
-    if values.dtype == torch.int8:
+    in_digits = values.dtype == torch.int8
+    rounded = squares.new_empty(x.shape) if in_digits else values
+    _round(x, units, rounded)
+    torch.sum(rounded.square(), dim=1, out=squares)
+    if in_digits:
         values[:, :, : x.shape[1]] = _digits(rounded, units)
-    else:
-        values.copy_(rounded)
-    torch.sum(rounded.square_(), dim=1, out=squares)
 
 
-def _round(x: Tensor, units: Tensor) -> Tensor:
-    """(B, D) float64 rows rounded to multiples of a unit each; writes the (B,) units.
+def _round(x: Tensor, units: Tensor, out: Tensor) -> None:
+    """Writes (B, D) float64 rows rounded to multiples of a unit each, and the (B,) units.
 
     The unit follows from the length, which float64 would add up to different last bits in different
     orders. So rows are rounded twice, the first time so coarsely that the sum of their squares is
     exact, whatever the rows are.
     """
     dim = x.shape[1]
-    least, greatest = x.aminmax(dim=1)
-    exponents = torch.frexp(torch.maximum(greatest, -least)).exponent
+    exponents = torch.frexp(x.abs().amax(dim=1)).exponent
     bits = (_EXACT_BITS - max(dim - 1, 1).bit_length()) // 2
     coarse = _power_of_two(exponents - bits)
-    lengths = torch.linalg.vector_norm(_to_multiples(x, coarse), dim=1)
+    lengths = torch.linalg.vector_norm(_to_multiples(x, coarse, out), dim=1)
     lengths += coarse * (math.sqrt(dim) / 2)  # at most half a unit per entry
     # As much is left for the second rounding, and again for those of these few operations.
     units.copy_(
         _power_of_two(torch.frexp(lengths * (1 / (_MOST_LENGTH - math.sqrt(dim)))).exponent)
     )
-    return _to_multiples(x, units)
+    _to_multiples(x, units, out)
 
 
-def _to_multiples(x: Tensor, units: Tensor) -> Tensor:
-    """(B, D) float64: rounds rows of at most 2^51 units to whole numbers of units, ties to even."""
+def _to_multiples(x: Tensor, units: Tensor, out: Tensor) -> Tensor:
+    """Writes (B, D) float64 rows of at most 2^51 units rounded to whole numbers, ties to even."""
     added = units[:, None] * _ROUNDING
-    return torch.add(x, added).sub_(added)
+    return torch.add(x, added, out=out).sub_(added)
 
 
 def _power_of_two(exponents: Tensor) -> Tensor:

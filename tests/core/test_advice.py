@@ -106,6 +106,19 @@ def test_lengths_that_differ_widely(
     assert logged() == []
 
 
+def test_lengths_of_many_samples_are_judged_by_some(device: Device, logged: Logged) -> None:
+    directions = np.random.default_rng(0).normal(size=(9000, 2))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    lengths = np.linspace(1, 3, 9000)
+    features = (directions * lengths[:, None]).astype(np.float32)
+    mabm.rank_neighbors(device.put(features), device.put(np.arange(9000) % 2), k1=4)
+    (found,) = logged()
+    match = re.search(r"from (\S+) \(5th percentile\) to (\S+) \(95th\)", found)
+    assert match is not None
+    found_lengths = [float(number) for number in match.groups()]
+    np.testing.assert_allclose(found_lengths, np.percentile(lengths, [5, 95]), rtol=0.01)
+
+
 def test_one_cluster_of_an_absurd_share(device: Device, logged: Logged) -> None:
     crowd = people(1, 60, noise=0.05, seed=5)
     features = device.put(np.concatenate([people(60, 5, noise=0.01), crowd]))

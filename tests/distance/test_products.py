@@ -36,10 +36,11 @@ def test_float16_operands_and_what_they_lost_are_the_centered_rows(
     product = HalfProduct(x)
     unit = float(product.unit)
     assert math.frexp(unit)[0] == 0.5  # a power of two: scaling rounds nothing
-    whole = device.get(product.operand(slice(None))).astype(np.float64)
-    assert not whole[300:].any()
-    assert not whole[:, features.shape[1] :].any()
-    halves = whole[:300, : features.shape[1]]
+    operand = device.get(product.operand(slice(None))).astype(np.float64)
+    assert operand.shape[0] % 64 == operand.shape[1] % 64 == 0
+    assert not operand[300:].any()
+    assert not operand[:, features.shape[1] :].any()
+    halves = operand[:300, : features.shape[1]]
     assert np.isfinite(halves).all()
     assert np.abs(halves).max() <= 2**14
     centered = device.get(x - product.mean).astype(np.float64)

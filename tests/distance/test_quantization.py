@@ -50,6 +50,9 @@ def check_every_pair(x: Tensor, *, rotate: bool, mean: Tensor | None = None) -> 
     assert quantized.values.dtype == torch.int8
     assert int(quantized.values.abs().max()) <= 127
     assert quantized.values.shape[1] % 16 == 0
+    assert len(quantized.padded) % 64 == 0
+    assert torch.equal(quantized.padded[: len(x)], quantized.values)
+    assert not bool(quantized.padded[len(x) :].any())
     assert quantized.scales.dtype == torch.float32
     error, bound = errors_and_bounds(x, mean, quantized)
     assert (error <= bound).all()
