@@ -34,7 +34,7 @@ class Counts:
         lists: Lists.
         capacity: Places of a list of candidates, of 8-bit integers.
         candidates: Candidates of 8-bit integers that are scored exactly, in all lists.
-        insertions: Of these, put into a list, most of them to be dropped later.
+        insertions: Candidates that are put into a list, most of them to be dropped later.
         unproven: Part of the rows that 8-bit integers leave to float16.
         half_candidates: As ``candidates``, of float16.
         half_insertions: As ``insertions``, of float16.

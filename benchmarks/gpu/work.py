@@ -187,7 +187,7 @@ def multiply_left(size: Size) -> Work:
 
 
 def score(size: Size) -> Work:
-    """A row of features for each candidate, in any order; an addition in float64 an entry.
+    """A row of features for each candidate in reach, in any order; an addition in float64 an entry.
 
     Bits are moved to float64; lists are ordered by counting the better ones.
     """
