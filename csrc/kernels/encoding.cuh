@@ -320,7 +320,7 @@ __device__ inline void add_window(const Rows& encoding, const AveragedRows& aver
 // are cleared and read. A hash table in global memory would cost 128 bytes of it for each part,
 // sorting the parts eight times their bytes.
 template <bool kFill>
-__global__ void __launch_bounds__(kWindowThreads)
+__global__ void __launch_bounds__(kWindowThreads, 1)
     average_long_rows_kernel(Rows encoding, AveragedRows averaged, RowCounts rows, int window,
                              const int64_t* starts, int32_t* indices, int32_t* weights) {
   MABM_SHARED(unsigned long long, warp_parts, kWindowThreads / kWarpSize);

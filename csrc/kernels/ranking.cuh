@@ -87,16 +87,17 @@ struct RowScratch {
   int32_t* chosen;
 };
 
-// Scores the candidates of a row for which wants(slot) holds; `chosen` is scratch for their slots.
-// Called by a whole warp.
-template <bool kEuclidean, class Wants>
+// Scores the candidates of a row that have no score yet and may score as much as `least`: all of
+// them without bounds. Called by a whole warp.
+template <bool kEuclidean>
 __device__ void score_candidates(const float* features, int64_t dim, int64_t row,
-                                 const int32_t* indices, int count, const RowScratch& scratch,
-                                 const Wants& wants) {
+                                 const int32_t* indices, int count, const float* bounds,
+                                 double least, const RowScratch& scratch) {
   int num_chosen = 0;
   for (int first = 0; first < count; first += kWarpSize) {
     const int slot = first + lane_index();
-    const bool is_chosen = slot < count && wants(slot);
+    const bool is_chosen = slot < count && scratch.scored[slot] == -INFINITY &&
+                           (bounds == nullptr || bounds[slot] >= least);
     const unsigned all_chosen = __ballot_sync(kFullWarp, is_chosen);
     if (is_chosen) {
       scratch.chosen[num_chosen + lanes_before(all_chosen)] = slot;
@@ -123,27 +124,6 @@ __device__ void score_candidates(const float* features, int64_t dim, int64_t row
   __syncwarp();
 }
 
-// Scores the candidates of a row that may be among the first `width`: those with the greatest
-// bounds, and then those whose bounds the last of these leaves in reach. The others score -inf.
-// Called by a whole warp.
-template <bool kEuclidean>
-__device__ void score_best(const float* features, int64_t dim, int64_t row, const int32_t* indices,
-                           int count, const float* bounds, double area, double offset, int width,
-                           const RowScratch& scratch) {
-  for (int slot = lane_index(); slot < count; slot += kWarpSize) {
-    scratch.scored[slot] = -INFINITY;
-  }
-  __syncwarp();
-  const uint32_t first_key = find_boundary(bounds, count, width).key;
-  const auto score = [&](const auto& wants) {
-    score_candidates<kEuclidean>(features, dim, row, indices, count, scratch, wants);
-  };
-  score([&](int slot) { return key_of(bounds[slot]) >= first_key; });
-  const double last = score_of(find_boundary(scratch.scored, count, width).key);
-  const double reachable = last * area - offset;
-  score([&](int slot) { return key_of(bounds[slot]) < first_key && bounds[slot] >= reachable; });
-}
-
 // Orders a row's lists by exact scores. `scratch` has C entries for each row.
 template <bool kEuclidean>
 __global__ void rank_candidates_kernel(const float* features, int64_t dim, const int64_t* rows,
@@ -161,13 +141,23 @@ __global__ void rank_candidates_kernel(const float* features, int64_t dim, const
     const int32_t* indices = lists.indices + at * lists.capacity;
     const int count = lists.counts[at] < 0 ? 0 : lists.counts[at];
     const int width = ranked.widths[list];
-    if (bounds.bounds != nullptr && width > 0 && width < count) {
-      score_best<kEuclidean>(features, dim, rows[row], indices, count,
-                             bounds.bounds + at * lists.capacity, *bounds.area, bounds.offsets[row],
-                             width, own);
-    } else {
-      score_candidates<kEuclidean>(features, dim, rows[row], indices, count, own,
-                                   [](int) { return true; });
+    for (int slot = lane_index(); slot < count; slot += kWarpSize) {
+      own.scored[slot] = -INFINITY;
+    }
+    __syncwarp();
+    // First the `width` candidates with the greatest bounds, then those that the last of these
+    // leaves in reach. The others score -inf, which is after all of them.
+    const bool is_bounded = bounds.bounds != nullptr && 0 < width && width < count;
+    const float* own_bounds = is_bounded ? bounds.bounds + at * lists.capacity : nullptr;
+    double least = is_bounded ? score_of(find_boundary(own_bounds, count, width).key) : -INFINITY;
+#pragma unroll 1  // half as many registers
+    for (int pass = 0; pass < (is_bounded ? 2 : 1); ++pass) {
+      score_candidates<kEuclidean>(features, dim, rows[row], indices, count, own_bounds, least,
+                                   own);
+      if (is_bounded) {
+        const double last = score_of(find_boundary(own.scored, count, width).key);
+        least = last * *bounds.area - bounds.offsets[row];
+      }
     }
     write_list(own.scored, indices, count, width, ranked.ranks + column, ranked.scores + column);
     __syncwarp();  // before the next list takes the scratch
