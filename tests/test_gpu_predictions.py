@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import mabm
-from mabm.distance import candidates
+from mabm.distance import candidates, reranking, whole_products
 from mabm.distance.integer_products import IntegerProduct
 from mabm.distance.list_layout import ListLayout
 from mabm.distance.products import HalfProduct
@@ -220,6 +220,33 @@ def test_predicted_bytes_of_preparation_are_those_that_are_counted(gpu: Any, pro
     size = gpu.work.Size(count, dim, some_counts(gpu, unproven=0.0), by_integers)
     sampled = 8 * by_integers * gpu.work.SAMPLE * count  # products, which come after
     assert gpu.work.prepare(size).moved - sampled == pytest.approx(counted.calls.moved, rel=0.05)
+
+
+@pytest.mark.parametrize("in_digits", [False, True])
+def test_predicted_bytes_and_calls_of_re_ranking_are_those_that_are_counted(
+    gpu: Any, in_digits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count, dim = 10_240, 128  # 1,024 queries, and two parts of the columns
+    x, _ = gpu.calls.make_features(count, dim)
+    distance = torch.zeros(count // gpu.work.QUERY_SHARE, count - count // gpu.work.QUERY_SHARE)
+    monkeypatch.setattr(whole_products, "wants_digits", lambda x: in_digits)
+    with gpu.calls.as_on_a_gpu(), gpu.calls.CountCalls() as counted:
+        reranking._mix_in_euclidean(distance, x, 0.3, lambda done: None)
+    part = gpu.work.multiply_digits if in_digits else gpu.work.multiply_whole
+    work = part(gpu.work.Size(count, dim, some_counts(gpu)))
+    moved = work.moved + sum(again for again, _ in work.reused)
+    assert moved - 8 * x.numel() == pytest.approx(counted.calls.moved, rel=0.05)  # not joined here
+    assert work.calls == pytest.approx(counted.calls.number, rel=0.1)
+    assert not counted.calls.waits
+
+
+def test_cards_multiply_in_digits_as_their_compute_capabilities_do(gpu: Any) -> None:
+    capabilities = ((9, 0), (9, 0), (8, 0), (8, 6), (8, 9))
+    for device, capability in zip(gpu.cards.DEVICES, capabilities, strict=True):
+        assert device.slow_float64 == whole_products.has_slow_float64(capability)
+        parts = gpu.predictions.predict(gpu.work.Size(9, 9, some_counts(gpu)), device, {})
+        found = [name for name in parts["predicted_parts_ms"] if "digits" in name]
+        assert bool(found) == device.slow_float64
 
 
 @pytest.mark.parametrize("count", [8_000, 34_167, 100_000])
