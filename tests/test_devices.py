@@ -157,6 +157,70 @@ def test_many_groups(gpu: Device, num_groups: int) -> None:
     np.testing.assert_array_equal(gpu.get(found.scores), expected.scores)
 
 
+# More groups than shared memory has lists for, in the tables of a tile.
+def test_groups_by_the_thousand(gpu: Device) -> None:
+    count, num_groups = 300, 12_400  # a table of 0.6 GB
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(count, 8, generator=generator)
+    groups = torch.randint(0, num_groups, (count,), generator=generator, dtype=torch.int32)
+    rows = torch.arange(5)
+    groups[:5], groups[5] = 0, num_groups - 1
+    lists = (torch.arange(num_groups, dtype=torch.int32) % 5).expand(num_groups, -1).contiguous()
+    layout = groups[:5], groups, lists, 0, torch.full((5,), 0.1), [3] * 5, True, False, None, None
+    state = (
+        torch.zeros(5, 5, 40),
+        torch.zeros(5, 5, 40, dtype=torch.int32),
+        torch.zeros(5, 5, dtype=torch.int32),
+        torch.full((5, 5), -torch.inf),
+    )
+    collected = called("collect_candidates_", (x[:5] @ x.T, torch.ones(count), *layout, *state))
+    found = called(
+        "collect_candidates_", put(gpu, (x[:5] @ x.T, torch.ones(count), *layout, *state))
+    )
+    indices, counts = found[-3:-1]
+    np.testing.assert_array_equal(gpu.get(counts), collected[-2])
+    ranked = OPS.rank_candidates(gpu.put(x), gpu.put(rows), indices, counts, [3] * 5, False)
+    exactly = OPS.rank_exactly(x, rows, groups, lists, [3] * 5, False)
+    check_same(dict(enumerate(ranked)), dict(enumerate(exactly)), gpu)
+
+
+@pytest.mark.parametrize(("count", "dim"), [(257, 31), (1300, 513), (4100, 2048)])
+def test_what_is_measured_and_rounded_of_features(gpu: Device, count: int, dim: int) -> None:
+    features = torch.from_numpy(many(count, dim)[0])
+    features[:2] = 0
+    center = features.mean(dim=0)
+    integers = torch.zeros(count, dim + -dim % 64, dtype=torch.int8)
+    calls: dict[str, tuple[torch.Tensor, ...]] = {
+        "measure_columns": (features,),
+        "measure_rows": (features, center),
+        "halve_rows": (features, center, torch.tensor(2.0**7)),
+        "round_rows_": (features, center, integers),
+    }
+    for name, args in calls.items():
+        found, expected = called(name, put(gpu, args)), called(name, args)
+        check_same(dict(enumerate(found)), dict(enumerate(expected)), gpu)
+
+
+@pytest.mark.parametrize("euclidean", [False, True])
+def test_candidates_with_and_without_bounds(gpu: Device, euclidean: bool) -> None:
+    # As many candidates as a list may hold, of which the bounds leave few.
+    count, width, capacity = 700, 30, 184
+    features = torch.from_numpy(many(count, 200)[0])
+    rows = torch.arange(count)
+    distances = torch.cdist(features, features).square() / -2
+    scores = (distances if euclidean else features @ features.T).topk(capacity, dim=1)
+    indices = scores.indices.to(torch.int32)[:, None].contiguous()
+    counts = torch.full((count, 1), capacity, dtype=torch.int32)
+    arguments = features, rows, indices, counts, [width], euclidean
+    expected = OPS.rank_candidates(*arguments)
+    offsets = scores.values[:, :1].abs().amax(dim=1).double() * 1e-3
+    area = torch.tensor(1.0, dtype=torch.float64)
+    bounds = scores.values[:, None].contiguous(), offsets, area
+    for given_bounds in ((), bounds):
+        found = OPS.rank_candidates(*put(gpu, (*arguments, *given_bounds)))
+        check_same(dict(enumerate(found)), dict(enumerate(expected)), gpu)
+
+
 @pytest.mark.parametrize("product", [FloatProduct, HalfProduct, IntegerProduct])
 def test_every_product(gpu: Device, product: type, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = results(GOLDEN[0].features, GOLDEN[0].modality, GOLDEN[0].options)
@@ -197,11 +261,12 @@ def test_products_of_whole_numbers(
     task = mabm.SEARCH_TASKS["regdb"][0]
     split = count // 3
     halves = features[:split], features[split:], modality[:split], modality[split:]
-    others = features[: count // 2] * 3, features
+    rows = torch.from_numpy(features)
+    others = rows[: count // 2] * 3, rows
     scores = mabm.evaluate_search(*inputs, task=task)
     reranked = mabm.evaluate_search(*inputs, task=task, rerank=mabm.RerankOptions())
     distance = mabm.rerank(*halves)
-    products = whole_products.inner_products(*map(torch.from_numpy, others))
+    products = whole_products.inner_products(*others)
     monkeypatch.setattr(whole_products, "wants_digits", lambda x: in_digits)
     found = whole_products.inner_products(*map(gpu.put, others))
     np.testing.assert_array_equal(gpu.get(found), products)

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import mabm
-from mabm.distance import candidates
+from mabm.distance import candidates, reranking, whole_products
 from mabm.distance.integer_products import IntegerProduct
 from mabm.distance.list_layout import ListLayout
 from mabm.distance.products import HalfProduct
@@ -25,22 +25,22 @@ NAMES = ("calls", "cards", "counts", "microbenchmarks", "predictions", "stages",
 
 
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
+def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The modules of the benchmarks, by name."""
     monkeypatch.syspath_prepend(GPU)
     return SimpleNamespace(**{name: importlib.import_module(name) for name in NAMES})
 
 
-def some_input(gpu: Any, count: int = 300, dim: int = 24) -> Any:
+def some_input(bench: Any, count: int = 300, dim: int = 24) -> Any:
     features = torch.nn.functional.normalize(
         torch.randn(count, dim, generator=torch.Generator().manual_seed(1)), dim=1
     )
-    return gpu.stages.Prepared.of(features, torch.arange(count) % 3 // 2)
+    return bench.stages.Prepared.of(features, torch.arange(count) % 3 // 2)
 
 
-def test_counts_are_those_of_slow_loops(gpu: Any) -> None:
-    given = some_input(gpu)
-    found, count = gpu.counts.count_work(given), len(given.features)
+def test_counts_are_those_of_slow_loops(bench: Any) -> None:
+    given = some_input(bench)
+    found, count = bench.counts.count_work(given), len(given.features)
     members = [set(given.neighbors.row(i).tolist()) for i in range(count)]
     lists = [set(row) for row in given.ranking.ranks.tolist()]
     rows = [given.expanded.row(i).tolist() for i in range(count)]
@@ -69,7 +69,7 @@ def test_counts_are_those_of_slow_loops(gpu: Any) -> None:
     assert found.insertions >= found.candidates
 
 
-def test_insertions_are_those_of_a_list_that_grows_one_by_one(gpu: Any) -> None:
+def test_insertions_are_those_of_a_list_that_grows_one_by_one(bench: Any) -> None:
     width, gap, capacity = 5, 0.3, 30
     scores = torch.randn(20_000, generator=torch.Generator().manual_seed(2)).double()
     scores += torch.linspace(0, 5, 20_000)  # later ones are greater
@@ -85,30 +85,30 @@ def test_insertions_are_those_of_a_list_that_grows_one_by_one(gpu: Any) -> None:
         if len(kept) == capacity:
             threshold = max(threshold, sorted(kept)[-width] - gap)
             kept = [each for each in kept if each >= threshold]
-    assert gpu.counts._filled(scores, width, gap, capacity) == inserted
+    assert bench.counts._filled(scores, width, gap, capacity) == inserted
     assert inserted > 2 * capacity  # it was cut twice
 
 
 @pytest.mark.parametrize("count", [1, 8192, 8193, 34_167])
-def test_tiles_are_those_of_a_loop(gpu: Any, count: int) -> None:
-    size = gpu.work.Size(count, 2048, some_counts(gpu))
+def test_tiles_are_those_of_a_loop(bench: Any, count: int) -> None:
+    size = bench.work.Size(count, 2048, some_counts(bench))
     starts = range(0, count, 8192)
     sides = [min(8192, count - start) for start in starts]
     above = [(a, b) for k, a in enumerate(sides) for b in sides[k:]]
     assert size.num_tiles == len(above)
     assert size.tile_area == sum(a * b for a, b in above)
-    work = gpu.work.multiply(size)
+    work = bench.work.multiply(size)
     assert work.operations == {"int8": 2 * 2048 * size.tile_area}
 
 
-def some_counts(gpu: Any, **changed: float) -> Any:
-    return replace(gpu.predictions.likely_size(34_167, 2048).counts, **changed)
+def some_counts(bench: Any, **changed: float) -> Any:
+    return replace(bench.predictions.likely_size(34_167, 2048).counts, **changed)
 
 
-def test_the_longest_of_bytes_and_operations_counts_and_launches_on_top(gpu: Any) -> None:
-    h100 = gpu.cards.DEVICES[0]
+def test_the_longest_of_bytes_and_operations_counts_and_launches_on_top(bench: Any) -> None:
+    h100 = bench.cards.DEVICES[0]
     rates = h100.rates({})
-    work = gpu.work.Work(
+    work = bench.work.Work(
         moved=rates["bytes"],  # a second
         reused=((rates["bytes"], 2 * h100.cache), (rates["cached bytes"], h100.cache)),
         operations={"int8": 2.4 * rates["int8"], "float64": rates["float64"]},
@@ -117,20 +117,20 @@ def test_the_longest_of_bytes_and_operations_counts_and_launches_on_top(gpu: Any
         waits=100,
     )
     half_cached = 500 + 500 * rates["bytes"] / rates["cached bytes"]
-    found = gpu.predictions.predicted_ms(work, h100)
+    found = bench.predictions.predicted_ms(work, h100)
     assert found == (pytest.approx(1000 + half_cached + 1000 + 9), "bytes")
     measured = {"copy": 2 * rates["bytes"], "int8": rates["int8"] / 2}
-    found = gpu.predictions.predicted_ms(work, h100, measured)
+    found = bench.predictions.predicted_ms(work, h100, measured)
     assert found == (pytest.approx(4800 + 9), "int8")
 
 
-def test_float16_comes_first_where_integers_prove_too_few(gpu: Any) -> None:
-    some = gpu.work.Size(34_167, 2048, some_counts(gpu, unproven=0.1))
-    many = gpu.work.Size(34_167, 2048, some_counts(gpu, unproven=0.2))
-    assert set(gpu.work.multiply(some).operations) == {"int8"}
-    assert set(gpu.work.multiply(many).operations) == {"float16"}
-    assert gpu.work.multiply_left(some).operations["float16"] > 0
-    assert gpu.work.multiply_left(many) == gpu.work.Work()
+def test_float16_comes_first_where_integers_prove_too_few(bench: Any) -> None:
+    some = bench.work.Size(34_167, 2048, some_counts(bench, unproven=0.1))
+    many = bench.work.Size(34_167, 2048, some_counts(bench, unproven=0.2))
+    assert set(bench.work.multiply(some).operations) == {"int8"}
+    assert set(bench.work.multiply(many).operations) == {"float16"}
+    assert bench.work.multiply_left(some).operations["float16"] > 0
+    assert bench.work.multiply_left(many) == bench.work.Work()
 
 
 @pytest.mark.parametrize(
@@ -145,42 +145,42 @@ def test_float16_comes_first_where_integers_prove_too_few(gpu: Any) -> None:
         ("x86_64", None),
     ],
 )
-def test_devices_are_known_by_name(gpu: Any, name: str, device: str | None) -> None:
-    found = gpu.cards.device_of(name)
+def test_devices_are_known_by_name(bench: Any, name: str, device: str | None) -> None:
+    found = bench.cards.device_of(name)
     assert (found and found.name) == device
 
 
-def test_every_prediction_has_its_measurement(gpu: Any) -> None:
-    names = {stage.name for stage in gpu.stages.STAGES}
-    size = gpu.work.Size(34_167, 2048, some_counts(gpu))
-    predicted = gpu.predictions.predicted_stages(size, gpu.cards.DEVICES[0])
+def test_every_prediction_has_its_measurement(bench: Any) -> None:
+    names = {stage.name for stage in bench.stages.STAGES}
+    size = bench.work.Size(34_167, 2048, some_counts(bench))
+    predicted = bench.predictions.predicted_stages(size, bench.cards.DEVICES[0])
     assert predicted.keys() <= names
     assert {name for name in names if "fast" not in name} == predicted.keys()
 
 
-def test_the_tables_are_current(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tables_are_current(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """If this fails: python benchmarks/gpu/predictions.py."""
     monkeypatch.setattr(sys, "argv", ["predictions.py", "--check"])
-    assert gpu.predictions.main() == 0
-    text = gpu.predictions.RESULTS.read_text()
-    predicted = text[text.index(gpu.predictions.BEGIN) : text.index(gpu.predictions.END)]
-    for part in gpu.work.PARTS:
+    assert bench.predictions.main() == 0
+    text = bench.predictions.RESULTS.read_text()
+    predicted = text[text.index(bench.predictions.BEGIN) : text.index(bench.predictions.END)]
+    for part in bench.work.PARTS:
         assert f"| {part.name} |" in predicted
     assert "does not fit" in predicted
     assert not re.search(r"\bnan\b|\binf\b", predicted)
 
 
 def test_a_report_has_the_prediction_beside_the_measurement(
-    gpu: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    bench: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     rates = {"copy": 1e10, "float16": 1e11, "float64": 1e11}
-    monkeypatch.setattr(gpu.microbenchmarks, "ceilings", lambda timer: rates)
-    monkeypatch.setattr(gpu.microbenchmarks, "_SEEDS", (0,))
-    monkeypatch.setattr(gpu.microbenchmarks, "peers", lambda device: ())
-    monkeypatch.setattr(gpu.microbenchmarks, "device_of", lambda name: gpu.cards.DEVICES[1])
+    monkeypatch.setattr(bench.microbenchmarks, "ceilings", lambda timer: rates)
+    monkeypatch.setattr(bench.microbenchmarks, "_SEEDS", (0,))
+    monkeypatch.setattr(bench.microbenchmarks, "peers", lambda device: ())
+    monkeypatch.setattr(bench.microbenchmarks, "device_of", lambda name: bench.cards.DEVICES[1])
     options = ["--device", "cpu", "--sizes", "120x16", "--name", "both", "--output", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", ["microbenchmarks.py", *options, "--seconds", "60"])
-    assert gpu.microbenchmarks.main() == 0
+    assert bench.microbenchmarks.main() == 0
     size = json.loads((tmp_path / "both.json").read_text())["sizes"][0]
     assert size["errors"] == {}
     assert size["predicted_for"] == "H200"
@@ -196,9 +196,9 @@ def test_a_report_has_the_prediction_beside_the_measurement(
     assert any(line.startswith("  predicted for H200, ms: checks ") for line in table)
 
 
-def test_calls_that_wait_are_found(gpu: Any) -> None:
+def test_calls_that_wait_are_found(bench: Any) -> None:
     numbers = torch.tensor([3, -1, 2])
-    with gpu.calls.CountCalls() as counted:
+    with bench.calls.CountCalls() as counted:
         doubled = numbers.view(3, 1)[:, 0] * 2
         assert int(doubled.max()) == 6
         assert doubled[doubled > 0].tolist() == [6, 4]
@@ -210,30 +210,59 @@ def test_calls_that_wait_are_found(gpu: Any) -> None:
 
 
 @pytest.mark.parametrize("product", [IntegerProduct, HalfProduct])
-def test_predicted_bytes_of_preparation_are_those_that_are_counted(gpu: Any, product: Any) -> None:
+def test_predicted_bytes_of_preparation_are_those_that_are_counted(
+    bench: Any, product: Any
+) -> None:
     count, dim = 32_768, 128
-    x, modality = gpu.calls.make_features(count, dim)
+    x, modality = bench.calls.make_features(count, dim)
     layout = ListLayout.of(x, modality, mabm.PRESETS["bmil"], 30)
-    with gpu.calls.as_on_a_gpu(), gpu.calls.CountCalls() as counted:
+    with bench.calls.as_on_a_gpu(), bench.calls.CountCalls() as counted:
         candidates.Proposals(x, layout, product(x), euclidean=False)
     by_integers = product is IntegerProduct
-    size = gpu.work.Size(count, dim, some_counts(gpu, unproven=0.0), by_integers)
-    sampled = 8 * by_integers * gpu.work.SAMPLE * count  # products, which come after
-    assert gpu.work.prepare(size).moved - sampled == pytest.approx(counted.calls.moved, rel=0.05)
+    size = bench.work.Size(count, dim, some_counts(bench, unproven=0.0), by_integers)
+    sampled = 8 * by_integers * bench.work.SAMPLE * count  # products, which come after
+    assert bench.work.prepare(size).moved - sampled == pytest.approx(counted.calls.moved, rel=0.05)
+
+
+@pytest.mark.parametrize("in_digits", [False, True])
+def test_predicted_bytes_and_calls_of_re_ranking_are_those_that_are_counted(
+    bench: Any, in_digits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count, dim = 10_240, 128  # 1,024 queries, and two parts of the columns
+    x, _ = bench.calls.make_features(count, dim)
+    distance = torch.zeros(count // bench.work.QUERY_SHARE, count - count // bench.work.QUERY_SHARE)
+    monkeypatch.setattr(whole_products, "wants_digits", lambda x: in_digits)
+    with bench.calls.as_on_a_gpu(), bench.calls.CountCalls() as counted:
+        reranking._mix_in_euclidean(distance, x, 0.3, lambda done: None)
+    part = bench.work.multiply_digits if in_digits else bench.work.multiply_whole
+    work = part(bench.work.Size(count, dim, some_counts(bench)))
+    moved = work.moved + sum(again for again, _ in work.reused)
+    assert moved - 8 * x.numel() == pytest.approx(counted.calls.moved, rel=0.05)  # not joined here
+    assert work.calls == pytest.approx(counted.calls.number, rel=0.1)
+    assert not counted.calls.waits
+
+
+def test_cards_multiply_in_digits_as_their_compute_capabilities_do(bench: Any) -> None:
+    capabilities = ((9, 0), (9, 0), (8, 0), (8, 6), (8, 9))
+    for device, capability in zip(bench.cards.DEVICES, capabilities, strict=True):
+        assert device.slow_float64 == whole_products.has_slow_float64(capability)
+        parts = bench.predictions.predict(bench.work.Size(9, 9, some_counts(bench)), device, {})
+        found = [name for name in parts["predicted_parts_ms"] if "digits" in name]
+        assert bool(found) == device.slow_float64
 
 
 @pytest.mark.parametrize("count", [8_000, 34_167, 100_000])
-def test_predicted_calls_and_waits_are_those_that_are_counted(gpu: Any, count: int) -> None:
-    stages = gpu.stages
-    found = gpu.calls.count_calls(count, 32, 32)  # in blocks that are as much smaller
-    size = gpu.work.Size(count, 32, some_counts(gpu, unproven=0.0))
+def test_predicted_calls_and_waits_are_those_that_are_counted(bench: Any, count: int) -> None:
+    stages = bench.stages
+    found = bench.calls.count_calls(count, 32, 32)  # in blocks that are as much smaller
+    size = bench.work.Size(count, 32, some_counts(bench, unproven=0.0))
     for name, most in ((stages.WHOLE, 400), (stages.RANKING, 300), ("expand_queries", 30)):
         calls = found[name]
-        parts = [part.work(size) for part in gpu.work.PARTS if name in part.stages]
+        parts = [part.work(size) for part in bench.work.PARTS if name in part.stages]
         counted = calls.number - sum(calls.ops.values())
         assert counted < most * max(count / 34_167, 1)
         assert sum(work.calls for work in parts) == pytest.approx(counted, rel=0.1), name
-    waits = sum(part.work(size).waits for part in gpu.work.PARTS if stages.RANKING in part.stages)
+    waits = sum(part.work(size).waits for part in bench.work.PARTS if stages.RANKING in part.stages)
     assert waits == sum(found[stages.RANKING].waits.values())
     # Tiles on and above the diagonal, those above twice, and a sample of rows.
     assert found[stages.RANKING].ops["collect_candidates_"] == size.num_sides * (size.num_sides + 1)

@@ -87,7 +87,8 @@ class CountCalls(TorchDispatchMode):
         line, calls = _line(), self.calls
         calls.number += 1
         calls.lines[line] += 1
-        read = (result, args[1]) if name == "index" else (args, kwargs)  # of the rest of it nothing
+        inputs = [given for key, given in (kwargs or {}).items() if key != "out"]  # the result
+        read = (result, args[1]) if name == "index" else (args, inputs)  # of the rest of it nothing
         calls.moved += sum(map(_size, _tensors([*read, result])))
         if namespace == "mabm":
             calls.ops[name] += 1

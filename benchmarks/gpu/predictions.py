@@ -26,7 +26,7 @@ from cards import DEVICES, KINDS, Device
 from counts import Counts, count_work
 from features import make_features
 from stages import BY_HALVES, RANKING, RERANKING, WHOLE, Prepared
-from work import PARTS, Size, Work, peak_bytes
+from work import PARTS, Part, Size, Work, peak_bytes
 
 HERE = Path(__file__).resolve().parent
 RESULTS, COUNTED = HERE / "RESULTS.md", HERE / "counts.json"
@@ -64,7 +64,7 @@ def predicted_stages(
 ) -> dict[str, float]:
     """Milliseconds of each stage of ``stages.py`` that is predicted, by name."""
     found: dict[str, float] = {}
-    for part in PARTS:
+    for part in _parts_on(device):
         taken, _ = predicted_ms(part.work(size), device, ceilings)
         for stage in part.stages:
             found[stage] = found.get(stage, 0.0) + taken
@@ -81,9 +81,15 @@ def predict(size: Size, device: Device, ceilings: Mapping[str, float]) -> dict[s
         "predicted_peak_bytes": peak_bytes(size),
         "predicted_ms": predicted_stages(size, device, ceilings),
         "predicted_parts_ms": {
-            part.name: predicted_ms(part.work(size), device, ceilings)[0] for part in PARTS
+            part.name: predicted_ms(part.work(size), device, ceilings)[0]
+            for part in _parts_on(device)
         },
     }
+
+
+def _parts_on(device: Device) -> list[Part]:
+    """The parts that a device takes."""
+    return [part for part in PARTS if part.runs_on(device.slow_float64)]
 
 
 def likely_size(count: int, dim: int) -> Size:
@@ -166,9 +172,11 @@ def _time_table(size: Size) -> list[str]:
         "|---|" + "---|" * len(DEVICES),
     ]
     for part in PARTS:
-        times = [predicted_ms(part.work(size), device) for device in DEVICES]
-        cells = " | ".join(f"{taken:.2f} {longest}" for taken, longest in times)
-        lines.append(f"| {part.name} | {cells} |")
+        cells = []
+        for device in DEVICES:
+            taken, longest = predicted_ms(part.work(size), device)
+            cells.append(f"{taken:.2f} {longest}" if part.runs_on(device.slow_float64) else "-")
+        lines.append(f"| {part.name} | {' | '.join(cells)} |")
     for stage in (WHOLE, RANKING, BY_HALVES, RERANKING):
         taken = (predicted_stages(size, device)[stage] for device in DEVICES)
         lines.append(f"| **`{stage}`** | {' | '.join(f'**{each:.1f}**' for each in taken)} |")

@@ -15,10 +15,12 @@ from mabm.distance import candidates
 from mabm.distance.candidates import tile_shape
 from mabm.distance.products import Product, product_of
 from mabm.distance.rows import NeighborSets
+from mabm.distance.whole_products import wants_digits
 
 # The most samples with dense matrices: (N, N) float32 takes 4.7 GB.
 DENSE_LIMIT = 34_167
 _QUERY_SHARE = 10  # one sample in so many is a query of the re-ranking
+DIGIT_PRODUCTS = 16  # of 8-bit integers, in place of one of float64
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,10 @@ def _reranking(given: Prepared) -> Floor:
     queries = given.num_queries
     moved = size_of(given.features) + 4.0 * queries * (count - queries)
     euclidean = 2.0 * queries * count * dim
-    return Floor(moved, {"float16": given.product_operations, "float64": euclidean})
+    exact = {"float64": euclidean}
+    if wants_digits(given.features):
+        exact = {"int8": DIGIT_PRODUCTS * euclidean}
+    return Floor(moved, {"float16": given.product_operations, **exact})
 
 
 WHOLE, FAST = "pseudo_labels", "pseudo_labels, fast"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from math import ceil, log2
 
 from counts import Counts
-from stages import PRODUCT, RANKING, RERANKING, WHOLE
+from stages import DIGIT_PRODUCTS, PRODUCT, RANKING, RERANKING, WHOLE
 
 # The side of a tile of products where memory is large, and rows of a block of PyTorch's calls.
 TILE, BLOCK = 8192, 4096
@@ -25,8 +25,10 @@ WINDOW, NEAR_SLOTS = 12_000, 256
 TABLE = 2048
 # Bytes that memory and caches read together.
 SECTOR = 32
-# One sample in so many is a query of the re-ranking (stages.py), and its rows at once.
+# One sample in so many is a query of the re-ranking (stages.py), and its rows at once; columns
+# of products of digits at once (mabm/distance/whole_products.py).
 QUERY_SHARE, QUERY_ROWS = 10, 256
+DIGIT_COLUMNS = 8192
 
 
 @dataclass(frozen=True)
@@ -336,16 +338,50 @@ def fill_queries(size: Size) -> Work:
 
 
 def multiply_whole(size: Size) -> Work:
-    """Queries times all rows in whole numbers that float64 adds exactly.
+    """Rows rounded to whole numbers, 116 bytes an entry, and queries times all rows in float64.
 
-    With GeForce cards in 16 products of 8-bit digits, whose seven sums are written and read.
+    All rows are read for each block of queries; distances are made of products and mixed, 120 bytes
+    each.
     """
-    queries = size.count / QUERY_SHARE
+    pairs, blocks = _query_pairs(size)
     return Work(
-        moved=30 * size.entries + 7 * 2 * 8 * queries * size.count,
-        operations={"wide products": 2 * queries * size.entries},
-        calls=ceil(queries / QUERY_ROWS) * 12 + 20 * ceil(size.count / BLOCK),
+        moved=(8 + 116) * size.entries + 8 * pairs,
+        reused=(
+            (8 * size.entries * blocks, 8 * size.entries),
+            (120 * pairs, 8 * QUERY_ROWS * size.count),
+        ),
+        operations={"float64 products": 2 * pairs * size.dim},
+        calls=14 * blocks + 26 * ceil(size.count / BLOCK),
     )
+
+
+def multiply_digits(size: Size) -> Work:
+    """The same in 16 products of 8-bit digits: 172 bytes an entry to round and split it.
+
+    Seven sums a product are written, read and added in float64, 160 bytes, and scaled, 32.
+    """
+    pairs, blocks = _query_pairs(size)
+    columns = min(DIGIT_COLUMNS, size.count)
+    return Work(
+        moved=(8 + 172) * size.entries,
+        reused=(
+            (DIGIT_PRODUCTS * size.entries * blocks, 4 * float(columns) * size.dim),
+            (160 * pairs, 12 * float(QUERY_ROWS) * columns),
+            ((32 + 120) * pairs, 8 * QUERY_ROWS * size.count),
+        ),
+        operations={
+            "int8": DIGIT_PRODUCTS * 2 * pairs * size.dim,
+            "float64": 20 * pairs,
+            "conversions": 7 * pairs,
+        },
+        calls=(18 + 14 * ceil(size.count / columns)) * blocks + 32 * ceil(size.count / BLOCK),
+    )
+
+
+def _query_pairs(size: Size) -> tuple[float, int]:
+    """Pairs of a query and any row, and blocks of queries."""
+    queries = size.count / QUERY_SHARE
+    return queries * size.count, ceil(queries / QUERY_ROWS)
 
 
 @dataclass(frozen=True)
@@ -356,11 +392,17 @@ class Part:
         name: In the table.
         work: Its work on an input.
         stages: The stages of ``stages.py`` that it is a part of.
+        slow_float64: Whether it is for devices with slow float64 or for the others, unless for all.
     """
 
     name: str
     work: Callable[[Size], Work]
     stages: tuple[str, ...]
+    slow_float64: bool | None = None
+
+    def runs_on(self, slow_float64: bool) -> bool:
+        """Whether a device with slow or fast float64 takes it."""
+        return self.slow_float64 in (None, slow_float64)
 
 
 PARTS = (
@@ -378,7 +420,8 @@ PARTS = (
     Part("product alone", multiply_all, (PRODUCT,)),
     Part("dense distance", fill_dense, ("jaccard_distance",)),
     Part("dense distance of queries", fill_queries, (RERANKING,)),
-    Part("re-ranking, evaluation: product", multiply_whole, (RERANKING,)),
+    Part("re-ranking: products in float64", multiply_whole, (RERANKING,), slow_float64=False),
+    Part("re-ranking: products in digits", multiply_digits, (RERANKING,), slow_float64=True),
 )
 
 
