@@ -47,13 +47,13 @@ cudaError_t launch(void (*kernel)(Params...), int64_t num_blocks, int num_thread
     return cudaSuccess;
   }
   if (shared_bytes > kPlainShared) {
-    // As much as there is, whatever this launch needs: what a kernel is allowed is shared by all
-    // threads of the host, and another one's launch must not lower it in between.
+    // As much as there is, even if this launch needs less: what a kernel is allowed is shared by
+    // all threads of the host, and another one's launch must not lower it in between.
     size_t most = 0;
     cudaError_t error = find_most_shared(&most);
     if (error == cudaSuccess) {
       error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                   static_cast<int>(most));
+                                   static_cast<int>(shared_bytes > most ? shared_bytes : most));
     }
     if (error != cudaSuccess) {
       return error;
