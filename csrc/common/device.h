@@ -26,29 +26,6 @@ constexpr unsigned kFullWarp = 0xffffffffu;
 // Shared memory that every launch may ask for. More must be allowed for the kernel before.
 constexpr size_t kPlainShared = 48 * 1024;
 
-// Starts a kernel, on a GPU or on the emulated grid.
-template <class... Params, class... Args>
-cudaError_t launch(void (*kernel)(Params...), int64_t num_blocks, int num_threads,
-                   size_t shared_bytes, cudaStream_t stream, Args... args) {
-  if (num_blocks == 0) {
-    return cudaSuccess;
-  }
-  if (shared_bytes > kPlainShared) {
-    const cudaError_t error = cudaFuncSetAttribute(
-        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
-    if (error != cudaSuccess) {
-      return error;
-    }
-  }
-#if defined(MABM_EMULATED)
-  return emulated::run_grid(reinterpret_cast<const void*>(kernel), num_blocks, num_threads,
-                            shared_bytes, [&] { kernel(args...); });
-#else
-  kernel<<<static_cast<unsigned>(num_blocks), num_threads, shared_bytes, stream>>>(args...);
-  return cudaGetLastError();
-#endif
-}
-
 // The most shared memory that a launch may ask for on the current device. What its kernel declares
 // beside it must fit into 1 KiB.
 inline cudaError_t find_most_shared(size_t* bytes) {
@@ -60,6 +37,35 @@ inline cudaError_t find_most_shared(size_t* bytes) {
   }
   *bytes = static_cast<size_t>(most) - 1024;
   return error;
+}
+
+// Starts a kernel, on a GPU or on the emulated grid.
+template <class... Params, class... Args>
+cudaError_t launch(void (*kernel)(Params...), int64_t num_blocks, int num_threads,
+                   size_t shared_bytes, cudaStream_t stream, Args... args) {
+  if (num_blocks == 0) {
+    return cudaSuccess;
+  }
+  if (shared_bytes > kPlainShared) {
+    // As much as there is, even if this launch needs less: what a kernel is allowed is shared by
+    // all threads of the host, and another one's launch must not lower it in between.
+    size_t most = 0;
+    cudaError_t error = find_most_shared(&most);
+    if (error == cudaSuccess) {
+      error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                   static_cast<int>(shared_bytes > most ? shared_bytes : most));
+    }
+    if (error != cudaSuccess) {
+      return error;
+    }
+  }
+#if defined(MABM_EMULATED)
+  return emulated::run_grid(reinterpret_cast<const void*>(kernel), num_blocks, num_threads,
+                            shared_bytes, [&] { kernel(args...); });
+#else
+  kernel<<<static_cast<unsigned>(num_blocks), num_threads, shared_bytes, stream>>>(args...);
+  return cudaGetLastError();
+#endif
 }
 
 // Elements of a block's shared memory.

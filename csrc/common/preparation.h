@@ -17,7 +17,7 @@ inline int64_t padded_size(int64_t size) {
   return (size + kOperandStep - 1) / kOperandStep * kOperandStep;
 }
 
-// Columns are measured in parts of consecutive rows, and the parts are added thereafter, both in
+// Columns are measured in parts of consecutive rows, and then the parts are added, both in
 // ascending order. 256 rows keep a GPU busy from few samples on; the parts of many are limited,
 // since a thread adds those of a column.
 struct ColumnParts {

@@ -15,8 +15,6 @@ namespace mabm {
 constexpr int kMostRowWarps = 8;
 // Blocks of this size that a multiprocessor has registers for: 80 a thread, without spills.
 constexpr int kLeastBlocks = 3;
-// Shared memory that every device gives a block without an opt-in.
-constexpr size_t kSharedBytes = 48 << 10;
 // Runs of a warp's width whose scores are loaded before the first is examined, and their columns.
 constexpr int kScanUnroll = 4;
 constexpr int kScanColumns = kScanUnroll * kWarpSize;
@@ -354,9 +352,9 @@ cudaError_t launch_collect_candidates(const Tile& tile, const ListTable& table,
                             (has_samples(lists.num_lists) ? kSampleClasses * sizeof(Score) : 0);
   const size_t warp_bytes =
       num_lists * list_bytes + (kTransposed ? sizeof(float) * kStagedStride : 0);
-  static_assert(kMostLists * (sizeof(int32_t) + sizeof(double)) <= kSharedBytes);
+  static_assert(kMostLists * (sizeof(int32_t) + sizeof(double)) <= kPlainShared);
   int warps = kMostRowWarps;
-  while (warps > 1 && warps * warp_bytes > kSharedBytes) {
+  while (warps > 1 && warps * warp_bytes > kPlainShared) {
     warps /= 2;
   }
   return launch(collect_candidates_kernel<kTransposed, Tile>, blocks_for(lists.num_rows, warps),

@@ -18,7 +18,7 @@ constexpr int kOverlapWarps = kOverlapThreads / kWarpSize;
 constexpr int kWindow = 12000;
 // Columns of a window that may wait for their distances.
 constexpr int kMostWaiting = 256;
-static_assert(sizeof(int32_t) * (kWindow + kMostWaiting + kOverlapWarps + 2) <= 48 << 10,
+static_assert(sizeof(int32_t) * (kWindow + kMostWaiting + kOverlapWarps + 2) <= kPlainShared,
               "a window and its counters fit in the shared memory of every device");
 // Near rows that the first pass has room for; a row with more is searched again. A row has about as
 // many as its identity has images, some 90 in the largest of the usual data sets.

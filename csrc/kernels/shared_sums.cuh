@@ -23,8 +23,8 @@ class SharedSums {
     high_[at] = 0;
   }
 
-  // Adds modulo 2^64; any number of threads may add at once. The low half wraps around before the
-  // eyes of exactly one thread, which carries.
+  // Adds modulo 2^64; any number of threads may add at once. Each time the low half wraps around,
+  // exactly one thread sees it, and carries.
   __device__ void add(int at, unsigned long long part) const {
     const auto low = static_cast<unsigned>(part);
     const unsigned before = atomicAdd(&low_[at], low);

@@ -12,6 +12,8 @@ from typing import Any, NoReturn, TypeVar
 import torch
 from torch import Tensor
 
+from mabm._core.padding import padded_size
+
 _Rows = tuple[Tensor, Tensor]
 _ValuedRows = tuple[Tensor, Tensor, Tensor]
 _Fake = TypeVar("_Fake", bound=Callable[..., Any])
@@ -81,9 +83,8 @@ def measure_rows(features: Tensor, center: Tensor) -> Tensor:
 @_fake
 def halve_rows(features: Tensor, center: Tensor, scale: Tensor) -> _Rows:
     count, dim = features.shape
-    shape = (-(-count // 64) * 64, -(-dim // 64) * 64)
     return (
-        features.new_empty(shape, dtype=torch.float16),
+        features.new_empty((padded_size(count), padded_size(dim)), dtype=torch.float16),
         features.new_empty((count,), dtype=torch.float64),
     )
 

@@ -28,10 +28,11 @@ import torch
 from torch import Tensor
 
 from mabm._core.device_memory import available_bytes
+from mabm._core.padding import OPERAND_STEP, padded_size
 from mabm._core.work import QUIET, Work
 from mabm.distance.integer_products import IntegerProduct, wants_integers
 from mabm.distance.list_layout import ListLayout
-from mabm.distance.products import OPERAND_STEP, Product, padded_size, product_of
+from mabm.distance.products import Product, product_of
 from mabm.distance.score_terms import score_terms
 
 # One tile of scores, 64 MB: enough rows and columns for a matrix product to run at full speed and

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mabm.distance.products import OPERAND_STEP, padded_operand
+from mabm._core.padding import OPERAND_STEP
+from mabm.distance.products import padded_operand
 from mabm.distance.quantization import MOST_DIMENSIONS, quantize_rows, rotation_helps
 from mabm.distance.rounding import growth
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from mabm._core.padding import OPERAND_STEP, padded_size
 from mabm.distance.rounding import MATRIX_UNIT_ROUNDOFF, float32_rounding, growth
 
 # Scaled entries stay below this, a quarter of the largest float16.
 _HALF_RANGE_EXPONENT = 14
-# Operands have a multiple of so many rows: products of other sizes take slower kernels of a GPU's
-# library, and those of 8-bit integers some sizes not at all.
-OPERAND_STEP = 64
+# The least normal float32: what is smaller may be flushed to zero.
+_FLUSHED = 2.0**-126
 # Multiplications per call, a fraction of a second of work: Python checks for signals between calls.
 # That is 1,024 rows of a tile of 2,048 dimensions.
 _PRODUCTS_AT_ONCE = 2**33
@@ -58,11 +59,6 @@ def product_of(x: Tensor) -> Product:
     if x.is_cuda and not torch.backends.cuda.matmul.allow_fp16_accumulation:
         return HalfProduct(x)
     return FloatProduct(x)
-
-
-def padded_size(count: int, step: int = OPERAND_STEP) -> int:
-    """The next multiple of a step."""
-    return -(-count // step) * step
 
 
 def padded_operand(padded: Tensor, rows: slice | Tensor) -> Tensor:
@@ -153,13 +149,15 @@ class HalfProduct:
         """(N,) float64: bound on the error of a product of each row; multiply it by ``unit``.
 
         With ``d = h + e``, the kept and the lost part of each row:
-        ``d_i . d_j - h_i . h_j = e_i . d_j + h_i . e_j``.
+        ``d_i . d_j - h_i . h_j = e_i . d_j + h_i . e_j``. What is measured as lost leaves out what
+        an entry lost that the scale made too small for float32.
         """
-        kept = centered_length + self._lost
-        greatest_lost, greatest = self._lost.max(), centered_length.max()
+        lost = self._lost + math.sqrt(self._dim) * _FLUSHED / self._scale
+        kept = centered_length + lost
+        greatest_lost, greatest = lost.max(), centered_length.max()
         terms = self._dim + 8
         return (
             growth(terms, MATRIX_UNIT_ROUNDOFF) * kept * kept.max()
-            + (self._lost * greatest + kept * greatest_lost) * (1 + 2.0**-20)
+            + (lost * greatest + kept * greatest_lost) * (1 + 2.0**-20)
             + growth(8, 2.0**-24) * centered_length * greatest
         )

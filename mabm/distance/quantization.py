@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from mabm._core.arrays import row_blocks
-from mabm.distance.products import padded_size
+from mabm._core.padding import padded_size
 from mabm.distance.rounding import MATRIX_UNIT_ROUNDOFF, float32_rounding, growth
 
 _LARGEST = 127
@@ -115,7 +115,7 @@ def quantize_rows(x: Tensor, mean: Tensor, *, rotate: bool) -> QuantizedRows:
 def _depth(dim: int) -> int:
     """Number of columns with their padding."""
     step = _STEP if dim < _FACTOR * _STEP else _FACTOR
-    return -(-dim // step) * step
+    return padded_size(dim, step)
 
 
 def rotation_helps(x: Tensor, mean: Tensor) -> bool:

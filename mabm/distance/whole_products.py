@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from mabm._core.arrays import row_blocks
+from mabm._core.padding import padded_size
 
 # Whole numbers up to 2^53 are exact in float64.
 _EXACT_BITS: Final = 53
@@ -85,7 +86,7 @@ class WholeRows:
         count, dim = x.shape
         self.units, self.squares = (x.new_empty(count, dtype=torch.float64) for _ in range(2))
         if wants_digits(x):
-            shape = _filled_up(count, _STEP), _NUM_DIGITS, _filled_up(dim, _DEPTH_STEP)
+            shape = padded_size(count, _STEP), _NUM_DIGITS, padded_size(dim, _DEPTH_STEP)
             self._values = x.new_zeros(shape, dtype=torch.int8)
         else:
             self._values = x.new_empty((count, dim), dtype=torch.float64)
@@ -162,9 +163,9 @@ def whole_rows_bytes(x: Tensor, num_rows: int, num_multiplied: int) -> int:
     block = len(row_blocks(x.new_empty(num_rows, 0))[0]) * dim
     if not wants_digits(x):
         return 8 * num_rows * (dim + 2) + 16 * block
-    depth = _NUM_DIGITS * _filled_up(dim, _DEPTH_STEP)
-    columns = _filled_up(num_rows, _STEP)
-    multiplied = _filled_up(max(num_multiplied, _LEAST_ROWS), _STEP)
+    depth = _NUM_DIGITS * padded_size(dim, _DEPTH_STEP)
+    columns = padded_size(num_rows, _STEP)
+    multiplied = padded_size(max(num_multiplied, _LEAST_ROWS), _STEP)
     partial = multiplied * (2 * depth + 4 * min(columns, _COLUMNS_AT_ONCE))
     return columns * depth + 16 * num_rows + max(24 * block, partial)
 
@@ -231,7 +232,7 @@ def _multiply_digits(left: Tensor, right: Tensor, out: Tensor) -> None:
     """
     count, _, depth = left.shape
     # With the digits of one side reversed, those of a place are next to each other on both.
-    reversed_left = left.new_zeros((_filled_up(max(count, _LEAST_ROWS), _STEP), *left.shape[1:]))
+    reversed_left = left.new_zeros((padded_size(max(count, _LEAST_ROWS), _STEP), *left.shape[1:]))
     reversed_left[:count] = left.flip(1)
     a, b = reversed_left.flatten(1), right.flatten(1)
     partial = out.new_empty(len(a) * min(len(b), _COLUMNS_AT_ONCE), dtype=torch.int32)
@@ -250,8 +251,3 @@ def _multiply_digits(left: Tensor, right: Tensor, out: Tensor) -> None:
                 total.copy_(found)
             else:
                 torch.add(found, total, alpha=256, out=total)
-
-
-def _filled_up(size: int, step: int) -> int:
-    """The least multiple of ``step`` that is at least ``size``."""
-    return -(-size // step) * step

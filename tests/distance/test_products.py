@@ -50,6 +50,22 @@ def test_float16_operands_and_what_they_lost_are_the_centered_rows(
     np.testing.assert_allclose(device.get(product._lost), lost, rtol=1e-9, atol=0)
 
 
+def test_what_the_scale_makes_too_small_for_float32_is_part_of_the_bound(device: Device) -> None:
+    x = torch.zeros(4, 8)
+    x[:2, 0] = torch.tensor([2.0**114, -(2.0**114)])
+    x[2:] = 2.0**-60 * torch.arange(16).view(2, 8)
+    product = HalfProduct(device.put(x))
+    centered = device.get(device.put(x).double() - product.mean)
+    products = torch.empty(64, 64, device=device.put(x).device)
+    product.multiply(product.operand(slice(0, 4)), product.operand(slice(0, 4)), products)
+    exact = centered @ centered.T
+    errors = np.abs(device.get(products.double() / product.unit)[2:4, :4] - exact[2:])
+    lengths = device.put(torch.from_numpy(np.linalg.norm(centered, axis=1)))
+    bounds = device.get(product.error_bounds(lengths))[2:, None]
+    assert errors.max() > 2.0**50
+    assert (errors <= bounds).all()
+
+
 @pytest.mark.parametrize(("count", "dim"), [(1, 1), (63, 6), (64, 64), (65, 127), (200, 33)])
 @pytest.mark.parametrize("product_type", [FloatProduct, HalfProduct, IntegerProduct])
 def test_operands_are_blocks_of_rows_and_others_up_to_a_step(

@@ -214,9 +214,9 @@ def test_a_launch_has_what_its_kernel_was_allowed(grid: ModuleType, kib: int) ->
     with pytest.raises(ValueError, match=r"^invalid argument$"):
         grid.launch_nothing(1, 32, (kib << 10) + 1)
     grid.launch_nothing(1, 32, 60 << 10)
-    grid.launch_unasked(60 << 10)  # the kernel is the same
+    grid.launch_unasked((kib - 1) << 10)  # the kernel is the same, and was allowed all there is
     with pytest.raises(ValueError, match=r"^invalid argument$"):
-        grid.launch_unasked((60 << 10) + 1)
+        grid.launch_unasked(((kib - 1) << 10) + 1)
 
 
 @pytest.mark.parametrize("kib", [48, 64, 227])
