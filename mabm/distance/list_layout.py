@@ -9,9 +9,6 @@ from torch import Tensor
 
 from mabm.distance.presets import Preset
 
-# The most groups: the table of their lists takes 4 GiB.
-_MOST_GROUPS = 1 << 15
-
 
 @dataclass(frozen=True)
 class ListLayout:
@@ -44,11 +41,6 @@ class ListLayout:
             groups = x.new_zeros(len(x), dtype=torch.int64)
         _, numbered, counts = torch.unique(groups, return_inverse=True, return_counts=True)
         sizes = counts.tolist() or [0]
-        if len(sizes) > _MOST_GROUPS:
-            raise ValueError(
-                f"modality must have at most {_MOST_GROUPS} groups with preset {preset.name!r}, "
-                f"got {len(sizes)}"
-            )
         numbers = torch.arange(len(sizes), dtype=torch.int32, device=x.device)
         if preset.lists == "intra_inter":
             list_of_group = (numbers[:, None] != numbers).to(torch.int32)

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from mabm._core.arrays import row_blocks
 from mabm._core.padding import padded_size
+from mabm._core.precision import without_autocast
 from mabm.distance.rounding import MATRIX_UNIT_ROUNDOFF, float32_rounding, growth
 
 _LARGEST = 127
@@ -212,9 +213,10 @@ class _Rotation:
         padded = rows.new_empty((len(rows), self._depth))
         torch.addcmul(-mean * signs, rows, signs, out=padded[:, :dim])  # rounds once
         padded[:, dim:].zero_()
-        first = padded.view(-1, len(self._inner)) @ self._inner
-        grid = first.view(len(rows), len(self._outer), len(self._inner))
-        return torch.matmul(self._outer, grid).view(len(rows), self._depth)
+        with without_autocast(rows.device):
+            first = padded.view(-1, len(self._inner)) @ self._inner
+            grid = first.view(len(rows), len(self._outer), len(self._inner))
+            return torch.matmul(self._outer, grid).view(len(rows), self._depth)
 
 
 def _hartley_matrix(size: int) -> Tensor:

@@ -236,7 +236,7 @@ def test_rows_that_do_not_ascend_are_no_encoding() -> None:
         ("rank_candidates", 4, [3, -1], "widths must be in .*, got -1"),
         ("rank_exactly", 4, [2**62, 2**62], "widths must be in .*, got 4611686018427387904"),
         ("rank_exactly", 4, [3, -(2**62)], "widths must be in .*, got -4611686018427387904"),
-        ("rank_exactly", 4, [1] * 4097, "widths must be at most 4096, got 4097"),
+        ("rank_exactly", 4, [1] * 4097, "widths must be those of at most 4096 lists, got 4097"),
         ("jaccard_distance", 6, -1, "num_samples must be in .*, got -1"),
         ("jaccard_distance", 6, 2**62, "num_samples must be in .*, got 4611686018427387904"),
         ("jaccard_graph", 3, float("nan"), r"max_distance must be in \[0, 1\), got -?nan"),

@@ -162,6 +162,15 @@ def test_what_may_overflow_is_not_proposed(device: Device, name: str, euclidean:
     assert (device.get(found.counts)[longest] == -1).all()
 
 
+def test_biases_that_overflow_are_not_bounded(device: Device) -> None:
+    x = device.put(torch.full((30, 1), 1e23))  # far from 0, and so close together that products fit
+    x[::2] *= 1 + 2.0**-20
+    terms = score_terms(x, FloatProduct(x), False)
+    assert not terms.biases.isfinite().any()
+    assert not terms.bounds.isfinite().any()
+    assert score_terms(x, FloatProduct(x), True).bounds.isfinite().all()
+
+
 def ranked_exactly(x: torch.Tensor, layout: ListLayout, euclidean: bool) -> torch.Tensor:
     rows = torch.arange(len(x), device=x.device)
     groups, list_of_group, widths = layout.groups, layout.list_of_group, layout.widths

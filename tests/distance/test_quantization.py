@@ -243,3 +243,14 @@ def test_blocks_of_rows_change_nothing(device: Device) -> None:
     assert torch.equal(whole.values[500:], part.values)
     assert torch.equal(whole.scales[500:], part.scales * ratio)
     assert torch.equal(whole.lost[500:], part.lost * ratio)
+
+
+def test_rotations_are_float32_under_autocast(device: Device) -> None:
+    x = device.put(torch.eye(70, 100))
+    mean = x.mean(dim=0)
+    expected = quantize_rows(x, mean, rotate=True)
+    with torch.autocast(x.device.type, dtype=torch.bfloat16):
+        assert rotation_helps(x, mean)
+        found = quantize_rows(x, mean, rotate=True)
+    for part, wanted in zip(found, expected, strict=True):
+        assert torch.equal(part, wanted)

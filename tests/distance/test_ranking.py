@@ -13,7 +13,7 @@ from hypothesis import given
 
 import mabm
 from mabm import reference
-from mabm.distance import candidates, list_layout, ranking
+from mabm.distance import candidates, ranking
 from mabm.distance.products import FloatProduct, HalfProduct
 
 
@@ -94,14 +94,6 @@ def test_tiles_change_nothing(
     tiled = mabm.rank_neighbors(*inputs, k1=k1, preset=preset)
     np.testing.assert_array_equal(device.get(tiled.ranks), device.get(whole.ranks))
     np.testing.assert_array_equal(device.get(tiled.scores), device.get(whole.scores))
-
-
-def test_more_groups_than_a_table_has_room_for_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(list_layout, "_MOST_GROUPS", 9)
-    features, cameras = np.random.default_rng(0).normal(size=(40, 3)), np.arange(40)
-    mabm.rank_neighbors(features, cameras % 9, preset="ca_jaccard")
-    with pytest.raises(ValueError, match=r"modality must have at most 9 groups .* got 10"):
-        mabm.rank_neighbors(features, cameras % 10, preset="ca_jaccard")
 
 
 def redone_rows(caplog: pytest.LogCaptureFixture) -> int:

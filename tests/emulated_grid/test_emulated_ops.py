@@ -99,6 +99,13 @@ def test_tiles_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     check_same_results(features[order], modality[order], {"k1": 9, "k2": 2})
 
 
+def test_autocast_changes_nothing() -> None:
+    modality = np.arange(80) % 2
+    features = make_features("norms", modality, seed=1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        check_same_results(features, modality, {"k1": 9, "k2": 2})
+
+
 def test_exact_ranks_of_more_rows_and_columns_than_a_tile() -> None:
     # A tile of exact scores has 1,024 rows and 8,192 columns.
     features = torch.randint(-2, 3, (8300, 2)).float()

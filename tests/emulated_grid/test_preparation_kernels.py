@@ -20,6 +20,15 @@ def test_columns(kind: str, shape: tuple[int, int], seed: int) -> None:
     assert_same_bits(shuffled(seed).measure_columns(x), expected)
 
 
+@pytest.mark.parametrize("count", [256, 257, 512, 600])
+def test_extremes_of_columns_may_be_in_any_part(count: int) -> None:
+    ascending = np.arange(count, dtype=np.float32)
+    x = np.stack([ascending, ascending[::-1], np.roll(ascending, count // 2)], axis=1)
+    _, least, greatest = shuffled(1).measure_columns(x)
+    assert_same_bits(least, x.min(axis=0))
+    assert_same_bits(greatest, x.max(axis=0))
+
+
 def test_columns_of_parts_that_are_longer() -> None:
     x = make_features("gaussian", 2**18 + 1, 1)
     (put,) = tensors(x)
