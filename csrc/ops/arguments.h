@@ -81,8 +81,8 @@ inline CandidateLists<float> read_lists(const Tensor& scores, const char* name,
 
 // Checks how many lists there are, and the length of each.
 inline void check_widths(const std::vector<int64_t>& widths) {
-  STD_TORCH_CHECK(static_cast<int64_t>(widths.size()) <= kMostLists, "widths must be those of at most ",
-                  kMostLists, " lists, got ", widths.size());
+  STD_TORCH_CHECK(static_cast<int64_t>(widths.size()) <= kMostLists,
+                  "widths must be those of at most ", kMostLists, " lists, got ", widths.size());
   for (const int64_t width : widths) {
     STD_TORCH_CHECK(width >= 0 && width <= kMaxInt32, "widths must be in [0, ", kMaxInt32,
                     "], got ", width);

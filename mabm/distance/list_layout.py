@@ -33,9 +33,6 @@ class ListLayout:
             groups: (N,) int64, the group of each sample; ``None`` for a single group.
             preset: Defines the lists.
             k1: Number of neighbors in all lists of a sample, unless the preset has its own.
-
-        Raises:
-            ValueError: There are too many groups.
         """
         if groups is None or preset.lists == "single":
             groups = x.new_zeros(len(x), dtype=torch.int64)
