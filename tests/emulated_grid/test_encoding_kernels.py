@@ -291,11 +291,11 @@ def test_rows_about_the_size_of_a_table(window: int, seed: int) -> None:
 
 
 @in_every_order
-@pytest.mark.parametrize("gpu", ["Turing", "GeForce"])
+@pytest.mark.parametrize("card", ["Turing", "GeForce"])
 @pytest.mark.parametrize("beyond", [0, 1])
-def test_rows_about_the_size_of_a_window(beyond: int, gpu: str, seed: int) -> None:
+def test_rows_about_the_size_of_a_window(beyond: int, card: str, seed: int) -> None:
     # Every column has a part, in one window or in two; 40 rows to average for 32 warps.
-    count = (MOST_SHARED[gpu] - STATIC_SHARED) // 8 + beyond
+    count = (MOST_SHARED[card] - STATIC_SHARED) // 8 + beyond
     rng = np.random.default_rng(count)
     lengths = np.zeros(count, int)
     lengths[:40] = [count, 2000, *rng.integers(1, 200, 38)]
@@ -306,7 +306,7 @@ def test_rows_about_the_size_of_a_window(beyond: int, gpu: str, seed: int) -> No
     neighbors[1, 3:6] = 0
     factors = np.where(neighbors >= 0, 1 / 40, 0.0)
     expected = torch.ops.mabm.average_encodings(*tensors(*encoding.arrays, neighbors, factors))
-    *found, long_rows = shuffled(seed, MOST_SHARED[gpu]).average_encodings(
+    *found, long_rows = shuffled(seed, MOST_SHARED[card]).average_encodings(
         *encoding.arrays, neighbors, factors
     )
     assert sorted(long_rows.tolist()) == [0, 1, 7, count - 1]
