@@ -150,11 +150,11 @@ __global__ void rank_candidates_kernel(const float* features, int64_t dim, const
     const bool is_bounded = bounds.bounds != nullptr && 0 < width && width < count;
     const float* own_bounds = is_bounded ? bounds.bounds + at * lists.capacity : nullptr;
     double least = is_bounded ? score_of(find_boundary(own_bounds, count, width).key) : -INFINITY;
-#pragma unroll 1  // half as many registers
+#pragma unroll 1  // fewer registers
     for (int pass = 0; pass < (is_bounded ? 2 : 1); ++pass) {
       score_candidates<kEuclidean>(features, dim, rows[row], indices, count, own_bounds, least,
                                    own);
-      if (is_bounded) {
+      if (is_bounded && pass == 0) {
         const double last = score_of(find_boundary(own.scored, count, width).key);
         least = last * *bounds.area - bounds.offsets[row];
       }

@@ -85,7 +85,7 @@ class Candidates(NamedTuple):
 
     @classmethod
     def none_yet(
-        cls, gaps: Tensor, offsets: Tensor, area: Tensor, shape: tuple[int, int], rung: str
+        cls, gaps: Tensor, offsets: Tensor, area: Tensor, places: tuple[int, int], rung: str
     ) -> Candidates:
         """Empty lists; those of rows without a finite gap count as overflowed.
 
@@ -93,10 +93,10 @@ class Candidates(NamedTuple):
             gaps: (B,) float32.
             offsets: (B,) float64.
             area: Scalar float64.
-            shape: The number of lists of a row, and the capacity of a list.
+            places: The number of lists of a row, and the capacity of a list.
             rung: What is multiplied.
         """
-        num_lists, capacity = shape
+        num_lists, capacity = places
         shape, bounded = (len(gaps), num_lists), gaps.isfinite()[:, None]
         counts = torch.where(bounded, 0, -1).to(torch.int32)
         thresholds = torch.full_like(gaps, -torch.inf)[:, None].masked_fill(~bounded, torch.inf)
@@ -227,9 +227,9 @@ class Proposals:
 
     def _none_yet(self, rows: slice | Tensor) -> Candidates:
         widths, product, terms = self._layout.widths, self._product, self._terms
-        shape = len(widths), _capacity(widths, product.room)
+        places = len(widths), _capacity(widths, product.room)
         offsets = terms.offsets[rows]
-        return Candidates.none_yet(self._gaps[rows], offsets, terms.area, shape, product.name)
+        return Candidates.none_yet(self._gaps[rows], offsets, terms.area, places, product.name)
 
     def _new_tile(self, num_rows: int, num_columns: int) -> Tensor:
         """Memory for a tile of products, no larger than all of them."""
@@ -286,11 +286,10 @@ def tile_shape(x: Tensor, widths: list[int], room: int = 1, work: Work = QUIET) 
     rows = max(1, min(side, len(x), rows))
     if work.max_memory is None:
         return rows, side
-    allowed = work.max_memory
-    while (needed := tile_bytes(x, widths, room, rows, side)) > allowed and max(
-        rows, side
-    ) > _LEAST_TILE:
+    needed = tile_bytes(x, widths, room, rows, side)
+    while needed > work.max_memory and max(rows, side) > _LEAST_TILE:
         rows, side = (rows, _half(side)) if side > rows else (rows // 2, side)
+        needed = tile_bytes(x, widths, room, rows, side)
     what = f"ranking {len(x)} samples of {x.shape[1]} dimensions"
     work.less(needed, what, "raise max_memory or lower k1")
     return rows, side
