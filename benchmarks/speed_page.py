@@ -50,11 +50,31 @@ ROOT = Path(__file__).resolve().parents[1]
 Figures = dict[str, Any]
 
 
+def unchecked(plan: Plan, figures: Figures) -> list[str]:
+    """The kinds of features and presets that routes are not compared on yet."""
+    checks = [f"{kind} {preset}" for kind in plan.compared for preset in PRESETS]
+    return [check for check in checks if check not in figures["equality"]]
+
+
+def unmeasured(plan: Plan, parts: list[str], figures: Figures) -> list[Cell]:
+    """The cells of these parts that have rounds to come."""
+    cells = [cell for cell in plan.cells if cell.part in parts]
+    before = {name: len(found["rounds"]) for name, found in figures["cells"].items()}
+    return [cell for cell in cells if before.get(cell.name, 0) < cell.rounds]
+
+
+def is_complete(plan: Plan, parts: list[str], figures: Figures) -> bool:
+    """Whether nothing in these parts is left to measure."""
+    return not (
+        ("equality" in parts and unchecked(plan, figures))
+        or unmeasured(plan, parts, figures)
+        or ("step" in parts and not figures["step"])
+    )
+
+
 def measure_equality(plan: Plan, figures: Figures) -> None:
     """Compares all routes on a small input, for each kind of features and each preset."""
-    checks = [f"{kind} {preset}" for kind in plan.compared for preset in PRESETS]
-    checks = [check for check in checks if check not in figures["equality"]]
-    for check in tqdm(checks, desc="equality", leave=False):
+    for check in tqdm(unchecked(plan, figures), desc="equality", leave=False):
         run_apart(check_equality, *check.split(), plan.threads)
         figures["equality"].append(check)
 
@@ -90,8 +110,6 @@ def compare_labels(folder: Path, first: dict[str, Any]) -> dict[str, Any]:
 def measure_cell(cell: Cell, plan: Plan, figures: Figures, save: Callable[[], None]) -> None:
     """The rounds of a cell that are not measured yet."""
     found = figures["cells"].setdefault(cell.name, {"rounds": [], "labels": {}})
-    if len(found["rounds"]) >= cell.rounds:
-        return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         run_apart(prepare, folder, cell.kind, cell.samples, cell.dim)
@@ -107,9 +125,8 @@ def measure(plan: Plan, parts: list[str], figures: Figures, save: Callable[[], N
     if "equality" in parts:
         measure_equality(plan, figures)
         save()
-    for cell in plan.cells:
-        if cell.part in parts:
-            measure_cell(cell, plan, figures, save)
+    for cell in unmeasured(plan, parts, figures):
+        measure_cell(cell, plan, figures, save)
     if "step" in parts and not figures["step"]:
         figures["step"] = run_apart(measure_step, plan.step)
         save()
@@ -178,15 +195,17 @@ def main() -> None:
 
     machine.pin(options.threads)
     if options.parts:
-        use = machine.use_by_others()
         figures = load(path, run_apart(machine.describe, options.threads))
         if options.again:
             forget(plan, options.parts, figures)
         wanted = {cell.name for cell in plan.cells}
         figures["cells"] = {n: cell for n, cell in figures["cells"].items() if n in wanted}
-        figures["use_by_others"] = max(figures["use_by_others"], use) if figures["cells"] else use
-        if use > machine.BUSY:
-            print(f"others use {use:.0%} of the processor: times will be too high")
+        if not is_complete(plan, options.parts, figures):
+            use = machine.use_by_others()
+            before = figures["use_by_others"] if figures["cells"] else 0.0
+            figures["use_by_others"] = max(before, use)
+            if use > machine.BUSY:
+                print(f"others use {use:.0%} of the processor: times will be too high")
     else:
         figures = json.loads(path.read_text(encoding="utf-8"))
 

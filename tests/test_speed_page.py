@@ -111,6 +111,10 @@ def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callabl
         asked.append(" ".join([function.__name__, *map(str, arguments[:1])]))
         return function(*arguments)
 
+    def use_by_others() -> float:
+        asked.append("use_by_others")
+        return next(uses)
+
     def run(*arguments: str) -> list[str]:
         asked.clear()
         few = ["--samples", "320", "--dim", "16", "--rounds", "2", "--kinds", "noise"]
@@ -122,7 +126,9 @@ def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callabl
         return list(asked)
 
     threads = str(torch.get_num_threads())
+    uses = iter([0.01, 0.5, 0.02, 0.03])  # of the processor, while commands measure
     monkeypatch.setattr(speed_page, "run_apart", run_here)
+    monkeypatch.setattr(speed_page.machine, "use_by_others", use_by_others)
     monkeypatch.setattr(speed_page, "check_equality", lambda *_: None)
     monkeypatch.setattr(routes, "_WARM_UP", 100)
     step = {"batch": 16, "instances": 4, "dim": 8, "clusters": 8, "rounds": 2}
@@ -140,8 +146,10 @@ def test_the_command_writes_the_page_and_measures_nothing_twice(
 ) -> None:
     asked = command()
     assert {"run_here dense", "run_here sparse", "run_here stages", "run_here NumPy"} <= set(asked)
+    assert asked.index("use_by_others") < asked.index("run_here mabm")
     page = (tmp_path / "evidence" / "speed.md").read_text("utf-8")
     assert "Not measured yet" not in page
+    assert "it used 1% of the processor" in page
     assert "all labels equal (SciPy-sparse route, dense route)" in page
     for target in re.findall(r"!\[[^]]+\]\(([^)]+)\)", page):
         assert (tmp_path / "evidence" / target).exists()
@@ -158,6 +166,7 @@ def test_the_command_writes_the_page_and_measures_nothing_twice(
     assert json.loads(saved.read_text())["cells"].keys() == figures["cells"].keys()
     assert again.count("run_here mabm") == 2
     assert again.count("run_here dense") == 1
+    assert "it used 50% of the processor" in (tmp_path / "evidence" / "speed.md").read_text("utf-8")
 
     # The machine is another one: its figures are not mixed with those of this one.
     figures = json.loads(saved.read_text())

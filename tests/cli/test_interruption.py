@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -68,11 +67,10 @@ def test_a_process_that_hears_nothing_ends_in_time(
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
-    started = time.monotonic()
     process.send_signal(number)
     process.send_signal(number)  # an impatient second one changes nothing
-    _, errors = process.communicate(timeout=30)  # its child, which could write there, ends as well
-    assert time.monotonic() - started < 10  # seconds where it hears nothing for a minute
+    # It hears nothing for a minute. Its child, which could write there, ends as well.
+    _, errors = process.communicate(timeout=30)
     assert (process.returncode, errors) == (status, f"told of {number}\n")
 
 
