@@ -23,11 +23,13 @@ namespace mabm {
 constexpr int kWarpSize = 32;
 constexpr unsigned kFullWarp = 0xffffffffu;
 
-// Shared memory that every launch may ask for. More must be allowed for the kernel before.
+// Shared memory that a block may have in every launch, with what its kernel declares. More must be
+// allowed for the kernel before.
 constexpr size_t kPlainShared = 48 * 1024;
+// What a kernel may declare beside all that a launch may ask for.
+constexpr size_t kDeclaredShared = 1024;
 
-// The most shared memory that a launch may ask for on the current device. What its kernel declares
-// beside it must fit into 1 KiB.
+// The most shared memory that a launch may ask for on the current device.
 inline cudaError_t find_most_shared(size_t* bytes) {
   int device = 0;
   int most = 0;
@@ -35,7 +37,7 @@ inline cudaError_t find_most_shared(size_t* bytes) {
   if (error == cudaSuccess) {
     error = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
   }
-  *bytes = static_cast<size_t>(most) - 1024;
+  *bytes = static_cast<size_t>(most) - kDeclaredShared;
   return error;
 }
 
@@ -46,7 +48,7 @@ cudaError_t launch(void (*kernel)(Params...), int64_t num_blocks, int num_thread
   if (num_blocks == 0) {
     return cudaSuccess;
   }
-  if (shared_bytes > kPlainShared) {
+  if (shared_bytes + kDeclaredShared > kPlainShared) {
     // As much as there is, even if this launch needs less: what a kernel is allowed is shared by
     // all threads of the host, and another one's launch must not lower it in between.
     size_t most = 0;

@@ -54,7 +54,7 @@ class Grid {
     body_ = body;
     num_threads_ = num_threads;
     dynamic_bytes_ = shared_bytes;
-    most_bytes_ = shared_bytes > kPlainShared ? max_shared_ : kPlainShared;
+    most_bytes_ = allowed == allowed_.end() ? kPlainShared : std::max(max_shared_, kPlainShared);
     blockDim.x = static_cast<unsigned>(num_threads);
     gridDim.x = static_cast<unsigned>(num_blocks);
     if (!shuffled_) {

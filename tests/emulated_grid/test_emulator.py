@@ -219,6 +219,12 @@ def test_a_launch_has_what_its_kernel_was_allowed(grid: ModuleType, kib: int) ->
         grid.launch_unasked(((kib - 1) << 10) + 1)
 
 
+@pytest.mark.parametrize("kib", [47, 48, 49])
+def test_a_launch_asks_for_what_its_kernel_declares_too(grid: ModuleType, kib: int) -> None:
+    grid.set_max_shared(64 << 10)
+    grid.launch_declaring(kib << 10)
+
+
 @pytest.mark.parametrize("kib", [48, 64, 227])
 def test_static_shared_memory_is_part_of_what_a_block_may_have(grid: ModuleType, kib: int) -> None:
     grid.set_max_shared(kib << 10)

@@ -315,6 +315,22 @@ def test_rows_about_the_size_of_a_window(beyond: int, card: str, seed: int) -> N
     assert int(expected[0].diff()[0]) > 0.9 * count
 
 
+@pytest.mark.parametrize("spare", [0, STATIC_SHARED])
+def test_a_window_that_fills_what_every_launch_may_have(spare: int) -> None:
+    # What the kernel declares is beside the window.
+    count = ((48 << 10) - spare) // 8
+    lengths = np.where(np.arange(count) == 5, 1700, 1)
+    encoding = Rows.with_lengths(lengths, count, np.random.default_rng(count))
+    neighbors = np.full((count, 1), -1)
+    neighbors[count - 1] = 5
+    factors = np.where(neighbors >= 0, 1.0, 0.0)
+    expected = torch.ops.mabm.average_encodings(*tensors(*encoding.arrays, neighbors, factors))
+    *found, long_rows = shuffled(0).average_encodings(*encoding.arrays, neighbors, factors)
+    assert long_rows.tolist() == [count - 1]
+    for part, wanted in zip(found, expected, strict=True):
+        assert_same_bits(part, wanted.numpy())
+
+
 @in_every_order
 @pytest.mark.parametrize("window", [100, 1700])
 def test_many_long_rows_at_once(window: int, seed: int) -> None:
