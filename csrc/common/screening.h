@@ -19,6 +19,11 @@ namespace mabm {
 // Rows and columns of a tile: a multiple of every kernel's micro-tile.
 constexpr int kTile = 192;
 
+// Entries of a sample that lie side by side in a packed block: four of int8, which kernels multiply
+// at once, or one of float32.
+template <class Entry>
+constexpr int kStep = 4 / sizeof(Entry);
+
 // What is known of each sample of a block beside its operand; quantized operands only have scales,
 // lost and lengths.
 struct BlockTerms {
@@ -62,7 +67,6 @@ struct ScreenKernel {
   const char* name;
   int rows;                       // of a left panel
   int columns;                    // of a right panel
-  int step;                       // entries of a sample that are side by side in a panel
   int offset;                     // added to quantized entries of rows, see below
   int (*scan)(const Tile& tile);  // returns the number of hits
 };

@@ -59,7 +59,7 @@ struct Side {
         entries[sample * depth + k] = static_cast<Entry>(entry);
         starts[sample] -= static_cast<int32_t>(kernel.offset * entries[sample * depth + k]);
         packed[sample / width * width * depth +
-               (k / kernel.step * width + sample % width) * kernel.step + k % kernel.step] =
+               (k / kStep<Entry> * width + sample % width) * kStep<Entry> + k % kStep<Entry>] =
             static_cast<Entry>(entries[sample * depth + k] + static_cast<Entry>(offset));
       }
     }

@@ -15,7 +15,9 @@
 #include "common/screening.h"
 
 #include <algorithm>
+#include <cstring>
 #include <limits>
+#include <new>
 #include <numeric>
 #include <optional>
 #include <type_traits>
@@ -34,6 +36,23 @@ constexpr int64_t kPackedAtOnce = 64;
 // Tiles on a side of a square (order_tiles).
 constexpr int64_t kSquare = 16;
 
+// Memory that begins at a line of the cache, so that no vector lies across two.
+template <class T>
+struct LineAllocator {
+  using value_type = T;
+  LineAllocator() = default;
+  template <class U>
+  LineAllocator(const LineAllocator<U>&) {}
+  T* allocate(size_t count) {
+    return static_cast<T*>(::operator new(count * sizeof(T), std::align_val_t{64}));
+  }
+  void deallocate(T* at, size_t) { ::operator delete(at, std::align_val_t{64}); }
+  bool operator==(const LineAllocator&) const { return true; }
+  bool operator!=(const LineAllocator&) const { return false; }
+};
+template <class T>
+using Lines = std::vector<T, LineAllocator<T>>;
+
 // What is known of a sample beside its operand, in the order of BlockTerms.
 enum Term { kBias, kResidual, kScale, kLost, kLength, kNumTerms };
 
@@ -42,9 +61,9 @@ enum Term { kBias, kResidual, kScale, kLost, kLength, kNumTerms };
 template <class Entry>
 struct PackedBlock {
   int64_t depth;  // of the panels: the dimensions, and zeros up to a whole step of the kernel
-  std::vector<Entry> panels;
-  std::vector<float> terms[kNumTerms];
-  std::vector<int32_t> starts;   // of quantized columns
+  Lines<Entry> panels;
+  Lines<float> terms[kNumTerms];
+  Lines<int32_t> starts;         // of quantized columns
   std::vector<int32_t> samples;  // -1 for padding
 
   int64_t num_tiles() const { return static_cast<int64_t>(samples.size()) / kTile; }
@@ -68,17 +87,27 @@ struct PackedBlock {
   }
 };
 
-// Writes entries first to last of a sample to its place in a panel of this width.
+// Writes entries first to last of a sample to its place in a panel of this width, `first` a whole
+// number of steps. A step of bytes moves at once.
 void pack_entries(const ScreenArguments& arguments, int32_t sample, int64_t first, int64_t last,
-                  int width, int step, int offset, int8_t* out) {
+                  int width, int offset, int8_t* out) {
   const int8_t* from = static_cast<const int8_t*>(arguments.operands) + sample * arguments.dim;
-  for (int64_t k = first; k < last; ++k) {
-    out[k / step * step * width + k % step] = static_cast<int8_t>(from[k] + offset);
+  for (int64_t k = first; k < last; k += kStep<int8_t>) {
+    int8_t entries[kStep<int8_t>] = {};
+    if (k + kStep<int8_t> <= last) {
+      std::memcpy(entries, from + k, kStep<int8_t>);
+    } else {
+      std::memcpy(entries, from + k, last - k);
+    }
+    for (int8_t& entry : entries) {
+      entry = static_cast<int8_t>(entry + offset);
+    }
+    std::memcpy(out + k * width, entries, kStep<int8_t>);
   }
 }
 
 void pack_entries(const ScreenArguments& arguments, int32_t sample, int64_t first, int64_t last,
-                  int width, int, int, float* out) {
+                  int width, int, float* out) {
   const float* from = static_cast<const float*>(arguments.operands) + sample * arguments.dim;
   for (int64_t k = first; k < last; ++k) {
     const float centered = arguments.center == nullptr ? from[k] : from[k] - arguments.center[k];
@@ -88,7 +117,8 @@ void pack_entries(const ScreenArguments& arguments, int32_t sample, int64_t firs
 
 template <class Entry>
 PackedBlock<Entry> pack_block(const ScreenArguments& arguments, const int32_t* samples,
-                              int64_t count, int width, int step, int offset) {
+                              int64_t count, int width, int offset) {
+  constexpr int step = kStep<Entry>;
   PackedBlock<Entry> block;
   const int64_t padded = (count + kTile - 1) / kTile * kTile;
   const int64_t dim = arguments.dim;
@@ -117,7 +147,7 @@ PackedBlock<Entry> pack_block(const ScreenArguments& arguments, const int32_t* s
           for (int c = 0; c < width; ++c) {
             const int32_t sample = block.samples[panel * width + c];
             if (sample >= 0) {
-              pack_entries(arguments, sample, first, last, width, step, offset, out + c * step);
+              pack_entries(arguments, sample, first, last, width, offset, out + c * step);
             }
           }
         }
@@ -185,7 +215,7 @@ class TileThresholds {
 
 // What a thread needs for its tiles.
 struct TileScratch {
-  std::vector<float> sums = std::vector<float>(kTile * kTile);
+  Lines<float> sums = Lines<float>(kTile * kTile);
   std::vector<Hit> hits = std::vector<Hit>(kTile * kTile);
   std::vector<const Hit*> sorted = std::vector<const Hit*>(kTile * kTile);
   TileThresholds row_thresholds;
@@ -252,9 +282,9 @@ std::vector<std::pair<int32_t, int32_t>> order_tiles(int64_t num_rows, int64_t n
 }
 
 // What the sums of quantized columns start with.
-std::vector<int32_t> find_starts(const ScreenArguments& arguments,
-                                 const std::vector<int32_t>& samples, int offset) {
-  std::vector<int32_t> starts(samples.size());
+Lines<int32_t> find_starts(const ScreenArguments& arguments, const std::vector<int32_t>& samples,
+                           int offset) {
+  Lines<int32_t> starts(samples.size());
   for_each_row(static_cast<int64_t>(samples.size()), [&](int64_t at) {
     if (samples[at] >= 0) {
       const auto* entries =
@@ -268,13 +298,13 @@ std::vector<int32_t> find_starts(const ScreenArguments& arguments,
 template <class Entry>
 void screen_blocks(const ScreenArguments& arguments, const ScreenKernel& kernel, bool mirrored) {
   const bool same = mirrored && arguments.rows == arguments.columns;
-  auto left = pack_block<Entry>(arguments, arguments.rows, arguments.num_rows, kernel.rows,
-                                kernel.step, kernel.offset);
+  auto left =
+      pack_block<Entry>(arguments, arguments.rows, arguments.num_rows, kernel.rows, kernel.offset);
   if (!arguments.collects) {
     left.subtract_errors();
   }
-  auto right = pack_block<Entry>(arguments, arguments.columns, arguments.num_columns,
-                                 kernel.columns, kernel.step, 0);
+  auto right =
+      pack_block<Entry>(arguments, arguments.columns, arguments.num_columns, kernel.columns, 0);
   if constexpr (std::is_same_v<Entry, int8_t>) {
     right.starts = find_starts(arguments, right.samples, kernel.offset);
   }

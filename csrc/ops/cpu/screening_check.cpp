@@ -19,7 +19,8 @@ int8_t test_entry(int sample, int64_t k) {
 
 // (kTile, depth) entries in panels of this many samples.
 std::vector<int8_t> in_panels(const std::vector<int8_t>& entries, int64_t depth, int width,
-                              int step, int offset) {
+                              int offset) {
+  constexpr int step = kStep<int8_t>;
   std::vector<int8_t> packed(entries.size());
   for (int sample = 0; sample < kTile; ++sample) {
     int8_t* panel = packed.data() + sample / width * width * depth;
@@ -44,8 +45,8 @@ bool multiplies_exactly(const ScreenKernel& kernel, int64_t depth) {
       starts[sample] -= kernel.offset * right[sample * depth + k];
     }
   }
-  const auto rows = in_panels(left, depth, kernel.rows, kernel.step, kernel.offset);
-  const auto columns = in_panels(right, depth, kernel.columns, kernel.step, 0);
+  const auto rows = in_panels(left, depth, kernel.rows, kernel.offset);
+  const auto columns = in_panels(right, depth, kernel.columns, 0);
   const std::vector<float> zeros(kTile), ones(kTile, 1.0f), thresholds(kTile, -1e30f);
   const BlockTerms terms{zeros.data(), zeros.data(), ones.data(),
                          zeros.data(), zeros.data(), starts.data()};

@@ -92,8 +92,8 @@ MABM_INLINE Floats multiply_add(Floats a, Floats b, Floats c) { return a * b + c
 // Quantized operands come after the scan.
 #include "ops/cpu/screening_quantized.h"
 
-const ScreenKernel kFloat{"portable", 4, 2 * kLanes, 1, 0, &Scan<FloatOperand, 4, 2>::scan};
-const ScreenKernel kQuantized{"portable", 4, 2 * kLanes, 4, 0, &Scan<QuantizedOperand, 4, 2>::scan};
+const ScreenKernel kFloat{"portable", 4, 2 * kLanes, 0, &Scan<FloatOperand, 4, 2>::scan};
+const ScreenKernel kQuantized{"portable", 4, 2 * kLanes, 0, &Scan<QuantizedOperand, 4, 2>::scan};
 
 }  // namespace portable
 
@@ -119,7 +119,7 @@ MABM_INLINE unsigned bits(Flags flags) { return static_cast<unsigned>(_mm256_mov
 
 #include "ops/cpu/screening_scan.h"
 
-const ScreenKernel kFloat{"AVX2", 6, 16, 1, 0, &Scan<FloatOperand, 6, 2>::scan};
+const ScreenKernel kFloat{"AVX2", 6, 16, 0, &Scan<FloatOperand, 6, 2>::scan};
 
 }  // namespace avx2
 #pragma GCC pop_options
@@ -144,7 +144,7 @@ MABM_INLINE unsigned bits(Flags flags) { return flags; }
 
 #include "ops/cpu/screening_scan.h"
 
-const ScreenKernel kFloat{"AVX-512", 12, 32, 1, 0, &Scan<FloatOperand, 12, 2>::scan};
+const ScreenKernel kFloat{"AVX-512", 12, 32, 0, &Scan<FloatOperand, 12, 2>::scan};
 
 }  // namespace avx512
 #pragma GCC pop_options
@@ -171,7 +171,7 @@ MABM_INLINE Integers multiply_add_bytes(Integers sums, const int8_t* left, const
 // Quantized operands come after the scan.
 #include "ops/cpu/screening_quantized.h"
 
-const ScreenKernel kQuantized{"AVX-512 VNNI", 12, 32, 4, 128, &Scan<QuantizedOperand, 12, 2>::scan};
+const ScreenKernel kQuantized{"AVX-512 VNNI", 12, 32, 128, &Scan<QuantizedOperand, 12, 2>::scan};
 
 }  // namespace avx512_vnni
 #pragma GCC pop_options
@@ -201,7 +201,7 @@ MABM_INLINE Integers multiply_add_bytes(Integers sums, const int8_t* left, const
 // Quantized operands come after the scan.
 #include "ops/cpu/screening_quantized.h"
 
-const ScreenKernel kQuantized{"AVX-VNNI", 6, 16, 4, 128, &Scan<QuantizedOperand, 6, 2>::scan};
+const ScreenKernel kQuantized{"AVX-VNNI", 6, 16, 128, &Scan<QuantizedOperand, 6, 2>::scan};
 
 }  // namespace avx_vnni
 #pragma GCC pop_options
@@ -232,7 +232,7 @@ MABM_INLINE unsigned bits(Flags flags) {
 
 #include "ops/cpu/screening_scan.h"
 
-const ScreenKernel kFloat{"NEON", 6, 12, 1, 0, &Scan<FloatOperand, 6, 3>::scan};
+const ScreenKernel kFloat{"NEON", 6, 12, 0, &Scan<FloatOperand, 6, 3>::scan};
 
 }  // namespace neon
 
@@ -264,7 +264,7 @@ MABM_INLINE Integers multiply_add_bytes(Integers sums, const int8_t* left, const
 // Quantized operands come after the scan.
 #include "ops/cpu/screening_quantized.h"
 
-const ScreenKernel kQuantized{"NEON dot product", 6, 12, 4, 0, &Scan<QuantizedOperand, 6, 3>::scan};
+const ScreenKernel kQuantized{"NEON dot product", 6, 12, 0, &Scan<QuantizedOperand, 6, 3>::scan};
 
 }  // namespace neon_dot
 #if !defined(__clang__)

@@ -10,7 +10,6 @@
 struct QuantizedOperand {
   using Entry = int8_t;
   using Sums = Integers;
-  static constexpr int kStep = 4;
   static constexpr bool kQuantized = true;
   static MABM_INLINE Sums load_sums(const void* at) { return load_integers(at); }
   static MABM_INLINE void store_sums(void* at, Sums sums) { store_integers(at, sums); }

@@ -17,7 +17,6 @@ constexpr int64_t kDepthAtOnce = 384;
 struct FloatOperand {
   using Entry = float;
   using Sums = Floats;
-  static constexpr int kStep = 1;
   static constexpr bool kQuantized = false;
   static MABM_INLINE Sums load_sums(const void* at) { return load(static_cast<const float*>(at)); }
   static MABM_INLINE void store_sums(void* at, Sums sums) { store(static_cast<float*>(at), sums); }
@@ -33,22 +32,22 @@ struct Scan {
   static constexpr int kColumns = kVectors * kLanes;
   using Entry = typename Operand::Entry;
   using Sums = typename Operand::Sums;
-  static constexpr int64_t kDepth = kDepthAtOnce * Operand::kStep;
+  static constexpr int64_t kDepth = kDepthAtOnce * kStep<Entry>;
 
   // Multiplies a panel of rows by a panel of columns over `depth` entries, from `sums` on.
   static MABM_INLINE void multiply_panels(const Entry* left, const Entry* right, int64_t depth,
                                           Sums (&sums)[kRows][kVectors]) {
-    for (int64_t k = 0; k < depth; k += Operand::kStep) {
+    for (int64_t k = 0; k < depth; k += kStep<Entry>) {
       MABM_UNROLL
       for (int r = 0; r < kRows; ++r) {
         MABM_UNROLL
         for (int v = 0; v < kVectors; ++v) {
-          sums[r][v] = Operand::accumulate(sums[r][v], left + r * Operand::kStep,
-                                           right + v * kLanes * Operand::kStep);
+          sums[r][v] = Operand::accumulate(sums[r][v], left + r * kStep<Entry>,
+                                           right + v * kLanes * kStep<Entry>);
         }
       }
-      left += kRows * Operand::kStep;
-      right += kColumns * Operand::kStep;
+      left += kRows * kStep<Entry>;
+      right += kColumns * kStep<Entry>;
     }
   }
 
