@@ -128,6 +128,14 @@ def on_signal() -> Callable[[Callable[..., object]], None]:
     signal.signal(signal.SIGPROF, before)
 
 
+def arm_and_wait(
+    on_signal: Callable[[Callable[..., object]], None], handler: Callable[..., object]
+) -> None:
+    on_signal(handler)
+    while True:  # busily, as the timer counts the time of the processor
+        pass
+
+
 class StopError(Exception):
     """What a handler of one's own raises."""
 
@@ -184,9 +192,7 @@ def test_an_op_in_another_thread_goes_on(
 
     thread.start()
     with pytest.raises(StopError):
-        on_signal(handler)
-        while True:
-            pass
+        arm_and_wait(on_signal, handler)
     thread.join()
     assert len(found) == 50
     assert all(torch.equal(labels, expected) for labels in found)
