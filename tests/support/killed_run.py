@@ -1,7 +1,8 @@
-"""A small training run that is killed again and again, each time at another moment.
+"""Small training runs that are killed again and again, each time at another moment.
 
 As a program, ``killed_run.py FOLDER KILLS``: it loads what a run takes once, and every attempt is a
-process that it forks. It writes how many of them were killed before one came to the end.
+process that it forks. It writes how many of them were killed before the last run came to its end.
+Each run has a folder within FOLDER; how many there are depends on how fast they get on.
 """
 
 import os
@@ -19,12 +20,13 @@ from mabm.train import train
 
 def run_killed(folder: Path, kills: int) -> int:
     """Returns how many attempts were killed."""
-    rng, killed = random.Random(5), 0
+    rng, killed, ended = random.Random(5), 0, 0
     for _ in range(4 * kills):
-        seen, child = _newest(folder), _start(folder)
+        run = folder / str(ended)
+        seen, child = _newest(run), _start(run)
         # Start-up is no moment worth killing at: wait for a sign of progress, then for a moment.
         deadline = time.monotonic() + 300
-        while (status := _status(child)) is None and _newest(folder) == seen:
+        while (status := _status(child)) is None and _newest(run) == seen:
             if time.monotonic() > deadline:
                 raise TimeoutError("no progress in five minutes")
             time.sleep(0.001)
@@ -35,9 +37,10 @@ def run_killed(folder: Path, kills: int) -> int:
                 os.kill(child, signal.SIGKILL)
         if status is None:
             status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        if status == 0:
-            break
         killed += status == -signal.SIGKILL
+        ended += status == 0
+        if status == 0 and killed >= kills:
+            break
     return killed
 
 
