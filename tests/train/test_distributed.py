@@ -6,7 +6,6 @@ finds, in float64, where rounding hides no mistake.
 
 import os
 import shutil
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,6 +50,7 @@ def one_rank(rank: int, port: int, results: str) -> None:
     torch.set_num_threads(1)
     os.environ |= {"WORLD_SIZE": str(RANKS), "RANK": str(rank), "LOCAL_RANK": str(rank)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"  # whoever starts the processes listens
     with distributed.process_group(torch.device("cpu")):
         found = {name: act(rank) for name, act in ACTS.items()}
         found["run"] = whole_run(Path(results))
@@ -300,10 +300,8 @@ ACTS: dict[str, Callable[[int], Any]] = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(one_rank, args=(port, str(folder)), nprocs=RANKS)
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    mp.spawn(one_rank, args=(store.port, str(folder)), nprocs=RANKS)
     return folder
 
 
