@@ -159,7 +159,8 @@ def compute_euclidean_distance(
         cuda: Ignored.
 
     Returns:
-        (M, K) float32 NumPy array, at least 0.
+        (M, K) float32 NumPy array, at least 0: exact distances of rows rounded to about 2^-26 of
+        their length.
 
     Raises:
         TypeError: An argument has the wrong type.
