@@ -19,7 +19,7 @@ from mabm.distance.whole_products import wants_digits
 
 # The most samples with dense matrices: (N, N) float32 takes 4.7 GB.
 DENSE_LIMIT = 34_167
-_QUERY_SHARE = 10  # one sample in so many is a query of the re-ranking
+QUERY_SHARE = 10  # one sample in so many is a query of the re-ranking
 DIGIT_PRODUCTS = 16  # of 8-bit integers, in place of one of float64
 
 
@@ -53,7 +53,7 @@ class Prepared:
     @property
     def num_queries(self) -> int:
         """The number of queries of the re-ranking: the last samples, infrared ones."""
-        return max(len(self.features) // _QUERY_SHARE, 1)
+        return max(len(self.features) // QUERY_SHARE, 1)
 
     @property
     def product_operations(self) -> float:

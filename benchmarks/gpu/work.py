@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from math import ceil, log2
 
 from counts import Counts
-from stages import DIGIT_PRODUCTS, PRODUCT, RANKING, RERANKING, WHOLE
+from stages import DIGIT_PRODUCTS, PRODUCT, QUERY_SHARE, RANKING, RERANKING, WHOLE
 
 # The side of a tile of products where memory is large, and rows of a block of PyTorch's calls.
 TILE, BLOCK = 8192, 4096
@@ -25,10 +25,9 @@ WINDOW, NEAR_SLOTS = 12_000, 256
 TABLE = 2048
 # Bytes that memory and caches read together.
 SECTOR = 32
-# One sample in so many is a query of the re-ranking (stages.py), and its rows at once; columns
-# of products of digits at once (mabm/distance/whole_products.py).
-QUERY_SHARE, QUERY_ROWS = 10, 256
-DIGIT_COLUMNS = 8192
+# Queries of the re-ranking at once, and columns of products of digits at once
+# (mabm/distance/whole_products.py).
+QUERY_ROWS, DIGIT_COLUMNS = 256, 8192
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ _ROWS_AT_ONCE: Final = 1024
 
 
 def has_slow_float64(capability: tuple[int, int]) -> bool:
-    """Whether GPUs of a compute capability multiply in float64 slower than by four int8 digits."""
+    """Whether products in 8-bit digits are faster than float64 on GPUs of a compute capability."""
     return capability in _SLOW_FLOAT64
 
 

@@ -205,7 +205,7 @@ class TileThresholds {
   int64_t stride() const { return num_panels_ == 1 ? 0 : kTile; }
 
  private:
-  std::vector<float> values_;
+  Lines<float> values_;
   const int32_t* own_ = nullptr;
   const int32_t* others_ = nullptr;
   int width_ = 1;
