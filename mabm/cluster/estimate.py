@@ -6,8 +6,10 @@ scaled: pairs by N^2, what is done for each sample by N, and the stages after th
 
 from __future__ import annotations
 
+import functools
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -71,7 +73,7 @@ class Estimate(Saved):
         dim: Number of dimensions, D.
         seconds: Seconds for features of few directions.
         most_seconds: Seconds for noise, in float32; where the processor has fast instructions for
-            8-bit integers, noise takes fewer.
+            8-bit integers, noise may take fewer.
         peak_bytes: Most bytes that are allocated at a time beyond the features in float32, if the
             sets of neighbors are of common sizes: hundreds of copies of one image need more.
         stage_seconds: ``seconds`` by stage, under the names of :class:`mabm.Progress`.
@@ -218,15 +220,22 @@ def _seconds(
     return scaled, more
 
 
+def _normal_numbers() -> Callable[..., Tensor]:
+    """Draws float32 numbers of a given shape on the CPU, the same ones each time."""
+    generator = torch.Generator("cpu").manual_seed(0)
+    return functools.partial(torch.randn, generator=generator, dtype=torch.float32, device="cpu")
+
+
 def _trial(size: int, dim: int, num_groups: int | None) -> tuple[Tensor, Tensor | None]:
     """Features (N, D) of people in a few directions, and their groups."""
-    generator = torch.Generator().manual_seed(0)
-    people = torch.arange(size) % max(size // _PER_PERSON, 1)
-    groups = None if num_groups is None else torch.arange(size).flip(0) % num_groups
-    hidden = torch.randn((size, _LATENT), generator=generator)
-    hidden = hidden + torch.randn((size, _LATENT), generator=generator)[people]
-    features = hidden @ torch.randn((_LATENT, dim), generator=generator) / _LATENT**0.5
-    features += 0.2 * torch.randn((size, dim), generator=generator)
+    draw = _normal_numbers()
+    order = torch.arange(size, device="cpu")
+    people = order % max(size // _PER_PERSON, 1)
+    groups = None if num_groups is None else order.flip(0) % num_groups
+    hidden = draw(size, _LATENT)
+    hidden = hidden + draw(size, _LATENT)[people]
+    features = hidden @ draw(_LATENT, dim) / _LATENT**0.5
+    features += 0.2 * draw(size, dim)
     return torch.nn.functional.normalize(features, dim=1), groups
 
 
@@ -253,8 +262,7 @@ def _seconds_of_pair(dim: int) -> float:
     A ranking takes ``a N + b N^2`` seconds; this is b.
     """
     size = max(_LEAST_PAIRS, min(_MOST_PAIRS, math.isqrt(_PAIR_PRODUCTS // dim)))
-    generator = torch.Generator().manual_seed(0)
-    x = torch.nn.functional.normalize(torch.randn((2 * size, dim), generator=generator), dim=1)
+    x = torch.nn.functional.normalize(_normal_numbers()(2 * size, dim), dim=1)
 
     def seconds(samples: Tensor) -> float:
         tries = []

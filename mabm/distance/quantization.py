@@ -186,8 +186,8 @@ class _Rotation:
     """
 
     def __init__(self, depth: int, device: torch.device) -> None:
-        generator = torch.Generator().manual_seed(0)
-        signs = torch.randint(0, 2, (depth,), generator=generator) * 2 - 1
+        generator = torch.Generator("cpu").manual_seed(0)
+        signs = torch.randint(0, 2, (depth,), generator=generator, device="cpu") * 2 - 1
         self._depth = depth
         self._signs = signs.to(torch.float32).to(device, non_blocking=True)
         inner = math.gcd(depth, _FACTOR)
@@ -220,11 +220,13 @@ class _Rotation:
 
 
 def _hartley_matrix(size: int) -> Tensor:
-    """(n, n) float32, symmetric and orthogonal: ``(cos a + sin a) / sqrt(n)``, a = 2 pi jk / n.
+    """(n, n) float32 on the CPU, symmetric and orthogonal.
+
+    Entry jk is ``(cos a + sin a) / sqrt(n)``, with a = 2 pi jk / n.
 
     Source:
         Bracewell, Discrete Hartley transform, JOSA 73 (1983).
     """
-    steps = torch.arange(size)
+    steps = torch.arange(size, device="cpu")
     angle = (torch.outer(steps, steps) % size).to(torch.float64) * (2 * math.pi / size)
     return ((angle.cos() + angle.sin()) / math.sqrt(size)).to(torch.float32)

@@ -96,5 +96,5 @@ class SearchSamples:
     def _rows(self, modality: int, cameras: tuple[int, ...] | None) -> Tensor:
         chosen = self.modality == modality
         if cameras is not None:
-            chosen &= torch.isin(self.camera, torch.tensor(cameras))
+            chosen &= torch.isin(self.camera, torch.tensor(cameras, device="cpu"))
         return torch.nonzero(chosen).flatten()

@@ -87,5 +87,5 @@ def _seen_elsewhere(identity: Tensor, camera: Tensor) -> Tensor:
 def _evenly_spaced(count: int, most: int) -> Tensor:
     """Evenly spaced indices in [0, count), all of them if there are at most ``most``."""
     if count <= most:
-        return torch.arange(count)
-    return torch.arange(most) * count // most
+        return torch.arange(count, device="cpu")
+    return torch.arange(most, device="cpu") * count // most

@@ -179,8 +179,8 @@ class RetrievalSnapshot:
         queries, gallery = samples.queries(task, trial=0), samples.gallery(task, trial=0)
         scores, first, top = _rank_gallery(samples, task, queries, gallery, num_shown)
         groups = _choose_queries(scores, samples.identity[queries], num_each)
-        chosen = torch.tensor([place for places in groups.values() for place in places])
-        chosen = chosen.to(torch.int64)
+        listed = [place for places in groups.values() for place in places]
+        chosen = torch.tensor(listed, dtype=torch.int64, device="cpu")
         shown, query = top[chosen], queries[chosen]
         right = samples.identity[shown] == samples.identity[query, None]
         return cls(
@@ -262,11 +262,11 @@ def _rank_gallery(
         ranked = distance.sort(dim=1, stable=True)
         is_compared = ranked.values.isfinite()
         right = matches.gather(1, ranked.indices) & is_compared
-        precisions.append(average_precision(right, torch.arange(1, len(gallery) + 1)))
+        precisions.append(average_precision(right, torch.arange(1, len(gallery) + 1, device="cpu")))
         firsts.append(1 + (right.cumsum(dim=1) == 0).sum(dim=1))
         tops.append(gallery[ranked.indices].where(is_compared, -1)[:, :num_shown])
     return (
-        torch.cat([torch.empty(0, dtype=torch.float64), *precisions]),
-        torch.cat([torch.empty(0, dtype=torch.int64), *firsts]),
-        torch.cat([torch.empty(0, min(num_shown, len(gallery)), dtype=torch.int64), *tops]),
+        torch.cat([queries.new_empty(0, dtype=torch.float64), *precisions]),
+        torch.cat([queries.new_empty(0), *firsts]),
+        torch.cat([queries.new_empty(0, min(num_shown, len(gallery))), *tops]),
     )

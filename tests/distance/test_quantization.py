@@ -254,3 +254,15 @@ def test_rotations_are_float32_under_autocast(device: Device) -> None:
         found = quantize_rows(x, mean, rotate=True)
     for part, wanted in zip(found, expected, strict=True):
         assert torch.equal(part, wanted)
+
+
+@pytest.mark.parametrize("rotate", [False, True])
+def test_the_default_device_changes_nothing(device: Device, rotate: bool) -> None:
+    x = device.put(torch.eye(70, 100))
+    mean = x.mean(dim=0)
+    expected = quantize_rows(x, mean, rotate=rotate)
+    with torch.device("meta"):
+        assert rotation_helps(x, mean)
+        found = quantize_rows(x, mean, rotate=rotate)
+    for part, wanted in zip(found, expected, strict=True):
+        assert torch.equal(part, wanted)
