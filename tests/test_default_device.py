@@ -33,6 +33,13 @@ def reranked(data: str) -> list[list[float]]:
     return distance
 
 
+def labels(modality_of: Callable[[np.ndarray], Any]) -> list[int]:
+    columns = make_test_set("regdb")
+    modality = modality_of(columns["modality"])
+    found: list[int] = mabm.pseudo_labels(columns["features"], modality, k1=10).labels.tolist()
+    return found
+
+
 CALLS: dict[str, Callable[[], Any]] = {
     "searches of sysu_mm01": lambda: searches("sysu_mm01"),
     "searches of llcm": lambda: searches("llcm"),
@@ -40,6 +47,9 @@ CALLS: dict[str, Callable[[], Any]] = {
         *make_test_set("llcm").values()
     ),
     "searches that a report shows": lambda: shown("llcm"),
+    "labels, modality in words": lambda: labels(lambda m: np.where(m, "infrared", "visible")),
+    "labels, modality in booleans": lambda: labels(lambda m: (m == 1).tolist()),
+    "labels, modality in an array of booleans": lambda: labels(lambda m: m == 1),
     "re-ranking": lambda: reranked("regdb"),
     "bytes of an estimate": lambda: mabm.estimate(3000, 512).stage_bytes,
 }

@@ -180,7 +180,11 @@ def read_categories(
         return Categories(tuple(_number(column, known, name) for column, name in numbers), known)
     if kinds[0] == "bool" and takes_bool:
         return Categories(
-            tuple(torch.as_tensor(column).to(torch.int64) for column in read), ("False", "True")
+            tuple(
+                to_tensor(column, name).to(torch.int64)
+                for column, name in zip(read, names, strict=True)
+            ),
+            ("False", "True"),
         )
     return Categories(
         tuple(
@@ -304,7 +308,7 @@ def _read_values(values: Sequence[Any], name: str, each: str) -> Array:
     if all(issubclass(kind, str) for kind in kinds) and kinds:
         return np.array(values, dtype=np.str_)
     if all(issubclass(kind, bool | np.bool_) for kind in kinds) and kinds:
-        return torch.tensor([bool(value) for value in values])
+        return torch.tensor([bool(value) for value in values], device="cpu")
     if all(issubclass(kind, int | np.integer) and kind is not bool for kind in kinds):
         try:
             return to_tensor(np.array([int(value) for value in values], dtype=np.int64), name)
@@ -314,7 +318,7 @@ def _read_values(values: Sequence[Any], name: str, each: str) -> Array:
     missing = [row for row, value in enumerate(values) if _is_missing(value)]
     _refuse_missing(missing, name)
     if all(issubclass(kind, float | np.floating) for kind in kinds):
-        return torch.tensor([float(value) for value in values], dtype=torch.float64)
+        return torch.tensor([float(value) for value in values], dtype=torch.float64, device="cpu")
     found = " and ".join(sorted(kind.__name__ for kind in kinds))
     raise TypeError(f"{name} must be integers, {each}, got values of {found}")
 

@@ -18,6 +18,7 @@ from mabm import reference
 from mabm.distance import instructions, rung_choice, screening
 from mabm.distance.instructions import fast_int8_kernel
 from mabm.distance.list_layout import ListLayout
+from mabm.distance.quantization import QuantizedRows, quantize_rows
 from mabm.distance.rung_choice import Plan
 from mabm.distance.rungs import Measures, float_rung, quantized_rung
 
@@ -96,6 +97,20 @@ def test_a_row_that_overflows_float32_is_ranked_too() -> None:
     features[5, 2] = -3.4e38
     found = mabm.rank_neighbors(features, k1=6).ranks
     np.testing.assert_array_equal(found, expected_ranks(features, None, "spcl", 6))
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3, 5, 67, 70])
+def test_operands_of_no_whole_steps(dim: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Quantized rows are filled up with zeros; the op does not ask for them.
+    def quantize(*arguments: Any, **options: Any) -> QuantizedRows:
+        rows = quantize_rows(*arguments, **options)
+        return rows._replace(values=rows.values[:, :dim].contiguous())
+
+    put_int8_first(monkeypatch, rotate=False)
+    monkeypatch.setattr("mabm.distance.rungs.quantize_rows", quantize)
+    features = np.random.default_rng(dim).normal(size=(300, dim)).astype(np.float32)
+    found = mabm.rank_neighbors(features, k1=10).ranks
+    np.testing.assert_array_equal(found, expected_ranks(features, None, "spcl", 10))
 
 
 @pytest.mark.usefixtures("int8_first")

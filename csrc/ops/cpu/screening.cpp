@@ -87,8 +87,8 @@ struct PackedBlock {
   }
 };
 
-// Writes entries first to last of a sample to its place in a panel of this width, `first` a whole
-// number of steps. A step of bytes moves at once.
+// Writes entries first to last of a sample to its place in a panel of this width. `first` is a
+// multiple of the step; a step of bytes moves at once.
 void pack_entries(const ScreenArguments& arguments, int32_t sample, int64_t first, int64_t last,
                   int width, int offset, int8_t* out) {
   const int8_t* from = static_cast<const int8_t*>(arguments.operands) + sample * arguments.dim;
