@@ -38,12 +38,16 @@ class ListLayout:
             groups = x.new_zeros(len(x), dtype=torch.int64)
         _, numbered, counts = torch.unique(groups, return_inverse=True, return_counts=True)
         sizes = counts.tolist() or [0]
-        numbers = torch.arange(len(sizes), dtype=torch.int32, device=x.device)
-        if preset.lists == "intra_inter":
-            list_of_group = (numbers[:, None] != numbers).to(torch.int32)
-        else:
-            list_of_group = numbers.expand(len(sizes), -1).contiguous()
+        list_of_group = lists_of_groups(preset, len(sizes), x.device)
         return cls(numbered.to(torch.int32), list_of_group, list_widths(preset, k1, sizes))
+
+
+def lists_of_groups(preset: Preset, num_groups: int, device: torch.device) -> Tensor:
+    """(G, G) int32: the list in which a row of one group keeps another group."""
+    numbers = torch.arange(num_groups, dtype=torch.int32, device=device)
+    if preset.lists == "intra_inter":
+        return (numbers[:, None] != numbers).to(torch.int32)
+    return numbers.expand(num_groups, -1).contiguous()
 
 
 def list_widths(preset: Preset, k1: int, sizes: list[int]) -> list[int]:
