@@ -40,14 +40,31 @@ def pseudo_labels(
     """Stand-in until the real one: joins all rows on every process."""
     x, groups, names = check_samples(features, modality)
     if not dist.is_initialized() or dist.get_world_size(group) == 1:
-        return of_one_process(features, modality, eps=eps, min_samples=min_samples, k1=k1, k2=k2,
-                              preset=preset, precision=precision, clusterer=clusterer)
+        return of_one_process(
+            features,
+            modality,
+            eps=eps,
+            min_samples=min_samples,
+            k1=k1,
+            k2=k2,
+            preset=preset,
+            precision=precision,
+            clusterer=clusterer,
+        )
     columns = [x] if groups is None else [x, groups]
     joined = join_rows(*columns, group=group)
     counts = torch.cat(join_rows(torch.tensor([len(x)]), group=group)).tolist()
-    whole = of_one_process(joined[0], joined[1] if groups is not None else None, eps=eps,
-                           min_samples=min_samples, k1=k1, k2=k2, preset=preset,
-                           precision=precision, clusterer=clusterer)
+    whole = of_one_process(
+        joined[0],
+        joined[1] if groups is not None else None,
+        eps=eps,
+        min_samples=min_samples,
+        k1=k1,
+        k2=k2,
+        preset=preset,
+        precision=precision,
+        clusterer=clusterer,
+    )
     rank = dist.get_rank(group)
     rows = slice(sum(counts[:rank]), sum(counts[: rank + 1]))
     part = PseudoLabels(whole.labels[rows], groups, names, whole.core[rows])
