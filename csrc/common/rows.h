@@ -28,6 +28,15 @@ struct MaskedRanks {
   const bool* mask;
 };
 
+// Lists of B rows among N samples, and the half lists of all samples: of width 0 if there are none,
+// and then the rows are all samples.
+struct ListsToExpand {
+  int64_t num_rows;
+  int64_t num_samples;
+  MaskedRanks lists;
+  MaskedRanks half;
+};
+
 // Neighbor lists, `width` columns a row, with the inner product of each entry.
 struct RankedProducts {
   int64_t width;

@@ -194,8 +194,10 @@ inline cudaError_t launch_keep_positive(const Rows& rows, const int64_t* starts,
                 0, stream, rows, starts, indices, weights);
 }
 
-// Rows of an encoding to average for each row: `width` of them, -1 for none, with their weights.
+// Rows of an encoding to average for each of `count` rows: `width` of them, -1 for none, with their
+// weights.
 struct AveragedRows {
+  int64_t count;
   int64_t width;
   const int64_t* neighbors;
   const double* weights;
@@ -263,7 +265,7 @@ inline cudaError_t launch_average_encodings(const Rows& encoding, const Averaged
                                             cudaStream_t stream) {
   return launch(
       starts == nullptr ? average_encodings_kernel<false> : average_encodings_kernel<true>,
-      encoding.count, kRowThreads, RowTable::kBytes, stream, encoding, averaged, rows, starts,
+      averaged.count, kRowThreads, RowTable::kBytes, stream, encoding, averaged, rows, starts,
       indices, weights);
 }
 

@@ -53,9 +53,11 @@ __device__ inline void add_list(const MemberBits& members, const MaskedRanks& li
 // accepted[i, m]: q = ranks[i, m] is in R(i), and |R_half(q) & R(i)| > 2/3 |R_half(q)|. One block
 // per row, for one window of samples after the other. A member of a half set adds 1 to its balance
 // if it is in R(i), or else -2.
-static __global__ void accept_halves_kernel(MaskedRanks lists, MaskedRanks half,
-                                            int64_t num_samples, int num_words, bool* accepted) {
+static __global__ void accept_halves_kernel(ListsToExpand given, int num_words, bool* accepted) {
   MABM_SHARED(int, balances, kHalvesAtOnce);
+  const MaskedRanks& lists = given.lists;
+  const MaskedRanks& half = given.half;
+  const int64_t num_samples = given.num_samples;
   MemberBits members(num_words);
   const int64_t row = blockIdx.x;
   for (int64_t begin = 0; begin < lists.width; begin += kHalvesAtOnce) {
@@ -92,20 +94,20 @@ static __global__ void accept_halves_kernel(MaskedRanks lists, MaskedRanks half,
 // E(i): R(i), and R_half(q) of each q that was accepted. One block per row: a first pass counts its
 // members, a second writes them, ascending.
 template <bool kFill>
-__global__ void expand_neighbors_kernel(MaskedRanks lists, MaskedRanks half, int64_t num_samples,
-                                        int num_words, const bool* accepted, int32_t* counts,
-                                        const int64_t* starts, int32_t* indices) {
+__global__ void expand_neighbors_kernel(ListsToExpand given, int num_words, const bool* accepted,
+                                        int32_t* counts, const int64_t* starts, int32_t* indices) {
   MABM_SHARED(int64_t, warp_totals, kExpandThreads / kWarpSize);
+  const MaskedRanks& lists = given.lists;
   MemberBits members(num_words);
   const int64_t row = blockIdx.x;
   int64_t count = 0;
-  for (int64_t first = 0; first < num_samples; first += members.size()) {
+  for (int64_t first = 0; first < given.num_samples; first += members.size()) {
     members.clear(first);
     add_list(members, lists, row, static_cast<int>(threadIdx.x), kExpandThreads);
     for (int64_t m = row * lists.width + warp_index(); m < (row + 1) * lists.width;
          m += warps_per_block()) {
       if (accepted[m]) {
-        add_list(members, half, lists.ranks[m], lane_index(), kWarpSize);
+        add_list(members, given.half, lists.ranks[m], lane_index(), kWarpSize);
       }
     }
     __syncthreads();
@@ -126,24 +128,22 @@ inline int words_of_window(int64_t num_samples, size_t shared_bytes) {
       lesser(blocks_for(num_samples, 32), static_cast<int64_t>(shared_bytes / sizeof(unsigned))));
 }
 
-inline cudaError_t launch_accept_halves(const MaskedRanks& lists, const MaskedRanks& half,
-                                        int64_t num_rows, size_t shared_bytes, bool* accepted,
-                                        cudaStream_t stream) {
-  const int num_words = words_of_window(num_rows, shared_bytes);
-  return launch(accept_halves_kernel, num_rows, kExpandThreads, sizeof(unsigned) * num_words,
-                stream, lists, half, num_rows, num_words, accepted);
+inline cudaError_t launch_accept_halves(const ListsToExpand& given, size_t shared_bytes,
+                                        bool* accepted, cudaStream_t stream) {
+  const int num_words = words_of_window(given.num_samples, shared_bytes);
+  return launch(accept_halves_kernel, given.num_rows, kExpandThreads, sizeof(unsigned) * num_words,
+                stream, given, num_words, accepted);
 }
 
 // A pass that is given `starts` fills.
-inline cudaError_t launch_expand_neighbors(const MaskedRanks& lists, const MaskedRanks& half,
-                                           int64_t num_rows, size_t shared_bytes,
+inline cudaError_t launch_expand_neighbors(const ListsToExpand& given, size_t shared_bytes,
                                            const bool* accepted, int32_t* counts,
                                            const int64_t* starts, int32_t* indices,
                                            cudaStream_t stream) {
-  const int num_words = words_of_window(num_rows, shared_bytes);
+  const int num_words = words_of_window(given.num_samples, shared_bytes);
   return launch(starts == nullptr ? expand_neighbors_kernel<false> : expand_neighbors_kernel<true>,
-                num_rows, kExpandThreads, sizeof(unsigned) * num_words, stream, lists, half,
-                num_rows, num_words, accepted, counts, starts, indices);
+                given.num_rows, kExpandThreads, sizeof(unsigned) * num_words, stream, given,
+                num_words, accepted, counts, starts, indices);
 }
 
 }  // namespace mabm

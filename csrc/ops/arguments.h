@@ -243,17 +243,18 @@ inline void check_rank_exactly(const Tensor& features, const Tensor& rows, const
   check_range<int32_t>(list_of_group, "list_of_group", 0, static_cast<int64_t>(widths.size()));
 }
 
-// Checks lists of ranks, padded by -1: (N, K).
-inline void check_ranks(const Tensor& ranks, const char* name) {
+// Checks lists of ranks among N samples, padded by -1: (B, K).
+inline void check_ranks(const Tensor& ranks, const char* name, int64_t num_samples) {
   check_tensor<int64_t>(ranks, name, 2);
-  STD_TORCH_CHECK(ranks.size(0) <= kMaxInt32, name, " must have fewer than 2^31 rows, got ",
-                  ranks.size(0));
-  check_range<int64_t>(ranks, name, -1, ranks.size(0));
+  STD_TORCH_CHECK(num_samples <= kMaxInt32, name, " must be of fewer than 2^31 samples, got ",
+                  num_samples);
+  check_range<int64_t>(ranks, name, -1, num_samples);
 }
 
-inline MaskedRanks read_masked(const Tensor& ranks, const Tensor& mask, const char* name) {
+inline MaskedRanks read_masked(const Tensor& ranks, const Tensor& mask, const char* name,
+                               int64_t num_samples) {
   check_same_device(ranks, {&mask});
-  check_ranks(ranks, name);
+  check_ranks(ranks, name, num_samples);
   check_tensor<bool>(mask, name, 2);
   check_size(mask, name, 0, ranks.size(0));
   check_size(mask, name, 1, ranks.size(1));
@@ -268,17 +269,18 @@ inline MaskedRanks read_masked(const Tensor& ranks, const Tensor& mask, const ch
   return lists;
 }
 
-// The half lists, of width 0 if there are none.
-inline MaskedRanks read_half(const Tensor& ranks, const std::optional<Tensor>& half_ranks,
-                             const std::optional<Tensor>& half_mask) {
+inline ListsToExpand check_expand_neighbors(const Tensor& ranks, const Tensor& mask,
+                                            const std::optional<Tensor>& half_ranks,
+                                            const std::optional<Tensor>& half_mask) {
   if (!half_ranks.has_value()) {
-    return {0, nullptr, nullptr};
+    const MaskedRanks lists = read_masked(ranks, mask, "ranks", ranks.size(0));
+    return {ranks.size(0), ranks.size(0), lists, {0, nullptr, nullptr}};
   }
   STD_TORCH_CHECK(half_mask.has_value(), "half_mask must come with half_ranks");
   check_same_device(ranks, {&*half_ranks});
-  const MaskedRanks half = read_masked(*half_ranks, *half_mask, "half_ranks");
-  check_size(*half_ranks, "half_ranks", 0, ranks.size(0));
-  return half;
+  const int64_t num_samples = half_ranks->size(0);
+  return {ranks.size(0), num_samples, read_masked(ranks, mask, "ranks", num_samples),
+          read_masked(*half_ranks, *half_mask, "half_ranks", num_samples)};
 }
 
 inline Rows check_encode_neighbors(const Tensor& features, const Tensor& indptr,
@@ -298,7 +300,7 @@ inline RankedProducts read_products(const Tensor& features, const std::optional<
   }
   STD_TORCH_CHECK(products.has_value(), "products must come with ranks");
   check_same_device(features, {&*ranks, &*products});
-  check_ranks(*ranks, "ranks");
+  check_ranks(*ranks, "ranks", ranks->size(0));
   check_tensor<double>(*products, "products", 2);
   check_size(*ranks, "ranks", 0, features.size(0));
   check_size(*products, "products", 0, ranks->size(0));
@@ -313,8 +315,7 @@ inline Rows check_average_encodings(const Tensor& indptr, const Tensor& indices,
   const Rows encoding = read_encoding(indptr, indices, weights, indptr.numel() - 1);
   check_tensor<int64_t>(neighbors, "neighbors", 2);
   check_tensor<double>(neighbor_weights, "neighbor_weights", 2);
-  check_size(neighbors, "neighbors", 0, encoding.count);
-  check_size(neighbor_weights, "neighbor_weights", 0, encoding.count);
+  check_size(neighbor_weights, "neighbor_weights", 0, neighbors.size(0));
   check_size(neighbor_weights, "neighbor_weights", 1, neighbors.size(1));
   check_range<int64_t>(neighbors, "neighbors", -1, encoding.count);
   if (neighbor_weights.is_cpu()) {

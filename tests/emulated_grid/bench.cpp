@@ -293,15 +293,17 @@ auto expand_neighbors(const Array<int64_t>& ranks, const Array<bool>& mask,
   const Memory<bool> kept(mask);
   const Memory<int64_t> half_rank(half_ranks);
   const Memory<bool> half_kept(half_mask);
-  const MaskedRanks lists{ranks.shape(1), rank.read(), kept.read()};
-  const MaskedRanks half{half_ranks.shape(1), half_rank.read(), half_kept.read()};
   const int64_t num_rows = ranks.shape(0);
+  const ListsToExpand given{num_rows,
+                            half_ranks.shape(0),
+                            {ranks.shape(1), rank.read(), kept.read()},
+                            {half_ranks.shape(1), half_rank.read(), half_kept.read()}};
   Memory<bool> accepted(ranks.size());
-  check(launch_accept_halves(lists, half, num_rows, most_shared(), accepted.get(), nullptr));
+  check(launch_accept_halves(given, most_shared(), accepted.get(), nullptr));
   Memory<int32_t> counts(num_rows);
   const auto pass = [&](const int64_t* starts, int32_t* indices) {
-    check(launch_expand_neighbors(lists, half, num_rows, most_shared(), accepted.read(),
-                                  counts.get(), starts, indices, nullptr));
+    check(launch_expand_neighbors(given, most_shared(), accepted.read(), counts.get(), starts,
+                                  indices, nullptr));
   };
   pass(nullptr, nullptr);
   const Memory<int64_t> starts = starts_of(counts);
@@ -317,7 +319,8 @@ auto average_encodings(const Array<int64_t>& indptr, const Array<int32_t>& indic
   const RowsMemory encoding(indptr, indices, weights);
   const Memory<int64_t> neighbor(neighbors);
   const Memory<double> neighbor_weight(neighbor_weights);
-  const AveragedRows averaged{neighbors.shape(1), neighbor.read(), neighbor_weight.read()};
+  const AveragedRows averaged{neighbors.shape(0), neighbors.shape(1), neighbor.read(),
+                              neighbor_weight.read()};
   const int64_t num_rows = encoding.count();
   Memory<int32_t> counts(num_rows);
   Memory<bool> is_long(num_rows, false);

@@ -111,7 +111,8 @@ std::tuple<Tensor, Tensor, Tensor> encode_neighbors(const Tensor& features, cons
 }
 
 // V'_i = the mean of the rows V[neighbors[i, m]], weighted by neighbor_weights[i, m] in [0, 1]; a
-// row's weights count relative to each other and sum to one or less.
+// row's weights count relative to each other and sum to one or less. The neighbors may be those of
+// other rows, or of fewer, than the encoding has.
 std::tuple<Tensor, Tensor, Tensor> average_encodings(const Tensor& indptr, const Tensor& indices,
                                                      const Tensor& weights, const Tensor& neighbors,
                                                      const Tensor& neighbor_weights) {
@@ -129,7 +130,7 @@ std::tuple<Tensor, Tensor, Tensor> average_encodings(const Tensor& indptr, const
     return Scratch{std::vector<uint64_t>(encoding.count, 0), IndexSet(encoding.count)};
   };
   auto rows = RaggedRows<int32_t>::build(
-      encoding.count, make_scratch,
+      neighbors.size(0), make_scratch,
       [&](int64_t row, std::vector<int32_t>& out_indices, std::vector<int32_t>& out_weights,
           Scratch& scratch) {
         uint64_t total = 0;

@@ -13,7 +13,7 @@ namespace {
 
 // mask[i, m]: ranks[i, m] = j is present and i is in ranks[j]. R(i) = {j in N(i) : i in N(j)}.
 Tensor reciprocal_mask(const Tensor& ranks) {
-  check_ranks(ranks, "ranks");
+  check_ranks(ranks, "ranks", ranks.size(0));
   const int64_t num_rows = ranks.size(0);
   const int64_t width = ranks.size(1);
   Tensor mask = make_tensor<bool>({num_rows, width});
@@ -42,18 +42,19 @@ void for_each_member(const MaskedRanks& lists, int64_t row, const Body& body) {
   }
 }
 
-// E(i): R(i), and R_half(q) for each q in R(i) with |R_half(q) & R(i)| > 2/3 |R_half(q)|.
+// E(i): R(i), and R_half(q) for each q in R(i) with |R_half(q) & R(i)| > 2/3 |R_half(q)|. With half
+// lists, which all samples have, `ranks` may be those of fewer rows.
 std::tuple<Tensor, Tensor> expand_neighbors(const Tensor& ranks, const Tensor& mask,
                                             const std::optional<Tensor>& half_ranks,
                                             const std::optional<Tensor>& half_mask) {
-  const MaskedRanks lists = read_masked(ranks, mask, "ranks");
-  const MaskedRanks half = read_half(ranks, half_ranks, half_mask);
-  const int64_t num_rows = ranks.size(0);
+  const ListsToExpand given = check_expand_neighbors(ranks, mask, half_ranks, half_mask);
+  const MaskedRanks& lists = given.lists;
+  const MaskedRanks& half = given.half;
   // stamp[j] = 2 * row + 1 where j is in R(row), 2 * row + 2 where only the expansion adds it. A
   // thread takes its rows in ascending order, so what an earlier row stamped is smaller.
-  const auto make_scratch = [&] { return std::vector<int64_t>(num_rows, 0); };
+  const auto make_scratch = [&] { return std::vector<int64_t>(given.num_samples, 0); };
   auto rows = RaggedRows<int32_t>::build(
-      num_rows, make_scratch,
+      given.num_rows, make_scratch,
       [&](int64_t row, std::vector<int32_t>& indices, std::vector<int32_t>&,
           std::vector<int64_t>& stamp) {
         const auto start = static_cast<int64_t>(indices.size());

@@ -40,10 +40,10 @@ std::tuple<Tensor, Tensor, Tensor> average_encodings(const Tensor& indptr, const
                                                      const Tensor& neighbor_weights) {
   const Rows encoding =
       check_average_encodings(indptr, indices, weights, neighbors, neighbor_weights);
-  const AveragedRows averaged{neighbors.size(1), read<int64_t>(neighbors),
+  const int64_t num_rows = neighbors.size(0);
+  const AveragedRows averaged{num_rows, neighbors.size(1), read<int64_t>(neighbors),
                               read<double>(neighbor_weights)};
   const OnDevice on(indptr);
-  const int64_t num_rows = encoding.count;
   Tensor counts = on.make<int32_t>({num_rows}, "the counts of rows");
   Tensor is_long = on.make_zeros<bool>({num_rows}, "the marks of long rows");
   Tensor long_rows = on.make<int32_t>({num_rows}, "the numbers of long rows");

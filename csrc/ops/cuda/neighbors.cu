@@ -11,7 +11,7 @@ namespace mabm {
 namespace {
 
 Tensor reciprocal_mask(const Tensor& ranks) {
-  check_ranks(ranks, "ranks");
+  check_ranks(ranks, "ranks", ranks.size(0));
   const OnDevice on(ranks);
   Tensor mask = on.make<bool>({ranks.size(0), ranks.size(1)}, "the reciprocal mask");
   on.check(launch_reciprocal_mask(read<int64_t>(ranks), ranks.size(0), ranks.size(1),
@@ -23,18 +23,15 @@ Tensor reciprocal_mask(const Tensor& ranks) {
 std::tuple<Tensor, Tensor> expand_neighbors(const Tensor& ranks, const Tensor& mask,
                                             const std::optional<Tensor>& half_ranks,
                                             const std::optional<Tensor>& half_mask) {
-  const MaskedRanks lists = read_masked(ranks, mask, "ranks");
-  const MaskedRanks half = read_half(ranks, half_ranks, half_mask);
-  const int64_t num_rows = ranks.size(0);
+  const ListsToExpand given = check_expand_neighbors(ranks, mask, half_ranks, half_mask);
   const OnDevice on(ranks);
   const size_t shared_bytes = on.most_shared();
-  Tensor accepted = on.make<bool>({num_rows, lists.width}, "the accepted expansions");
-  on.check(
-      launch_accept_halves(lists, half, num_rows, shared_bytes, write<bool>(accepted), on.stream()),
-      "accepting expansions");
-  Tensor counts = on.make<int32_t>({num_rows}, "the counts of rows");
+  Tensor accepted = on.make<bool>({given.num_rows, given.lists.width}, "the accepted expansions");
+  on.check(launch_accept_halves(given, shared_bytes, write<bool>(accepted), on.stream()),
+           "accepting expansions");
+  Tensor counts = on.make<int32_t>({given.num_rows}, "the counts of rows");
   const auto pass = [&](const int64_t* starts, int32_t* indices) {
-    return launch_expand_neighbors(lists, half, num_rows, shared_bytes, read<bool>(accepted),
+    return launch_expand_neighbors(given, shared_bytes, read<bool>(accepted),
                                    write<int32_t>(counts), starts, indices, on.stream());
   };
   on.check(pass(nullptr, nullptr), "counting neighbors");
