@@ -12,7 +12,7 @@ from mabm._core.arrays import ArrayT, check_features
 from mabm._core.device_memory import running_ops
 from mabm._core.work import QUIET, Work
 from mabm.distance.memory import encoding_bytes, expansion_bytes
-from mabm.distance.presets import DEFAULT_K2, check_k2
+from mabm.distance.presets import DEFAULT_K2, Preset, check_k2
 from mabm.distance.ranking import Ranking
 from mabm.distance.rows import Encoding, NeighborSets
 
@@ -131,34 +131,39 @@ def expand(
     encoding: Encoding[Tensor], ranking: Ranking[Tensor], k2: int, work: Work = QUIET
 ) -> Encoding[Tensor]:
     """:func:`expand_queries` for checked tensors."""
-    if k2 == 1 and ranking.preset.query_expansion != "pooled":
+    if not is_expanded(ranking.preset, k2):
         return encoding
     what, count = f"averaging the rows of {len(encoding)} samples", len(encoding)
     with work.stage("query expansion", count), running_ops(what, "lower k2 or k1"):
-        rows, weights = _averaged_rows(ranking, k2)
+        rows, weights = averaged_rows(ranking, ranking.groups, k2)
         num_entries = len(encoding.indices)
         needed = expansion_bytes(count, rows.shape[1], num_entries, num_expanded=count)
         work.less(needed, what, "lower k2 or k1")
-        # A row without neighbors is unchanged.
-        alone = (rows < 0).all(dim=1)
-        itself = torch.arange(len(rows), device=rows.device)
-        rows[:, :1] = torch.where(alone[:, None], itself[:, None], rows[:, :1])
-        weights[:, :1] = torch.where(alone[:, None], 1.0, weights[:, :1])
         averaged = torch.ops.mabm.average_encodings(
-            encoding.indptr,
-            encoding.indices,
-            encoding.weights,
-            rows.contiguous(),
-            weights.contiguous(),
+            encoding.indptr, encoding.indices, encoding.weights, rows, weights
         )
     return Encoding.unchecked(*averaged)
 
 
-def _averaged_rows(ranking: Ranking[Tensor], k2: int) -> tuple[Tensor, Tensor]:
-    """(N, M) rows to average for every sample, -1 for none, and their (N, M) float64 weights.
+def is_expanded(preset: Preset, k2: int) -> bool:
+    """Whether rows are averaged with any but themselves."""
+    return k2 > 1 or preset.query_expansion == "pooled"
+
+
+def averaged_rows(
+    ranking: Ranking[Tensor], groups: Tensor | None, k2: int, first_row: int = 0
+) -> tuple[Tensor, Tensor]:
+    """(B, M) rows to average for each ranked sample, -1 for none, and their (B, M) float64 weights.
 
     All rows of a part have equal weight, and so do all parts of a sample. Its parts are its lists,
-    the groups among its rows, or all its rows as one part.
+    the groups among its rows, or all its rows as one part. A sample without neighbors keeps its row.
+
+    Args:
+        ranking: The lists of B samples.
+        groups: (N,) int64, the group of each sample that may be in a list, where the preset
+            averages groups.
+        k2: Number of neighbors to average.
+        first_row: Number of the first ranked sample among the N.
     """
     preset = ranking.preset
     if preset.query_expansion == "list_means":
@@ -175,12 +180,17 @@ def _averaged_rows(ranking: Ranking[Tensor], k2: int) -> tuple[Tensor, Tensor]:
         rows = ranking.merged()[:, :k2].clone()
         sizes = torch.ones_like(rows)
         if preset.query_expansion == "merged_group_means":
-            group_of: Any = ranking.groups  # a tensor, never None with this preset
-            groups = group_of[rows.clamp(min=0)].where(rows >= 0, -1)
-            for column, group in enumerate(groups.T):
-                sizes[:, column] = (groups == group[:, None]).sum(dim=1)
+            group_of: Any = groups  # a tensor, never None with this preset
+            of_rows = group_of[rows.clamp(min=0)].where(rows >= 0, -1)
+            for column, group in enumerate(of_rows.T):
+                sizes[:, column] = (of_rows == group[:, None]).sum(dim=1)
     shares = (rows >= 0).to(torch.float64) / sizes.clamp(min=1)
     # The shares of a part sum to one, so the number of parts of a sample is an integer: rounding
     # removes the effect of the order of the sum on its last bits.
     parts = shares.sum(dim=1, keepdim=True).round()
-    return rows, shares / parts.clamp(min=1)
+    weights = shares / parts.clamp(min=1)
+    alone = (rows < 0).all(dim=1)[:, None]
+    itself = first_row + torch.arange(len(rows), device=rows.device)[:, None]
+    rows[:, :1] = torch.where(alone, itself, rows[:, :1])
+    weights[:, :1] = torch.where(alone, 1.0, weights[:, :1])
+    return rows.contiguous(), weights.contiguous()

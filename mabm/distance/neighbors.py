@@ -54,13 +54,17 @@ def find_neighbors(ranking: Ranking[Tensor], work: Work = QUIET) -> NeighborSets
         running_ops(f"finding the neighbors of {count} samples", "lower k1"),
     ):
         mask = torch.ops.mabm.reciprocal_mask(ranking.ranks)
-        half = _half_list(ranking)
+        half = half_list(ranking)
         half_mask = None if half is None else torch.ops.mabm.reciprocal_mask(half)
         indptr, indices = torch.ops.mabm.expand_neighbors(ranking.ranks, mask, half, half_mask)
     return NeighborSets.unchecked(indptr, indices)
 
 
-def _half_list(ranking: Ranking[Tensor]) -> Tensor | None:
+def half_list(ranking: Ranking[Tensor]) -> Tensor | None:
+    """(N, H) int64, the shorter list of each sample that expands sets; ``None`` without expansion.
+
+    Its entries are ranks of the lists, -1 for none.
+    """
     if ranking.preset.half_list is None:
         return None
     length = round(ranking.k1 / 2) + 1  # Python rounds half to even

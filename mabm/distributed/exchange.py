@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -12,27 +12,34 @@ from mabm.distributed.team import Team
 
 def gather_all(team: Team, rows: Tensor) -> list[Tensor]:
     """Returns the rows (M, ...) of every process, in the order of ranks; their M may differ."""
-    parts = [rows] * team.size
-    for step in range(1, team.size):
-        source = (team.rank - step) % team.size
-        parts[source] = team.swap(rows, (team.rank + step) % team.size, source)
-    return parts
+    return exchange(team, lambda _: rows)
 
 
-def exchange(team: Team, parts: Sequence[Tensor]) -> list[Tensor]:
+def exchange(team: Team, part_for: Callable[[int], Tensor]) -> list[Tensor]:
     """Sends each process its part, and returns the parts that all processes send here.
 
     Args:
         team: The processes.
-        parts: One (M, ...) for each process, in the order of ranks; M may differ.
+        part_for: Called once for each rank, returns the rows (M, ...) for it; M may differ. The
+            parts are made one after the other, so that only one of them is held at a time.
     """
-    received = list(parts)
+    received = {team.rank: part_for(team.rank)}
     for step in range(1, team.size):
         to, source = (team.rank + step) % team.size, (team.rank - step) % team.size
-        received[source] = team.swap(parts[to], to, source)
-    return received
+        received[source] = team.swap(part_for(to), to, source)
+    return [received[source] for source in range(team.size)]
 
 
 def add_up(team: Team, values: Tensor) -> Tensor:
     """Returns the sum of integers (M, ...) of one shape over all processes."""
-    return torch.stack(gather_all(team, values)).sum(dim=0)
+    total = values.clone()
+    for step in range(1, team.size):
+        to, source = (team.rank + step) % team.size, (team.rank - step) % team.size
+        total += team.swap(values, to, source)
+    return total
+
+
+def least_of(team: Team, value: int, device: torch.device) -> int:
+    """Returns the least integer of all processes."""
+    own = torch.tensor([value], dtype=torch.int64, device=device)
+    return min(int(each) for each in gather_all(team, own))

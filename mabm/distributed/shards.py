@@ -47,10 +47,10 @@ class Shard:
         """Number of the first row of a process among all samples."""
         return sum(self.counts[:rank])
 
-    def owners(self, samples: Tensor) -> Tensor:
-        """The rank of the process that has each sample, int64."""
+    def per_owner(self, samples: Tensor) -> list[int]:
+        """How many of these samples (M,), ascending, each process has."""
         ends = torch.tensor(self.counts, device=samples.device).cumsum(0)
-        return torch.searchsorted(ends, samples, right=True)
+        return torch.searchsorted(samples, ends).diff(prepend=ends.new_zeros(1)).tolist()
 
     def layout(self, preset: Preset, k1: int) -> ListLayout:
         """The neighbor lists of these rows, among the samples of all processes."""
