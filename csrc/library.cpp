@@ -66,6 +66,11 @@ STABLE_TORCH_LIBRARY(mabm, m) {
   m.def(
       "encode_neighbors(Tensor features, Tensor indptr, Tensor indices, Tensor? ranks, "
       "Tensor? products) -> (Tensor indptr, Tensor indices, Tensor weights)");
+  // The weights of encode_neighbors from known products of the entries. A row without entries
+  // becomes one-hot at first_row and its number; indices are not limited to the number of rows.
+  m.def(
+      "weigh_products(Tensor indptr, Tensor indices, Tensor products, int first_row) "
+      "-> (Tensor indptr, Tensor indices, Tensor weights)");
   m.def(
       "average_encodings(Tensor indptr, Tensor indices, Tensor weights, Tensor neighbors, "
       "Tensor neighbor_weights) -> (Tensor indptr, Tensor indices, Tensor weights)");
@@ -76,7 +81,16 @@ STABLE_TORCH_LIBRARY(mabm, m) {
   m.def(
       "jaccard_graph(Tensor indptr, Tensor indices, Tensor weights, float max_distance) "
       "-> (Tensor indptr, Tensor indices, Tensor distances)");
+  // jaccard_distance pruned to what is within max_distance.
+  m.def(
+      "near_rows(Tensor row_indptr, Tensor row_indices, Tensor row_weights, Tensor column_indptr, "
+      "Tensor column_indices, Tensor column_weights, int num_samples, float max_distance) "
+      "-> (Tensor indptr, Tensor indices, Tensor distances)");
   m.def(
       "dbscan(Tensor indptr, Tensor indices, Tensor distances, float eps, int min_samples) "
       "-> Tensor");
+  // Joins the sets of samples first[m] and second[m]. parents (N,) int32 has a parent for each
+  // sample, itself or a smaller one, and -1 for a sample that is in no set; on return the parent of
+  // every sample is the smallest one of its set.
+  m.def("join_samples_(Tensor(a!) parents, Tensor first, Tensor second) -> ()");
 }

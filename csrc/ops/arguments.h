@@ -292,6 +292,18 @@ inline Rows check_encode_neighbors(const Tensor& features, const Tensor& indptr,
   return neighbors;
 }
 
+inline Rows check_weigh_products(const Tensor& indptr, const Tensor& indices,
+                                 const Tensor& products, int64_t first_row) {
+  const Rows sets = read_sets(indptr, indices, kMaxInt32 + 1);
+  check_same_device(indptr, {&products});
+  check_tensor<double>(products, "products", 1);
+  check_size(products, "products", 0, indices.numel());
+  STD_TORCH_CHECK(first_row >= 0 && first_row <= kMaxInt32 - sets.count,
+                  "first_row must be at least 0 and the last row below 2^31, got ", first_row,
+                  " and ", sets.count, " rows");
+  return sets;
+}
+
 // The inner products of a ranking with its samples, of width 0 if there are none.
 inline RankedProducts read_products(const Tensor& features, const std::optional<Tensor>& ranks,
                                     const std::optional<Tensor>& products) {
@@ -346,10 +358,14 @@ inline EncodingPair check_jaccard_distance(const Tensor& row_indptr, const Tenso
           read_encoding(column_indptr, column_indices, column_weights, num_samples)};
 }
 
-inline Rows check_jaccard_graph(const Tensor& indptr, const Tensor& indices, const Tensor& weights,
-                                double max_distance) {
+inline void check_max_distance(double max_distance) {
   STD_TORCH_CHECK(max_distance >= 0 && max_distance < 1, "max_distance must be in [0, 1), got ",
                   max_distance);
+}
+
+inline Rows check_jaccard_graph(const Tensor& indptr, const Tensor& indices, const Tensor& weights,
+                                double max_distance) {
+  check_max_distance(max_distance);
   return read_encoding(indptr, indices, weights, indptr.numel() - 1);
 }
 
@@ -360,6 +376,37 @@ inline Rows check_dbscan(const Tensor& indptr, const Tensor& indices, const Tens
   check_size(distances, "distances", 0, indices.numel());
   graph.distances = read<float>(distances);
   return graph;
+}
+
+// Checks pairs of samples that each have a parent; on the CPU also that a parent has one, too.
+inline void check_join_samples(const Tensor& parents, const Tensor& first, const Tensor& second) {
+  check_same_device(parents, {&first, &second});
+  check_tensor<int32_t>(parents, "parents", 1);
+  check_tensor<int32_t>(first, "first", 1);
+  check_tensor<int32_t>(second, "second", 1);
+  check_size(second, "second", 0, first.numel());
+  const int64_t count = parents.numel();
+  STD_TORCH_CHECK(count <= kMaxInt32, "parents must be those of fewer than 2^31 samples, got ",
+                  count);
+  check_range<int32_t>(first, "first", 0, count);
+  check_range<int32_t>(second, "second", 0, count);
+  if (!parents.is_cpu()) {
+    return;
+  }
+  const int32_t* parent = read<int32_t>(parents);
+  for (int64_t sample = 0; sample < count; ++sample) {
+    const int32_t found = parent[sample];
+    STD_TORCH_CHECK(found == -1 || (found >= 0 && found <= sample && parent[found] >= 0),
+                    "parents must be -1, the sample or a smaller one with a parent, got ", found,
+                    " for sample ", sample);
+  }
+  for (const Tensor* side : {&first, &second}) {
+    for (int64_t at = 0; at < side->numel(); ++at) {
+      const int32_t sample = read<int32_t>(*side)[at];
+      STD_TORCH_CHECK(parent[sample] >= 0, side == &first ? "first" : "second",
+                      " must be samples that have a parent, got ", sample);
+    }
+  }
 }
 
 }  // namespace mabm

@@ -169,6 +169,14 @@ def encode_neighbors(
 
 
 @_fake
+def weigh_products(
+    indptr: Tensor, indices: Tensor, products: Tensor, first_row: int
+) -> _ValuedRows:
+    starts, columns = _ragged(indptr, indptr.shape[0] - 1)
+    return starts, columns, torch.empty_like(columns)
+
+
+@_fake
 def average_encodings(
     indptr: Tensor,
     indices: Tensor,
@@ -203,10 +211,29 @@ def jaccard_graph(
 
 
 @_fake
+def near_rows(
+    row_indptr: Tensor,
+    row_indices: Tensor,
+    row_weights: Tensor,
+    column_indptr: Tensor,
+    column_indices: Tensor,
+    column_weights: Tensor,
+    num_samples: int,
+    max_distance: float,
+) -> _ValuedRows:
+    return jaccard_graph(row_indptr, row_indices, row_weights, max_distance)
+
+
+@_fake
 def dbscan(
     indptr: Tensor, indices: Tensor, distances: Tensor, eps: float, min_samples: int
 ) -> Tensor:
     return indptr.new_empty((indptr.shape[0] - 1,), dtype=torch.int64)
+
+
+@_fake
+def join_samples_(parents: Tensor, first: Tensor, second: Tensor) -> None:
+    return None
 
 
 def _refuse_gradient(op: str) -> Any:

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 from cases import Case, cases
-from devices import Device
+from devices import Device, threads
 from golden_files import GOLDEN
 from hypothesis import given
+from hypothesis import strategies as st
+from op_samples import OPS
 
 import mabm
 from mabm import reference
@@ -117,6 +119,48 @@ def test_known_products_are_found_from_either_side_and_missing_ones_computed() -
     found = torch.ops.mabm.encode_neighbors(*parts, ranks, products)
     for part, wanted in zip(found, expected, strict=True):
         assert torch.equal(part, wanted)
+
+
+@given(st.integers(1, 60), st.sampled_from((0.01, 0.1, 1.0, 30.0)), st.integers(0, 2**32 - 1))
+def test_weights_of_products_are_those_of_the_features(
+    device: Device, count: int, scale: float, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    features = device.put(torch.randn(count, 9, generator=generator) * scale)
+    sets = torch.rand(count, count, generator=generator) < torch.rand(count, 1, generator=generator)
+    sets[:: count // 4 + 2] = False  # some are empty
+    indptr = torch.cat([torch.zeros(1, dtype=torch.int64), sets.sum(dim=1).cumsum(0)])
+    indices = sets.nonzero()[:, 1]
+    rows, zeros = torch.arange(count), torch.zeros(1, count, dtype=torch.int32)
+    groups = device.put(zeros[0]), device.put(zeros[:, :1])
+    ranks, scores = OPS.rank_exactly(features, device.put(rows), *groups, [count], False)
+    products = torch.empty_like(scores).scatter_(1, ranks, scores)[device.put(sets)]
+    parts = device.put(indptr), device.put(indices.to(torch.int32))
+    expected = OPS.encode_neighbors(features, *parts, None, None)
+    for part, wanted in zip(OPS.weigh_products(*parts, products, 0), expected, strict=True):
+        assert torch.equal(part, wanted)
+    # Members and rows by numbers that reach beyond the rows.
+    shifted = OPS.weigh_products(parts[0], parts[1] + 2**30, products, 2**30)
+    for part, wanted, offset in zip(shifted, expected, (0, 2**30, 0), strict=True):
+        assert torch.equal(part, wanted + offset)
+
+
+def test_weights_of_products_have_the_same_bits_for_any_number_of_threads() -> None:
+    generator = torch.Generator().manual_seed(0)
+    sizes = torch.randint(0, 9, (300,), generator=generator)
+    indptr = torch.cat([torch.zeros(1, dtype=torch.int64), sizes.cumsum(0)])
+    products = torch.randn(int(sizes.sum()), generator=generator, dtype=torch.float64)
+    indices = torch.randint(0, 2**31 - 1, products.shape, generator=generator, dtype=torch.int32)
+    results = []
+    for count in (1, 2):
+        with threads(count):
+            results.append(OPS.weigh_products(indptr, indices, products, 2**31 - 301))
+    for part, wanted in zip(*results, strict=True):
+        assert torch.equal(part, wanted)
+    last = int((sizes == 0).nonzero()[-1])
+    indptr, indices, weights = results[0]
+    assert indices[indptr[last] : indptr[last + 1]].tolist() == [2**31 - 301 + last]
+    assert weights[indptr[last] : indptr[last + 1]].tolist() == [2**30]
 
 
 def test_rows_that_do_not_belong_together_are_refused(device: Device) -> None:

@@ -116,3 +116,14 @@ def switched(settings: Any, name: str, value: object) -> Iterator[None]:
         yield
     finally:
         setattr(settings, name, before)
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """PyTorch, and with it every op, works on this many threads of the CPU meanwhile."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -36,6 +36,8 @@ def make_samples(device: Device, *, reverse: bool = False) -> dict[str, tuple[An
     sets = OPS.expand_neighbors(ranks, mask, ranks, mask)
     encoding = OPS.encode_neighbors(features, *sets, None, None)
     graph = OPS.jaccard_graph(*encoding, 0.9)
+    pair_products = sets[1].to(torch.float64) / 24
+    pairs = ((7 * rows[:12] + reverse) % 24).to(torch.int32)
     weights = device.put(torch.full((24, 6), 1 / 6, dtype=torch.float64))
     center = features.mean(dim=0)
     integers = device.put(torch.zeros(24, 16, dtype=torch.int8))
@@ -50,10 +52,13 @@ def make_samples(device: Device, *, reverse: bool = False) -> dict[str, tuple[An
         "reciprocal_mask": (ranks,),
         "expand_neighbors": (ranks, mask, ranks, mask),
         "encode_neighbors": (features, *sets, ranks, products),
+        "weigh_products": (*sets, pair_products, 7),
         "average_encodings": (*encoding, ranks, weights),
         "jaccard_distance": (*encoding, *encoding, 24),
         "jaccard_graph": (*encoding, 0.9),
+        "near_rows": (*encoding, *encoding, 24, 0.9),
         "dbscan": (*graph, 0.6, 3),
+        "join_samples_": (rows.to(torch.int32), pairs, pairs.flip(0)),
     }
     if device.torch.type == "cpu":
         samples |= make_cpu_samples(features, list_of_group, groups, widths)

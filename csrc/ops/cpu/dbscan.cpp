@@ -1,4 +1,4 @@
-// DBSCAN on a graph of distances, label for label scikit-learn's.
+// DBSCAN on a graph of distances, label for label scikit-learn's, and sets of joined samples.
 
 #include <algorithm>
 #include <memory>
@@ -70,8 +70,35 @@ Tensor dbscan(const Tensor& indptr, const Tensor& indices, const Tensor& distanc
   return labels;
 }
 
+int32_t find_root(int32_t* parents, int32_t sample) {
+  while (parents[sample] != sample) {
+    parents[sample] = parents[parents[sample]];  // halves the path for later calls
+    sample = parents[sample];
+  }
+  return sample;
+}
+
+// Union-find: roots only ever move to smaller samples, so that a set's root is its smallest sample.
+void join_samples_(const Tensor& parents, const Tensor& first, const Tensor& second) {
+  check_join_samples(parents, first, second);
+  int32_t* parent = write<int32_t>(parents);
+  for_each_row_in_order(first.numel(), [&](int64_t pair) {
+    const int32_t a = find_root(parent, read<int32_t>(first)[pair]);
+    const int32_t b = find_root(parent, read<int32_t>(second)[pair]);
+    parent[std::max(a, b)] = std::min(a, b);
+  });
+  for_each_row_in_order(parents.numel(), [&](int64_t sample) {
+    if (parent[sample] >= 0) {
+      parent[sample] = parent[parent[sample]];  // a smaller sample, which has its root already
+    }
+  });
+}
+
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(mabm, CPU, m) { m.impl("dbscan", TORCH_BOX(&dbscan)); }
+STABLE_TORCH_LIBRARY_IMPL(mabm, CPU, m) {
+  m.impl("dbscan", TORCH_BOX(&dbscan));
+  m.impl("join_samples_", TORCH_BOX(&join_samples_));
+}
 
 }  // namespace mabm

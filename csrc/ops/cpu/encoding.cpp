@@ -4,6 +4,7 @@
 #include <limits>
 #include <optional>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "common/fixed_point.h"
@@ -58,6 +59,42 @@ class Products {
   int64_t row_ = 0;
 };
 
+// Appends the positive weights of a set, the softmax of -(2 - 2 p) over the inner products p of its
+// members; one-hot at `own` if the set is empty. `parts` is scratch.
+void append_weights(const int32_t* members, const double* products, int64_t size, int64_t own,
+                    std::vector<uint64_t>& parts, std::vector<int32_t>& indices,
+                    std::vector<int32_t>& weights) {
+  if (size == 0) {
+    indices.push_back(static_cast<int32_t>(own));
+    weights.push_back(static_cast<int32_t>(kOne));
+    return;
+  }
+  double greatest = -std::numeric_limits<double>::infinity();
+  for (int64_t slot = 0; slot < size; ++slot) {
+    greatest = std::max(greatest, products[slot]);
+  }
+  parts.resize(size);
+  uint64_t total = 0;
+  for (int64_t slot = 0; slot < size; ++slot) {
+    parts[slot] = fine_units(exp_nonpositive(2 * (products[slot] - greatest)));
+    total += parts[slot];
+  }
+  for (int64_t slot = 0; slot < size; ++slot) {
+    const int32_t weight = weight_of(parts[slot], total);
+    if (weight > 0) {
+      indices.push_back(members[slot]);
+      weights.push_back(weight);
+    }
+  }
+}
+
+std::tuple<Tensor, Tensor, Tensor> packed(RaggedRows<int32_t> rows) {
+  Tensor indices = make_tensor<int32_t>({rows.num_entries()});
+  Tensor weights = make_tensor<int32_t>({rows.num_entries()});
+  rows.pack(indices, &weights);
+  return {rows.indptr, indices, weights};
+}
+
 // V_ij = softmax over j in E(i) of -(2 - 2 x_i . x_j); one-hot at i where E(i) is empty. `products`
 // (N, K) are the inner products with `ranks` (N, K), from inner_product.
 std::tuple<Tensor, Tensor, Tensor> encode_neighbors(const Tensor& features, const Tensor& indptr,
@@ -70,44 +107,39 @@ std::tuple<Tensor, Tensor, Tensor> encode_neighbors(const Tensor& features, cons
   struct Scratch {
     Products find;
     std::vector<double> products;
+    std::vector<uint64_t> parts;
   };
   auto rows = RaggedRows<int32_t>::build(
-      neighbors.count, [&] { return Scratch{Products(features, known), {}}; },
+      neighbors.count, [&] { return Scratch{Products(features, known), {}, {}}; },
       [&](int64_t row, std::vector<int32_t>& out_indices, std::vector<int32_t>& out_weights,
           Scratch& scratch) {
-        auto& [find, products] = scratch;
+        auto& [find, products, parts] = scratch;
         const int64_t begin = neighbors.begin(row);
         const int64_t size = neighbors.end(row) - begin;
-        if (size == 0) {
-          out_indices.push_back(static_cast<int32_t>(row));
-          out_weights.push_back(static_cast<int32_t>(kOne));
-          return;
-        }
         find.begin(row);
         products.resize(size);
-        double greatest = -std::numeric_limits<double>::infinity();
         for (int64_t slot = 0; slot < size; ++slot) {
           products[slot] = find.with(neighbors.indices[begin + slot]);
-          greatest = std::max(greatest, products[slot]);
         }
-        uint64_t total = 0;
-        for (double& product : products) {
-          const uint64_t part = fine_units(exp_nonpositive(2 * (product - greatest)));
-          product = static_cast<double>(part);
-          total += part;
-        }
-        for (int64_t slot = 0; slot < size; ++slot) {
-          const int32_t weight = weight_of(static_cast<uint64_t>(products[slot]), total);
-          if (weight > 0) {
-            out_indices.push_back(neighbors.indices[begin + slot]);
-            out_weights.push_back(weight);
-          }
-        }
+        append_weights(neighbors.indices + begin, products.data(), size, row, parts, out_indices,
+                       out_weights);
       });
-  Tensor out_indices = make_tensor<int32_t>({rows.num_entries()});
-  Tensor out_weights = make_tensor<int32_t>({rows.num_entries()});
-  rows.pack(out_indices, &out_weights);
-  return {rows.indptr, out_indices, out_weights};
+  return packed(std::move(rows));
+}
+
+// The same from the products (nnz,) of the entries; row i is number first_row + i.
+std::tuple<Tensor, Tensor, Tensor> weigh_products(const Tensor& indptr, const Tensor& indices,
+                                                  const Tensor& products, int64_t first_row) {
+  const Rows sets = check_weigh_products(indptr, indices, products, first_row);
+  const double* product = read<double>(products);
+  return packed(RaggedRows<int32_t>::build(
+      sets.count, [] { return std::vector<uint64_t>(); },
+      [&](int64_t row, std::vector<int32_t>& out_indices, std::vector<int32_t>& out_weights,
+          std::vector<uint64_t>& parts) {
+        const int64_t begin = sets.begin(row);
+        append_weights(sets.indices + begin, product + begin, sets.end(row) - begin,
+                       first_row + row, parts, out_indices, out_weights);
+      }));
 }
 
 // V'_i = the mean of the rows V[neighbors[i, m]], weighted by neighbor_weights[i, m] in [0, 1]; a
@@ -155,16 +187,14 @@ std::tuple<Tensor, Tensor, Tensor> average_encodings(const Tensor& indptr, const
           }
         });
       });
-  Tensor out_indices = make_tensor<int32_t>({rows.num_entries()});
-  Tensor out_weights = make_tensor<int32_t>({rows.num_entries()});
-  rows.pack(out_indices, &out_weights);
-  return {rows.indptr, out_indices, out_weights};
+  return packed(std::move(rows));
 }
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(mabm, CPU, m) {
   m.impl("encode_neighbors", TORCH_BOX(&encode_neighbors));
+  m.impl("weigh_products", TORCH_BOX(&weigh_products));
   m.impl("average_encodings", TORCH_BOX(&average_encodings));
 }
 

@@ -17,14 +17,14 @@ struct Entry {
   int32_t weight;
 };
 
-// The encoded rows by column: for each sample l, the rows that hold l, ascending. Entry
-// `at` of the rows is entries[positions[at]].
+// The encoded rows by column: for each sample l, the rows that hold l, ascending. If asked for,
+// entry `at` of the rows is entries[positions[at]].
 struct Inverted {
   std::vector<int64_t> starts;
   std::vector<Entry> entries;
-  std::vector<int64_t> positions;
 
-  Inverted(const Rows& rows, int64_t num_columns) : starts(num_columns + 1, 0) {
+  Inverted(const Rows& rows, int64_t num_columns, std::vector<int64_t>* positions = nullptr)
+      : starts(num_columns + 1, 0) {
     const int64_t num_entries = rows.indptr[rows.count];
     for (int64_t at = 0; at < num_entries; ++at) {
       ++starts[rows.indices[at] + 1];
@@ -33,12 +33,17 @@ struct Inverted {
       starts[column + 1] += starts[column];
     }
     entries.resize(num_entries);
-    positions.resize(num_entries);
+    if (positions != nullptr) {
+      positions->resize(num_entries);
+    }
     std::vector<int64_t> next(starts.begin(), starts.end() - 1);
     for_each_row_in_order(rows.count, [&](int64_t row) {
       for (int64_t at = rows.begin(row); at < rows.end(row); ++at) {
-        positions[at] = next[rows.indices[at]]++;
-        entries[positions[at]] = {static_cast<int32_t>(row), rows.weights[at]};
+        const int64_t position = next[rows.indices[at]]++;
+        entries[position] = {static_cast<int32_t>(row), rows.weights[at]};
+        if (positions != nullptr) {
+          (*positions)[at] = position;
+        }
       }
     });
   }
@@ -100,7 +105,7 @@ Tensor jaccard_distance(const Tensor& row_indptr, const Tensor& row_indices,
 // finish; the result is the same for any value in [0, 1).
 constexpr double kSkippedFraction = 0.75;
 
-// Finds the rows j >= i within max_distance of row i.
+// Finds the rows of one encoding within max_distance of a row i of the same or another.
 //
 // Samples that are near to everything make columns so long that most of the work would be theirs.
 // So the columns of row i with the most entries for their weight, of total weight w, are left out
@@ -109,30 +114,36 @@ constexpr double kSkippedFraction = 0.75;
 // added.
 class NearRows {
  public:
-  NearRows(const Rows& rows, const Inverted& inverted, const std::vector<int64_t>& sums,
-           float max_distance)
-      : rows_(rows),
+  // `others`: the encoding that is searched, with its columns and sums, over `num_samples`.
+  NearRows(const Rows& others, const Inverted& inverted, const std::vector<int64_t>& sums,
+           int64_t num_samples, float max_distance)
+      : others_(others),
         inverted_(inverted),
         sums_(sums),
-        least_sum_(*std::min_element(sums.begin(), sums.end())),
+        least_sum_(sums.empty() ? 0 : *std::min_element(sums.begin(), sums.end())),
         max_distance_(max_distance),
-        overlaps_(rows.count, 0),
-        left_out_(rows.count, 0),
-        touched_(rows.count + 1) {}
+        overlaps_(others.count, 0),
+        left_out_(num_samples, 0),
+        touched_(others.count + 1) {}
 
-  // Appends the near rows, ascending, and their distances.
-  void append(int64_t row, std::vector<int32_t>& near, std::vector<float>& distances) {
-    const int64_t least = least_overlap(max_distance_, sums_[row] + least_sum_);
-    const int64_t left_out_weight = search(row, static_cast<int64_t>(least * kSkippedFraction));
+  // Appends the near rows, ascending, and their distances. The column of entry `at` of the row is
+  // searched from inverted.entries[start_of(at)] on.
+  template <class StartOf>
+  void append(const Rows& rows, int64_t row, int64_t sum, const StartOf& start_of,
+              std::vector<int32_t>& near, std::vector<float>& distances) {
+    const int64_t least = least_overlap(max_distance_, sum + least_sum_);
+    const int64_t left_out_weight =
+        search(rows, row, start_of, static_cast<int64_t>(least * kSkippedFraction));
     const auto start = static_cast<int64_t>(near.size());
     for (int64_t slot = 0; slot < num_touched_; ++slot) {
       const int32_t other = touched_[slot];
       int32_t& overlap = overlaps_[other];
       if (overlap + left_out_weight >= least) {
-        for (int64_t at = rows_.begin(other); left_out_weight > 0 && at < rows_.end(other); ++at) {
-          overlap += std::min(left_out_[rows_.indices[at]], rows_.weights[at]);
+        const int64_t end = left_out_weight > 0 ? others_.end(other) : 0;
+        for (int64_t at = others_.begin(other); at < end; ++at) {
+          overlap += std::min(left_out_[others_.indices[at]], others_.weights[at]);
         }
-        if (distance_of_overlap(overlap, sums_[row] + sums_[other]) <= max_distance_) {
+        if (distance_of_overlap(overlap, sum + sums_[other]) <= max_distance_) {
           near.push_back(other);
           continue;
         }
@@ -142,7 +153,7 @@ class NearRows {
     std::sort(near.begin() + start, near.end());
     for (size_t slot = start; slot < near.size(); ++slot) {
       const int32_t other = near[slot];
-      distances.push_back(distance_of_overlap(overlaps_[other], sums_[row] + sums_[other]));
+      distances.push_back(distance_of_overlap(overlaps_[other], sum + sums_[other]));
       overlaps_[other] = 0;
     }
     for (const Column& column : columns_) {
@@ -163,13 +174,16 @@ class NearRows {
 
   // Adds up the overlaps in all columns but those with the most entries for their weight, of which
   // as many are left out as weigh no more than `budget`; returns their weight.
-  int64_t search(int64_t row, int64_t budget) {
-    for (int64_t at = rows_.begin(row); at < rows_.end(row); ++at) {
-      const int32_t index = rows_.indices[at];
-      const int32_t weight = rows_.weights[at];
-      const Entry* begin = inverted_.entries.data() + inverted_.positions[at];
+  template <class StartOf>
+  int64_t search(const Rows& rows, int64_t row, const StartOf& start_of, int64_t budget) {
+    for (int64_t at = rows.begin(row); at < rows.end(row); ++at) {
+      const int32_t index = rows.indices[at];
+      const int32_t weight = rows.weights[at];
+      const Entry* begin = inverted_.entries.data() + start_of(at);
       const Entry* end = inverted_.end(index);
-      columns_.push_back({begin, end, index, weight, static_cast<float>(end - begin) / weight});
+      if (begin < end) {  // leaving out an empty column would save nothing
+        columns_.push_back({begin, end, index, weight, static_cast<float>(end - begin) / weight});
+      }
     }
     std::sort(columns_.begin(), columns_.end(),
               [](const Column& a, const Column& b) { return a.cost > b.cost; });
@@ -191,7 +205,7 @@ class NearRows {
     return mass;
   }
 
-  const Rows& rows_;
+  const Rows& others_;
   const Inverted& inverted_;
   const std::vector<int64_t>& sums_;
   const int64_t least_sum_;
@@ -208,12 +222,16 @@ class NearRows {
 std::tuple<Tensor, Tensor, Tensor> jaccard_graph(const Tensor& indptr, const Tensor& indices,
                                                  const Tensor& weights, double max_distance) {
   const Rows rows = check_jaccard_graph(indptr, indices, weights, max_distance);
-  const Inverted inverted(rows, rows.count);
+  std::vector<int64_t> positions;
+  const Inverted inverted(rows, rows.count, &positions);
   const std::vector<int64_t> sums = row_sums(rows);
+  const auto bound = static_cast<float>(max_distance);
   auto upper = RaggedRows<float>::build(
-      rows.count, [&] { return NearRows(rows, inverted, sums, static_cast<float>(max_distance)); },
-      [](int64_t row, std::vector<int32_t>& near, std::vector<float>& distances, NearRows& search) {
-        search.append(row, near, distances);
+      rows.count, [&] { return NearRows(rows, inverted, sums, rows.count, bound); },
+      [&](int64_t row, std::vector<int32_t>& near, std::vector<float>& distances,
+          NearRows& search) {
+        const auto own_position = [&](int64_t at) { return positions[at]; };
+        search.append(rows, row, sums[row], own_position, near, distances);
       });
 
   // Mirror: row j takes, before its own upper part, every i < j that has j, in ascending order.
@@ -251,11 +269,41 @@ std::tuple<Tensor, Tensor, Tensor> jaccard_graph(const Tensor& indptr, const Ten
   return {out_indptr, out_indices, out_distances};
 }
 
+// The pairs of jaccard_distance with J <= max_distance: each row's columns ascending.
+std::tuple<Tensor, Tensor, Tensor> near_rows(const Tensor& row_indptr, const Tensor& row_indices,
+                                             const Tensor& row_weights, const Tensor& column_indptr,
+                                             const Tensor& column_indices,
+                                             const Tensor& column_weights, int64_t num_samples,
+                                             double max_distance) {
+  check_max_distance(max_distance);
+  const EncodingPair pair =
+      check_jaccard_distance(row_indptr, row_indices, row_weights, column_indptr, column_indices,
+                             column_weights, num_samples);
+  const Rows& rows = pair.rows;
+  const Rows& columns = pair.columns;
+  const Inverted inverted(columns, num_samples);
+  const std::vector<int64_t> sums = row_sums(rows);
+  const std::vector<int64_t> column_sums = row_sums(columns);
+  const auto bound = static_cast<float>(max_distance);
+  auto found = RaggedRows<float>::build(
+      rows.count, [&] { return NearRows(columns, inverted, column_sums, num_samples, bound); },
+      [&](int64_t row, std::vector<int32_t>& near, std::vector<float>& distances,
+          NearRows& search) {
+        const auto first_of_column = [&](int64_t at) { return inverted.starts[rows.indices[at]]; };
+        search.append(rows, row, sums[row], first_of_column, near, distances);
+      });
+  Tensor indices = make_tensor<int32_t>({found.num_entries()});
+  Tensor distances = make_tensor<float>({found.num_entries()});
+  found.pack(indices, &distances);
+  return {found.indptr, indices, distances};
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(mabm, CPU, m) {
   m.impl("jaccard_distance", TORCH_BOX(&jaccard_distance));
   m.impl("jaccard_graph", TORCH_BOX(&jaccard_graph));
+  m.impl("near_rows", TORCH_BOX(&near_rows));
 }
 
 }  // namespace mabm
