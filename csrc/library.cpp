@@ -79,7 +79,8 @@ STABLE_TORCH_LIBRARY(mabm, m) {
       "Tensor column_indptr, Tensor column_indices, Tensor column_weights, int num_samples) "
       "-> Tensor");
   m.def(
-      "jaccard_graph(Tensor indptr, Tensor indices, Tensor weights, float max_distance) "
+      "jaccard_graph(Tensor indptr, Tensor indices, Tensor weights, float max_distance, "
+      "int? num_samples=None) "
       "-> (Tensor indptr, Tensor indices, Tensor distances)");
   // jaccard_distance pruned to what is within max_distance.
   m.def(

@@ -341,6 +341,12 @@ inline Rows check_average_encodings(const Tensor& indptr, const Tensor& indices,
   return encoding;
 }
 
+// The encoding of rows over N samples.
+struct EncodedRows {
+  Rows rows;
+  int64_t num_samples;
+};
+
 // The encodings of rows and columns over N samples.
 struct EncodingPair {
   Rows rows;
@@ -363,10 +369,15 @@ inline void check_max_distance(double max_distance) {
                   max_distance);
 }
 
-inline Rows check_jaccard_graph(const Tensor& indptr, const Tensor& indices, const Tensor& weights,
-                                double max_distance) {
+// An encoding of all samples, or of some rows over `num_samples`.
+inline EncodedRows check_jaccard_graph(const Tensor& indptr, const Tensor& indices,
+                                       const Tensor& weights, double max_distance,
+                                       std::optional<int64_t> num_samples) {
   check_max_distance(max_distance);
-  return read_encoding(indptr, indices, weights, indptr.numel() - 1);
+  const int64_t count = num_samples.value_or(indptr.numel() - 1);
+  STD_TORCH_CHECK(count >= 0 && count <= kMaxInt32, "num_samples must be in [0, ", kMaxInt32,
+                  "], got ", count);
+  return {read_encoding(indptr, indices, weights, count), count};
 }
 
 inline Rows check_dbscan(const Tensor& indptr, const Tensor& indices, const Tensor& distances) {

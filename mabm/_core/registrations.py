@@ -204,7 +204,11 @@ def jaccard_distance(
 
 @_fake
 def jaccard_graph(
-    indptr: Tensor, indices: Tensor, weights: Tensor, max_distance: float
+    indptr: Tensor,
+    indices: Tensor,
+    weights: Tensor,
+    max_distance: float,
+    num_samples: int | None = None,
 ) -> _ValuedRows:
     starts, columns = _ragged(indptr, indptr.shape[0] - 1)
     return starts, columns, torch.empty_like(columns, dtype=torch.float32)

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <optional>
 #include <tuple>
 #include <vector>
 
@@ -220,14 +221,17 @@ class NearRows {
 // Every pair with J <= max_distance: each row's columns ascending, both triangles, the diagonal and
 // zeros among them. Only j >= i is computed; J is symmetric to the bit.
 std::tuple<Tensor, Tensor, Tensor> jaccard_graph(const Tensor& indptr, const Tensor& indices,
-                                                 const Tensor& weights, double max_distance) {
-  const Rows rows = check_jaccard_graph(indptr, indices, weights, max_distance);
+                                                 const Tensor& weights, double max_distance,
+                                                 std::optional<int64_t> num_samples) {
+  const EncodedRows given =
+      check_jaccard_graph(indptr, indices, weights, max_distance, num_samples);
+  const Rows& rows = given.rows;
   std::vector<int64_t> positions;
-  const Inverted inverted(rows, rows.count, &positions);
+  const Inverted inverted(rows, given.num_samples, &positions);
   const std::vector<int64_t> sums = row_sums(rows);
   const auto bound = static_cast<float>(max_distance);
   auto upper = RaggedRows<float>::build(
-      rows.count, [&] { return NearRows(rows, inverted, sums, rows.count, bound); },
+      rows.count, [&] { return NearRows(rows, inverted, sums, given.num_samples, bound); },
       [&](int64_t row, std::vector<int32_t>& near, std::vector<float>& distances,
           NearRows& search) {
         const auto own_position = [&](int64_t at) { return positions[at]; };

@@ -2,6 +2,7 @@
 
 #include <array>
 #include <limits>
+#include <optional>
 #include <tuple>
 
 #include "kernels/jaccard.cuh"
@@ -87,10 +88,13 @@ Tensor jaccard_distance(const Tensor& row_indptr, const Tensor& row_indices,
 }
 
 std::tuple<Tensor, Tensor, Tensor> jaccard_graph(const Tensor& indptr, const Tensor& indices,
-                                                 const Tensor& weights, double max_distance) {
-  const Rows rows = check_jaccard_graph(indptr, indices, weights, max_distance);
+                                                 const Tensor& weights, double max_distance,
+                                                 std::optional<int64_t> num_samples) {
+  const EncodedRows given =
+      check_jaccard_graph(indptr, indices, weights, max_distance, num_samples);
+  const Rows& rows = given.rows;
   const OnDevice on(indptr);
-  const Inverted inverted(on, rows, indices, rows.count);
+  const Inverted inverted(on, rows, indices, given.num_samples);
   const RowSums sums(on, rows);
   const auto* least = reinterpret_cast<const long long*>(read<int64_t>(sums.least));
   const auto bound = static_cast<float>(max_distance);

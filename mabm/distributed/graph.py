@@ -1,0 +1,212 @@
+"""The pruned graph of the rows of each process (method step 6).
+
+Of two processes, one finds the pairs between their rows (``halves.py``). It asks for the rows that
+share enough weight with the columns of its own ones, as only these can be near, and sends the pairs
+that it found back.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mabm._core.device_memory import running_ops
+from mabm._core.work import QUIET, Work
+from mabm.distance.graph import NeighborGraph
+from mabm.distance.rows import Encoding
+from mabm.distributed.exchange import least_of
+from mabm.distributed.fetching import entries_of, rows_of_entries, starts_of
+from mabm.distributed.halves import meetings
+from mabm.distributed.numbering import Numbering
+from mabm.distributed.shards import Shard
+from mabm.distributed.team import Team
+
+# Relative room for rounding in the least weight that a near row shares.
+_ROUNDING = 2.0**-20
+
+
+class _Pairs(NamedTuple):
+    """M near pairs: int32 rows of this process, int32 samples, float32 distances."""
+
+    rows: Tensor
+    samples: Tensor
+    distances: Tensor
+
+
+def prune_shard(
+    team: Team,
+    shard: Shard,
+    encoding: Encoding[Tensor],
+    max_distance: float,
+    work: Work = QUIET,
+) -> NeighborGraph[Tensor]:
+    """The pairs of the rows of a process with all samples within ``max_distance``.
+
+    Args:
+        team: The processes.
+        shard: The rows of this process.
+        encoding: Their rows V'; ``indices`` are numbers among all samples.
+        max_distance: Largest distance kept, in [0, 1).
+        work: Reports progress.
+
+    Returns:
+        A row for each row of this process; ``indices`` are numbers among all samples, ascending.
+    """
+    with (
+        team.stage("graph"),
+        work.stage("graph", len(shard)),
+        running_ops(
+            f"the graph of {len(shard)} samples", "lower max_distance, or k1 and k2 before it"
+        ),
+    ):
+        columns = Numbering(shard.total, encoding.indices)
+        own = Encoding.unchecked(
+            encoding.indptr, columns.places(encoding.indices), encoding.weights
+        )
+        parts = [_own_pairs(shard, own, len(columns), max_distance)]
+        sums = _row_sums(encoding.indptr, encoding.weights)
+        least_sum = least_of(team, int(sums.min()) if len(sums) else 2**31, sums.device)
+        # s / (a + b - s) >= 1 - max_distance for an overlap s of rows that sum to a and b.
+        share = (1 - max_distance) / (2 - max_distance)
+        least = int(2 * least_sum * share * (1 - _ROUNDING))
+        asked = _packed(shard.total, columns.samples)
+        for meeting in meetings(shard):
+            wanted = _unpacked(team.swap(asked, meeting.source, meeting.to), shard.total)
+            lent = _lend(encoding, meeting.lent, wanted, least)
+            visitors = _Visitors(*(team.swap(part, meeting.to, meeting.source) for part in lent))
+            del lent
+            found = _pairs_with(own, meeting.own, columns, visitors, max_distance)
+            home = (found.samples, found.rows + shard.first, found.distances)
+            back = [team.swap(part, meeting.source, meeting.to) for part in home]
+            parts.append(_Pairs(*back))
+            samples = found.samples + shard.first_of(meeting.source)
+            parts.append(found._replace(samples=samples))
+        return _assemble(shard, parts, max_distance)
+
+
+def _own_pairs(
+    shard: Shard, own: Encoding[Tensor], num_columns: int, max_distance: float
+) -> _Pairs:
+    """The pairs within one process, both ways; ``own`` is over ``num_columns`` columns."""
+    indptr, indices, distances = torch.ops.mabm.jaccard_graph(
+        own.indptr, own.indices, own.weights, max_distance, num_columns
+    )
+    rows = rows_of_entries(indptr).to(torch.int32)
+    return _Pairs(rows, indices + shard.first, distances)
+
+
+class _Visitors(NamedTuple):
+    """Rows V' of another process, of which only the columns that were asked for are listed.
+
+    Attributes:
+        rows: (M,) int32, numbers of the rows in their process.
+        sizes: (M,) int32, the numbers of their entries.
+        rests: (M,) int32, the weight of each row in columns that were not asked for.
+        indices: (entries,) int32, numbers among all samples.
+        weights: (entries,) int32.
+    """
+
+    rows: Tensor
+    sizes: Tensor
+    rests: Tensor
+    indices: Tensor
+    weights: Tensor
+
+
+def _lend(encoding: Encoding[Tensor], rows: slice, wanted: Tensor, least: int) -> _Visitors:
+    """The rows of an encoding that have at least the weight ``least`` in columns.
+
+    Args:
+        encoding: The rows of this process.
+        rows: Those that may be lent.
+        wanted: (N,) bool, the columns.
+        least: A weight.
+    """
+    starts = encoding.indptr[rows.start : rows.stop + 1]
+    entries = slice(int(starts[0]), int(starts[-1]))
+    indices, weights = encoding.indices[entries], encoding.weights[entries]
+    starts = starts - starts[0]
+    is_wanted = wanted[indices.long()]
+    shared = _row_sums(starts, weights * is_wanted)
+    lent = (shared >= least).nonzero().flatten()
+    of_lent = entries_of(starts, lent)
+    of_lent = of_lent[is_wanted[of_lent]]
+    sizes = _row_sums(starts, is_wanted)[lent].to(torch.int32)
+    rests = (_row_sums(starts, weights) - shared)[lent].to(torch.int32)
+    numbers = (lent + rows.start).to(torch.int32)
+    return _Visitors(numbers, sizes, rests, indices[of_lent], weights[of_lent])
+
+
+def _pairs_with(
+    own: Encoding[Tensor],
+    rows: slice,
+    columns: Numbering,
+    visitors: _Visitors,
+    max_distance: float,
+) -> _Pairs:
+    """The near pairs of some rows of this process with visitors, which keep their numbers.
+
+    Args:
+        own: The rows of this process; ``indices`` are numbers of columns.
+        rows: Those that are compared.
+        columns: Numbers the columns; one more is for the rests of visitors.
+        visitors: The others.
+        max_distance: Largest distance kept.
+    """
+    starts = own.indptr[rows.start : rows.stop + 1]
+    entries = slice(int(starts[0]), int(starts[-1]))
+    has_rest = visitors.rests > 0
+    indptr = starts_of(visitors.sizes + has_rest.to(torch.int32))
+    indices = visitors.indices.new_empty(int(indptr[-1]))
+    weights = torch.empty_like(indices)
+    shifts = torch.repeat_interleave(indptr[:-1] - starts_of(visitors.sizes)[:-1], visitors.sizes)
+    places = shifts + torch.arange(len(shifts), device=shifts.device)
+    indices[places], weights[places] = columns.places(visitors.indices), visitors.weights
+    last = indptr[1:][has_rest] - 1
+    indices[last], weights[last] = len(columns), visitors.rests[has_rest]
+    near, others, distances = torch.ops.mabm.near_rows(
+        starts - starts[0],
+        own.indices[entries],
+        own.weights[entries],
+        indptr,
+        indices,
+        weights,
+        len(columns) + 1,
+        max_distance,
+    )
+    found = (rows_of_entries(near) + rows.start).to(torch.int32)
+    return _Pairs(found, visitors.rows[others.long()], distances)
+
+
+def _assemble(shard: Shard, parts: list[_Pairs], max_distance: float) -> NeighborGraph[Tensor]:
+    """The graph of the rows of a process from pairs in any order."""
+    rows, samples, distances = (torch.cat(columns) for columns in zip(*parts, strict=True))
+    parts.clear()
+    order = (rows.long() * shard.total + samples).argsort()
+    sizes = torch.bincount(rows, minlength=len(shard))
+    return NeighborGraph.unchecked(
+        starts_of(sizes), samples[order], distances[order], max_distance
+    )
+
+
+def _row_sums(indptr: Tensor, values: Tensor) -> Tensor:
+    """(n,) int64, the sum of the entries of each row of CSR."""
+    return starts_of(values)[indptr].diff()
+
+
+def _packed(total: int, samples: Tensor) -> Tensor:
+    """A bit for each of N samples, set for some: (N / 8,) uint8, rounded up."""
+    bits = torch.zeros(-(-total // 8) * 8, dtype=torch.uint8, device=samples.device)
+    bits[samples] = 1
+    return (bits.view(-1, 8) << _shifts(bits)).sum(dim=1, dtype=torch.uint8)
+
+
+def _unpacked(bytes_: Tensor, total: int) -> Tensor:
+    """(N,) bool from the bits of :func:`_packed`."""
+    return ((bytes_[:, None] >> _shifts(bytes_)) & 1).bool().flatten()[:total]
+
+
+def _shifts(bits: Tensor) -> Tensor:
+    return torch.arange(8, dtype=torch.uint8, device=bits.device)
