@@ -175,6 +175,18 @@ class PseudoLabels(ArrayRecord, Generic[ArrayT]):
         return sizes
 
     @property
+    def _num_samples(self) -> int:
+        return len(self.labels)
+
+    @cached_property
+    def _group_sizes(self) -> dict[int, int]:
+        """Number of samples by modality, ascending; empty without a modality."""
+        if self.modality is None:
+            return {}
+        groups, counts = torch.unique(to_tensor(self.modality, "modality"), return_counts=True)
+        return dict(zip(groups.tolist(), counts.tolist(), strict=True))
+
+    @property
     def num_clusters(self) -> int:
         """Number of clusters, C."""
         return len(self._sizes)
@@ -200,21 +212,17 @@ class PseudoLabels(ArrayRecord, Generic[ArrayT]):
         """Statistics of the labels, with names of modalities; synchronizes with a GPU."""
         sizes = self._sizes.sort().values
         middle = len(sizes) // 2, (len(sizes) - 1) // 2
-        samples = {}
-        if self.modality is not None:
-            groups, counts = torch.unique(to_tensor(self.modality, "modality"), return_counts=True)
-            samples = {
-                name_of_group(group, self.modality_names): count
-                for group, count in zip(groups.tolist(), counts.tolist(), strict=True)
-            }
-        total = len(self._labels)
+        total = self._num_samples
         largest = int(sizes[-1]) if len(sizes) else 0
         return ClusterSummary(
             num_samples=total,
             num_clusters=len(sizes),
             num_spanning=self.num_spanning,
             num_noise=self.num_noise,
-            samples=samples,
+            samples={
+                name_of_group(group, self.modality_names): count
+                for group, count in self._group_sizes.items()
+            },
             smallest_cluster=int(sizes[0]) if len(sizes) else 0,
             median_cluster=sum(sizes[list(middle)].tolist()) / 2 if len(sizes) else 0.0,
             largest_cluster=largest,

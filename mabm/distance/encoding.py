@@ -13,7 +13,7 @@ from mabm._core.device_memory import running_ops
 from mabm._core.work import QUIET, Work
 from mabm.distance.memory import encoding_bytes, expansion_bytes
 from mabm.distance.presets import DEFAULT_K2, Preset, check_k2
-from mabm.distance.ranking import Ranking
+from mabm.distance.ranking import Ranking, check_ranking
 from mabm.distance.rows import Encoding, NeighborSets
 
 
@@ -115,7 +115,7 @@ def expand_queries(
         True
     """
     check_instance("encoding", encoding, Encoding)
-    check_instance("ranking", ranking, Ranking)
+    check_ranking(ranking)
     if len(encoding) != len(ranking.ranks):
         raise ValueError(
             f"encoding must have {len(ranking.ranks)} rows, one per ranked sample, "

@@ -86,7 +86,12 @@ class NeighborGraph(NeighborSets[ArrayT]):
             )
         if not bool((distances >= 0).all()):
             raise ValueError("distances must be at least 0, got NaN or less")
-        indptr, columns, _ = self.tensors()
+        self._check_symmetry()
+        bound = check_max_distance("max_distance", self.max_distance)
+        object.__setattr__(self, "max_distance", bound)
+
+    def _check_symmetry(self) -> None:
+        indptr, columns, distances = self.tensors()[:3]
         rows = torch.repeat_interleave(indptr.diff()).to(torch.int32)
         mirrored = columns.sort(stable=True).indices  # rows ascend within a column
         if not (
@@ -98,8 +103,6 @@ class NeighborGraph(NeighborSets[ArrayT]):
                 "indices and distances must be symmetric, got a pair that is stored in one "
                 "direction only, or with two distances"
             )
-        bound = check_max_distance("max_distance", self.max_distance)
-        object.__setattr__(self, "max_distance", bound)
 
     def __repr__(self) -> str:
         return (

@@ -5,11 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mabm._core.arguments import check_instance
 from mabm._core.arrays import ArrayT
 from mabm._core.device_memory import running_ops
 from mabm._core.work import QUIET, Work
-from mabm.distance.ranking import Ranking
+from mabm.distance.ranking import Ranking, check_ranking
 from mabm.distance.rows import NeighborSets
 
 
@@ -40,7 +39,7 @@ def k_reciprocal_neighbors(ranking: Ranking[ArrayT]) -> NeighborSets[ArrayT]:
         >>> [sets.row(i).tolist() for i in range(4)]
         [[0, 1], [0, 1], [2], [3]]
     """
-    check_instance("ranking", ranking, Ranking)
+    check_ranking(ranking)
     found = find_neighbors(ranking.in_tensors())
     neighbors: NeighborSets[ArrayT] = found.in_kind_of(ranking.ranks)
     return neighbors

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from mabm._core.advice import advise, is_wanted
-from mabm._core.arguments import check_integer
+from mabm._core.arguments import check_instance, check_integer
 from mabm._core.array_records import ArrayRecord
 from mabm._core.arrays import Array, ArrayT, like, to_tensor
 from mabm._core.columns import Column, check_modality, check_samples
@@ -111,15 +111,20 @@ class Ranking(ArrayRecord, Generic[ArrayT]):
         if self.preset.query_expansion == "merged_group_means" and self.groups is None:
             raise ValueError(f"groups must be given with preset {self.preset.name!r}, got None")
         check_integer("k1", self.k1, at_least=1, at_most=MAX_K)
-        if ranks.numel() and not -1 <= int(ranks.min()) <= int(ranks.max()) < len(ranks):
+        count = self._num_samples
+        if ranks.numel() and not -1 <= int(ranks.min()) <= int(ranks.max()) < count:
             raise ValueError(
-                f"ranks must be in [-1, {len(ranks)}), got {int(ranks.min())} to {int(ranks.max())}"
+                f"ranks must be in [-1, {count}), got {int(ranks.min())} to {int(ranks.max())}"
             )
         if self.recall is not None:
             check_recall(self.recall, len(self.widths))
         if self.groups is not None:
             groups = check_modality(self.groups, len(ranks), ranks.device, "groups")
             object.__setattr__(self, "groups", like(groups, self.ranks))
+
+    @property
+    def _num_samples(self) -> int:
+        return len(self.ranks)
 
     def lists(self, count: int | None = None) -> list[ArrayT]:
         """The first ``count`` columns of each list (all of them by default).
@@ -151,6 +156,22 @@ class Ranking(ArrayRecord, Generic[ArrayT]):
         scores = lists.scores.gather(1, by_index)
         order = scores.sort(dim=1, descending=True, stable=True).indices
         return like(ranks.gather(1, order), self.ranks)
+
+
+def check_ranking(value: object) -> None:
+    """Rejects what is no ranking, and the lists of only some of the samples that they rank.
+
+    Raises:
+        TypeError: It is not a :class:`Ranking`.
+        ValueError: It has the rows of one process only.
+    """
+    check_instance("ranking", value, Ranking)
+    if isinstance(value, Ranking) and value._num_samples != len(value.ranks):
+        raise ValueError(
+            f"ranking must have a row for each of its {value._num_samples} samples, got the "
+            f"{len(value.ranks)} rows of one process; mabm.distributed runs the later stages on "
+            "several processes"
+        )
 
 
 def rank_neighbors(

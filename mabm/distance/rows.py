@@ -60,9 +60,10 @@ class NeighborSets(ArrayRecord, Generic[ArrayT]):
         if bool(descends.any()):
             row = int(torch.nonzero(descends)[0])
             raise ValueError(f"{span} {int(indptr[row])} and then {int(indptr[row + 1])}")
-        if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < len(self):
+        count = self._num_columns
+        if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < count:
             raise ValueError(
-                f"indices must be in [0, {len(self)}), got "
+                f"indices must be in [0, {count}), got "
                 f"{int(indices.min())} to {int(indices.max())}"
             )
         if len(indices) > 1:
@@ -78,6 +79,10 @@ class NeighborSets(ArrayRecord, Generic[ArrayT]):
 
     def __len__(self) -> int:
         return len(self.indptr) - 1
+
+    @property
+    def _num_columns(self) -> int:
+        return len(self)
 
     def row(self, sample: int) -> ArrayT:
         """Members of one sample's set, ascending.
@@ -106,13 +111,13 @@ class NeighborSets(ArrayRecord, Generic[ArrayT]):
         from scipy.sparse import csr_array  # SciPy loads slowly
 
         indptr, indices = (part.cpu().numpy() for part in self.tensors()[:2])
-        shape = (len(self), len(self))
+        shape = (len(self), self._num_columns)
         return csr_array((self._values().cpu().numpy(), indices, indptr), shape=shape)
 
     def to_torch(self) -> Tensor:
         """The rows as a sparse CSR tensor (N, N) of float32; zeros are stored explicitly."""
         indptr, indices = self.tensors()[:2]
-        shape = (len(self), len(self))
+        shape = (len(self), self._num_columns)
         values = self._values()
         checked = torch.sparse.check_sparse_tensor_invariants
         in_force = checked.is_enabled()  # type: ignore[no-untyped-call]  # of PyTorch
