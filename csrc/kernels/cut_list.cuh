@@ -78,7 +78,8 @@ __device__ int cut_list(Score* scores, int32_t* indices, int count, const Cut<Sc
   const Score last = score_of(boundary.key);
   // Rounded down and up.
   const bool trusted = cut.gap < 0;
-  *threshold = trusted ? nextafter(last, -lowest) : nextafter(last - cut.gap, lowest);
+  const Score reached = trusted ? nextafter(last, -lowest) : nextafter(last - cut.gap, lowest);
+  *threshold = reached > *threshold ? reached : *threshold;  // a list may begin with a higher one
   int ties = trusted ? cut.width - boundary.above : 0;
   int kept = 0;
   for (int first = 0; first < count; first += kWarpSize) {

@@ -34,6 +34,7 @@ from mabm.distance.integer_products import IntegerProduct, wants_integers
 from mabm.distance.list_layout import ListLayout
 from mabm.distance.products import Product, product_of
 from mabm.distance.score_terms import score_terms
+from mabm.distance.sides import Sides
 
 # One tile of scores, 64 MB: enough rows and columns for a matrix product to run at full speed and
 # for the centering of its operands to be cheap in comparison.
@@ -85,7 +86,13 @@ class Candidates(NamedTuple):
 
     @classmethod
     def none_yet(
-        cls, gaps: Tensor, offsets: Tensor, area: Tensor, places: tuple[int, int], rung: str
+        cls,
+        gaps: Tensor,
+        offsets: Tensor,
+        area: Tensor,
+        places: tuple[int, int],
+        rung: str,
+        thresholds: Tensor | None = None,
     ) -> Candidates:
         """Empty lists; those of rows without a finite gap count as overflowed.
 
@@ -95,16 +102,18 @@ class Candidates(NamedTuple):
             area: Scalar float64.
             places: The number of lists of a row, and the capacity of a list.
             rung: What is multiplied.
+            thresholds: (B, L) float32, what lists begin with; by default they take everything.
         """
         num_lists, capacity = places
         shape, bounded = (len(gaps), num_lists), gaps.isfinite()[:, None]
         counts = torch.where(bounded, 0, -1).to(torch.int32)
-        thresholds = torch.full_like(gaps, -torch.inf)[:, None].masked_fill(~bounded, torch.inf)
+        if thresholds is None:
+            thresholds = torch.full_like(gaps, -torch.inf)[:, None].expand(shape)
         return cls(
             gaps.new_empty((*shape, capacity)),
             counts.new_empty((*shape, capacity)),
             counts.expand(shape).contiguous(),
-            thresholds.expand(shape).contiguous(),
+            thresholds.masked_fill(~bounded, torch.inf),
             offsets,
             area,
             rung,
@@ -125,11 +134,13 @@ def propose_candidates(
     euclidean: bool,
     trusted: bool = False,
     work: Work = QUIET,
+    sides: Sides | None = None,
 ) -> Blocks:
     """Yields blocks of row numbers (B,) with the candidates of these rows.
 
-    Every row comes at least once, in ascending order. Rows with a list that overflowed may come
-    once more at the end, from a product that is slower and more precise; then that counts.
+    Every row comes at least once, in ascending order, or those of the first side and then those of
+    the second. Rows with a list that overflowed may come once more at the end, from a product that
+    is slower and more precise; then that counts.
 
     Args:
         x: (N, D) float32, contiguous, N > 0.
@@ -137,26 +148,29 @@ def propose_candidates(
         euclidean: Whether rows are compared by Euclidean distance instead of inner product.
         trusted: Whether approximate scores count as exact: lists are no longer than their widths.
         work: Memory limit, which tiles and candidates keep.
+        sides: Rows that are compared with each other; ``None`` for all with all.
 
     Raises:
         MemoryError: The limit does not allow the smallest tile.
     """
     if not trusted and wants_integers(x):
-        integers = Proposals(x, layout, IntegerProduct(x), euclidean, trusted, work)
+        integers = Proposals(x, layout, IntegerProduct(x), euclidean, trusted, work, sides)
         if integers.prove_enough():
             overflowed: list[Tensor] = []
+            numbers: list[Tensor] = []
             for rows, candidates in integers.of_all_rows():
                 yield rows, candidates
+                numbers.append(rows)
                 overflowed.append((candidates.counts < 0).any(dim=1))
             del integers, candidates  # their memory is free for what comes next
-            unproven = torch.nonzero(torch.cat(overflowed)).flatten()  # waits for the device, once
+            unproven = torch.cat(numbers)[torch.cat(overflowed)]  # waits for the device, once
             if len(unproven):
                 product = product_of(x)
-                proposals = Proposals(x, layout, product, euclidean, trusted, work)
+                proposals = Proposals(x, layout, product, euclidean, trusted, work, sides)
                 yield from proposals.of_rows(unproven)
             return
         del integers
-    yield from Proposals(x, layout, product_of(x), euclidean, trusted, work).of_all_rows()
+    yield from Proposals(x, layout, product_of(x), euclidean, trusted, work, sides).of_all_rows()
 
 
 class Proposals:
@@ -170,9 +184,10 @@ class Proposals:
         euclidean: bool,
         trusted: bool = False,
         work: Work = QUIET,
+        sides: Sides | None = None,
     ) -> None:
         self._count, self._device = len(x), x.device
-        self._layout, self._product = layout, product
+        self._layout, self._product, self._sides = layout, product, sides
         self._terms = score_terms(x, product, euclidean)
         self._gaps = _gaps(self._terms.bounds, trusted)
         self._block, self._side = tile_shape(x, layout.widths, product.room, work)
@@ -186,50 +201,82 @@ class Proposals:
     def of_all_rows(self) -> Blocks:
         """Yields all rows. Every product is computed once, if the lists of all rows fit."""
         if not self._fits:
-            yield from self.of_rows(torch.arange(self._count, device=self._device))
+            yield from self.of_rows(self._rows())
             return
         every = self._none_yet(slice(None))
         tile = self._new_tile(self._side, self._side)
-        for start in range(0, self._count, self._side):
-            rows = slice(start, min(start + self._side, self._count))
-            left = self._product.operand(rows)
-            for first in range(start, self._count, self._side):
-                columns = slice(first, min(first + self._side, self._count))
-                right = self._product.operand(columns) if first > start else left
+        whole = slice(0, self._count)
+        first, second = (whole, whole) if self._sides is None else self._sides.ranges
+        for number, rows in enumerate(self._tiles(first)):
+            left = self._operand(rows)
+            for columns in self._tiles(second)[0 if self._sides else number :]:
+                right = self._operand(columns) if columns != rows else left
                 products = self._multiply(left, right, tile)
-                self._collect(products, rows, columns, every.of(rows))
-                if first > start:
-                    self._collect(products, columns, rows, every.of(columns), transposed=True)
+                self._collect(products, rows, columns, every.of(rows), columns.stop == second.stop)
+                if columns != rows:
+                    last = rows.stop == first.stop
+                    self._collect(products, columns, rows, every.of(columns), last, transposed=True)
+            yield torch.arange(rows.start, rows.stop, device=self._device), every.of(rows)
+        for rows in self._tiles(second) if self._sides else []:
             yield torch.arange(rows.start, rows.stop, device=self._device), every.of(rows)
 
     def of_rows(self, rows: Tensor) -> Blocks:
-        """Yields some rows, block by block, each compared with all columns.
+        """Yields some rows, block by block, each compared with all columns, or the other side.
 
         Args:
             rows: (B,) int64, row numbers.
         """
         tile = self._new_tile(min(self._block, len(rows)), self._side)
-        for chosen in torch.split(rows, self._block):
-            left = self._product.operand(chosen)
-            candidates = self._none_yet(chosen)
-            for first in range(0, self._count, self._side):
-                columns = slice(first, min(first + self._side, self._count))
-                products = self._multiply(left, self._product.operand(columns), tile)
-                self._collect(products, chosen, columns, candidates)
-            yield chosen, candidates
+        for those, others in self._opposites(rows):
+            for chosen in torch.split(those, self._block):
+                left = self._product.operand(chosen)
+                candidates = self._none_yet(chosen)
+                for columns in self._tiles(others):
+                    products = self._multiply(left, self._operand(columns), tile)
+                    last = columns.stop == others.stop
+                    self._collect(products, chosen, columns, candidates, last)
+                yield chosen, candidates
 
     def prove_enough(self) -> bool:
         """Whether few lists of a sample of rows overflow; waits for the device."""
-        size = min(_SAMPLE, self._count)
-        sample = torch.arange(size, device=self._device) * self._count // size
+        rows = self._rows()
+        size = min(_SAMPLE, len(rows))
+        sample = rows[torch.arange(size, device=self._device) * len(rows) // size]
         overflowed = [(found.counts < 0).any(dim=1) for _, found in self.of_rows(sample)]
         return float(torch.cat(overflowed).double().mean()) <= _MOST_UNPROVEN
+
+    def _rows(self) -> Tensor:
+        """(B,) int64, all rows, or those of both sides."""
+        if self._sides is None:
+            return torch.arange(self._count, device=self._device)
+        return self._sides.rows(self._device)
+
+    def _opposites(self, rows: Tensor) -> list[tuple[Tensor, slice]]:
+        """The rows, with all columns; or those of each side, with the other one."""
+        if self._sides is None:
+            return [(rows, slice(0, self._count))]
+        pairs = zip(self._sides.split(rows), self._sides.ranges[::-1], strict=True)
+        return [(those, others) for those, others in pairs if len(those)]
+
+    def _tiles(self, part: slice) -> list[slice]:
+        """A range of samples in parts that are a side of a tile."""
+        starts = range(part.start, part.stop, self._side)
+        return [slice(start, min(start + self._side, part.stop)) for start in starts]
+
+    def _operand(self, rows: slice) -> Tensor:
+        """The operand of a range of samples that may start anywhere."""
+        if rows.start % self._product.step == 0:
+            return self._product.operand(rows)
+        return self._product.operand(torch.arange(rows.start, rows.stop, device=self._device))
 
     def _none_yet(self, rows: slice | Tensor) -> Candidates:
         widths, product, terms = self._layout.widths, self._product, self._terms
         places = len(widths), _capacity(widths, product.room)
-        offsets = terms.offsets[rows]
-        return Candidates.none_yet(self._gaps[rows], offsets, terms.area, places, product.name)
+        offsets, area, sides = terms.offsets[rows], terms.area, self._sides
+        thresholds = None if sides is None else sides.thresholds(rows, offsets, area)
+        return Candidates.none_yet(
+            self._gaps[rows], offsets, area, places, product.name, thresholds
+        )
 
     def _new_tile(self, num_rows: int, num_columns: int) -> Tensor:
         """Memory for a tile of products, no larger than all of them."""
@@ -251,10 +298,11 @@ class Proposals:
         rows: slice | Tensor,
         columns: slice,
         candidates: Candidates,
+        last: bool,
         *,
         transposed: bool = False,
     ) -> None:
-        """Adds a tile to the lists of its rows; cuts them if no columns are to come."""
+        """Adds a tile to the lists of its rows; cuts them if these are the last columns."""
         layout, scales = self._layout, self._product.scales
         torch.ops.mabm.collect_candidates_(
             products,
@@ -265,7 +313,7 @@ class Proposals:
             columns.start,
             self._gaps[rows],
             layout.widths,
-            columns.stop == self._count,
+            last,
             transposed,
             None if scales is None else scales[rows],
             None if scales is None else scales[columns],

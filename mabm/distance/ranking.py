@@ -31,6 +31,7 @@ from mabm.distance.list_layout import ListLayout
 from mabm.distance.options import NamedPrecision, Precision, check_precision
 from mabm.distance.presets import DEFAULT_K1, MAX_K, Preset, check_k1, resolve_preset
 from mabm.distance.screening import Proposal, screen, screen_bytes
+from mabm.distance.sides import Sides
 
 logger = logging.getLogger(__name__)
 
@@ -276,7 +277,7 @@ def rank(
         lengths = _extreme_lengths(x) if may_advise and len(x) >= _FEW_ROWS else None
         euclidean, recall = preset.metric == "euclidean", None
         if isinstance(precision, str):
-            ranks, scores = _rank_lists(x, layout, euclidean, precision, work, advance)
+            ranks, scores = rank_lists(x, layout, euclidean, precision, work, advance)
         else:
             ranks, scores, recall = rank_by_search(x, layout, euclidean, precision, advance)
     if lengths is not None:
@@ -306,23 +307,41 @@ def _advise_on_lengths(lengths: Tensor) -> None:
         )
 
 
-def _rank_lists(
+def rank_lists(
     x: Tensor,
     layout: ListLayout,
     euclidean: bool,
     precision: NamedPrecision,
     work: Work,
     advance: Advance,
+    sides: Sides | None = None,
 ) -> tuple[Tensor, Tensor]:
+    """Ranks the rows of x, all among all or two sides among each other.
+
+    Args:
+        x: (N, D) float32, contiguous.
+        layout: The lists of each row, of widths that sum to K.
+        euclidean: Whether rows are compared by Euclidean distance instead of inner product.
+        precision: Whether lists are exact.
+        work: The memory limit.
+        advance: Called with the number of rows done.
+        sides: Rows that are compared with each other alone, and what scores are wanted; the lists
+            of all other rows stay empty. ``None`` for all with all.
+
+    Returns:
+        Ranks (N, K) int64, each list nearest first, ties by lower index, -1 where it ends early;
+        and scores (N, K) float64, there -inf.
+    """
     shape = (len(x), sum(layout.widths))
-    ranks = torch.empty(shape, dtype=torch.int64, device=x.device)
-    scores = torch.empty(shape, dtype=torch.float64, device=x.device)
-    if not ranks.numel():
+    ranks = torch.full(shape, -1, dtype=torch.int64, device=x.device)
+    scores = torch.full(shape, -torch.inf, dtype=torch.float64, device=x.device)
+    if not ranks.numel() or (sides is not None and sides.is_empty):
         return ranks, scores
     unproven = torch.ones(len(x), dtype=torch.bool, device=x.device)
     rungs: list[tuple[str, Tensor]] = []
-    fast = precision == "fast"
-    for proposed in propose(x, layout, euclidean, fast, work, advance):
+    if sides is not None:
+        unproven.fill_(False)
+    for proposed in propose(x, layout, euclidean, precision == "fast", work, advance, sides):
         rows, counts = proposed.rows, proposed.counts
         ranks[rows], scores[rows] = torch.ops.mabm.rank_candidates(
             x,
@@ -341,14 +360,23 @@ def _rank_lists(
     rest = torch.nonzero(unproven).flatten()
     _log_rungs(rungs, len(rest), len(x))
     if len(rest):
+        full = layout if sides is None else sides.apart(layout)
         ranks[rest], scores[rest] = torch.ops.mabm.rank_exactly(
-            x, rest, layout.groups, layout.list_of_group, layout.widths, euclidean
+            x, rest, full.groups, full.list_of_group, full.widths, euclidean
         )
+    if sides is not None:
+        sides.drop_unwanted(ranks, scores, layout.widths)
     return ranks, scores
 
 
 def propose(
-    x: Tensor, layout: ListLayout, euclidean: bool, fast: bool, work: Work, advance: Advance
+    x: Tensor,
+    layout: ListLayout,
+    euclidean: bool,
+    fast: bool,
+    work: Work,
+    advance: Advance,
+    sides: Sides | None = None,
 ) -> Iterator[Proposal]:
     """Proposes candidates for all rows, by the route of the device.
 
@@ -359,6 +387,7 @@ def propose(
         fast: Whether to trust approximate scores more than is proven.
         work: The memory limit.
         advance: Called with the number of rows done.
+        sides: Rows that are compared with each other; ``None`` for all with all.
 
     Raises:
         MemoryError: The limit does not allow the smallest parts.
@@ -367,15 +396,21 @@ def propose(
         what = f"ranking {len(x)} samples of {x.shape[1]} dimensions"
         least = screen_bytes(x, layout.widths, work.max_memory)
         beside = work.less(least, what, "raise max_memory or lower k1")
-        return screen(x, layout, euclidean, fast, beside.max_memory, advance)
-    return propose_by_tiles(x, layout, euclidean, fast, work, advance)
+        return screen(x, layout, euclidean, fast, beside.max_memory, advance, sides)
+    return propose_by_tiles(x, layout, euclidean, fast, work, advance, sides)
 
 
 def propose_by_tiles(
-    x: Tensor, layout: ListLayout, euclidean: bool, fast: bool, work: Work, advance: Advance
+    x: Tensor,
+    layout: ListLayout,
+    euclidean: bool,
+    fast: bool,
+    work: Work,
+    advance: Advance,
+    sides: Sides | None = None,
 ) -> Iterator[Proposal]:
     """:func:`propose` on a GPU; on the CPU for tests."""
-    for rows, found in propose_candidates(x, layout, euclidean, fast, work):
+    for rows, found in propose_candidates(x, layout, euclidean, fast, work, sides):
         yield Proposal(
             found.rung,
             rows,

@@ -26,6 +26,7 @@ from mabm.distance.rung_choice import (
     greatest_capacity,
 )
 from mabm.distance.rungs import Rung, measure
+from mabm.distance.sides import Sides
 
 # Bytes of one packed block of samples, and multiplications of a call, a fraction of a second of
 # work: between calls progress is reported.
@@ -83,7 +84,7 @@ class ScreenLists:
         candidates: (B, L, C) int32.
         counts: (B, L) int32; -1 for all lists of a row if one of them overflowed.
         lower_bounds: (B, L, W) float32, the W greatest lower bounds seen, W the longest width.
-        thresholds: (B, L) float32; what has a lower upper bound is dropped.
+        thresholds: (B, L) float32; what has this upper bound or a lower one is dropped.
     """
 
     rows: Tensor
@@ -94,16 +95,20 @@ class ScreenLists:
     thresholds: Tensor
 
     @classmethod
-    def empty(cls, rows: Tensor, widths: list[int], capacity: int) -> ScreenLists:
-        """Lists without candidates, for rows (B,) int32."""
+    def empty(
+        cls, rows: Tensor, widths: list[int], capacity: int, thresholds: Tensor | None = None
+    ) -> ScreenLists:
+        """Lists without candidates, for rows (B,) int32; by default all is taken at first."""
         shape = (len(rows), len(widths))
+        if thresholds is None:
+            thresholds = torch.full(shape, -torch.inf, dtype=torch.float32, device="cpu")
         return cls(
             rows,
             torch.empty((*shape, capacity), dtype=torch.float32, device="cpu"),
             rows.new_empty((*shape, capacity)),
             rows.new_zeros(shape),
             torch.full((*shape, max(widths)), -torch.inf, dtype=torch.float32, device="cpu"),
-            torch.full(shape, -torch.inf, dtype=torch.float32, device="cpu"),
+            thresholds,
         )
 
     def parts(self) -> tuple[Tensor, ...]:
@@ -118,6 +123,7 @@ def screen(
     fast: bool,
     max_memory: int | None,
     advance: Advance,
+    sides: Sides | None = None,
 ) -> Iterator[Proposal]:
     """Yields candidates of all rows; those of overflowed rows again from the next rung, if any.
 
@@ -128,6 +134,7 @@ def screen(
         fast: Whether to take smaller bounds, which prove nothing.
         max_memory: Bytes that lists may take, or ``None``.
         advance: Called with the number of rows done.
+        sides: Rows that are compared with each other; ``None`` for all with all.
     """
     with without_autocast(x.device):
         measures = measure(x, euclidean)
@@ -137,22 +144,26 @@ def screen(
     # group those of a cell, so that lists fill with near samples early.
     groups = layout.groups.to(torch.int64)
     order = (groups * (1 << 31) + plan.cells).argsort(stable=True).to(torch.int32)
+    if sides is not None:
+        order = torch.cat(sides.split(order))
     capacity, left = plan.capacity, order
     for number, make in enumerate(plan.rungs):
         with without_autocast(x.device):
             rung = make().narrowed(_FAST_SHARE) if fast else make()
         unproven = []
         for rows in _row_blocks(left, layout, capacity, max_memory, is_first=number == 0):
-            lists = ScreenLists.empty(rows, layout.widths, capacity)
-            fill_lists(lists, rung, layout, order, max_memory, advance)
             numbers = rows.to(torch.int64)
+            offsets = measures.offsets[numbers]
+            thresholds = None if sides is None else sides.thresholds(numbers, offsets, area)
+            lists = ScreenLists.empty(rows, layout.widths, capacity, thresholds)
+            fill_lists(lists, rung, layout, order, max_memory, advance, sides)
             yield Proposal(
                 rung.name,
                 numbers,
                 lists.candidates,
                 lists.counts,
                 lists.bounds,
-                measures.offsets[numbers],
+                offsets,
                 area,
             )
             unproven.append(rows[(lists.counts < 0).any(dim=1)])
@@ -227,23 +238,22 @@ def fill_lists(
     order: Tensor,
     max_memory: int | None,
     advance: Advance,
+    sides: Sides | None = None,
 ) -> None:
-    """Screens the rows of the lists against all samples, and cuts the lists."""
+    """Screens the rows of the lists against all samples, or their sides, and cuts the lists."""
     count, dim = rung.operands.shape
     side = min(_block_bytes(max_memory) // (rung.operands.element_size() * max(dim, 1)), 1 << 14)
     while side > _TILE and side * side * dim > _PRODUCTS_AT_ONCE:
         side //= 2
     side = max(_TILE, side // _TILE * _TILE)
-    mirrored = len(lists.rows) == count
     places = order.new_full((count,), -1)
     places[lists.rows.to(torch.int64)] = torch.arange(
         len(lists.rows), dtype=torch.int32, device="cpu"
     )
-    blocks = torch.split(lists.rows, side)
-    columns = blocks if mirrored else torch.split(order, side)
+    mirrored = len(lists.rows) == len(order)
     for raises, collects in _COARSE_PASSES if rung.is_coarse else _FINE_PASSES:
-        for number, rows in enumerate(blocks):
-            for others in columns[number if mirrored else 0 :]:
+        for rows, columns in _pairs_of_blocks(lists.rows, order, sides, side):
+            for others in columns:
                 torch.ops.mabm.screen_pairs_(
                     *rung.parts(),
                     layout.groups,
@@ -260,3 +270,23 @@ def fill_lists(
             if collects:
                 advance(len(rows))
     torch.ops.mabm.cut_candidates_(lists.bounds, lists.candidates, lists.counts, lists.thresholds)
+
+
+def _pairs_of_blocks(
+    rows: Tensor, order: Tensor, sides: Sides | None, size: int
+) -> Iterator[tuple[Tensor, tuple[Tensor, ...]]]:
+    """Blocks of rows, each with the blocks that it is compared with.
+
+    If the rows are all there are, each pair comes once, for the lists of both samples.
+    """
+    are_all = len(rows) == len(order)
+    if sides is None:
+        blocks = torch.split(rows, size)
+        for number, block in enumerate(blocks):
+            yield block, blocks[number:] if are_all else torch.split(order, size)
+        return
+    (first, second), others = sides.split(rows), sides.split(order)
+    for block in torch.split(first, size):
+        yield block, torch.split(others[1], size)
+    for block in () if are_all else torch.split(second, size):
+        yield block, torch.split(others[0], size)

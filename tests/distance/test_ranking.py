@@ -332,8 +332,8 @@ def test_precision_reaches_the_ranking(name: str, monkeypatch: pytest.MonkeyPatc
         asked.append(str(args[3]))
         return original(*args)
 
-    original = ranking._rank_lists
-    monkeypatch.setattr(ranking, "_rank_lists", rank_lists)
+    original = ranking.rank_lists
+    monkeypatch.setattr(ranking, "rank_lists", rank_lists)
     x = torch.randn(20, 4)
     TAKE_PRECISION[name](x)
     TAKE_PRECISION[name](x, precision="exact")

@@ -54,7 +54,9 @@ int32_t cut_list(float* scores, int32_t* indices, int32_t count, const Cut<float
   const float last = *middle;
   // Rounded down and up.
   const bool trusted = cut.gap < 0;
-  *threshold = std::nextafter(trusted ? last : last - cut.gap, trusted ? -kLowest : kLowest);
+  const float reached =
+      std::nextafter(trusted ? last : last - cut.gap, trusted ? -kLowest : kLowest);
+  *threshold = std::max(*threshold, reached);  // a list may begin with a higher one
   auto ties =
       cut.width - std::count_if(scratch.begin(), middle, [&](float score) { return score > last; });
   int32_t kept = 0;
@@ -339,6 +341,9 @@ std::tuple<Tensor, Tensor> rank_exactly(const Tensor& features, const Tensor& ro
             const int32_t* list_of = list_table + group_of[sample] * num_groups;
             for (int64_t other = tile; other < tile_end; ++other) {
               const int64_t width = widths[list_of[group_of[other]]];
+              if (width == 0) {
+                continue;
+              }
               auto& list = lists[(row - first) * num_lists + list_of[group_of[other]]];
               list.push_back(
                   {or_lowest(exact_score(x + sample * dim, x + other * dim, dim, euclidean)),

@@ -134,9 +134,12 @@ class SharedLists {
       hole = child;
     }
     heap[hole] = value;
-    // What is below the least is dropped, so a bound equal to it is still taken.
+    // What is below the least is dropped, so a bound equal to it is still taken. A threshold that
+    // the list began with may be higher.
     const float threshold = std::nextafter(heap[0], -std::numeric_limits<float>::infinity());
-    shared_threshold(at).store(threshold, std::memory_order_relaxed);
+    if (threshold > lists_.thresholds[at]) {
+      shared_threshold(at).store(threshold, std::memory_order_relaxed);
+    }
   }
 
   // Ends the collection for a row: its other lists are of no use without this one.
