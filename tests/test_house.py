@@ -20,6 +20,7 @@ ORDER = (
     "distance",
     "reference",
     "cluster",
+    "distributed",
     "contrast",
     "data",
     "evaluation",

@@ -1,10 +1,21 @@
-"""Rows of several processes, joined into one batch."""
+"""Processes that work together: their rows, split evenly and joined."""
 
 from __future__ import annotations
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+
+def rows_of(rank: int, size: int, count: int) -> slice:
+    """The rows of one process where all rows are split evenly and in order.
+
+    Args:
+        rank: Number of the process, from 0.
+        size: Number of processes.
+        count: Number of rows; a process may get none.
+    """
+    return slice(count * rank // size, count * (rank + 1) // size)
 
 
 def gather(part: Tensor, group: dist.ProcessGroup | None = None) -> list[Tensor]:

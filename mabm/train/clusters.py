@@ -60,12 +60,16 @@ def find_clusters(
     camera: Tensor | None = None,
     subset_seed: int = 0,
 ) -> Clusters:
-    """Clusters the samples of an epoch; the first process does it for all.
+    """Clusters the samples of an epoch.
+
+    When several processes train together, all of them call this with the same arguments, and all
+    get the same clusters.
 
     Args:
         features: (N, D).
         modality: (N,) int64.
-        options: How samples are clustered, and by which association clusters span modalities.
+        options: How samples are clustered, by which association clusters span modalities, and
+            whether each process clusters its share or the first one clusters all of them.
         together: Whether to find global clusters. With ``association="off"`` there are none.
         camera: (N,) int64 cameras, for presets that use them; ``None`` if not known.
         subset_seed: Seed for drawing visible samples if ``subset_ratio`` is below 1.
@@ -73,7 +77,8 @@ def find_clusters(
     Returns:
         The clusters, on the device of the features.
     """
-    if distributed.rank() == 0:
+    clusters = None
+    if options.on_all_processes or distributed.rank() == 0:
         chosen, others = _draw_subsets(modality, options.subset_ratio, subset_seed)
         alone = cluster_modalities(features, modality, options, chosen=chosen)
         labels = None
@@ -82,10 +87,10 @@ def find_clusters(
                 features, modality, alone, options, chosen=others, camera=camera
             )
         clusters = Clusters(alone, labels, chosen, others).to(torch.device("cpu"))
-    else:
-        clusters = None
-    shared: Clusters = distributed.share(clusters)
-    return shared.to(features.device)
+    if not options.on_all_processes:
+        clusters = distributed.share(clusters)
+    assert clusters is not None  # the first process has found them
+    return clusters.to(features.device)
 
 
 def _draw_subsets(modality: Tensor, ratio: float, seed: int) -> tuple[Tensor | None, Tensor | None]:

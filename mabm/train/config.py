@@ -186,6 +186,8 @@ class ClusteringConfig(_Table):
             ``"off"``: no association.
         center_modalities: Whether features are centered by :func:`mabm.center_modalities` before
             global clustering (``"modality-aware"`` or ``"naive"``). The published method does not.
+        on_all_processes: Whether each process clusters its share of the images when several train
+            together; otherwise the first one clusters all of them. Clusters are the same.
     """
 
     k1: int = DEFAULT_K1
@@ -199,6 +201,7 @@ class ClusteringConfig(_Table):
     subset_ratio: float = 1.0
     association: Association = "modality-aware"
     center_modalities: bool = False
+    on_all_processes: bool = True
 
     def __post_init__(self) -> None:
         self.clusterer  # noqa: B018  # making it checks eps and min_samples

@@ -4,16 +4,17 @@ The processes are started by ``torchrun``. The joined batch is the batch that a 
 have. Every process computes the losses of the whole joined batch, so gradients are summed over the
 processes, not averaged. In a single process, nothing here has any effect.
 
-All processes agree bit for bit: they share the gathered features, the clusters that the first
-process found, and the summed gradients. They agree with a single-process run up to the rounding of
-sums, which are computed in a different order. These differences grow: Adam divides a gradient by
-its magnitude, so an entry that is only rounding error moves as far as any other, and a pair of
-samples at a distance close to ``eps`` may join two clusters in one run and not in the other, which
-changes the batches. On a tiny run in float32 with a high learning rate, two processes and one found
-the same clusters in the first epoch and ended it with encoders 1e-5 apart (relative norm of the
-difference). In the second epoch 4 % of the visible labels differed, and from then on the two were
-different runs: 0.12 apart after seven epochs. In float64 they stay within 1e-9 of each other while
-clusters change (``tests/train/test_distributed.py``).
+All processes agree bit for bit: they share the gathered features, the clusters, which each of them
+helps to find, and the summed gradients. In the same features one process finds the same clusters.
+With a single-process run they agree up to the rounding of sums, which are computed in a different
+order. These differences grow: Adam divides a gradient by its magnitude, so an entry that is only
+rounding error moves as far as any other, and a pair of samples at a distance close to ``eps`` may
+join two clusters in one run and not in the other, which changes the batches. On a tiny run in
+float32 with a high learning rate, two processes and one found the same clusters in the first epoch
+and ended it with encoders 1e-5 apart (relative norm of the difference). In the second epoch 4 % of
+the visible labels differed, and from then on the two were different runs: 0.12 apart after seven
+epochs. In float64 they stay within 1e-9 of each other while clusters change
+(``tests/train/test_distributed.py``).
 """
 
 from __future__ import annotations
@@ -29,11 +30,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from mabm._core.precision import full_precision
-from mabm._core.processes import gather, join_rows
+from mabm._core.processes import gather, join_rows, rows_of
 
-# How long processes wait for the first one, which does all clustering, scoring and writing. Ten
-# minutes, PyTorch's default with NCCL, can be too short for a large data set on a small machine.
-_PATIENCE: Final = timedelta(hours=2)
+PATIENCE: Final = timedelta(hours=2)
+"""How long processes wait for each other, in clustering too, and for the first one, which does all
+scoring and writing. Ten minutes, PyTorch's default with NCCL, can be too short for a large data set
+on a small machine."""
 
 
 def world_size() -> int:
@@ -62,9 +64,9 @@ def process_group(device: torch.device) -> Iterator[None]:
         yield
         return
     if device.type == "cuda":
-        dist.init_process_group("nccl", device_id=device, timeout=_PATIENCE)
+        dist.init_process_group("nccl", device_id=device, timeout=PATIENCE)
     else:
-        dist.init_process_group("gloo", timeout=_PATIENCE)
+        dist.init_process_group("gloo", timeout=PATIENCE)
     try:
         yield
     finally:
@@ -102,6 +104,11 @@ def local_rows(joined: Tensor, sections: Sequence[int]) -> Tensor:
             for part, size in zip(parts, sections, strict=True)
         ]
     )
+
+
+def own_rows(count: int) -> slice:
+    """The share of this process in rows that all processes have: all of them in one process."""
+    return rows_of(rank(), world_size(), count)
 
 
 def join_ragged(part: Tensor) -> Tensor:

@@ -75,13 +75,11 @@ def extract_features(
         True
     """
     check_integer("batch_size", batch_size, at_least=1)
-    count, ranks = len(images), distributed.world_size()
+    count = len(images)
     modality = check_visible_infrared(modality, count, "modality", "one per image").cpu()
-    bounds = [count * part // ranks for part in range(ranks + 1)]
-    first, last = bounds[distributed.rank()], bounds[distributed.rank() + 1]
+    share = range(count)[distributed.own_rows(count)]
     batches = [
-        list(range(start, min(start + batch_size, last)))
-        for start in range(first, last, batch_size)
+        list(share[start : start + batch_size]) for start in range(0, len(share), batch_size)
     ]
     parts: list[Tensor] = []
     loader = read_batches(images, batches, workers)

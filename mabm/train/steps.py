@@ -2,6 +2,10 @@
 
 None of them needs the trainer, keeps state or draws random numbers. They can be reordered, skipped
 or replaced: :mod:`mabm.train.run` is one way to combine them.
+
+When several processes train together, all of them call the steps that cluster, with the same
+arguments. Each clusters its share of the samples, and all get the labels that one process would
+find. With ``on_all_processes=False`` in the options, a process that calls them works alone.
 """
 
 from __future__ import annotations
@@ -22,7 +26,6 @@ from mabm._core.columns import (
 )
 from mabm._core.partition import NOISE
 from mabm.cluster.association import associate_clusters
-from mabm.cluster.dbscan import DBSCAN
 from mabm.contrast.losses.cluster_contrast import cluster_contrast_loss
 from mabm.contrast.losses.hybrid_contrast import hybrid_contrast_loss
 from mabm.contrast.losses.split_contrast import split_contrast_loss
@@ -34,6 +37,8 @@ from mabm.distance.centering import center_groups
 from mabm.distance.jaccard import encode_features, prune
 from mabm.distance.options import DistanceOptions
 from mabm.distance.presets import PRESETS
+from mabm.distributed import pseudo_labels
+from mabm.train import distributed
 from mabm.train.config import ClusteringConfig, ContrastConfig
 
 Memory: TypeAlias = MeanMemory | HardMemory | HybridMemory
@@ -57,7 +62,8 @@ def cluster_modalities(
     Args:
         features: (N, D).
         modality: (N,) integers >= 0, bool or words.
-        options: ``k1_alone``, ``k2_alone``, ``eps`` and ``min_samples`` are used.
+        options: ``k1_alone``, ``k2_alone``, ``eps``, ``min_samples`` and ``on_all_processes`` are
+            used.
         chosen: (N,) bool, the samples to cluster; all by default.
 
     Returns:
@@ -76,20 +82,37 @@ def cluster_modalities(
     x = check_features(features)
     groups = check_modality(modality, len(x), x.device, "modality")
     labels = torch.full_like(groups, NOISE)
-    distance, clusterer = options.distance_alone, options.clusterer
     for group in torch.unique(groups).tolist():
         members = torch.nonzero((groups == group) & _mask(chosen, labels)).flatten()
         if len(members):
-            labels[members] = _cluster(x[members], None, distance, clusterer)
+            labels[members] = _cluster(x[members], None, options.distance_alone, options)
     return labels
 
 
 def _cluster(
-    x: Tensor, groups: Tensor | None, distance: DistanceOptions, clusterer: DBSCAN
+    x: Tensor, groups: Tensor | None, distance: DistanceOptions, options: ClusteringConfig
 ) -> Tensor:
-    # Without the warnings of pseudo_labels about eps: clusters are large in the first epochs, and
-    # the history records them for every epoch.
-    return clusterer(prune(encode_features(x, groups, distance), clusterer.max_distance))
+    clusterer = options.clusterer
+    if not _is_shared(options):
+        # Without the warnings of pseudo_labels about eps: clusters are large in the first epochs,
+        # and the history records them for every epoch.
+        return clusterer(prune(encode_features(x, groups, distance), clusterer.max_distance))
+    own = distributed.own_rows(len(x))
+    found = pseudo_labels(
+        x[own],
+        None if groups is None else groups[own],
+        k1=distance.k1,
+        k2=distance.k2,
+        preset=distance.preset,
+        precision=distance.precision,
+        clusterer=clusterer,
+        timeout=distributed.PATIENCE,
+    )
+    return distributed.join_ragged(found.labels)
+
+
+def _is_shared(options: ClusteringConfig) -> bool:
+    return options.on_all_processes and distributed.world_size() > 1
 
 
 def _groups(modality: object, features: Tensor) -> Tensor:
@@ -120,7 +143,7 @@ def cluster_together(
         modality: (N,) integers >= 0, bool or words.
         alone: (N,) labels, or :class:`mabm.PseudoLabels`, within each modality; ``"hungarian"``
             and ``"sinkhorn"`` match these clusters.
-        options: Association and its parameters.
+        options: Association and its parameters, and ``on_all_processes``.
         chosen: (N,) bool, the samples to cluster globally; all by default. Matching uses the
             clusters in ``alone`` instead.
         camera: (N,) integers or words, used by presets that compare cameras (``"ca_jaccard"``):
@@ -146,7 +169,10 @@ def cluster_together(
     if options.association == "off":
         return labels
     if options.association in ("hungarian", "sinkhorn"):
-        return associate_clusters(features, alone, groups, method=options.association).labels
+        matched = associate_clusters(features, alone, groups, method=options.association).labels
+        if _is_shared(options):  # machines may round similarities differently
+            matched = distributed.share(matched.cpu()).to(x.device)
+        return matched
     rows = torch.nonzero(_mask(chosen, labels)).flatten()
     members = x[rows]
     if centers(options):
@@ -159,7 +185,7 @@ def cluster_together(
         present = groups[rows]
         num_groups = len(torch.unique(present))
         distance = distance_together(options, num_groups).for_groups(num_groups)
-        labels[rows] = _cluster(members, present, distance, options.clusterer)
+        labels[rows] = _cluster(members, present, distance, options)
     return labels
 
 

@@ -19,8 +19,21 @@ from extras import needs_training
 from torch import Tensor, nn
 
 import mabm
+from mabm.distance.presets import DEFAULT_K1, DEFAULT_K2
+from mabm.distributed import pseudo_labels
 from mabm.models import TwoStreamEncoder
-from mabm.train import Learner, TrainResult, distributed, inputs, run, train, trainer
+from mabm.train import (
+    ClusteringConfig,
+    Learner,
+    TrainResult,
+    distributed,
+    inputs,
+    run,
+    train,
+    trainer,
+)
+from mabm.train import steps as train_steps
+from mabm.train.clusters import find_clusters
 from mabm.train.epoch import EpochState
 
 pytestmark = [needs_training, pytest.mark.slow]
@@ -226,6 +239,7 @@ def left_out(rank: int) -> dict[str, Any]:
 
 
 RUN = ("batch.identities=2", "batch.infrared_identities=4", "batch.instances=4")
+FIRST_CLUSTERS = "clustering.on_all_processes=false"
 RUN += ("stage1.epochs=1", "stage1.iterations=2", "stage2.epochs=1", "stage2.iterations=2")
 
 
@@ -243,15 +257,15 @@ class Seen(NamedTuple):
     memories: list[dict[str, tuple[Tensor, Tensor]]]
 
 
-def run_in(folder: Path, dtype: torch.dtype = torch.float64) -> Seen:
+def run_in(folder: Path, *more: str, dtype: torch.dtype = torch.float64) -> Seen:
     """A run on eleven identities, its encoder in float64 unless told otherwise."""
     data = training_cases.fewer_data(8, 3)
     build, begin = trainer.build_encoder, run.begin_epoch
     encoders: list[nn.Module] = []
     epochs: list[EpochState] = []
 
-    def build_one(*args: Any, **more: Any) -> nn.Module:
-        encoders.append(build(*args, **more).to(dtype))
+    def build_one(*args: Any, **options: Any) -> nn.Module:
+        encoders.append(build(*args, **options).to(dtype))
         return encoders[-1]
 
     def begin_one(*args: Any) -> EpochState:
@@ -262,7 +276,7 @@ def run_in(folder: Path, dtype: torch.dtype = torch.float64) -> Seen:
         patch.setattr(inputs, "read_data", lambda *_, **__: data)
         patch.setattr(trainer, "build_encoder", build_one)
         patch.setattr(run, "begin_epoch", begin_one)
-        result = train(training_cases.small_config(*RUN), folder, progress=False)
+        result = train(training_cases.small_config(*RUN, *more), folder, progress=False)
     memories = [
         {name: (each.targets, each.memory.prototypes) for name, each in epoch.memories.items()}
         for epoch in epochs
@@ -271,7 +285,7 @@ def run_in(folder: Path, dtype: torch.dtype = torch.float64) -> Seen:
 
 
 def whole_run(folder: Path) -> dict[str, Any]:
-    """A run, one that goes on from the middle of its last epoch, and one in float32."""
+    """A run, one that goes on from its last epoch, one in float32, and one as it was before."""
     seen = {"float64": run_in(folder / "whole")}
     if distributed.rank() == 0:
         shutil.copytree(folder / "whole", folder / "resumed")
@@ -279,12 +293,66 @@ def whole_run(folder: Path) -> dict[str, Any]:
             path.unlink()
     distributed.barrier()
     run_in(folder / "resumed")
-    seen["float32"] = run_in(folder / "float32", torch.float32)
+    seen["float32"] = run_in(folder / "float32", dtype=torch.float32)
+    seen["first clusters"] = run_in(folder / "first", FIRST_CLUSTERS)
     result = seen["float64"].result
     return {
         "result": {"scores": [each.to_dict() for each in result.scores], "history": result.history},
         **{name: (each.encoder, each.memories) for name, each in seen.items()},
     }
+
+
+def people(count: int = 90) -> tuple[Tensor, Tensor, Tensor]:
+    """Features around 9 centers, with a gap between the modalities, their modality and camera."""
+    identity, modality = torch.arange(count) % 9, torch.arange(count) // 4 % 2
+    centers, gap = rows(9, 12, seed=5), rows(2, 12, seed=6)
+    features = centers[identity] + 0.5 * gap[modality] + 0.6 * rows(count, 12, seed=7)
+    camera = 2 * modality + torch.arange(count) // 8 % 2
+    return nn.functional.normalize(features.float()), modality, camera
+
+
+CLUSTERINGS: dict[str, dict[str, Any]] = {
+    "bmil": {},
+    "modal_invariant": {"preset": "modal_invariant"},
+    "cameras": {
+        "preset": "ca_jaccard",
+        "k1": DEFAULT_K1,
+        "k2": DEFAULT_K2,
+        "alone_k1": 6,
+        "eps": 0.3,
+    },
+    "half": {"subset_ratio": 0.5},
+    "few": {"subset_ratio": 0.02},  # one visible sample alone: a process has none
+    "naive": {"association": "naive"},
+    "centered": {"center_modalities": True},
+    "hungarian": {"association": "hungarian"},
+    "sinkhorn": {"association": "sinkhorn"},
+    "off": {"association": "off"},
+}
+
+
+def clusters_of(name: str, on_all_processes: bool = True) -> dict[str, Tensor | None]:
+    options = {"k1": 8, "k2": 2, "eps": 0.65, "min_samples": 3, **CLUSTERINGS[name]}
+    config = ClusteringConfig(**options, on_all_processes=on_all_processes)
+    features, modality, camera = people()
+    return vars(find_clusters(features, modality, config, together=True, camera=camera))
+
+
+def clustered(_: int) -> dict[str, Any]:
+    """The clusters of every kind, by all processes and by the first one, and the rows of each."""
+    counts: list[int] = []
+
+    def counting(features: Tensor, *args: Any, **more: Any) -> Any:
+        counts.append(len(features))
+        return pseudo_labels(features, *args, **more)
+
+    found: dict[str, Any] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_steps, "pseudo_labels", counting)
+        for name in CLUSTERINGS:
+            found[name] = [(clusters_of(name, choice), counts.copy()) for choice in (True, False)]
+            counts.clear()
+    return found
 
 
 ACTS: dict[str, Callable[[int], Any]] = {
@@ -294,6 +362,7 @@ ACTS: dict[str, Callable[[int], Any]] = {
     "normalized": normalized,
     "learned": learned,
     "left out": left_out,
+    "clustered": clustered,
 }
 
 
@@ -445,6 +514,39 @@ def test_processes_agree_to_the_bit_while_clusters_change(dtype: str, found: Fou
     clusters = [epoch["visible"][0].tolist() for epoch in memories]
     assert len(clusters) == 2
     assert clusters[0] != clusters[1]
+
+
+@pytest.mark.parametrize("name", CLUSTERINGS)
+def test_shares_are_clustered_as_one_process_clusters_all(name: str, found: Found) -> None:
+    expected = clusters_of(name)
+    assert expected["alone"].max() > 2
+    assert name == "off" or expected["together"].max() > 2
+    for key, value in expected.items():
+        for each in found:
+            for clusters, _ in each["clustered"][name]:
+                assert (clusters[key] is None) if value is None else clusters[key].equal(value)
+
+
+@pytest.mark.parametrize("name", CLUSTERINGS)
+def test_each_process_clusters_its_share(name: str, found: Found) -> None:
+    counts = torch.tensor([each["clustered"][name][0][1] for each in found])
+    expected = clusters_of(name)
+    calls = [int((people()[1] == group).sum()) for group in (0, 1)]
+    if expected["chosen"] is not None:
+        calls[0] = int(expected["chosen"].sum()) - calls[1]
+    if name not in ("off", "hungarian", "sinkhorn"):
+        calls.append(90 if expected["others"] is None else int(expected["others"].sum()))
+    assert counts.sum(dim=0).tolist() == calls
+    assert int((counts[0] - counts[1]).abs().max()) <= 1
+    for each in found:  # where the first one clusters alone, no further call
+        assert each["clustered"][name][1][1] == each["clustered"][name][0][1]
+
+
+def test_a_run_is_the_same_whoever_clusters(folder: Path) -> None:
+    expected, found = (training_cases.weights_of(folder / each) for each in ("whole", "first"))
+    assert all(value.equal(found[name]) for name, value in expected.items())
+    histories = [training_cases.history_of(folder / each) for each in ("whole", "first")]
+    assert histories[0] == histories[1]
 
 
 def test_processes_go_on_from_a_checkpoint_to_the_same_bits(folder: Path) -> None:

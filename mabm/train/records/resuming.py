@@ -37,6 +37,7 @@ _FREE = (
     "data.root",
     "data.cache",
     "data.workers",
+    "clustering.on_all_processes",
     "run.device",
     "run.checkpoint_every",
     "run.evaluate_every",
@@ -125,6 +126,7 @@ _EARLIER: Final[Mapping[str, Any]] = {
     "batch.sampling": "even",
     "batch.normalization": "whole",
     "clustering.center_modalities": False,
+    "clustering.on_all_processes": False,
 }
 
 

@@ -37,12 +37,15 @@ def test_settings_that_earlier_runs_did_not_have_are_what_these_did() -> None:
     del earlier["augmentation"]["erasing_fill"], earlier["batch"]["sampling"]
     del earlier["batch"]["normalization"], earlier["data"]["test_resampling"]
     del earlier["clustering"]["center_modalities"]
+    del earlier["clustering"]["on_all_processes"]
     now = Config(
         data=DataConfig(test_resampling="bicubic"),
         augmentation=AugmentationConfig(erasing_fill=(123.675, 116.28, 103.53)),
         batch=BatchConfig(sampling="even"),
     )
     check_same(earlier, to_tree(now))
+    shared = dataclasses.replace(now.clustering, on_all_processes=True)  # with the same clusters
+    check_same(earlier, to_tree(dataclasses.replace(now, clustering=shared)))
     for changed, words in [
         ({"data": DataConfig()}, r"resampling must be 'bicubic' as in the run .* got 'lanczos'"),
         ({"augmentation": AugmentationConfig()}, r"fill must be \(123\.675, .* as in the run"),
