@@ -174,7 +174,7 @@ def read_categories(
             raise TypeError(f"{names[0]} must contain {kind} as {name} does, got {kinds[0]}")
     if kinds[0] == "words":
         known = words or tuple(
-            sorted({word for column in read for word in _words(column)}, key=_in_order)
+            sorted({word for column in read for word in _words(column)}, key=in_order)
         )
         numbers = zip(read, names, strict=True)
         return Categories(tuple(_number(column, known, name) for column, name in numbers), known)
@@ -344,7 +344,7 @@ def _kind(column: Array) -> str:
     return "bool" if column.dtype == torch.bool else "integers"
 
 
-def _in_order(word: str) -> tuple[bool, int, str]:
+def in_order(word: str) -> tuple[bool, int, str]:
     return (False, int(word), word) if word.isdecimal() else (True, 0, word)
 
 

@@ -28,7 +28,7 @@ from mabm._core.partition import NOISE, cluster_sizes, count_spanning
 from mabm._core.saving import Saved
 from mabm._core.work import QUIET, Report, Work
 from mabm.cluster.dbscan import DBSCAN, Clusterer, choose_clusterer
-from mabm.distance.graph import check_max_distance
+from mabm.distance.graph import NeighborGraph, check_max_distance
 from mabm.distance.jaccard import encode_features, prune, resolve_options
 from mabm.distance.options import DistanceOptions, Precision
 from mabm.distance.presets import DEFAULT_K1, DEFAULT_K2, Preset
@@ -171,7 +171,7 @@ class PseudoLabels(ArrayRecord, Generic[ArrayT]):
     def _sizes(self) -> Tensor:
         sizes = cluster_sizes(self._labels)
         if self._warns:
-            _advise_on_sizes(sizes, len(self._labels))
+            advise_on_sizes(sizes, len(self._labels))
         return sizes
 
     @property
@@ -327,17 +327,31 @@ def cluster_samples(
     x, groups, names = samples
     bound = check_max_distance("clusterer.max_distance", clusterer.max_distance)
     graph = prune(encode_features(x, groups, options, work=work), bound, work)
-    with work.stage("clustering", len(x)):
+    labels, core = label_graph(graph, clusterer, work)
+    return PseudoLabels(labels, groups, names, core)
+
+
+def label_graph(
+    graph: NeighborGraph[Tensor], clusterer: Clusterer, work: Work = QUIET
+) -> tuple[Tensor, Tensor | None]:
+    """(N,) int64 labels by a clusterer, and (N,) bool core samples if it tells them; checked.
+
+    Raises:
+        TypeError: The clusterer did not return what it must.
+        ValueError: The same.
+    """
+    count, device = len(graph), graph.indices.device
+    with work.stage("clustering", count):
         clustered = clusterer(graph)
-    labels = check_column(clustered, len(x), "clusterer(graph)", "one per sample")
+    labels = check_column(clustered, count, "clusterer(graph)", "one per sample")
     if not isinstance(clusterer, DBSCAN):  # its labels are valid, and may be on a busy GPU
         _check_least(labels, "clusterer(graph)")
     find_core = getattr(clusterer, "core_samples", None)
     core = None
     if find_core is not None:
         name = "clusterer.core_samples(graph)"
-        core = _check_core(find_core(graph), len(x), name).to(x.device)
-    return PseudoLabels(labels.to(x.device), groups, names, core)
+        core = _check_core(find_core(graph), count, name).to(device)
+    return labels.to(device), core
 
 
 def _check_least(labels: Tensor, name: str) -> None:
@@ -366,7 +380,7 @@ def watch_sizes(found: PseudoLabels[Any], clusterer: Clusterer) -> None:
         found.num_clusters  # noqa: B018  # counts, and warns
 
 
-def _advise_on_sizes(sizes: Tensor, total: int) -> None:
+def advise_on_sizes(sizes: Tensor, total: int) -> None:
     """Warns if one cluster has a suspiciously large share of the samples."""
     if not len(sizes):
         return

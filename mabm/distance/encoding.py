@@ -151,17 +151,18 @@ def is_expanded(preset: Preset, k2: int) -> bool:
 
 
 def averaged_rows(
-    ranking: Ranking[Tensor], groups: Tensor | None, k2: int, first_row: int = 0
+    ranking: Ranking[Tensor], groups: Any, k2: int, first_row: int = 0
 ) -> tuple[Tensor, Tensor]:
     """(B, M) rows to average for each ranked sample, -1 for none, and their (B, M) float64 weights.
 
     All rows of a part have equal weight, and so do all parts of a sample. Its parts are its lists,
-    the groups among its rows, or all its rows as one part. A sample without neighbors keeps its row.
+    the groups among its rows, or all its rows as one part. A sample without neighbors keeps its
+    row.
 
     Args:
         ranking: The lists of B samples.
-        groups: (N,) int64, the group of each sample that may be in a list, where the preset
-            averages groups.
+        groups: (N,) int64 tensor, the group of each sample that may be in a list; used where the
+            preset averages groups.
         k2: Number of neighbors to average.
         first_row: Number of the first ranked sample among the N.
     """
@@ -180,8 +181,7 @@ def averaged_rows(
         rows = ranking.merged()[:, :k2].clone()
         sizes = torch.ones_like(rows)
         if preset.query_expansion == "merged_group_means":
-            group_of: Any = groups  # a tensor, never None with this preset
-            of_rows = group_of[rows.clamp(min=0)].where(rows >= 0, -1)
+            of_rows = groups[rows.clamp(min=0)].where(rows >= 0, -1)
             for column, group in enumerate(of_rows.T):
                 sizes[:, column] = (of_rows == group[:, None]).sum(dim=1)
     shares = (rows >= 0).to(torch.float64) / sizes.clamp(min=1)

@@ -254,7 +254,7 @@ def encode_features(
         work: Memory limit and progress.
     """
     sizes = group_sizes(groups if whole_groups else None, len(x))
-    _advise_on_k1(options.preset, options.k1, sizes)
+    advise_on_k1(options.preset, options.k1, sizes)
     count, width = len(x), list_width(options.preset, options.k1)
     beside = work.less(list_bytes(count, width), f"ranking {count} samples", _RAISE)
     # Known before the ranking, the longest stage: the least that the next one allocates.
@@ -266,7 +266,7 @@ def encode_features(
     return expand(encode(x, neighbors, ranking, beside), ranking, options.k2, beside)
 
 
-def _advise_on_k1(preset: Preset, k1: int, sizes: dict[int, int]) -> None:
+def advise_on_k1(preset: Preset, k1: int, sizes: dict[int, int]) -> None:
     """Warns if a list contains more than half of the samples that it is drawn from.
 
     Any two samples are then more likely neighbors than not, whatever their features: neighbor sets

@@ -63,8 +63,7 @@ class NeighborSets(ArrayRecord, Generic[ArrayT]):
         count = self._num_columns
         if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < count:
             raise ValueError(
-                f"indices must be in [0, {count}), got "
-                f"{int(indices.min())} to {int(indices.max())}"
+                f"indices must be in [0, {count}), got {int(indices.min())} to {int(indices.max())}"
             )
         if len(indices) > 1:
             ascends = indices.diff() > 0

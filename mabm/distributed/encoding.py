@@ -62,9 +62,7 @@ def encode_shard(
     return Encoding.unchecked(*weighed)
 
 
-def _known_products(
-    ranking: Ranking[Tensor], rows: Tensor, indices: Tensor, total: int
-) -> Tensor:
+def _known_products(ranking: Ranking[Tensor], rows: Tensor, indices: Tensor, total: int) -> Tensor:
     """(entries,) float64: the products of rows with samples that are in their lists, else NaN.
 
     Args:

@@ -30,6 +30,31 @@ def exchange(team: Team, part_for: Callable[[int], Tensor]) -> list[Tensor]:
     return [received[source] for source in range(team.size)]
 
 
+def gather_first(team: Team, rows: Tensor) -> Tensor:
+    """Returns the rows (M, ...) of all processes, in the order of ranks, to the first one.
+
+    The others get no rows.
+    """
+    return torch.cat(exchange(team, lambda rank: rows if rank == 0 else rows[:0]))
+
+
+def share_first(team: Team, rows: Tensor) -> Tensor:
+    """Returns the rows (M, ...) of the first process to all; only their type matters elsewhere."""
+    return exchange(team, lambda _: rows if team.rank == 0 else rows[:0])[0]
+
+
+def split_first(team: Team, rows: Tensor, counts: tuple[int, ...]) -> Tensor:
+    """Returns to each process its part of the rows (N, ...) of the first one.
+
+    Args:
+        team: The processes.
+        rows: Those of the first process; only their type matters elsewhere.
+        counts: Number of rows for each process; they sum to N.
+    """
+    parts = torch.split(rows, list(counts)) if team.rank == 0 else [rows[:0]] * team.size
+    return exchange(team, lambda rank: parts[rank])[0]
+
+
 def add_up(team: Team, values: Tensor) -> Tensor:
     """Returns the sum of integers (M, ...) of one shape over all processes."""
     total = values.clone()

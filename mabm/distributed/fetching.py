@@ -43,18 +43,15 @@ class Fetch:
             (M + 1,) int64, and as many columns.
         """
         sizes = self.rows(indptr.diff().to(torch.int32))
-        entries = [
-            torch.cat(
+
+        def fetch(column: Tensor) -> Tensor:
+            return torch.cat(
                 exchange(
-                    self._team,
-                    lambda rank, column=column: column[
-                        entries_of(indptr, self._asked[rank].long())
-                    ],
+                    self._team, lambda rank: column[entries_of(indptr, self._asked[rank].long())]
                 )
             )
-            for column in columns
-        ]
-        return starts_of(sizes), *entries
+
+        return starts_of(sizes), *(fetch(column) for column in columns)
 
 
 def starts_of(sizes: Tensor) -> Tensor:

@@ -186,9 +186,7 @@ def _assemble(shard: Shard, parts: list[_Pairs], max_distance: float) -> Neighbo
     parts.clear()
     order = (rows.long() * shard.total + samples).argsort()
     sizes = torch.bincount(rows, minlength=len(shard))
-    return NeighborGraph.unchecked(
-        starts_of(sizes), samples[order], distances[order], max_distance
-    )
+    return NeighborGraph.unchecked(starts_of(sizes), samples[order], distances[order], max_distance)
 
 
 def _row_sums(indptr: Tensor, values: Tensor) -> Tensor:

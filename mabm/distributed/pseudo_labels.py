@@ -1,25 +1,28 @@
-"""Pseudo-labels of samples that several processes share."""
+"""Pseudo-labels on several processes: from features to cluster labels and their statistics."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
 from datetime import timedelta
-from typing import Generic
 
-import torch
 import torch.distributed as dist
-from torch import Tensor
 
-from mabm._core.array_records import ArrayRecord
-from mabm._core.arrays import ArrayT, like
-from mabm._core.columns import Column, check_samples
-from mabm._core.processes import join_rows
-from mabm._core.work import Report
-from mabm.cluster.dbscan import Clusterer
-from mabm.cluster.pseudo_labels import ClusterSummary, PseudoLabels
-from mabm.cluster.pseudo_labels import pseudo_labels as of_one_process
+from mabm._core.advice import is_wanted
+from mabm._core.arguments import shown
+from mabm._core.arrays import ArrayT
+from mabm._core.columns import Column
+from mabm._core.work import Report, Work
+from mabm.cluster.dbscan import DBSCAN, Clusterer, choose_clusterer
+from mabm.cluster.pseudo_labels import advise_on_sizes
+from mabm.distance.graph import check_max_distance
 from mabm.distance.options import Precision
 from mabm.distance.presets import DEFAULT_K1, DEFAULT_K2, Preset
+from mabm.distributed.calls import open_call
+from mabm.distributed.clustering import cluster_shard
+from mabm.distributed.pipeline import graph_of_call
+from mabm.distributed.records import ShardLabels
+
+logger = logging.getLogger(__name__)
 
 
 def pseudo_labels(
@@ -36,39 +39,89 @@ def pseudo_labels(
     clusterer: Clusterer | None = None,
     timeout: float | timedelta | None = None,
     progress: bool | Report = False,
-) -> PseudoLabels[ArrayT]:
-    """Stand-in until the real one: joins all rows on every process."""
-    x, groups, names = check_samples(features, modality)
-    if not dist.is_initialized() or dist.get_world_size(group) == 1:
-        return of_one_process(
-            features,
-            modality,
-            eps=eps,
-            min_samples=min_samples,
-            k1=k1,
-            k2=k2,
-            preset=preset,
-            precision=precision,
-            clusterer=clusterer,
-        )
-    columns = [x] if groups is None else [x, groups]
-    joined = join_rows(*columns, group=group)
-    counts = torch.cat(join_rows(torch.tensor([len(x)]), group=group)).tolist()
-    whole = of_one_process(
-        joined[0],
-        joined[1] if groups is not None else None,
-        eps=eps,
-        min_samples=min_samples,
+) -> ShardLabels[ArrayT]:
+    """Returns pseudo-labels of this process's rows, clustered with the rows of all processes.
+
+    Each process of the group calls this with its own rows: any number, also none. Samples are
+    numbered in the order of ranks, and by row within a process. No process has the features of all:
+    memory is that of the own rows, of those of one other process, and of integers for the samples
+    near the own rows.
+
+    Args:
+        features: (n, D) float16, bfloat16, float32 or float64, compared as float32; not normalized
+            here. The same type, D and kind of device on every process.
+        modality: (n,) integers >= 0, bool or words, the group of each row, or ``None``; words are
+            numbered over all processes.
+        group: The processes; ``None`` for the default group of ``torch.distributed``, or for this
+            process alone if there is none.
+        eps: DBSCAN's largest distance between neighbors, in [0, 1); ``None`` is 0.6.
+        min_samples: Number of neighbors within ``eps``, including itself, that make a sample a core
+            sample of DBSCAN; ``None`` is 4.
+        k1: Number of neighbors per sample, as in :func:`mabm.pseudo_labels`.
+        k2: Number of neighbors averaged by local query expansion, in [1, k1].
+        preset: Name of a published distance or a :class:`mabm.Preset`; by default ``"bmil"`` with a
+            modality, ``"spcl"`` without.
+        precision: ``"exact"``, or ``"fast"``, which may miss a neighbor; which one depends on how
+            the rows are split, too.
+        clusterer: Instead of ``eps`` and ``min_samples``: a :class:`mabm.DBSCAN`, or any other
+            :class:`mabm.Clusterer`. Another one gets the graph of all samples on the first process,
+            which needs memory for it; that of the first process is used.
+        timeout: Seconds to wait for another process at a time, or a ``timedelta``; ``None`` for the
+            timeout of the group.
+        progress: As in :func:`mabm.pseudo_labels`.
+
+    Returns:
+        The labels of this process's rows, equal to those that :func:`mabm.pseudo_labels` gives for
+        the rows of all processes, for any number of processes and any split. Clusters are numbered
+        over all processes; ``num_clusters``, ``summary()`` and the other statistics are those of
+        all samples.
+
+    Raises:
+        TypeError: An argument has the wrong type, here or on another process.
+        ValueError: An argument is out of range, here or on another process, or differs between
+            processes. The message names it and the process.
+        ProcessError: A process did not call this, or was lost on the way. The message names it.
+
+    Source:
+        Wang et al., AAAI 2026 (BMIL); Ester et al., KDD 1996.
+
+    Example:
+        >>> import torch, mabm.distributed
+        >>> features = torch.eye(2).repeat_interleave(4, dim=0)
+        >>> mabm.distributed.pseudo_labels(features, k1=4, k2=1)  # one process
+        ShardLabels(8 of 8 samples: 2 clusters, 0 noise)
+    """
+    chosen = choose_clusterer(clusterer, eps, min_samples)
+    bound = check_max_distance("clusterer.max_distance", chosen.max_distance)
+    work = Work.of(progress=progress)
+    with open_call(
+        "pseudo_labels",
+        features,
+        modality,
+        group,
+        timeout,
         k1=k1,
         k2=k2,
         preset=preset,
         precision=precision,
-        clusterer=clusterer,
-    )
-    rank = dist.get_rank(group)
-    rows = slice(sum(counts[:rank]), sum(counts[: rank + 1]))
-    part = PseudoLabels(whole.labels[rows], groups, names, whole.core[rows])
-    for name in ("num_noise", "num_spanning"):
-        object.__setattr__(part, name, getattr(whole, name))
-    object.__setattr__(part, "_sizes", whole._sizes)
-    return part.in_kind_of(features)
+        more={
+            "clusterer": shown(chosen) if isinstance(chosen, DBSCAN) else type(chosen).__name__,
+            "clusterer.max_distance": bound,
+        },
+    ) as call:
+        team, shard = call.team, call.shard
+        clusters = cluster_shard(team, shard, graph_of_call(call, bound, work), chosen, work)
+    if team.rank == 0 and isinstance(chosen, DBSCAN) and is_wanted(logger, "large cluster"):
+        advise_on_sizes(clusters.sizes, shard.total)
+    found: ShardLabels[ArrayT] = ShardLabels.unchecked(
+        clusters.labels,
+        shard.groups,
+        call.group_names,
+        clusters.core,
+        shard.first,
+        shard.total,
+        clusters.sizes,
+        {} if shard.groups is None else shard.group_sizes,
+        clusters.spanning,
+    ).in_kind_of(features)
+    return found

@@ -171,16 +171,16 @@ class ShardLabels(PseudoLabels[ArrayT]):
         return self.num_samples
 
     @property
-    def _group_sizes(self) -> dict[int, int]:  # type: ignore[override]  # cached there
+    def _group_sizes(self) -> dict[int, int]:
         return self.group_sizes or {}
 
     @property
-    def num_noise(self) -> int:  # type: ignore[override]  # cached there
+    def num_noise(self) -> int:
         """Number of samples of all processes in no cluster."""
         return self.num_samples - int(self._sizes.sum())
 
     @property
-    def num_spanning(self) -> int | None:  # type: ignore[override]  # cached there
+    def num_spanning(self) -> int | None:
         """Number of clusters with samples of every modality, or ``None`` without a modality."""
         return self.spanning
 

@@ -13,7 +13,7 @@ from devices import Device
 
 import mabm
 from mabm._core import advice
-from mabm.cluster.pseudo_labels import _advise_on_sizes
+from mabm.cluster.pseudo_labels import advise_on_sizes
 from mabm.compat.reranking import re_ranking
 
 Logged = Callable[[], list[str]]
@@ -149,7 +149,7 @@ def test_few_equal_clusters_give_no_warning(sizes: list[int], warns: bool, logge
         [np.full(abs(size), -1 if size < 0 else place) for place, size in enumerate(sizes)]
     )
     advice.forget()
-    _advise_on_sizes(torch.tensor([size for size in sizes if size > 0]), len(labels))
+    advise_on_sizes(torch.tensor([size for size in sizes if size > 0]), len(labels))
     assert len(logged()) == warns
     assert mabm.PseudoLabels(labels).num_clusters == sum(size > 0 for size in sizes)
     assert logged() == []  # labels by hand have no eps
