@@ -115,10 +115,14 @@ constexpr double kSkippedFraction = 0.75;
 // added.
 class NearRows {
  public:
-  // `others`: the encoding that is searched, with its columns and sums, over `num_samples`.
-  NearRows(const Rows& others, const Inverted& inverted, const std::vector<int64_t>& sums,
-           int64_t num_samples, float max_distance)
-      : others_(others),
+  // `others`: the encoding that is searched, with its columns and sums, over `num_samples`. The
+  // column of entry `at` of the rows is searched from inverted.entries[positions[at]] on.
+  NearRows(const Rows& rows, const std::vector<int64_t>& positions, const Rows& others,
+           const Inverted& inverted, const std::vector<int64_t>& sums, int64_t num_samples,
+           float max_distance)
+      : rows_(rows),
+        positions_(positions),
+        others_(others),
         inverted_(inverted),
         sums_(sums),
         least_sum_(sums.empty() ? 0 : *std::min_element(sums.begin(), sums.end())),
@@ -127,14 +131,10 @@ class NearRows {
         left_out_(num_samples, 0),
         touched_(others.count + 1) {}
 
-  // Appends the near rows, ascending, and their distances. The column of entry `at` of the row is
-  // searched from inverted.entries[start_of(at)] on.
-  template <class StartOf>
-  void append(const Rows& rows, int64_t row, int64_t sum, const StartOf& start_of,
-              std::vector<int32_t>& near, std::vector<float>& distances) {
+  // Appends the near rows, ascending, and their distances; `sum` is that of the row.
+  void append(int64_t row, int64_t sum, std::vector<int32_t>& near, std::vector<float>& distances) {
     const int64_t least = least_overlap(max_distance_, sum + least_sum_);
-    const int64_t left_out_weight =
-        search(rows, row, start_of, static_cast<int64_t>(least * kSkippedFraction));
+    const int64_t left_out_weight = search(row, static_cast<int64_t>(least * kSkippedFraction));
     const auto start = static_cast<int64_t>(near.size());
     for (int64_t slot = 0; slot < num_touched_; ++slot) {
       const int32_t other = touched_[slot];
@@ -175,14 +175,13 @@ class NearRows {
 
   // Adds up the overlaps in all columns but those with the most entries for their weight, of which
   // as many are left out as weigh no more than `budget`; returns their weight.
-  template <class StartOf>
-  int64_t search(const Rows& rows, int64_t row, const StartOf& start_of, int64_t budget) {
-    for (int64_t at = rows.begin(row); at < rows.end(row); ++at) {
-      const int32_t index = rows.indices[at];
-      const int32_t weight = rows.weights[at];
-      const Entry* begin = inverted_.entries.data() + start_of(at);
+  int64_t search(int64_t row, int64_t budget) {
+    for (int64_t at = rows_.begin(row); at < rows_.end(row); ++at) {
+      const int32_t index = rows_.indices[at];
+      const int32_t weight = rows_.weights[at];
+      const Entry* begin = inverted_.entries.data() + positions_[at];
       const Entry* end = inverted_.end(index);
-      if (begin < end) {  // leaving out an empty column would save nothing
+      if (begin < end) {  // to leave out an empty column would save nothing
         columns_.push_back({begin, end, index, weight, static_cast<float>(end - begin) / weight});
       }
     }
@@ -206,6 +205,8 @@ class NearRows {
     return mass;
   }
 
+  const Rows& rows_;
+  const std::vector<int64_t>& positions_;
   const Rows& others_;
   const Inverted& inverted_;
   const std::vector<int64_t>& sums_;
@@ -231,12 +232,10 @@ std::tuple<Tensor, Tensor, Tensor> jaccard_graph(const Tensor& indptr, const Ten
   const std::vector<int64_t> sums = row_sums(rows);
   const auto bound = static_cast<float>(max_distance);
   auto upper = RaggedRows<float>::build(
-      rows.count, [&] { return NearRows(rows, inverted, sums, given.num_samples, bound); },
+      rows.count,
+      [&] { return NearRows(rows, positions, rows, inverted, sums, given.num_samples, bound); },
       [&](int64_t row, std::vector<int32_t>& near, std::vector<float>& distances,
-          NearRows& search) {
-        const auto own_position = [&](int64_t at) { return positions[at]; };
-        search.append(rows, row, sums[row], own_position, near, distances);
-      });
+          NearRows& search) { search.append(row, sums[row], near, distances); });
 
   // Mirror: row j takes, before its own upper part, every i < j that has j, in ascending order.
   std::vector<int64_t> lower(rows.count, 0);
@@ -289,13 +288,17 @@ std::tuple<Tensor, Tensor, Tensor> near_rows(const Tensor& row_indptr, const Ten
   const std::vector<int64_t> sums = row_sums(rows);
   const std::vector<int64_t> column_sums = row_sums(columns);
   const auto bound = static_cast<float>(max_distance);
+  std::vector<int64_t> positions(row_indices.numel());
+  for_each_row(rows.count, [&](int64_t row) {
+    for (int64_t at = rows.begin(row); at < rows.end(row); ++at) {
+      positions[at] = inverted.starts[rows.indices[at]];
+    }
+  });
   auto found = RaggedRows<float>::build(
-      rows.count, [&] { return NearRows(columns, inverted, column_sums, num_samples, bound); },
+      rows.count,
+      [&] { return NearRows(rows, positions, columns, inverted, column_sums, num_samples, bound); },
       [&](int64_t row, std::vector<int32_t>& near, std::vector<float>& distances,
-          NearRows& search) {
-        const auto first_of_column = [&](int64_t at) { return inverted.starts[rows.indices[at]]; };
-        search.append(rows, row, sums[row], first_of_column, near, distances);
-      });
+          NearRows& search) { search.append(row, sums[row], near, distances); });
   Tensor indices = make_tensor<int32_t>({found.num_entries()});
   Tensor distances = make_tensor<float>({found.num_entries()});
   found.pack(indices, &distances);
