@@ -45,6 +45,7 @@ REFUSED = [
     ("one axis", {"features": FEATURES[0]}, ValueError, r"features must be \(N, D\), got shape \(4,\)"),
     ("three axes", {"features": FEATURES[None]}, ValueError, r"features must be \(N, D\), got shape \(1, 12, 4\)"),
     ("no columns", {"features": FEATURES[:, :0]}, ValueError, r"features must have at least one column, got \(12, 0\)"),
+    ("more rows than int32 has numbers", {"features": torch.zeros(1, 1).expand(2**31, 1)}, ValueError, "features must have at most 2147483647 rows, got 2147483648"),
     ("NaN", {"features": with_row(np.nan, 3)}, ValueError, r"features must be finite in float32, got NaN or Inf in row 3$"),
     ("Inf", {"features": with_row(-np.inf, 5, 7, 9)}, ValueError, r"features must be finite .* in row 5 and 2 more$"),
     ("too large for float32", {"features": with_row(1.0, 0).astype(float) * 1e300}, ValueError, "features must be finite in float32, .* in row 0 and 11 more"),

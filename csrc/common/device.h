@@ -28,6 +28,8 @@ constexpr unsigned kFullWarp = 0xffffffffu;
 constexpr size_t kPlainShared = 48 * 1024;
 // What a kernel may declare beside all that a launch may ask for.
 constexpr size_t kDeclaredShared = 1024;
+// The most blocks of a grid, on every device.
+constexpr int64_t kMostBlocks = 0x7fffffff;
 
 // The most shared memory that a launch may ask for on the current device.
 inline cudaError_t find_most_shared(size_t* bytes) {
@@ -48,6 +50,9 @@ cudaError_t launch(void (*kernel)(Params...), int64_t num_blocks, int num_thread
   if (num_blocks == 0) {
     return cudaSuccess;
   }
+  if (num_blocks > kMostBlocks) {  // the device would see their number modulo 2^32
+    return cudaErrorInvalidConfiguration;
+  }
   if (shared_bytes + kDeclaredShared > kPlainShared) {
     // As much as there is, even if this launch needs less: what a kernel is allowed is shared by
     // all threads of the host, and another one's launch must not lower it in between.
@@ -62,8 +67,9 @@ cudaError_t launch(void (*kernel)(Params...), int64_t num_blocks, int num_thread
     }
   }
 #if defined(MABM_EMULATED)
-  return emulated::run_grid(reinterpret_cast<const void*>(kernel), num_blocks, num_threads,
-                            shared_bytes, [&] { kernel(args...); });
+  return emulated::run_grid(reinterpret_cast<const void*>(kernel),
+                            static_cast<unsigned>(num_blocks), num_threads, shared_bytes,
+                            [&] { kernel(args...); });
 #else
   kernel<<<static_cast<unsigned>(num_blocks), num_threads, shared_bytes, stream>>>(args...);
   return cudaGetLastError();

@@ -9,6 +9,7 @@
 #include "common/device.h"
 #include "common/fixed_point.h"
 #include "common/rows.h"
+#include "kernels/inverted_rows.cuh"
 
 namespace mabm {
 
@@ -23,80 +24,6 @@ static_assert(sizeof(int32_t) * (kWindow + kMostWaiting + kOverlapWarps + 2) <= 
 // Near rows that the first pass has room for; a row with more is searched again. A row has about as
 // many as its identity has images, some 90 in the largest of the usual data sets.
 constexpr int kNearSlots = 256;
-
-// One entry of an encoding, seen from its column.
-struct alignas(8) ColumnEntry {  // read in one load
-  int32_t row;
-  int32_t weight;
-};
-
-// The encoded rows by column: for each sample l, the rows that hold l, ascending.
-struct InvertedRows {
-  const int64_t* starts;
-  const ColumnEntry* entries;
-};
-
-// row_of[at] = the row of entry `at`. One warp per row.
-static __global__ void rows_of_entries_kernel(const int64_t* indptr, int64_t num_rows,
-                                              int32_t* row_of) {
-  const int64_t row = global_warp();
-  if (row >= num_rows) {
-    return;
-  }
-  for (int64_t at = indptr[row] + lane_index(); at < indptr[row + 1]; at += kWarpSize) {
-    row_of[at] = static_cast<int32_t>(row);
-  }
-}
-
-inline cudaError_t launch_rows_of_entries(const int64_t* indptr, int64_t num_rows, int32_t* row_of,
-                                          cudaStream_t stream) {
-  return launch(rows_of_entries_kernel, blocks_for(num_rows, kOverlapWarps), kOverlapThreads, 0,
-                stream, indptr, num_rows, row_of);
-}
-
-// entries[at] = the entry that a stable sort by column put there.
-static __global__ void invert_entries_kernel(const int64_t* order, const int32_t* row_of,
-                                             const int32_t* weights, int64_t num_entries,
-                                             ColumnEntry* entries) {
-  const int64_t at = global_thread();
-  if (at < num_entries) {
-    entries[at] = {row_of[order[at]], weights[order[at]]};
-  }
-}
-
-// starts[c] = the first of the sorted columns that is not below c.
-static __global__ void column_starts_kernel(const int32_t* sorted_columns, int64_t num_entries,
-                                            int64_t num_columns, int64_t* starts) {
-  const int64_t column = global_thread();
-  if (column > num_columns) {
-    return;
-  }
-  int64_t low = 0;
-  int64_t high = num_entries;
-  while (low < high) {
-    const int64_t middle = low + (high - low) / 2;
-    if (sorted_columns[middle] < column) {
-      low = middle + 1;
-    } else {
-      high = middle;
-    }
-  }
-  starts[column] = low;
-}
-
-// From the columns in sorted order, and the order of the entries that a stable sort found.
-inline cudaError_t launch_invert_rows(const int32_t* sorted_columns, const int64_t* order,
-                                      const int32_t* row_of, const int32_t* weights,
-                                      int64_t num_entries, int64_t num_columns, int64_t* starts,
-                                      ColumnEntry* entries, cudaStream_t stream) {
-  const cudaError_t error =
-      launch(invert_entries_kernel, blocks_for(num_entries, kOverlapThreads), kOverlapThreads, 0,
-             stream, order, row_of, weights, num_entries, entries);
-  return error != cudaSuccess
-             ? error
-             : launch(column_starts_kernel, blocks_for(num_columns + 1, kOverlapThreads),
-                      kOverlapThreads, 0, stream, sorted_columns, num_entries, num_columns, starts);
-}
 
 // Sum of the weights of each row, and the least of them all; *least_sum must begin above it. One
 // warp per row.

@@ -20,6 +20,9 @@ IntArray: TypeAlias = NDArray[np.int64]
 _ROWS_AT_ONCE = 256
 _ROWS_AT_ONCE_ON_DEVICE = 4096
 
+MOST_SAMPLES = 2**31 - 1
+"""Samples are numbered in int32, as in SciPy; everything that counts their neighbors in int64."""
+
 _FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 _INTEGERS = {
     *(torch.uint8, torch.uint16, torch.uint32, torch.uint64),
@@ -198,12 +201,17 @@ def check_numbers(tensor: Tensor, name: str) -> Tensor:
 
 
 def check_matrix(tensor: Tensor, name: str) -> None:
-    """Raises TypeError unless its numbers are floating point, ValueError unless it is (N, D)."""
+    """Raises TypeError unless its numbers are floating point, ValueError unless it is (N, D).
+
+    N is at most ``MOST_SAMPLES``.
+    """
     check_floating(tensor, name)
     if tensor.dim() != 2:
         raise ValueError(f"{name} must be (N, D), got shape {tuple(tensor.shape)}")
     if tensor.shape[1] == 0:
         raise ValueError(f"{name} must have at least one column, got {tuple(tensor.shape)}")
+    if tensor.shape[0] > MOST_SAMPLES:
+        raise ValueError(f"{name} must have at most {MOST_SAMPLES} rows, got {tensor.shape[0]}")
 
 
 def check_finite(tensor: Tensor, name: str) -> None:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from mabm._core.arguments import check_integer
+from mabm._core.arrays import MOST_SAMPLES
 from mabm._core.saving import Saved
 from mabm._core.work import Progress, Work, in_words
 from mabm.cluster.dbscan import DBSCAN
@@ -38,7 +39,6 @@ from mabm.distance.ranking import rank
 from mabm.distance.rung_choice import samples_with_choice
 from mabm.distance.screening import screen_peak
 
-_LARGEST: Final = 2**31 - 1  # of samples, which are numbered in int32
 _RANKING: Final = "ranking"
 _CLUSTERING: Final = "clustering"
 # How the seconds of the stages after the ranking grow with N.
@@ -147,8 +147,8 @@ def estimate(
         in all            ... at most
         features without structure (noise): ...
     """
-    count = check_integer("num_samples", num_samples, at_least=1, at_most=_LARGEST)
-    dim = check_integer("dim", dim, at_least=1, at_most=_LARGEST)
+    count = check_integer("num_samples", num_samples, at_least=1, at_most=MOST_SAMPLES)
+    dim = check_integer("dim", dim, at_least=1, at_most=MOST_SAMPLES)
     if num_groups is not None:
         num_groups = check_integer("num_groups", num_groups, at_least=1, at_most=count)
     options = DistanceOptions.resolve(k1, k2, preset, "exact", num_groups=num_groups)

@@ -19,6 +19,9 @@ from mabm.distance.rows import NeighborSets
 
 DEFAULT_EPS: Final = 0.6  # published for SYSU-MM01
 DEFAULT_MIN_SAMPLES: Final = 4
+# Entries that are sorted at a time: PyTorch sorts fewer than 2^31 numbers on a GPU, and less memory
+# is taken.
+_SORTED_AT_ONCE = 1 << 28
 
 
 class SweepEntry(NamedTuple):
@@ -91,14 +94,7 @@ class NeighborGraph(NeighborSets[ArrayT]):
         object.__setattr__(self, "max_distance", bound)
 
     def _check_symmetry(self) -> None:
-        indptr, columns, distances = self.tensors()[:3]
-        rows = torch.repeat_interleave(indptr.diff()).to(torch.int32)
-        mirrored = columns.sort(stable=True).indices  # rows ascend within a column
-        if not (
-            torch.equal(columns[mirrored], rows)
-            and torch.equal(rows[mirrored], columns)
-            and torch.equal(distances[mirrored], distances)
-        ):
+        if not _is_symmetric(*self.tensors()):
             raise ValueError(
                 "indices and distances must be symmetric, got a pair that is stored in one "
                 "direction only, or with two distances"
@@ -193,6 +189,29 @@ class NeighborGraph(NeighborSets[ArrayT]):
                 )
             )
         return entries
+
+
+def _is_symmetric(indptr: Tensor, columns: Tensor, distances: Tensor) -> bool:
+    """Whether each pair is stored in both directions, with one distance.
+
+    Entries in some of the rows, sorted by column, are then those of the same columns as they are
+    stored. All rows are compared at once, unless their entries are too many.
+    """
+    rows = torch.repeat_interleave(indptr.diff()).to(torch.int32)
+    start, count = 0, len(indptr) - 1
+    while start < count:
+        most = int(indptr[start]) + _SORTED_AT_ONCE
+        stop = max(start + 1, int(torch.searchsorted(indptr, most, right=True)) - 1)
+        own = slice(int(indptr[start]), int(indptr[stop]))
+        order = columns[own].sort(stable=True).indices  # rows ascend within a column
+        mirrored: slice | Tensor = slice(None)
+        if stop - start < count:
+            mirrored = (columns >= start) & (columns < stop)
+        for part, other in ((columns, rows), (rows, columns), (distances, distances)):
+            if not torch.equal(part[own][order], other[mirrored]):
+                return False
+        start = stop
+    return True
 
 
 def _dbscan(graph: NeighborGraph[Tensor], eps: float, min_samples: int) -> Tensor:

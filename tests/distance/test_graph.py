@@ -12,6 +12,7 @@ from sklearn.neighbors import sort_graph_by_row_values
 
 import mabm
 from mabm import reference
+from mabm.distance import graph as graph_module
 
 EPS = (0.0, 0.2, 0.3, 0.6, 0.9)
 
@@ -196,3 +197,29 @@ def test_a_graph_of_your_own_is_the_same_from_either_sample(
     )
     with pytest.raises(ValueError, match=message):
         mabm.NeighborGraph(*map(device.put, parts), 0.5)
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 40, 10**6])
+def test_a_graph_of_your_own_is_checked_in_parts_too(
+    monkeypatch: pytest.MonkeyPatch, device: Device, at_once: int
+) -> None:
+    # Entries of all rows, or of some at a time: a row may have more than are sorted at once.
+    monkeypatch.setattr(graph_module, "_SORTED_AT_ONCE", at_once)
+    features = torch.nn.functional.normalize(torch.randn(30, 4, generator=torch.manual_seed(1)))
+    found = mabm.jaccard_graph(features, k1=8, k2=2, max_distance=0.8)
+    indptr, indices, distances = found.tensors()
+    assert len(indices) > 100
+    assert (distances > 0).any()
+    whole = mabm.NeighborGraph(*map(device.put, (indptr, indices, distances)), 0.8)
+    assert len(whole.indices) == len(indices)
+    rows = torch.repeat_interleave(indptr.diff())
+    away = torch.nonzero(rows != indices).flatten()
+    for entry in away[:: len(away) // 10].tolist():
+        changed = distances.clone()
+        changed[entry] += 0.01
+        with pytest.raises(ValueError, match="symmetric"):
+            mabm.NeighborGraph(*map(device.put, (indptr, indices, changed)), 0.8)
+        kept = torch.arange(len(indices)) != entry
+        fewer = indptr - (torch.arange(len(indptr)) > rows[entry]).long()
+        with pytest.raises(ValueError, match="symmetric"):
+            mabm.NeighborGraph(*map(device.put, (fewer, indices[kept], distances[kept])), 0.8)

@@ -277,7 +277,12 @@ Memory<int64_t> starts_of(const Memory<int32_t>& counts) {
   std::partial_sum(counts.read(), counts.read() + counts.size(), starts.get() + 1,
                    [](int64_t sum, int64_t count) { return sum + count; });
   starts.get()[0] = 0;
-  return starts;
+  return numbered(std::move(starts));
+}
+
+// The number of entries of rows with these starts.
+int64_t num_entries(const Memory<int64_t>& starts) {
+  return starts.read()[starts.size() - 1] - first_number;
 }
 
 Array<uint8_t> reciprocal_mask(const Array<int64_t>& ranks) {
@@ -307,9 +312,9 @@ auto expand_neighbors(const Array<int64_t>& ranks, const Array<bool>& mask,
   };
   pass(nullptr, nullptr);
   const Memory<int64_t> starts = starts_of(counts);
-  Memory<int32_t> indices(starts.read()[num_rows]);
-  pass(starts.read(), indices.get());
-  return std::make_tuple(starts.array(), indices.array());
+  Memory<int32_t> indices(num_entries(starts));
+  pass(starts.read(), numbered(indices.get()));
+  return std::make_tuple(from_zero(starts), indices.array());
 }
 
 // Averages, and which rows are long.
@@ -336,12 +341,12 @@ auto average_encodings(const Array<int64_t>& indptr, const Array<int32_t>& indic
   };
   pass(nullptr, nullptr, nullptr);
   const Memory<int64_t> starts = starts_of(counts);
-  Memory<int32_t> out_indices(starts.read()[num_rows]);
-  Memory<int32_t> out_weights(starts.read()[num_rows]);
-  pass(starts.read(), out_indices.get(), out_weights.get());
+  Memory<int32_t> out_indices(num_entries(starts));
+  Memory<int32_t> out_weights(num_entries(starts));
+  pass(starts.read(), numbered(out_indices.get()), numbered(out_weights.get()));
   Array<int32_t> list(static_cast<py::ssize_t>(*count_of_long.read()));
   std::copy_n(long_rows.read(), list.size(), list.mutable_data());
-  return std::make_tuple(starts.array(), out_indices.array(), out_weights.array(), list);
+  return std::make_tuple(from_zero(starts), out_indices.array(), out_weights.array(), list);
 }
 
 // ---- Encoding -----------------------------------------------------------------------------------
@@ -357,48 +362,79 @@ auto weigh_neighbors(const Array<float>& features, const Array<int64_t>& indptr,
   Memory<double> products(indices.size());
   Memory<int32_t> weights(indices.size());
   Memory<int32_t> counts(neighbors.count());
-  check(launch_weigh_neighbors(x.read(), features.shape(1), neighbors.view(),
-                               {ranks.shape(1), rank.read(), product.read()}, products.get(),
-                               weights.get(), counts.get(), nullptr));
+  check(launch_weigh_neighbors(
+      x.read(), features.shape(1), neighbors.view(), {ranks.shape(1), rank.read(), product.read()},
+      numbered(products.get()), numbered(weights.get()), counts.get(), nullptr));
   return std::make_tuple(weights.array(), counts.array());
 }
 
 auto keep_positive(const Array<int64_t>& indptr, const Array<int32_t>& indices,
                    const Array<int32_t>& weights, const Array<int64_t>& starts) {
   const RowsMemory rows(indptr, indices, weights);
-  const Memory<int64_t> start(starts);
-  const int64_t total = start.read()[rows.count()];
-  Memory<int32_t> out_indices(total);
-  Memory<int32_t> out_weights(total);
-  check(launch_keep_positive(rows.view(), start.read(), out_indices.get(), out_weights.get(),
-                             nullptr));
+  const Memory<int64_t> start = numbered(Memory<int64_t>(starts));
+  Memory<int32_t> out_indices(num_entries(start));
+  Memory<int32_t> out_weights(num_entries(start));
+  check(launch_keep_positive(rows.view(), start.read(), numbered(out_indices.get()),
+                             numbered(out_weights.get()), nullptr));
   return std::make_tuple(out_indices.array(), out_weights.array());
 }
 
 // ---- The distance -------------------------------------------------------------------------------
 
 Array<int32_t> rows_of_entries(const Array<int64_t>& indptr) {
-  const Memory<int64_t> in(indptr);
-  Memory<int32_t> row_of(in.read()[in.size() - 1]);
-  check(launch_rows_of_entries(in.read(), in.size() - 1, row_of.get(), nullptr));
+  const Memory<int64_t> in = numbered(Memory<int64_t>(indptr));
+  Memory<int32_t> row_of(num_entries(in));
+  check(launch_rows_of_entries(in.read(), in.size() - 1, numbered(row_of.get()), nullptr));
   return row_of.array();
 }
 
 static_assert(sizeof(ColumnEntry) == 2 * sizeof(int32_t));
 
+// Entries in the order of a stable sort.
+struct SortedMemory {
+  Memory<int32_t> columns;
+  Memory<int64_t> order;
+  Memory<int32_t> row_of;
+  Memory<int32_t> weights;
+
+  SortedEntries view() const {
+    return {weights.size(), columns.read(), order.read(), row_of.read(), weights.read()};
+  }
+};
+
 // Starts of columns, and their entries as rows and weights, (nnz, 2).
 auto invert_rows(const Array<int32_t>& sorted_columns, const Array<int64_t>& order,
                  const Array<int32_t>& row_of, const Array<int32_t>& weights, int64_t num_columns) {
-  const Memory<int32_t> column(sorted_columns);
-  const Memory<int64_t> from(order);
-  const Memory<int32_t> row(row_of);
-  const Memory<int32_t> weight(weights);
+  const SortedMemory sorted{Memory<int32_t>(sorted_columns), Memory<int64_t>(order),
+                            Memory<int32_t>(row_of), Memory<int32_t>(weights)};
   Memory<int64_t> starts(num_columns + 1);
   Memory<int32_t> entries(2 * weights.size());
-  check(launch_invert_rows(column.read(), from.read(), row.read(), weight.read(), weights.size(),
-                           num_columns, starts.get(), reinterpret_cast<ColumnEntry*>(entries.get()),
-                           nullptr));
+  check(launch_invert_rows(sorted.view(), num_columns, starts.get(),
+                           reinterpret_cast<ColumnEntry*>(entries.get()), nullptr));
   return std::make_tuple(starts.array(), entries.array({weights.size(), 2}));
+}
+
+Array<int32_t> count_columns(const Array<int32_t>& columns, int64_t num_columns) {
+  const Memory<int32_t> in(columns);
+  Memory<int32_t> counts(num_columns, 0);
+  check(launch_count_columns(in.read(), in.size(), counts.get(), nullptr));
+  return counts.array();
+}
+
+// How many entries of each column are left after a part, and the entries so far.
+auto invert_part(const Array<int32_t>& sorted_columns, const Array<int64_t>& order,
+                 const Array<int32_t>& row_of, const Array<int32_t>& weights,
+                 const Array<int64_t>& starts, const Array<int32_t>& left,
+                 const Array<int32_t>& entries) {
+  const SortedMemory part{Memory<int32_t>(sorted_columns), Memory<int64_t>(order),
+                          Memory<int32_t>(row_of), Memory<int32_t>(weights)};
+  const Memory<int64_t> start = numbered(Memory<int64_t>(starts));
+  Memory<int32_t> num_left(left);
+  Memory<int64_t> shifts(left.size());
+  Memory<int32_t> placed(entries);
+  check(launch_invert_part(part.view(), left.size(), start.read(), num_left.get(), shifts.get(),
+                           numbered(reinterpret_cast<ColumnEntry*>(placed.get())), nullptr));
+  return std::make_tuple(num_left.array(), placed.array({entries.shape(0), 2}));
 }
 
 auto row_sums(const Array<int64_t>& indptr, const Array<int32_t>& indices,
@@ -415,9 +451,9 @@ struct InvertedMemory {
   Memory<int32_t> entries;
 
   InvertedMemory(const Array<int64_t>& starts, const Array<int32_t>& entries)
-      : starts(starts), entries(entries) {}
+      : starts(numbered(Memory<int64_t>(starts))), entries(entries) {}
   InvertedRows view() const {
-    return {starts.read(), reinterpret_cast<const ColumnEntry*>(entries.read())};
+    return {starts.read(), numbered(reinterpret_cast<const ColumnEntry*>(entries.read()))};
   }
 };
 
@@ -471,14 +507,14 @@ auto near_rows(const Array<int64_t>& indptr, const Array<int32_t>& indices,
 auto move_near_rows(const Array<int32_t>& counts, const Array<int64_t>& starts,
                     const Array<int32_t>& slot_indices, const Array<float>& slot_distances) {
   const Memory<int32_t> count(counts);
-  const Memory<int64_t> start(starts);
+  const Memory<int64_t> start = numbered(Memory<int64_t>(starts));
   const Memory<int32_t> from_indices(slot_indices);
   const Memory<float> from_distances(slot_distances);
-  const int64_t total = start.read()[count.size()];
-  Memory<int32_t> indices(total);
-  Memory<float> distances(total);
+  Memory<int32_t> indices(num_entries(start));
+  Memory<float> distances(num_entries(start));
   check(launch_move_near_rows(count.size(), count.read(), start.read(), from_indices.read(),
-                              from_distances.read(), indices.get(), distances.get(), nullptr));
+                              from_distances.read(), numbered(indices.get()),
+                              numbered(distances.get()), nullptr));
   return std::make_tuple(indices.array(), distances.array());
 }
 
@@ -493,11 +529,12 @@ auto many_near_rows(const Array<int64_t>& indptr, const Array<int32_t>& indices,
   const Memory<int64_t> sum(sums);
   const InvertedMemory inverted(column_starts, entries);
   Memory<int32_t> count(counts);
-  const Memory<int64_t> start(starts);
+  const Memory<int64_t> start = numbered(Memory<int64_t>(starts));
   Memory<int32_t> near_indices(moved_indices);
   Memory<float> distances(moved_distances);
-  launch_pass<true>(rows, sum, least_sum, inverted, max_distance, window,
-                    {count.get(), start.read(), near_indices.get(), distances.get()});
+  launch_pass<true>(
+      rows, sum, least_sum, inverted, max_distance, window,
+      {count.get(), start.read(), numbered(near_indices.get()), numbered(distances.get())});
   return std::make_tuple(near_indices.array(), distances.array());
 }
 
@@ -534,7 +571,10 @@ void define(py::module_& module, const char* name, Result (*function)(Args...)) 
 }
 
 PYBIND11_MODULE(bench, module) {
-  module.def("set_seed", &emulated::set_seed);
+  module.def("set_seed", [](uint64_t seed) {
+    emulated::set_seed(seed);
+    first_number = seed == 0 ? 0 : kFarEntry;
+  });
   module.def("set_max_shared", &emulated::set_max_shared);
   module.attr("NEAR_SLOTS") = kNearSlots;
   module.attr("SCAN_PER_BLOCK") = kScanPerBlock;
@@ -563,6 +603,8 @@ PYBIND11_MODULE(bench, module) {
   define(module, "keep_positive", &keep_positive);
   define(module, "rows_of_entries", &rows_of_entries);
   define(module, "invert_rows", &invert_rows);
+  define(module, "count_columns", &count_columns);
+  define(module, "invert_part", &invert_part);
   define(module, "row_sums", &row_sums);
   define(module, "jaccard_distance", &jaccard_distance);
   define(module, "near_rows", &near_rows);

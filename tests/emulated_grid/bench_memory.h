@@ -8,6 +8,7 @@
 #include <pybind11/pybind11.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <cstring>
 #include <memory>
 #include <optional>
@@ -66,6 +67,34 @@ class Memory {
   std::unique_ptr<T[]> data_;
 };
 
+// The number of the first entry of all rows; the kernels' rows begin there instead of at 0. Beyond
+// 2^32 it shows wherever the place of an entry is kept in 32 bits.
+inline int64_t first_number = 0;
+constexpr int64_t kFarEntry = (int64_t{1} << 32) + 3;
+
+// Memory of entries as a kernel takes it, to which the first one is number `first_number`.
+template <class T>
+T* numbered(T* entries) {
+  const auto address = reinterpret_cast<std::uintptr_t>(entries);
+  const auto ahead = sizeof(T) * static_cast<std::uintptr_t>(first_number);
+  return entries == nullptr ? nullptr : reinterpret_cast<T*>(address - ahead);
+}
+
+// Starts of rows as a kernel takes them, from those that begin at 0, and back.
+inline Memory<int64_t> numbered(Memory<int64_t> starts) {
+  for (int64_t at = 0; at < starts.size(); ++at) {
+    starts.get()[at] += first_number;
+  }
+  return starts;
+}
+inline Array<int64_t> from_zero(const Memory<int64_t>& starts) {
+  Array<int64_t> copy = starts.array();
+  for (int64_t at = 0; at < starts.size(); ++at) {
+    copy.mutable_data()[at] -= first_number;
+  }
+  return copy;
+}
+
 // CSR rows: sets, an encoding or a graph.
 struct RowsMemory {
   Memory<int64_t> indptr;
@@ -74,18 +103,19 @@ struct RowsMemory {
   std::optional<Memory<float>> distances;
 
   RowsMemory(const Array<int64_t>& indptr, const Array<int32_t>& indices)
-      : indptr(indptr), indices(indices) {}
+      : indptr(numbered(Memory<int64_t>(indptr))), indices(indices) {}
   RowsMemory(const Array<int64_t>& indptr, const Array<int32_t>& indices,
              const Array<int32_t>& weights)
-      : indptr(indptr), indices(indices), weights(weights) {}
+      : indptr(numbered(Memory<int64_t>(indptr))), indices(indices), weights(weights) {}
   RowsMemory(const Array<int64_t>& indptr, const Array<int32_t>& indices,
              const Array<float>& distances)
-      : indptr(indptr), indices(indices), distances(distances) {}
+      : indptr(numbered(Memory<int64_t>(indptr))), indices(indices), distances(distances) {}
 
   int64_t count() const { return indptr.size() - 1; }
   Rows view() const {
-    return {count(), indptr.read(), indices.read(), weights ? weights->read() : nullptr,
-            distances ? distances->read() : nullptr};
+    return {count(), indptr.read(), numbered(indices.read()),
+            numbered(weights ? weights->read() : nullptr),
+            numbered(distances ? distances->read() : nullptr)};
   }
 };
 

@@ -40,7 +40,7 @@ class Grid {
     return cudaSuccess;
   }
 
-  cudaError_t run(const void* kernel, int64_t num_blocks, int num_threads, size_t shared_bytes,
+  cudaError_t run(const void* kernel, unsigned num_blocks, int num_threads, size_t shared_bytes,
                   void (*call)(const void*), const void* body) {
     if (num_blocks < 1 || num_blocks > INT32_MAX || num_threads < 1 || num_threads > kMaxThreads) {
       return cudaErrorInvalidConfiguration;
@@ -56,7 +56,7 @@ class Grid {
     dynamic_bytes_ = shared_bytes;
     most_bytes_ = allowed == allowed_.end() ? kPlainShared : std::max(max_shared_, kPlainShared);
     blockDim.x = static_cast<unsigned>(num_threads);
-    gridDim.x = static_cast<unsigned>(num_blocks);
+    gridDim.x = num_blocks;
     if (!shuffled_) {
       for (int64_t block = 0; block < num_blocks; ++block) {
         run_block(block);
@@ -563,7 +563,7 @@ void set_max_shared(size_t bytes) { grid.set_max_shared(bytes); }
 size_t max_shared() { return grid.max_shared(); }
 cudaError_t allow_shared(const void* kernel, int bytes) { return grid.allow_shared(kernel, bytes); }
 
-cudaError_t run_grid(const void* kernel, int64_t num_blocks, int num_threads, size_t shared_bytes,
+cudaError_t run_grid(const void* kernel, unsigned num_blocks, int num_threads, size_t shared_bytes,
                      void (*call)(const void*), const void* body) {
   return grid.run(kernel, num_blocks, num_threads, shared_bytes, call, body);
 }

@@ -75,12 +75,12 @@ size_t max_shared();
 // Allows the launches of a kernel so much dynamic shared memory, as long as the limit stands.
 cudaError_t allow_shared(const void* kernel, int bytes);
 
-cudaError_t run_grid(const void* kernel, int64_t num_blocks, int num_threads, size_t shared_bytes,
+cudaError_t run_grid(const void* kernel, unsigned num_blocks, int num_threads, size_t shared_bytes,
                      void (*call)(const void*), const void* body);
 
 // Calls body() once in every thread of every block; `kernel` tells what it was allowed.
 template <class Body>
-cudaError_t run_grid(const void* kernel, int64_t num_blocks, int num_threads, size_t shared_bytes,
+cudaError_t run_grid(const void* kernel, unsigned num_blocks, int num_threads, size_t shared_bytes,
                      const Body& body) {
   const auto call = [](const void* it) { (*static_cast<const Body*>(it))(); };
   return run_grid(kernel, num_blocks, num_threads, shared_bytes, call, &body);

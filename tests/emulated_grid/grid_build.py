@@ -29,6 +29,9 @@ SANITIZED = os.environ.get("MABM_KERNEL_TESTS") == "sanitized"
 # Seeds for the order of threads and blocks; 0 is ascending. .ci/kernels runs 1 to 3.
 SEEDS = [int(os.environ["MABM_KERNEL_SEED"])] if "MABM_KERNEL_SEED" in os.environ else [0, 1]
 
+SORTED_AT_ONCE = 500
+"""Entries of an encoding that the ops sort at a time on the grid: with more, in several parts."""
+
 FLAGS = [
     "-std=c++17",
     "-O2",
@@ -38,6 +41,7 @@ FLAGS = [
     "-Wall",
     "-Wextra",
     "-Wno-unused-parameter",
+    "-Werror=conversion",  # a number of 64 bits never becomes one of 32 unsaid
     "-Wno-unknown-pragmas",  # those of nvcc
     "-DMABM_EMULATED",
 ]
@@ -92,6 +96,7 @@ def load_ops() -> object:
     options = [
         "-Dmabm=mabm_emulated",
         "-DTORCH_TARGET_VERSION=0x020a000000000000",
+        f"-DMABM_SORTED_AT_ONCE={SORTED_AT_ONCE}",
         *includes,
         *(f"-L{libraries}", f"-Wl,-rpath,{libraries}"),
         *("-ltorch", "-ltorch_cpu", "-lc10"),

@@ -166,6 +166,29 @@ def test_averages_about_the_size_of_a_table(members: int) -> None:
     assert int(parts[0].diff().max()) >= members
 
 
+@pytest.mark.parametrize("num_sorts", [1, 2])
+@pytest.mark.parametrize("more", [-1, 0, 1])
+def test_encodings_of_about_as_many_entries_as_are_sorted_at_a_time(
+    num_sorts: int, more: int
+) -> None:
+    generator = torch.Generator().manual_seed(more)
+    count = num_sorts * grid_build.SORTED_AT_ONCE + more
+    sizes = torch.full((40,), count // 40) + (torch.arange(40) < count % 40)
+    rows = [torch.randperm(40, generator=generator)[:size].sort().values for size in sizes]
+    encoding = mabm.Encoding.from_values(
+        torch.cat([torch.zeros(1, dtype=torch.int64), sizes.cumsum(0)]),
+        torch.cat(rows).to(torch.int32),
+        torch.rand(count, generator=generator) + 0.1,
+    )
+    assert len(encoding.indices) == count
+    check_same_parts("jaccard_graph", *encoding.tensors(), 0.8)
+    distances = [
+        op.jaccard_distance(*encoding.tensors(), *encoding.tensors(), 40)
+        for op in (torch.ops.mabm, grid_build.load_ops())
+    ]
+    assert torch.equal(*distances)
+
+
 def test_there_is_an_op_for_each_of_the_cpu() -> None:
     names = {
         name.split("::")[1]: name

@@ -190,6 +190,7 @@ def test_a_kernel_may_throw(shuffled: ModuleType) -> None:
         (1, -1, 0, "invalid configuration argument"),
         (1, 1025, 0, "invalid configuration argument"),
         (2**31, 32, 0, "invalid configuration argument"),
+        (2**32 + 3, 32, 0, "invalid configuration argument"),  # not 3 blocks
         (1, 32, 227 * 1024 + 1, "invalid argument"),
     ],
 )

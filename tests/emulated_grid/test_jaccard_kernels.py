@@ -37,6 +37,23 @@ def invert(rows: Rows) -> Inverted:
     return starts, entries
 
 
+def invert_in_parts(rows: Rows, size: int) -> NDArray[np.int32]:
+    """The entries of the rows by column, of which so many are sorted at a time."""
+    left = bench().count_columns(rows.indices, rows.num_columns)
+    starts = bench().exclusive_sum(left)
+    row_of = bench().rows_of_entries(rows.indptr)
+    entries = np.full((len(rows.indices), 2), -1, np.int32)
+    for first in range(0, len(rows.indices), size):
+        part = slice(first, first + size)
+        columns = rows.indices[part]
+        order = np.argsort(columns, kind="stable")
+        left, entries = bench().invert_part(
+            columns[order], order, row_of[part], rows.weights[part], starts, left, entries
+        )
+    assert not left.any()
+    return entries
+
+
 def sums_of(rows: Rows) -> tuple[NDArray[np.int64], int]:
     """The sums of rows and the least one, by the launcher; compared with the definition."""
     sums, least = bench().row_sums(*rows.arrays)
@@ -247,3 +264,14 @@ def test_columns_of_more_entries_than_a_block_has_threads(seed: int) -> None:
     weights = np.full(5, ONE, np.int32)
     gaps = Rows(np.array([0, 5]), np.array([0, 1, 300, 301, 998], np.int32), weights, 1000)
     invert(gaps)
+
+
+@in_every_order
+@pytest.mark.parametrize("kind", KINDS)
+def test_entries_that_are_sorted_in_parts(kind: str, seed: int) -> None:
+    bench().set_seed(seed)
+    for count in SIZES:
+        rows = make_rows(kind, count)
+        entries = invert(rows)[1]
+        for size in (1, 7, 31, 32, 257, 1000) if count < 257 else (97, 256, 257):
+            assert_same_bits(invert_in_parts(rows, size), entries)

@@ -1,7 +1,7 @@
 // The distance between encoded rows on the GPU, dense or pruned.
 
+#include <algorithm>
 #include <array>
-#include <limits>
 #include <optional>
 #include <tuple>
 
@@ -12,10 +12,15 @@
 namespace mabm {
 namespace {
 
+// Entries of an encoding that are sorted at a time. PyTorch takes fewer than 2^31; fewer still
+// limit the memory of a sort, some 36 bytes an entry, to 9 GiB.
+#if !defined(MABM_SORTED_AT_ONCE)
+#define MABM_SORTED_AT_ONCE (int64_t{1} << 28)
+#endif
+constexpr int64_t kSortedAtOnce = MABM_SORTED_AT_ONCE;
+
 // The values in sorted order and their old positions, by PyTorch's stable sort.
 std::tuple<Tensor, Tensor> sort_stably(const OnDevice& on, const Tensor& values) {
-  STD_TORCH_CHECK(values.numel() <= std::numeric_limits<int32_t>::max(),
-                  "an encoding on a GPU must have fewer than 2^31 entries, got ", values.numel());
   std::array<StableIValue, 4> stack{
       torch::stable::detail::from(values), torch::stable::detail::from(std::optional<bool>(true)),
       torch::stable::detail::from(int64_t{0}), torch::stable::detail::from(false)};
@@ -23,7 +28,7 @@ std::tuple<Tensor, Tensor> sort_stably(const OnDevice& on, const Tensor& values)
       torch_call_dispatcher("aten::sort", "stable", stack.data(), TORCH_ABI_VERSION);
   if (status != TORCH_SUCCESS) {  // the dispatcher does not tell the reason
     on.check_earlier_work();
-    STD_TORCH_CHECK(false, "out of memory: no room to sort the ", values.numel(),
+    STD_TORCH_CHECK(false, "out of memory: no room to sort ", values.numel(),
                     " entries of an encoding by column");
   }
   return {torch::stable::detail::to<Tensor>(stack[0]), torch::stable::detail::to<Tensor>(stack[1])};
@@ -36,22 +41,53 @@ struct Inverted {
 
   Inverted(const OnDevice& on, const Rows& rows, const Tensor& indices, int64_t num_columns) {
     const int64_t num_entries = indices.numel();
-    Tensor row_of = on.make<int32_t>({num_entries}, "the rows of entries");
-    starts = on.make<int64_t>({num_columns + 1}, "the starts of columns");
+    const Tensor row_of = on.make<int32_t>({num_entries}, "the rows of entries");
     entries = on.make<int32_t>({num_entries, 2}, "the entries by column");
     on.check(launch_rows_of_entries(rows.indptr, rows.count, write<int32_t>(row_of), on.stream()),
              "numbering entries");
-    const auto [columns, order] = sort_stably(on, indices);
-    on.check(
-        launch_invert_rows(read<int32_t>(columns), read<int64_t>(order), read<int32_t>(row_of),
-                           rows.weights, num_entries, num_columns, write<int64_t>(starts),
-                           reinterpret_cast<ColumnEntry*>(write<int32_t>(entries)), on.stream()),
-        "inverting rows");
+    if (num_entries <= kSortedAtOnce) {
+      invert_at_once(on, rows, indices, row_of, num_columns);
+    } else {
+      invert_in_parts(on, rows, indices, row_of, num_columns);
+    }
   }
 
   InvertedRows view() const {
     return {read<int64_t>(starts), reinterpret_cast<const ColumnEntry*>(read<int32_t>(entries))};
   }
+
+ private:
+  void invert_at_once(const OnDevice& on, const Rows& rows, const Tensor& indices,
+                      const Tensor& row_of, int64_t num_columns) {
+    starts = on.make<int64_t>({num_columns + 1}, "the starts of columns");
+    const auto [columns, order] = sort_stably(on, indices);
+    on.check(launch_invert_rows({indices.numel(), read<int32_t>(columns), read<int64_t>(order),
+                                 read<int32_t>(row_of), rows.weights},
+                                num_columns, write<int64_t>(starts), placed(), on.stream()),
+             "inverting rows");
+  }
+
+  void invert_in_parts(const OnDevice& on, const Rows& rows, Tensor indices, const Tensor& row_of,
+                       int64_t num_columns) {
+    const int64_t num_entries = indices.numel();
+    const Tensor left = on.make_zeros<int32_t>({num_columns}, "the counts of columns");
+    on.check(launch_count_columns(rows.indices, num_entries, write<int32_t>(left), on.stream()),
+             "counting columns");
+    starts = starts_of(on, left);
+    const Tensor shifts = on.make<int64_t>({num_columns}, "the places of columns");
+    for (int64_t first = 0; first < num_entries; first += kSortedAtOnce) {
+      const int64_t count = std::min(kSortedAtOnce, num_entries - first);
+      const Tensor part = torch::stable::narrow(indices, 0, first, count);
+      const auto [columns, order] = sort_stably(on, part);
+      on.check(launch_invert_part({count, read<int32_t>(columns), read<int64_t>(order),
+                                   read<int32_t>(row_of) + first, rows.weights + first},
+                                  num_columns, read<int64_t>(starts), write<int32_t>(left),
+                                  write<int64_t>(shifts), placed(), on.stream()),
+               "inverting a part of the rows");
+    }
+  }
+
+  ColumnEntry* placed() { return reinterpret_cast<ColumnEntry*>(write<int32_t>(entries)); }
 };
 
 // The sum of the weights of each row, and the least sum.
