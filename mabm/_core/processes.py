@@ -2,9 +2,57 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch.distributed.distributed_c10d import Store
+
+PATIENCE: Final = timedelta(hours=2)
+"""How long the processes of a command wait for each other: for one that reads or clusters more, or
+for the first one, which does all scoring and writing. Ten minutes, PyTorch's default with NCCL, can
+be too short for a large data set on a small machine."""
+
+
+def num_started() -> int:
+    """Number of processes that ``torchrun`` started, this one among them; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+@contextmanager
+def process_group(device: torch.device, store: Store | None = None) -> Iterator[None]:
+    """Connects the processes that ``torchrun`` started, and disconnects them on exit.
+
+    An existing default group is used and kept. Without ``torchrun`` nothing happens.
+
+    Args:
+        device: Device of the tensors that they exchange.
+        store: Where they meet, with their ``rank`` and number in the environment; by default, as
+            the environment says.
+    """
+    if (dist.is_available() and dist.is_initialized()) or num_started() == 1:
+        yield
+        return
+    on_gpu = device.type == "cuda"
+    dist.init_process_group(
+        "nccl" if on_gpu else "gloo",
+        store=store,
+        rank=-1 if store is None else int(os.environ["RANK"]),
+        world_size=-1 if store is None else num_started(),
+        timeout=PATIENCE,
+        device_id=device if on_gpu else None,
+    )
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
 
 
 def rows_of(rank: int, size: int, count: int) -> slice:

@@ -6,28 +6,16 @@ import argparse
 import logging
 import sys
 import textwrap
-import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final, NoReturn
 
-import torch
-
 from mabm._core.extension import build_info
-from mabm.cli.command import (
-    FAILURE,
-    INTERRUPTED,
-    OUTPUT_CLOSED,
-    USAGE,
-    OutputClosedError,
-    UsageError,
-    write,
-)
+from mabm.cli.command import FAILURE, INTERRUPTED, USAGE, OutputClosedError, write
 from mabm.cli.commands import COMMANDS
+from mabm.cli.errors import in_words, place_of, report, tell
 
 _WIDTH: Final = 96
-_MOST_TOLD: Final = 2000  # characters of an error, which may quote the content of a file
-_NO_MEMORY: Final = ("DefaultCPUAllocator", "Storage size calculation overflowed")  # of PyTorch
 _EXIT_STATUS: Final = """\
 exit status:
   0    success
@@ -57,53 +45,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         chosen = parser.parse_args(arguments)
     except OSError as error:  # of printing the help
-        _report("mabm", _in_words(error), debug=False)
+        report("mabm", in_words(error))
         return FAILURE
-    place = "mabm" if chosen.command is None else f"mabm {chosen.command}"
     with _logging_to_stderr(chosen.level):
         try:
             status: int = chosen.execute(chosen)
-        except KeyboardInterrupt:
-            _report(place, "interrupted", chosen.debug)
+        except KeyboardInterrupt as error:
+            report(place_of(chosen), "interrupted", error if chosen.debug else None)
             return INTERRUPTED
-        except OutputClosedError:
-            return OUTPUT_CLOSED
-        except UsageError as error:
-            _report(place, f"{error} (see mabm {chosen.command} --help)", chosen.debug)
-            return USAGE
         except Exception as error:
-            _report(place, _in_words(error), chosen.debug)
-            return FAILURE
+            return tell(error, chosen)
     return status
-
-
-def _in_words(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{error.strerror}: {error.filename}"
-    # Errors that the library raises on purpose are self-explanatory; others need their type.
-    told = ImportError | OSError | ValueError | MemoryError | torch.OutOfMemoryError
-    if isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY):
-        return "not enough memory (--debug shows the traceback)"
-    if str(error) and (isinstance(error, told) or type(error).__module__.startswith("mabm.")):
-        return str(error)
-    return f"{type(error).__name__}: {error} (--debug shows the traceback)"
-
-
-def _report(place: str, message: str, debug: bool) -> None:
-    if sys.stderr is None:  # closed before the program began
-        return
-    if len(message) > _MOST_TOLD:
-        message = f"{message[:_MOST_TOLD]}..."
-    # Control characters, which could steer a terminal, are written as Python escapes them.
-    words = "".join(
-        letter if letter.isprintable() else ascii(letter)[1:-1]
-        for letter in " ".join(message.split())
-    )
-    with suppress(OSError):  # standard error is full: the exit status still reports the error
-        if debug:
-            traceback.print_exc()
-        sys.stderr.write(f"{place}: {words}\n")
-        sys.stderr.flush()
 
 
 class _Parser(argparse.ArgumentParser):

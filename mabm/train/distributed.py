@@ -19,11 +19,8 @@ epochs. In float64 they stay within 1e-9 of each other while clusters change
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from datetime import timedelta
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -31,11 +28,6 @@ from torch import Tensor, nn
 
 from mabm._core.precision import full_precision
 from mabm._core.processes import gather, join_rows, rows_of
-
-PATIENCE: Final = timedelta(hours=2)
-"""How long processes wait for each other, in clustering too, and for the first one, which does all
-scoring and writing. Ten minutes, PyTorch's default with NCCL, can be too short for a large data set
-on a small machine."""
 
 
 def world_size() -> int:
@@ -52,25 +44,6 @@ def barrier() -> None:
     """Waits for all processes."""
     if _is_on():
         dist.barrier()
-
-
-@contextmanager
-def process_group(device: torch.device) -> Iterator[None]:
-    """Connects the processes that ``torchrun`` started, and disconnects them on exit.
-
-    An existing default group is used and kept. Without ``torchrun`` nothing happens.
-    """
-    if _is_on() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield
-        return
-    if device.type == "cuda":
-        dist.init_process_group("nccl", device_id=device, timeout=PATIENCE)
-    else:
-        dist.init_process_group("gloo", timeout=PATIENCE)
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
 
 
 def join(part: Tensor, sections: Sequence[int] | None = None) -> Tensor:

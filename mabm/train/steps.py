@@ -25,6 +25,7 @@ from mabm._core.columns import (
     check_modality,
 )
 from mabm._core.partition import NOISE
+from mabm._core.processes import PATIENCE
 from mabm.cluster.association import associate_clusters
 from mabm.contrast.losses.cluster_contrast import cluster_contrast_loss
 from mabm.contrast.losses.hybrid_contrast import hybrid_contrast_loss
@@ -106,7 +107,7 @@ def _cluster(
         preset=distance.preset,
         precision=distance.precision,
         clusterer=clusterer,
-        timeout=distributed.PATIENCE,
+        timeout=PATIENCE,
     )
     return distributed.join_ragged(found.labels)
 

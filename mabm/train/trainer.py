@@ -25,6 +25,7 @@ from torch import nn
 from mabm._core.devices import find_device
 from mabm._core.files import write_text
 from mabm._core.modalities import MODALITIES, MODALITY_NAMES
+from mabm._core.processes import process_group
 from mabm.evaluation import SearchScores
 from mabm.models import build_encoder
 from mabm.report.page import require_packages
@@ -119,7 +120,7 @@ def train(
     """
     device = find_device(config.run.device)
     folder = Path(output)
-    with distributed.process_group(device), _settings(config, device):
+    with process_group(device), _settings(config, device):
         _check_processes(config)
         with locked(folder):
             run = open_run(config, folder, device, resume=resume, bar=progress, stop=stop)

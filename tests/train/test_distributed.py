@@ -19,6 +19,7 @@ from extras import needs_training
 from torch import Tensor, nn
 
 import mabm
+from mabm._core.processes import process_group
 from mabm.distance.presets import DEFAULT_K1, DEFAULT_K2
 from mabm.distributed import pseudo_labels
 from mabm.models import TwoStreamEncoder
@@ -64,7 +65,7 @@ def one_rank(rank: int, port: int, results: str) -> None:
     os.environ |= {"WORLD_SIZE": str(RANKS), "RANK": str(rank), "LOCAL_RANK": str(rank)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"  # whoever starts the processes listens
-    with distributed.process_group(torch.device("cpu")):
+    with process_group(torch.device("cpu")):
         found = {name: act(rank) for name, act in ACTS.items()}
         found["run"] = whole_run(Path(results))
     assert not dist.is_initialized()
@@ -565,5 +566,5 @@ def test_one_process_joins_nothing() -> None:
     assert distributed.share("what") == "what"
     assert distributed.join_batch_norm(module) is module
     distributed.barrier()
-    with distributed.process_group(torch.device("cpu")):
+    with process_group(torch.device("cpu")):
         assert not dist.is_initialized()

@@ -6,12 +6,12 @@ import argparse
 import logging
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
+import torch
 
 from mabm._core.devices import find_device
 from mabm._core.work import check_memory
@@ -24,13 +24,22 @@ from mabm.cli.command import (
     shows_bars,
     write,
 )
-from mabm.cli.files.inputs import STANDARD, opened, read_features, read_modality
+from mabm.cli.errors import tell
+from mabm.cli.files.inputs import STANDARD
 from mabm.cli.files.labels import KINDS, Settings, write_labels
 from mabm.cli.files.modalities import Modality
 from mabm.cli.files.outputs import check_output, is_labels
+from mabm.cli.processes import Processes, started_processes
+from mabm.cli.shares import (
+    NO_MODALITY,
+    Samples,
+    check_shared,
+    cluster_rows,
+    distance_of,
+    read_samples,
+)
 from mabm.cluster.dbscan import DBSCAN
 from mabm.cluster.pseudo_labels import pseudo_labels
-from mabm.distance.centering import center_modalities
 from mabm.distance.graph import DEFAULT_EPS, DEFAULT_MIN_SAMPLES
 from mabm.distance.jaccard import jaccard_graph
 from mabm.distance.options import DistanceOptions
@@ -38,7 +47,6 @@ from mabm.distance.presets import DEFAULT_K1, DEFAULT_K2, MAX_K, PRESETS
 
 _LOG = logging.getLogger(__name__)
 
-_NO_MODALITY = "none"
 _OUTPUTS = dict.fromkeys(KINDS, is_labels)
 
 
@@ -147,76 +155,84 @@ def _add_clustering(parser: argparse.ArgumentParser) -> None:
 
 
 def _execute(chosen: argparse.Namespace) -> int:
+    with started_processes() as processes:
+
+        def step() -> AbstractContextManager[None]:
+            return processes.together(lambda error: tell(error, chosen))
+
+        with step():
+            clusterers, device = _check(chosen, processes)
+        with processes.connected(device), ExitStack() as stack:
+            with step():
+                samples = read_samples(chosen, device, processes, stack)
+                say = _say(chosen, processes)
+                say(_describe(chosen, samples, processes))
+            with step():
+                if chosen.sweep is not None:
+                    _sweep(chosen, samples)
+                else:
+                    _cluster(chosen, clusterers[0], samples, processes, say)
+    return 0
+
+
+def _check(chosen: argparse.Namespace, processes: Processes) -> tuple[list[DBSCAN], torch.device]:
+    """Refuses arguments that cannot be combined before anything is read."""
     if chosen.sweep is not None and (chosen.output is not None or chosen.eps is not None):
         given = "--output" if chosen.output is not None else "--eps"
         raise UsageError(f"--sweep cannot be combined with {given}")
     if chosen.features == chosen.modality == STANDARD:
         raise UsageError("only one of FEATURES and --modality may be - (standard input)")
+    if processes.size > 1:
+        check_shared(chosen)
     radii = chosen.sweep or [DEFAULT_EPS if chosen.eps is None else chosen.eps]
     clusterers = [DBSCAN(eps, chosen.min_samples) for eps in radii]
-    if chosen.output not in (None, STANDARD):
+    if chosen.output not in (None, STANDARD) and processes.rank == 0:
         typed = (chosen.features, chosen.modality)
-        reads = [Path(each) for each in typed if each not in (None, STANDARD, _NO_MODALITY)]
-        check_output(Path(chosen.output), _OUTPUTS, reads=reads)
+        reads = [Path(each) for each in typed if each not in (None, STANDARD, NO_MODALITY)]
+        output = Path(chosen.output)
+        check_output(output, _OUTPUTS, reads=reads)
+        for folder in reads:
+            if folder.is_dir() and folder.samefile(output.parent):
+                raise ValueError(f"--output must not be in a folder of inputs, got {output}")
     check_memory("--max-memory", chosen.max_memory)
-    device = find_device(chosen.device, "--device", needs_ops=True)
-    with ExitStack() as stack:
-        features, modality = _read(chosen, stack)
-        features = features.to(device)
-        groups = None if modality is None else modality.numbers.to(device)
-        if chosen.center_modalities:
-            if groups is None:
-                raise UsageError("--center-modalities needs a modality: give --modality FILE")
-            features = center_modalities(features, groups)
-        say = _LOG.info if chosen.output == STANDARD else write
-        say(_describe(chosen, features, modality))
-        if chosen.sweep is not None:
-            _sweep(chosen, features, groups)
-        else:
-            _cluster(chosen, clusterers[0], features, groups, modality, say)
-    return 0
+    return clusterers, find_device(chosen.device, "--device", needs_ops=True)
 
 
-def _read(chosen: argparse.Namespace, stack: ExitStack) -> tuple[Tensor, Modality | None]:
-    source = stack.enter_context(opened(chosen.features))
-    features, beside = read_features(source, chosen.key)
-    if chosen.modality == _NO_MODALITY:
-        return features, None
-    if chosen.modality is not None:
-        return features, read_modality(stack.enter_context(opened(chosen.modality)))
-    if beside is None and chosen.preset != "spcl":
-        raise UsageError(
-            f"give --modality FILE, or --modality {_NO_MODALITY} to cluster without one"
-        )
-    return features, beside
+def _say(chosen: argparse.Namespace, processes: Processes) -> Callable[[str], None]:
+    """Tells the user what was found; only the first process does."""
+    if processes.rank:
+        return lambda _: None
+    return _LOG.info if chosen.output == STANDARD else write
 
 
 def _cluster(
     chosen: argparse.Namespace,
     clusterer: DBSCAN,
-    features: Tensor,
-    groups: Tensor | None,
-    modality: Modality | None,
+    samples: Samples,
+    processes: Processes,
     say: Callable[[str], None],
 ) -> None:
     started = time.perf_counter()
-    clustering = pseudo_labels(
-        features,
-        groups,
-        k1=chosen.k1,
-        k2=chosen.k2,
-        preset=chosen.preset,
-        precision=chosen.precision,
-        clusterer=clusterer,
-        max_memory=chosen.max_memory,
-        progress=shows_bars(chosen),
-    )
+    if processes.size == 1:
+        clustering = pseudo_labels(
+            samples.features,
+            samples.groups,
+            clusterer=clusterer,
+            max_memory=chosen.max_memory,
+            progress=shows_bars(chosen),
+            **distance_of(chosen),
+        )
+    else:
+        clustering = cluster_rows(chosen, clusterer, samples, processes)
     labels = clustering.labels.cpu().numpy()
     seconds = time.perf_counter() - started
+    if processes.rank:
+        return
     summary = replace(clustering.summary(), samples={})  # printed before the work
     say(f"{summary}\n{seconds:.2f} s")
     if chosen.output is None:
         return
+    modality = samples.modality
     preset = PRESETS[_preset(chosen, modality)]
     distance = DistanceOptions(chosen.k1, chosen.k2, preset, chosen.precision)
     names = None if modality is None else modality.names
@@ -236,31 +252,32 @@ def _preset(chosen: argparse.Namespace, modality: Modality | None) -> str:
     return preset
 
 
-def _describe(chosen: argparse.Namespace, features: Tensor, modality: Modality | None) -> str:
-    shape = " x ".join(map(str, features.shape))
+def _describe(chosen: argparse.Namespace, samples: Samples, processes: Processes) -> str:
+    modality = samples.modality
+    shape = " x ".join(map(str, samples.shape))
     groups = "no modality" if modality is None else modality.in_words()
+    where = str(samples.features.device)
+    if processes.size > 1:
+        where += f" in {processes.size} processes"
     return (
-        f"{shape} features ({groups}) on {features.device}; {_preset(chosen, modality)}, "
+        f"{shape} features ({groups}) on {where}; {_preset(chosen, modality)}, "
         f"k1 = {chosen.k1}, k2 = {chosen.k2}, min_samples = {chosen.min_samples}, "
         f"{chosen.precision}{', centered by modality' if chosen.center_modalities else ''}"
     )
 
 
-def _sweep(chosen: argparse.Namespace, features: Tensor, modality: Tensor | None) -> None:
+def _sweep(chosen: argparse.Namespace, samples: Samples) -> None:
     started = time.perf_counter()
     graph = jaccard_graph(
-        features,
-        modality,
+        samples.features,
+        samples.groups,
         max_distance=max(chosen.sweep),
-        k1=chosen.k1,
-        k2=chosen.k2,
-        preset=chosen.preset,
-        precision=chosen.precision,
         max_memory=chosen.max_memory,
         progress=shows_bars(chosen),
+        **distance_of(chosen),
     )
     lines = [f"{'eps':>6}{'clusters':>10}{'spanning':>10}{'noise':>10}{'largest':>10}"]
-    for entry in graph.sweep(chosen.sweep, chosen.min_samples, modality):
+    for entry in graph.sweep(chosen.sweep, chosen.min_samples, samples.groups):
         spanning = "-" if entry.num_spanning is None else str(entry.num_spanning)
         lines.append(
             f"{entry.eps:6g}{entry.num_clusters:10d}{spanning:>10}{entry.num_noise:10d}"

@@ -19,6 +19,7 @@ from mabm._core.arrays import to_readable
 from mabm._core.columns import check_column
 from mabm.cli.files.arrays import ARRAYS, Source, StoredArray, open_arrays
 from mabm.cli.files.modalities import Modality, number_words
+from mabm.cli.files.row_files import RowFiles
 from mabm.cli.files.tables import read_feature_table, read_modality_column
 
 STANDARD: Final = "-"
@@ -76,7 +77,8 @@ def read_features(source: Source, key: str | None) -> tuple[Tensor, Modality | N
 
     Args:
         source: ``.npy`` (memory-mapped, not read at once), ``.npz``, ``.safetensors``, ``.pt``,
-            ``.pth`` or ``.csv``.
+            ``.pth`` or ``.csv``; or a folder of ``.npy`` files, whose rows are those of one matrix,
+            in the order of their names.
         key: Name of the array in files that may have several; ``None`` reads ``features``, or the
             only two-dimensional array.
 
@@ -85,6 +87,10 @@ def read_features(source: Source, key: str | None) -> tuple[Tensor, Modality | N
         OSError: The file cannot be opened.
         ValueError: The file contains something else.
     """
+    if source.path.is_dir():
+        if key is not None:
+            raise ValueError(f"--key must be omitted for {source}, which is a folder; got {key}")
+        return RowFiles.of(source).features(), None
     if source.kind == ".csv":
         if key is not None:
             raise ValueError(f"--key must be omitted for {source}, which is a table; got {key}")
@@ -122,13 +128,17 @@ def read_modality(source: Source) -> Modality:
     Args:
         source: ``.npy``, ``.npz``, ``.safetensors``, ``.pt`` or ``.pth`` (the array ``modality``,
             or the only one), or ``.csv``: the column ``modality``, or the only one, with or without
-            a header.
+            a header; or a folder of ``.npy`` files, one after the other.
 
     Raises:
         ImportError: The extra for ``.safetensors`` is not installed.
         OSError: The file cannot be opened.
         ValueError: The file contains something else.
     """
+    if source.path.is_dir():
+        column = RowFiles.of(source).column()
+        joined = StoredArray(column.dtype.name, column.shape, lambda: column)
+        return _groups(joined, source)
     if source.kind == ".csv":
         return read_modality_column(source)
     if source.kind not in ARRAYS:

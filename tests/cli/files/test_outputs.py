@@ -241,7 +241,7 @@ def test_a_file_that_cannot_be_written_is_told_before_the_work(
     def reached(*_: object) -> None:
         pytest.fail("the features were read")
 
-    monkeypatch.setattr("mabm.cli.commands.cluster.read_features", reached)
+    monkeypatch.setattr("mabm.cli.shares.read_features", reached)
     os.mkfifo("pipe.npy")
     Path("folder.npy").mkdir()
     Path("loop.npy").symlink_to("loop.npy")
