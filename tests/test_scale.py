@@ -1,0 +1,131 @@
+"""Several GPUs on paper: formulas against slow loops, and the page against the formulas."""
+
+import importlib
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import regions
+import torch
+
+GPU = Path(__file__).parents[1] / "benchmarks" / "gpu"
+
+
+@pytest.fixture
+def scale(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(GPU)
+    return importlib.import_module("scale")
+
+
+def case(scale: Any, processes: int, count: int = 4_180_000, dim: int = 256) -> Any:
+    return scale.Case(scale.likely_size(count, dim), processes)
+
+
+@pytest.mark.parametrize("processes", range(1, 10))
+def test_the_half_ring_compares_every_pair_once(scale: Any, processes: int) -> None:
+    """Each process hosts the following shards; of two that are half the ring apart, parts."""
+    rows, pairs, sent = 4, set(), 0
+    shard = [{(p, row) for row in range(rows)} for p in range(processes)]
+    for p in range(processes):
+        for step in range(1, processes // 2 + 1):
+            q = (p + step) % processes
+            own, visiting = shard[p], shard[q]
+            if 2 * step == processes and p < q:
+                own = {row for row in own if row[1] < rows // 2}
+            elif 2 * step == processes:
+                visiting = {row for row in visiting if row[1] >= rows // 2}
+            sent += len(visiting)
+            found = {frozenset((a, b)) for a in own for b in visiting}
+            assert not found & pairs
+            pairs |= found
+    assert len(pairs) == processes * (processes - 1) // 2 * rows**2
+    assert case(scale, processes).steps * rows * processes == sent
+
+
+def test_growth_is_that_of_lists_that_shards_come_to(scale: Any) -> None:
+    width, rows, shards = 6, 500, 5
+    scores = torch.rand(400, shards, rows, generator=torch.Generator().manual_seed(0))
+    kept, entered = scores[:, 0].topk(width).values, float(width)
+    for visitor in scores[:, 1:].unbind(1):
+        entered += float((visitor > kept[:, -1:]).sum(1).float().mean())
+        kept = torch.cat([kept, visitor], 1).topk(width).values
+    assert entered / width == pytest.approx(case(scale, 2 * (shards - 1)).growth, rel=0.03)
+
+
+def test_rows_of_others_are_counted_once(scale: Any) -> None:
+    count, processes, asked = 6000, 4, 3
+    given = case(scale, processes, count)
+    drawn = torch.randint(count, (count // processes * asked,), generator=torch.Generator())
+    foreign = drawn.unique()
+    foreign = foreign[foreign >= count // processes]
+    assert given.foreign(asked) == pytest.approx(len(foreign), rel=0.03)
+
+
+def test_one_process_sends_nothing_and_takes_what_is_predicted_for_one(scale: Any) -> None:
+    one = case(scale, 1)
+    assert {name: part(one) for name, part in scale.WIRE.items()} == dict.fromkeys(scale.WIRE, 0)
+    assert scale.whole_wire(one) == scale.scores_by_request(one) == 0
+    for device in scale._devices():
+        predicted = importlib.import_module("predictions").predicted_stages(one.size, device)
+        taken = sum(scale.computing(one, device))
+        assert taken * 1e3 == pytest.approx(predicted[scale.WHOLE])
+        assert scale.seconds(one, device) == pytest.approx(taken)
+
+
+def test_sums_and_maxima(scale: Any) -> None:
+    given = case(scale, 8)
+    parts = [part(given) for part in scale.WIRE.values()]
+    assert all(parts)
+    assert scale.wire(given) == pytest.approx(sum(parts))
+    # The first process sends the forest to three others, not to seven.
+    assert sum(parts) < scale.whole_wire(given) < 8 * sum(parts)
+    few, many = (replace(given, processes=n) for n in (64, 256))
+    assert scale.memory(many) < scale.memory(few) < scale.memory(given)
+    assert scale.memory(given) <= sum(part(given) for part in scale.MEMORY.values())
+
+
+def test_machines_are_slower_to_reach_than_the_gpus_of_one(scale: Any) -> None:
+    for device in scale._devices():
+        assert scale.link(case(scale, 8), device) > scale.link(case(scale, 9), device)
+    assert {device.name for device in scale._devices()} == set(scale.LINKS)
+
+
+@pytest.mark.parametrize(
+    ("taken", "words"), [(0.5, "0.50 s"), (89, "89.0 s"), (90, "1.50 min"), (2e5, "2.31 days")]
+)
+def test_durations_have_a_fitting_unit(scale: Any, taken: float, words: str) -> None:
+    assert scale._duration(taken) == words
+
+
+def test_the_page_is_current(scale: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """If this fails: python benchmarks/gpu/scale.py."""
+    monkeypatch.setattr(sys, "argv", ["scale.py", "--check"])
+    assert scale.main() == 0
+    text = scale.PAGE.read_text("utf-8")
+    assert {*scale.tables(), "processes"} == set(regions.names(text))
+    assert "does not fit" in text
+    assert not re.search(r"\b(nan|inf)\b", text)
+    # What is written by hand states no figure of a table.
+    prose = regions.REGION.sub("", text)
+    assert re.findall(r"\d[\d.,]* (?:s|ms|min|h|days|GB|TB|MB)\b", prose) == []
+
+    stale = tmp_path / "scale.md"
+    stale.write_text(text.replace("| 4,180,000 |", "| 4 |"))
+    monkeypatch.setattr(scale, "PAGE", stale)
+    assert scale.main() == 1
+    monkeypatch.setattr(sys, "argv", ["scale.py"])
+    assert scale.main() == 0
+    assert stale.read_text() == text
+
+
+def test_a_region_that_is_not_there_is_an_error() -> None:
+    page = "a\n<!-- figures: b -->\nold\n<!-- end of figures -->\nc\n"
+    assert regions.names(page) == ["b"]
+    new = "a\n<!-- figures: b -->\n\nnew\n\n<!-- end of figures -->\nc\n"
+    assert regions.fill(page, {"b": ["new"]}) == new
+    assert regions.fill(page, {}) == page
+    with pytest.raises(KeyError, match="no region named d"):
+        regions.fill(page, {"d": []})
