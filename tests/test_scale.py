@@ -67,7 +67,7 @@ def test_rows_of_others_are_counted_once(scale: Any) -> None:
 def test_one_process_sends_nothing_and_takes_what_is_predicted_for_one(scale: Any) -> None:
     one = case(scale, 1)
     assert {name: part(one) for name, part in scale.WIRE.items()} == dict.fromkeys(scale.WIRE, 0)
-    assert scale.whole_wire(one) == scale.scores_by_request(one) == 0
+    assert scale.whole_wire(one) == 0
     for device in scale._devices():
         predicted = importlib.import_module("predictions").predicted_stages(one.size, device)
         taken = sum(scale.computing(one, device))

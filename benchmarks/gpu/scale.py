@@ -41,6 +41,9 @@ _BETWEEN_MACHINES = 50e9
 # The part of these rates that is assumed.
 _LINK_SHARE = 0.8
 
+# The part of a GPU's memory that results may take; the rest is for its context and for gaps.
+_MEMORY_SHARE = 0.9
+
 # Shards in memory during the ranking: the own one, the one compared with, the one on its way.
 _SHARDS = 3
 # The last step of an even ring compares half as many pairs, by sending all rows of half of the
@@ -49,7 +52,8 @@ _LAST_STEP = 0.75
 # Bytes of an entry of a list: a sample, a row, and an exact score in float64.
 _LIST_ENTRY = 16
 _SCORE, _INDEX, _WEIGHT = 8, 4, 4
-# Arrays of N on each process: parents of the union-find, those of another process, core flags.
+# Arrays of N on each process: compact numbers of samples, and new ones in the making; or parents of
+# the union-find, those of another process, and core flags.
 _BYTES_OF_N = 4 + 4 + 1
 
 
@@ -90,6 +94,11 @@ class Case:
         """
         return 1 + sum(1 / step for step in range(1, self.processes // 2 + 1))
 
+    @property
+    def unlisted(self) -> float:
+        """Members of E(i) that are not in the lists of row i."""
+        return self.counts.members * (1 - self.counts.listed)
+
     def foreign(self, asked: float) -> float:
         """Different rows of other processes among n times ``asked`` random samples."""
         others = self.size.count - self.rows
@@ -112,30 +121,26 @@ def lists_home(case: Case) -> float:
     return case.rows * case.counts.width * (case.growth - 1) * _LIST_ENTRY
 
 
-def second_ring(case: Case) -> float:
-    """4 n D (R - 1): features, for the scores that no list has."""
-    return (case.processes - 1) * case.rows * 4 * case.size.dim
+def scores(case: Case) -> float:
+    """(4 D + 4) for each sample asked for: features, for scores that the row's lists do not have.
 
-
-def scores_by_request(case: Case) -> float:
-    """4 n D for each score of a row that no list has; what could replace the second ring."""
-    missing = case.counts.members * (1 - case.counts.known)
-    return case.rows * missing * (1 - 1 / case.processes) * (4 * case.size.dim + _INDEX)
+    A process asks for N (1 - exp(-a n / N)) samples, less its own, where rows ask for a on average.
+    """
+    return case.foreign(case.unlisted) * (4 * case.size.dim + _INDEX)
 
 
 def fetched(case: Case) -> float:
-    """4 (1.5 K + 2) for each row asked for by lists, 8 + 8 for each entry of those averaged.
+    """4 (2 K + 1) for each sample in the lists, 8 + 8 for each entry of V of those averaged.
 
-    A process asks for N (1 - exp(-a n / N)) rows, less its own, with a = K for lists (ranked and
-    half ones) and a = the number of averaged rows for encodings.
+    Lists, their first halves, and which of these are reciprocal.
     """
     c = case.counts
-    lists = case.foreign(c.width) * _INDEX * (2 + 1.5 * c.width)
+    lists = case.foreign(c.width) * _INDEX * (2 * c.width + 1)
     return lists + case.foreign(c.averaged) * (2 * _INDEX + c.entries * (_INDEX + _WEIGHT))
 
 
 def graph(case: Case) -> float:
-    """At most n (8 + 8 for each entry of V') + N / 8 a step: averaged rows, and bits that ask.
+    """At most (8 + 8 for each entry of V') n + N / 8 a step: averaged rows, and bits that ask.
 
     Only rows that share enough weight with columns of the other shard are sent. The pairs found go
     back, 12 bytes each.
@@ -143,7 +148,7 @@ def graph(case: Case) -> float:
     c = case.counts
     row = 2 * _INDEX + c.expanded * (_INDEX + _WEIGHT)
     pairs = case.rows * c.near / 2 * (1 - 1 / case.processes) * (2 * _INDEX + _WEIGHT)
-    return case.steps * (case.rows * row + case.size.count / 8) + pairs
+    return case.steps * case.rows * row + case.processes // 2 * case.size.count / 8 + pairs
 
 
 def clusters(case: Case) -> float:
@@ -161,7 +166,7 @@ def all_clusters(case: Case) -> float:
 WIRE = {
     "ring": ring,
     "lists home": lists_home,
-    "second ring": second_ring,
+    "scores": scores,
     "fetched rows": fetched,
     "graph": graph,
     "DBSCAN": clusters,
@@ -202,8 +207,13 @@ def ranking(case: Case) -> float:
 
 
 def fetched_rows(case: Case) -> float:
-    """Fetched lists and encodings, as they are sent; lists of min(N, n K) rows at most."""
-    return fetched(case)
+    """(6.5 K + 8) for each sample in the lists, N at most; or 16 + 12 for each entry of V averaged.
+
+    The greater of the two.
+    """
+    c = case.counts
+    lists = (case.rows + case.foreign(c.width)) * (6.5 * c.width + 8)
+    return max(lists, (case.rows + case.foreign(c.averaged)) * (16 + 12 * c.entries))
 
 
 def entries(case: Case) -> float:
@@ -213,7 +223,7 @@ def entries(case: Case) -> float:
 
 
 def of_all_samples(case: Case) -> float:
-    """9 N: two forests of the union-find, core flags."""
+    """9 N: the numbers of all samples on this process; later two forests and core flags."""
     return _BYTES_OF_N * float(case.size.count)
 
 
@@ -233,6 +243,11 @@ def memory(case: Case) -> float:
     own = 4 * case.rows * case.size.dim + ranks(case)
     after = own + fetched_rows(case) + entries(case) + of_all_samples(case)
     return max(shards(case) + ranks(case) + ranking(case), after)
+
+
+def fits(case: Case, device: Device) -> bool:
+    """Whether a process fits on a device."""
+    return memory(case) <= _MEMORY_SHARE * device.memory
 
 
 # Seconds
@@ -289,7 +304,6 @@ def tables() -> dict[str, list[str]]:
         "wire": _wire_table(),
         "memory": _memory_table(),
         "time": _time_table(),
-        "requests": _request_lines(),
     }
 
 
@@ -301,21 +315,12 @@ def _formula_table() -> list[str]:
     return lines
 
 
-def _request_lines() -> list[str]:
-    return [
-        f"- N = {case.size.count:,}, D = {case.size.dim:,}, {case.processes} GPUs: "
-        f"{_bytes(scores_by_request(case))} by request, {_bytes(second_ring(case))} by the ring."
-        for case in cases()
-        if case.size.count == SAMPLES[-1] and case.size.dim == DIMS[0]
-    ]
-
-
 def _count_line() -> list[str]:
     c = cases()[0].counts
     return [
         f"K = {c.width:.0f} in {c.lists:.0f} lists, {c.averaged:.0f} averaged rows. Means per row: "
         f"{c.entries:.1f} entries of V, {c.expanded:.0f} of V', {c.near:.1f} near rows, "
-        f"{c.members * (1 - c.known):.2f} scores that no list has."
+        f"{cases()[0].unlisted:.2f} scores that its lists do not have."
     ]
 
 
@@ -338,8 +343,8 @@ def _memory_table() -> list[str]:
     ]
     for case in cases():
         cells = [_bytes(part(case)) for part in MEMORY.values()]
-        fits = sorted({round(d.memory / 1e9) for d in _devices() if memory(case) < d.memory})
-        words = " and ".join(f"{each} GB" for each in fits) or "none"
+        sizes = sorted({round(device.memory / 1e9) for device in _devices() if fits(case, device)})
+        words = " and ".join(f"{each} GB" for each in sizes) or "none"
         lines.append(
             f"| {_head(case)} | {' | '.join(cells)} | **{_bytes(memory(case))}** | {words} |"
         )
@@ -358,9 +363,7 @@ def _time_table() -> list[str]:
     for case in cases():
         parts = [*computing(case, h200), wire(case) / link(case, h200)]
         totals = [
-            f"**{_duration(seconds(case, device))}**"
-            if memory(case) < device.memory
-            else "does not fit"
+            f"**{_duration(seconds(case, device))}**" if fits(case, device) else "does not fit"
             for device in _devices()
         ]
         cells = [*map(_duration, parts), *totals]
