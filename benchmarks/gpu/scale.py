@@ -12,6 +12,7 @@ predicted by ``work.py`` and ``cards.py``; the rates of networks are in :data:`L
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from dataclasses import dataclass
 from math import exp, log2
@@ -27,7 +28,10 @@ from predictions import likely_size, predicted_ms
 from stages import RANKING, WHOLE
 from work import NEAR_SLOTS, PARTS, TILE, Size
 
+from mabm.distance.screening import screen_peak
+
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "evidence" / "scale.md"
+FIGURES = "scale.json"  # next to the page, by benchmarks/distributed.py
 
 SAMPLES = (4_180_000, 10_000_000, 1_000_000_000)
 DIMS = (2048, 256)
@@ -44,17 +48,15 @@ _LINK_SHARE = 0.8
 # The part of a GPU's memory that results may take; the rest is for its context and for gaps.
 _MEMORY_SHARE = 0.9
 
-# Shards in memory during the ranking: the own one, the one compared with, the one on its way.
-_SHARDS = 3
+# Pieces of a visiting shard; one is compared while the next one arrives (distributed/ranking.py).
+_PIECES = 2
 # The last step of an even ring compares half as many pairs, by sending all rows of half of the
 # shards and half of the rows of the others.
 _LAST_STEP = 0.75
-# Bytes of an entry of a list: a sample, a row, and an exact score in float64.
-_LIST_ENTRY = 16
-_SCORE, _INDEX, _WEIGHT = 8, 4, 4
-# Arrays of N on each process: compact numbers of samples, and new ones in the making; or parents of
-# the union-find, those of another process, and core flags.
-_BYTES_OF_N = 4 + 4 + 1
+# Numbers of samples, weights and distances; exact scores.
+_INDEX, _WEIGHT, _SCORE = 4, 4, 8
+# A ranked neighbor: its number in int64 and its score.
+_RANKED = 16
 
 
 @dataclass(frozen=True)
@@ -86,13 +88,24 @@ class Case:
         return self.processes // 2 - (1 - _LAST_STEP) * even
 
     @property
-    def growth(self) -> float:
-        """Entries that enter a list of K, over K, if shards come one after the other.
+    def sent_home(self) -> float:
+        """New neighbors of a row that its hosts find, over K.
 
-        The own shard fills it. After s shards, the next one has K / s better rows on average:
-        the sum is harmonic.
+        A host sends those that are better than the worst of K that the row's own process knew when
+        the row left: K on average, if it knew one shard. The first piece leaves so. The second one
+        leaves after S visits of first pieces, and finds K / (1 + S/2) at each of S hosts.
         """
-        return 1 + sum(1 / step for step in range(1, self.processes // 2 + 1))
+        return self.steps / _PIECES * (1 + 1 / (1 + self.steps / _PIECES))
+
+    @property
+    def growth(self) -> float:
+        """Entries that enter the lists of a row, over K: by its own process, and from its hosts.
+
+        The own shard fills the lists. After s shards, the next one has K / s better rows on
+        average: the sum is harmonic.
+        """
+        visits = range(1, self.processes // 2 + 1)
+        return 1 + sum(1 / step for step in visits) + self.sent_home
 
     @property
     def unlisted(self) -> float:
@@ -109,69 +122,79 @@ class Case:
 
 
 def ring(case: Case) -> float:
-    """(4 D + 24) n S: features, the group and a threshold for each list, in S steps.
+    """Features, groups and a threshold for each list, of n rows in each step."""
+    row = 4 * case.size.dim + _INDEX + _SCORE * case.counts.lists
+    return case.steps * case.rows * row
 
-    S = R/2, rounded down; the last step of an even ring counts 3/4.
+
+def home(case: Case) -> float:
+    """The new neighbors of visiting rows, and how many there are in each list."""
+    found = case.rows * case.counts.width * case.sent_home * (_INDEX + _SCORE)
+    return found + case.steps * case.rows * case.counts.lists * _INDEX
+
+
+def ranking(case: Case) -> float:
+    """(4 D + 28) n S + 12 n K (S/2 + S / (S + 2)): rows and thresholds; their neighbors come back.
+
+    S = R/2 steps, rounded down; the last step of an even ring counts 3/4.
     """
-    return case.steps * case.rows * (4 * case.size.dim + _SCORE * (1 + case.counts.lists))
+    return ring(case) + home(case)
 
 
-def lists_home(case: Case) -> float:
-    """16 n K (1 + 1/2 + ... + 1/S): new neighbors of visiting rows; 16 n K S at most."""
-    return case.rows * case.counts.width * (case.growth - 1) * _LIST_ENTRY
+def neighbors(case: Case) -> float:
+    """4 (2 K + 3) for each sample in the lists: its list, and its half list twice.
 
-
-def scores(case: Case) -> float:
-    """(4 D + 4) for each sample asked for: features, for scores that the row's lists do not have.
-
-    A process asks for N (1 - exp(-a n / N)) samples, less its own, where rows ask for a on average.
+    A process asks for N (1 - exp(-a n / N)) samples, less its own, where a row asks for a on
+    average; here a = K.
     """
+    return case.foreign(case.counts.width) * _INDEX * (2 * case.counts.width + 3)
+
+
+def encoding(case: Case) -> float:
+    """4 D + 4 for each sample whose score with a row is not in the row's lists."""
     return case.foreign(case.unlisted) * (4 * case.size.dim + _INDEX)
 
 
-def fetched(case: Case) -> float:
-    """4 (2 K + 1) for each sample in the lists, 8 + 8 for each entry of V of those averaged.
-
-    Lists, their first halves, and which of these are reciprocal.
-    """
-    c = case.counts
-    lists = case.foreign(c.width) * _INDEX * (2 * c.width + 1)
-    return lists + case.foreign(c.averaged) * (2 * _INDEX + c.entries * (_INDEX + _WEIGHT))
+def expansion(case: Case) -> float:
+    """8 + 8 for each entry of V, for each sample that is averaged."""
+    row = 2 * _INDEX + case.counts.entries * (_INDEX + _WEIGHT)
+    return case.foreign(case.counts.averaged) * row
 
 
 def graph(case: Case) -> float:
-    """At most (8 + 8 for each entry of V') n + N / 8 a step: averaged rows, and bits that ask.
+    """At most (12 + 8 for each entry of V') n S + N / 8 a step; 12 for each pair found.
 
-    Only rows that share enough weight with columns of the other shard are sent. The pairs found go
-    back, 12 bytes each.
+    Bits ask for columns; only rows that share enough weight with them are sent, and of these only
+    entries in such columns.
     """
     c = case.counts
-    row = 2 * _INDEX + c.expanded * (_INDEX + _WEIGHT)
+    row = 3 * _INDEX + c.expanded * (_INDEX + _WEIGHT)
     pairs = case.rows * c.near / 2 * (1 - 1 / case.processes) * (2 * _INDEX + _WEIGHT)
     return case.steps * case.rows * row + case.processes // 2 * case.size.count / 8 + pairs
 
 
-def clusters(case: Case) -> float:
-    """N + 4 N log2(R): core flags to all others; the forest of the union-find, from the first."""
+def clustering(case: Case) -> float:
+    """N + 4 N log2(R): core flags to all others; from the first process, all roots."""
     flags = case.rows * (case.processes - 1)
     return flags + 4 * case.size.count * log2(case.processes)
 
 
-def all_clusters(case: Case) -> float:
-    """The same of all processes: the union-find goes up the tree and back."""
-    flags = case.size.count * (case.processes - 1)
-    return flags + 2 * 4 * case.size.count * (case.processes - 1)
+def whole_clustering(case: Case) -> float:
+    """Core flags, joined samples up the tree (at most N at each level), roots down the tree."""
+    others = case.processes - 1
+    joined = 2 * _INDEX * case.size.count * log2(case.processes)
+    return case.size.count * others * (1 + _INDEX) + joined
 
 
 WIRE = {
-    "ring": ring,
-    "lists home": lists_home,
-    "scores": scores,
-    "fetched rows": fetched,
+    "ranking": ranking,
+    "neighbors": neighbors,
+    "encoding": encoding,
+    "query expansion": expansion,
     "graph": graph,
-    "DBSCAN": clusters,
+    "clustering": clustering,
 }
-"""Bytes that a process sends, by part."""
+"""Bytes that a process sends, by the stage in which the library counts them."""
 
 
 def wire(case: Case) -> float:
@@ -181,68 +204,78 @@ def wire(case: Case) -> float:
 
 def whole_wire(case: Case) -> float:
     """Bytes that all processes send."""
-    return (wire(case) - clusters(case)) * case.processes + all_clusters(case)
+    return (wire(case) - clustering(case)) * case.processes + whole_clustering(case)
 
 
 # Bytes of memory of a process
 
 
-def shards(case: Case) -> float:
-    """12 n D: the own shard, the one compared with, the one on its way."""
-    return _SHARDS * 4 * case.rows * case.size.dim
+def features(case: Case) -> float:
+    """4 n D, the rows of the process, all the time."""
+    return 4 * case.rows * case.size.dim
 
 
-def ranks(case: Case) -> float:
-    """16 n K: neighbors and their scores."""
-    return _LIST_ENTRY * case.rows * case.counts.width
+def _while_ranking(case: Case) -> float:
+    """8 n D + 48 n K: a copy, visitors that are compared, visitors on their way; lists."""
+    return 2 * features(case) + 3 * _RANKED * case.rows * case.counts.width
 
 
-def ranking(case: Case) -> float:
-    """2 n (D + places of candidates) + 0.3 GB: 8-bit integers of two shards, lists, a tile.
+def of_ranking(case: Case) -> float:
+    """8 n D + 48 n K + 1.5 n (D + 2,960) + 0.3 GB.
 
-    Two lists of 184 candidates take 2,960 bytes a row.
+    A copy of the rows, visitors that are compared, and those on their way; lists; 8-bit integers
+    and 184 candidates a list, for own rows and half a shard; a tile of products.
     """
     places = case.counts.lists * (8 * case.counts.capacity + 8)
-    return 2 * case.rows * (case.size.dim + places) + 4 * TILE**2
+    compared = case.rows * (1 + 1 / _PIECES)
+    return _while_ranking(case) + compared * (case.size.dim + places) + 4 * TILE**2
 
 
-def fetched_rows(case: Case) -> float:
-    """(6.5 K + 8) for each sample in the lists, N at most; or 16 + 12 for each entry of V averaged.
+def of_neighbors(case: Case) -> float:
+    """16 n K + (6.5 K + 8) for each of n + n K samples, N at most; 10 N.
 
-    The greater of the two.
+    Lists, half lists of the samples in them, and compact numbers of all samples.
     """
-    c = case.counts
-    lists = (case.rows + case.foreign(c.width)) * (6.5 * c.width + 8)
-    return max(lists, (case.rows + case.foreign(c.averaged)) * (16 + 12 * c.entries))
+    width = case.counts.width
+    listed = case.rows + case.foreign(width)
+    return _RANKED * case.rows * width + listed * (6.5 * width + 8) + 10 * case.size.count
 
 
-def entries(case: Case) -> float:
-    """(2,148 + 52 for each entry of V') n: own rows and columns, rows compared with, near pairs."""
+def of_graph(case: Case) -> float:
+    """(2,148 + 52 for each entry of V') n + 6 N: own rows and columns, visitors, near pairs."""
     of_own = case.counts.expanded * (8 + 4 + 12 + 12 + 8) + NEAR_SLOTS * 8 + 100
-    return case.rows * (of_own + case.counts.expanded * (_INDEX + _WEIGHT))
+    visitors = case.counts.expanded * (_INDEX + _WEIGHT)
+    return case.rows * (of_own + visitors) + 6 * case.size.count
 
 
-def of_all_samples(case: Case) -> float:
-    """9 N: the numbers of all samples on this process; later two forests and core flags."""
-    return _BYTES_OF_N * float(case.size.count)
+def of_clustering(case: Case) -> float:
+    """12 for each near pair + 25 N: core flags, roots, and numbers of all samples and clusters."""
+    return 12 * case.rows * case.counts.near + 25 * case.size.count
 
 
 MEMORY = {
-    "shards": shards,
-    "ranks": ranks,
-    "ranking": ranking,
-    "fetched rows": fetched_rows,
-    "averaged rows": entries,
-    "of all samples": of_all_samples,
+    "features": features,
+    "ranking": of_ranking,
+    "neighbors": of_neighbors,
+    "graph": of_graph,
+    "clustering": of_clustering,
 }
-"""Bytes of memory of a process, by part; not all at once."""
+"""Bytes of memory of a process: features, and what each stage has beside them."""
 
 
 def memory(case: Case) -> float:
-    """The worse of two moments: the ranking, and the graph with all that was fetched."""
-    own = 4 * case.rows * case.size.dim + ranks(case)
-    after = own + fetched_rows(case) + entries(case) + of_all_samples(case)
-    return max(shards(case) + ranks(case) + ranking(case), after)
+    """Features, and the stage that takes most."""
+    own, *stages = (part(case) for part in MEMORY.values())
+    return own + max(stages)
+
+
+def memory_on_cpu(case: Case) -> float:
+    """The same on a CPU, beyond the features: its ranking has lists of other sizes."""
+    c = case.counts
+    widths = [round(c.width / c.lists)] * round(c.lists)
+    compared = round(case.rows * (1 + 1 / _PIECES))
+    ranked = _while_ranking(case) + screen_peak(compared, case.size.dim, widths)
+    return max(ranked, of_neighbors(case), of_graph(case), of_clustering(case))
 
 
 def fits(case: Case, device: Device) -> bool:
@@ -299,12 +332,45 @@ def cases() -> list[Case]:
 def tables() -> dict[str, list[str]]:
     """The lines of each region of the page."""
     return {
+        "compared": _compared_table(),
         "formulas": _formula_table(),
         "counts": _count_line(),
         "wire": _wire_table(),
         "memory": _memory_table(),
         "time": _time_table(),
     }
+
+
+def _compared_table() -> list[str]:
+    """What was counted and measured on one machine, and the formulas for the same inputs."""
+    path = PAGE.with_name(FIGURES)
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"] if path.exists() else []
+    rows: dict[str, list[str]] = {name: [] for name in (*WIRE, "**sent in all**", "**memory**")}
+    heads = []
+    for cell in cells:
+        for found in cell["rounds"][0].values():
+            if len(found) == 1:
+                continue
+            case = Case(likely_size(cell["samples"], cell["dim"]), len(found))
+            heads.append(f"N = {cell['samples']:,}, R = {len(found)}")
+            for name, part in WIRE.items():
+                counted = max(record["sent"].get(name, 0) for record in found)
+                rows[name].append(_beside(counted, part(case)))
+            counted = sum(sum(record["sent"].values()) for record in found)
+            rows["**sent in all**"].append(_beside(counted, whole_wire(case)))
+            peak = max(record["peak"] for record in found)
+            rows["**memory**"].append(_beside(peak, memory_on_cpu(case)))
+    if not heads:
+        return ["*Not measured yet.*"]
+    return [
+        f"| measured, by formula | {' | '.join(heads)} |",
+        "|---|" + "---|" * len(heads),
+        *(f"| {name} | {' | '.join(row)} |" for name, row in rows.items()),
+    ]
+
+
+def _beside(measured: float, formula: float) -> str:
+    return f"{digits(measured / 1e6)}, {digits(formula / 1e6)} MB"
 
 
 def _formula_table() -> list[str]:
