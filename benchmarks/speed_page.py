@@ -11,8 +11,8 @@ ratios, which are taken within rounds, because rounds on a shared machine differ
 
 ``docs/evidence/speed.json`` keeps every figure of the page. A round that it has is not measured
 again, unless ``--again`` says so, or the machine, a library or the number of threads is another
-one. The page's text is left as it stands: only what lies between two comments of
-``speed_tables.py`` is replaced. faiss is measured if it is installed (``pip install faiss-cpu``);
+one. The page's text is left as it stands: only its regions (``regions.py``) are replaced.
+faiss is measured if it is installed (``pip install faiss-cpu``);
 pictures need matplotlib. Memory and the use of the processor are read from ``/proc``, so it runs
 on Linux alone.
 """

@@ -1,21 +1,18 @@
 """The tables of docs/evidence/speed.md, in Markdown that a forge shows too.
 
-The page has regions that begin with a comment, ``<!-- figures: NAME -->``, and end with another,
-``<!-- end of figures -->``. ``fill`` replaces what lies between them.
+``fill`` replaces the page's regions (``regions.py``).
 """
 
-import re
 from collections.abc import Callable
 from typing import Any
 
 import machine
+import regions
 from features import KINDS
 from figures import STAGES, Found, Spread, digits, exponent
 from plan import PRODUCTS, Plan
 from rankings import missing
 from routes import SMALL
-
-REGION = re.compile(r"<!-- figures: (?P<name>[\w-]+) -->\n.*?<!-- end of figures -->", re.DOTALL)
 
 _NOT_YET = "*Not measured yet.*"
 _FOLLOWS = {"dense": "dense route", "sparse": "SciPy-sparse route"}
@@ -40,15 +37,10 @@ def fill(text: str, plan: Plan, figures: Figures, drawn: list[str]) -> str:
     Raises:
         KeyError: The page has a region that nothing writes.
     """
-
-    def write(region: re.Match[str]) -> str:
-        name = region["name"]
-        lines = "\n".join(REGIONS[name](plan, figures))
-        if name in drawn:
-            lines += f"\n\n![{_PICTURES[name]}](../pictures/speed_{name}.png)"
-        return f"<!-- figures: {name} -->\n\n{lines}\n\n<!-- end of figures -->"
-
-    return REGION.sub(write, text)
+    written = {name: REGIONS[name](plan, figures) for name in regions.names(text)}
+    for name in drawn:
+        written[name] += ["", f"![{_PICTURES[name]}](../pictures/speed_{name}.png)"]
+    return regions.fill(text, written)
 
 
 def _machine(plan: Plan, figures: Figures) -> list[str]:

@@ -59,7 +59,7 @@ copybutton_prompt_is_regexp = True
 sphinx_gallery_conf = {
     "examples_dirs": "examples",
     "gallery_dirs": "gallery",
-    "filename_pattern": r"\.py$",
+    "filename_pattern": r"(?<!several_processes)\.py$",  # that one reads files of its user
     "doc_module": ("mabm",),
     "reference_url": {"mabm": None},
     "show_memory": False,

@@ -11,6 +11,7 @@ import dense_route
 import numpy as np
 import pytest
 import rankings
+import regions
 import routes
 import sparse_route
 import speed_page
@@ -203,7 +204,7 @@ def test_the_page_tells_what_differs_and_what_failed(
 
 def test_all_figures_of_the_page_are_written_by_the_command() -> None:
     text = PAGE.read_text("utf-8")
-    assert sorted(speed_tables.REGION.findall(text)) == sorted(speed_tables.REGIONS)
-    prose = speed_tables.REGION.sub("", text)
+    assert sorted(regions.names(text)) == sorted(speed_tables.REGIONS)
+    prose = regions.REGION.sub("", text)
     assert re.findall(r"\d[\d.,]* (?:s|ms|GB|MB|%|times|seconds|minutes)\b", prose) == []
     assert re.findall(r"\d\.\d+", prose) == ["0.6"]  # eps

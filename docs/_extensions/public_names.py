@@ -16,6 +16,7 @@ PACKAGES = (
     "mabm.compat",
     "mabm.data",
     "mabm.demo",
+    "mabm.distributed",
     "mabm.evaluation",
     "mabm.models",
     "mabm.train",

@@ -65,7 +65,7 @@ SMALL_DRAWINGS = ["data.height=24", "data.width=24", "data.identities=none", "da
 SMALL_ENCODER = ["model.name=small", "model.weights=emoji_xm", "run.report=false"]
 
 # A command of mabm alone on its line, not what it prints.
-RUNS = re.compile(rf"(mabm ({'|'.join(COMMANDS)})|torchrun )[^|>&;]*$")
+RUNS = re.compile(rf"(mabm ({'|'.join(COMMANDS)})|torchrun .*-m mabm )[^|>&;]*$")
 
 # Something that a command's output must say.
 SAYS = {

@@ -10,6 +10,7 @@ import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 GAP = EXAMPLES / "clusters_across_a_gap.py"
+SHARED = EXAMPLES / "several_processes.py"  # which reads files: test_several_processes.py
 
 
 def run_example(script: Path, folder: Path, *arguments: str) -> str:
@@ -26,7 +27,9 @@ def run_example(script: Path, folder: Path, *arguments: str) -> str:
 
 @pytest.mark.slow
 @pytest.mark.needs("matplotlib", "tqdm")
-@pytest.mark.parametrize("script", sorted(set(EXAMPLES.glob("*.py")) - {GAP}), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "script", sorted({*EXAMPLES.glob("*.py")} - {GAP, SHARED}), ids=lambda p: p.stem
+)
 def test_an_example_runs(script: Path, tmp_path: Path) -> None:
     assert run_example(script, tmp_path)
 
