@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from mabm._core.arguments import shown
 from mabm._core.columns import Samples, check_samples, in_order
 from mabm.distance.options import DistanceOptions, check_precision
 from mabm.distance.presets import DEFAULT_K2, Preset, resolve_preset
-from mabm.distributed.agreement import meet
+from mabm.distributed.agreement import Ready
+from mabm.distributed.meeting import meet
 from mabm.distributed.shards import Shard
 from mabm.distributed.team import Team
 
@@ -73,41 +73,43 @@ def open_call(
         mabm.distributed.ProcessError: A process did not come, or was lost on the way.
     """
 
-    def prepare() -> tuple[tuple[Samples, DistanceOptions], dict[str, str], dict[str, Any]]:
+    def prepare() -> Ready[tuple[Samples, DistanceOptions]]:
         samples = check_samples(features, modality)
         if not isinstance(check_precision(precision), str):
             raise ValueError(
                 'precision must be "exact" or "fast" on several processes, got a search: '
                 f"{shown(precision)}"
             )
-        num_groups = None if samples.groups is None else 1
+        num_groups = None if modality is None else 1
         options = _resolve(k1, k2, preset, precision, num_groups)
         x: Any = features
-        agreed: dict[str, object] = {
+        agreed = {
             "dtype of features": str(x.dtype).removeprefix("torch."),
             "number of dimensions D": samples.features.shape[1],
-            "device type of features": samples.features.device.type,
-            "modality": "none" if modality is None else "given",
+            "modality": "None" if modality is None else "one",
             "preset": options.preset,
             "k1": options.k1,
             "k2": options.k2,
             "precision": options.precision,
             **more,
         }
-        words = {argument: shown(value) for argument, value in agreed.items()}
-        return (samples, options), words, _facts(samples)
+        return Ready(agreed, _facts(samples), samples.features.device, (samples, options))
 
-    with meet(name, group, timeout, prepare) as (team, (samples, options), facts):
-        groups, names, sizes = _join_groups(samples, facts)
-        counts = tuple(each["count"] for each in facts)
-        if sum(counts) > _MOST_SAMPLES:
-            raise ValueError(
-                f"features must have at most {_MOST_SAMPLES} rows on all processes together, got "
-                f"{sum(counts)}"
-            )
-        shard = Shard(samples.features, groups, team.rank, counts, sizes)
-        num_groups = None if groups is None else max(len(sizes), 1)
-        yield Call(team, shard, names, options.for_groups(num_groups))
+    def check(facts: list[dict[str, Any]]) -> None:
+        sizes = _learn(facts, modality is not None)[2]
+        num_groups = None if modality is None else max(len(sizes), 1)
+        _resolve(k1, k2, preset, precision, num_groups)
+
+    with meet(name, group, timeout, prepare, check) as meeting:
+        samples, options = meeting.own
+        counts, names, sizes = _learn(meeting.facts, modality is not None)
+        groups = samples.groups
+        if groups is not None and names is not None and samples.group_names is not None:
+            number_of = {word: number for number, word in enumerate(names)}
+            numbers = [number_of[word] for word in samples.group_names]
+            groups = torch.tensor(numbers, dtype=torch.int64, device=groups.device)[groups]
+        shard = Shard(samples.features, groups, meeting.team.rank, counts, sizes)
+        yield Call(meeting.team, shard, names, options)
 
 
 def _resolve(
@@ -121,34 +123,38 @@ def _resolve(
 
 
 def _facts(samples: Samples) -> dict[str, Any]:
-    """What the others must know: the number of rows, and the groups with their numbers of rows.
-
-    Groups are words or integers; ``None`` if there is no row to tell.
-    """
-    count, groups = len(samples.features), None
-    if samples.groups is not None and count:
+    """The number of rows, and the groups among them with their sizes: integers, or words."""
+    groups: list[tuple[Any, int]] = []
+    if samples.groups is not None and len(samples.groups):
         values, sizes = torch.unique(samples.groups, return_counts=True)
         found = dict(zip(values.tolist(), sizes.tolist(), strict=True))
-        if samples.group_names is not None:
-            found = {name: found.get(number, 0) for number, name in enumerate(samples.group_names)}
         groups = list(found.items())
-    return {"count": count, "groups": groups}
+        if samples.group_names is not None:
+            groups = [(name, found.get(n, 0)) for n, name in enumerate(samples.group_names)]
+    return {"count": len(samples.features), "groups": groups}
 
 
-def _join_groups(
-    samples: Samples, facts: list[dict[str, Any]]
-) -> tuple[Tensor | None, tuple[str, ...] | None, dict[int, int]]:
-    """The groups of these rows by common numbers, their names, and the sizes of all groups.
+def _learn(
+    facts: list[dict[str, Any]], has_groups: bool
+) -> tuple[tuple[int, ...], tuple[str, ...] | None, dict[int, int]]:
+    """The numbers of rows of all processes, the names of all groups and their sizes.
 
     Raises:
         TypeError: Some processes have words, and others integers.
+        ValueError: There are too many samples.
     """
-    if samples.groups is None:
-        return None, None, {0: sum(each["count"] for each in facts)}
+    counts = tuple(each["count"] for each in facts)
+    total = sum(counts)
+    if total > _MOST_SAMPLES:
+        raise ValueError(
+            f"features must have at most {_MOST_SAMPLES} rows on all processes together, got {total}"
+        )
+    if not has_groups:
+        return counts, None, {0: total}
     sizes: Counter[Any] = Counter()
     kinds: dict[type, int] = {}
     for rank, each in enumerate(facts):
-        for value, size in each["groups"] or ():
+        for value, size in each["groups"]:
             sizes[value] += size
             kinds.setdefault(type(value), rank)
     if len(kinds) > 1:
@@ -157,13 +163,6 @@ def _join_groups(
             f"on process {kinds[str]} and integers on process {kinds[int]}"
         )
     if str not in kinds:
-        return samples.groups, None, {value: sizes[value] for value in sorted(sizes)}
+        return counts, None, {value: sizes[value] for value in sorted(sizes)}
     names = tuple(sorted(sizes, key=in_order))
-    numbers = {name: number for number, name in enumerate(names)}
-    table = torch.tensor(
-        [numbers[name] for name in samples.group_names or ()],
-        dtype=torch.int64,
-        device=samples.groups.device,
-    )
-    groups = table[samples.groups] if len(samples.groups) else samples.groups
-    return groups, names, {number: sizes[name] for name, number in numbers.items() if sizes[name]}
+    return counts, names, {n: sizes[name] for n, name in enumerate(names) if sizes[name]}

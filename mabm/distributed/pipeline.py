@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -24,11 +23,12 @@ from mabm.distance.graph import (
 from mabm.distance.jaccard import advise_on_k1
 from mabm.distance.options import Precision
 from mabm.distance.presets import DEFAULT_K1, DEFAULT_K2, Preset
-from mabm.distributed.agreement import meet
+from mabm.distributed.agreement import Ready
 from mabm.distributed.calls import Call, open_call
 from mabm.distributed.clustering import label_shard
 from mabm.distributed.encoding import encode_shard, expand_shard
 from mabm.distributed.graph import prune_shard
+from mabm.distributed.meeting import meet
 from mabm.distributed.neighbors import find_neighbors_of_shard
 from mabm.distributed.ranking import rank_shards
 from mabm.distributed.records import ShardGraph, ShardRanking
@@ -229,30 +229,38 @@ def dbscan(
         [0, 0, 0, 0, 1, 1, 1, 1]
     """
 
-    def prepare() -> tuple[tuple[Any, float, int], dict[str, str], dict[str, Any]]:
+    def prepare() -> Ready[tuple[NeighborGraph[Tensor], float, int]]:
         check_instance("graph", graph, ShardGraph)
-        radius = check_radius(eps, graph.max_distance)
-        least = check_min_samples(min_samples)
         own = graph.in_tensors()
         agreed = {
-            "eps": radius,
-            "min_samples": least,
+            "eps": check_radius(eps, graph.max_distance),
+            "min_samples": check_min_samples(min_samples),
             "graph.max_distance": graph.max_distance,
             "graph.num_samples": graph.num_samples,
-            "device type of graph": own.indices.device.type,
         }
         facts = {"count": len(graph), "first": graph.first_row}
-        return (own, radius, least), {name: str(value) for name, value in agreed.items()}, facts
+        arguments = own, agreed["eps"], int(agreed["min_samples"])
+        return Ready(agreed, facts, own.indices.device, arguments)
 
-    with meet("dbscan", group, timeout, prepare) as (team, (own, radius, least), facts):
-        counts = tuple(each["count"] for each in facts)
-        begins = [sum(counts[:rank]) for rank in range(len(counts))]
-        if begins != [each["first"] for each in facts] or sum(counts) != graph.num_samples:
+    def check(facts: list[dict[str, int]]) -> None:
+        total = 0
+        for rank, each in enumerate(facts):
+            if each["first"] != total:
+                raise ValueError(
+                    "graph must be what jaccard_graph gave to each process of the group, got rows "
+                    f"from {each['first']} on instead of {total} on process {rank}"
+                )
+            total += each["count"]
+        if total != graph.num_samples:
             raise ValueError(
-                "graph must be the part that jaccard_graph returned to this process in this group, "
-                f"got parts of {list(counts)} rows of {graph.num_samples} samples"
+                f"graph must be what jaccard_graph gave to each process of the group, got {total} "
+                f"rows in all for {graph.num_samples} samples"
             )
-        nothing = torch.empty((len(graph), 0), device=own.indices.device)
-        shard = Shard(nothing, None, team.rank, counts, {0: graph.num_samples})
-        labels = label_shard(team, shard, own, radius, least)[0]
+
+    with meet("dbscan", group, timeout, prepare, check) as meeting:
+        own, radius, least = meeting.own
+        counts = tuple(each["count"] for each in meeting.facts)
+        nothing = torch.empty((len(graph), 0), dtype=torch.float32, device=own.indices.device)
+        shard = Shard(nothing, None, meeting.team.rank, counts, {0: graph.num_samples})
+        labels = label_shard(meeting.team, shard, own, radius, least)[0]
     return like(labels, graph.indices)
