@@ -5,11 +5,13 @@ All functions give the bits that one process gives for all rows, for any number 
 split of the rows.
 """
 
+from mabm.distributed.errors import ProcessError
 from mabm.distributed.pipeline import dbscan, jaccard_graph, rank_neighbors
 from mabm.distributed.pseudo_labels import pseudo_labels
 from mabm.distributed.records import ShardGraph, ShardLabels, ShardRanking
 
 __all__ = [
+    "ProcessError",
     "ShardGraph",
     "ShardLabels",
     "ShardRanking",

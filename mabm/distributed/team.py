@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 
@@ -84,28 +83,3 @@ class Team:
 
     def _start(self, sent: Tensor, to: int, source: int, into: Tensor) -> Transfer:
         raise NotImplementedError
-
-
-class GroupTeam(Team):
-    """The processes of a group of ``torch.distributed``."""
-
-    def __init__(self, group: dist.ProcessGroup | None) -> None:
-        super().__init__(dist.get_rank(group), dist.get_world_size(group))
-        self._group = group
-
-    def _start(self, sent: Tensor, to: int, source: int, into: Tensor) -> Transfer:
-        works: list[Any] = []
-        if sent.numel():
-            works.append(dist.isend(sent, group=self._group, group_dst=to))
-        if into.numel():
-            works.append(dist.irecv(into, group=self._group, group_src=source))
-        return _Works(works, sent)
-
-
-class _Works:
-    def __init__(self, works: list[Any], sent: Tensor) -> None:
-        self._works, self._sent = works, sent  # which must live until it is sent
-
-    def wait(self) -> None:
-        for work in self._works:
-            work.wait()

@@ -18,7 +18,6 @@ from mabm.distance.encoding import encode, expand
 from mabm.distance.jaccard import prune, resolve_options
 from mabm.distance.neighbors import find_neighbors
 from mabm.distance.ranking import rank
-from mabm.distributed import encoding, halves, neighbors
 from mabm.distributed.clustering import cluster_shard
 from mabm.distributed.encoding import encode_shard, expand_shard
 from mabm.distributed.graph import prune_shard

@@ -1,0 +1,117 @@
+"""The team of the processes of a group of ``torch.distributed``, for one call."""
+
+from __future__ import annotations
+
+import threading
+from concurrent import futures
+from queue import SimpleQueue
+from typing import Any, TypeAlias
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from mabm.distributed.call import Call
+from mabm.distributed.link import Link, connect
+from mabm.distributed.team import Team
+
+_PAUSE = 0.2
+"""Seconds after which a process that waits looks again whether the call has failed."""
+
+_Waits: TypeAlias = "SimpleQueue[tuple[Link, list[Any], futures.Future[None]] | None]"
+
+
+class GroupTeam(Team):
+    """The processes of one call, joined by connections of their own.
+
+    Waits run in a thread, so that this one notices an interruption, and that another process has
+    failed. Whatever holds on to a work keeps its connection open, also a frame of a traceback. So
+    works are in ``_works`` alone, or with the thread.
+    """
+
+    def __init__(self, call: Call, group: dist.ProcessGroup, device: torch.device) -> None:
+        super().__init__(call.rank, call.size)
+        self._call = call
+        self._works: dict[int, list[Any]] = {}
+        self._num_transfers = 0
+        cause = None
+        try:
+            self._link = connect(call.board.link_store(), group, call.seconds, device)
+        except RuntimeError as error:
+            cause = error.with_traceback(None)  # whose frames hold the backend
+        if cause is not None:
+            raise call.explain([], cause)
+        self._waits: _Waits = SimpleQueue()
+        threading.Thread(
+            target=_wait_for_each, args=(self._waits,), daemon=True, name="mabm transfers"
+        ).start()
+
+    def close(self) -> None:
+        """Closes the connections, whatever is under way."""
+        self._waits.put(None)
+        self._link.close()
+        for works in self._works.values():
+            works.clear()
+
+    def _start(self, sent: Tensor, to: int, source: int, into: Tensor) -> _Arrival:
+        self._call.check_abort()
+        sent = sent.to(self._link.device)
+        received = torch.empty_like(into, device=self._link.device)
+        if into.device == received.device:
+            received = into
+        self._num_transfers += 1
+        works = self._works[self._num_transfers] = []
+        try:
+            works += self._link.start(sent, to, received, source)
+        except RuntimeError as error:
+            raise self._call.explain([to, source], error) from None
+        return _Arrival(self, self._num_transfers, sent, received, into)
+
+    def finish(self, number: int) -> None:
+        """Waits for a transfer."""
+        works = self._works[number]
+        while works:
+            peer, *wait = works.pop(0)
+            self._call.board.state = {"stage": self._stage, "waits_for": peer}
+            self._wait(peer, wait)
+        del self._works[number]
+        self._call.board.state = {"stage": self._stage}
+
+    def _wait(self, peer: int, wait: list[Any]) -> None:
+        done: futures.Future[None] = futures.Future()
+        self._waits.put((self._link, wait, done))
+        while not done.done():
+            futures.wait([done], _PAUSE)
+            self._call.check_abort()
+        error = done.exception()
+        if isinstance(error, RuntimeError):
+            raise self._call.explain([peer], error)
+        done.result()
+
+
+class _Arrival:
+    """A transfer under way; its tensors must live until it ends."""
+
+    def __init__(
+        self, team: GroupTeam, number: int, sent: Tensor, received: Tensor, into: Tensor
+    ) -> None:
+        self._team, self._number = team, number
+        self._sent, self._received, self._into = sent, received, into
+
+    def wait(self) -> None:
+        self._team.finish(self._number)
+        if self._received is not self._into:
+            self._into.copy_(self._received)
+
+
+def _wait_for_each(waits: _Waits) -> None:
+    """Waits for works, until told to end; empties their lists, so that nobody holds on to them."""
+    while (task := waits.get()) is not None:
+        link, works, done = task
+        try:
+            while works:
+                link.wait(works.pop())
+            done.set_result(None)
+        except BaseException as error:
+            done.set_exception(error.with_traceback(None))
+        del task, link, works, done
