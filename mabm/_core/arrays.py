@@ -214,8 +214,14 @@ def check_matrix(tensor: Tensor, name: str) -> None:
         raise ValueError(f"{name} must have at most {MOST_SAMPLES} rows, got {tensor.shape[0]}")
 
 
-def check_finite(tensor: Tensor, name: str) -> None:
-    """Raises ValueError with the first row of (N, D) that is not finite; reads all values."""
+def check_finite(tensor: Tensor, name: str, first_row: int = 0) -> None:
+    """Raises ValueError with the first row of (N, D) that is not finite; reads all values.
+
+    Args:
+        tensor: (N, D) floating point.
+        name: Name of the argument in messages.
+        first_row: Number of the first of these rows in messages.
+    """
     if not len(tensor):
         return
     # Both are NaN if a number is: one read tells, and only a fault is looked for.
@@ -225,7 +231,9 @@ def check_finite(tensor: Tensor, name: str) -> None:
     finite = torch.cat([torch.isfinite(block).all(dim=1) for block in row_blocks(tensor)])
     bad = torch.nonzero(~finite).flatten()
     more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
-    raise ValueError(f"{name} must be finite in float32, got NaN or Inf in row {bad[0]}{more}")
+    raise ValueError(
+        f"{name} must be finite in float32, got NaN or Inf in row {first_row + int(bad[0])}{more}"
+    )
 
 
 def check_device(tensor: Tensor, name: str) -> None:

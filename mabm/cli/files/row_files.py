@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mabm._core.arrays import to_readable
+from mabm._core.arrays import check_finite, row_blocks, to_readable
 from mabm.cli.files.arrays import Source, StoredArray, open_arrays, suffix_of
 
 _FLOATS = ("float16", "float32", "float64")
@@ -72,16 +72,18 @@ class RowFiles:
 
         Raises:
             ValueError: A file contains something else than floating-point features, or another D
-                than the first one.
+                than the first one; or a row that is read is not finite.
         """
         self._check_features()
         first, last, _ = (rows or slice(None)).indices(len(self))
         parts, end = [], 0
-        for array, count in zip(self.arrays, self.counts, strict=True):
+        for file, array, count in zip(self.files, self.arrays, self.counts, strict=True):
             begin, end = end, end + count
             if max(first, begin) < min(last, end):
-                part = array.read()[max(first - begin, 0) : last - begin]
-                parts.append(to_readable(part, "features"))
+                start = max(first - begin, 0)
+                part = to_readable(array.read()[start : last - begin], "features")
+                _check_finite(part, file, start)
+                parts.append(part)
         if len(parts) == 1:
             return parts[0]
         joined = torch.empty(last - first, self.arrays[0].shape[1], dtype=torch.float32)
@@ -139,6 +141,13 @@ class RowFiles:
                 raise ValueError(
                     f"{file} must have {of_features} values, one per row of features, got {count}"
                 )
+
+
+def _check_finite(part: Tensor, file: Source, start: int) -> None:
+    """Names the file and its row, which the checks of the library cannot know."""
+    for block in row_blocks(part):
+        check_finite(block.float(), str(file), start)
+        start += len(block)
 
 
 def _order(name: str) -> tuple[list[str | int], str]:
