@@ -58,7 +58,8 @@ STABLE_TORCH_LIBRARY(mabm, m) {
   m.def(
       "rank_exactly(Tensor features, Tensor rows, Tensor groups, Tensor list_of_group, "
       "int[] widths, bool euclidean) -> (Tensor ranks, Tensor scores)");
-  m.def("reciprocal_mask(Tensor ranks) -> Tensor");
+  // Of all rows, or of some of them.
+  m.def("reciprocal_mask(Tensor ranks, Tensor? rows=None) -> Tensor");
   m.def(
       "expand_neighbors(Tensor ranks, Tensor mask, Tensor? half_ranks, Tensor? half_mask) "
       "-> (Tensor indptr, Tensor indices)");

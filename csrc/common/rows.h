@@ -20,6 +20,16 @@ struct Rows {
   MABM_HOST_DEVICE int64_t end(int64_t row) const { return indptr[row + 1]; }
 };
 
+// Numbers of B rows; null for the first B.
+struct ChosenRows {
+  int64_t count;
+  const int64_t* rows;
+
+  MABM_HOST_DEVICE int64_t operator[](int64_t number) const {
+    return rows == nullptr ? number : rows[number];
+  }
+};
+
 // Neighbor lists, `width` columns a row, with a mask over them: the members of a row are its
 // masked entries.
 struct MaskedRanks {

@@ -9,30 +9,31 @@ namespace mabm {
 
 constexpr int kMaskThreads = 256;
 
-// mask[i, m]: ranks[i, m] = j is present and i is in ranks[j]. One warp per row.
-static __global__ void reciprocal_mask_kernel(const int64_t* ranks, int64_t num_rows, int64_t width,
-                                              bool* mask) {
-  const int64_t row = global_warp();
-  if (row >= num_rows) {
+// mask[b, m]: ranks[i, m] = j, i = chosen[b], is present and i is in ranks[j]. One warp per row.
+static __global__ void reciprocal_mask_kernel(const int64_t* ranks, ChosenRows chosen,
+                                              int64_t width, bool* mask) {
+  const int64_t number = global_warp();
+  if (number >= chosen.count) {
     return;
   }
-  for (int64_t column = row * width; column < (row + 1) * width; ++column) {
-    const int64_t other = ranks[column];
+  const int64_t row = chosen[number];
+  for (int64_t column = 0; column < width; ++column) {
+    const int64_t other = ranks[row * width + column];
     bool is_listed = false;
     for (int64_t at = lane_index(); other >= 0 && at < width; at += kWarpSize) {
       is_listed = is_listed || ranks[other * width + at] == row;
     }
     is_listed = __any_sync(kFullWarp, is_listed);
     if (lane_index() == 0) {
-      mask[column] = is_listed;
+      mask[number * width + column] = is_listed;
     }
   }
 }
 
-inline cudaError_t launch_reciprocal_mask(const int64_t* ranks, int64_t num_rows, int64_t width,
-                                          bool* mask, cudaStream_t stream) {
-  return launch(reciprocal_mask_kernel, blocks_for(num_rows, kMaskThreads / kWarpSize),
-                kMaskThreads, 0, stream, ranks, num_rows, width, mask);
+inline cudaError_t launch_reciprocal_mask(const int64_t* ranks, const ChosenRows& chosen,
+                                          int64_t width, bool* mask, cudaStream_t stream) {
+  return launch(reciprocal_mask_kernel, blocks_for(chosen.count, kMaskThreads / kWarpSize),
+                kMaskThreads, 0, stream, ranks, chosen, width, mask);
 }
 
 constexpr int kExpandThreads = 256;

@@ -251,6 +251,17 @@ inline void check_ranks(const Tensor& ranks, const char* name, int64_t num_sampl
   check_range<int64_t>(ranks, name, -1, num_samples);
 }
 
+inline ChosenRows check_reciprocal_mask(const Tensor& ranks, const std::optional<Tensor>& rows) {
+  check_ranks(ranks, "ranks", ranks.size(0));
+  if (!rows.has_value()) {
+    return {ranks.size(0), nullptr};
+  }
+  check_same_device(ranks, {&*rows});
+  check_tensor<int64_t>(*rows, "rows", 1);
+  check_range<int64_t>(*rows, "rows", 0, ranks.size(0));
+  return {rows->numel(), read<int64_t>(*rows)};
+}
+
 inline MaskedRanks read_masked(const Tensor& ranks, const Tensor& mask, const char* name,
                                int64_t num_samples) {
   check_same_device(ranks, {&mask});

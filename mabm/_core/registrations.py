@@ -145,8 +145,9 @@ def rank_exactly(
 
 
 @_fake
-def reciprocal_mask(ranks: Tensor) -> Tensor:
-    return ranks.new_empty(ranks.shape, dtype=torch.bool)
+def reciprocal_mask(ranks: Tensor, rows: Tensor | None = None) -> Tensor:
+    count = ranks.shape[0] if rows is None else rows.shape[0]
+    return ranks.new_empty((count, ranks.shape[1]), dtype=torch.bool)
 
 
 @_fake

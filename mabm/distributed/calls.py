@@ -147,7 +147,8 @@ def _learn(
     total = sum(counts)
     if total > _MOST_SAMPLES:
         raise ValueError(
-            f"features must have at most {_MOST_SAMPLES} rows on all processes together, got {total}"
+            f"features must have at most {_MOST_SAMPLES} rows on all processes together, got "
+            f"{total}"
         )
     if not has_groups:
         return counts, None, {0: total}

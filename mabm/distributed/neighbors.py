@@ -19,9 +19,6 @@ from mabm.distributed.numbering import Numbering
 from mabm.distributed.shards import Shard
 from mabm.distributed.team import Team
 
-# Numbers that are compared at a time to see which neighbors are reciprocal.
-_COMPARED = 1 << 22
-
 
 def find_neighbors_of_shard(
     team: Team, shard: Shard, ranking: Ranking[Tensor], work: Work = QUIET
@@ -43,37 +40,28 @@ def find_neighbors_of_shard(
         running_ops(f"finding the neighbors of {len(shard)} samples", "lower k1"),
     ):
         ranks = ranking.ranks
-        near = Numbering(shard.total, ranks)
-        fetch = Fetch(team, shard, near.samples)
         own = torch.arange(shard.first, shard.first + len(shard), device=ranks.device)
-        mask = _is_reciprocal(ranks, own, near, fetch.rows(ranks.to(torch.int32)))
+        near = Numbering(shard.total, ranks, own)
+        fetch = Fetch(team, shard, near.samples)
+        mask = _is_reciprocal(fetch, near, own, ranks)
         half = half_list(ranking)
-        if half is None:
-            halves = ranks.new_full((len(near), 0), -1, dtype=torch.int32)
-        else:
-            listed = fetch.rows(half.to(torch.int32))
-            kept = half.where(_is_reciprocal(half, own, near, listed), -1)
-            del listed
-            halves = fetch.rows(kept.to(torch.int32))
-        return _expand(ranks, mask, near, halves, shard.total)
+        kept = ranks[:, :0]
+        if half is not None:
+            kept = half.where(_is_reciprocal(fetch, near, own, half), -1)
+        return _expand(ranks, mask, near, fetch.rows(kept.to(torch.int32)), shard.total)
 
 
-def _is_reciprocal(lists: Tensor, own: Tensor, near: Numbering, listed: Tensor) -> Tensor:
+def _is_reciprocal(fetch: Fetch, near: Numbering, own: Tensor, lists: Tensor) -> Tensor:
     """(n, K) bool: whether a sample in the list of a row has the row in its own list.
 
     Args:
-        lists: (n, K) int64, -1 for none.
+        fetch: Of the samples in the lists, and of the rows.
+        near: Numbers these samples.
         own: (n,) int64, the numbers of the rows.
-        near: Numbers the samples in the lists.
-        listed: (M, K) int32, the lists of these samples.
+        lists: (n, K) int64, -1 for none.
     """
-    mask = torch.zeros_like(lists, dtype=torch.bool)
-    block = max(1, _COMPARED // max(lists.shape[1] ** 2, 1))
-    for part, numbers, found in zip(
-        torch.split(lists, block), torch.split(own, block), torch.split(mask, block), strict=True
-    ):
-        lists_of_listed = listed[near.places(part).clamp(min=0)]
-        found.copy_((lists_of_listed == numbers[:, None, None]).any(dim=2) & (part >= 0))
+    lists_of_near = near.places(fetch.rows(lists.to(torch.int32))).long()
+    mask: Tensor = torch.ops.mabm.reciprocal_mask(lists_of_near, near.places(own).long())
     return mask
 
 

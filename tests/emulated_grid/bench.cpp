@@ -288,7 +288,8 @@ int64_t num_entries(const Memory<int64_t>& starts) {
 Array<uint8_t> reciprocal_mask(const Array<int64_t>& ranks) {
   const Memory<int64_t> in(ranks);
   Memory<bool> mask(ranks.size());
-  check(launch_reciprocal_mask(in.read(), ranks.shape(0), ranks.shape(1), mask.get(), nullptr));
+  check(launch_reciprocal_mask(in.read(), {ranks.shape(0), nullptr}, ranks.shape(1), mask.get(),
+                               nullptr));
   return mask.array({ranks.shape(0), ranks.shape(1)});
 }
 

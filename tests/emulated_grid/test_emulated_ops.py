@@ -10,6 +10,7 @@ import torch
 from cases import KINDS, Case, cases, make_features
 from golden_files import GOLDEN, Golden
 from hypothesis import given, settings
+from some_rows import check_some_rows
 
 import mabm
 from mabm.distance import candidates, products, ranking
@@ -205,3 +206,9 @@ def test_no_samples() -> None:
     with on_the_grid():
         found = mabm.pseudo_labels(np.zeros((0, 3), dtype=np.float32))
     assert len(found.labels) == 0
+
+
+@settings(max_examples=10)
+@given(cases(max_size=40))
+def test_some_rows(case: Case) -> None:
+    check_some_rows(case, grid_build.load_ops())

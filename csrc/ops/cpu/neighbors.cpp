@@ -11,22 +11,21 @@
 namespace mabm {
 namespace {
 
-// mask[i, m]: ranks[i, m] = j is present and i is in ranks[j]. R(i) = {j in N(i) : i in N(j)}.
-Tensor reciprocal_mask(const Tensor& ranks) {
-  check_ranks(ranks, "ranks", ranks.size(0));
-  const int64_t num_rows = ranks.size(0);
+// mask[b, m]: ranks[i, m] = j, i = rows[b], is present and i is in ranks[j]. R(i) = {j in N(i) : i
+// in N(j)}.
+Tensor reciprocal_mask(const Tensor& ranks, const std::optional<Tensor>& rows) {
+  const ChosenRows chosen = check_reciprocal_mask(ranks, rows);
   const int64_t width = ranks.size(1);
-  Tensor mask = make_tensor<bool>({num_rows, width});
+  Tensor mask = make_tensor<bool>({chosen.count, width});
   const int64_t* rank = read<int64_t>(ranks);
   bool* out = write<bool>(mask);
-  for_each_row(num_rows, [&](int64_t row) {
-    for (int64_t column = row * width; column < (row + 1) * width; ++column) {
-      if (rank[column] < 0) {
-        out[column] = false;
-        continue;
-      }
-      const int64_t* list = rank + rank[column] * width;
-      out[column] = std::find(list, list + width, row) != list + width;
+  for_each_row(chosen.count, [&](int64_t number) {
+    const int64_t row = chosen[number];
+    for (int64_t column = 0; column < width; ++column) {
+      const int64_t other = rank[row * width + column];
+      const int64_t* list = rank + other * width;
+      out[number * width + column] =
+          other >= 0 && std::find(list, list + width, row) != list + width;
     }
   });
   return mask;

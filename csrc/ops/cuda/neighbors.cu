@@ -10,12 +10,12 @@
 namespace mabm {
 namespace {
 
-Tensor reciprocal_mask(const Tensor& ranks) {
-  check_ranks(ranks, "ranks", ranks.size(0));
+Tensor reciprocal_mask(const Tensor& ranks, const std::optional<Tensor>& rows) {
+  const ChosenRows chosen = check_reciprocal_mask(ranks, rows);
   const OnDevice on(ranks);
-  Tensor mask = on.make<bool>({ranks.size(0), ranks.size(1)}, "the reciprocal mask");
-  on.check(launch_reciprocal_mask(read<int64_t>(ranks), ranks.size(0), ranks.size(1),
-                                  write<bool>(mask), on.stream()),
+  Tensor mask = on.make<bool>({chosen.count, ranks.size(1)}, "the reciprocal mask");
+  on.check(launch_reciprocal_mask(read<int64_t>(ranks), chosen, ranks.size(1), write<bool>(mask),
+                                  on.stream()),
            "reciprocity");
   return mask;
 }
