@@ -34,9 +34,10 @@ def case(formulas: Any, processes: int, count: int = 4_180_000, dim: int = 256) 
 @pytest.mark.parametrize("processes", range(1, 10))
 def test_the_half_ring_compares_every_pair_once(formulas: Any, processes: int) -> None:
     """Each process hosts the following shards; of two that are half the ring apart, parts."""
-    rows, pairs, sent = 4, set(), 0
+    rows, pairs, sent, most = 4, set(), 0, 0
     shard = [{(p, row) for row in range(rows)} for p in range(processes)]
     for p in range(processes):
+        hosted = 0
         for step in range(1, processes // 2 + 1):
             q = (p + step) % processes
             own, visiting = shard[p], shard[q]
@@ -44,12 +45,16 @@ def test_the_half_ring_compares_every_pair_once(formulas: Any, processes: int) -
                 own = {row for row in own if row[1] < rows // 2}
             elif 2 * step == processes:
                 visiting = {row for row in visiting if row[1] >= rows // 2}
-            sent += len(visiting)
+            hosted += len(visiting)
             found = {frozenset((a, b)) for a in own for b in visiting}
             assert not found & pairs
             pairs |= found
+        sent, most = sent + hosted, max(most, hosted)
     assert len(pairs) == processes * (processes - 1) // 2 * rows**2
-    assert case(formulas, processes).steps * rows * processes == sent
+    given = case(formulas, processes)
+    mean = replace(given, last_step=formulas._MEAN_OF_LAST_STEP)
+    assert mean.steps * rows * processes == sent
+    assert given.steps * rows == most
 
 
 def test_neighbors_come_to_lists_as_often_as_is_said(formulas: Any) -> None:

@@ -9,8 +9,8 @@ together with its stage in ``mabm/distributed``; its docstring is a cell of the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from math import exp, log2
+from dataclasses import dataclass, replace
+from math import ceil, exp, log2
 
 from cards import DEVICES, Device
 from counts import Counts
@@ -33,9 +33,9 @@ _MEMORY_SHARE = 0.9
 
 # Pieces of a visiting shard; one is compared while the next one arrives (distributed/ranking.py).
 _PIECES = 2
-# The last step of an even ring compares half as many pairs, by sending all rows of half of the
-# shards and half of the rows of the others.
-_LAST_STEP = 0.75
+# The last step of an even ring compares half as many pairs: half of the processes are sent all rows
+# of a shard, and the others half of the rows of one.
+_MEAN_OF_LAST_STEP = 0.75
 # Numbers of samples, weights and distances; exact scores.
 _INDEX, _WEIGHT, _SCORE = 4, 4, 8
 # A ranked neighbor: its number in int64 and its score.
@@ -49,10 +49,13 @@ class Case:
     Attributes:
         size: All samples.
         processes: R.
+        last_step: Part of a shard that is sent in the last step of an even ring: all of it by the
+            process that sends most.
     """
 
     size: Size
     processes: int
+    last_step: float = 1.0
 
     @property
     def rows(self) -> float:
@@ -66,9 +69,9 @@ class Case:
 
     @property
     def steps(self) -> float:
-        """Shards that visit a process in the half ring, in units of n rows."""
+        """Shards that visit a process in the half ring, in units of n rows: S."""
         even = self.processes % 2 == 0
-        return self.processes // 2 - (1 - _LAST_STEP) * even
+        return self.processes // 2 - (1 - self.last_step) * even
 
     @property
     def sent_home(self) -> float:
@@ -119,7 +122,7 @@ def home(case: Case) -> float:
 def ranking(case: Case) -> float:
     """(4 D + 28) n S + 12 n K (S/2 + S / (S + 2)): rows and thresholds; their neighbors come back.
 
-    S = R/2 steps, rounded down; the last step of an even ring counts 3/4.
+    S = R/2, rounded down. In the last step of an even ring, half of the processes send half of it.
     """
     return ring(case) + home(case)
 
@@ -157,15 +160,15 @@ def graph(case: Case) -> float:
 
 
 def clustering(case: Case) -> float:
-    """N + 4 N log2(R): core flags to all others; from the first process, all roots."""
+    """N + 4 N log2(R), rounded up: core flags to all others; from the first process, all roots."""
     flags = case.rows * (case.processes - 1)
-    return flags + 4 * case.size.count * log2(case.processes)
+    return flags + 4 * case.size.count * ceil(log2(case.processes))
 
 
 def whole_clustering(case: Case) -> float:
     """Core flags, joined samples up the tree (at most N at each level), roots down the tree."""
     others = case.processes - 1
-    joined = 2 * _INDEX * case.size.count * log2(case.processes)
+    joined = 2 * _INDEX * case.size.count * ceil(log2(case.processes))
     return case.size.count * others * (1 + _INDEX) + joined
 
 
@@ -187,7 +190,8 @@ def wire(case: Case) -> float:
 
 def whole_wire(case: Case) -> float:
     """Bytes that all processes send."""
-    return (wire(case) - clustering(case)) * case.processes + whole_clustering(case)
+    mean = replace(case, last_step=_MEAN_OF_LAST_STEP)
+    return (wire(mean) - clustering(mean)) * case.processes + whole_clustering(case)
 
 
 # Bytes of memory of a process
