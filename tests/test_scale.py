@@ -16,21 +16,28 @@ GPU = Path(__file__).parents[1] / "benchmarks" / "gpu"
 
 
 @pytest.fixture
-def scale(monkeypatch: pytest.MonkeyPatch) -> Any:
+def formulas(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(GPU)
+    return importlib.import_module("processes")
+
+
+@pytest.fixture
+def scale(formulas: Any) -> Any:
     return importlib.import_module("scale")
 
 
-def case(scale: Any, processes: int, count: int = 4_180_000, dim: int = 256) -> Any:
-    return scale.Case(scale.likely_size(count, dim), processes)
+def case(formulas: Any, processes: int, count: int = 4_180_000, dim: int = 256) -> Any:
+    predictions = importlib.import_module("predictions")
+    return formulas.Case(predictions.likely_size(count, dim), processes)
 
 
 @pytest.mark.parametrize("processes", range(1, 10))
-def test_the_half_ring_compares_every_pair_once(scale: Any, processes: int) -> None:
+def test_the_half_ring_compares_every_pair_once(formulas: Any, processes: int) -> None:
     """Each process hosts the following shards; of two that are half the ring apart, parts."""
-    rows, pairs, sent = 4, set(), 0
+    rows, pairs, sent, most = 4, set(), 0, 0
     shard = [{(p, row) for row in range(rows)} for p in range(processes)]
     for p in range(processes):
+        hosted = 0
         for step in range(1, processes // 2 + 1):
             q = (p + step) % processes
             own, visiting = shard[p], shard[q]
@@ -38,15 +45,19 @@ def test_the_half_ring_compares_every_pair_once(scale: Any, processes: int) -> N
                 own = {row for row in own if row[1] < rows // 2}
             elif 2 * step == processes:
                 visiting = {row for row in visiting if row[1] >= rows // 2}
-            sent += len(visiting)
+            hosted += len(visiting)
             found = {frozenset((a, b)) for a in own for b in visiting}
             assert not found & pairs
             pairs |= found
+        sent, most = sent + hosted, max(most, hosted)
     assert len(pairs) == processes * (processes - 1) // 2 * rows**2
-    assert case(scale, processes).steps * rows * processes == sent
+    given = case(formulas, processes)
+    mean = replace(given, last_step=formulas._MEAN_OF_LAST_STEP)
+    assert mean.steps * rows * processes == sent
+    assert given.steps * rows == most
 
 
-def test_neighbors_come_to_lists_as_often_as_is_said(scale: Any) -> None:
+def test_neighbors_come_to_lists_as_often_as_is_said(formulas: Any) -> None:
     """A list of the own shard, whole shards that its process meets, and the row's own visits."""
     width, rows, met, tries = 20, 100, 4, 500
     scores = torch.rand(tries, 3, met, rows, generator=torch.Generator().manual_seed(0))
@@ -61,7 +72,7 @@ def test_neighbors_come_to_lists_as_often_as_is_said(scale: Any) -> None:
 
     first = better(hosts, worst(own))
     second = better(hosts, worst(own, met_later[:, :, : rows // 2]))
-    given = case(scale, 2 * met + 1)
+    given = case(formulas, 2 * met + 1)
     assert given.sent_home == pytest.approx((first + second) / 2, rel=0.05)
 
     entered = 1 + sum(
@@ -70,41 +81,43 @@ def test_neighbors_come_to_lists_as_often_as_is_said(scale: Any) -> None:
     assert given.growth - given.sent_home == pytest.approx(entered, rel=0.05)
 
 
-def test_rows_of_others_are_counted_once(scale: Any) -> None:
+def test_rows_of_others_are_counted_once(formulas: Any) -> None:
     count, processes, asked = 6000, 4, 3
-    given = case(scale, processes, count)
+    given = case(formulas, processes, count)
     drawn = torch.randint(count, (count // processes * asked,), generator=torch.Generator())
     foreign = drawn.unique()
     foreign = foreign[foreign >= count // processes]
     assert given.foreign(asked) == pytest.approx(len(foreign), rel=0.03)
 
 
-def test_one_process_sends_nothing_and_takes_what_is_predicted_for_one(scale: Any) -> None:
-    one = case(scale, 1)
-    assert {name: part(one) for name, part in scale.WIRE.items()} == dict.fromkeys(scale.WIRE, 0)
-    assert scale.whole_wire(one) == 0
-    for device in scale._devices():
+def test_one_process_sends_nothing_and_takes_what_is_predicted_for_one(formulas: Any) -> None:
+    one = case(formulas, 1)
+    assert {name: part(one) for name, part in formulas.WIRE.items()} == dict.fromkeys(
+        formulas.WIRE, 0
+    )
+    assert formulas.whole_wire(one) == 0
+    for device in formulas.devices():
         predicted = importlib.import_module("predictions").predicted_stages(one.size, device)
-        taken = sum(scale.computing(one, device))
-        assert taken * 1e3 == pytest.approx(predicted[scale.WHOLE])
-        assert scale.seconds(one, device) == pytest.approx(taken)
+        taken = sum(formulas.computing(one, device))
+        assert taken * 1e3 == pytest.approx(predicted[formulas.WHOLE])
+        assert formulas.seconds(one, device) == pytest.approx(taken)
 
 
-def test_sums_and_maxima(scale: Any) -> None:
-    given = case(scale, 8)
-    parts = [part(given) for part in scale.WIRE.values()]
+def test_sums_and_maxima(formulas: Any) -> None:
+    given = case(formulas, 8)
+    parts = [part(given) for part in formulas.WIRE.values()]
     assert all(parts)
-    assert scale.wire(given) == pytest.approx(sum(parts))
-    assert sum(parts) < scale.whole_wire(given)
+    assert formulas.wire(given) == pytest.approx(sum(parts))
+    assert sum(parts) < formulas.whole_wire(given)
     few, many = (replace(given, processes=n) for n in (64, 256))
-    assert scale.memory(many) < scale.memory(few) < scale.memory(given)
-    assert scale.memory(given) < sum(part(given) for part in scale.MEMORY.values())
+    assert formulas.memory(many) < formulas.memory(few) < formulas.memory(given)
+    assert formulas.memory(given) < sum(part(given) for part in formulas.MEMORY.values())
 
 
-def test_machines_are_slower_to_reach_than_the_gpus_of_one(scale: Any) -> None:
-    for device in scale._devices():
-        assert scale.link(case(scale, 8), device) > scale.link(case(scale, 9), device)
-    assert {device.name for device in scale._devices()} == set(scale.LINKS)
+def test_machines_are_slower_to_reach_than_the_gpus_of_one(formulas: Any) -> None:
+    for device in formulas.devices():
+        assert formulas.link(case(formulas, 8), device) > formulas.link(case(formulas, 9), device)
+    assert {device.name for device in formulas.devices()} == set(formulas.LINKS)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +149,7 @@ def test_the_page_is_current(scale: Any, monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 def test_measured_figures_stand_beside_the_formulas(
-    scale: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    scale: Any, formulas: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(scale, "PAGE", tmp_path / "scale.md")
     assert scale.tables()["compared"] == ["*Not measured yet.*"]
@@ -147,14 +160,14 @@ def test_measured_figures_stand_beside_the_formulas(
     rounds = [{"one": [record(0)], "two": [record(7_000_000), record(9_000_000)]}]
     cells = [{"samples": 5000, "dim": 16, "rounds": rounds}]
     (tmp_path / "scale.json").write_text(json.dumps({"cells": cells}))
-    two = case(scale, 2, 5000, 16)
+    two = case(formulas, 2, 5000, 16)
     lines = scale.tables()["compared"]
     assert lines[0] == "| measured, by formula | N = 5,000, R = 2 |"
     expected = {
-        "ranking": (9, scale.ranking(two)),
-        "graph": (0, scale.graph(two)),
-        "**sent in all**": (18, scale.whole_wire(two)),
-        "**memory**": (12, scale.memory_on_cpu(two)),
+        "ranking": (9, formulas.ranking(two)),
+        "graph": (0, formulas.graph(two)),
+        "**sent in all**": (18, formulas.whole_wire(two)),
+        "**memory**": (12, formulas.memory_on_cpu(two)),
     }
     for name, (measured, formula) in expected.items():
         found = next(line for line in lines if line.startswith(f"| {name} |"))
