@@ -54,12 +54,13 @@ def agree(told: list[dict[str, Any]]) -> list[Any]:
         TypeError: Another process raised TypeError.
         RuntimeError: Another process raised another error.
     """
-    _compare("the function", [each["name"] for each in told])
+    _compare("every process must call the same function", [each["name"] for each in told])
     for rank, each in enumerate(told):
         if "error" in each:
             raise _KINDS.get(each["error"], RuntimeError)(f"process {rank}: {each['message']}")
     for name in told[0]["agreed"]:
-        _compare(name, [each["agreed"].get(name, "nothing") for each in told])
+        values = [each["agreed"].get(name, "nothing") for each in told]
+        _compare(f"{name} must be the same on every process", values)
     return [each["facts"] for each in told]
 
 
@@ -82,10 +83,9 @@ def _as_text(value: object) -> str:
     return value if isinstance(value, str) else repr(value)
 
 
-def _compare(name: str, values: list[str]) -> None:
+def _compare(contract: str, values: list[str]) -> None:
     for rank, value in enumerate(values):
         if value != values[0]:
             raise ValueError(
-                f"{name} must be the same on every process, got {values[0]} on process 0 and "
-                f"{value} on process {rank}"
+                f"{contract}, got {values[0]} on process 0 and {value} on process {rank}"
             )

@@ -22,18 +22,25 @@ from mabm.distributed.errors import ProcessError
 
 T = TypeVar("T")
 
-_PATIENCE = 5.0
-"""Seconds that a store has for one answer, which takes milliseconds."""
+_PATIENCE = 20.0
+"""Seconds that a store has for one answer. It takes milliseconds, but a store that looks up the name
+of each host that connects may answer nobody for some seconds."""
 
 _LONGEST_BEAT, _BEATS_IN_LIMIT = 1.0, 10
 _LEAST_GRACE, _BEATS_IN_GRACE = 2.0, 5
-"""Seconds and beats; in less time, a busy machine looks like a process that hangs."""
+"""Seconds and beats; in less time, a process of a busy machine looks like one that hangs."""
 
 _LONGEST_PAUSE = 0.25
-"""Seconds between two looks at notes that are not there yet; each costs the host a little."""
+"""Seconds between two looks at notes that are not there yet; each costs the host a bit."""
+
+_WATCHING_PAUSE = 0.05
+"""Seconds between two looks at an abort while hearts are watched."""
 
 _written: WeakKeyDictionary[dist.ProcessGroup, list[str]] = WeakKeyDictionary()
 """Keys that this process has written in the calls of a group and not yet deleted."""
+
+_connections: WeakKeyDictionary[dist.ProcessGroup, Any] = WeakKeyDictionary()
+"""Connections to the stores of groups, apart from those that the groups use."""
 
 
 class StoreError(ProcessError):
@@ -47,24 +54,22 @@ class Board:
     and ``"done"``. The heart beats from the first of them on.
 
     Args:
+        name: Name of the function, for messages.
         group: The processes.
-        rank: Number of this process in the group.
-        size: Number of processes.
         seconds: Time limit of the call.
 
     Attributes:
-        grace: Seconds after which a heart that stands still has stopped.
         state: What this process does; others read it with the heartbeat.
         abort: Why the call has failed, as soon as the thread has seen it.
     """
 
-    def __init__(self, group: dist.ProcessGroup, rank: int, size: int, seconds: float) -> None:
+    def __init__(self, name: str, group: dist.ProcessGroup, seconds: float) -> None:
+        self._name, self._rank, self._size = name, group.rank(), group.size()
         self._beat = min(_LONGEST_BEAT, seconds / _BEATS_IN_LIMIT)
-        self.grace = max(_LEAST_GRACE, _BEATS_IN_GRACE * self._beat)
+        self._num_beats = 0
         self.state: dict[str, Any] = {}
         self.abort: dict[str, Any] | None = None
-        self._store = store_of(group)
-        self._rank, self._size = rank, size
+        self._group, self._store = group, store_of(group)
         self._written = _written.setdefault(group, [])
         self._earlier = list(self._written)
         self._prefix: str | None = None
@@ -113,17 +118,48 @@ class Board:
             time.sleep(min(_LONGEST_PAUSE, 0.002 + spent / 8, seconds - spent))
         return False
 
+    def absent(self, kind: str) -> list[int]:
+        """Returns the ranks of those who have left no note of one kind."""
+        return [rank for rank, note in enumerate(self.read(kind)) if note is None]
+
+    def watch_hearts(self) -> tuple[list[int], list[dict[str, Any]]] | None:
+        """Watches who is alive, unless it turns out meanwhile why the call has failed.
+
+        A beat of another process is missing only where one of this process has arrived, so a slow
+        store looks like no death.
+
+        Returns:
+            The ranks of the hearts that stand still, and what every process did last.
+        """
+        before = self.read("beat")
+        until, num_beats = time.monotonic() + _LEAST_GRACE, self._num_beats + _BEATS_IN_GRACE
+        while time.monotonic() < until or self._num_beats < num_beats:
+            if self.look_for_abort() is not None:
+                return None
+            time.sleep(_WATCHING_PAUSE)
+        after = self.read("beat")
+        still = [rank for rank in range(self._size) if before[rank] == after[rank]]
+        return still, [beat or {} for beat in after]
+
     def look_for_abort(self) -> dict[str, Any] | None:
         """Looks why the call has failed, if it has."""
         if self.abort is None:
             self._ask(self._see_abort)
         return self.abort
 
-    def claim_abort(self, cause: dict[str, Any]) -> dict[str, Any]:
+    def claim_abort(self, abort: dict[str, Any]) -> dict[str, Any]:
         """Says why the call has failed; returns what was said first, by whomever."""
-        key, text = f"{self._prefix}/abort", json.dumps(cause)
-        self.abort = json.loads(self._ask(lambda store: store.compare_set(key, "", text)))
+        text = self._ask(lambda store: self._claim(store, abort))
+        self.abort = json.loads(text)
         return self.abort
+
+    def leave_abort(self, abort: dict[str, Any]) -> None:
+        """Says why the call has failed, as soon as the store answers again."""
+        self._requests.put((lambda store: self._claim(store, abort), futures.Future()))
+
+    def _claim(self, store: Any, abort: dict[str, Any]) -> str:
+        first: bytes = store.compare_set(f"{self._prefix}/abort", "", json.dumps(abort))
+        return first.decode()
 
     def forget_earlier_calls(self) -> None:
         """Deletes what this process wrote in earlier calls, which all processes have left."""
@@ -142,22 +178,21 @@ class Board:
             return answer.result(_PATIENCE)
         except (futures.TimeoutError, RuntimeError) as error:
             raise StoreError(
-                "the store of the group does not answer; its host, often process 0, has ended or "
-                "hangs"
+                f"{self._name} has no result: the store of the group does not answer; its host, "
+                "often process 0, has ended or hangs"
             ) from error
 
     def _serve(self) -> None:
         """Answers requests, and between them keeps the heart beating."""
-        store = _own_connection(self._store)
-        num_beats, due = 0, time.monotonic()
+        store = self._connection()
+        due = time.monotonic()
         while True:
             try:
                 request = self._requests.get(timeout=max(0.0, due - time.monotonic()))
             except Empty:
                 due = time.monotonic() + self._beat
                 if self._prefix is not None:
-                    num_beats += 1
-                    self._show_life(store, num_beats)
+                    self._show_life(store)
                 continue
             if request is None:
                 return
@@ -168,10 +203,22 @@ class Board:
                 answer.set_exception(error)
             del request, act, answer
 
-    def _show_life(self, store: Any, num_beats: int) -> None:
-        beat = json.dumps({**self.state, "beats": num_beats})
+    def _connection(self) -> Any:
+        """A connection apart from the group's, whose waits would hold up the heartbeat."""
+        store = _connections.get(self._group)
+        if store is None:
+            try:
+                store = self._store.clone()
+            except (AttributeError, RuntimeError):  # a kind of store that has no second one
+                store = self._store
+            _connections[self._group] = store
+        return store
+
+    def _show_life(self, store: Any) -> None:
+        beat = json.dumps({**self.state, "beats": self._num_beats + 1})
         try:
             store.set(f"{self._prefix}/beat/{self._rank}", beat)
+            self._num_beats += 1
             self._see_abort(store)
         except RuntimeError:
             return  # whoever asks the store next is told
@@ -185,14 +232,6 @@ class Board:
 def store_of(group: dist.ProcessGroup) -> Any:
     """The store through which the processes of a group met."""
     return dist.distributed_c10d._get_process_group_store(group)
-
-
-def _own_connection(store: Any) -> Any:
-    """A second connection, so that a wait of another thread holds up no heartbeat."""
-    try:
-        return store.clone()
-    except (AttributeError, RuntimeError):  # a kind of store that has no second one
-        return store
 
 
 def _text(store: Any, key: str) -> str | None:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import torch.distributed as dist
 
 from mabm.distributed.board import Board, StoreError
 from mabm.distributed.errors import ProcessError, named
-
-_PAUSE = 0.05
-"""Seconds between two looks for what another process says."""
 
 
 class Call:
@@ -21,12 +17,21 @@ class Call:
         name: Name of the function.
         group: The processes.
         seconds: How long one process waits for another one.
+
+    Attributes:
+        rank: Number of this process in the group.
+        size: Number of processes.
+        board: What they tell each other.
     """
 
     def __init__(self, name: str, group: dist.ProcessGroup, seconds: float) -> None:
         self.name, self.seconds = name, seconds
         self.rank, self.size = group.rank(), group.size()
-        self.board = Board(group, self.rank, self.size, seconds)
+        self.board = Board(name, group, seconds)
+
+    def close(self) -> None:
+        """Stops the heart."""
+        self.board.close()
 
     def all_called(self) -> None:
         """Waits until all processes have called.
@@ -36,25 +41,34 @@ class Call:
         """
         if not self.board.wait_for_all("call", self.seconds):
             self.check_abort()
-            absent = self._absent("call")
-            raise self.failed(absent, f"{named(absent)} did not call it in {self.seconds:g} s")
+            absent = self.board.absent("call")
+            if absent:
+                words = f"{named(absent)} did not call it within {self.seconds:g} s"
+                raise self.failed(absent, words)
 
     def all_done(self) -> None:
-        """Waits until all processes are done, so that all have a result or none.
+        """Waits until all processes are done, so that either all have a result or none.
 
         Raises:
             ProcessError: Some are not in time, or have failed.
         """
         self.board.write("done", True)
         if not self.board.wait_for_all("done", self.seconds):
-            raise self.explain(self._absent("done"))
+            self.check_abort()
+            absent = self.board.absent("done")
+            if absent:
+                raise self.explain(absent)
+
+    def check_abort(self) -> None:
+        """Raises ProcessError if this process knows that the call has failed."""
+        if self.board.abort is not None:
+            raise self._error(self.board.abort)
 
     def failed(self, processes: list[int], cause: str) -> ProcessError:
         """Returns the error that all processes raise: for this cause, or for an earlier one."""
-        text = f"{self.name} has no result: {cause}"
-        return self._error(self.board.claim_abort({"processes": processes, "message": text}))
+        return self._error(self.board.claim_abort(self._abort(processes, cause)))
 
-    def explain(self, peers: list[int], cause: Exception | None = None) -> ProcessError:
+    def explain(self, peers: list[int]) -> ProcessError:
         """Returns the error of a wait that failed.
 
         Another process may know why. If none says so, one whose heart stands still is to blame,
@@ -62,45 +76,34 @@ class Call:
 
         Args:
             peers: Who was waited for; none where it is all.
-            cause: What the backend said.
         """
         try:
-            before, begun = self.board.read("beat"), time.monotonic()
-            while not self.board.look_for_abort():
-                if time.monotonic() - begun > self.board.grace:
-                    return self._blame(peers, cause, before, self.board.read("beat"))
-                time.sleep(_PAUSE)
-        except StoreError as lost:
+            hearts = self.board.watch_hearts()
+            if hearts is None:  # the cause is known, and stays
+                return self.failed([], "another process has failed")
+            return self.failed(*self._blame(peers, *hearts))
+        except StoreError as error:
             also = f"; nor does {named(peers)}" if peers else ""
-            return StoreError(f"{self.name} has no result: {lost}{also}", peers)
-        return self._error(self.board.look_for_abort() or {})
+            abort = {"processes": peers, "message": f"{error}{also}"}
+            self.board.leave_abort(abort)
+            return self._error(abort)
 
     def _blame(
-        self, peers: list[int], cause: Exception | None, before: list[Any], after: list[Any]
-    ) -> ProcessError:
-        others = [rank for rank in range(self.size) if rank != self.rank]
-        still = [rank for rank in others if before[rank] == after[rank]]
+        self, peers: list[int], still: list[int], states: list[dict[str, Any]]
+    ) -> tuple[list[int], str]:
+        """The processes at fault and what they did."""
         if still:
-            state = "has" if len(still) == 1 else "have"
-            return self.failed(still, f"{named(still)} {state} ended or cannot be reached")
+            show = "shows" if len(still) == 1 else "show"
+            return still, f"{named(still)} {show} no sign of life: ended, hanging or cut off"
         if not peers:
-            return self.failed([], f"the processes cannot connect: {cause}")
-        culprit = self._awaited(peers[0], after)
-        stage = after[culprit].get("stage")
-        what = f"is alive{f' in stage {stage!r}' if stage else ''}, but keeps the others waiting"
-        return self.failed([culprit], f"process {culprit} {what}: {cause or 'it is not done'}")
-
-    def _absent(self, kind: str) -> list[int]:
-        return [rank for rank, note in enumerate(self.board.read(kind)) if note is None]
-
-    def close(self) -> None:
-        """Stops the heart."""
-        self.board.close()
-
-    def check_abort(self) -> None:
-        """Raises ProcessError if this process knows that the call has failed."""
-        if self.board.abort is not None:
-            raise self._error(self.board.abort)
+            return [], f"the processes cannot connect within {self.seconds:g} s"
+        culprit = self._awaited(peers[0], states)
+        stage = states[culprit].get("stage")
+        where = f" in stage {stage!r}" if stage else ""
+        return [culprit], (
+            f"process {culprit} is alive{where}, but the wait for it failed or took more than "
+            f"{self.seconds:g} s"
+        )
 
     def _awaited(self, peer: int, states: list[dict[str, Any]]) -> int:
         """The process that one waits for, or the one that that one waits for, and so on."""
@@ -109,6 +112,9 @@ class Call:
             seen.add(peer)
             peer = states[peer]["waits_for"]
         return peer
+
+    def _abort(self, processes: list[int], cause: str) -> dict[str, Any]:
+        return {"processes": processes, "message": f"{self.name} has no result: {cause}"}
 
     def _error(self, abort: dict[str, Any]) -> ProcessError:
         own = " (this process)" if abort["processes"] == [self.rank] else ""

@@ -34,13 +34,10 @@ class GroupTeam(Team):
         self._call = call
         self._works: dict[int, list[Any]] = {}
         self._num_transfers = 0
-        cause = None
         try:
             self._link = connect(call.board.link_store(), group, call.seconds, device)
         except RuntimeError as error:
-            cause = error.with_traceback(None)  # whose frames hold the backend
-        if cause is not None:
-            raise call.explain([], cause)
+            raise call.explain([]) from error.with_traceback(None)
         self._waits: _Waits = SimpleQueue()
         threading.Thread(
             target=_wait_for_each, args=(self._waits,), daemon=True, name="mabm transfers"
@@ -64,7 +61,7 @@ class GroupTeam(Team):
         try:
             works += self._link.start(sent, to, received, source)
         except RuntimeError as error:
-            raise self._call.explain([to, source], error) from None
+            raise self._call.explain([to, source]) from error.with_traceback(None)
         return _Arrival(self, self._num_transfers, sent, received, into)
 
     def finish(self, number: int) -> None:
@@ -85,7 +82,7 @@ class GroupTeam(Team):
             self._call.check_abort()
         error = done.exception()
         if isinstance(error, RuntimeError):
-            raise self._call.explain([peer], error)
+            raise self._call.explain([peer]) from error
         done.result()
 
 
