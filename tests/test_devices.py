@@ -32,6 +32,7 @@ OF_KNOWN_SIZE = (
     "reciprocal_mask",
     "jaccard_distance",
     "dbscan",
+    "join_samples_",
 )
 # About half a second: longer by far than a launch takes, whatever else the machine does.
 CYCLES = 10**9

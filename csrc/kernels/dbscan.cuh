@@ -1,6 +1,7 @@
-// DBSCAN on a graph of distances (Ester et al., KDD 1996), label for label the CPU's.
+// DBSCAN on a graph of distances (Ester et al., KDD 1996), label for label the CPU's, and sets of
+// joined samples.
 //
-// Core samples that are near are joined by a lock-free union-find whose roots only ever move to
+// Samples are joined by a lock-free union-find whose roots only ever move to
 // smaller samples (after Jaiganesh and Burtscher, "A High-Performance Connected Components
 // Implementation for GPUs", HPDC 2018). So a cluster's root is its first core sample in the end,
 // in any order of the threads, and counting roots numbers the clusters as the CPU does.
@@ -50,6 +51,22 @@ __device__ inline int32_t find_root(int32_t* parents, int32_t sample) {
   return sample;
 }
 
+// Joins the sets of two samples: the greater root gets the smaller one as its parent.
+__device__ inline void join_sets(int32_t* parents, int32_t first, int32_t second) {
+  int32_t a = find_root(parents, first);
+  int32_t b = find_root(parents, second);
+  while (a != b) {
+    const int32_t greater = a > b ? a : b;
+    const int32_t smaller = a > b ? b : a;
+    const int32_t previous = atomicCAS(&parents[greater], greater, smaller);
+    if (previous == greater) {
+      break;
+    }
+    a = find_root(parents, previous);  // another thread joined it first
+    b = smaller;
+  }
+}
+
 // Joins the core samples within eps of each other. One warp per row.
 static __global__ void join_cores_kernel(Rows graph, float eps, int32_t* parents) {
   const int64_t row = global_warp();
@@ -62,18 +79,7 @@ static __global__ void join_cores_kernel(Rows graph, float eps, int32_t* parents
     if (other >= row || !(graph.distances[at] <= eps) || read_parent(parents, other) < 0) {
       continue;
     }
-    int32_t a = find_root(parents, static_cast<int32_t>(row));
-    int32_t b = find_root(parents, other);
-    while (a != b) {
-      const int32_t greater = a > b ? a : b;
-      const int32_t smaller = a > b ? b : a;
-      const int32_t previous = atomicCAS(&parents[greater], greater, smaller);
-      if (previous == greater) {
-        break;
-      }
-      a = find_root(parents, previous);  // another thread joined it first
-      b = smaller;
-    }
+    join_sets(parents, static_cast<int32_t>(row), other);
   }
 }
 
@@ -144,6 +150,34 @@ inline cudaError_t launch_label_samples(const Rows& graph, float eps, int32_t* p
              ? error
              : launch(label_borders_kernel, blocks_for(graph.count, kDbscanWarps), kDbscanThreads,
                       0, stream, graph, eps, static_cast<const int32_t*>(parents), labels);
+}
+
+// Joins the samples of each pair.
+static __global__ void join_pairs_kernel(const int32_t* first, const int32_t* second, int64_t count,
+                                         int32_t* parents) {
+  const int64_t pair = global_thread();
+  if (pair < count) {
+    join_sets(parents, first[pair], second[pair]);
+  }
+}
+
+// Makes the root of every sample its parent.
+static __global__ void flatten_sets_kernel(int32_t* parents, int64_t count) {
+  const int64_t sample = global_thread();
+  if (sample < count && read_parent(parents, static_cast<int32_t>(sample)) >= 0) {
+    // Others halve paths meanwhile; no parent is below the root.
+    atomicMin(&parents[sample], find_root(parents, static_cast<int32_t>(sample)));
+  }
+}
+
+inline cudaError_t launch_join_samples(const int32_t* first, const int32_t* second,
+                                       int64_t num_pairs, int32_t* parents, int64_t count,
+                                       cudaStream_t stream) {
+  const cudaError_t error = launch(join_pairs_kernel, blocks_for(num_pairs, kDbscanThreads),
+                                   kDbscanThreads, 0, stream, first, second, num_pairs, parents);
+  return error != cudaSuccess ? error
+                              : launch(flatten_sets_kernel, blocks_for(count, kDbscanThreads),
+                                       kDbscanThreads, 0, stream, parents, count);
 }
 
 }  // namespace mabm

@@ -113,9 +113,47 @@ __device__ inline void find_products(const float* features, int64_t dim, const R
   __syncthreads();
 }
 
-// V_ij = softmax over j in E(i) of -(2 - 2 x_i . x_j): a weight for each entry of the sets, which
-// may be 0, and the number of positive ones in each row; a row without neighbors counts one.
-// `products` is scratch with a place for each entry. One block per row.
+// A value of each warp of a block that weighs a row, in shared memory.
+struct WarpValues {
+  const Shared<double>& products;
+  const Shared<unsigned long long>& totals;
+  const Shared<int>& counts;
+};
+
+// A weight for each entry of a row, the softmax of -(2 - 2 p) over the products p of the entries,
+// which may be 0; returns the number of positive ones, or one for a row without entries. `parts` is
+// scratch with a place for each entry, and may be the products. Called by a whole block.
+__device__ inline int weigh_row(const Rows& sets, int64_t row, const double* products,
+                                double* parts, int32_t* weights, const WarpValues& values) {
+  const int64_t begin = sets.begin(row);
+  const int64_t end = sets.end(row);
+  double greatest = -INFINITY;
+  for (int64_t at = begin + threadIdx.x; at < end; at += blockDim.x) {
+    greatest = products[at] > greatest ? products[at] : greatest;
+  }
+  greatest = combine_warps(warp_max(greatest), values.products,
+                           [](double a, double b) { return a > b ? a : b; });
+  unsigned long long total = 0;
+  for (int64_t at = begin + threadIdx.x; at < end; at += blockDim.x) {
+    const auto part =
+        static_cast<unsigned long long>(fine_units(exp_nonpositive(2 * (products[at] - greatest))));
+    parts[at] = __longlong_as_double(static_cast<long long>(part));  // its bits, for later
+    total += part;
+  }
+  const auto add = [](auto a, auto b) { return a + b; };
+  total = combine_warps(warp_sum(total), values.totals, add);
+  int count = 0;
+  for (int64_t at = begin + threadIdx.x; at < end; at += blockDim.x) {
+    weights[at] = weight_of(static_cast<uint64_t>(__double_as_longlong(parts[at])), total);
+    count += weights[at] > 0;
+  }
+  count = combine_warps(warp_sum(count), values.counts, add);
+  return begin < end ? count : 1;
+}
+
+// V_ij = softmax over j in E(i) of -(2 - 2 x_i . x_j): a weight for each entry of the sets, and the
+// number of positive ones in each row. `products` is scratch with a place for each entry. One block
+// per row.
 static __global__ void weigh_neighbors_kernel(const float* features, int64_t dim, Rows neighbors,
                                               RankedProducts known, double* products,
                                               int32_t* weights, int32_t* counts) {
@@ -125,32 +163,11 @@ static __global__ void weigh_neighbors_kernel(const float* features, int64_t dim
   MABM_SHARED(int, warp_counts, kWarps);
   MABM_SHARED(int, num_unknown, 1);
   const int64_t row = blockIdx.x;
-  const int64_t begin = neighbors.begin(row);
-  const int64_t end = neighbors.end(row);
   find_products(features, dim, neighbors, row, known, products, weights, num_unknown);
-  double greatest = -INFINITY;
-  for (int64_t at = begin + threadIdx.x; at < end; at += blockDim.x) {
-    greatest = products[at] > greatest ? products[at] : greatest;
-  }
-  greatest = combine_warps(warp_max(greatest), warp_products,
-                           [](double a, double b) { return a > b ? a : b; });
-  unsigned long long total = 0;
-  for (int64_t at = begin + threadIdx.x; at < end; at += blockDim.x) {
-    const auto part =
-        static_cast<unsigned long long>(fine_units(exp_nonpositive(2 * (products[at] - greatest))));
-    products[at] = __longlong_as_double(static_cast<long long>(part));  // its bits, for later
-    total += part;
-  }
-  const auto add = [](auto a, auto b) { return a + b; };
-  total = combine_warps(warp_sum(total), warp_totals, add);
-  int count = 0;
-  for (int64_t at = begin + threadIdx.x; at < end; at += blockDim.x) {
-    weights[at] = weight_of(static_cast<uint64_t>(__double_as_longlong(products[at])), total);
-    count += weights[at] > 0;
-  }
-  count = combine_warps(warp_sum(count), warp_counts, add);
+  const int count = weigh_row(neighbors, row, products, products, weights,
+                              {warp_products, warp_totals, warp_counts});
   if (threadIdx.x == 0) {
-    counts[row] = begin < end ? count : 1;
+    counts[row] = count;
   }
 }
 
@@ -162,9 +179,31 @@ inline cudaError_t launch_weigh_neighbors(const float* features, int64_t dim, co
                 neighbors, known, products, weights, counts);
 }
 
-// Keeps the positive weights of each row; a row without entries becomes one-hot. One warp per row.
-static __global__ void keep_positive_kernel(Rows rows, const int64_t* starts, int32_t* indices,
-                                            int32_t* weights) {
+// The same from products that are given. One block per row.
+static __global__ void weigh_products_kernel(Rows sets, const double* products, double* parts,
+                                             int32_t* weights, int32_t* counts) {
+  constexpr int kWarps = kRowThreads / kWarpSize;
+  MABM_SHARED(double, warp_products, kWarps);
+  MABM_SHARED(unsigned long long, warp_totals, kWarps);
+  MABM_SHARED(int, warp_counts, kWarps);
+  const int64_t row = blockIdx.x;
+  const int count =
+      weigh_row(sets, row, products, parts, weights, {warp_products, warp_totals, warp_counts});
+  if (threadIdx.x == 0) {
+    counts[row] = count;
+  }
+}
+
+inline cudaError_t launch_weigh_products(const Rows& sets, const double* products, double* parts,
+                                         int32_t* weights, int32_t* counts, cudaStream_t stream) {
+  return launch(weigh_products_kernel, sets.count, kRowThreads, 0, stream, sets, products, parts,
+                weights, counts);
+}
+
+// Keeps the positive weights of each row; a row without entries becomes one-hot at first_row and
+// its number. One warp per row.
+static __global__ void keep_positive_kernel(Rows rows, int64_t first_row, const int64_t* starts,
+                                            int32_t* indices, int32_t* weights) {
   const int64_t row = global_warp();
   if (row >= rows.count) {
     return;
@@ -173,7 +212,7 @@ static __global__ void keep_positive_kernel(Rows rows, const int64_t* starts, in
   const int64_t end = rows.end(row);
   int64_t out = starts[row];
   if (begin == end && lane_index() == 0) {
-    indices[out] = static_cast<int32_t>(row);
+    indices[out] = static_cast<int32_t>(first_row + row);
     weights[out] = static_cast<int32_t>(kOne);
   }
   for (int64_t first = begin; first < end; first += kWarpSize) {
@@ -188,10 +227,10 @@ static __global__ void keep_positive_kernel(Rows rows, const int64_t* starts, in
   }
 }
 
-inline cudaError_t launch_keep_positive(const Rows& rows, const int64_t* starts, int32_t* indices,
-                                        int32_t* weights, cudaStream_t stream) {
+inline cudaError_t launch_keep_positive(const Rows& rows, int64_t first_row, const int64_t* starts,
+                                        int32_t* indices, int32_t* weights, cudaStream_t stream) {
   return launch(keep_positive_kernel, blocks_for(rows.count, kRowThreads / kWarpSize), kRowThreads,
-                0, stream, rows, starts, indices, weights);
+                0, stream, rows, first_row, starts, indices, weights);
 }
 
 // Rows of an encoding to average for each of `count` rows: `width` of them, -1 for none, with their

@@ -185,13 +185,15 @@ __device__ inline void divide_side_by_side(int size, const Needs& needs, const D
   __syncthreads();
 }
 
-// Every pair of rows with J <= max_distance, columns ascending. One block per row, which takes
-// window after window. In a window the overlaps of near rows are replaced by ~(bits of their
-// distances), which is negative, and those of each warp's part are counted, so that every warp
-// knows where to write its own.
+// For each row, every row of another encoding (or of the same) with J <= max_distance, ascending;
+// of the others `least_sum` is the least sum. One block per row, which takes window after window.
+// In a window the overlaps of near rows are replaced by ~(bits of their distances), which is
+// negative, and those of each warp's part are counted, so that every warp knows where to write its
+// own.
 template <bool kFill>
-__global__ void near_rows_kernel(Rows rows, const int64_t* sums, const long long* least_sum,
-                                 InvertedRows inverted, float max_distance, int window,
+__global__ void near_rows_kernel(Rows rows, const int64_t* sums, InvertedRows inverted,
+                                 int64_t num_others, const int64_t* other_sums,
+                                 const long long* least_sum, float max_distance, int window,
                                  NearRows near) {
   DynamicShared shared;
   const Shared<int32_t> overlaps = shared.take<int32_t>(window);
@@ -204,20 +206,20 @@ __global__ void near_rows_kernel(Rows rows, const int64_t* sums, const long long
     return;
   }
   const int64_t row_sum = sums[row];
-  if (threadIdx.x == 0) {
+  if (threadIdx.x == 0 && num_others > 0) {
     // An overlap is at most the sum of a row, so that the least one that is near fits, too.
     least[0] = static_cast<int32_t>(least_overlap(max_distance, row_sum + *least_sum));
   }
   const int64_t start = kFill ? near.starts[row] : row * kNearSlots;
   int num_near = 0;
-  for (int64_t first = 0; first < rows.count; first += window) {
-    const int64_t last = lesser<int64_t>(first + window, rows.count);
-    add_overlaps(rows, row, inverted, rows.count, first, last, overlaps);
+  for (int64_t first = 0; first < num_others; first += window) {
+    const int64_t last = lesser<int64_t>(first + window, num_others);
+    add_overlaps(rows, row, inverted, num_others, first, last, overlaps);
     const int size = static_cast<int>(last - first);
     const int part = (size + kOverlapWarps * kWarpSize - 1) / (kOverlapWarps * kWarpSize);
     const auto may_be_near = [&](int at) { return overlaps[at] >= least[0]; };
     const auto mark = [&](int at) {
-      const float distance = distance_of_overlap(overlaps[at], row_sum + sums[first + at]);
+      const float distance = distance_of_overlap(overlaps[at], row_sum + other_sums[first + at]);
       if (distance <= max_distance) {
         overlaps[at] = ~__float_as_int(distance);
         atomicAdd(&part_counts[at / (part * kWarpSize)], 1);
@@ -251,12 +253,13 @@ __global__ void near_rows_kernel(Rows rows, const int64_t* sums, const long long
 }
 
 inline cudaError_t launch_near_rows(const Rows& rows, const int64_t* sums,
-                                    const long long* least_sum, const InvertedRows& inverted,
+                                    const InvertedRows& inverted, int64_t num_others,
+                                    const int64_t* other_sums, const long long* least_sum,
                                     float max_distance, const NearRows& near, cudaStream_t stream) {
-  const int window = window_for(rows.count);
+  const int window = window_for(num_others);
   return launch(near.starts == nullptr ? near_rows_kernel<false> : near_rows_kernel<true>,
-                rows.count, kOverlapThreads, sizeof(int32_t) * window, stream, rows, sums,
-                least_sum, inverted, max_distance, window, near);
+                rows.count, kOverlapThreads, sizeof(int32_t) * window, stream, rows, sums, inverted,
+                num_others, other_sums, least_sum, max_distance, window, near);
 }
 
 // Moves the near rows that fit in the places of the first pass to where they belong. One warp per

@@ -369,13 +369,25 @@ auto weigh_neighbors(const Array<float>& features, const Array<int64_t>& indptr,
   return std::make_tuple(weights.array(), counts.array());
 }
 
+auto weigh_products(const Array<int64_t>& indptr, const Array<int32_t>& indices,
+                    const Array<double>& products) {
+  const RowsMemory sets(indptr, indices);
+  const Memory<double> product(products);
+  Memory<double> parts(indices.size());
+  Memory<int32_t> weights(indices.size());
+  Memory<int32_t> counts(sets.count());
+  check(launch_weigh_products(sets.view(), product.read(), parts.get(), weights.get(), counts.get(),
+                              nullptr));
+  return std::make_tuple(weights.array(), counts.array());
+}
+
 auto keep_positive(const Array<int64_t>& indptr, const Array<int32_t>& indices,
-                   const Array<int32_t>& weights, const Array<int64_t>& starts) {
+                   const Array<int32_t>& weights, int64_t first_row, const Array<int64_t>& starts) {
   const RowsMemory rows(indptr, indices, weights);
   const Memory<int64_t> start = numbered(Memory<int64_t>(starts));
   Memory<int32_t> out_indices(num_entries(start));
   Memory<int32_t> out_weights(num_entries(start));
-  check(launch_keep_positive(rows.view(), start.read(), numbered(out_indices.get()),
+  check(launch_keep_positive(rows.view(), first_row, start.read(), numbered(out_indices.get()),
                              numbered(out_weights.get()), nullptr));
   return std::make_tuple(out_indices.array(), out_weights.array());
 }
@@ -472,33 +484,35 @@ Array<float> jaccard_distance(const Array<int64_t>& indptr, const Array<int32_t>
   return distances.array({rows.count(), column_sums.size()});
 }
 
-// One pass for near rows. A window of 0 leaves its choice to the launcher; a small one shows with
-// few rows what happens at its edges.
+// One pass for near rows among others. A window of 0 leaves its choice to the launcher; a small one
+// shows with few rows what happens at its edges.
 template <bool kFill>
-void launch_pass(const RowsMemory& rows, const Memory<int64_t>& sums, long long least_sum,
-                 const InvertedMemory& inverted, float max_distance, int window,
-                 const NearRows& near) {
+void launch_pass(const RowsMemory& rows, const Array<int64_t>& sums, const InvertedMemory& inverted,
+                 const Array<int64_t>& other_sums, long long least_sum, float max_distance,
+                 int window, const NearRows& near) {
+  const Memory<int64_t> sum(sums);
+  const Memory<int64_t> other_sum(other_sums);
   const Memory<long long> least(1, least_sum);
-  check(window == 0
-            ? launch_near_rows(rows.view(), sums.read(), least.read(), inverted.view(),
-                               max_distance, near, nullptr)
-            : launch(near_rows_kernel<kFill>, rows.count(), kOverlapThreads,
-                     sizeof(int32_t) * static_cast<size_t>(window), nullptr, rows.view(),
-                     sums.read(), least.read(), inverted.view(), max_distance, window, near));
+  check(window == 0 ? launch_near_rows(rows.view(), sum.read(), inverted.view(), other_sum.size(),
+                                       other_sum.read(), least.read(), max_distance, near, nullptr)
+                    : launch(near_rows_kernel<kFill>, rows.count(), kOverlapThreads,
+                             sizeof(int32_t) * static_cast<size_t>(window), nullptr, rows.view(),
+                             sum.read(), inverted.view(), other_sum.size(), other_sum.read(),
+                             least.read(), max_distance, window, near));
 }
 
 // The first pass: counts, and indices and distances of the first kNearSlots of each row.
 auto near_rows(const Array<int64_t>& indptr, const Array<int32_t>& indices,
-               const Array<int32_t>& weights, const Array<int64_t>& sums, long long least_sum,
+               const Array<int32_t>& weights, const Array<int64_t>& sums,
                const Array<int64_t>& column_starts, const Array<int32_t>& entries,
-               float max_distance, int window) {
+               const Array<int64_t>& other_sums, long long least_sum, float max_distance,
+               int window) {
   const RowsMemory rows(indptr, indices, weights);
-  const Memory<int64_t> sum(sums);
   const InvertedMemory inverted(column_starts, entries);
   Memory<int32_t> counts(rows.count());
   Memory<int32_t> near_indices(rows.count() * kNearSlots);
   Memory<float> distances(rows.count() * kNearSlots);
-  launch_pass<false>(rows, sum, least_sum, inverted, max_distance, window,
+  launch_pass<false>(rows, sums, inverted, other_sums, least_sum, max_distance, window,
                      {counts.get(), nullptr, near_indices.get(), distances.get()});
   const std::vector<int64_t> shape{rows.count(), kNearSlots};
   return std::make_tuple(counts.array(), near_indices.array(shape), distances.array(shape));
@@ -521,20 +535,19 @@ auto move_near_rows(const Array<int32_t>& counts, const Array<int64_t>& starts,
 
 // The second pass over what move_near_rows returned.
 auto many_near_rows(const Array<int64_t>& indptr, const Array<int32_t>& indices,
-                    const Array<int32_t>& weights, const Array<int64_t>& sums, long long least_sum,
+                    const Array<int32_t>& weights, const Array<int64_t>& sums,
                     const Array<int64_t>& column_starts, const Array<int32_t>& entries,
-                    float max_distance, int window, const Array<int32_t>& counts,
-                    const Array<int64_t>& starts, const Array<int32_t>& moved_indices,
-                    const Array<float>& moved_distances) {
+                    const Array<int64_t>& other_sums, long long least_sum, float max_distance,
+                    int window, const Array<int32_t>& counts, const Array<int64_t>& starts,
+                    const Array<int32_t>& moved_indices, const Array<float>& moved_distances) {
   const RowsMemory rows(indptr, indices, weights);
-  const Memory<int64_t> sum(sums);
   const InvertedMemory inverted(column_starts, entries);
   Memory<int32_t> count(counts);
   const Memory<int64_t> start = numbered(Memory<int64_t>(starts));
   Memory<int32_t> near_indices(moved_indices);
   Memory<float> distances(moved_distances);
   launch_pass<true>(
-      rows, sum, least_sum, inverted, max_distance, window,
+      rows, sums, inverted, other_sums, least_sum, max_distance, window,
       {count.get(), start.read(), numbered(near_indices.get()), numbered(distances.get())});
   return std::make_tuple(near_indices.array(), distances.array());
 }
@@ -561,6 +574,16 @@ Array<int64_t> label_samples(const Array<int64_t>& indptr, const Array<int32_t>&
   check(launch_label_samples(graph.view(), eps, parent.get(), cluster_of.read(), labels.get(),
                              nullptr));
   return labels.array();
+}
+
+Array<int32_t> join_samples(const Array<int32_t>& parents, const Array<int32_t>& first,
+                            const Array<int32_t>& second) {
+  Memory<int32_t> parent(parents);
+  const Memory<int32_t> one(first);
+  const Memory<int32_t> other(second);
+  check(launch_join_samples(one.read(), other.read(), one.size(), parent.get(), parent.size(),
+                            nullptr));
+  return parent.array();
 }
 
 // ---- The module ---------------------------------------------------------------------------------
@@ -601,6 +624,7 @@ PYBIND11_MODULE(bench, module) {
   define(module, "expand_neighbors", &expand_neighbors);
   define(module, "average_encodings", &average_encodings);
   define(module, "weigh_neighbors", &weigh_neighbors);
+  define(module, "weigh_products", &weigh_products);
   define(module, "keep_positive", &keep_positive);
   define(module, "rows_of_entries", &rows_of_entries);
   define(module, "invert_rows", &invert_rows);
@@ -613,6 +637,7 @@ PYBIND11_MODULE(bench, module) {
   define(module, "many_near_rows", &many_near_rows);
   define(module, "join_cores", &join_cores);
   define(module, "label_samples", &label_samples);
+  define(module, "join_samples", &join_samples);
 }
 
 }  // namespace

@@ -153,3 +153,41 @@ def test_no_samples_and_rows_without_entries(seed: int) -> None:
     parents, is_root = grid.join_cores(*rows, EPS, 1)
     labels = grid.label_samples(*rows, EPS, parents, grid.exclusive_sum(is_root))
     assert labels.tolist() == [-1, 0, -1]
+
+
+# ---- Joined samples -----------------------------------------------------------------------------
+
+
+def check_joined(seed: int, parents: NDArray[np.int32], edges: Edges) -> NDArray[np.int32]:
+    """Compares roots with the CPU's; returns them."""
+    first, second = np.array(edges, np.int32).reshape(-1, 2).T.copy()
+    expected = tensors(parents.copy(), first, second)
+    torch.ops.mabm.join_samples_(*expected)
+    found = shuffled(seed).join_samples(parents, first, second)
+    assert_same_bits(found, expected[0].numpy())
+    return found
+
+
+@in_every_order
+@pytest.mark.parametrize("graph", EDGES)
+def test_joined_samples_are_those_of_the_cpu_in_many_orders(graph: str, seed: int) -> None:
+    samples = np.arange(70, dtype=np.int32)
+    for order in range(seed, 800, 100):
+        whole = check_joined(order, samples, EDGES[graph])
+        half = check_joined(order, samples, EDGES[graph][::2])  # and the other half onto its roots
+        assert_same_bits(check_joined(order, half, EDGES[graph][1::2]), whole)
+
+
+@in_every_order
+@pytest.mark.parametrize("count", SIZES)
+def test_samples_joined_onto_any_trees(count: int, seed: int) -> None:
+    rng = np.random.default_rng(count)
+    for share in (0.5, 1.0):
+        members = np.flatnonzero(rng.random(count) < share)
+        parents = np.full(count, -1, np.int32)
+        for place, sample in enumerate(members):
+            parents[sample] = members[max(place - int(rng.integers(0, 3)), 0)]
+        for num_pairs in (0, count // 2, 2 * count):
+            pairs = rng.choice(members, (num_pairs if len(members) else 0, 2)).tolist()
+            roots = check_joined(seed, parents, pairs)
+            assert ((roots >= 0) == (parents >= 0)).all()

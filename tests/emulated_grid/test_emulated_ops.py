@@ -10,6 +10,7 @@ import torch
 from cases import KINDS, Case, cases, make_features
 from golden_files import GOLDEN, Golden
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from some_rows import check_some_rows
 
 import mabm
@@ -188,6 +189,35 @@ def test_encodings_of_about_as_many_entries_as_are_sorted_at_a_time(
         for op in (torch.ops.mabm, grid_build.load_ops())
     ]
     assert torch.equal(*distances)
+
+
+@settings(max_examples=15)
+@given(cases(max_size=60), st.floats(0, 1), st.sampled_from((0.0, 0.3, 0.6, 0.9)))
+def test_ops_of_parts_of_the_samples(case: Case, share: float, max_distance: float) -> None:
+    encoding = mabm.encode_samples(case.features, case.modality, **case.options)
+    count = len(case.features)
+    cut = int(share * count)
+
+    def part(first: int, last: int) -> tuple[torch.Tensor, ...]:
+        indptr, indices, weights = encoding.tensors()
+        inside = slice(int(indptr[first]), int(indptr[last]))
+        return indptr[first : last + 1] - indptr[first], indices[inside], weights[inside]
+
+    for rows, columns in [((0, cut), (cut, count)), ((0, count), (0, cut))]:
+        check_same_parts("near_rows", *part(*rows), *part(*columns), count, max_distance)
+    indptr, indices, weights = part(cut, count)
+    products = weights.to(torch.float64) / 2**29
+    check_same_parts("weigh_products", indptr, indices, products, 2**30)
+
+
+def test_joined_samples() -> None:
+    generator = torch.Generator().manual_seed(1)
+    for count, num_pairs in [(0, 0), (1, 0), (300, 0), (300, 200), (3000, 2500), (3000, 9000)]:
+        pairs = torch.randint(0, max(count, 1), (2, num_pairs), generator=generator).int()
+        found = [torch.arange(count, dtype=torch.int32) for _ in range(2)]
+        for op, parents in zip((torch.ops.mabm, grid_build.load_ops()), found, strict=True):
+            op.join_samples_(parents, *pairs)
+        assert torch.equal(*found)
 
 
 def test_there_is_an_op_for_each_of_the_cpu() -> None:

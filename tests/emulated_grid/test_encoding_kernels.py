@@ -56,7 +56,7 @@ def encode(seed: int, features: NDArray, sets: Rows, known: Known | None = None)
         known = (np.zeros((len(features), 0), np.int64), np.zeros((len(features), 0)))
     weights, counts = grid.weigh_neighbors(features, sets.indptr, sets.indices, *known)
     starts = grid.exclusive_sum(counts)
-    indices, kept = grid.keep_positive(sets.indptr, sets.indices, weights, starts)
+    indices, kept = grid.keep_positive(sets.indptr, sets.indices, weights, 0, starts)
     assert (weights >= 0).all()
     lengths = np.diff(sets.indptr)
     row_of = np.repeat(np.arange(sets.count), lengths)
@@ -149,6 +149,25 @@ def test_any_neighbor_may_have_the_greatest_product(seed: int) -> None:
         found = encode(seed, features, sets)
         assert found.indices.tolist() == [nearest, *range(1, count)]
         assert found.weights.tolist() == [ONE] * count
+
+
+@in_every_order
+@pytest.mark.parametrize("kind", ["unequal", "empty rows", "hub"])
+@pytest.mark.parametrize("spread", [0.1, 3.0, 100.0])
+def test_weights_of_products_are_those_of_the_cpu(spread: float, kind: str, seed: int) -> None:
+    grid = shuffled(seed)
+    for count in SIZES:
+        sets = make_rows(kind, count)
+        products = np.random.default_rng(count).normal(size=len(sets.indices)) * spread
+        for first_row in (0, 2**31 - 1 - count):
+            weights, counts = grid.weigh_products(sets.indptr, sets.indices, products)
+            starts = grid.exclusive_sum(counts)
+            found = grid.keep_positive(sets.indptr, sets.indices, weights, first_row, starts)
+            expected = torch.ops.mabm.weigh_products(
+                *tensors(sets.indptr, sets.indices, products), first_row
+            )
+            for part, wanted in zip((starts, *found), expected, strict=True):
+                assert_same_bits(part, wanted.numpy())
 
 
 # ---- Local query expansion ----------------------------------------------------------------------

@@ -135,28 +135,44 @@ DISTANCES = (0.0, 0.3, 0.7, 0.95, float(np.nextafter(np.float32(1), np.float32(0
 
 
 def near_rows(
-    seed: int, rows: Rows, max_distance: float, window: int
+    seed: int, rows: Rows, others: Rows, max_distance: float, window: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:
-    """All launches of the op jaccard_graph."""
+    """All launches of the ops jaccard_graph and near_rows."""
     grid = shuffled(seed)
-    search = (*rows.arrays, *sums_of(rows), *invert(rows), max_distance, window)
+    searched = (*invert(others), *sums_of(others))
+    search = (*rows.arrays, sums_of(rows)[0], *searched, max_distance, window)
     counts, slot_indices, slot_distances = grid.near_rows(*search)
-    assert ((counts >= 0) & (counts <= rows.count)).all()
+    assert ((counts >= 0) & (counts <= others.count)).all()
     starts = grid.exclusive_sum(counts)
     moved = grid.move_near_rows(counts, starts, slot_indices, slot_distances)
     return starts, *grid.many_near_rows(*search, counts, starts, *moved)
 
 
-def check_near(seed: int, rows: Rows, max_distance: float, window: int = 0) -> NDArray[np.int64]:
-    """Compares a graph with the definition and the CPU; returns the numbers of near rows."""
-    found = near_rows(seed, rows, max_distance, window)
-    distances = distance(rows, rows)
+def check_near(
+    seed: int, rows: Rows, max_distance: float, window: int = 0, others: Rows | None = None
+) -> NDArray[np.int64]:
+    """Compares near rows with the definition and the CPU; returns the numbers of them.
+
+    Args:
+        seed: That of the order.
+        rows: The rows.
+        max_distance: The greatest distance of near rows.
+        window: See `bench.cpp`.
+        others: Those among which the near rows are; by default the rows themselves, as in a graph.
+    """
+    searched = rows if others is None else others
+    found = near_rows(seed, rows, searched, max_distance, window)
+    distances = distance(rows, searched)
     near = distances <= np.float32(max_distance)
     lengths = near.sum(axis=1)
     assert_same_bits(found[0], np.concatenate([[0], np.cumsum(lengths)]))
     assert_same_bits(found[1], np.nonzero(near)[1].astype(np.int32))
     assert_same_bits(found[2], distances[near])
-    expected = torch.ops.mabm.jaccard_graph(*tensors(*rows.arrays), max_distance)
+    if others is None:
+        expected = torch.ops.mabm.jaccard_graph(*tensors(*rows.arrays), max_distance)
+    else:
+        pair = tensors(*rows.arrays, *others.arrays)
+        expected = torch.ops.mabm.near_rows(*pair, rows.num_columns, max_distance)
     for part, wanted in zip(found, expected, strict=True):
         assert_same_bits(part, wanted.numpy())
     return lengths
@@ -169,6 +185,45 @@ def test_graphs_are_those_of_the_definition(count: int, kind: str, seed: int) ->
     rows = make_rows(kind, count)
     for max_distance in DISTANCES if count < 257 else DISTANCES[2:4]:
         check_near(seed, rows, max_distance)
+
+
+@in_every_order
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("count", SIZES)
+def test_near_rows_of_another_encoding_are_those_of_the_definition(
+    count: int, kind: str, seed: int
+) -> None:
+    rows = make_rows(kind, count)
+    for other_kind in ("sparse", "hub", kind) if count < 257 else ("hub",):
+        others = make_rows(other_kind, count, seed=1).take(np.arange(count + count // 3) % count)
+        for max_distance in DISTANCES if count < 33 else DISTANCES[3:4]:
+            check_near(seed, rows, max_distance, 0, others)
+            check_near(seed, others, max_distance, 0, rows)
+
+
+@in_every_order
+@pytest.mark.parametrize("window", [0, 7, 32, 100, 256])
+def test_windows_over_the_rows_of_another_encoding(window: int, seed: int) -> None:
+    rows, others = make_rows("hub", 120), make_rows("hub", 120, seed=2).take(np.arange(300) % 120)
+    few = rows.take(np.arange(9))
+    for max_distance in (0.5, 0.9):
+        check_near(seed, few, max_distance, window, others)
+        check_near(seed, others, max_distance, window, few)
+    # All of them hold one column: more near rows than there are places.
+    assert check_near(seed, few, DISTANCES[-1], window, others).tolist() == [300] * 9
+
+
+@in_every_order
+def test_near_rows_of_more_others_than_a_window_has(seed: int) -> None:
+    rows, others = long_rows(np.random.default_rng(2))
+    assert check_near(seed, rows, 0.9, 0, others).max() > 30
+
+
+@in_every_order
+def test_no_rows_and_none_to_be_near_to(seed: int) -> None:
+    rows, none = make_rows("sparse", 33), make_rows("sparse", 33).take(np.arange(0))
+    for pair in [(rows, none), (none, rows), (none, none)]:
+        assert check_near(seed, pair[0], 0.95, 0, pair[1]).sum() == 0
 
 
 @in_every_order

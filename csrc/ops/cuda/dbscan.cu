@@ -1,4 +1,4 @@
-// DBSCAN on the GPU.
+// DBSCAN and sets of joined samples on the GPU.
 
 #include "kernels/dbscan.cuh"
 #include "ops/arguments.h"
@@ -26,8 +26,19 @@ Tensor dbscan(const Tensor& indptr, const Tensor& indices, const Tensor& distanc
   return labels;
 }
 
+void join_samples_(const Tensor& parents, const Tensor& first, const Tensor& second) {
+  check_join_samples(parents, first, second);
+  const OnDevice on(parents);
+  on.check(launch_join_samples(read<int32_t>(first), read<int32_t>(second), first.numel(),
+                               write<int32_t>(parents), parents.numel(), on.stream()),
+           "joining samples");
+}
+
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(mabm, MABM_GPU, m) { m.impl("dbscan", TORCH_BOX(&dbscan)); }
+STABLE_TORCH_LIBRARY_IMPL(mabm, MABM_GPU, m) {
+  m.impl("dbscan", TORCH_BOX(&dbscan));
+  m.impl("join_samples_", TORCH_BOX(&join_samples_));
+}
 
 }  // namespace mabm

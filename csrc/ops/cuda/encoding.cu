@@ -10,11 +10,26 @@
 namespace mabm {
 namespace {
 
+// The positive weights of sets, given a weight for each entry and the counts of the rows.
+std::tuple<Tensor, Tensor, Tensor> keep_positive(const OnDevice& on, Rows sets,
+                                                 const Tensor& all_weights, const Tensor& counts,
+                                                 int64_t first_row) {
+  Tensor starts = starts_of(on, counts);
+  const int64_t total = read_total(on, starts);
+  Tensor indices = on.make<int32_t>({total}, "the entries of rows");
+  Tensor weights = on.make<int32_t>({total}, "the weights of rows");
+  sets.weights = read<int32_t>(all_weights);
+  on.check(launch_keep_positive(sets, first_row, read<int64_t>(starts), write<int32_t>(indices),
+                                write<int32_t>(weights), on.stream()),
+           "writing weights");
+  return {starts, indices, weights};
+}
+
 std::tuple<Tensor, Tensor, Tensor> encode_neighbors(const Tensor& features, const Tensor& indptr,
                                                     const Tensor& indices,
                                                     const std::optional<Tensor>& ranks,
                                                     const std::optional<Tensor>& known_products) {
-  Rows neighbors = check_encode_neighbors(features, indptr, indices);
+  const Rows neighbors = check_encode_neighbors(features, indptr, indices);
   const RankedProducts known = read_products(features, ranks, known_products);
   const OnDevice on(features);
   Tensor products = on.make<double>({indices.numel()}, "the products of neighbors");
@@ -24,15 +39,20 @@ std::tuple<Tensor, Tensor, Tensor> encode_neighbors(const Tensor& features, cons
                                   write<double>(products), write<int32_t>(all_weights),
                                   write<int32_t>(counts), on.stream()),
            "weighing neighbors");
-  Tensor starts = starts_of(on, counts);
-  const int64_t total = read_total(on, starts);
-  Tensor out_indices = on.make<int32_t>({total}, "the entries of rows");
-  Tensor out_weights = on.make<int32_t>({total}, "the weights of rows");
-  neighbors.weights = read<int32_t>(all_weights);
-  on.check(launch_keep_positive(neighbors, read<int64_t>(starts), write<int32_t>(out_indices),
-                                write<int32_t>(out_weights), on.stream()),
-           "writing weights");
-  return {starts, out_indices, out_weights};
+  return keep_positive(on, neighbors, all_weights, counts, 0);
+}
+
+std::tuple<Tensor, Tensor, Tensor> weigh_products(const Tensor& indptr, const Tensor& indices,
+                                                  const Tensor& products, int64_t first_row) {
+  const Rows sets = check_weigh_products(indptr, indices, products, first_row);
+  const OnDevice on(indptr);
+  Tensor parts = on.make<double>({indices.numel()}, "the parts of rows");
+  Tensor all_weights = on.make<int32_t>({indices.numel()}, "the weights of neighbors");
+  Tensor counts = on.make<int32_t>({sets.count}, "the counts of rows");
+  on.check(launch_weigh_products(sets, read<double>(products), write<double>(parts),
+                                 write<int32_t>(all_weights), write<int32_t>(counts), on.stream()),
+           "weighing products");
+  return keep_positive(on, sets, all_weights, counts, first_row);
 }
 
 std::tuple<Tensor, Tensor, Tensor> average_encodings(const Tensor& indptr, const Tensor& indices,
@@ -82,6 +102,7 @@ std::tuple<Tensor, Tensor, Tensor> average_encodings(const Tensor& indptr, const
 
 STABLE_TORCH_LIBRARY_IMPL(mabm, MABM_GPU, m) {
   m.impl("encode_neighbors", TORCH_BOX(&encode_neighbors));
+  m.impl("weigh_products", TORCH_BOX(&weigh_products));
   m.impl("average_encodings", TORCH_BOX(&average_encodings));
 }
 

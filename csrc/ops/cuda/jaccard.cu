@@ -123,24 +123,22 @@ Tensor jaccard_distance(const Tensor& row_indptr, const Tensor& row_indices,
   return distances;
 }
 
-std::tuple<Tensor, Tensor, Tensor> jaccard_graph(const Tensor& indptr, const Tensor& indices,
-                                                 const Tensor& weights, double max_distance,
-                                                 std::optional<int64_t> num_samples) {
-  const EncodedRows given =
-      check_jaccard_graph(indptr, indices, weights, max_distance, num_samples);
-  const Rows& rows = given.rows;
-  const OnDevice on(indptr);
-  const Inverted inverted(on, rows, indices, given.num_samples);
-  const RowSums sums(on, rows);
-  const auto* least = reinterpret_cast<const long long*>(read<int64_t>(sums.least));
-  const auto bound = static_cast<float>(max_distance);
+// For each row, those of the others within max_distance, ascending, and their distances.
+std::tuple<Tensor, Tensor, Tensor> find_near_rows(const OnDevice& on, const Rows& rows,
+                                                  const RowSums& sums, const Inverted& inverted,
+                                                  const Rows& others, const RowSums& other_sums,
+                                                  double max_distance) {
+  const auto pass = [&](const NearRows& near) {
+    const auto* least = reinterpret_cast<const long long*>(read<int64_t>(other_sums.least));
+    return launch_near_rows(rows, read<int64_t>(sums.sums), inverted.view(), others.count,
+                            read<int64_t>(other_sums.sums), least, static_cast<float>(max_distance),
+                            near, on.stream());
+  };
   Tensor counts = on.make<int32_t>({rows.count}, "the counts of rows");
   Tensor slot_indices = on.make<int32_t>({rows.count, kNearSlots}, "near rows");
   Tensor slot_distances = on.make<float>({rows.count, kNearSlots}, "near rows");
-  on.check(launch_near_rows(rows, read<int64_t>(sums.sums), least, inverted.view(), bound,
-                            {write<int32_t>(counts), nullptr, write<int32_t>(slot_indices),
-                             write<float>(slot_distances)},
-                            on.stream()),
+  on.check(pass({write<int32_t>(counts), nullptr, write<int32_t>(slot_indices),
+                 write<float>(slot_distances)}),
            "finding near rows");
   Tensor starts = starts_of(on, counts);
   const int64_t total = read_total(on, starts);
@@ -151,12 +149,38 @@ std::tuple<Tensor, Tensor, Tensor> jaccard_graph(const Tensor& indptr, const Ten
                             read<int32_t>(slot_indices), read<float>(slot_distances),
                             write<int32_t>(near_indices), write<float>(distances), on.stream()),
       "moving near rows");
-  on.check(launch_near_rows(rows, read<int64_t>(sums.sums), least, inverted.view(), bound,
-                            {write<int32_t>(counts), read<int64_t>(starts),
-                             write<int32_t>(near_indices), write<float>(distances)},
-                            on.stream()),
+  on.check(pass({write<int32_t>(counts), read<int64_t>(starts), write<int32_t>(near_indices),
+                 write<float>(distances)}),
            "finding many near rows");
   return {starts, near_indices, distances};
+}
+
+std::tuple<Tensor, Tensor, Tensor> jaccard_graph(const Tensor& indptr, const Tensor& indices,
+                                                 const Tensor& weights, double max_distance,
+                                                 std::optional<int64_t> num_samples) {
+  const EncodedRows given =
+      check_jaccard_graph(indptr, indices, weights, max_distance, num_samples);
+  const Rows& rows = given.rows;
+  const OnDevice on(indptr);
+  const Inverted inverted(on, rows, indices, given.num_samples);
+  const RowSums sums(on, rows);
+  return find_near_rows(on, rows, sums, inverted, rows, sums, max_distance);
+}
+
+std::tuple<Tensor, Tensor, Tensor> near_rows(const Tensor& row_indptr, const Tensor& row_indices,
+                                             const Tensor& row_weights, const Tensor& column_indptr,
+                                             const Tensor& column_indices,
+                                             const Tensor& column_weights, int64_t num_samples,
+                                             double max_distance) {
+  check_max_distance(max_distance);
+  const auto [rows, columns] =
+      check_jaccard_distance(row_indptr, row_indices, row_weights, column_indptr, column_indices,
+                             column_weights, num_samples);
+  const OnDevice on(row_indptr);
+  const Inverted inverted(on, columns, column_indices, num_samples);
+  const RowSums sums(on, rows);
+  const RowSums column_sums(on, columns);
+  return find_near_rows(on, rows, sums, inverted, columns, column_sums, max_distance);
 }
 
 }  // namespace
@@ -164,6 +188,7 @@ std::tuple<Tensor, Tensor, Tensor> jaccard_graph(const Tensor& indptr, const Ten
 STABLE_TORCH_LIBRARY_IMPL(mabm, MABM_GPU, m) {
   m.impl("jaccard_distance", TORCH_BOX(&jaccard_distance));
   m.impl("jaccard_graph", TORCH_BOX(&jaccard_graph));
+  m.impl("near_rows", TORCH_BOX(&near_rows));
 }
 
 }  // namespace mabm
