@@ -251,7 +251,9 @@ def fill_lists(
         len(lists.rows), dtype=torch.int32, device="cpu"
     )
     mirrored = len(lists.rows) == len(order)
-    for raises, collects in _COARSE_PASSES if rung.is_coarse else _FINE_PASSES:
+    # Thresholds that are there from the start need not rise first.
+    are_open = bool((lists.thresholds == -torch.inf).any())
+    for raises, collects in _COARSE_PASSES if rung.is_coarse and are_open else _FINE_PASSES:
         for rows, columns in _pairs_of_blocks(lists.rows, order, sides, side):
             for others in columns:
                 torch.ops.mabm.screen_pairs_(

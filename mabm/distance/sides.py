@@ -72,7 +72,6 @@ class Sides:
         if self.least is None:
             return
         lengths = torch.tensor(widths, device=scores.device)
-        least = self.least[: len(scores)].repeat_interleave(lengths, dim=1)
-        unwanted = scores < least
+        unwanted = scores < self.least.repeat_interleave(lengths, dim=1)
         ranks.masked_fill_(unwanted, -1)
         scores.masked_fill_(unwanted, -torch.inf)
