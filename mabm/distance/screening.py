@@ -139,7 +139,7 @@ def screen(
     with without_autocast(x.device):
         measures = measure(x, euclidean)
         area = torch.tensor(measures.area, dtype=torch.float64, device=x.device)
-        plan = choose_rungs(x, layout, measures)
+        plan = choose_rungs(x, layout, measures, sides)
     # Samples of a group side by side, so that a tile rarely has columns of two lists; within a
     # group those of a cell, so that lists fill with near samples early.
     groups = layout.groups.to(torch.int64)

@@ -79,7 +79,7 @@ def route(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
     if name in makers:
         make, capacity = makers[name]
 
-        def plan(x: torch.Tensor, layout: ListLayout, measures: Measures) -> Plan:
+        def plan(x: torch.Tensor, layout: ListLayout, measures: Measures, sides: object) -> Plan:
             cells = torch.arange(len(x), dtype=torch.int32) % 5
             rungs = [functools.partial(one, x, measures) for one in (make, float_rung)]
             return Plan(rungs, capacity, cells)
@@ -251,7 +251,8 @@ def test_a_cut_never_lowers_a_threshold(gap: float) -> None:
     assert lists.counts.flatten().tolist() == ([9, 9, 0] if gap > 0 else [4, 4, 0])
 
 
-def test_rungs_of_sides_are_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("known", [False, True])
+def test_rungs_of_sides_are_chosen(known: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rung_choice, "_LITTLE_WORK", 0)
     rng = np.random.default_rng(2)
     rows = rng.normal(size=(1500, 12)) @ rng.normal(size=(12, 256))
@@ -259,11 +260,31 @@ def test_rungs_of_sides_are_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     groups = torch.arange(1500) % 2
     layout = ListLayout.of(x, groups, PRESETS["bmil"], 8)
     sides = Sides((slice(0, 900), slice(1000, 1500)))
-    found = ranking.rank_lists(x, layout, False, "exact", QUIET, lambda number: None, sides)
-    apart = sides.apart(layout)
-    chosen = sides.rows(x.device)
+    apart, chosen = sides.apart(layout), sides.rows(x.device)
     ranks, scores = torch.ops.mabm.rank_exactly(
         x, chosen, apart.groups, apart.list_of_group, apart.widths, False
     )
+    if known:  # the third of each list
+        least = torch.full((1500, 2), torch.inf, dtype=torch.float64)
+        least[chosen] = scores[:, [2, 6]]
+        sides = Sides(sides.ranges, least)
+        fourth = torch.arange(8) % 4 == 3
+        ranks[:, fourth], scores[:, fourth] = -1, -torch.inf
+    found = ranking.rank_lists(x, layout, False, "exact", QUIET, lambda number: None, sides)
     assert torch.equal(found[0][chosen], ranks)
     assert torch.equal(found[1][chosen], scores)
+    assert bool((found[0][900:1000] == -1).all())
+
+
+def test_where_nothing_is_wanted_the_cheapest_products_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rung_choice, "_LITTLE_WORK", 0)
+    x = torch.randn(3000, 512, generator=torch.Generator().manual_seed(0))
+    layout = ListLayout.of(x, None, PRESETS["spcl"], 15)
+    measures = measure(x, euclidean=False)
+    names = []
+    for least in (None, torch.full((3000, 1), 1e9, dtype=torch.float64)):
+        sides = Sides((slice(0, 1000), slice(1000, 3000)), least)
+        plan = rung_choice.choose_rungs(x, layout, measures, sides)
+        names.append(plan.rungs[0]().name)
+        assert plan.capacity == rung_choice.capacity_for([15], None)
+    assert names[0] != names[1] == "32 of 512 directions"
