@@ -335,7 +335,7 @@ def rank_lists(
     shape = (len(x), sum(layout.widths))
     ranks = torch.full(shape, -1, dtype=torch.int64, device=x.device)
     scores = torch.full(shape, -torch.inf, dtype=torch.float64, device=x.device)
-    if not ranks.numel() or (sides is not None and sides.is_empty):
+    if not ranks.numel() or (sides is not None and not sides.num_pairs):
         return ranks, scores
     unproven = torch.ones(len(x), dtype=torch.bool, device=x.device)
     rungs: list[tuple[str, Tensor]] = []

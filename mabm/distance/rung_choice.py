@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from mabm.distance.rungs import (
     quantization_error,
     quantized_rung,
 )
+from mabm.distance.sides import Sides
 
 # Rows whose scores are computed, and the most numbers that these scores may be.
 _SAMPLE_ROWS = 32
@@ -76,31 +77,44 @@ class _Option:
     passes: int = 2  # over all pairs (Rung.is_coarse)
 
 
-def choose_rungs(x: Tensor, layout: ListLayout, measures: Measures) -> Plan:
+def choose_rungs(
+    x: Tensor, layout: ListLayout, measures: Measures, sides: Sides | None = None
+) -> Plan:
     """Chooses the first rung by its predicted cost; finer ones follow, float32 last of all.
 
     Args:
         x: (N, D) float32, N > 0.
         layout: The lists of each row.
         measures: Those of the rows.
+        sides: Rows that are compared with each other; ``None`` for all with all.
     """
     count, dim = x.shape
+    # Samples whose pairs, all with all, would be as many as there are.
+    size = count if sides is None else math.isqrt(2 * sides.num_pairs)
     make_whole = functools.partial(float_rung, x, measures)
     whole = _Option(product_error(dim), dim, 0, make_whole, passes=1)
-    if not has_choice(count, dim):
+    if not has_choice(size, dim):
         cells = torch.zeros_like(layout.groups)
         return Plan([whole.make], capacity_for(layout.widths, None), cells)
-    rows = count * torch.arange(min(_SAMPLE_ROWS, max(8, _SAMPLE_SCORES // count)), device=x.device)
-    rows = (rows // len(rows)).clamp(max=count - 1)
+    all_rows = torch.arange(count, device=x.device) if sides is None else sides.rows(x.device)
+    num_rows = min(_SAMPLE_ROWS, max(8, _SAMPLE_SCORES // count))
+    places = len(all_rows) * torch.arange(num_rows, device=x.device) // num_rows
+    rows = all_rows[places]
     quantized = _quantized(x, rows, measures)
     options = [*_projections(x, rows, measures), *quantized, whole]
     # Products with centered rows: those with the mean are the same for all columns of a row.
     scores = ((x[rows] - measures.center) * measures.unit) @ x.T * measures.unit
     cells = (scores / measures.centered[rows, None].clamp(min=1e-30)).argmax(dim=0)
     scores += measures.biases.to(torch.float32)
-    needed = _needed_candidates(scores, layout, measures, rows, [each.error for each in options])
+    known = _known_thresholds(layout, measures, rows, sides)
+    reached = layout if sides is None else sides.apart(layout)
+    errors = [each.error for each in options]
+    needed = _needed_candidates(scores, reached, measures, rows, errors, known)
+    columns = size * size / len(all_rows)  # of a row, twice what each pair computed once gives it
+    if bool((known > -torch.inf).all()):
+        options = [replace(each, passes=1) for each in options]  # none has to raise thresholds
     costs = [
-        _cost(option, candidates, layout, dim, count)
+        _cost(option, candidates, layout, dim, columns)
         for option, candidates in zip(options, needed, strict=True)
     ]
     best = min(range(len(options)), key=costs.__getitem__)
@@ -183,34 +197,56 @@ def _quantized(x: Tensor, rows: Tensor, measures: Measures) -> list[_Option]:
     return [_Option(error, dim // _INT8_SPEED, passes * dim, make)]
 
 
+def _known_thresholds(
+    layout: ListLayout, measures: Measures, rows: Tensor, sides: Sides | None
+) -> Tensor:
+    """(rows, L) float32: what a score must exceed to be in a list; -inf if nothing is known."""
+    area = torch.tensor(measures.area, dtype=torch.float64, device=rows.device)
+    known = None if sides is None else sides.thresholds(rows, measures.offsets[rows], area)
+    if known is None:
+        shape = (len(rows), len(layout.widths))
+        known = torch.full(shape, -torch.inf, dtype=torch.float32, device=rows.device)
+    return known
+
+
 def _needed_candidates(
-    scores: Tensor, layout: ListLayout, measures: Measures, rows: Tensor, errors: list[float]
+    scores: Tensor,
+    layout: ListLayout,
+    measures: Measures,
+    rows: Tensor,
+    errors: list[float],
+    known: Tensor,
 ) -> list[Tensor]:
-    """(rows, lists) float32 for each error: how many samples of each list are within it."""
+    """(rows, L) float32 for each error: how many samples of each list are within it.
+
+    The lists are those that something is known of; the layout may have more.
+    """
     lengths = measures.centered.to(torch.float32)
-    needed = [scores.new_zeros(len(rows), len(layout.widths)) for _ in errors]
+    needed = [torch.zeros_like(known) for _ in errors]
     for at, row in enumerate(rows.tolist()):
         lists = layout.list_of_group[layout.groups[row].long()][layout.groups.long()]
-        for number, width in enumerate(layout.widths):
+        for number in range(known.shape[1]):
+            width, least = layout.widths[number], known[at, number]
             members = (lists == number).nonzero().flatten()
             found = scores[at, members]
-            if not width or len(found) <= width:
+            if 0 < width < len(found):
+                least = torch.maximum(least, found.topk(width).values[-1])
+            if least == -torch.inf:
                 for each in needed:
                     each[at, number] = len(found)
                 continue
-            least = found.topk(width).values[-1]
             gaps = (least - found) / (2 * lengths[row] * lengths[members]).clamp(min=1e-30)
             for each, error in zip(needed, errors, strict=True):
                 each[at, number] = int((gaps <= error).sum())
     return needed
 
 
-def _cost(option: _Option, needed: Tensor, layout: ListLayout, dim: int, count: int) -> float:
-    """Predicted multiplications for each row."""
+def _cost(option: _Option, needed: Tensor, layout: ListLayout, dim: int, columns: float) -> float:
+    """Predicted multiplications for each row, of the columns that it is compared with."""
     capacity = capacity_for(layout.widths, needed)
     overflowed = (needed.amax(dim=1) > capacity * _FULLEST).float().mean()
     candidates = needed.clamp(max=capacity).sum(dim=1).mean() * (1 - overflowed)
-    pairs = option.passes * count / 2 * (option.pair + _COMPARISON)
-    again = overflowed * count * (dim + _COMPARISON)
+    pairs = option.passes * columns / 2 * (option.pair + _COMPARISON)
+    again = overflowed * columns * (dim + _COMPARISON)
     scoring = candidates * (_CANDIDATE[0] * dim + _CANDIDATE[1])
     return float(option.row + pairs + scoring + again)

@@ -139,7 +139,7 @@ def screen(
     with without_autocast(x.device):
         measures = measure(x, euclidean)
         area = torch.tensor(measures.area, dtype=torch.float64, device=x.device)
-        plan = choose_rungs(x, layout, measures)
+        plan = choose_rungs(x, layout, measures, sides)
     # Samples of a group side by side, so that a tile rarely has columns of two lists; within a
     # group those of a cell, so that lists fill with near samples early.
     groups = layout.groups.to(torch.int64)
@@ -251,7 +251,9 @@ def fill_lists(
         len(lists.rows), dtype=torch.int32, device="cpu"
     )
     mirrored = len(lists.rows) == len(order)
-    for raises, collects in _COARSE_PASSES if rung.is_coarse else _FINE_PASSES:
+    # Thresholds that are there from the start need not rise first.
+    are_open = bool((lists.thresholds == -torch.inf).any())
+    for raises, collects in _COARSE_PASSES if rung.is_coarse and are_open else _FINE_PASSES:
         for rows, columns in _pairs_of_blocks(lists.rows, order, sides, side):
             for others in columns:
                 torch.ops.mabm.screen_pairs_(

@@ -24,9 +24,10 @@ class Sides:
     least: Tensor | None = None
 
     @property
-    def is_empty(self) -> bool:
-        """Whether there is nothing to compare."""
-        return any(side.start >= side.stop for side in self.ranges)
+    def num_pairs(self) -> int:
+        """Number of pairs that are compared."""
+        first, second = (len(range(side.start, side.stop)) for side in self.ranges)
+        return first * second
 
     def rows(self, device: torch.device) -> Tensor:
         """(B,) int64, the rows of both sides, one side after the other."""
@@ -72,7 +73,6 @@ class Sides:
         if self.least is None:
             return
         lengths = torch.tensor(widths, device=scores.device)
-        least = self.least[: len(scores)].repeat_interleave(lengths, dim=1)
-        unwanted = scores < least
+        unwanted = scores < self.least.repeat_interleave(lengths, dim=1)
         ranks.masked_fill_(unwanted, -1)
         scores.masked_fill_(unwanted, -torch.inf)

@@ -194,7 +194,8 @@ class _Ring:
         """Ranks own rows and visitors among each other, and merges what is found of own rows."""
         step, count, size = tick[0], self._count, self._team.size
         seats = slice(count, count + len(visit))
-        ranks, scores = self._rank(seats.stop, Sides((visit.hosts, seats), self._rows.least))
+        sides = Sides((visit.hosts, seats), self._rows.least[: seats.stop])
+        ranks, scores = self._rank(seats.stop, sides)
         found = _moved(ranks[:count], self._shard.first_of(visit.owner) + visit.rows.start - count)
         lists.merge(0, found, scores[:count])
         source = (self._team.rank - step) % size

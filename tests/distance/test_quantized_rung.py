@@ -30,7 +30,7 @@ def int8_first(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) 
 
 
 def put_int8_first(monkeypatch: pytest.MonkeyPatch, *, rotate: bool) -> None:
-    def plan(x: Tensor, layout: ListLayout, measures: Measures) -> Plan:
+    def plan(x: Tensor, layout: ListLayout, measures: Measures, sides: object) -> Plan:
         rungs = [
             lambda: quantized_rung(x, measures, rotate=rotate),
             lambda: float_rung(x, measures),

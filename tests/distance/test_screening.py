@@ -228,7 +228,7 @@ def test_lists_do_not_overflow_before_near_samples_are_seen() -> None:
 def force(monkeypatch: pytest.MonkeyPatch, make_rung: MakeRung, capacity: int) -> None:
     """Ranking takes this rung, with lists of this capacity, and exact scores for the rest."""
 
-    def plan(x: torch.Tensor, layout: ListLayout, measures: Measures) -> Plan:
+    def plan(x: torch.Tensor, layout: ListLayout, measures: Measures, sides: object) -> Plan:
         cells = torch.arange(len(x), dtype=torch.int32) % 5
         return Plan([lambda: make_rung(x, measures)], capacity, cells)
 
@@ -274,7 +274,7 @@ def test_rungs_prove_what_they_can_and_leave_the_rest(
     features[700:1000, :16] = features[700, :16]  # nor the leading directions these
     x = torch.from_numpy(features.astype(np.float32))
 
-    def plan(x: torch.Tensor, layout: ListLayout, measures: Measures) -> Plan:
+    def plan(x: torch.Tensor, layout: ListLayout, measures: Measures, sides: object) -> Plan:
         directions = projection_on(torch.eye(64)[:, :16].contiguous())
         rungs = [lambda: projected_rung(x, measures, directions), lambda: float_rung(x, measures)]
         return Plan(rungs, 80, torch.zeros(len(x), dtype=torch.int32))

@@ -14,7 +14,10 @@ from hypothesis import strategies as st
 from some_rows import check_some_rows
 
 import mabm
+from mabm._core.work import QUIET
 from mabm.distance import candidates, products, ranking
+from mabm.distance.list_layout import ListLayout
+from mabm.distance.sides import Sides
 
 ONLY_ON_CPUS = {"screen_pairs_", "cut_candidates_"}
 
@@ -99,6 +102,31 @@ def test_tiles_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     check_same_results(features, modality, {"k1": 9, "k2": 2})
     order = np.argsort(modality, kind="stable")  # lists that begin in later tiles
     check_same_results(features[order], modality[order], {"k1": 9, "k2": 2})
+
+
+@pytest.mark.parametrize("kind", ["clustered", "duplicates", "norms"])
+@pytest.mark.parametrize("ranges", [(slice(0, 90), slice(90, 200)), (slice(70, 199), slice(1, 9))])
+def test_two_sides_ranked_among_each_other(
+    kind: str, ranges: tuple[slice, slice], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modality = np.random.default_rng(1).integers(0, 3, size=200)
+    x = torch.from_numpy(make_features(kind, modality, seed=2))
+    layout = ListLayout.of(x, torch.from_numpy(modality), mabm.PRESETS["bmil"], 9)
+    monkeypatch.setattr(candidates, "_TILE", 64)
+
+    def results(least: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        sides = Sides(ranges, least)
+        return ranking.rank_lists(x, layout, False, "exact", QUIET, lambda number: None, sides)
+
+    everything = results(None)
+    # The second of each list, and nothing known of some.
+    least = everything[1][:, 1::3].clone()
+    least[::5] = -torch.inf
+    expected = results(least)
+    assert 0 < int((expected[0] >= 0).sum()) < int((everything[0] >= 0).sum())
+    with on_the_grid():
+        assert all(map(torch.equal, results(None), everything))
+        assert all(map(torch.equal, results(least), expected))
 
 
 def test_autocast_changes_nothing() -> None:
