@@ -33,6 +33,7 @@ from mabm.cli.processes import Processes, started_processes
 from mabm.cli.shares import (
     NO_MODALITY,
     Samples,
+    centered,
     check_shared,
     cluster_rows,
     distance_of,
@@ -166,9 +167,12 @@ def _execute(chosen: argparse.Namespace) -> int:
         with processes.connected(device), ExitStack() as stack:
             with step():
                 samples = read_samples(chosen, device, processes, stack)
-                say = _say(chosen, processes)
-                say(_describe(chosen, samples, processes))
+            if chosen.center_modalities:
+                with step():
+                    samples = centered(samples, processes)
+            say = _say(chosen, processes)
             with step():
+                say(_describe(chosen, samples, processes))
                 if chosen.sweep is not None:
                     _sweep(chosen, samples)
                 else:
