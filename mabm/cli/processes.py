@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import torch
 
 from mabm._core.processes import PATIENCE, num_started, process_group
-from mabm.cli.command import INTERRUPTED
+from mabm.cli.command import FAILURE, INTERRUPTED
 from mabm.cli.errors import ToldError
 
 if TYPE_CHECKING:
@@ -100,7 +100,10 @@ class Processes:
             status = tell(error)
             self._store.set(key, str(status))
             return status
-        self._store.wait([key], PATIENCE)
+        try:
+            self._store.wait([key], 2 * _GRACE)
+        except RuntimeError:  # it has ended before it could speak, and torchrun says so
+            return FAILURE
         return int(self._store.get(key))
 
 

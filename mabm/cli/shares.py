@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
+from mabm._core.arrays import check_features
 from mabm._core.processes import PATIENCE, join_rows, rows_of
 from mabm.cli.command import UsageError, shows_bars
 from mabm.cli.files.arrays import Source, suffix_of
@@ -20,7 +22,7 @@ from mabm.cli.files.row_files import RowFiles
 from mabm.cli.processes import Processes
 from mabm.cluster.dbscan import DBSCAN
 from mabm.cluster.pseudo_labels import PseudoLabels, watch_sizes
-from mabm.distance.centering import center_modalities
+from mabm.distance.centering import Joining, center_modalities, center_share
 from mabm.distributed import pseudo_labels
 
 NO_MODALITY: Final = "none"
@@ -59,7 +61,6 @@ def check_shared(chosen: argparse.Namespace) -> None:
     """
     alone = {
         "--sweep": (chosen.sweep is not None, "compare radii in one process"),
-        "--center-modalities": (chosen.center_modalities, "give features that are centered"),
         "--max-memory": (chosen.max_memory is not None, "more processes need less memory in each"),
     }
     for option, (is_given, instead) in alone.items():
@@ -97,10 +98,8 @@ def read_samples(
     """
     features, rows, shape, beside = _read_rows(chosen, processes, stack)
     modality = _read_modality(chosen, beside, stack)
-    if chosen.center_modalities:
-        if modality is None:
-            raise UsageError("--center-modalities needs a modality: give --modality FILE")
-        features = center_modalities(features.to(device), modality.numbers.to(device))
+    if chosen.center_modalities and modality is None:
+        raise UsageError("--center-modalities needs a modality: give --modality FILE")
     if processes.size > 1 and modality is not None and len(modality.numbers) != shape[0]:
         raise ValueError(
             f"{chosen.modality} must have {shape[0]} values, one per row of features, got "
@@ -144,6 +143,33 @@ def _read_modality(
             f"give --modality FILE, or --modality {NO_MODALITY} to cluster without one"
         )
     return beside
+
+
+def centered(samples: Samples, processes: Processes) -> Samples:
+    """Centers the features of all processes by the means of each modality.
+
+    Raises:
+        ValueError: The modality has not one number >= 0 for each row, or a row is not finite.
+    """
+    features, groups, modality = samples.features, samples.groups, samples.modality
+    assert groups is not None
+    assert modality is not None
+    if processes.size == 1:
+        return replace(samples, features=center_modalities(features, groups))
+    group_of, counts = torch.unique(modality.numbers, return_inverse=True, return_counts=True)[1:]
+    x = center_share(
+        check_features(features),
+        group_of[samples.rows].to(features.device),
+        counts.to(features.device),
+        _join,
+    )
+    return replace(samples, features=x)
+
+
+def _join(values: Tensor, how: Joining) -> Tensor:
+    joined = values.clone()
+    dist.all_reduce(joined, dist.ReduceOp.MAX if how == "max" else dist.ReduceOp.SUM)
+    return joined
 
 
 def cluster_rows(

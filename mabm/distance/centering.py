@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from mabm._core.arrays import ArrayT, check_features, like, row_blocks
 from mabm._core.columns import Column, check_modality
+
+Joining = Literal["max", "sum"]
 
 # Sums are of int64 and stay below this, so that their bits depend on no order of the addends.
 _INTEGER_BITS = 62
@@ -59,12 +63,33 @@ def center_groups(x: Tensor, groups: Tensor) -> Tensor:
     if not len(x):
         return x.clone()
     group_of, counts = torch.unique(groups, return_inverse=True, return_counts=True)[1:]
-    greatest = float(torch.stack([block.abs().max() for block in row_blocks(x)]).max())
+    return center_share(x, group_of, counts, lambda values, _: values)
+
+
+def center_share(
+    x: Tensor, group_of: Tensor, counts: Tensor, join: Callable[[Tensor, Joining], Tensor]
+) -> Tensor:
+    """Centers the rows of one of several processes by the means of all rows.
+
+    The bits are those of :func:`center_groups` for all rows at once.
+
+    Args:
+        x: (M, D) float32, the rows here.
+        group_of: (M,) int64, the group of each of them, numbered from 0.
+        counts: (G,) int64, the number of all rows of each group; none is 0.
+        join: Takes a tensor from each process that has rows, and returns their maximum or sum.
+
+    Returns:
+        (M, D) float32.
+    """
+    highest = [block.abs().max() for block in row_blocks(x) if len(block)]
+    greatest = float(join(torch.stack([x.new_zeros(()), *highest]).max(), "max"))
     # A power of two: numbers are scaled without rounding, and N of them sum to less than 2**62.
-    unit = 2.0 ** (math.frexp(greatest)[1] + len(x).bit_length() - _INTEGER_BITS)
+    unit = 2.0 ** (math.frexp(greatest)[1] + int(counts.sum()).bit_length() - _INTEGER_BITS)
     sums = torch.zeros(len(counts), x.shape[1], dtype=torch.int64, device=x.device)
     for block, numbers in zip(row_blocks(x), row_blocks(group_of), strict=True):
         sums.index_add_(0, numbers, (block.double() / unit).round().to(torch.int64))
+    sums = join(sums, "sum")
     means = sums.double() * unit / counts[:, None]
     return torch.cat(
         [

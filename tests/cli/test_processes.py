@@ -72,6 +72,21 @@ def test_a_process_that_hangs_keeps_no_error_back(monkeypatch: pytest.MonkeyPatc
     assert in_each(act) == (["in 1"], [None, 4, 4])
 
 
+def test_one_that_ends_before_it_speaks_keeps_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "_GRACE", SOON)
+
+    def die(_: Exception) -> int:
+        raise MemoryError
+
+    def act(each: Processes, _: list[str]) -> None:
+        with each.together(die):
+            raise ValueError(f"in {each.rank}")
+
+    _, (first, *others) = in_each(act)
+    assert isinstance(first, MemoryError)
+    assert others == [1, 1]
+
+
 def test_a_process_that_never_comes_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "PATIENCE", SOON)
 

@@ -1,5 +1,6 @@
 """Centering by modality, against its definition in float64."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from devices import Device
 
 import mabm
+from mabm.distance.centering import Joining, center_share
 
 
 def make_samples(count: int = 700, dim: int = 33, groups: int = 3) -> tuple[np.ndarray, np.ndarray]:
@@ -108,3 +110,30 @@ def test_inputs_are_left_alone_and_no_gradient_follows() -> None:
 def test_a_modality_is_needed() -> None:
     with pytest.raises(TypeError, match=r"modality must be a tensor, an array, .* got NoneType"):
         mabm.center_modalities(np.ones((3, 2)), None)
+
+
+@pytest.mark.parametrize("cuts", [[0, 700], [0, 1, 1, 650, 700]])
+@pytest.mark.parametrize("scale", [0.0, 1.0, 1e30])
+def test_shares_of_rows_are_centered_to_the_same_bits(cuts: list[int], scale: float) -> None:
+    """Each share is told what the shares before and after it have, as processes tell each other."""
+    features, modality = make_samples()
+    x, groups = torch.from_numpy(features * np.float32(scale)), torch.from_numpy(modality)
+    counts = torch.bincount(groups)
+    parts = [slice(*each) for each in itertools.pairwise(cuts)]
+    given: dict[str, list[torch.Tensor]] = {"max": [], "sum": []}
+    for asked in ("max", "sum"):  # what each share gives, the greatest number of all being known
+
+        def tell(values: torch.Tensor, how: Joining, asked: str = asked) -> torch.Tensor:
+            if how == asked:
+                given[asked].append(values)
+            return torch.stack(given["max"]).amax() if how == "max" and asked == "sum" else values
+
+        for part in parts:
+            center_share(x[part], groups[part], counts, tell)
+
+    def join(values: torch.Tensor, how: Joining) -> torch.Tensor:
+        shares = torch.stack(given[how])
+        return shares.amax(dim=0) if how == "max" else shares.sum(dim=0)
+
+    found = [center_share(x[part], groups[part], counts, join) for part in parts]
+    assert torch.cat(found).equal(mabm.center_modalities(x, groups))

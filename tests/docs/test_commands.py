@@ -168,6 +168,10 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     features /= np.linalg.norm(features, axis=1, keepdims=True)
     np.save(folder / "features.npy", features.astype(np.float32))
     np.save(folder / "modality.npy", modality)
+    for name, column in (("shards", features.astype(np.float32)), ("shard_modalities", modality)):
+        (folder / name).mkdir()
+        for number, part in enumerate(np.split(column, [10, 250])):
+            np.save(folder / name / f"{number}.npy", part)
     np.save(folder / "new.npy", features[:30].astype(np.float32))
     np.save(folder / "new_modality.npy", modality[:30])
     splits = emoji_xm.identity_splits()
@@ -198,8 +202,10 @@ def test_commands_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     found = {page: [shlex.join(words) for words in commands_of(page)] for page in WHOLE}
     for config in train.CONFIGS:
         assert any(line.startswith(f"mabm train {config} --") for line in found[TRAINING])
-    assert {line.split()[1] for line in found[LINE]} == {*COMMANDS, "COMMAND"}
-    assert any(line.startswith("torchrun ") for line in found[GPUS])
+    named = {line.split()[1] for line in found[LINE] if line.startswith("mabm ")}
+    assert named == {*COMMANDS, "COMMAND"}
+    for page in (GPUS, LINE):
+        assert any(line.startswith("torchrun ") for line in found[page])
     assert any(commands_of(page) for page in FREE)
     page = tmp_path / "page.md"
     page.write_text(

@@ -33,6 +33,7 @@ from mabm.cli.processes import Processes, started_processes
 from mabm.cli.shares import (
     NO_MODALITY,
     Samples,
+    centered,
     check_shared,
     cluster_rows,
     distance_of,
@@ -70,14 +71,15 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
         "features",
         metavar="FEATURES",
         help="(N, D) floating point: .npy, .npz, .safetensors, .pt, .pth or .csv (a sample per "
-        "line), or - for standard input; used as they are, not normalized",
+        "line), a folder of .npy files whose rows are joined in the order of their names (2 before "
+        "10), or - for standard input; used as they are, not normalized",
     )
     parser.add_argument(
         "--modality",
         metavar="FILE",
         help="(N,) modality of each sample, integers >= 0 or words: a file of any of these kinds, "
-        "or -; 'none' ignores modality (default: the array or column 'modality' in the file of "
-        "features)",
+        "a folder of files named as those of FEATURES, or -; 'none' ignores modality (default: the "
+        "array or column 'modality' in the file of features)",
     )
     parser.add_argument(
         "--key",
@@ -165,9 +167,12 @@ def _execute(chosen: argparse.Namespace) -> int:
         with processes.connected(device), ExitStack() as stack:
             with step():
                 samples = read_samples(chosen, device, processes, stack)
-                say = _say(chosen, processes)
-                say(_describe(chosen, samples, processes))
+            if chosen.center_modalities:
+                with step():
+                    samples = centered(samples, processes)
+            say = _say(chosen, processes)
             with step():
+                say(_describe(chosen, samples, processes))
                 if chosen.sweep is not None:
                     _sweep(chosen, samples)
                 else:
@@ -293,7 +298,8 @@ COMMAND = Command(
         "Cluster samples by DBSCAN on their modality-aware Jaccard distance. Labels are numbered "
         "from 0; samples in no cluster get -1. Memory is linear in the number of samples. In a "
         "file, 'visible', 'infrared' and 'thermal' stand for the modalities 0, 1 and 1; other "
-        "words are numbered in sorted order."
+        "words are numbered in sorted order. Under torchrun, each process reads and clusters its "
+        "share of the rows of one .npy file or of a folder; labels are the same as of one process."
     ),
     examples="""
 mabm cluster features.npy --modality modality.npy --output labels.npy
@@ -304,6 +310,8 @@ mabm cluster features.npz --sweep 0.3 0.4 0.5 0.6
     compare the clusters that each radius gives
 mabm cluster features.pt --key embeddings --modality none
     the classic k-reciprocal distance, which ignores modality
+torchrun --nproc-per-node 4 -m mabm cluster features --modality modality --output labels.npy
+    folders of .npy files, split evenly among four processes, one for each GPU if there are any
 cat features.csv | mabm cluster - --output - > labels.txt
     a table of features with a column 'modality'; labels one per line
 """,

@@ -40,6 +40,8 @@ SAME: dict[str, str] = {
     "by columns": "columns.npy --modality y.npy --output {}.npy",
     "options": "f --modality g --k1 12 --k2 3 --eps 0.5 --min-samples 3 --output {}.npz",
     "a preset": "f --modality g --preset modal_invariant --precision fast --output {}.npz",
+    "centered": "f --modality words --center-modalities --output {}.npz",
+    "centered, one row": "single.npy --modality one.npy --center-modalities --output {}.npy",
     "fewer rows than processes": "single.npy --modality none --output {}.npz",
     "lines": "f --modality g --output -",
     "a summary": "f --modality g",
@@ -48,11 +50,6 @@ SAME: dict[str, str] = {
 
 REFUSED: dict[str, tuple[str, int, str]] = {
     "sweep": ("f --modality g --sweep 0.3 0.5", 2, "--sweep cannot be combined with torchrun"),
-    "centered": (
-        "f --modality g --center-modalities",
-        2,
-        "--center-modalities cannot be combined with torchrun: give features that are centered",
-    ),
     "limit": ("f --modality g --max-memory 1GB", 2, "--max-memory cannot be combined with"),
     "stdin": ("- --modality g", 2, "- (standard input) cannot be combined with torchrun"),
     "archive": ("x.npz", 2, "must be a .npy file or a folder of them under torchrun, got x.npz"),
@@ -100,6 +97,7 @@ def write_files(folder: Path) -> None:
     np.save(folder / "x.npy", x)
     np.save(folder / "columns.npy", np.asfortranarray(x))
     np.save(folder / "single.npy", x[:1])
+    np.save(folder / "one.npy", modality[:1])
     np.save(folder / "y.npy", modality)
     np.save(folder / "short.npy", modality[:-1])
     np.save(folder / "known.npy", np.array(["visible", "infrared"])[modality])
@@ -160,6 +158,7 @@ def test_several_processes_write_and_say_what_one_does(
     monkeypatch.chdir(place)
     number = list(SAME).index(name)
     words = SAME[name].format(f"alone{number}").split()
+    advice.forget()
     status, out, err = run("cluster", *words)
     first, second = (each[number] for each in ended)
     assert (status, first.status, second) == (0, 0, Ended(0, "", ""))
