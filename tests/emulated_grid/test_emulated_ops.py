@@ -189,6 +189,23 @@ def test_encodings_of_about_as_many_entries_as_are_sorted_at_a_time(
     assert torch.equal(*distances)
 
 
+def test_overlaps_of_the_greatest_rows_there_may_be() -> None:
+    # Two rows of weights that sum to 2^31 - 1 overlap in all of it; a third one in one unit less.
+    encoding = (
+        torch.tensor([0, 2, 4, 6, 7]),
+        torch.tensor([0, 1, 0, 1, 0, 1, 3], dtype=torch.int32),
+        torch.tensor([2**30, 2**30 - 1] * 2 + [2**30, 2**30 - 2, 1], dtype=torch.int32),
+    )
+    near = 1 - (2**31 - 2) / (2**31 - 1)
+    expected = torch.ones(4, 4)
+    expected[:3, :3] = torch.tensor([[0, 0, near], [0, 0, near], [near, near, 0]])
+    expected[3, 3] = 0
+    for op in (torch.ops.mabm, grid_build.load_ops()):
+        assert torch.equal(op.jaccard_distance(*encoding, *encoding, 4), expected)
+    graph = check_same_parts("jaccard_graph", *encoding, 0.9)
+    assert torch.equal(graph[2], expected[expected < 1])
+
+
 def test_there_is_an_op_for_each_of_the_cpu() -> None:
     names = {
         name.split("::")[1]: name
