@@ -103,6 +103,21 @@ def test_graph_keeps_pairs_that_round_to_the_bound(device: Device) -> None:
     assert device.get(graph.distances)[1] == np.float32(0.6)
 
 
+@given(cases())
+def test_rows_sum_to_one_up_to_half_a_unit_for_each_entry(device: Device, case: Case) -> None:
+    # So that sums of fewer than 2^31 entries, and with them all overlaps, are below 2^31.
+    features, modality = device.inputs(case)
+    options = {name: value for name, value in case.options.items() if name != "k2"}
+    sets = mabm.k_reciprocal_neighbors(mabm.rank_neighbors(features, modality, **options))
+    for encoding in (
+        mabm.encode_neighbors(features, sets),
+        mabm.encode_samples(features, modality, **case.options),
+    ):
+        indptr, weights = device.get(encoding.indptr), device.get(encoding.weights)
+        sums = np.add.reduceat(weights.astype(np.int64), indptr[:-1])
+        assert (sums - 2**30 <= np.diff(indptr) / 2).all()
+
+
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_same_bits_for_any_number_of_threads(threads: int) -> None:
     golden = GOLDEN[0]

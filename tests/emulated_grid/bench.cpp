@@ -226,7 +226,9 @@ struct RankedMemory {
         ranks(num_rows * total),
         scores(num_rows * total) {}
 
-  RankedLists view() { return {widths.read(), total, ranks.get(), scores.get()}; }
+  RankedLists view() {
+    return {widths.read(), total, from_row(ranks.get(), total), from_row(scores.get(), total)};
+  }
 };
 
 auto write_lists(const Array<double>& scores, const Array<int32_t>& indices,
@@ -250,15 +252,21 @@ auto rank_candidates(const Array<float>& features, const Array<int64_t>& rows,
   const Memory<int64_t> row_numbers(rows);
   const Memory<int32_t> index(indices);
   const Memory<int32_t> count(counts);
-  const CompleteLists lists{rows.size(), indices.shape(1), indices.shape(2), index.read(),
-                            count.read()};
+  const int64_t num_lists = indices.shape(1);
+  const int64_t capacity = indices.shape(2);
+  const int64_t places = num_lists * capacity;
+  static_assert(kMostRowWarps == kRowsOfBlock);
+  const CompleteLists lists{first_row + rows.size(), num_lists, capacity,
+                            from_row(index.read(), places), from_row(count.read(), num_lists)};
   RankedMemory ranked(rows.size(), widths);
   Memory<double> scored(rows.size() * lists.capacity);
   Memory<int32_t> chosen(rows.size() * lists.capacity);
-  const CandidateBounds given{bounds.size() == 0 ? nullptr : bound.read(), offset.read(),
-                              areas.read()};
-  check(launch_rank_candidates(x.read(), features.shape(1), row_numbers.read(), lists, given,
-                               euclidean, ranked.view(), {scored.get(), chosen.get()}, nullptr));
+  const CandidateBounds given{bounds.size() == 0 ? nullptr : from_row(bound.read(), places),
+                              from_row(offset.read()), areas.read()};
+  check(launch_rank_candidates(x.read(), features.shape(1), from_row(row_numbers.read()), lists,
+                               given, euclidean, ranked.view(),
+                               {from_row(scored.get(), capacity), from_row(chosen.get(), capacity)},
+                               nullptr));
   const std::vector<int64_t> shape{rows.size(), ranked.total};
   return std::make_tuple(ranked.ranks.array(shape), ranked.scores.array(shape));
 }
@@ -288,8 +296,10 @@ int64_t num_entries(const Memory<int64_t>& starts) {
 Array<uint8_t> reciprocal_mask(const Array<int64_t>& ranks) {
   const Memory<int64_t> in(ranks);
   Memory<bool> mask(ranks.size());
-  check(launch_reciprocal_mask(in.read(), {ranks.shape(0), nullptr}, ranks.shape(1), mask.get(),
-                               nullptr));
+  const int64_t width = ranks.shape(1);
+  static_assert(kMaskThreads / kWarpSize == kRowsOfBlock);
+  check(launch_reciprocal_mask(from_row(in.read(), width), {first_row + ranks.shape(0), nullptr},
+                               width, from_row(mask.get(), width), nullptr));
   return mask.array({ranks.shape(0), ranks.shape(1)});
 }
 
@@ -527,8 +537,10 @@ auto move_near_rows(const Array<int32_t>& counts, const Array<int64_t>& starts,
   const Memory<float> from_distances(slot_distances);
   Memory<int32_t> indices(num_entries(start));
   Memory<float> distances(num_entries(start));
-  check(launch_move_near_rows(count.size(), count.read(), start.read(), from_indices.read(),
-                              from_distances.read(), numbered(indices.get()),
+  static_assert(kOverlapWarps == kRowsOfBlock);
+  check(launch_move_near_rows(first_row + count.size(), from_row(count.read()),
+                              from_row(start.read()), from_row(from_indices.read(), kNearSlots),
+                              from_row(from_distances.read(), kNearSlots), numbered(indices.get()),
                               numbered(distances.get()), nullptr));
   return std::make_tuple(indices.array(), distances.array());
 }
@@ -599,6 +611,7 @@ PYBIND11_MODULE(bench, module) {
     emulated::set_seed(seed);
     first_number = seed == 0 ? 0 : kFarEntry;
   });
+  module.def("set_first_row", &set_first_row);
   module.def("set_max_shared", &emulated::set_max_shared);
   module.attr("NEAR_SLOTS") = kNearSlots;
   module.attr("SCAN_PER_BLOCK") = kScanPerBlock;

@@ -72,12 +72,34 @@ class Memory {
 inline int64_t first_number = 0;
 constexpr int64_t kFarEntry = (int64_t{1} << 32) + 3;
 
-// Memory of entries as a kernel takes it, to which the first one is number `first_number`.
+// The number of the first row of some launchers (set_first_row): blocks before it are left out.
+inline int64_t first_row = 0;
+// Rows of a block of these launchers.
+constexpr int64_t kRowsOfBlock = 8;
+
+inline void set_first_row(int64_t row) {
+  if (row % kRowsOfBlock != 0) {
+    throw std::invalid_argument("the first row must be the first of a block");
+  }
+  first_row = row;
+  emulated::set_first_block(row / kRowsOfBlock);
+}
+
+// Memory as a kernel takes it, to which its first element is number `first`.
+template <class T>
+T* numbered_from(int64_t first, T* data) {
+  const auto address = reinterpret_cast<std::uintptr_t>(data);
+  const auto ahead = sizeof(T) * static_cast<std::uintptr_t>(first);
+  return data == nullptr ? nullptr : reinterpret_cast<T*>(address - ahead);
+}
+// The same of entries, and of rows with so many elements.
 template <class T>
 T* numbered(T* entries) {
-  const auto address = reinterpret_cast<std::uintptr_t>(entries);
-  const auto ahead = sizeof(T) * static_cast<std::uintptr_t>(first_number);
-  return entries == nullptr ? nullptr : reinterpret_cast<T*>(address - ahead);
+  return numbered_from(first_number, entries);
+}
+template <class T>
+T* from_row(T* rows, int64_t width = 1) {
+  return numbered_from(first_row * width, rows);
 }
 
 // Starts of rows as a kernel takes them, from those that begin at 0, and back.

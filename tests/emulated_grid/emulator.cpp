@@ -32,6 +32,8 @@ class Grid {
   }
   size_t max_shared() const { return max_shared_; }
 
+  void set_first_block(int64_t block) { first_block_ = block; }
+
   cudaError_t allow_shared(const void* kernel, int bytes) {
     if (bytes < 0 || static_cast<size_t>(bytes) > std::max(max_shared_, kPlainShared)) {
       return cudaErrorInvalidValue;
@@ -58,13 +60,14 @@ class Grid {
     blockDim.x = static_cast<unsigned>(num_threads);
     gridDim.x = num_blocks;
     if (!shuffled_) {
-      for (int64_t block = 0; block < num_blocks; ++block) {
+      for (int64_t block = first_block_; block < num_blocks; ++block) {
         run_block(block);
       }
       return cudaSuccess;
     }
-    std::vector<int32_t> order(static_cast<size_t>(num_blocks));
-    std::iota(order.begin(), order.end(), 0);
+    std::vector<int32_t> order(
+        static_cast<size_t>(std::max(num_blocks - first_block_, int64_t{0})));
+    std::iota(order.begin(), order.end(), static_cast<int32_t>(first_block_));
     for (size_t left = order.size(); left > 1; --left) {
       std::swap(order[left - 1], order[random_.below(static_cast<unsigned>(left))]);
     }
@@ -487,6 +490,7 @@ class Grid {
   std::mutex mutex_;
   Random random_{0};
   bool shuffled_ = false;
+  int64_t first_block_ = 0;
   uint64_t num_switches_ = 0;
 
   // The launch.
@@ -557,6 +561,7 @@ void Grid::run_fiber() {
 }  // namespace
 
 void set_seed(uint64_t seed) { grid.set_seed(seed); }
+void set_first_block(int64_t block) { grid.set_first_block(block); }
 uint64_t num_switches() { return grid.num_switches(); }
 
 void set_max_shared(size_t bytes) { grid.set_max_shared(bytes); }

@@ -64,6 +64,9 @@ struct Call {
 // is that of the environment variable MABM_KERNEL_SEED, or else 0.
 void set_seed(uint64_t seed);
 
+// Leaves out the blocks of every launch before this one.
+void set_first_block(int64_t block);
+
 // Times that a thread went on in place of another since the program began.
 uint64_t num_switches();
 

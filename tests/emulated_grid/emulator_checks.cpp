@@ -467,6 +467,7 @@ PYBIND11_MODULE(emulator_checks, module) {
   module.attr("switch") = "assembly";
 #endif
   module.def("set_seed", &emulated::set_seed);
+  module.def("set_first_block", &emulated::set_first_block);
   module.def("run_fault", &run_fault);
   module.def("thread_before_in_block", &thread_before<Barrier::kBlock, 256>);
   module.def("thread_before_in_block_no_barrier", &thread_before<Barrier::kNone, 256>);

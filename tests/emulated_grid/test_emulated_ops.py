@@ -95,6 +95,46 @@ def test_golden_files(golden: Golden) -> None:
             np.testing.assert_array_equal(found.labels, labels)
 
 
+@pytest.mark.parametrize("num_sorts", [1, 2])
+@pytest.mark.parametrize("more", [-1, 0, 1])
+def test_encodings_of_about_as_many_entries_as_are_sorted_at_a_time(
+    num_sorts: int, more: int
+) -> None:
+    generator = torch.Generator().manual_seed(more)
+    count = num_sorts * grid_build.SORTED_AT_ONCE + more
+    sizes = torch.full((40,), count // 40) + (torch.arange(40) < count % 40)
+    rows = [torch.randperm(40, generator=generator)[:size].sort().values for size in sizes]
+    encoding = mabm.Encoding.from_values(
+        torch.cat([torch.zeros(1, dtype=torch.int64), sizes.cumsum(0)]),
+        torch.cat(rows).to(torch.int32),
+        torch.rand(count, generator=generator) + 0.1,
+    )
+    assert len(encoding.indices) == count
+    check_same_parts("jaccard_graph", *encoding.tensors(), 0.8)
+    distances = [
+        op.jaccard_distance(*encoding.tensors(), *encoding.tensors(), 40)
+        for op in (torch.ops.mabm, grid_build.load_ops())
+    ]
+    assert torch.equal(*distances)
+
+
+def test_overlaps_of_the_greatest_rows_there_may_be() -> None:
+    # Two rows of weights that sum to 2^31 - 1 overlap in all of it; a third one in one unit less.
+    encoding = (
+        torch.tensor([0, 2, 4, 6, 7]),
+        torch.tensor([0, 1, 0, 1, 0, 1, 3], dtype=torch.int32),
+        torch.tensor([2**30, 2**30 - 1] * 2 + [2**30, 2**30 - 2, 1], dtype=torch.int32),
+    )
+    near = 1 - (2**31 - 2) / (2**31 - 1)
+    expected = torch.ones(4, 4)
+    expected[:3, :3] = torch.tensor([[0, 0, near], [0, 0, near], [near, near, 0]])
+    expected[3, 3] = 0
+    for op in (torch.ops.mabm, grid_build.load_ops()):
+        assert torch.equal(op.jaccard_distance(*encoding, *encoding, 4), expected)
+    graph = check_same_parts("jaccard_graph", *encoding, 0.9)
+    assert torch.equal(graph[2], expected[expected < 1])
+
+
 def test_tiles_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     modality = np.random.default_rng(1).integers(0, 3, size=300)
     features = make_features("ties", modality, seed=2)
@@ -194,29 +234,6 @@ def test_averages_about_the_size_of_a_table(members: int) -> None:
     weights = torch.full((1700, 2), 0.5, dtype=torch.float64)
     parts = check_same_parts("average_encodings", *encoding.tensors(), neighbors, weights)
     assert int(parts[0].diff().max()) >= members
-
-
-@pytest.mark.parametrize("num_sorts", [1, 2])
-@pytest.mark.parametrize("more", [-1, 0, 1])
-def test_encodings_of_about_as_many_entries_as_are_sorted_at_a_time(
-    num_sorts: int, more: int
-) -> None:
-    generator = torch.Generator().manual_seed(more)
-    count = num_sorts * grid_build.SORTED_AT_ONCE + more
-    sizes = torch.full((40,), count // 40) + (torch.arange(40) < count % 40)
-    rows = [torch.randperm(40, generator=generator)[:size].sort().values for size in sizes]
-    encoding = mabm.Encoding.from_values(
-        torch.cat([torch.zeros(1, dtype=torch.int64), sizes.cumsum(0)]),
-        torch.cat(rows).to(torch.int32),
-        torch.rand(count, generator=generator) + 0.1,
-    )
-    assert len(encoding.indices) == count
-    check_same_parts("jaccard_graph", *encoding.tensors(), 0.8)
-    distances = [
-        op.jaccard_distance(*encoding.tensors(), *encoding.tensors(), 40)
-        for op in (torch.ops.mabm, grid_build.load_ops())
-    ]
-    assert torch.equal(*distances)
 
 
 @settings(max_examples=15)

@@ -61,6 +61,17 @@ def test_every_thread_of_every_block_runs_once(shuffled: ModuleType) -> None:
     assert sorted(found[:, 4]) == list(range(7 * 320))
 
 
+def test_blocks_before_the_first_are_left_out(shuffled: ModuleType) -> None:
+    shuffled.set_first_block(5)
+    try:
+        found = shuffled.coordinates(7, 32).reshape(7, 32, 5)
+        assert found[5:, 0, 1].tolist() == [5, 6]
+        assert sorted(found[5:, :, 4].flatten()) == list(range(64))
+        assert shuffled.launch_nothing(5, 32, 0) == 0
+    finally:
+        shuffled.set_first_block(0)
+
+
 def test_other_seeds_shuffle_blocks_and_threads_the_same_way_every_time(grid: ModuleType) -> None:
     def turns(seed: int) -> list[int]:
         grid.set_seed(seed)

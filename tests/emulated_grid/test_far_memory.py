@@ -1,6 +1,11 @@
-"""Places in memory beyond 2^31 numbers: files of 8 GiB, of which few pages are ever written."""
+"""Places in memory beyond 2^31 numbers.
+
+Files of 8 GiB stand in for memory: few of their pages are ever written. Where an op would read all
+of it, launchers run on the rows of high numbers alone.
+"""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +14,7 @@ import grid_build
 import numpy as np
 import pytest
 import torch
-from kernel_bench import assert_same_bits
+from kernel_bench import assert_same_bits, bench, in_every_order, shuffled
 
 WIDE, HEIGHT = 1 << 20, (1 << 11) + 1
 """Columns and rows: the last row begins at number 2^31."""
@@ -99,3 +104,62 @@ def test_lists_that_the_cpu_ranks_and_cuts(far: Callable[..., torch.Tensor]) -> 
     assert ranks[[FIRST, LAST]].tolist() == [[4, 5], [4, 5]]
     assert scores[LAST].tolist() == [-128.0, -200.0]
     assert int((ranks >= 0).sum()) == 4
+
+
+# ---- Rows of high numbers -----------------------------------------------------------------------
+
+FAR_ROW = 1 << 30
+"""With a few columns a row, its first place is beyond 2^32."""
+
+
+@contextmanager
+def from_far_row() -> Iterator[None]:
+    """Within the context, launchers number rows from ``FAR_ROW`` on."""
+    bench().set_first_row(FAR_ROW)
+    try:
+        yield
+    finally:
+        bench().set_first_row(0)
+
+
+@in_every_order
+def test_reciprocity_of_far_rows(seed: int) -> None:
+    grid = shuffled(seed)
+    ranks = np.random.default_rng(1).integers(-1, 20, (20, 5))
+    expected = grid.reciprocal_mask(ranks)
+    assert 0 < expected.sum() < expected.size
+    with from_far_row():
+        found = grid.reciprocal_mask(np.where(ranks < 0, -1, ranks + FAR_ROW))
+    assert_same_bits(found, expected)
+
+
+@in_every_order
+@pytest.mark.parametrize("bounded", [False, True])
+def test_rankings_of_far_rows(bounded: bool, seed: int) -> None:
+    grid, rng = shuffled(seed), np.random.default_rng(2)
+    features = rng.normal(size=(30, 6)).astype(np.float32)
+    lists = np.stack([rng.permutation(30)[:14] for _ in range(20)]).reshape(20, 2, 7)
+    bounds = rng.normal(size=lists.shape) * 9 if bounded else np.zeros(0)
+    arguments = (
+        *(features, rng.integers(0, 30, 20), lists.astype(np.int32)),
+        *(rng.integers(-1, 8, (20, 2)).astype(np.int32), np.array([2, 3], np.int32), True),
+        *(bounds.astype(np.float32), rng.normal(size=20), 1.0),
+    )
+    expected = grid.rank_candidates(*arguments)
+    with from_far_row():
+        found = grid.rank_candidates(*arguments)
+    for part, wanted in zip(found, expected, strict=True):
+        assert_same_bits(part, wanted)
+
+
+@in_every_order
+def test_near_rows_of_far_rows(seed: int) -> None:
+    grid, rng = shuffled(seed), np.random.default_rng(3)
+    counts = rng.integers(0, bench().NEAR_SLOTS + 1, 20).astype(np.int32)
+    starts = grid.exclusive_sum(counts)
+    slots = rng.integers(0, 20, (20, bench().NEAR_SLOTS)).astype(np.int32)
+    expected = grid.move_near_rows(counts, starts, slots, slots.astype(np.float32))
+    with from_far_row():
+        found = grid.move_near_rows(counts, starts, slots, slots.astype(np.float32))
+    for part, wanted in zip(found, expected, strict=True):
+        assert_same_bits(part, wanted)
