@@ -23,8 +23,8 @@ from mabm.distributed.errors import ProcessError
 T = TypeVar("T")
 
 _PATIENCE = 20.0
-"""Seconds that a store has for one answer. It takes milliseconds, but a store that looks up the name
-of each host that connects may answer nobody for some seconds."""
+"""Seconds that a store has for one answer. It takes milliseconds, but a store that looks up the
+name of each host that connects may answer nobody for some seconds."""
 
 _LONGEST_BEAT, _BEATS_IN_LIMIT = 1.0, 10
 _LEAST_GRACE, _BEATS_IN_GRACE = 2.0, 5

@@ -11,6 +11,10 @@ import torch
 import torch.distributed as dist
 from small_call import outcome
 
+from mabm.distributed import ProcessError, board
+from mabm.distributed.agreement import Ready
+from mabm.distributed.meeting import meet
+
 NO_RESULT = "total has no result: "
 
 
@@ -55,15 +59,20 @@ def failing(rank: int, place: str, error: BaseException) -> Any:
     return outcome(1, at_place(place, lambda: raise_one(error)) if rank == 1 else no_place)
 
 
+def num_threads() -> int:
+    return sum(each.name.startswith("mabm") for each in threading.enumerate())
+
+
 def one_after_the_other(rank: int) -> dict[str, Any]:
     found: dict[str, Any] = {"first": outcome(rank)}
-    before = real_processes.num_connections(), threading.active_count()
+    before = real_processes.num_connections()
     for name, fault in FAULTS.items():
         found[name] = fault(rank)
         ones = torch.ones(1)
         dist.all_reduce(ones)
         found[f"after {name}"] = outcome(rank), float(ones)
-    found["left over"] = before, (real_processes.num_connections(), threading.active_count())
+    real_processes.wait_until(lambda: not num_threads())
+    found["left over"] = before, real_processes.num_connections()
     return found
 
 
@@ -181,3 +190,84 @@ def test_a_process_that_hangs_is_named_and_gets_an_error_when_it_wakes(place: st
         assert (kind, processes) == ("ProcessError", (1,))
         assert message.startswith(f"{NO_RESULT}process 1 ")
         assert message.endswith("(this process)") == (each is ended[1])
+
+
+def with_patience(rank: int, act: Callable[[], None]) -> Any:
+    board._PATIENCE = 3.0
+    outcome(1)
+    return outcome(1, at_place("step 1", act) if rank == 0 else no_place)
+
+
+@pytest.mark.parametrize("act", [real_processes.end, real_processes.stop])
+def test_a_lost_store_is_an_error_that_says_so(act: Callable[[], None]) -> None:
+    """Process 0, which ends or stops, hosts the store."""
+    ended = real_processes.run(3, with_patience, act, first_hosts_store=True)
+    stops = act is real_processes.stop
+    assert [each.code for each in ended] == [0 if stops else -signal.SIGKILL, 0, 0]
+    for each in ended[0 if stops else 1 :]:
+        kind, message, _ = each.value
+        assert kind == "ProcessError"
+        assert message.startswith(NO_RESULT)
+        assert each is ended[0] or "the store of the group does not answer" in message
+
+
+def late(rank: int) -> Any:
+    """Process 1 calls when the others have given up, and all call once more."""
+    if rank == 1:
+        dist.distributed_c10d._get_default_store().wait(["given up"])
+        return outcome(rank), outcome(rank)
+    first = outcome(rank)
+    if rank == 0:
+        dist.distributed_c10d._get_default_store().set("given up", "")
+    return first, outcome(rank)
+
+
+def test_a_process_that_calls_late_is_named_and_the_group_goes_on() -> None:
+    for ended in real_processes.run(3, late):
+        (kind, message, processes), after = ended.value
+        assert (kind, processes) == ("ProcessError", (1,))
+        assert message.startswith(f"{NO_RESULT}process 1 did not call it within 3 s")
+        assert after == 3
+
+
+NEVER = 2.0 * real_processes.SECONDS
+"""A time limit that no test comes to."""
+
+
+def while_sending(rank: int, act: Callable[[], None], timeout: float) -> Any:
+    """Process 1 fails in the middle of what it sends to process 0."""
+    many = torch.zeros(20_000_000)
+
+    def prepare() -> Ready[None]:
+        return Ready({}, None, torch.device("cpu"), None)
+
+    try:
+        with meet("total", None, timeout, prepare) as meeting:
+            into = torch.empty_like(many) if rank == 0 else many[:0]
+            sent = many if rank == 1 else many[:0]
+            arrival = meeting.team.start_swap(sent, 0, 1, into)
+            if rank == 1:
+                act()
+            arrival.wait()
+            meeting.team.swap(many[:1], (rank + 1) % 3, (rank - 1) % 3)
+    except (ProcessError, MemoryError) as error:
+        return str(error)
+
+
+def fail() -> None:
+    raise MemoryError("too many rows")
+
+
+def test_an_error_is_known_at_once_even_within_a_transfer() -> None:
+    ended = real_processes.run(3, while_sending, fail, NEVER)
+    assert [each.code for each in ended] == [0, 0, 0]
+    message = f"{NO_RESULT}process 1 raised MemoryError: too many rows"
+    assert [each.value for each in ended] == [message, "too many rows", message]
+
+
+@pytest.mark.parametrize("act", [real_processes.end, real_processes.stop])
+def test_a_transfer_that_ends_or_hangs_is_an_error(act: Callable[[], None]) -> None:
+    ended = real_processes.run(3, while_sending, act, 3.0)
+    assert [each.code for each in ended][::2] == [0, 0]
+    for each in ended[::2]:
+        assert each.value.startswith(f"{NO_RESULT}process 1 shows no sign of life")

@@ -114,6 +114,7 @@ def _one(
         for _ in range(size - 1):
             ports.put(store.port)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
+    dist.barrier()  # or one that ends early is missed by others that still connect
     sender.send(act(rank, *arguments))
     sender.close()
 
@@ -132,3 +133,11 @@ def num_connections() -> int:
     """Number of sockets that this process has open."""
     links = [f"/proc/self/fd/{each}" for each in os.listdir("/proc/self/fd")]
     return sum("socket" in os.readlink(link) for link in links if os.path.islink(link))
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    """Waits for what is soon so; a test that waits in vain fails."""
+    until = time.monotonic() + SECONDS / 4
+    while not holds() and time.monotonic() < until:
+        time.sleep(0.01)
+    assert holds()
