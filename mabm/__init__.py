@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     from mabm import compat as compat
     from mabm import data as data
     from mabm import demo as demo
+    from mabm import distributed as distributed
     from mabm import models as models
     from mabm import reference as reference
     from mabm import report as report
@@ -149,7 +150,7 @@ __all__ = [
     "transport_plan",
 ]
 
-_LATE = ("compat", "data", "demo", "models", "reference", "report", "train")
+_LATE = ("compat", "data", "demo", "distributed", "models", "reference", "report", "train")
 
 
 if not TYPE_CHECKING:  # with __getattr__ a type checker accepts any misspelled name

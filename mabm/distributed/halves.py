@@ -19,14 +19,12 @@ class Meeting(NamedTuple):
         source: Rank of the process whose rows visit this one.
         to: Rank of the process that the rows of this one visit.
         own: The rows of this process that are compared with visitors.
-        visitors: The rows of ``source`` that they are compared with.
         lent: The rows of this process that ``to`` compares with its own.
     """
 
     source: int
     to: int
     own: slice
-    visitors: slice
     lent: slice
 
 
@@ -36,18 +34,25 @@ def meetings(shard: Shard) -> list[Meeting]:
     found = []
     for step in range(1, size // 2 + 1):
         source, to = (shard.rank + step) % size, (shard.rank - step) % size
-        own, visitors = _compared(shard, shard.rank, source)
-        found.append(Meeting(source, to, own, visitors, _compared(shard, to, shard.rank)[1]))
+        own = compared(shard.counts, shard.rank, source)[0]
+        lent = compared(shard.counts, to, shard.rank)[1]
+        found.append(Meeting(source, to, own, lent))
     return found
 
 
-def _compared(shard: Shard, host: int, visitor: int) -> tuple[slice, slice]:
-    """The rows of the host and of the visitor that the host compares."""
-    own, others = slice(0, shard.counts[host]), slice(0, shard.counts[visitor])
-    if 2 * abs(host - visitor) == len(shard.counts):
-        half = -(-shard.counts[min(host, visitor)] // 2)
+def compared(counts: tuple[int, ...], host: int, visitor: int) -> tuple[slice, slice]:
+    """The rows of the host and of the visitor that the host compares.
+
+    Args:
+        counts: Number of rows of each process.
+        host: Rank of a process.
+        visitor: Rank of one that it meets.
+    """
+    own, others = slice(0, counts[host]), slice(0, counts[visitor])
+    if 2 * abs(host - visitor) == len(counts):
+        half = -(-counts[min(host, visitor)] // 2)
         if host < visitor:
             own = slice(0, half)
         else:
-            others = slice(half, shard.counts[visitor])
+            others = slice(half, counts[visitor])
     return own, others

@@ -6,9 +6,7 @@ process ``rank + 1`` was host to before and sends on. The next piece travels whi
 compared. A score is the same for both samples of a pair, so that the host finds the neighbors on
 both sides, and sends home those of its visitors.
 
-If the number of processes is even, each is host to the other of two that are half a ring apart: the
-one of lower rank compares the first half of its rows with all visitors, and the other one all its
-rows with the second half of the visitors.
+Which of two processes compares which of their rows: ``halves.py``.
 
 Lists are merged by exact scores, ties by lower number among all samples: the result does not depend
 on shards and pieces.
@@ -28,11 +26,12 @@ from mabm.distance.list_layout import ListLayout
 from mabm.distance.options import DistanceOptions, NamedPrecision
 from mabm.distance.ranking import Ranking, rank, rank_lists
 from mabm.distance.sides import Sides
+from mabm.distributed.halves import compared
 from mabm.distributed.neighbor_lists import NeighborLists, send_home
 from mabm.distributed.shards import Shard
 from mabm.distributed.team import Team, Transfer
 
-# Pieces of a shard, an even number. A process has memory for two of another shard: one that is
+# Pieces of a shard. A process has memory for two of another shard: one that is
 # compared, and one that arrives.
 _PIECES = 2
 
@@ -89,13 +88,10 @@ class Visit:
     def of(cls, counts: tuple[int, ...], host: int, step: int, piece: int) -> Visit:
         """The piece of the shard ``step`` processes after the host, for shards of these sizes."""
         owner = (host + step) % len(counts)
-        rows, hosts = _piece(counts[owner], piece), slice(0, counts[host])
-        if 2 * step == len(counts):
-            if host < owner:
-                hosts = slice(0, _piece(counts[host], _PIECES // 2).start)
-            elif piece < _PIECES // 2:
-                rows = slice(rows.start, rows.start)
-        return cls(owner, rows, hosts)
+        hosts, visitors = compared(counts, host, owner)
+        rows = _piece(counts[owner], piece)
+        start = max(rows.start, visitors.start)
+        return cls(owner, slice(start, max(start, min(rows.stop, visitors.stop))), hosts)
 
     def __len__(self) -> int:
         return len(range(self.rows.start, self.rows.stop))
