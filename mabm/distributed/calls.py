@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from mabm._core.arguments import shown
+from mabm._core.arrays import MOST_SAMPLES
 from mabm._core.columns import Samples, check_samples, in_order
 from mabm.distance.options import DistanceOptions, check_precision
 from mabm.distance.presets import DEFAULT_K2, Preset, resolve_preset
@@ -19,8 +20,6 @@ from mabm.distributed.agreement import Ready
 from mabm.distributed.meeting import meet
 from mabm.distributed.shards import Shard
 from mabm.distributed.team import Team
-
-_MOST_SAMPLES = 2**31 - 1  # they are numbered in int32
 
 
 class Call(NamedTuple):
@@ -145,10 +144,9 @@ def _learn(
     """
     counts = tuple(each["count"] for each in facts)
     total = sum(counts)
-    if total > _MOST_SAMPLES:
+    if total > MOST_SAMPLES:
         raise ValueError(
-            f"features must have at most {_MOST_SAMPLES} rows on all processes together, got "
-            f"{total}"
+            f"features must have at most {MOST_SAMPLES} rows on all processes together, got {total}"
         )
     if not has_groups:
         return counts, None, {0: total}
