@@ -59,7 +59,8 @@ constexpr int64_t kMostLists = 4096;
 
 // The candidates of B rows: (B, L, C) scores and sample indices in L lists of at most C entries,
 // with the number of entries of each list, (B, L), and its threshold, (B, L): what scores less is
-// left out of the list. It begins at -inf.
+// left out of the list. It begins at -inf, or higher where more is known,
+// and only rises.
 //
 // A full list is cut. Two approximate scores of a row whose gap is g are in the order of the exact
 // ones if they differ by more than g, so that what lies more than g below the width-th best cannot

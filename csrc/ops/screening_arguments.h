@@ -35,7 +35,8 @@ struct ScreenTerms {
 
 // Lists of candidates in the making: (B, L, C) upper bounds and sample indices, (B, L) numbers of
 // candidates, -1 once a list has overflowed, (B, L, W) the greatest lower bounds of each list, as a
-// heap with the least on top, and (B, L) thresholds, just below the least.
+// heap with the least on top, and (B, L) thresholds, just below the least, or where they began if
+// that is higher.
 struct ScreenLists {
   int64_t num_rows;
   int64_t num_lists;
