@@ -21,7 +21,7 @@ from mabm.cli.files.modalities import Modality
 from mabm.cli.files.row_files import RowFiles
 from mabm.cli.processes import Processes
 from mabm.cluster.dbscan import DBSCAN
-from mabm.cluster.pseudo_labels import PseudoLabels, watch_sizes
+from mabm.cluster.pseudo_labels import PseudoLabels
 from mabm.distance.centering import Joining, center_modalities, center_share
 from mabm.distributed import pseudo_labels
 
@@ -187,9 +187,7 @@ def cluster_rows(
     assert own.core is not None  # DBSCAN has cores
     labels, core = join_rows(own.labels, own.core.to(torch.uint8))
     groups = None if samples.modality is None else samples.modality.numbers.to(labels.device)
-    found = PseudoLabels(labels, groups, None, core.bool())
-    watch_sizes(found, clusterer)
-    return found
+    return PseudoLabels(labels, groups, None, core.bool())
 
 
 def distance_of(chosen: argparse.Namespace) -> dict[str, Any]:

@@ -63,9 +63,9 @@ class RowFiles:
         return tuple(array.shape[0] if array.shape else 0 for array in self.arrays)
 
     def features(self, rows: slice | None = None) -> Tensor:
-        """Reads (M, D) features: all rows, or consecutive ones.
+        """Reads (M, D) float32 features: all rows, or consecutive ones.
 
-        Rows of one file are mapped, not read. Rows of several are copied as float32.
+        Rows of one file of float32 are mapped; rows of several, or of another type, are copied.
 
         Args:
             rows: First row, and the one after the last, of all N.
@@ -85,7 +85,7 @@ class RowFiles:
                 _check_finite(part, file, start)
                 parts.append(part)
         if len(parts) == 1:
-            return parts[0]
+            return parts[0].to(torch.float32)  # of one type in all processes
         joined = torch.empty(last - first, self.arrays[0].shape[1], dtype=torch.float32)
         place = 0
         for part in parts:

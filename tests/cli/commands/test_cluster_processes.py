@@ -57,7 +57,11 @@ REFUSED: dict[str, tuple[str, int, str]] = {
     "no modality given": ("f", 2, "give --modality FILE, or --modality none"),
     "key": ("f --modality g --key x", 1, "--key must be omitted for f"),
     "missing": ("missing.npy --modality g", 1, "No such file or directory: missing.npy"),
-    "k1": ("f --modality g --k1 1", 1, "k1 must be in [2, 1024], at least one for each of the 2"),
+    "k1": (
+        "f --modality g --k1 1 --k2 1",
+        1,
+        "k1 must be in [2, 1024], at least one for each of the 2",
+    ),
     "eps": ("f --modality g --eps 2", 1, "eps must be in [0, 1), got 2.0"),
     "length": ("f --modality short.npy", 1, "short.npy must have 300 values, one per row"),
     "not finite": ("nan --modality none", 1, f"{Path('nan/b.npy')} must be finite in float32, got"),
