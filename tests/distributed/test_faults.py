@@ -60,6 +60,7 @@ def failing(rank: int, place: str, error: BaseException) -> Any:
 
 def one_after_the_other(rank: int) -> dict[str, Any]:
     found: dict[str, Any] = {"first": outcome(rank)}
+    real_processes.wait_until(lambda: not real_processes.num_threads())
     before = real_processes.num_connections()
     for name, fault in FAULTS.items():
         found[name] = fault(rank)
@@ -68,6 +69,7 @@ def one_after_the_other(rank: int) -> dict[str, Any]:
         found[f"after {name}"] = outcome(rank), float(ones)
     real_processes.wait_until(lambda: not real_processes.num_threads())
     found["left over"] = before, real_processes.num_connections()
+    dist.barrier()  # the ends of other processes close connections as well
     return found
 
 
