@@ -5,20 +5,18 @@ from __future__ import annotations
 import threading
 from concurrent import futures
 from queue import SimpleQueue
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from mabm.distributed.call import Call
-from mabm.distributed.link import Link, connect
+from mabm.distributed.link import connect
 from mabm.distributed.team import Team
 
 _PAUSE = 0.2
 """Seconds after which a process that waits looks again whether the call has failed."""
-
-_Waits: TypeAlias = "SimpleQueue[tuple[Link, list[Any], futures.Future[None]] | None]"
 
 
 class GroupTeam(Team):
@@ -32,16 +30,16 @@ class GroupTeam(Team):
     def __init__(self, call: Call, group: dist.ProcessGroup, device: torch.device) -> None:
         super().__init__(call.rank, call.size)
         self._call = call
-        self._works: dict[int, list[Any]] = {}
+        self._works: dict[int, list[tuple[int, Any]]] = {}
         self._num_transfers = 0
+        self._waits_for = call.rank
         try:
             self._link = connect(call.board.link_store(), group, call.seconds, device)
         except RuntimeError as error:
             raise call.explain([]) from error.with_traceback(None)
-        self._waits: _Waits = SimpleQueue()
-        threading.Thread(
-            target=_wait_for_each, args=(self._waits,), daemon=True, name="mabm transfers"
-        ).start()
+        self._waits: SimpleQueue[tuple[list[tuple[int, Any]], futures.Future[None]] | None]
+        self._waits = SimpleQueue()
+        threading.Thread(target=self._serve, daemon=True, name="mabm transfers").start()
 
     def close(self) -> None:
         """Closes the connections, whatever is under way."""
@@ -66,24 +64,34 @@ class GroupTeam(Team):
 
     def finish(self, number: int) -> None:
         """Waits for a transfer."""
-        works = self._works[number]
-        while works:
-            peer, *wait = works.pop(0)
-            self._call.board.state = {"stage": self._stage, "waits_for": peer}
-            self._wait(peer, wait)
+        done: futures.Future[None] = futures.Future()
+        self._waits.put((self._works[number], done))
+        while True:
+            try:
+                error = done.exception(_PAUSE)
+                break
+            except futures.TimeoutError:
+                self._call.check_abort()
         del self._works[number]
+        if isinstance(error, RuntimeError):
+            raise self._call.explain([self._waits_for]) from error
+        done.result()
         self._call.board.state = {"stage": self._stage}
 
-    def _wait(self, peer: int, wait: list[Any]) -> None:
-        done: futures.Future[None] = futures.Future()
-        self._waits.put((self._link, wait, done))
-        while not done.done():
-            futures.wait([done], _PAUSE)
-            self._call.check_abort()
-        error = done.exception()
-        if isinstance(error, RuntimeError):
-            raise self._call.explain([peer]) from error
-        done.result()
+    def _serve(self) -> None:
+        """Waits for one list of works after the other, and empties it."""
+        while (task := self._waits.get()) is not None:
+            works, done = task
+            work: Any = None
+            try:
+                while works:
+                    self._waits_for, work = works.pop(0)
+                    self._call.board.state = {"stage": self._stage, "waits_for": self._waits_for}
+                    self._link.wait(work)
+                done.set_result(None)
+            except BaseException as error:
+                done.set_exception(error.with_traceback(None))
+            del task, works, work, done
 
 
 class _Arrival:
@@ -99,16 +107,3 @@ class _Arrival:
         self._team.finish(self._number)
         if self._received is not self._into:
             self._into.copy_(self._received)
-
-
-def _wait_for_each(waits: _Waits) -> None:
-    """Waits for works, until told to end; empties their lists, so that nobody holds on to them."""
-    while (task := waits.get()) is not None:
-        link, works, done = task
-        try:
-            while works:
-                link.wait(works.pop())
-            done.set_result(None)
-        except BaseException as error:
-            done.set_exception(error.with_traceback(None))
-        del task, link, works, done

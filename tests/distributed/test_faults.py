@@ -1,7 +1,6 @@
 """Processes that fail, end, hang or pass other arguments, and what the others get to know."""
 
 import signal
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -59,20 +58,18 @@ def failing(rank: int, place: str, error: BaseException) -> Any:
     return outcome(1, at_place(place, lambda: raise_one(error)) if rank == 1 else no_place)
 
 
-def num_threads() -> int:
-    return sum(each.name.startswith("mabm") for each in threading.enumerate())
-
-
 def one_after_the_other(rank: int) -> dict[str, Any]:
     found: dict[str, Any] = {"first": outcome(rank)}
+    real_processes.wait_until(lambda: not real_processes.num_threads())
     before = real_processes.num_connections()
     for name, fault in FAULTS.items():
         found[name] = fault(rank)
         ones = torch.ones(1)
         dist.all_reduce(ones)
         found[f"after {name}"] = outcome(rank), float(ones)
-    real_processes.wait_until(lambda: not num_threads())
+    real_processes.wait_until(lambda: not real_processes.num_threads())
     found["left over"] = before, real_processes.num_connections()
+    dist.barrier()  # the ends of other processes close connections as well
     return found
 
 

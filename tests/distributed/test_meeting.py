@@ -124,7 +124,9 @@ def test_calls_leave_no_keys_behind() -> None:
 def held(rank: int) -> Any:
     """Connections while an error and its traceback are held, with transfers under way."""
     total(rank)
+    real_processes.wait_until(lambda: not real_processes.num_threads())
     before = real_processes.num_connections()
+    dist.barrier()
 
     def act(team: Team) -> None:
         others = [each for each in range(3) if each != rank]
@@ -139,6 +141,7 @@ def held(rank: int) -> Any:
         in_a_team(act)
     gc.collect()
     real_processes.wait_until(lambda: real_processes.num_connections() == before)
+    dist.barrier()  # the ends of other processes close connections as well
     return error.type.__name__
 
 

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -133,6 +134,11 @@ def num_connections() -> int:
     """Number of sockets that this process has open."""
     links = [f"/proc/self/fd/{each}" for each in os.listdir("/proc/self/fd")]
     return sum("socket" in os.readlink(link) for link in links if os.path.islink(link))
+
+
+def num_threads() -> int:
+    """Number of threads of calls that have not ended yet."""
+    return sum(each.name.startswith("mabm") for each in threading.enumerate())
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
