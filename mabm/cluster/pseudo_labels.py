@@ -325,10 +325,15 @@ def cluster_samples(
 ) -> PseudoLabels[Tensor]:
     """:func:`pseudo_labels` for checked tensors."""
     x, groups, names = samples
-    bound = check_max_distance("clusterer.max_distance", clusterer.max_distance)
+    bound = check_clusterer_distance(clusterer)
     graph = prune(encode_features(x, groups, options, work=work), bound, work)
     labels, core = label_graph(graph, clusterer, work)
     return PseudoLabels(labels, groups, names, core)
+
+
+def check_clusterer_distance(clusterer: Clusterer) -> float:
+    """Returns the distance up to which a clusterer needs the graph, in [0, 1)."""
+    return check_max_distance("clusterer.max_distance", clusterer.max_distance)
 
 
 def label_graph(

@@ -3,35 +3,41 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import Any, Generic, TypeVar
 
 import torch
 import torch.distributed as dist
 
-from mabm._core.arguments import shown
+from mabm._core.arguments import check_integer, shown
 from mabm._core.arrays import MOST_SAMPLES
 from mabm._core.columns import Samples, check_samples, in_order
 from mabm.distance.options import DistanceOptions, check_precision
-from mabm.distance.presets import DEFAULT_K2, Preset, resolve_preset
+from mabm.distance.presets import DEFAULT_K2, Preset, check_k1, resolve_preset
 from mabm.distributed.agreement import Ready
 from mabm.distributed.meeting import meet
 from mabm.distributed.shards import Shard
 from mabm.distributed.team import Team
 
+T = TypeVar("T")
 
-class Call(NamedTuple):
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
     """What a function works with.
 
     Attributes:
+        own: What its own checks returned.
         team: The processes.
         shard: The rows of this process.
         group_names: Names of group 0, 1, ..., or ``None`` if the groups are integers.
         options: The distance, checked for the groups of all processes.
     """
 
+    own: T
     team: Team
     shard: Shard
     group_names: tuple[str, ...] | None
@@ -50,8 +56,8 @@ def open_call(
     k2: int | None,
     preset: str | Preset | None,
     precision: object,
-    more: Mapping[str, object],
-) -> Iterator[Call]:
+    check_more: Callable[[], tuple[T, Mapping[str, object]]],
+) -> Iterator[Call[T]]:
     """Within the context, all processes of a group work on one call.
 
     Args:
@@ -64,7 +70,8 @@ def open_call(
         k2: The same; ``None`` where no rows are averaged.
         preset: The same.
         precision: ``"exact"`` or ``"fast"``.
-        more: Further arguments that must be the same on every process, by name.
+        check_more: Checks all other arguments; returns them, and by name those that must be the
+            same on every process.
 
     Raises:
         TypeError: An argument of any process has the wrong type; so on every process.
@@ -72,35 +79,35 @@ def open_call(
         mabm.distributed.ProcessError: A process did not come, or was lost on the way.
     """
 
-    def prepare() -> Ready[tuple[Samples, DistanceOptions]]:
+    def prepare() -> Ready[tuple[Samples, T]]:
+        own, more = check_more()
         samples = check_samples(features, modality)
         if not isinstance(check_precision(precision), str):
             raise ValueError(
                 'precision must be "exact" or "fast" on several processes, got a search: '
                 f"{shown(precision)}"
             )
-        num_groups = None if modality is None else 1
-        options = _resolve(k1, k2, preset, precision, num_groups)
+        chosen = resolve_preset(preset, has_modality=modality is not None)
         x: Any = features
         agreed = {
             "dtype of features": str(x.dtype).removeprefix("torch."),
             "number of dimensions D": samples.features.shape[1],
             "modality": "None" if modality is None else "one",
-            "preset": options.preset,
-            "k1": options.k1,
-            "k2": options.k2,
-            "precision": options.precision,
+            "preset": chosen,
+            "k1": check_k1(chosen, k1, num_groups=1),
+            "k2": k2 if k2 is None else check_integer("k2", k2, at_least=1),
+            "precision": precision,
             **more,
         }
-        return Ready(agreed, _facts(samples), samples.features.device, (samples, options))
+        return Ready(agreed, _facts(samples), samples.features.device, (samples, own))
 
-    def check(facts: list[dict[str, Any]]) -> None:
+    def resolve(facts: list[dict[str, Any]]) -> DistanceOptions:
         sizes = _learn(facts, modality is not None)[2]
         num_groups = None if modality is None else max(len(sizes), 1)
-        _resolve(k1, k2, preset, precision, num_groups)
+        return _resolve(k1, k2, preset, precision, num_groups)
 
-    with meet(name, group, timeout, prepare, check) as meeting:
-        samples, options = meeting.own
+    with meet(name, group, timeout, prepare, resolve) as meeting:
+        samples, own = meeting.own
         counts, names, sizes = _learn(meeting.facts, modality is not None)
         groups = samples.groups
         if groups is not None and names is not None and samples.group_names is not None:
@@ -108,7 +115,7 @@ def open_call(
             numbers = [number_of[word] for word in samples.group_names]
             groups = torch.tensor(numbers, dtype=torch.int64, device=groups.device)[groups]
         shard = Shard(samples.features, groups, meeting.team.rank, counts, sizes)
-        yield Call(meeting.team, shard, names, options)
+        yield Call(own, meeting.team, shard, names, resolve(meeting.facts))
 
 
 def _resolve(

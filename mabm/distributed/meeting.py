@@ -41,7 +41,7 @@ def meet(
     group: dist.ProcessGroup | None,
     timeout: float | timedelta | None,
     prepare: Callable[[], Ready[T]],
-    check: Callable[[list[Any]], None] | None = None,
+    check: Callable[[list[Any]], object] | None = None,
 ) -> Iterator[Meeting[T]]:
     """Begins a call on all processes of a group, and ends it on all.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -85,7 +86,10 @@ def rank_neighbors(
         >>> mabm.distributed.rank_neighbors(features, k1=2).ranks.tolist()  # one process
         [[0, 1], [1, 0], [2, 1], [3, 2]]
     """
-    work = Work.of(progress=progress)
+
+    def check() -> tuple[Work, dict[str, object]]:
+        return Work.of(progress=progress), {}
+
     with open_call(
         "rank_neighbors",
         features,
@@ -96,9 +100,9 @@ def rank_neighbors(
         k2=None,
         preset=preset,
         precision=precision,
-        more={},
+        check_more=check,
     ) as call:
-        ranking = rank_shards(call.team, call.shard, call.options, work)
+        ranking = rank_shards(call.team, call.shard, call.options, call.own)
     values = [getattr(ranking, name) for name in ("ranks", "scores", "widths", "preset", "k1")]
     place = call.shard.first, call.shard.total
     ranked: ShardRanking[ArrayT] = ShardRanking.unchecked(
@@ -155,8 +159,11 @@ def jaccard_graph(
         >>> mabm.distributed.jaccard_graph(features, k1=4, k2=1)  # one process
         ShardGraph(8 of 8 samples, 32 pairs within 0.6)
     """
-    work = Work.of(progress=progress)
-    bound = check_max_distance("max_distance", max_distance)
+
+    def check() -> tuple[tuple[Work, float], dict[str, object]]:
+        bound = check_max_distance("max_distance", max_distance)
+        return (Work.of(progress=progress), bound), {"max_distance": bound}
+
     with open_call(
         "jaccard_graph",
         features,
@@ -167,8 +174,9 @@ def jaccard_graph(
         k2=k2,
         preset=preset,
         precision=precision,
-        more={"max_distance": bound},
+        check_more=check,
     ) as call:
+        work, bound = call.own
         pruned = graph_of_call(call, bound, work)
     graph: ShardGraph[ArrayT] = ShardGraph.unchecked(
         *pruned.tensors(), bound, call.shard.first, call.shard.total
@@ -176,11 +184,11 @@ def jaccard_graph(
     return graph
 
 
-def graph_of_call(call: Call, max_distance: float, work: Work) -> NeighborGraph[Tensor]:
+def graph_of_call(call: Call[Any], max_distance: float, work: Work) -> NeighborGraph[Tensor]:
     """The rows of the graph of this process, from features."""
-    team, shard, _, options = call
+    team, shard, options = call.team, call.shard, call.options
     if team.rank == 0:
-        advise_on_k1(options.preset, options.k1, shard.group_sizes)
+        advise_on_k1(options.preset, options.k1, shard.group_sizes or {0: 0})
     ranking = rank_shards(team, shard, options, work)
     neighbors = find_neighbors_of_shard(team, shard, ranking, work)
     encoding = encode_shard(team, shard, neighbors, ranking, work)

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import logging
 from datetime import timedelta
+from typing import Any
 
 import torch.distributed as dist
+from torch import Tensor
 
 from mabm._core.advice import is_wanted
-from mabm._core.arguments import shown
-from mabm._core.arrays import ArrayT
+from mabm._core.arrays import ArrayT, to_tensor
 from mabm._core.columns import Column
-from mabm._core.work import Report, Work
+from mabm._core.work import QUIET, Report, Work
 from mabm.cluster.dbscan import DBSCAN, Clusterer, choose_clusterer
-from mabm.cluster.pseudo_labels import advise_on_sizes
-from mabm.distance.graph import check_max_distance
+from mabm.cluster.pseudo_labels import advise_on_sizes, check_clusterer_distance
 from mabm.distance.options import Precision
 from mabm.distance.presets import DEFAULT_K1, DEFAULT_K2, Preset
-from mabm.distributed.calls import open_call
+from mabm.distributed.calls import Call, open_call
 from mabm.distributed.clustering import cluster_shard
 from mabm.distributed.pipeline import graph_of_call
 from mabm.distributed.records import ShardLabels
@@ -91,9 +91,15 @@ def pseudo_labels(
         >>> mabm.distributed.pseudo_labels(features, k1=4, k2=1)  # one process
         ShardLabels(8 of 8 samples: 2 clusters, 0 noise)
     """
-    chosen = choose_clusterer(clusterer, eps, min_samples)
-    bound = check_max_distance("clusterer.max_distance", chosen.max_distance)
-    work = Work.of(progress=progress)
+
+    def check() -> tuple[tuple[Clusterer, Work], dict[str, object]]:
+        chosen = choose_clusterer(clusterer, eps, min_samples)
+        agreed: dict[str, object] = {
+            "clusterer": chosen if isinstance(chosen, DBSCAN) else type(chosen).__name__,
+            "clusterer.max_distance": check_clusterer_distance(chosen),
+        }
+        return (chosen, Work.of(progress=progress)), agreed
+
     with open_call(
         "pseudo_labels",
         features,
@@ -104,16 +110,22 @@ def pseudo_labels(
         k2=k2,
         preset=preset,
         precision=precision,
-        more={
-            "clusterer": shown(chosen) if isinstance(chosen, DBSCAN) else type(chosen).__name__,
-            "clusterer.max_distance": bound,
-        },
+        check_more=check,
     ) as call:
-        team, shard = call.team, call.shard
-        clusters = cluster_shard(team, shard, graph_of_call(call, bound, work), chosen, work)
-    if team.rank == 0 and isinstance(chosen, DBSCAN) and is_wanted(logger, "large cluster"):
-        advise_on_sizes(clusters.sizes, shard.total)
-    found: ShardLabels[ArrayT] = ShardLabels.unchecked(
+        chosen, work = call.own
+        labels = cluster_call(call, chosen, work)
+    found: ShardLabels[ArrayT] = labels.in_kind_of(features)
+    if call.team.rank == 0 and isinstance(chosen, DBSCAN) and is_wanted(logger, "large cluster"):
+        advise_on_sizes(to_tensor(labels.cluster_sizes, "cluster_sizes"), labels.num_samples)
+    return found
+
+
+def cluster_call(call: Call[Any], clusterer: Clusterer, work: Work = QUIET) -> ShardLabels[Tensor]:
+    """:func:`pseudo_labels` for a call of all processes, without advice on large clusters."""
+    team, shard = call.team, call.shard
+    graph = graph_of_call(call, check_clusterer_distance(clusterer), work)
+    clusters = cluster_shard(team, shard, graph, clusterer, work)
+    return ShardLabels.unchecked(
         clusters.labels,
         shard.groups,
         call.group_names,
@@ -123,5 +135,4 @@ def pseudo_labels(
         clusters.sizes,
         {} if shard.groups is None else shard.group_sizes,
         clusters.spanning,
-    ).in_kind_of(features)
-    return found
+    )

@@ -54,7 +54,7 @@ class Shard:
 
     def layout(self, preset: Preset, k1: int) -> ListLayout:
         """The neighbor lists of these rows, among the samples of all processes."""
-        groups, sizes = self.groups, self.group_sizes
+        groups, sizes = self.groups, self.group_sizes or {0: 0}
         if groups is None or preset.lists == "single":
             groups, sizes = torch.zeros_like(self.features[:, :0].sum(1)).long(), {0: self.total}
         names = torch.tensor(list(sizes), dtype=torch.int64, device=groups.device)

@@ -77,17 +77,17 @@ def find_clusters(
     Returns:
         The clusters, on the device of the features.
     """
-    clusters = None
-    if options.on_all_processes or distributed.rank() == 0:
+    clusters, shared = None, options.on_all_processes
+    if shared or distributed.rank() == 0:
         chosen, others = _draw_subsets(modality, options.subset_ratio, subset_seed)
-        alone = cluster_modalities(features, modality, options, chosen=chosen)
+        alone = cluster_modalities(features, modality, options, chosen=chosen, shared=shared)
         labels = None
         if together and options.association != "off":
             labels = cluster_together(
-                features, modality, alone, options, chosen=others, camera=camera
+                features, modality, alone, options, chosen=others, camera=camera, shared=shared
             )
         clusters = Clusters(alone, labels, chosen, others).to(torch.device("cpu"))
-    if not options.on_all_processes:
+    if not shared:
         clusters = distributed.share(clusters)
     assert clusters is not None  # the first process has found them
     return clusters.to(features.device)

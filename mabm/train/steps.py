@@ -3,9 +3,9 @@
 None of them needs the trainer, keeps state or draws random numbers. They can be reordered, skipped
 or replaced: :mod:`mabm.train.run` is one way to combine them.
 
-When several processes train together, all of them call the steps that cluster, with the same
+With ``shared=True``, all processes that train together call the steps that cluster, with the same
 arguments. Each clusters its share of the samples, and all get the labels that one process would
-find. With ``on_all_processes=False`` in the options, a process that calls them works alone.
+find.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from mabm._core.columns import (
 from mabm._core.partition import NOISE
 from mabm._core.processes import PATIENCE
 from mabm.cluster.association import associate_clusters
+from mabm.cluster.dbscan import DBSCAN
 from mabm.contrast.losses.cluster_contrast import cluster_contrast_loss
 from mabm.contrast.losses.hybrid_contrast import hybrid_contrast_loss
 from mabm.contrast.losses.split_contrast import split_contrast_loss
@@ -38,7 +39,8 @@ from mabm.distance.centering import center_groups
 from mabm.distance.jaccard import encode_features, prune
 from mabm.distance.options import DistanceOptions
 from mabm.distance.presets import PRESETS
-from mabm.distributed import pseudo_labels
+from mabm.distributed.calls import open_call
+from mabm.distributed.pseudo_labels import cluster_call
 from mabm.train import distributed
 from mabm.train.config import ClusteringConfig, ContrastConfig
 
@@ -57,15 +59,17 @@ def cluster_modalities(
     options: ClusteringConfig | None = None,
     *,
     chosen: Tensor | None = None,
+    shared: bool = False,
 ) -> Tensor:
     """Clusters each modality separately, by the classic distance (preset ``spcl``).
 
     Args:
         features: (N, D).
         modality: (N,) integers >= 0, bool or words.
-        options: ``k1_alone``, ``k2_alone``, ``eps``, ``min_samples`` and ``on_all_processes`` are
-            used.
+        options: ``k1_alone``, ``k2_alone``, ``eps`` and ``min_samples`` are used.
         chosen: (N,) bool, the samples to cluster; all by default.
+        shared: Whether all processes that train together call this with the same arguments, and
+            each clusters its share of the samples. All get the same labels.
 
     Returns:
         (N,) int64 labels, numbered from 0 in each modality, on the device of the features; noise
@@ -86,34 +90,38 @@ def cluster_modalities(
     for group in torch.unique(groups).tolist():
         members = torch.nonzero((groups == group) & _mask(chosen, labels)).flatten()
         if len(members):
-            labels[members] = _cluster(x[members], None, options.distance_alone, options)
+            labels[members] = _cluster(
+                x[members], None, options.distance_alone, options.clusterer, shared
+            )
     return labels
 
 
 def _cluster(
-    x: Tensor, groups: Tensor | None, distance: DistanceOptions, options: ClusteringConfig
+    x: Tensor,
+    groups: Tensor | None,
+    distance: DistanceOptions,
+    clusterer: DBSCAN,
+    shared: bool,
 ) -> Tensor:
-    clusterer = options.clusterer
-    if not _is_shared(options):
+    if not shared or distributed.world_size() == 1:
         # Without the warnings of pseudo_labels about eps: clusters are large in the first epochs,
         # and the history records them for every epoch.
         return clusterer(prune(encode_features(x, groups, distance), clusterer.max_distance))
     own = distributed.own_rows(len(x))
-    found = pseudo_labels(
+    with open_call(
+        "clustering",
         x[own],
         None if groups is None else groups[own],
+        None,
+        PATIENCE,
         k1=distance.k1,
         k2=distance.k2,
         preset=distance.preset,
         precision=distance.precision,
-        clusterer=clusterer,
-        timeout=PATIENCE,
-    )
+        check_more=lambda: (None, {"clusterer": clusterer}),
+    ) as call:
+        found = cluster_call(call, clusterer)
     return distributed.join_ragged(found.labels)
-
-
-def _is_shared(options: ClusteringConfig) -> bool:
-    return options.on_all_processes and distributed.world_size() > 1
 
 
 def _groups(modality: object, features: Tensor) -> Tensor:
@@ -136,6 +144,7 @@ def cluster_together(
     *,
     chosen: Tensor | None = None,
     camera: Column | None = None,
+    shared: bool = False,
 ) -> Tensor:
     """Finds clusters across modalities by the method ``options.association``.
 
@@ -144,11 +153,12 @@ def cluster_together(
         modality: (N,) integers >= 0, bool or words.
         alone: (N,) labels, or :class:`mabm.PseudoLabels`, within each modality; ``"hungarian"``
             and ``"sinkhorn"`` match these clusters.
-        options: Association and its parameters, and ``on_all_processes``.
+        options: Association and its parameters.
         chosen: (N,) bool, the samples to cluster globally; all by default. Matching uses the
             clusters in ``alone`` instead.
         camera: (N,) integers or words, used by presets that compare cameras (``"ca_jaccard"``):
             their groups are the cameras of each modality, or the modalities if ``None``.
+        shared: As in :func:`cluster_modalities`.
 
     Returns:
         (N,) int64 labels on the device of the features; noise and samples that were not chosen
@@ -171,7 +181,7 @@ def cluster_together(
         return labels
     if options.association in ("hungarian", "sinkhorn"):
         matched = associate_clusters(features, alone, groups, method=options.association).labels
-        if _is_shared(options):  # machines may round similarities differently
+        if shared:  # machines may round similarities differently
             matched = distributed.share(matched.cpu()).to(x.device)
         return matched
     rows = torch.nonzero(_mask(chosen, labels)).flatten()
@@ -186,7 +196,7 @@ def cluster_together(
         present = groups[rows]
         num_groups = len(torch.unique(present))
         distance = distance_together(options, num_groups).for_groups(num_groups)
-        labels[rows] = _cluster(members, present, distance, options)
+        labels[rows] = _cluster(members, present, distance, options.clusterer, shared)
     return labels
 
 
