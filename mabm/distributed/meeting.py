@@ -26,7 +26,7 @@ class Meeting(Generic[T]):
 
     Attributes:
         team: The processes.
-        facts: What each has told of itself, in the order of ranks.
+        facts: Those of each process, in the order of ranks.
         own: What ``prepare`` left for this process.
     """
 
