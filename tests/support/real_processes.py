@@ -62,20 +62,26 @@ def run(
         process.start()
     for _, sender in pipes:
         sender.close()
+    values: list[Any] = [None] * size
     try:
         until = time.monotonic() + SECONDS
         while time.monotonic() < until:
+            for rank, (receiver, _) in enumerate(pipes):  # a large value blocks its sender
+                if values[rank] is None:
+                    values[rank] = _received(receiver)
             running = [each for each in processes if each.exitcode is None]
             if all(_has_stopped(each.pid) for each in running):
                 break
             time.sleep(0.05)
         for process in running:
             os.kill(process.pid, signal.SIGCONT)
-        for process in processes:
-            process.join(max(0.0, until - time.monotonic()))
+        for rank, (process, (receiver, _)) in enumerate(zip(processes, pipes, strict=True)):
+            while process.exitcode is None and time.monotonic() < until:
+                values[rank] = _received(receiver) if values[rank] is None else values[rank]
+                process.join(0.05)
         return [
-            Ended(process.exitcode, _received(receiver))
-            for process, (receiver, _) in zip(processes, pipes, strict=True)
+            Ended(process.exitcode, _received(receiver) if value is None else value)
+            for process, (receiver, _), value in zip(processes, pipes, values, strict=True)
         ]
     finally:
         for process in processes:
