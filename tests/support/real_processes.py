@@ -63,25 +63,29 @@ def run(
     for _, sender in pipes:
         sender.close()
     values: list[Any] = [None] * size
+
+    def receive(rank: int) -> None:
+        try:
+            values[rank] = pipes[rank][0].recv()
+        except (EOFError, OSError):  # it ended before it could say anything, or all of it
+            return
+
+    readers = [threading.Thread(target=receive, args=(rank,), daemon=True) for rank in range(size)]
+    for reader in readers:
+        reader.start()
     try:
         until = time.monotonic() + SECONDS
         while time.monotonic() < until:
-            for rank, (receiver, _) in enumerate(pipes):  # a large value blocks its sender
-                if values[rank] is None:
-                    values[rank] = _received(receiver)
             running = [each for each in processes if each.exitcode is None]
             if all(_has_stopped(each.pid) for each in running):
                 break
             time.sleep(0.05)
         for process in running:
             os.kill(process.pid, signal.SIGCONT)
-        for rank, (process, (receiver, _)) in enumerate(zip(processes, pipes, strict=True)):
-            while process.exitcode is None and time.monotonic() < until:
-                values[rank] = _received(receiver) if values[rank] is None else values[rank]
-                process.join(0.05)
+        for ending in (*processes, *readers):
+            ending.join(max(0.0, until - time.monotonic()))
         return [
-            Ended(process.exitcode, _received(receiver) if value is None else value)
-            for process, (receiver, _), value in zip(processes, pipes, values, strict=True)
+            Ended(process.exitcode, value) for process, value in zip(processes, values, strict=True)
         ]
     finally:
         for process in processes:
@@ -96,13 +100,6 @@ def _has_stopped(pid: int) -> bool:
             return file.read().rpartition(")")[2].split()[0] == "T"
     except OSError:  # it has ended in the meantime
         return False
-
-
-def _received(receiver: Connection) -> Any:
-    try:
-        return receiver.recv() if receiver.poll() else None
-    except EOFError:  # it ended before it could say anything
-        return None
 
 
 def _one(
