@@ -7,6 +7,7 @@ that it found back.
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import torch
@@ -23,6 +24,10 @@ from mabm.distributed.numbering import Numbering
 from mabm.distributed.shards import Shard
 from mabm.distributed.team import Team
 
+# Rows of another process visit in parts, so that they take little memory beside the own ones; more
+# parts take more messages.
+_MOST_PARTS = 4
+_PART_ROWS = 4096
 # Relative room for rounding in the least weight that a near row shares.
 _ROUNDING = 2.0**-20
 
@@ -33,6 +38,16 @@ class _Pairs(NamedTuple):
     rows: Tensor
     samples: Tensor
     distances: Tensor
+
+    def packed(self) -> Tensor:
+        """(M, 3) int32, to send."""
+        return torch.stack([self.rows, self.samples, self.distances.view(torch.int32)], dim=1)
+
+    @classmethod
+    def unpack(cls, packed: Tensor) -> _Pairs:
+        """From what :meth:`packed` returned to another process."""
+        rows, samples, distances = packed.T.contiguous()
+        return cls(rows, samples, distances.view(torch.float32))
 
 
 def prune_shard(
@@ -72,18 +87,26 @@ def prune_shard(
         share = (1 - max_distance) / (2 - max_distance)
         least = int(2 * least_sum * share * (1 - _ROUNDING))
         asked = _packed(shard.total, columns.samples)
+        num_parts = max(1, min(_MOST_PARTS, -(-max(shard.counts) // _PART_ROWS)))
         for meeting in meetings(shard):
             wanted = _unpacked(team.swap(asked, meeting.source, meeting.to), shard.total)
-            lent = _lend(encoding, meeting.lent, wanted, least)
-            visitors = _Visitors(*(team.swap(part, meeting.to, meeting.source) for part in lent))
-            del lent
-            found = _pairs_with(own, meeting.own, columns, visitors, max_distance)
-            home = (found.samples, found.rows + shard.first, found.distances)
-            back = [team.swap(part, meeting.source, meeting.to) for part in home]
-            parts.append(_Pairs(*back))
-            samples = found.samples + shard.first_of(meeting.source)
-            parts.append(found._replace(samples=samples))
+            for rows in _parts(meeting.lent, num_parts):
+                lent = _lend(encoding, rows, wanted, least).packed()
+                visitors = _Visitors.unpack(team.swap(lent, meeting.to, meeting.source))
+                del lent
+                found = _pairs_with(own, meeting.own, columns, visitors, max_distance)
+                del visitors
+                home = found._replace(rows=found.samples, samples=found.rows + shard.first)
+                parts.append(_Pairs.unpack(team.swap(home.packed(), meeting.source, meeting.to)))
+                samples = found.samples + shard.first_of(meeting.source)
+                parts.append(found._replace(samples=samples))
         return _assemble(shard, parts, max_distance)
+
+
+def _parts(rows: slice, count: int) -> list[slice]:
+    """A range of rows in so many parts, some of which may be empty."""
+    ends = [rows.start + (rows.stop - rows.start) * part // count for part in range(count + 1)]
+    return [slice(*pair) for pair in itertools.pairwise(ends)]
 
 
 def _own_pairs(
@@ -113,6 +136,17 @@ class _Visitors(NamedTuple):
     rests: Tensor
     indices: Tensor
     weights: Tensor
+
+    def packed(self) -> Tensor:
+        """All in one int32 tensor, to send."""
+        return torch.cat([self.rows.new_tensor([len(self.rows)]), *self])
+
+    @classmethod
+    def unpack(cls, packed: Tensor) -> _Visitors:
+        """From what :meth:`packed` returned to another process."""
+        count = int(packed[0])
+        num_entries = (len(packed) - 1 - 3 * count) // 2
+        return cls(*torch.split(packed[1:], [count] * 3 + [num_entries] * 2))
 
 
 def _lend(encoding: Encoding[Tensor], rows: slice, wanted: Tensor, least: int) -> _Visitors:

@@ -9,7 +9,7 @@ from mabm.distributed.team import Team
 
 # Memory for the lists that are merged at a time, and for an entry of them: two ranks and scores,
 # both in the order of ranks, and numbers of either order.
-_MERGE_BYTES = 64 << 20
+_MERGE_BYTES = 8 << 20
 _ENTRY_BYTES = 96
 
 

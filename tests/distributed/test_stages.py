@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import Case, cases
+from cases import Case, cases, make_features
 from golden_files import GOLDEN, Golden
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +18,7 @@ from mabm.distance.encoding import encode, expand
 from mabm.distance.jaccard import prune, resolve_options
 from mabm.distance.neighbors import find_neighbors
 from mabm.distance.ranking import rank
+from mabm.distributed import encoding, graph, neighbor_lists
 from mabm.distributed.clustering import cluster_shard
 from mabm.distributed.encoding import encode_shard, expand_shard
 from mabm.distributed.graph import prune_shard
@@ -127,3 +128,23 @@ def test_golden_inputs(golden: Golden) -> None:
     options = resolve_options(groups, golden.k1, golden.k2, golden.preset, "exact")
     third = len(x) // 3
     check_same(x, groups, options, [third, 0, 2 * third, len(x) - 3 * third])
+
+
+@pytest.mark.parametrize("kind", ["clustered", "duplicates", "ties"])
+def test_results_do_not_depend_on_parts(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoding, "_PAIRS_AT_ONCE", 5)
+    monkeypatch.setattr(graph, "_PART_ROWS", 7)
+    monkeypatch.setattr(neighbor_lists, "_MERGE_BYTES", 1 << 12)
+    rng = np.random.default_rng(3)
+    groups = rng.integers(0, 2, size=90)
+    x = check_features(make_features(kind, groups, 3))
+    options = resolve_options(torch.from_numpy(groups), 10, 3, None, "exact")
+    for counts in ([50, 40], [31, 0, 30, 29], [90]):
+        check_same(x, torch.from_numpy(groups), options, counts)
+
+
+@given(cases(max_size=40), st.data())
+def test_without_groups(case: Case, data: st.DataObject) -> None:
+    x = check_features(case.features)
+    options = resolve_options(None, case.k1, min(case.k2, case.k1), "spcl", "exact")
+    check_same(x, None, options, data.draw(splits(len(x))))
