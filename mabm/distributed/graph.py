@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,8 +24,8 @@ from mabm.distributed.numbering import Numbering
 from mabm.distributed.shards import Shard
 from mabm.distributed.team import Team
 
-# Relative room for rounding in the least weight that a near row shares.
-_ROUNDING = 2.0**-20
+# Relative room for rounding in the least overlap of near rows, as in csrc/common/fixed_point.h.
+_ROUNDING = 1e-12
 
 
 class _Pairs(NamedTuple):
@@ -68,9 +69,7 @@ def prune_shard(
         parts = [_own_pairs(shard, own, len(columns), max_distance)]
         sums = _row_sums(encoding.indptr, encoding.weights)
         least_sum = least_of(team, int(sums.min()) if len(sums) else 2**31, sums.device)
-        # s / (a + b - s) >= 1 - max_distance for an overlap s of rows that sum to a and b.
-        share = (1 - max_distance) / (2 - max_distance)
-        least = int(2 * least_sum * share * (1 - _ROUNDING))
+        least = _least_overlap(max_distance, 2 * least_sum)
         asked = _packed(shard.total, columns.samples)
         for meeting in meetings(shard):
             wanted = _unpacked(team.swap(asked, meeting.source, meeting.to), shard.total)
@@ -84,6 +83,20 @@ def prune_shard(
             samples = found.samples + shard.first_of(meeting.source)
             parts.append(found._replace(samples=samples))
         return _assemble(shard, parts, max_distance)
+
+
+def _least_overlap(max_distance: float, both_sums: int) -> int:
+    """An overlap that every two rows within ``max_distance`` reach.
+
+    With an overlap s, rows that sum to a and b have the distance 1 - s / (a + b - s). Distances are
+    compared in float32, so one just above the bound may round down to it.
+
+    Args:
+        max_distance: Largest distance kept, in [0, 1).
+        both_sums: The least sum of the weights of two rows.
+    """
+    bound = float(np.nextafter(np.float32(max_distance), np.float32(2)))
+    return max(1, int(both_sums * ((1 - bound) / (2 - bound)) * (1 - _ROUNDING)))
 
 
 def _own_pairs(
