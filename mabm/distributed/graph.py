@@ -74,14 +74,16 @@ def prune_shard(
         for meeting in meetings(shard):
             wanted = _unpacked(team.swap(asked, meeting.source, meeting.to), shard.total)
             lent = _lend(encoding, meeting.lent, wanted, least)
+            del wanted
             visitors = _Visitors(*(team.swap(part, meeting.to, meeting.source) for part in lent))
             del lent
             found = _pairs_with(own, meeting.own, columns, visitors, max_distance)
+            del visitors
             home = (found.samples, found.rows + shard.first, found.distances)
-            back = [team.swap(part, meeting.source, meeting.to) for part in home]
-            parts.append(_Pairs(*back))
-            samples = found.samples + shard.first_of(meeting.source)
-            parts.append(found._replace(samples=samples))
+            parts.append(_Pairs(*(team.swap(part, meeting.source, meeting.to) for part in home)))
+            parts.append(found._replace(samples=found.samples + shard.first_of(meeting.source)))
+            del found, home
+        del own, columns, asked
         return _assemble(shard, parts, max_distance)
 
 
