@@ -160,13 +160,14 @@ def label_shard(
         own = (rows[joined] + shard.first).to(torch.int32)
         torch.ops.mabm.join_samples_(roots, own, others[joined])
         roots = _merged(team, roots, numbers)
-        clusters = (roots == numbers).cumsum(0, dtype=torch.int64) - 1
+        clusters = (roots == numbers).cumsum(0, dtype=torch.int32)
+        clusters -= 1
         num_clusters = int(clusters[-1]) + 1 if len(clusters) else 0
         # The smallest number among the core neighbors; a core sample is one of its own.
         found = clusters[roots[others.long()].long()]
-        labels = torch.full((len(shard),), num_clusters, dtype=torch.int64, device=core.device)
+        labels = found.new_full((len(shard),), num_clusters)
         labels.scatter_reduce_(0, rows, found, "amin")
-        labels = labels.where(labels < num_clusters, NOISE)
+        labels = labels.long().where(labels < num_clusters, NOISE)
     return labels, core, num_clusters
 
 

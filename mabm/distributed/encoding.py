@@ -58,6 +58,7 @@ def encode_shard(
         missing = products.isnan().nonzero().flatten()
         for entries, x, others in _visits(team, shard, missing, indices):
             products[entries] = _score_pairs(x, rows[entries], others)
+            del x
         weighed = torch.ops.mabm.weigh_products(indptr, indices, products, shard.first)
     return Encoding.unchecked(*weighed)
 
@@ -114,13 +115,10 @@ def _visits(
         part = -(-len(needed) // _PARTS)
         for first in range(0, _PARTS * part, part) if part else [0] * _PARTS:
             asked = team.swap(needed[first : first + part].to(torch.int32), source, to)
-            x = team.swap(shard.features[asked.long()], to, source)
+            x = torch.cat([shard.features, team.swap(shard.features[asked.long()], to, source)])
             is_here = (places >= first) & (places < first + part)
-            yield (
-                visited[is_here],
-                torch.cat([shard.features, x]),
-                len(shard) + places[is_here] - first,
-            )
+            yield visited[is_here], x, len(shard) + places[is_here] - first
+            del x  # before the next part arrives
 
 
 def _score_pairs(x: Tensor, rows: Tensor, others: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,8 +29,8 @@ from mabm.distributed.team import Team
 # parts take more messages.
 _MOST_PARTS = 4
 _PART_ROWS = 4096
-# Relative room for rounding in the least weight that a near row shares.
-_ROUNDING = 2.0**-20
+# Relative room for rounding in the least overlap of near rows, as in csrc/common/fixed_point.h.
+_ROUNDING = 1e-12
 
 
 class _Pairs(NamedTuple):
@@ -83,9 +84,7 @@ def prune_shard(
         parts = [_own_pairs(shard, own, len(columns), max_distance)]
         sums = _row_sums(encoding.indptr, encoding.weights)
         least_sum = least_of(team, int(sums.min()) if len(sums) else 2**31, sums.device)
-        # s / (a + b - s) >= 1 - max_distance for an overlap s of rows that sum to a and b.
-        share = (1 - max_distance) / (2 - max_distance)
-        least = int(2 * least_sum * share * (1 - _ROUNDING))
+        least = _least_overlap(max_distance, 2 * least_sum)
         asked = _packed(shard.total, columns.samples)
         num_parts = max(1, min(_MOST_PARTS, -(-max(shard.counts) // _PART_ROWS)))
         for meeting in meetings(shard):
@@ -100,6 +99,8 @@ def prune_shard(
                 parts.append(_Pairs.unpack(team.swap(home.packed(), meeting.source, meeting.to)))
                 samples = found.samples + shard.first_of(meeting.source)
                 parts.append(found._replace(samples=samples))
+            del wanted
+        del own, columns, asked
         return _assemble(shard, parts, max_distance)
 
 
@@ -107,6 +108,20 @@ def _parts(rows: slice, count: int) -> list[slice]:
     """A range of rows in so many parts, some of which may be empty."""
     ends = [rows.start + (rows.stop - rows.start) * part // count for part in range(count + 1)]
     return [slice(*pair) for pair in itertools.pairwise(ends)]
+
+
+def _least_overlap(max_distance: float, both_sums: int) -> int:
+    """An overlap that every two rows within ``max_distance`` reach.
+
+    With an overlap s, rows that sum to a and b have the distance 1 - s / (a + b - s). Distances are
+    compared in float32, so one just above the bound may round down to it.
+
+    Args:
+        max_distance: Largest distance kept, in [0, 1).
+        both_sums: The least sum of the weights of two rows.
+    """
+    bound = float(np.nextafter(np.float32(max_distance), np.float32(2)))
+    return max(1, int(both_sums * ((1 - bound) / (2 - bound)) * (1 - _ROUNDING)))
 
 
 def _own_pairs(

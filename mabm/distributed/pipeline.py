@@ -192,7 +192,9 @@ def graph_of_call(call: Call[Any], max_distance: float, work: Work) -> NeighborG
     ranking = rank_shards(team, shard, options, work)
     neighbors = find_neighbors_of_shard(team, shard, ranking, work)
     encoding = encode_shard(team, shard, neighbors, ranking, work)
+    del neighbors
     encoding = expand_shard(team, shard, encoding, ranking, options.k2, work)
+    del ranking  # the graph needs the memory
     return prune_shard(team, shard, encoding, max_distance, work)
 
 

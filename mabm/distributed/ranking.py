@@ -31,8 +31,8 @@ from mabm.distributed.neighbor_lists import NeighborLists, send_home
 from mabm.distributed.shards import Shard
 from mabm.distributed.team import Team, Transfer
 
-# Pieces of a shard. A process has memory for two of another shard: one that is
-# compared, and one that arrives.
+# Pieces of a shard: an even number, so that half a shard is whole pieces (halves.py). A process has
+# memory for two of another shard: one that is compared, and one that arrives.
 _PIECES = 2
 
 
@@ -150,6 +150,7 @@ class _Ring:
         transfers = self._start(ticks[0], slice(0, 2))
         ranks, scores = self._rank(count)
         lists = NeighborLists(_moved(ranks, self._shard.first), scores, self._layout.widths)
+        del ranks
         own_least.copy_(lists.least())
         transfers += self._start(ticks[0], slice(2, 3))
         for number, tick in enumerate(ticks):
