@@ -31,8 +31,8 @@ from mabm.distributed.neighbor_lists import NeighborLists, send_home
 from mabm.distributed.shards import Shard
 from mabm.distributed.team import Team, Transfer
 
-# Pieces of a shard. A process has memory for two of another shard: one that is
-# compared, and one that arrives.
+# Pieces of a shard, an even number: the half that visits the last host begins with one of them. A
+# process has memory for two pieces of another shard: one that is compared, and one that arrives.
 _PIECES = 2
 
 

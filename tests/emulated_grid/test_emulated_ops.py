@@ -1,37 +1,23 @@
 """The library with its GPU ops in place of the CPU's, on the emulated grid: the same bits."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import grid_build
 import numpy as np
 import pytest
 import torch
 from cases import KINDS, Case, cases, make_features
 from golden_files import GOLDEN, Golden
+from grid_ops import on_the_grid
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from some_rows import check_some_rows
 
 import mabm
 from mabm._core.work import QUIET
-from mabm.distance import candidates, products, ranking
+from mabm.distance import candidates, ranking
 from mabm.distance.list_layout import ListLayout
 from mabm.distance.sides import Sides
 
 ONLY_ON_CPUS = {"screen_pairs_", "cut_candidates_"}
-
-
-@contextmanager
-def on_the_grid() -> Iterator[None]:
-    """Within the context, the library uses the ops and the products of the GPU."""
-    emulated = grid_build.load_ops()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.ops, "mabm", emulated)
-        patch.setattr(ranking, "propose", ranking.propose_by_tiles)
-        patch.setattr(candidates, "wants_integers", lambda x: x.shape[1] > 0)
-        patch.setattr(candidates, "product_of", products.HalfProduct)
-        yield
 
 
 def check_same_results(
