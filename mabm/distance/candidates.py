@@ -239,9 +239,11 @@ class Proposals:
 
     def prove_enough(self) -> bool:
         """Whether few lists of a sample of rows overflow; waits for the device."""
-        rows = self._rows()
-        size = min(_SAMPLE, len(rows))
-        sample = rows[torch.arange(size, device=self._device) * len(rows) // size]
+        rows = None if self._sides is None else self._sides.rows(self._device)
+        count = self._count if rows is None else len(rows)
+        size = min(_SAMPLE, count)
+        places = torch.arange(size, device=self._device) * count // size
+        sample = places if rows is None else rows[places]
         overflowed = [(found.counts < 0).any(dim=1) for _, found in self.of_rows(sample)]
         return float(torch.cat(overflowed).double().mean()) <= _MOST_UNPROVEN
 

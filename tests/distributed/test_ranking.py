@@ -6,6 +6,7 @@ import torch
 from cases import KINDS, Case, cases, make_features
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from team_stages import shards_of, splits
 from thread_team import run_as_team
 
 import mabm
@@ -14,24 +15,12 @@ from mabm._core.work import Progress, Work
 from mabm.distance import candidates, ranking, rung_choice, screening
 from mabm.distance.options import DistanceOptions
 from mabm.distance.products import HalfProduct
-from mabm.distance.ranking import group_sizes
 from mabm.distributed import neighbor_lists
 from mabm.distributed import ranking as shard_ranking
 from mabm.distributed.ranking import Visit, rank_shards
-from mabm.distributed.shards import Shard
 from mabm.distributed.team import Team
 
 MAX_TEAM = 5
-
-
-def shards_of(x: torch.Tensor, groups: torch.Tensor | None, counts: list[int]) -> list[Shard]:
-    """The rows as those of processes that have so many each."""
-    sizes = group_sizes(groups, len(x))
-    parts = [None] * len(counts) if groups is None else list(groups.split(counts))
-    return [
-        Shard(rows, part, rank, tuple(counts), sizes)
-        for rank, (rows, part) in enumerate(zip(x.split(counts), parts, strict=True))
-    ]
 
 
 def rank_as_team(
@@ -78,14 +67,6 @@ def check(
     return sent
 
 
-@st.composite
-def splits(draw: st.DrawFn, count: int) -> list[int]:
-    """Numbers of rows of up to five processes: also none, and also all."""
-    size = draw(st.integers(1, MAX_TEAM))
-    ends = sorted(draw(st.integers(0, count)) for _ in range(size - 1))
-    return np.diff([0, *ends, count]).tolist()
-
-
 @pytest.fixture(params=["cpu", "gpu"])
 def in_small_parts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Either route, with blocks and tiles so small that there are several of each."""
@@ -105,7 +86,7 @@ def in_small_parts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
 
 
 def check_case(case: Case, data: st.DataObject) -> None:
-    counts = data.draw(splits(len(case.features)))
+    counts = data.draw(splits(len(case.features), MAX_TEAM))
     check(case.features, case.modality, counts, case.k1, case.preset)
 
 

@@ -38,6 +38,7 @@ class Grid {
     if (bytes < 0 || static_cast<size_t>(bytes) > std::max(max_shared_, kPlainShared)) {
       return cudaErrorInvalidValue;
     }
+    const std::lock_guard<std::mutex> one_at_a_time(mutex_);
     allowed_[kernel] = static_cast<size_t>(bytes);
     return cudaSuccess;
   }
@@ -47,11 +48,11 @@ class Grid {
     if (num_blocks < 1 || num_blocks > INT32_MAX || num_threads < 1 || num_threads > kMaxThreads) {
       return cudaErrorInvalidConfiguration;
     }
+    const std::lock_guard<std::mutex> one_at_a_time(mutex_);
     const auto allowed = allowed_.find(kernel);
     if (shared_bytes > std::max(allowed == allowed_.end() ? 0 : allowed->second, kPlainShared)) {
       return cudaErrorInvalidValue;
     }
-    const std::lock_guard<std::mutex> one_at_a_time(mutex_);
     call_ = call;
     body_ = body;
     num_threads_ = num_threads;

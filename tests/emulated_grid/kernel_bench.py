@@ -25,7 +25,7 @@ in_every_order = pytest.mark.parametrize("seed", grid_build.SEEDS)
 
 def bench() -> ModuleType:
     """The launchers, compiled when a test first asks for them."""
-    return grid_build.load("bench", ("bench.cpp",))
+    return grid_build.load("bench", ("bench.cpp", "bench_rows.cpp"))
 
 
 STATIC_SHARED = 1 << 10

@@ -1,7 +1,6 @@
 """The library with its GPU ops in place of the CPU's, on the emulated grid: the same bits."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import logging
 
 import grid_build
 import numpy as np
@@ -9,29 +8,18 @@ import pytest
 import torch
 from cases import KINDS, Case, cases, make_features
 from golden_files import GOLDEN, Golden
+from grid_ops import on_the_grid
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from some_rows import check_some_rows
 
 import mabm
 from mabm._core.work import QUIET
-from mabm.distance import candidates, products, ranking
+from mabm.distance import candidates, ranking
 from mabm.distance.list_layout import ListLayout
 from mabm.distance.sides import Sides
 
 ONLY_ON_CPUS = {"screen_pairs_", "cut_candidates_"}
-
-
-@contextmanager
-def on_the_grid() -> Iterator[None]:
-    """Within the context, the library uses the ops and the products of the GPU."""
-    emulated = grid_build.load_ops()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.ops, "mabm", emulated)
-        patch.setattr(ranking, "propose", ranking.propose_by_tiles)
-        patch.setattr(candidates, "wants_integers", lambda x: x.shape[1] > 0)
-        patch.setattr(candidates, "product_of", products.HalfProduct)
-        yield
 
 
 def check_same_results(
@@ -144,15 +132,21 @@ def test_tiles_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     check_same_results(features[order], modality[order], {"k1": 9, "k2": 2})
 
 
+@pytest.mark.parametrize("product", ["float16", "8-bit integers"])
 @pytest.mark.parametrize("kind", ["clustered", "duplicates", "norms"])
 @pytest.mark.parametrize("ranges", [(slice(0, 90), slice(90, 200)), (slice(70, 199), slice(1, 9))])
 def test_two_sides_ranked_among_each_other(
-    kind: str, ranges: tuple[slice, slice], monkeypatch: pytest.MonkeyPatch
+    kind: str,
+    ranges: tuple[slice, slice],
+    product: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     modality = np.random.default_rng(1).integers(0, 3, size=200)
     x = torch.from_numpy(make_features(kind, modality, seed=2))
     layout = ListLayout.of(x, torch.from_numpy(modality), mabm.PRESETS["bmil"], 9)
     monkeypatch.setattr(candidates, "_TILE", 64)
+    monkeypatch.setattr(candidates, "_MOST_UNPROVEN", 1.0)
 
     def results(least: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         sides = Sides(ranges, least)
@@ -164,9 +158,12 @@ def test_two_sides_ranked_among_each_other(
     least[::5] = -torch.inf
     expected = results(least)
     assert 0 < int((expected[0] >= 0).sum()) < int((everything[0] >= 0).sum())
-    with on_the_grid():
+    caplog.set_level(logging.DEBUG, logger="mabm")
+    with on_the_grid(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(candidates, "wants_integers", lambda x: product != "float16")
         assert all(map(torch.equal, results(None), everything))
         assert all(map(torch.equal, results(least), expected))
+    assert caplog.text.count(f" by {product}") == 2
 
 
 def test_autocast_changes_nothing() -> None:

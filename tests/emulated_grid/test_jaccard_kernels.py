@@ -157,7 +157,7 @@ def check_near(
         seed: That of the order.
         rows: The rows.
         max_distance: The greatest distance of near rows.
-        window: See `bench.cpp`.
+        window: See `bench_rows.cpp`.
         others: Those among which the near rows are; by default the rows themselves, as in a graph.
     """
     searched = rows if others is None else others
