@@ -29,7 +29,7 @@ def test_docstring_examples(name: str) -> None:
         raise error.exc_info[1] from None  # where an extra is missing, this test is skipped
 
 
-PACKAGES = ["mabm", "mabm.data", "mabm.evaluation", "mabm.models"]
+PACKAGES = ["mabm", "mabm.data", "mabm.distributed", "mabm.evaluation", "mabm.models"]
 if not extras.first_missing(("tqdm",)):
     PACKAGES.append("mabm.train")
 
