@@ -81,6 +81,9 @@ def gather(part: Tensor, group: dist.ProcessGroup | None = None) -> list[Tensor]
 def join_rows(*columns: Tensor, group: dist.ProcessGroup | None = None) -> list[Tensor]:
     """Joins the rows of all processes, whose numbers of rows may differ.
 
+    For results, outside of calls of :mod:`mabm.distributed`, which have connections of their own
+    (``mabm/distributed/exchange.py``).
+
     Args:
         columns: Tensors of this process with the same number of rows.
         group: The process group; the default group unless given.

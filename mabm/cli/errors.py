@@ -17,7 +17,7 @@ _NO_MEMORY: Final = ("DefaultCPUAllocator", "Storage size calculation overflowed
 
 
 class ToldError(Exception):
-    """An error that the user has been told of, perhaps by another process.
+    """An error that the user knows already, perhaps from another process.
 
     Attributes:
         status: Exit status.

@@ -66,9 +66,10 @@ def open_call(
         modality: (n,) or ``None``.
         group: The processes; ``None`` for the default group, or this process alone without one.
         timeout: Seconds to wait for the others.
-        k1: As in :func:`mabm.pseudo_labels`.
-        k2: The same; ``None`` where no rows are averaged.
-        preset: The same.
+        k1: Number of neighbors per sample.
+        k2: Number of neighbors to average; ``None`` where no rows are averaged.
+        preset: Name of a published distance or a :class:`mabm.Preset`; ``None`` for the one that
+            fits the modality.
         precision: ``"exact"`` or ``"fast"``.
         check_more: Checks all other arguments; returns them, and by name those that must be the
             same on every process.

@@ -48,9 +48,16 @@ def connect(store: Any, group: dist.ProcessGroup, seconds: float, device: torch.
             travel through the memory of the CPU.
     """
     place = (store, group.rank(), group.size(), seconds)
-    if device.type == "cuda" and group._get_backend(device).name() == "nccl":
-        return _NcclLink(*place, device)
-    return _GlooLink(*place)
+    return _NcclLink(*place, device) if _uses_nccl(group, device) else _GlooLink(*place)
+
+
+def _uses_nccl(group: dist.ProcessGroup, device: torch.device) -> bool:
+    if device.type != "cuda":
+        return False
+    try:
+        return bool(group._get_backend(device).name() == "nccl")
+    except RuntimeError:  # a group for the CPU alone
+        return False
 
 
 class _GlooLink:

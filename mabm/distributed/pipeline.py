@@ -65,7 +65,9 @@ def rank_neighbors(
             the rows are split, too.
         timeout: Seconds to wait for another process at a time, or a ``timedelta``; ``None`` for the
             timeout of the group.
-        progress: As in :func:`mabm.rank_neighbors`.
+        progress: Whether to show progress bars on standard error (they need tqdm), or a function
+            that is called with a :class:`mabm.Progress` as each stage begins, about ten times a
+            second, and as it ends. It counts the rows of this process.
 
     Returns:
         The lists of this process's rows, bit for bit those that :func:`mabm.rank_neighbors` gives
@@ -137,7 +139,9 @@ def jaccard_graph(
         precision: ``"exact"``, or ``"fast"``, which may miss a neighbor.
         timeout: Seconds to wait for another process at a time, or a ``timedelta``; ``None`` for the
             timeout of the group.
-        progress: As in :func:`mabm.rank_neighbors`.
+        progress: Whether to show progress bars on standard error (they need tqdm), or a function
+            that is called with a :class:`mabm.Progress` as each stage begins, about ten times a
+            second, and as it ends. It counts the rows of this process.
 
     Returns:
         The rows of this process of the graph that :func:`mabm.jaccard_graph` gives for the rows of

@@ -68,7 +68,9 @@ def pseudo_labels(
             which needs memory for it; that of the first process is used.
         timeout: Seconds to wait for another process at a time, or a ``timedelta``; ``None`` for the
             timeout of the group.
-        progress: As in :func:`mabm.pseudo_labels`.
+        progress: Whether to show progress bars on standard error (they need tqdm), or a function
+            that is called with a :class:`mabm.Progress` as each stage begins, about ten times a
+            second, and as it ends. It counts the rows of this process.
 
     Returns:
         The labels of this process's rows, equal to those that :func:`mabm.pseudo_labels` gives for

@@ -56,7 +56,8 @@ class Shard:
         """The neighbor lists of these rows, among the samples of all processes."""
         groups, sizes = self.groups, self.group_sizes or {0: 0}
         if groups is None or preset.lists == "single":
-            groups, sizes = torch.zeros_like(self.features[:, :0].sum(1)).long(), {0: self.total}
+            groups = self.features.new_zeros(len(self), dtype=torch.int64)
+            sizes = {0: self.total}
         names = torch.tensor(list(sizes), dtype=torch.int64, device=groups.device)
         numbered = torch.searchsorted(names, groups).to(torch.int32)
         widths = list_widths(preset, k1, list(sizes.values()))

@@ -158,7 +158,8 @@ def cluster_together(
             clusters in ``alone`` instead.
         camera: (N,) integers or words, used by presets that compare cameras (``"ca_jaccard"``):
             their groups are the cameras of each modality, or the modalities if ``None``.
-        shared: As in :func:`cluster_modalities`.
+        shared: Whether all processes that train together call this with the same arguments, and
+            each clusters its share of the samples. All get the same labels.
 
     Returns:
         (N,) int64 labels on the device of the features; noise and samples that were not chosen

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from mabm.distributed import ProcessError
 from mabm.distributed.agreement import Ready
+from mabm.distributed.board import store_of
 from mabm.distributed.group_arguments import check_group, check_timeout
+from mabm.distributed.link import connect
 from mabm.distributed.meeting import meet
 from mabm.distributed.team import Team
 
@@ -196,3 +198,19 @@ def test_a_group_that_is_no_more_is_an_error() -> None:
     dist.destroy_process_group()
     with pytest.raises(ValueError, match="got one that is destroyed"):
         total(1, group=group)
+
+
+def link_between_gpus(rank: int, backend: str) -> str:
+    group = dist.new_group(backend=backend)
+    store = dist.PrefixStore("link", store_of(group))
+    link = connect(store, group, 20.0, torch.device("cuda", 0))
+    kind = link.device.type
+    dist.barrier()
+    link.close()
+    return kind
+
+
+@pytest.mark.parametrize("backend", ["gloo", "cpu:gloo"])
+def test_tensors_of_gpus_travel_through_the_cpu_without_nccl(backend: str) -> None:
+    ended = real_processes.run(2, link_between_gpus, backend)
+    assert [(each.code, each.value) for each in ended] == [(0, "cpu")] * 2

@@ -1,9 +1,14 @@
-"""Teams whose processes are threads of this one: fast enough to draw many cases."""
+"""Teams whose processes are threads of this one: fast enough to draw many cases.
+
+They hold their users to what transfers demand: what is sent stays as it is, and what is received is
+not there, before the end of a wait.
+"""
 
 import threading
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mabm.distributed.team import Team
@@ -35,6 +40,9 @@ class Channel:
             return self._sent.pop(number)
 
 
+NOT_THERE = 77  # in place of what has not arrived yet
+
+
 class ThreadTeam(Team):
     """One of several threads, which exchange tensors in memory."""
 
@@ -43,17 +51,21 @@ class ThreadTeam(Team):
         self._channels = channels
 
     def _start(self, sent: Tensor, to: int, source: int, into: Tensor) -> "_Arrival":
+        copy = sent.clone()
         if sent.numel():
-            self._channels[self.rank][to].send(sent.clone())
-        return _Arrival(self._channels[source][self.rank], into)
+            self._channels[self.rank][to].send(copy)
+        into.fill_(NOT_THERE)
+        return _Arrival(self._channels[source][self.rank], into, sent, copy)
 
 
 class _Arrival:
-    def __init__(self, channel: Channel, into: Tensor) -> None:
+    def __init__(self, channel: Channel, into: Tensor, sent: Tensor, copy: Tensor) -> None:
         self._channel, self._into = channel, into
+        self._sent, self._copy = sent, copy
         self._number = channel.expect() if into.numel() else -1
 
     def wait(self) -> None:
+        assert torch.equal(self._sent, self._copy), "changed while it was sent"
         if self._into.numel():
             received = self._channel.receive(self._number)
             assert received.shape == self._into.shape
