@@ -42,6 +42,9 @@ _written: WeakKeyDictionary[dist.ProcessGroup, list[str]] = WeakKeyDictionary()
 _connections: WeakKeyDictionary[dist.ProcessGroup, Any] = WeakKeyDictionary()
 """Connections to the stores of groups, apart from those that the groups use."""
 
+_link_connections: WeakKeyDictionary[dist.ProcessGroup, Any] = WeakKeyDictionary()
+"""The same for backends, which may wait for an answer long after a call has failed."""
+
 
 class StoreError(ProcessError):
     """The store of the group does not answer."""
@@ -91,7 +94,12 @@ class Board:
 
     def link_store(self) -> Any:
         """A part of the store for a backend of ``torch.distributed``."""
-        return dist.distributed_c10d.PrefixStore(f"{self._prefix}/link", self._store)
+        store = self._connection(_link_connections)
+        return dist.distributed_c10d.PrefixStore(f"{self._prefix}/link", store)
+
+    def leave_link_store(self) -> None:
+        """Leaves the connection to a backend that may still wait; the next call makes another."""
+        _link_connections.pop(self._group, None)
 
     def write(self, kind: str, note: object) -> None:
         """Leaves a note."""
@@ -184,7 +192,7 @@ class Board:
 
     def _serve(self) -> None:
         """Answers requests, and between them keeps the heart beating."""
-        store = self._connection()
+        store = self._connection(_connections)
         due = time.monotonic()
         while True:
             try:
@@ -203,15 +211,15 @@ class Board:
                 answer.set_exception(error)
             del request, act, answer
 
-    def _connection(self) -> Any:
+    def _connection(self, known: WeakKeyDictionary[dist.ProcessGroup, Any]) -> Any:
         """A connection apart from the group's, whose waits would hold up the heartbeat."""
-        store = _connections.get(self._group)
+        store = known.get(self._group)
         if store is None:
             try:
                 store = self._store.clone()
             except (AttributeError, RuntimeError):  # a kind of store that has no second one
                 store = self._store
-            _connections[self._group] = store
+            known[self._group] = store
         return store
 
     def _show_life(self, store: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent import futures
 from queue import SimpleQueue
 from typing import Any
@@ -12,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mabm.distributed.call import Call
-from mabm.distributed.link import connect
+from mabm.distributed.link import Link, connect
 from mabm.distributed.team import Team
 
 _PAUSE = 0.2
@@ -33,10 +34,7 @@ class GroupTeam(Team):
         self._works: dict[int, list[tuple[int, Any]]] = {}
         self._num_transfers = 0
         self._waits_for = call.rank
-        try:
-            self._link = connect(call.board.link_store(), group, call.seconds, device)
-        except RuntimeError as error:
-            raise call.explain([]) from error.with_traceback(None)
+        self._link = _connected(call, group, device)
         self._waits: SimpleQueue[tuple[list[tuple[int, Any]], futures.Future[None]] | None]
         self._waits = SimpleQueue()
         threading.Thread(target=self._serve, daemon=True, name="mabm transfers").start()
@@ -92,6 +90,46 @@ class GroupTeam(Team):
             except BaseException as error:
                 done.set_exception(error.with_traceback(None))
             del task, works, work, done
+
+
+def _connected(call: Call, group: dist.ProcessGroup, device: torch.device) -> Link:
+    """Connects the processes of a call.
+
+    A backend tries for several times its limit to reach a process that has ended, and notices no
+    interruption. So a thread waits for it, and closes what comes too late.
+    """
+    connecting: futures.Future[Link] = futures.Future()
+
+    def act() -> None:
+        try:
+            store = call.board.link_store()
+            connecting.set_result(connect(store, group, call.seconds, device))
+        except BaseException as error:
+            connecting.set_exception(error.with_traceback(None))
+
+    begun = time.monotonic()
+    threading.Thread(target=act, daemon=True, name="mabm connections").start()
+    try:
+        while not connecting.done() and time.monotonic() - begun < call.seconds:
+            futures.wait([connecting], _PAUSE)
+            call.check_abort()
+        error = connecting.exception(0)
+    except futures.TimeoutError as late:
+        error = RuntimeError(str(late))
+    except BaseException:
+        call.board.leave_link_store()
+        connecting.add_done_callback(_close_late)
+        raise
+    if isinstance(error, RuntimeError):
+        call.board.leave_link_store()
+        connecting.add_done_callback(_close_late)
+        raise call.explain([]) from error
+    return connecting.result()
+
+
+def _close_late(connecting: futures.Future[Link]) -> None:
+    if connecting.exception() is None:
+        connecting.result().close()
 
 
 class _Arrival:

@@ -99,7 +99,8 @@ class _NcclLink:
         # After its own time limit NCCL ends the process; ours comes first.
         options._timeout = timedelta(seconds=2 * seconds + 60)
         self._backend: Any = dist.ProcessGroupNCCL(store, rank, size, options)
-        self._backend.eager_connect_single_device(device)
+        with torch.cuda.device(device):  # that of another thread is not the caller's
+            self._backend.eager_connect_single_device(device)
         self._seconds, self.device = seconds, device
 
     def start(self, sent: Tensor, to: int, into: Tensor, source: int) -> list[tuple[int, Any]]:

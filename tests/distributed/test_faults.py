@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from small_call import outcome
 
-from mabm.distributed import ProcessError, board
+from mabm.distributed import ProcessError, board, group_team
 from mabm.distributed.agreement import Ready
 from mabm.distributed.meeting import meet
 
@@ -268,3 +268,26 @@ def test_a_transfer_that_ends_or_hangs_is_an_error(act: Callable[[], None]) -> N
     assert [each.code for each in ended][::2] == [0, 0]
     for each in ended[::2]:
         assert each.value.startswith(f"{NO_RESULT}process 1 shows no sign of life")
+
+
+def refuse(*_: object) -> None:
+    raise RuntimeError("connection refused")
+
+
+def without_connection(rank: int) -> Any:
+    """Process 1 cannot connect, while the others wait for it; then all call once more."""
+    with pytest.MonkeyPatch.context() as patch:
+        if rank == 1:
+            patch.setattr(group_team, "connect", refuse)
+        first = outcome(1, timeout=NEVER)
+    return first, outcome(rank, timeout=NEVER)
+
+
+def test_a_failure_is_known_at_once_even_while_others_connect() -> None:
+    ended = real_processes.run(3, without_connection)
+    assert [each.code for each in ended] == [0, 0, 0]
+    for each in ended:
+        (kind, message, _), after = each.value
+        assert kind == "ProcessError"
+        assert message.startswith(f"{NO_RESULT}the processes cannot connect")
+        assert after == 3
