@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from concurrent import futures
 from queue import SimpleQueue
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from mabm.distributed.board import LONGEST_END, start_thread
 from mabm.distributed.call import Call
 from mabm.distributed.link import connect
 from mabm.distributed.team import Team
@@ -39,7 +39,7 @@ class GroupTeam(Team):
             raise call.explain([]) from error.with_traceback(None)
         self._waits: SimpleQueue[tuple[list[tuple[int, Any]], futures.Future[None]] | None]
         self._waits = SimpleQueue()
-        threading.Thread(target=self._serve, daemon=True, name="mabm transfers").start()
+        self._thread = start_thread(self._serve, "mabm transfers")
 
     def close(self) -> None:
         """Closes the connections, whatever is under way."""
@@ -47,6 +47,7 @@ class GroupTeam(Team):
         self._link.close()
         for works in self._works.values():
             works.clear()
+        self._thread.join(LONGEST_END)
 
     def _start(self, sent: Tensor, to: int, source: int, into: Tensor) -> _Arrival:
         self._call.check_abort()
