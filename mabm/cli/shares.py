@@ -69,7 +69,7 @@ def check_shared(chosen: argparse.Namespace) -> None:
     if STANDARD in (chosen.features, chosen.modality):
         raise UsageError("- (standard input) cannot be combined with torchrun: give a file")
     features = Path(chosen.features)
-    if not features.is_dir() and suffix_of(features) != ".npy":
+    if features.is_file() and suffix_of(features) != ".npy":
         raise UsageError(
             f"FEATURES must be a .npy file or a folder of them under torchrun, got {features}"
         )

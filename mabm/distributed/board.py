@@ -36,6 +36,10 @@ _LONGEST_PAUSE = 0.25
 _WATCHING_PAUSE = 0.05
 """Seconds between two looks at an abort while hearts are watched."""
 
+LONGEST_END = 1.0
+"""Seconds that a call waits for its threads to end. A thread that is left must not be the last to
+hold a process group: Python ends, and PyTorch then aborts the process."""
+
 _written: WeakKeyDictionary[dist.ProcessGroup, list[str]] = WeakKeyDictionary()
 """Keys that this process has written in the calls of a group and not yet deleted."""
 
@@ -78,7 +82,7 @@ class Board:
         self._prefix: str | None = None
         self._requests: SimpleQueue[tuple[Callable[[Any], Any], futures.Future[Any]] | None]
         self._requests = SimpleQueue()
-        threading.Thread(target=self._serve, daemon=True, name="mabm board").start()
+        self._thread = start_thread(self._serve, "mabm board")
 
     def _open(self) -> None:
         """Counts the call; notes of other calls have other numbers."""
@@ -89,8 +93,9 @@ class Board:
         self._prefix = prefix
 
     def close(self) -> None:
-        """Ends the thread; does not wait for it, as the store may not answer it."""
+        """Ends the thread, unless the store does not answer it."""
         self._requests.put(None)
+        self._thread.join(LONGEST_END)
 
     def link_store(self) -> Any:
         """A part of the store for a backend of ``torch.distributed``."""
@@ -235,6 +240,13 @@ class Board:
         text = _text(store, f"{self._prefix}/abort")
         if text is not None and self.abort is None:
             self.abort = json.loads(text)
+
+
+def start_thread(act: Callable[[], None], name: str) -> threading.Thread:
+    """Starts a thread that does not keep Python from ending."""
+    thread = threading.Thread(target=act, daemon=True, name=name)
+    thread.start()
+    return thread
 
 
 def store_of(group: dist.ProcessGroup) -> Any:

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from mabm.distributed.board import LONGEST_END, start_thread
 from mabm.distributed.call import Call
 from mabm.distributed.link import Link, connect
 from mabm.distributed.team import Team
@@ -37,7 +38,7 @@ class GroupTeam(Team):
         self._link = _connected(call, group, device)
         self._waits: SimpleQueue[tuple[list[tuple[int, Any]], futures.Future[None]] | None]
         self._waits = SimpleQueue()
-        threading.Thread(target=self._serve, daemon=True, name="mabm transfers").start()
+        self._thread = start_thread(self._serve, "mabm transfers")
 
     def close(self) -> None:
         """Closes the connections, whatever is under way."""
@@ -45,6 +46,7 @@ class GroupTeam(Team):
         self._link.close()
         for works in self._works.values():
             works.clear()
+        self._thread.join(LONGEST_END)
 
     def _start(self, sent: Tensor, to: int, source: int, into: Tensor) -> _Arrival:
         self._call.check_abort()

@@ -123,6 +123,16 @@ def test_calls_leave_no_keys_behind() -> None:
         assert len(set(ended.value)) == 1
 
 
+def threads(rank: int) -> int:
+    total(rank)
+    return real_processes.num_threads()
+
+
+def test_threads_end_with_the_call() -> None:
+    # PyTorch aborts a process whose thread lets go of the group while Python ends.
+    assert [ended.value for ended in real_processes.run(2, threads)] == [0, 0]
+
+
 def held(rank: int) -> Any:
     """Connections while an error and its traceback are held, with transfers under way."""
     total(rank)

@@ -299,7 +299,7 @@ COMMAND = Command(
         "from 0; samples in no cluster get -1. Memory is linear in the number of samples. In a "
         "file, 'visible', 'infrared' and 'thermal' stand for the modalities 0, 1 and 1; other "
         "words are numbered in sorted order. Under torchrun, each process reads and clusters its "
-        "share of the rows of one .npy file or of a folder; labels are the same as of one process."
+        "share of the rows of one .npy file or of a folder; the labels are those of one process."
     ),
     examples="""
 mabm cluster features.npy --modality modality.npy --output labels.npy

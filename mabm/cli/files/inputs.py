@@ -35,11 +35,13 @@ def opened(typed: str) -> Iterator[Source]:
     The kind of standard input is recognized by its first bytes.
 
     Raises:
-        OSError: The copy does not fit on the disk.
+        OSError: The file does not exist, or the copy does not fit on the disk.
         ValueError: Standard input is closed or empty.
     """
     if typed != STANDARD:
-        yield Source.of(Path(typed))
+        file = Path(typed)
+        file.stat()  # a name that is missing is told as such, whatever it ends in
+        yield Source.of(file)
         return
     if sys.stdin is None:
         raise ValueError("standard input must be open, but it is closed")

@@ -57,6 +57,7 @@ REFUSED: dict[str, tuple[str, int, str]] = {
     "no modality given": ("f", 2, "give --modality FILE, or --modality none"),
     "key": ("f --modality g --key x", 1, "--key must be omitted for f"),
     "missing": ("missing.npy --modality g", 1, "No such file or directory: missing.npy"),
+    "missing folder": ("missing --modality g", 1, "No such file or directory: missing"),
     "k1": (
         "f --modality g --k1 1 --k2 1",
         1,
