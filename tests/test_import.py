@@ -15,6 +15,7 @@ def test_import_loads_neither_scikit_learn_nor_what_lies_downstream() -> None:
         "late = ('sklearn', 'scipy', 'pandas', 'matplotlib', 'PIL', 'pydantic', 'faiss', 'cuvs',\n"
         "        'certex', 'mabm.data',\n"
         "        'mabm.models', 'mabm.train', 'mabm.compat', 'mabm.demo', 'mabm.report.plots',\n"
+        "        'mabm.distributed',\n"
         "        'mabm.cluster.estimator', 'mabm.reference')\n"
         "print([name for name in late if name in sys.modules])"
     )
@@ -71,8 +72,8 @@ def test_every_public_name_is_there_and_has_a_docstring() -> None:
         mabm.nothing  # noqa: B018 - the access is tested
 
 
-LATE = ("compat", "data", "demo", "evaluation", "models", "reference", "report")
-SUBPACKAGES = ("compat", "data", "evaluation", "models")
+LATE = ("compat", "data", "demo", "distributed", "evaluation", "models", "reference", "report")
+SUBPACKAGES = ("compat", "data", "distributed", "evaluation", "models")
 TRAIN = pytest.param("train", marks=pytest.mark.needs("pydantic"))
 
 

@@ -18,11 +18,17 @@ from mabm.distance.ranking import Ranking
 
 @dataclass(frozen=True, eq=False)
 class ShardRanking(Ranking[ArrayT]):
-    """The neighbor lists of the rows of one process; ranks are numbers among all samples.
-
-    The attributes of :class:`mabm.Ranking` have n rows, those of this process.
+    """The neighbor lists of the n rows of one process, a :class:`mabm.Ranking`.
 
     Attributes:
+        ranks: (n, K) int64, numbers among the samples of all processes; the lists side by side,
+            each nearest first, -1 where a list ends early.
+        scores: (n, K) float64, largest first; -inf where ``ranks`` is -1.
+        widths: Length of each list; they sum to K.
+        preset: The choices of the pipeline.
+        k1: The requested number of neighbors.
+        groups: (n,) int64, the group of each row, or ``None`` without a modality.
+        recall: ``None``: no search is approximate on several processes.
         first_row: Number of the first row among the samples of all processes.
         num_samples: Number of samples of all processes, N.
 
@@ -48,12 +54,15 @@ class ShardRanking(Ranking[ArrayT]):
 
 @dataclass(frozen=True, eq=False)
 class ShardGraph(NeighborGraph[ArrayT]):
-    """The rows of one process of the graph of all samples within ``max_distance`` of each other.
+    """The n rows of one process of the graph of all samples, a :class:`mabm.NeighborGraph`.
 
-    The attributes of :class:`mabm.NeighborGraph` have n rows, those of this process; ``indices``
-    are numbers among all samples. Cluster it with :func:`mabm.distributed.dbscan`.
+    Cluster it with :func:`mabm.distributed.dbscan`.
 
     Attributes:
+        indptr: (n + 1,) int64.
+        indices: (entries,) int32, numbers among the samples of all processes, ascending in a row.
+        distances: (entries,) float32.
+        max_distance: The distance up to which the graph is complete.
         first_row: Number of the first row among the samples of all processes.
         num_samples: Number of samples of all processes, N.
 
@@ -112,20 +121,30 @@ class ShardGraph(NeighborGraph[ArrayT]):
             modality: Not used.
 
         Raises:
-            ValueError: Always.
+            ValueError: Always; the message names :func:`mabm.distributed.dbscan`.
+
+        Example:
+            >>> import torch, mabm.distributed
+            >>> features = torch.eye(2).repeat_interleave(4, dim=0)
+            >>> graph = mabm.distributed.jaccard_graph(features, k1=4, k2=1)
+            >>> [mabm.distributed.dbscan(graph, eps=eps).max().item() for eps in (0.1, 0.5)]
+            [1, 1]
         """
         self.dbscan()
 
 
 @dataclass(frozen=True, eq=False)
 class ShardLabels(PseudoLabels[ArrayT]):
-    """Cluster labels of the rows of one process, with the statistics of all samples.
+    """Cluster labels of the n rows of one process, a :class:`mabm.PseudoLabels`.
 
-    ``labels``, ``modality`` and ``core`` of :class:`mabm.PseudoLabels` have n rows, those of this
-    process. Clusters are numbered 0..C-1 over all processes; the numbers of clusters and noise and
-    the summary are those of all N samples, and the same on every process.
+    The numbers of clusters and noise and the summary are those of all N samples, and the same on
+    every process.
 
     Attributes:
+        labels: (n,) int64: clusters, which are numbered over all processes; noise is -1.
+        modality: (n,) int64, the group of each row, or ``None``.
+        modality_names: Names of modality 0, 1, ..., or ``None`` if they have only numbers.
+        core: (n,) bool, whether a row is a core sample; ``None`` if unknown.
         first_row: Number of the first row among the samples of all processes.
         num_samples: Number of samples of all processes, N.
         cluster_sizes: (C,) int64, number of samples of all processes in each cluster, by ascending
