@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from mabm.distributed.call import Call
+from mabm.distributed.errors import words_of
 
 T = TypeVar("T")
 
@@ -70,7 +71,8 @@ _KINDS = {"ValueError": ValueError, "TypeError": TypeError}
 def decline(call: Call, error: BaseException) -> None:
     """Tells all processes that the arguments of this one are in error."""
     kind = next((name for name, each in _KINDS.items() if isinstance(error, each)), "")
-    message = str(error) if kind else f"{type(error).__name__}: {error}"
+    words = words_of(error)
+    message = words if kind else f"{type(error).__name__}: {words}"
     call.board.write("call", {"name": call.name, "error": kind, "message": message})
 
 

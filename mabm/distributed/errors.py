@@ -33,3 +33,11 @@ def named(processes: Sequence[int]) -> str:
     if len(processes) == 1:
         return f"process {processes[0]}"
     return f"processes {', '.join(map(str, processes[:-1]))} and {processes[-1]}"
+
+
+def words_of(error: BaseException) -> str:
+    """Returns the message of an error, none where its own code for that fails."""
+    try:
+        return str(error)
+    except Exception:
+        return ""

@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from mabm.distributed.agreement import Ready, agree, as_received, decline, tell
 from mabm.distributed.call import Call
-from mabm.distributed.errors import ProcessError
+from mabm.distributed.errors import ProcessError, words_of
 from mabm.distributed.group_arguments import check_group, check_timeout, default_timeout
 from mabm.distributed.group_team import GroupTeam
 from mabm.distributed.team import Team
@@ -116,4 +116,5 @@ def _telling(call: Call) -> Iterator[None]:
 
 
 def _in_words(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    words = words_of(error)
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__

@@ -291,3 +291,30 @@ def test_a_failure_is_known_at_once_even_while_others_connect() -> None:
         assert kind == "ProcessError"
         assert message.startswith(f"{NO_RESULT}the processes cannot connect")
         assert after == 3
+
+
+class WordlessError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+def without_words(rank: int) -> Any:
+    """Process 1 raises errors that have no message."""
+    found = []
+    for place in ("arguments", "step 1"):
+        try:
+            found.append(failing(rank, place, WordlessError()))
+        except RuntimeError as error:
+            found.append(str(error))
+    return found
+
+
+def test_an_error_without_words_is_known_to_all() -> None:
+    ended = real_processes.run(3, without_words)
+    assert [each.code for each in ended] == [0, 0, 0]
+    assert ended[1].value == ["no words", "no words"]
+    message = f"{NO_RESULT}process 1 raised WordlessError"
+    for each in ended[::2]:
+        before, during = each.value
+        assert before == ("RuntimeError", "process 1: WordlessError: ")
+        assert during == ("ProcessError", message, (1,))
