@@ -3,6 +3,7 @@
 import importlib
 import json
 import re
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -140,6 +141,7 @@ def test_the_page_is_current(scale: Any, monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert re.findall(r"\d[\d.,]* (?:s|ms|min|h|days|GB|TB|MB)\b", prose) == []
 
     stale = tmp_path / "scale.md"
+    shutil.copy(scale.PAGE.with_name(scale.FIGURES), tmp_path)
     stale.write_text(text.replace("| 4,180,000 |", "| 4 |"))
     monkeypatch.setattr(scale, "PAGE", stale)
     assert scale.main() == 1
@@ -183,3 +185,25 @@ def test_a_region_that_is_not_there_is_an_error() -> None:
     assert regions.fill(page, {}) == page
     with pytest.raises(KeyError, match="no region named d"):
         regions.fill(page, {"d": []})
+
+
+def test_formulas_hold_against_what_was_measured(formulas: Any, scale: Any) -> None:
+    """Counts per row are those of other inputs: bytes are near, and memory is an upper end."""
+    cells = json.loads(scale.PAGE.with_name(scale.FIGURES).read_text(encoding="utf-8"))["cells"]
+    compared = 0
+    for cell in cells:
+        for found in cell["rounds"][0].values():
+            if len(found) == 1:
+                continue
+            given = case(formulas, len(found), cell["samples"], cell["dim"])
+            most = {
+                stage: max(record["sent"][stage] for record in found) for stage in formulas.WIRE
+            }
+            for stage, part in formulas.WIRE.items():
+                assert most[stage] <= 1.2 * part(given), stage
+            sent = sum(sum(record["sent"].values()) for record in found)
+            assert 0.7 * formulas.whole_wire(given) < sent < 1.2 * formulas.whole_wire(given)
+            peak = max(record["peak"] for record in found)
+            assert peak <= formulas.memory_on_cpu(given)
+            compared += 1
+    assert compared == 4

@@ -33,6 +33,7 @@ _MEMORY_SHARE = 0.9
 
 # Pieces of a visiting shard; one is compared while the next one arrives (distributed/ranking.py).
 _PIECES = 2
+_PARTS_OF_GRAPH = 4
 # The last step of an even ring compares half as many pairs: half of the processes are sent all rows
 # of a shard, and the others half of the rows of one.
 _MEAN_OF_LAST_STEP = 0.75
@@ -229,15 +230,18 @@ def of_neighbors(case: Case) -> float:
 
 
 def of_graph(case: Case) -> float:
-    """(2,148 + 52 for each entry of V') n + 6 N: own rows and columns, visitors, near pairs."""
+    """(2,148 + 50 for each entry of V') n + 6 N: own rows and columns, visitors, near pairs.
+
+    Visitors come in four parts: as they leave, as they arrive, and by own columns.
+    """
     of_own = case.counts.expanded * (8 + 4 + 12 + 12 + 8) + NEAR_SLOTS * 8 + 100
-    visitors = case.counts.expanded * (_INDEX + _WEIGHT)
+    visitors = case.counts.expanded * (_INDEX + _WEIGHT) * 3 / _PARTS_OF_GRAPH
     return case.rows * (of_own + visitors) + 6 * case.size.count
 
 
 def of_clustering(case: Case) -> float:
-    """12 for each near pair + 25 N: core flags, roots, and numbers of all samples and clusters."""
-    return 12 * case.rows * case.counts.near + 25 * case.size.count
+    """12 for each near pair + 14 N: core flags, roots, and numbers of all samples and clusters."""
+    return 12 * case.rows * case.counts.near + 14 * case.size.count
 
 
 MEMORY = {

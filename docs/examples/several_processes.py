@@ -16,12 +16,10 @@ import torch.distributed as dist
 import mabm.distributed
 
 rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-device = "cpu"
-if torch.cuda.is_available():
-    device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-    torch.cuda.set_device(device)
+local = os.environ.get("LOCAL_RANK", "0")
+device = torch.device(f"cuda:{local}" if torch.cuda.is_available() else "cpu")
 if size > 1:
-    dist.init_process_group("gloo" if device == "cpu" else "nccl")
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
 
 features = np.load("features.npy", mmap_mode="r")  # nothing is read yet
 rows = slice(rank * len(features) // size, (rank + 1) * len(features) // size)

@@ -20,3 +20,7 @@ __all__ = [
     "pseudo_labels",
     "rank_neighbors",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -111,7 +111,9 @@ def open_call(
         samples, own = meeting.own
         counts, names, sizes = _learn(meeting.facts, modality is not None)
         groups = samples.groups
-        if groups is not None and names is not None and samples.group_names is not None:
+        if not sum(counts):  # no row of any process to tell
+            names = samples.group_names
+        elif groups is not None and names is not None and samples.group_names is not None:
             number_of = {word: number for number, word in enumerate(names)}
             numbers = [number_of[word] for word in samples.group_names]
             groups = torch.tensor(numbers, dtype=torch.int64, device=groups.device)[groups]

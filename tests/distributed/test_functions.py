@@ -163,6 +163,10 @@ def test_every_function_gives_the_bits_of_one_process(size: int) -> None:
         in_words(by_modality(make_case("clustered", 90, bounds, 13))),
         make_case("gaussian", 1, [0, *[1] * size], 11, k1=2, k2=1),
         make_case("gaussian", 0, [0] * (size + 1), 12, k1=2, k2=1),
+        replace(
+            make_case("gaussian", 0, [0] * (size + 1), 12, k1=2, k2=1),
+            modality=np.zeros(0, dtype=bool),
+        ),
     ]
     for golden in GOLDEN[:: 5 - size]:
         count = len(golden.features)
