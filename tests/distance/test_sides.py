@@ -288,3 +288,19 @@ def test_where_nothing_is_wanted_the_cheapest_products_do(monkeypatch: pytest.Mo
         names.append(plan.rungs[0]().name)
         assert plan.capacity == rung_choice.capacity_for([15], None)
     assert names[0] != names[1] == "32 of 512 directions"
+
+
+def test_thresholds_are_just_below_what_reaches_the_least_score() -> None:
+    generator = torch.Generator().manual_seed(0)
+    least = torch.randn(500, 2, generator=generator, dtype=torch.float64)
+    least[:3] = torch.tensor([[-torch.inf, 0.0], [0.0, -0.0], [1e-300, -1e300]])
+    offsets = torch.randn(500, generator=generator, dtype=torch.float64)
+    area = torch.tensor(0.25, dtype=torch.float64)
+    sides = Sides((slice(0, 250), slice(250, 500)), least)
+    thresholds = sides.thresholds(slice(None), offsets, area)
+    assert thresholds is not None
+    reachable = least * area - offsets[:, None]
+    below = thresholds.double()
+    assert bool(((below < reachable) | (below == -torch.inf)).all())
+    near = reachable.float().nextafter(torch.tensor(-torch.inf)).nextafter(torch.tensor(-torch.inf))
+    assert bool((thresholds >= near).all())
