@@ -29,6 +29,8 @@ def raise_one(error: BaseException) -> None:
 
 
 def interrupt() -> None:
+    # Whoever starts the tests in the background may have this signal ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.raise_signal(signal.SIGINT)
 
 

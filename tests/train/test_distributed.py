@@ -21,7 +21,7 @@ from torch import Tensor, nn
 import mabm
 from mabm._core.processes import process_group
 from mabm.distance.presets import DEFAULT_K1, DEFAULT_K2
-from mabm.distributed import pseudo_labels
+from mabm.distributed.calls import open_call
 from mabm.models import TwoStreamEncoder
 from mabm.train import (
     ClusteringConfig,
@@ -343,13 +343,13 @@ def clustered(_: int) -> dict[str, Any]:
     """The clusters of every kind, by all processes and by the first one, and the rows of each."""
     counts: list[int] = []
 
-    def counting(features: Tensor, *args: Any, **more: Any) -> Any:
+    def counting(name: str, features: Tensor, *args: Any, **more: Any) -> Any:
         counts.append(len(features))
-        return pseudo_labels(features, *args, **more)
+        return open_call(name, features, *args, **more)
 
     found: dict[str, Any] = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_steps, "pseudo_labels", counting)
+        patch.setattr(train_steps, "open_call", counting)
         for name in CLUSTERINGS:
             found[name] = [(clusters_of(name, choice), counts.copy()) for choice in (True, False)]
             counts.clear()
