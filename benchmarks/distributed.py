@@ -42,6 +42,7 @@ from tqdm import tqdm
 
 import mabm
 import mabm.distributed
+from mabm._core.processes import rows_of
 from mabm.distributed.team import Team
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -70,7 +71,7 @@ class Setup:
 
     def rows(self, rank: int, count: int) -> slice:
         """The rows of a process."""
-        return slice(rank * count // self.processes, (rank + 1) * count // self.processes)
+        return rows_of(rank, self.processes, count)
 
     def labels_file(self, folder: Path, rank: int) -> Path:
         """Where a process leaves its labels."""

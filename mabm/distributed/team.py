@@ -82,4 +82,4 @@ class Team:
         return self._start(sent.contiguous(), to, source, into)
 
     def _start(self, sent: Tensor, to: int, source: int, into: Tensor) -> Transfer:
-        raise NotImplementedError
+        raise NotImplementedError  # each kind of team has its own; one process sends nothing

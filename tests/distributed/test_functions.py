@@ -70,19 +70,18 @@ def by_modality(case: Case) -> Case:
     return replace(case, features=case.features[order], modality=case.modality[order])
 
 
-def one_call(rank: int, case: Case) -> dict[str, Any]:
-    """What the functions return to a process."""
-    features, modality = case.rows(rank)
-    ranking = mabm.distributed.rank_neighbors(features, modality, **case.options_of_ranking)
-    graph = mabm.distributed.jaccard_graph(features, modality, **case.options)
-    found = mabm.distributed.pseudo_labels(features, modality, **case.options)
+def results(functions: Any, dbscan: Callable[..., Any], case: Case, rows: Any) -> dict[str, Any]:
+    """What the functions of a module return for rows: features and modality."""
+    ranking = functions.rank_neighbors(*rows, **case.options_of_ranking)
+    graph = functions.jaccard_graph(*rows, **case.options)
+    found = functions.pseudo_labels(*rows, **case.options)
     return {
         "ranks": ranking.ranks,
         "scores": ranking.scores,
         "sizes of rows": np.diff(graph.indptr),
         "indices": graph.indices,
         "distances": graph.distances,
-        **{f"labels at {eps}": mabm.distributed.dbscan(graph, eps=eps) for eps in RADII},
+        **{f"labels at {eps}": dbscan(graph, eps=eps) for eps in RADII},
         "labels": found.labels,
         "core": found.core,
         "modality": found.modality,
@@ -98,26 +97,13 @@ def statistics(found: Any) -> list[Any]:
 
 
 def in_one_process(case: Case) -> dict[str, Any]:
-    features, modality = case.features, case.modality
-    ranking = mabm.rank_neighbors(features, modality, **case.options_of_ranking)
-    graph = mabm.jaccard_graph(features, modality, **case.options)
-    found = mabm.pseudo_labels(features, modality, **case.options)
-    return {
-        "ranks": ranking.ranks,
-        "scores": ranking.scores,
-        "sizes of rows": np.diff(graph.indptr),
-        "indices": graph.indices,
-        "distances": graph.distances,
-        **{f"labels at {eps}": graph.dbscan(eps) for eps in RADII},
-        "labels": found.labels,
-        "core": found.core,
-        "modality": found.modality,
-        "of all": statistics(found),
-    }
+    rows = case.features, case.modality
+    return results(mabm, mabm.NeighborGraph.dbscan, case, rows)
 
 
 def all_calls(rank: int, cases: list[Case]) -> list[dict[str, Any]]:
-    return [one_call(rank, case) for case in cases]
+    functions = mabm.distributed
+    return [results(functions, functions.dbscan, case, case.rows(rank)) for case in cases]
 
 
 def values(size: int, act: Callable[..., Any], *arguments: Any) -> list[Any]:
